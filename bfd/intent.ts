@@ -1,0 +1,100 @@
+/**
+ * What is asked of the BFD engine and what it reports: the two message directions between the agent (which
+ * knows policy, kernel and uplink) and the process that holds the sessions. Plain JSON values only.
+ */
+
+/** Diagnostic codes, RFC 5880 4.1. */
+export type Diagnostic = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8;
+
+export type SessionStateName = 'AdminDown' | 'Down' | 'Init' | 'Up';
+
+export type AuthTypeName =
+  | 'simple-password'
+  | 'keyed-md5'
+  | 'meticulous-keyed-md5'
+  | 'keyed-sha1'
+  | 'meticulous-keyed-sha1';
+
+/** A configured session: one local address, one peer. */
+export interface PeerIntent {
+  /** The address that packets are answered from. */
+  local: string;
+  remote: string;
+  /** bfd.DesiredMinTxInterval when Up, microseconds. */
+  desiredMinTx: number;
+  /** bfd.RequiredMinRxInterval, microseconds. */
+  requiredMinRx: number;
+  /** bfd.DetectMult, 1..255. */
+  detectMult: number;
+  /** RFC 5880 6.1. */
+  role: 'passive' | 'active';
+  /** The smallest TTL or Hop Limit accepted, 1..255 (RFC 5881 5, GTSM). */
+  minTTL: number;
+  /** SO_BINDTODEVICE, single hop only (RFC 5881 3). */
+  interface?: string;
+  /** Port 4784 instead of 3784 (RFC 5883). */
+  multihop: boolean;
+  /** Adopt a stale Your Discriminator of a configured peer (docs/bfd.md). */
+  adoptDiscriminator: boolean;
+  /** The secret is read from the file by the engine, and never travels. */
+  auth?: { type: AuthTypeName; keyId: number; keyFile: string };
+}
+
+/** Whether the sessions of a family may carry traffic. */
+export type FamilyReadiness =
+  | { ready: true }
+  /** Not ready: sessions leave Up with this diagnostic (6.8.17: 6 concatenated path down). */
+  | { ready: false; diagnostic: Diagnostic; reason: string };
+
+export interface BfdIntent {
+  peers: PeerIntent[];
+  readiness: { 4: FamilyReadiness; 6: FamilyReadiness };
+}
+
+/** One session as `status` and the metrics show it. Times in milliseconds, intervals in microseconds. */
+export interface SessionReport {
+  id: number;
+  local: string;
+  remote: string;
+  role: 'passive' | 'active';
+  state: SessionStateName;
+  remoteState: SessionStateName;
+  localDiagnostic: number;
+  remoteDiagnostic: number;
+  localDiscriminator: number;
+  remoteDiscriminator: number;
+  /** When the session entered its state, Unix milliseconds. */
+  since: number;
+  /** Microseconds; 0 while nothing is sent periodically. */
+  transmitInterval: number;
+  /** Microseconds; 0 before the first packet. */
+  detectionTime: number;
+  packetsIn: number;
+  packetsOut: number;
+  /** Every transition so far, counted. */
+  transitions: { from: SessionStateName; to: SessionStateName; diagnostic: number; count: number }[];
+}
+
+export interface EngineReport {
+  sessions: SessionReport[];
+  /** Discarded packets by reason, since the start of the process. */
+  discards: Record<string, number>;
+  /** Transmit lateness: `buckets[i]` counts packets at most `bounds[i]` seconds late (cumulative). */
+  lateness: { bounds: number[]; buckets: number[]; count: number; sum: number };
+  draining: boolean;
+}
+
+/** Agent → BFD process. */
+export type ToEngine =
+  | { type: 'intent'; intent: BfdIntent }
+  /** The words of a bfdd-control command; answered by `reply` with the same id. */
+  | { type: 'command'; id: number; words: string[] }
+  | { type: 'drain' }
+  | { type: 'undrain' };
+
+/** BFD process → agent. `report` comes at every state change and at least once a second. */
+export type FromEngine =
+  | { type: 'report'; report: EngineReport }
+  | { type: 'reply'; id: number; ok: boolean; text: string }
+  /** The process is about to end: stop accepting work, then exit. `remove`: take the kernel state away. */
+  | { type: 'shutdown'; remove: boolean };

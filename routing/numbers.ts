@@ -1,0 +1,60 @@
+/**
+ * The registry of numbers and names that the agent puts into a network namespace, each with its reason.
+ * Nothing else in the source spells one of them out. `docs/ownership.md` shows the same list to operators.
+ */
+
+/**
+ * `ip rule` priorities, the ones that Kube-OVN's gateway pods have always used. They lie behind `local` (0)
+ * and far before `main` (32766), so that they decide for every packet that is not for the pod itself.
+ */
+export const RULE_PRIORITY = {
+  /** Packets from the VPC: the default table, which is empty and falls through to main. */
+  fromInternal: 1001,
+  /** Packets (replies) from outside: back into the VPC. */
+  fromExternal: 1002,
+  /** The pod's own packets from its internal address (BFD among them): into the VPC. */
+  ownInternal: 1003,
+  /** The pod's own packets from its external address: outside. */
+  ownExternal: 1004,
+} as const;
+
+/** The routing table that leads into the VPC. Kube-OVN's number. */
+export const TABLE_INTERNAL = 1000;
+
+/** The kernel's tables (linux/rtnetlink.h, enum rt_class_t). */
+export const TABLE_DEFAULT = 253;
+export const TABLE_MAIN = 254;
+export const TABLE_LOCAL = 255;
+
+/**
+ * The rtm_protocol of routes that the agent adds to the main table: what carries it is the agent's to remove.
+ * 178 is unassigned in linux/rtnetlink.h and in iproute2's rt_protos (kernel, boot, static; 8–18 and 42
+ * routing daemons; 84 OVN; 99 openr; 186–192 FRR).
+ */
+export const RTPROT_VEG_AGENT = 178;
+
+/** Kernel route protocols (linux/rtnetlink.h). Table 1000 is wholly ours and says `boot`, as upstream's. */
+export const RTPROT_KERNEL = 2;
+export const RTPROT_BOOT = 3;
+
+/** The mark and mask that upstream puts on packets from the VPC. */
+export const MARK = 0x4000;
+export const MARK_MASK = 0x4000;
+
+/** The nat chain that translates. Upstream's name. */
+export const CHAIN_MASQUERADE = 'VEG-MASQUERADE';
+
+/** The raw chain that keeps BFD out of connection tracking. */
+export const CHAIN_NOTRACK = 'VEG-NOTRACK';
+
+/** Every chain and set with this prefix is the agent's. */
+export const OWNED_NAME_PREFIX = 'VEG-';
+
+/** The set of sources and destinations that are forwarded unchanged, by family. */
+export const FORWARD_SET = { 4: 'VEG-FORWARD-4', 6: 'VEG-FORWARD-6' } as const;
+
+/** Up to so many forwarded blocks stand as RETURN rules, as upstream's do; above it they are a set. */
+export const MAX_FORWARD_RULES = 32;
+
+/** BFD control packets: single hop (RFC 5881 4) and multihop (RFC 5883 5). */
+export const BFD_PORTS = [3784, 4784] as const;

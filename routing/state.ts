@@ -1,0 +1,69 @@
+/** What the kernel's routing looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. */
+import type { Address, Family, Prefix } from './prefix.ts';
+
+/** A network interface (RTM_NEWLINK). */
+export interface Link {
+  index: number;
+  name: string;
+  /** IFF_UP: administratively up. */
+  up: boolean;
+  /** IFF_LOWER_UP: the lower layer has a carrier. */
+  carrier: boolean;
+  /** Octets. */
+  mtu: number;
+  /** `02:42:ac:11:00:02`; empty when the link has none. */
+  mac: string;
+}
+
+/** An address on an interface (RTM_NEWADDR). */
+export interface InterfaceAddress {
+  family: Family;
+  ifindex: number;
+  address: Address;
+  /** The length of the on-link prefix, bits. */
+  prefixLength: number;
+  /** rt_scope_t: 0 global, 253 link, 254 host. */
+  scope: number;
+  /** IFA_F_*: tentative (0x40) and dadfailed (0x08) addresses are not usable. */
+  flags: number;
+}
+
+/** A route (RTM_NEWROUTE). */
+export interface Route {
+  family: Family;
+  table: number;
+  destination: Prefix;
+  /** The next hop; absent for an on-link or multipath route. */
+  gateway?: Address;
+  /** The name of the outgoing interface; absent for a multipath route or one without a device. */
+  dev?: string;
+  /** rtm_protocol. */
+  protocol: number;
+  /** rtm_scope. */
+  scope: number;
+  /** rtm_type: 1 unicast. */
+  type: number;
+  /** RTA_PRIORITY; 0 when absent. IPv6 routes carry 1024 unless told otherwise. */
+  metric: number;
+}
+
+/** A policy rule (RTM_NEWRULE). */
+export interface Rule {
+  family: Family;
+  priority: number;
+  table: number;
+  /** FRA_SRC; absent: from all. */
+  from?: Prefix;
+  /** FRA_IIFNAME. */
+  iif?: string;
+  /** True when it holds a selector or action that the agent never writes: never equal to a wanted rule. */
+  foreign: boolean;
+}
+
+export interface RoutingState {
+  links: Link[];
+  addresses: InterfaceAddress[];
+  /** Tables main and 1000 only, both families; cloned (cached) routes left out. */
+  routes: Route[];
+  rules: Rule[];
+}
