@@ -1,0 +1,123 @@
+/**
+ * When to reconcile next. Pure: every function takes `now` (milliseconds of a monotonic clock).
+ *
+ * Requests that come together are gathered into one run; a failed run is tried again with backoff; and
+ * repairs draw from a bucket, so that another program that undoes them again and again meets a steady
+ * once-a-second agent instead of a busy loop.
+ */
+
+/** Why a reconcile was asked for. The label `trigger` of `veg_agent_reconcile_total`. */
+export type Trigger =
+  | 'start'
+  | 'policy'
+  | 'link'
+  | 'address'
+  | 'route'
+  | 'rule'
+  | 'netfilter'
+  | 'overrun'
+  | 'drift'
+  | 'timer'
+  | 'sighup'
+  | 'control'
+  | 'retry';
+
+export const CADENCE = {
+  /** Requests within this time of the first are one run, ms. */
+  settle: 20,
+  /** The shortest pause between the end of a run and the next start, ms. */
+  pause: 30,
+  /** The first delay after a failure, doubled up to the longest, ms. */
+  retryFirst: 250,
+  retryLongest: 30_000,
+  /** Repairs in a row at once, and the time for one more, ms. */
+  repairBurst: 10,
+  repairRefill: 1000,
+} as const;
+
+/** Requests that a person or a new fact stands behind: they do not wait for a backoff. */
+const URGENT: ReadonlySet<Trigger> = new Set(['start', 'policy', 'sighup', 'control', 'link', 'address']);
+
+export interface Cadence {
+  /** What was asked for since the last run started; the first one names the run. */
+  pending: Trigger[];
+  /** When the first of `pending` came. */
+  pendingSince: number;
+  /** When the last run ended; undefined before the first. */
+  lastEnd?: number;
+  running: boolean;
+  /** Runs that failed in a row. */
+  failures: number;
+  /** The timer's period, ms. */
+  resync: number;
+  /** Repairs that may still be made at once, at `repairTokensAt`. */
+  repairTokens: number;
+  repairTokensAt: number;
+}
+
+export function createCadence(resync: number, now: number): Cadence {
+  return {
+    pending: [],
+    pendingSince: now,
+    running: false,
+    failures: 0,
+    resync,
+    repairTokens: CADENCE.repairBurst,
+    repairTokensAt: now,
+  };
+}
+
+/** Notes that a run is wanted. */
+export function request(cadence: Cadence, trigger: Trigger, now: number): void {
+  if (cadence.pending.length === 0) cadence.pendingSince = now;
+  if (!cadence.pending.includes(trigger)) cadence.pending.push(trigger);
+}
+
+const retryDelay = (failures: number): number =>
+  Math.min(CADENCE.retryLongest, CADENCE.retryFirst * 2 ** (failures - 1));
+
+function tokensAt(cadence: Cadence, now: number): number {
+  const refilled = cadence.repairTokens + (now - cadence.repairTokensAt) / CADENCE.repairRefill;
+  return Math.min(CADENCE.repairBurst, refilled);
+}
+
+/** When the next run is due, and why. Undefined while one is running or before the first request. */
+export function nextRun(cadence: Cadence): { at: number; trigger: Trigger } | undefined {
+  if (cadence.running) return undefined;
+  const { lastEnd, failures } = cadence;
+  const backoffEnd = failures > 0 && lastEnd !== undefined ? lastEnd + retryDelay(failures) : undefined;
+  const urgent = cadence.pending.find((trigger) => URGENT.has(trigger));
+  const wanted = urgent ?? cadence.pending[0];
+  if (wanted === undefined) {
+    if (backoffEnd !== undefined) return { at: backoffEnd, trigger: 'retry' };
+    return lastEnd === undefined ? undefined : { at: lastEnd + cadence.resync, trigger: 'timer' };
+  }
+  let at = cadence.pendingSince + CADENCE.settle;
+  if (lastEnd !== undefined) at = Math.max(at, lastEnd + CADENCE.pause);
+  if (urgent !== undefined) return { at, trigger: wanted };
+  if (backoffEnd !== undefined) at = Math.max(at, backoffEnd);
+  const missing = 1 - cadence.repairTokens;
+  if (missing > 0) at = Math.max(at, cadence.repairTokensAt + missing * CADENCE.repairRefill);
+  return { at, trigger: wanted };
+}
+
+/** A run starts: it answers everything that was asked for until now. */
+export function started(cadence: Cadence): void {
+  cadence.running = true;
+  cadence.pending = [];
+}
+
+/**
+ * A run ended. `repaired`: it put back something that had been right before.
+ * Returns true when repairs have used up the bucket: somebody is working against the agent.
+ */
+export function ended(cadence: Cadence, result: { ok: boolean; repaired: boolean }, now: number): boolean {
+  cadence.running = false;
+  cadence.lastEnd = now;
+  cadence.failures = result.ok ? 0 : cadence.failures + 1;
+  cadence.repairTokens = tokensAt(cadence, now);
+  cadence.repairTokensAt = now;
+  if (!result.repaired) return false;
+  cadence.repairTokens -= 1;
+  return cadence.repairTokens < 1;
+}

@@ -1,0 +1,169 @@
+/**
+ * The commands of `veg-agent`, their flags, help and exit codes. Each command loads only what it needs, so
+ * that `run` stays small and `check` needs no kernel.
+ */
+import { Command, CommanderError, type OptionValues } from 'commander';
+import {
+  type Flags,
+  GLOBAL_OPTIONS,
+  KERNEL_OPTIONS,
+  type OptionName,
+  type Options,
+  parseDuration,
+  RUN_OPTIONS,
+  resolveOptions,
+  UsageError,
+  variableOf,
+} from './options.ts';
+import { VERSION } from './version.ts';
+
+/** What the exit code of a command says (docs/commands.md). */
+export const EXIT = {
+  ok: 0,
+  failed: 1,
+  usage: 2,
+  policyInvalid: 3,
+  changesPending: 4,
+  notReady: 5,
+} as const;
+
+type OptionTable = Record<string, { value: string; help: string; fallback?: string }>;
+
+function addOptions(command: Command, table: OptionTable): Command {
+  for (const [name, { value, help, fallback }] of Object.entries(table)) {
+    const defaults = fallback === undefined ? '' : `, default ${fallback}`;
+    const variable = variableOf(name as OptionName);
+    command.option(`--${name} <${value}>`, `${help} (${variable}${defaults})`);
+  }
+  return command;
+}
+
+/** commander's camelCase keys back to the names of the flags. */
+function flagsOf(values: OptionValues): Flags {
+  const flags: Record<string, string> = {};
+  for (const [key, value] of Object.entries(values)) {
+    if (typeof value === 'string')
+      flags[key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)] = value;
+  }
+  return flags;
+}
+
+const colours = (stream: { isTTY?: boolean }): boolean =>
+  stream.isTTY === true && process.env.NO_COLOR === undefined;
+
+/** Runs the command line and sets the exit code. Never throws. */
+export async function cli(argv: string[]): Promise<void> {
+  try {
+    await program().parseAsync(argv);
+  } catch (error) {
+    if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    else if (error instanceof UsageError) fail(EXIT.usage, error);
+    else fail(EXIT.failed, error as Error);
+  }
+}
+
+function fail(code: number, error: Error): void {
+  process.stderr.write(`veg-agent: ${error.message}\n`);
+  process.exitCode = code;
+}
+
+function program(): Command {
+  const root = addOptions(new Command('veg-agent'), GLOBAL_OPTIONS)
+    .description('The agent of a Kube-OVN VPC egress gateway: policy in, kernel programmed, BFD up.')
+    .version(VERSION, '--version')
+    .exitOverride()
+    .showHelpAfterError('(--help shows the commands and flags)');
+
+  /** Adds a command whose action gets the resolved options and its own flags, and returns the exit code. */
+  function add(
+    name: string,
+    description: string,
+    action: (options: Options, own: OptionValues, args: string[]) => Promise<number>,
+    tables: OptionTable[] = [],
+    extend: (command: Command) => Command = (command) => command,
+  ): void {
+    const command = extend(new Command(name).description(description));
+    for (const table of [...tables, GLOBAL_OPTIONS]) addOptions(command, table);
+    command.exitOverride().showHelpAfterError(`(veg-agent ${name} --help shows the flags)`);
+    command.action(async (...parameters: unknown[]) => {
+      const own = command.opts();
+      const flags = { ...flagsOf(root.opts()), ...flagsOf(own) };
+      const options = resolveOptions(flags, process.env, process.stdout.isTTY === true);
+      process.exitCode = await action(options, own, parameters.slice(0, -2) as string[]);
+    });
+    root.addCommand(command);
+  }
+
+  add(
+    'run',
+    'run the daemon until SIGTERM',
+    async (options) => {
+      const { supervise } = await import('./supervisor.ts');
+      process.exit(await supervise(options));
+    },
+    [RUN_OPTIONS, KERNEL_OPTIONS],
+  );
+
+  add(
+    'apply',
+    'reconcile once and exit (for an init container)',
+    async (options) => (await import('./once.ts')).apply(options),
+    [KERNEL_OPTIONS],
+  );
+
+  add(
+    'check',
+    'validate policy files without touching the kernel; exit 3 when they are invalid',
+    async (options, _own, [path]) => (await import('./once.ts')).check(options, path),
+    [],
+    (command) => command.argument('[path]', 'a file or directory (default: the policy directory)'),
+  );
+
+  add(
+    'plan',
+    'show what a reconcile would change now; exit 4 when there is something',
+    async (options, own) => (await import('./once.ts')).plan(options, own.json === true),
+    [KERNEL_OPTIONS],
+    (command) => command.option('--json', 'as JSON'),
+  );
+
+  add(
+    'status',
+    'show the running agent; exit 5 when it is not ready, 1 when there is none',
+    async (options, own) =>
+      (await import('./client.ts')).status(options, {
+        json: own.json === true,
+        watch: own.watch === true,
+        colours: colours(process.stdout),
+      }),
+    [],
+    (command) => command.option('--json', 'as JSON').option('--watch', 'again every second'),
+  );
+
+  add(
+    'drain',
+    'tell the peers AdminDown, wait until traffic has moved, stay drained',
+    async (options, own) => {
+      const timeout = own.timeout === undefined ? undefined : parseDuration(String(own.timeout));
+      if (own.timeout !== undefined && timeout === undefined) {
+        throw new UsageError(`--timeout must be a time such as 5s, is ${JSON.stringify(own.timeout)}`);
+      }
+      return (await import('./client.ts')).drain(options, timeout);
+    },
+    [],
+    (command) =>
+      command.option('--timeout <TIME>', 'the longest wait (default: the --drain-timeout of the daemon)'),
+  );
+
+  add('undrain', 'end a drain: sessions come Up again', async (options) =>
+    (await import('./client.ts')).undrain(options),
+  );
+
+  add(
+    'cleanup',
+    'remove everything that the agent owns in this network namespace',
+    async (options) => (await import('./once.ts')).cleanup(options),
+    [KERNEL_OPTIONS],
+  );
+  return root;
+}

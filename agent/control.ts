@@ -1,0 +1,198 @@
+/**
+ * The control socket: HTTP/1.1 over `<state-dir>/control.sock`, for `veg-agent status`, `bfdd-control` and curl.
+ * Also its client. A slow or hung client holds one of a bounded number of connections and nothing else.
+ */
+import { chmodSync, mkdirSync, statSync, unlinkSync } from 'node:fs';
+import { createServer, type IncomingMessage, request, type Server } from 'node:http';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import type { Logger } from './log.ts';
+
+/** Requests are words or nothing. */
+const MAX_BODY = 16 * 1024;
+const LIMITS = {
+  maxHeaderSize: 8192,
+  headersTimeout: 5000,
+  requestTimeout: 10_000,
+  keepAliveTimeout: 1000,
+  connectionsCheckingInterval: 1000,
+};
+const MAX_CONNECTIONS = 64;
+/** How often the socket file is looked for, ms. */
+const WATCH_PERIOD = 1000;
+
+export const socketPath = (stateDir: string): string => join(stateDir, 'control.sock');
+
+export interface ControlReply {
+  status: number;
+  /** Text as it is, anything else as JSON. */
+  body: unknown;
+}
+
+/** Answers one route: `GET /v1/status`. */
+export type ControlHandler = (call: { body: string; query: URLSearchParams }) => Promise<ControlReply>;
+
+export interface ControlServer {
+  close(): Promise<void>;
+}
+
+async function readBody(message: IncomingMessage): Promise<string | undefined> {
+  const parts: Buffer[] = [];
+  let size = 0;
+  for await (const part of message as AsyncIterable<Buffer>) {
+    size += part.length;
+    if (size > MAX_BODY) return undefined;
+    parts.push(part);
+  }
+  return Buffer.concat(parts).toString('utf8');
+}
+
+async function dispatch(
+  message: IncomingMessage,
+  routes: Record<string, ControlHandler>,
+): Promise<ControlReply> {
+  const url = new URL(message.url ?? '/', 'http://control');
+  const handler = routes[`${message.method} ${url.pathname}`];
+  if (handler === undefined) {
+    const known = Object.keys(routes).some((route) => route.split(' ')[1] === url.pathname);
+    return known ? { status: 405, body: 'method not allowed\n' } : { status: 404, body: 'not found\n' };
+  }
+  const body = await readBody(message);
+  if (body === undefined) return { status: 413, body: `a request has at most ${MAX_BODY} octets\n` };
+  return handler({ body, query: url.searchParams });
+}
+
+/** Whether somebody answers on a unix socket. */
+const isAlive = (path: string): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+  });
+
+/**
+ * Serves the control socket, mode 0600, and makes it anew when its file is deleted.
+ * Throws when the directory cannot be written or another agent answers there.
+ */
+export async function serveControl(
+  stateDir: string,
+  routes: Record<string, ControlHandler>,
+  log: Logger,
+): Promise<ControlServer> {
+  const path = socketPath(stateDir);
+  let server: Server | undefined;
+  let inode = 0;
+
+  const open = async () => {
+    mkdirSync(stateDir, { recursive: true, mode: 0o755 });
+    if (await isAlive(path)) throw new Error(`another veg-agent answers on ${path}`);
+    try {
+      unlinkSync(path);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    }
+    const opened = createServer(LIMITS, (message, response) => {
+      dispatch(message, routes)
+        .catch((error: Error): ControlReply => {
+          log.error({ err: error, path: message.url }, 'cannot answer on the control socket');
+          return { status: 500, body: `${error.message}\n` };
+        })
+        .then(({ status, body }) => {
+          const text = typeof body === 'string';
+          response.writeHead(status, { 'Content-Type': text ? 'text/plain' : 'application/json' });
+          response.end(text ? body : `${JSON.stringify(body)}\n`);
+        });
+    });
+    opened.maxConnections = MAX_CONNECTIONS;
+    const mask = process.umask(0o177);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        opened.once('error', reject);
+        opened.listen(path, resolve);
+      });
+    } finally {
+      process.umask(mask);
+    }
+    chmodSync(path, 0o600);
+    opened.on('error', (error) => log.warn({ err: error }, 'control socket'));
+    inode = statSync(path).ino;
+    server = opened;
+  };
+
+  const close = async () => {
+    const closing = server;
+    server = undefined;
+    if (closing === undefined) return;
+    closing.closeAllConnections();
+    await new Promise((resolve) => closing.close(resolve));
+  };
+
+  await open();
+  let checking = false;
+  const watcher = setInterval(async () => {
+    if (checking || statSync(path, { throwIfNoEntry: false })?.ino === inode) return;
+    checking = true;
+    try {
+      await close();
+      await open();
+      log.warn({ path }, 'the control socket was gone and is back');
+    } catch (error) {
+      log.warn({ err: error, path }, 'cannot restore the control socket; will try again');
+    }
+    checking = false;
+  }, WATCH_PERIOD);
+  watcher.unref();
+
+  return {
+    async close() {
+      clearInterval(watcher);
+      await close();
+    },
+  };
+}
+
+/** No agent answers on the socket. */
+export class NoAgentError extends Error {}
+
+/**
+ * Calls a running agent. `path` is `/v1/status`, with its query.
+ * Throws `NoAgentError` when nobody listens or no answer comes in `timeoutMs`.
+ */
+export function callControl(
+  stateDir: string,
+  method: 'GET' | 'POST',
+  path: string,
+  { body = '', timeoutMs = 5000 }: { body?: string; timeoutMs?: number } = {},
+): Promise<{ status: number; body: string }> {
+  return new Promise((resolve, reject) => {
+    const fail = (error: Error) =>
+      reject(
+        new NoAgentError(
+          `no agent answers on ${socketPath(stateDir)} (${error.message}); is \`veg-agent run\` running, with the same --state-dir?`,
+        ),
+      );
+    const call = request(
+      {
+        socketPath: socketPath(stateDir),
+        method,
+        path,
+        agent: false,
+        headers: { 'Content-Length': Buffer.byteLength(body) },
+      },
+      (response) => {
+        const parts: Buffer[] = [];
+        response.on('data', (part: Buffer) => parts.push(part));
+        response.on('error', fail);
+        response.on('end', () =>
+          resolve({ status: response.statusCode ?? 0, body: Buffer.concat(parts).toString('utf8') }),
+        );
+      },
+    );
+    call.setTimeout(timeoutMs, () => call.destroy(new Error(`no answer in ${timeoutMs / 1000} s`)));
+    call.on('error', fail);
+    call.end(body);
+  });
+}

@@ -1,0 +1,52 @@
+/** The log: pino JSON lines on stdout, or pretty lines for a person. */
+import pino from 'pino';
+import type { LogFormat, LogLevel } from './options.ts';
+
+export type Logger = pino.Logger;
+
+/** What may wait for a blocked stdout before lines are dropped, octets. */
+const MAX_BUFFERED = 1 << 20;
+
+export interface Log {
+  logger: Logger;
+  /** Writes out what is still buffered; before an exit. */
+  flush(): void;
+}
+
+/**
+ * A logger on stdout. JSON is written asynchronously, so that a reader of the pipe that hangs delays nothing.
+ */
+export async function createLog(options: {
+  level: LogLevel;
+  format: LogFormat;
+  component: string;
+}): Promise<Log> {
+  const settings: pino.LoggerOptions = {
+    level: options.level,
+    base: { component: options.component },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+  };
+  if (options.format === 'pretty') {
+    const { default: pretty } = await import('pino-pretty');
+    const stream = pretty({
+      colorize: process.stdout.isTTY === true && process.env.NO_COLOR === undefined,
+      sync: true,
+      ignore: 'component',
+      messageFormat: '{component}: {msg}',
+      translateTime: 'SYS:HH:MM:ss.l',
+    });
+    return { logger: pino(settings, stream), flush() {} };
+  }
+  const stream = pino.destination({ dest: 1, sync: false, maxLength: MAX_BUFFERED });
+  return {
+    logger: pino(settings, stream),
+    flush() {
+      try {
+        stream.flushSync();
+      } catch {
+        // stdout is gone: there is nobody to tell
+      }
+    },
+  };
+}

@@ -1,0 +1,55 @@
+/**
+ * The reconcile loop: one run at a time, started when cadence.ts says so. The only owner of its timer.
+ */
+import { type Cadence, createCadence, ended, nextRun, request, started, type Trigger } from './cadence.ts';
+
+/** One run. It handles its own failures: what it returns is all the loop needs. */
+export type Run = (trigger: Trigger) => Promise<{ ok: boolean; repaired: boolean }>;
+
+export class Loop {
+  readonly #cadence: Cadence;
+  readonly #run: Run;
+  readonly #contended: () => void;
+  #timer: NodeJS.Timeout | undefined;
+  #current: Promise<void> = Promise.resolve();
+  #stopped = false;
+
+  /** `contended` is called after a run that found repairs to come faster than they are allowed. */
+  constructor(resync: number, run: Run, contended: () => void) {
+    this.#cadence = createCadence(resync, performance.now());
+    this.#run = run;
+    this.#contended = contended;
+  }
+
+  /** Asks for a run. */
+  request(trigger: Trigger): void {
+    request(this.#cadence, trigger, performance.now());
+    this.#arm();
+  }
+
+  /** No more runs; resolves when the one in flight has ended. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+    await this.#current;
+  }
+
+  #arm(): void {
+    clearTimeout(this.#timer);
+    const next = this.#stopped ? undefined : nextRun(this.#cadence);
+    if (next === undefined) return;
+    this.#timer = setTimeout(
+      () => {
+        this.#current = this.#go(next.trigger);
+      },
+      Math.max(0, next.at - performance.now()),
+    );
+  }
+
+  async #go(trigger: Trigger): Promise<void> {
+    started(this.#cadence);
+    const result = await this.#run(trigger);
+    if (ended(this.#cadence, result, performance.now())) this.#contended();
+    this.#arm();
+  }
+}

@@ -1,0 +1,12 @@
+#!/usr/bin/env node
+/** The entry of `veg-agent`. It looks at Node's version before it loads anything that needs a newer one. */
+
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+if (major < 22 || (major === 22 && minor < 18)) {
+  process.stderr.write(
+    `veg-agent needs Node 22.18 or newer (24 LTS is best), and this is ${process.version}\n`,
+  );
+  process.exit(1);
+}
+const { cli } = await import('./cli.ts');
+await cli(process.argv);

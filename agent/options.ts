@@ -1,0 +1,151 @@
+/**
+ * The settings of the daemon: a flag, else its environment variable, else the default. Pure.
+ */
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+export type LogFormat = 'json' | 'pretty';
+
+/** Text of a flag as commander gives it; absent when it was not on the command line. */
+export type Flags = Partial<Record<OptionName, string>>;
+
+/** One flag: its value's name in the help, what it does, and the text of its default. */
+interface OptionSpec {
+  value: string;
+  help: string;
+  fallback?: string;
+}
+
+/** Every command takes these. */
+export const GLOBAL_OPTIONS = {
+  'policy-dir': { value: 'DIR', help: 'the mounted policy', fallback: '/etc/veg-agent/policy' },
+  'state-dir': { value: 'DIR', help: 'control socket and checkpoints (a tmpfs)', fallback: '/run/veg-agent' },
+  'log-level': { value: 'LEVEL', help: LOG_LEVELS.join('|'), fallback: 'info' },
+  'log-format': { value: 'FORMAT', help: 'json|pretty (default: pretty on a terminal)' },
+} as const satisfies Record<string, OptionSpec>;
+
+/** What reconciling needs to know: `run`, `apply`, `plan` and `cleanup` take these. */
+export const KERNEL_OPTIONS = {
+  'network-status': {
+    value: 'FILE',
+    help: "Multus' network-status annotation",
+    fallback: '/etc/podinfo/network-status',
+  },
+  'internal-interface': { value: 'NAME', help: 'the interface in the VPC (default: found, else eth0)' },
+  'external-interface': { value: 'NAME', help: 'the interface outside (default: found, else net1)' },
+} as const satisfies Record<string, OptionSpec>;
+
+/** Only the daemon takes these. */
+export const RUN_OPTIONS = {
+  listen: {
+    value: 'ADDR:PORT,…',
+    help: "HTTP for metrics and probes (default: port 10669 on the internal interface's addresses and loopback)",
+  },
+  resync: { value: 'TIME', help: 'the longest time between two reconciles', fallback: '30s' },
+  'drain-timeout': { value: 'TIME', help: 'the longest wait for traffic to move away', fallback: '5s' },
+  'on-exit': { value: 'keep|remove', help: 'the kernel state after the daemon ended', fallback: 'keep' },
+} as const satisfies Record<string, OptionSpec>;
+
+export type OptionName = keyof typeof GLOBAL_OPTIONS | keyof typeof KERNEL_OPTIONS | keyof typeof RUN_OPTIONS;
+
+/** `ADDR:PORT` to listen on. */
+export interface ListenAddress {
+  host: string;
+  port: number;
+}
+
+/** All settings, resolved. */
+export interface Options {
+  policyDir: string;
+  stateDir: string;
+  logLevel: LogLevel;
+  logFormat: LogFormat;
+  networkStatus: string;
+  internalInterface?: string;
+  externalInterface?: string;
+  /** Absent: the default port on the internal interface's addresses and loopback. */
+  listen?: ListenAddress[];
+  /** Milliseconds. */
+  resync: number;
+  /** Milliseconds. */
+  drainTimeout: number;
+  onExit: 'keep' | 'remove';
+}
+
+/** A flag or variable that cannot be used. The message names it and says what it may be. */
+export class UsageError extends Error {}
+
+const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+
+/** Parses `200ms`, `30s`, `1.5m`, `1h` to milliseconds; undefined for anything else. */
+export function parseDuration(text: string): number | undefined {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text);
+  if (match === null) return undefined;
+  return Number(match[1]) * (UNITS[match[2]!] ?? 0);
+}
+
+/** Parses `127.0.0.1:10669` or `[::1]:10669` or `:10669` (every address); undefined for anything else. */
+export function parseListen(text: string): ListenAddress | undefined {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([0-9.]*)):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  if (match === null || port > 65_535) return undefined;
+  return { host: match[1] ?? (match[2] || '::'), port };
+}
+
+// Linux: IFNAMSIZ 16 with the final NUL; no slash, no blank (net/core/dev.c dev_valid_name).
+const INTERFACE_NAME = /^[^\s/:]{1,15}$/;
+
+/** The environment variable of a flag. */
+export const variableOf = (name: OptionName): string =>
+  `VEG_AGENT_${name.toUpperCase().replaceAll('-', '_')}`;
+
+/** Puts flags, environment and defaults together. Throws `UsageError` for a value that cannot be used. */
+export function resolveOptions(
+  flags: Flags,
+  env: Record<string, string | undefined>,
+  terminal: boolean,
+): Options {
+  const all: Record<OptionName, OptionSpec> = { ...GLOBAL_OPTIONS, ...KERNEL_OPTIONS, ...RUN_OPTIONS };
+  function read<T>(
+    name: OptionName,
+    expected: string,
+    parse: (text: string) => T | undefined,
+  ): T | undefined {
+    const fromEnv = env[variableOf(name)] || undefined;
+    const text = flags[name] ?? fromEnv ?? all[name].fallback;
+    if (text === undefined) return undefined;
+    const value = parse(text);
+    if (value !== undefined) return value;
+    const source = flags[name] === undefined ? variableOf(name) : `--${name}`;
+    throw new UsageError(`${source} must be ${expected}, is ${JSON.stringify(text)}`);
+  }
+  const text = (value: string) => value || undefined;
+  const oneOf =
+    <T extends string>(...values: readonly T[]) =>
+    (value: string) =>
+      values.find((candidate) => candidate === value);
+  const interfaceName = (value: string) => (INTERFACE_NAME.test(value) ? value : undefined);
+  const duration = 'a time such as 200ms, 30s or 5m';
+  const internalInterface = read('internal-interface', 'the name of an interface', interfaceName);
+  const externalInterface = read('external-interface', 'the name of an interface', interfaceName);
+  const listen = read('listen', 'ADDR:PORT, [ADDR]:PORT or :PORT, joined by commas', (value) => {
+    const list = value.split(',').map((item) => parseListen(item.trim()));
+    return list.includes(undefined) ? undefined : (list as ListenAddress[]);
+  });
+  return {
+    policyDir: read('policy-dir', 'a directory', text)!,
+    stateDir: read('state-dir', 'a directory', text)!,
+    logLevel: read('log-level', `one of ${LOG_LEVELS.join(', ')}`, oneOf(...LOG_LEVELS))!,
+    logFormat:
+      read('log-format', 'json or pretty', oneOf('json', 'pretty')) ?? (terminal ? 'pretty' : 'json'),
+    networkStatus: read('network-status', 'a file', text)!,
+    ...(internalInterface === undefined ? {} : { internalInterface }),
+    ...(externalInterface === undefined ? {} : { externalInterface }),
+    ...(listen === undefined ? {} : { listen }),
+    resync: read('resync', `${duration}, at least 100ms`, (value) => {
+      const period = parseDuration(value);
+      return period !== undefined && period >= 100 ? period : undefined;
+    })!,
+    drainTimeout: read('drain-timeout', duration, parseDuration)!,
+    onExit: read('on-exit', 'keep or remove', oneOf('keep', 'remove'))!,
+  };
+}

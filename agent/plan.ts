@@ -1,0 +1,168 @@
+/**
+ * From the policy and the facts of the pod to what routing, NAT and BFD have to do. Pure.
+ */
+import type { PeerIntent } from '../bfd/intent.ts';
+import type { NatIntent } from '../nat/desired.ts';
+import type { RoutingIntent, RoutingSide } from '../routing/desired.ts';
+import {
+  type Address,
+  contains,
+  FAMILIES,
+  type Family,
+  familyOf,
+  type Prefix,
+  parsePrefix,
+} from '../routing/prefix.ts';
+import type { InterfaceAddress } from '../routing/state.ts';
+import { type Facts, findInterfaces, type InterfaceFlags } from './interfaces.ts';
+import type { Policy, Side } from './policy/model.ts';
+
+/** What became of one address family. */
+export interface FamilyStatus {
+  family: Family;
+  /**
+   * `programmed`: as the policy says. `blocked`: the pod lacks something that the policy needs; what is in the
+   * kernel is left alone until it is there. `unused`: the policy does not ask for it; nothing of ours remains.
+   */
+  state: 'programmed' | 'blocked' | 'unused';
+  reason?: string;
+}
+
+export interface Plan {
+  interfaces: { internal: string; external: string };
+  routing: RoutingIntent;
+  nat: NatIntent;
+  /** The sessions of the programmed families. */
+  peers: PeerIntent[];
+  families: FamilyStatus[];
+  /** What the policy says and the plan leaves out, and why. */
+  notes: string[];
+}
+
+// linux/if_addr.h
+const IFA_F_DADFAILED = 0x08;
+const IFA_F_TENTATIVE = 0x40;
+// rt_scope_t
+const SCOPE_UNIVERSE = 0;
+
+const milliseconds = (value: number): number => value * 1000;
+
+/** The addresses of an interface that packets can be sent from. */
+function usableAddresses(facts: Facts, name: string, family: Family): InterfaceAddress[] {
+  const link = facts.links.find((candidate) => candidate.name === name);
+  return facts.addresses.filter(
+    (address) =>
+      address.ifindex === link?.index &&
+      address.family === family &&
+      address.scope === SCOPE_UNIVERSE &&
+      (address.flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE)) === 0,
+  );
+}
+
+const onLinkPrefix = ({ address, prefixLength }: InterfaceAddress): Prefix =>
+  parsePrefix(`${address}/${prefixLength}`)!;
+
+/** What keeps one side from being programmed; undefined when nothing does. */
+function obstacle(facts: Facts, name: string, family: Family, role: string): string | undefined {
+  const link = facts.links.find((candidate) => candidate.name === name);
+  if (link === undefined) {
+    return `the ${role} interface ${name} does not exist; attach it to the pod, or name another with --${role}-interface`;
+  }
+  if (!link.up) return `the ${role} interface ${name} is down`;
+  if (usableAddresses(facts, name, family).length === 0) {
+    return `the ${role} interface ${name} has no usable IPv${family} address`;
+  }
+  return undefined;
+}
+
+/** The address that shares a network with the gateway, else the first. */
+function localAddress(addresses: InterfaceAddress[], gateway: Address): Address {
+  const near = addresses.find((address) => contains(onLinkPrefix(address), gateway));
+  return (near ?? addresses[0]!).address;
+}
+
+const gatewayOf = (side: Side, family: Family): Address | undefined =>
+  side.gateways.find((gateway) => familyOf(gateway) === family);
+
+/** The plan of a policy in a pod. */
+export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): Plan {
+  const { internal, external } = findInterfaces(policy, flags, facts);
+  const plan: Plan = {
+    interfaces: { internal, external },
+    routing: [],
+    nat: [],
+    peers: [],
+    families: [],
+    notes: [],
+  };
+  for (const family of FAMILIES) {
+    plan.families.push(planFamily(plan, policy, facts, family));
+  }
+  return plan;
+}
+
+/** Adds what one family needs to the plan. */
+function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): FamilyStatus {
+  const { internal, external } = plan.interfaces;
+  const internalGateway = gatewayOf(policy.internal, family);
+  const externalGateway = gatewayOf(policy.external, family);
+  const peers = policy.bfd.enabled ? policy.bfd.peers.filter((peer) => familyOf(peer) === family) : [];
+  if (internalGateway === undefined || externalGateway === undefined) {
+    if (internalGateway !== externalGateway) {
+      const lacking = internalGateway === undefined ? 'internal' : 'external';
+      plan.notes.push(`IPv${family} is left out: the ${lacking} network has no IPv${family} gateway`);
+    }
+    for (const peer of peers) {
+      plan.notes.push(`BFD peer ${peer} is left out: IPv${family} is not programmed`);
+    }
+    return { family, state: 'unused' };
+  }
+  const reason =
+    obstacle(facts, internal, family, 'internal') ?? obstacle(facts, external, family, 'external');
+  if (reason !== undefined) return { family, state: 'blocked', reason };
+
+  const internalAddresses = usableAddresses(facts, internal, family);
+  const onLink = internalAddresses.map(onLinkPrefix);
+  const isOnLink = (target: Address | Prefix) => onLink.some((network) => contains(network, target));
+  const side = (name: string, gateway: Address): RoutingSide => ({
+    interface: name,
+    addresses: usableAddresses(facts, name, family).map(({ address }) => address),
+    gateway,
+  });
+  const blocks = (snat?: boolean): Prefix[] => {
+    const rules = policy.rules.filter((rule) => snat === undefined || rule.snat === snat);
+    return [...new Set(rules.flatMap(({ ipBlocks }) => ipBlocks))].filter(
+      (block) => familyOf(block) === family,
+    );
+  };
+  plan.routing.push({
+    family,
+    internal: side(internal, internalGateway),
+    external: side(external, externalGateway),
+    internalBlocks: blocks().filter((block) => !isOnLink(block)),
+    peers: peers.filter((peer) => !isOnLink(peer)),
+  });
+  plan.nat.push({
+    family,
+    internalInterface: internal,
+    forward: blocks(false),
+    notrackBfd: policy.bfd.enabled,
+  });
+  const { minTX, minRX, multiplier, mode, minTTL, adoptDiscriminator, auth } = policy.bfd;
+  for (const remote of peers) {
+    plan.peers.push({
+      local: localAddress(internalAddresses, internalGateway),
+      remote,
+      desiredMinTx: milliseconds(minTX),
+      requiredMinRx: milliseconds(minRX),
+      detectMult: multiplier,
+      role: mode,
+      minTTL,
+      interface: internal,
+      multihop: false,
+      adoptDiscriminator,
+      ...(auth === undefined ? {} : { auth: { type: auth.type, keyId: auth.keyID, keyFile: auth.keyFile } }),
+    });
+  }
+  return { family, state: 'programmed' };
+}

@@ -1,0 +1,188 @@
+/**
+ * What the agent knows about itself, and how it is told: the JSON of `GET /v1/status`
+ * (docs/status.schema.json), the text of `veg-agent status`, and the reasons why it is not ready. Pure.
+ */
+import type { EngineReport, SessionReport } from '../bfd/intent.ts';
+import type { FamilyStatus } from './plan.ts';
+import { formatError } from './policy/load.ts';
+import type { PolicyError } from './policy/model.ts';
+import type { ReconcileResult } from './reconcile.ts';
+
+/** Where the policy came from and whether it can be obeyed. */
+export interface PolicyView {
+  /** The policy directory, or `environment`. */
+  source: string;
+  /** False while the newest input cannot be used; an older one may still be in force. */
+  valid: boolean;
+  /** `namespace/name` of the policy in force; absent before the first. */
+  name?: string;
+  /** Counts the policies that came into force, from 1. */
+  generation: number;
+  /** When the one in force came, Unix milliseconds. */
+  lastChange?: number;
+  errors: PolicyError[];
+  warnings: string[];
+}
+
+/** What the last reconciles found and did. */
+export interface KernelView {
+  /** True when the last look at the kernel ended with what the policy says. */
+  inSync: boolean;
+  families: FamilyStatus[];
+  interfaces?: { internal: string; external: string };
+  /** The iptables backend: `nft` or `legacy`. */
+  backend?: string;
+  /** Things that work less well than they could: a sysctl that cannot be set, a family left out. */
+  notes: string[];
+  last?: ReconcileResult;
+  /** Things put back that somebody else had changed, by kind. */
+  driftRepaired: Record<string, number>;
+}
+
+export interface AgentView {
+  version: string;
+  node?: string;
+  pod?: string;
+  /** Unix milliseconds. */
+  startedAt: number;
+  policy: PolicyView;
+  kernel: KernelView;
+  bfdEnabled: boolean;
+  /** The last word of the BFD process; absent before the first. */
+  bfd?: EngineReport;
+  draining: boolean;
+}
+
+/** Why the gateway should get no traffic. Empty when it is ready. */
+export function notReady(view: AgentView): string[] {
+  const reasons: string[] = [];
+  const { policy, kernel } = view;
+  if (view.draining) reasons.push('draining');
+  if (!policy.valid) {
+    reasons.push(
+      `policy invalid: ${policy.errors.length} error(s); ${policy.name ? 'the last good policy stays in force' : 'nothing is programmed'}`,
+    );
+    reasons.push(...policy.errors.slice(0, 10).map((error) => `  ${formatError(error)}`));
+  }
+  if (policy.name !== undefined) {
+    for (const { family, state, reason } of kernel.families) {
+      if (state === 'blocked') reasons.push(`IPv${family}: ${reason}`);
+    }
+    if (!kernel.inSync) reasons.push(`kernel not in sync: ${kernel.last?.error ?? 'not reconciled yet'}`);
+  }
+  if (view.bfdEnabled && !view.bfd?.sessions.some((session) => session.state === 'Up')) {
+    reasons.push('BFD: no session is Up');
+  }
+  return reasons;
+}
+
+const iso = (time: number): string => new Date(time).toISOString();
+
+/** The body of `GET /v1/status`. */
+export function statusDocument(view: AgentView, now: number) {
+  const { policy, kernel } = view;
+  const reasons = notReady(view);
+  const last = kernel.last;
+  return {
+    schemaVersion: 'v1' as const,
+    version: view.version,
+    node: view.node ?? null,
+    pod: view.pod ?? null,
+    uptimeSeconds: Math.floor((now - view.startedAt) / 1000),
+    ready: reasons.length === 0,
+    reasons,
+    draining: view.draining,
+    policy: {
+      source: policy.source,
+      valid: policy.valid,
+      name: policy.name ?? null,
+      generation: policy.generation,
+      lastChange: policy.lastChange === undefined ? null : iso(policy.lastChange),
+      errors: policy.errors.map(formatError),
+      warnings: policy.warnings,
+    },
+    kernel: {
+      inSync: kernel.inSync,
+      families: kernel.families,
+      interfaces: kernel.interfaces ?? null,
+      backend: kernel.backend ?? null,
+      notes: kernel.notes,
+      lastReconcile:
+        last === undefined
+          ? null
+          : {
+              at: iso(last.at),
+              trigger: last.trigger,
+              ok: last.ok,
+              changes: last.changes,
+              durationSeconds: last.durationMs / 1000,
+              error: last.error ?? null,
+            },
+      driftRepaired: kernel.driftRepaired,
+    },
+    bfd: {
+      enabled: view.bfdEnabled,
+      sessions: view.bfd?.sessions ?? [],
+      discards: view.bfd?.discards ?? {},
+    },
+  };
+}
+
+export type StatusDocument = ReturnType<typeof statusDocument>;
+
+/** `42s`, `3m10s`, `2h5m`, `4d1h`. */
+function duration(seconds: number): string {
+  const scale = [
+    { size: 86_400, unit: 'd', part: 3600, partUnit: 'h' },
+    { size: 3600, unit: 'h', part: 60, partUnit: 'm' },
+    { size: 60, unit: 'm', part: 1, partUnit: 's' },
+  ].find(({ size }) => seconds >= size);
+  if (scale === undefined) return `${Math.floor(seconds)}s`;
+  const { size, unit, part, partUnit } = scale;
+  return `${Math.floor(seconds / size)}${unit}${Math.floor((seconds % size) / part)}${partUnit}`;
+}
+
+function sessionLine(session: SessionReport, now: number): string {
+  const { state, local, remote, since, transmitInterval, detectionTime } = session;
+  const timers =
+    state === 'Up' ? `, every ${transmitInterval / 1000} ms, detection ${detectionTime / 1000} ms` : '';
+  return `  ${state.padEnd(9)} ${local} → ${remote}, for ${duration((now - since) / 1000)}${timers}`;
+}
+
+/** What a terminal may show: plain when `colours` is false. */
+function painter(colours: boolean) {
+  const paint = (code: number) => (text: string) => (colours ? `\x1b[${code}m${text}\x1b[0m` : text);
+  return { good: paint(32), bad: paint(31), faint: paint(2), strong: paint(1) };
+}
+
+/** The text of `veg-agent status`, ending with a newline. */
+export function statusText(status: StatusDocument, now: number, colours: boolean): string {
+  const { good, bad, faint, strong } = painter(colours);
+  const { policy, kernel, bfd } = status;
+  const lines: string[] = [];
+  const where = [status.pod, status.node].filter(Boolean).join(' on ');
+  lines.push(
+    `${strong(status.ready ? good('ready') : bad('not ready'))}  ${faint(`veg-agent ${status.version}${where && `, ${where}`}, up ${duration(status.uptimeSeconds)}`)}`,
+  );
+  for (const reason of status.reasons) lines.push(`  ${bad(reason)}`);
+  lines.push(
+    `${strong('policy')}   ${policy.name ?? 'none'}, generation ${policy.generation}, from ${policy.source}${policy.valid ? '' : bad(' (newest input is invalid)')}`,
+  );
+  for (const warning of policy.warnings) lines.push(`  warning: ${warning}`);
+  const families = kernel.families.map(({ family, state }) => `IPv${family} ${state}`).join(', ');
+  const repaired = Object.entries(kernel.driftRepaired).map(([object, count]) => `${count} ${object}`);
+  lines.push(
+    `${strong('kernel')}   ${kernel.inSync ? good('in sync') : bad('not in sync')}${families && `, ${families}`}${kernel.interfaces === null ? '' : `, ${kernel.interfaces.internal} → ${kernel.interfaces.external}`}${kernel.backend === null ? '' : `, iptables ${kernel.backend}`}`,
+  );
+  for (const note of kernel.notes) lines.push(`  note: ${note}`);
+  const last = kernel.lastReconcile;
+  if (last !== null) {
+    lines.push(
+      `  last reconcile ${duration((now - Date.parse(last.at)) / 1000)} ago (${last.trigger}): ${last.ok ? `${last.changes} changes` : bad('failed')} in ${Math.round(last.durationSeconds * 1000)} ms`,
+    );
+  }
+  lines.push(`  drift repaired: ${repaired.join(', ') || 'none'}`);
+  lines.push(`${strong('bfd')}      ${bfd.enabled ? `${bfd.sessions.length} session(s)` : 'not used'}`);
+  for (const session of bfd.sessions) lines.push(sessionLine(session, now));
+  return `${lines.join('\n')}\n`;
+}

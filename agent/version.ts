@@ -1,0 +1,18 @@
+/** The version, from the one place that names it. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** package.json beside the sources, or one level up from dist/. */
+function readVersion(): string {
+  for (const up of ['..', '../..']) {
+    try {
+      const text = readFileSync(join(import.meta.dirname, up, 'package.json'), 'utf8');
+      return (JSON.parse(text) as { version: string }).version;
+    } catch {
+      // not here
+    }
+  }
+  throw new Error('package.json is missing beside the program');
+}
+
+export const VERSION = readVersion();

@@ -1,0 +1,38 @@
+import t from 'tap';
+import { parseDuration, parseListen, resolveOptions, variableOf } from '../../agent/options.ts';
+
+t.strictSame(
+  ['200ms', '30s', '1.5m', '1h', '30', 's', '-1s', '1 s', '1d'].map(parseDuration),
+  [200, 30_000, 90_000, 3_600_000, undefined, undefined, undefined, undefined, undefined],
+  'a time is a number with ms, s, m or h',
+);
+
+t.strictSame(parseListen('127.0.0.1:10669'), { host: '127.0.0.1', port: 10_669 });
+t.strictSame(parseListen('[::1]:80'), { host: '::1', port: 80 });
+t.strictSame(parseListen(':80'), { host: '::', port: 80 }, 'without an address: every address');
+t.equal(parseListen('::1:80'), undefined, 'an IPv6 address needs brackets');
+t.equal(parseListen('127.0.0.1:70000'), undefined);
+
+t.equal(variableOf('policy-dir'), 'VEG_AGENT_POLICY_DIR');
+
+t.test('a flag beats its variable, a variable beats the default', async (t) => {
+  const env = { VEG_AGENT_POLICY_DIR: '/env', VEG_AGENT_RESYNC: '5s' };
+  t.equal(resolveOptions({}, {}, false).policyDir, '/etc/veg-agent/policy');
+  t.equal(resolveOptions({}, env, false).policyDir, '/env');
+  t.equal(resolveOptions({ 'policy-dir': '/flag' }, env, false).policyDir, '/flag');
+  t.equal(resolveOptions({}, env, false).resync, 5000);
+});
+
+t.equal(resolveOptions({}, {}, true).logFormat, 'pretty', 'logs are pretty on a terminal');
+t.equal(resolveOptions({}, {}, false).logFormat, 'json', 'and JSON elsewhere');
+
+t.test('a value that cannot be used names the flag or variable and says what it may be', async (t) => {
+  const wrong = (flags: object, env: Record<string, string>, message: RegExp) =>
+    t.throws(() => resolveOptions(flags, env, false), { message }, String(message));
+  wrong({ resync: 'soon' }, {}, /^--resync must be a time such as .*"soon"$/);
+  wrong({ resync: '1ms' }, {}, /at least 100ms/);
+  wrong({}, { VEG_AGENT_ON_EXIT: 'burn' }, /^VEG_AGENT_ON_EXIT must be keep or remove, is "burn"$/);
+  wrong({ 'log-level': 'loud' }, {}, /--log-level must be one of trace, debug/);
+  wrong({ 'internal-interface': 'eth0; rm' }, {}, /--internal-interface must be the name of an interface/);
+  wrong({ listen: 'here' }, {}, /--listen must be ADDR:PORT/);
+});
