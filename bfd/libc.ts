@@ -1,0 +1,129 @@
+/**
+ * The few libc calls that Node does not offer, through koffi: sockets with options set before bind, sends with
+ * their errno. Shared by the BFD transport and the netlink transport.
+ *
+ * Functions that set something up throw a `SystemError`; `sendto` and `recv`, which run hot, return a negative
+ * errno instead.
+ */
+import { getSystemErrorMap } from 'node:util';
+import koffi from 'koffi';
+
+// The running program: its own libc, glibc or musl.
+export const libc = koffi.load(null);
+
+const cSocket = libc.func('int socket(int domain, int type, int protocol)');
+const cBind = libc.func('int bind(int fd, const void *address, uint32_t length)');
+const cClose = libc.func('int close(int fd)');
+const cSetsockopt = libc.func(
+  'int setsockopt(int fd, int level, int name, const void *value, uint32_t length)',
+);
+const cGetsockopt = libc.func(
+  'int getsockopt(int fd, int level, int name, void *value, _Inout_ uint32_t *length)',
+);
+const cSendto = libc.func(
+  'intptr_t sendto(int fd, const void *data, size_t length, int flags, const void *address, uint32_t addressLength)',
+);
+const cRecv = libc.func('intptr_t recv(int fd, void *data, size_t length, int flags)');
+const cInetPton = libc.func('int inet_pton(int family, const char *text, void *address)');
+const cIfNametoindex = libc.func('uint32_t if_nametoindex(const char *name)');
+
+export const AF_INET = 2;
+export const AF_INET6 = 10;
+export const AF_NETLINK = 16;
+export const AF_PACKET = 17;
+
+export const SOCK_DGRAM = 2;
+export const SOCK_RAW = 3;
+export const SOCK_NONBLOCK = 0x800;
+export const SOCK_CLOEXEC = 0x80000;
+
+export const SOL_IP = 0;
+export const SOL_SOCKET = 1;
+export const SOL_IPV6 = 41;
+
+export const MSG_DONTWAIT = 0x40;
+
+/** A libc call that failed: `code` is the name (`EADDRNOTAVAIL`), `errno` the positive number. */
+export class SystemError extends Error {
+  readonly code: string;
+  readonly errno: number;
+  readonly syscall: string;
+
+  constructor(syscall: string, errno: number) {
+    const [code, message] = errnoText(errno);
+    super(`${syscall}: ${message} (${code})`);
+    this.name = 'SystemError';
+    this.code = code;
+    this.errno = errno;
+    this.syscall = syscall;
+  }
+}
+
+/** The name and the message of a positive errno. */
+export function errnoText(errno: number): [code: string, message: string] {
+  return getSystemErrorMap().get(-errno) ?? [`E${errno}`, `error ${errno}`];
+}
+
+function check(syscall: string, result: number): number {
+  if (result < 0) throw new SystemError(syscall, koffi.errno());
+  return result;
+}
+
+/** socket(2), non-blocking and close-on-exec. Throws `SystemError`. */
+export function socket(domain: number, type: number, protocol: number): number {
+  return check('socket', cSocket(domain, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
+}
+
+/** bind(2) to a packed sockaddr. Throws `SystemError`. */
+export function bind(fd: number, address: Uint8Array): void {
+  check('bind', cBind(fd, address, address.length));
+}
+
+/** close(2). */
+export function close(fd: number): void {
+  cClose(fd);
+}
+
+/** setsockopt(2); a number is passed as an int. Throws `SystemError`. */
+export function setsockopt(fd: number, level: number, name: number, value: number | Uint8Array): void {
+  const bytes = typeof value === 'number' ? new Uint8Array(Int32Array.of(value).buffer) : value;
+  check('setsockopt', cSetsockopt(fd, level, name, bytes, bytes.length));
+}
+
+/** getsockopt(2) into `value`; returns the octets that were filled in. Throws `SystemError`. */
+export function getsockopt(fd: number, level: number, name: number, value: Uint8Array): number {
+  const length: [number] = [value.length];
+  check('getsockopt', cGetsockopt(fd, level, name, value, length));
+  return length[0];
+}
+
+/** sendto(2) without waiting; a missing address means a connected socket. Octets sent, or a negative errno. */
+export function sendto(fd: number, data: Uint8Array, address?: Uint8Array): number {
+  const sent: number = cSendto(fd, data, data.length, MSG_DONTWAIT, address ?? null, address?.length ?? 0);
+  return sent < 0 ? -koffi.errno() : sent;
+}
+
+/** recv(2) without waiting. Octets received, or a negative errno. */
+export function recv(fd: number, data: Uint8Array): number {
+  const received: number = cRecv(fd, data, data.length, MSG_DONTWAIT);
+  return received < 0 ? -koffi.errno() : received;
+}
+
+/** The index of an interface, 0 when there is none of that name. */
+export function ifNametoindex(name: string): number {
+  return cIfNametoindex(name);
+}
+
+/** A packed sockaddr_in or sockaddr_in6. A zone (`fe80::1%eth0`) becomes the scope id. Throws `TypeError`. */
+export function sockaddr(address: string, port: number): Uint8Array {
+  const [text, zone] = address.split('%') as [string, string?];
+  const v6 = text.includes(':');
+  const bytes = Buffer.alloc(v6 ? 28 : 16);
+  bytes.writeUInt16LE(v6 ? AF_INET6 : AF_INET, 0);
+  bytes.writeUInt16BE(port, 2);
+  if (cInetPton(v6 ? AF_INET6 : AF_INET, text, bytes.subarray(v6 ? 8 : 4)) !== 1) {
+    throw new TypeError(`not an IPv4 or IPv6 address: ${JSON.stringify(address)}`);
+  }
+  if (v6 && zone !== undefined) bytes.writeUInt32LE(ifNametoindex(zone), 24);
+  return bytes;
+}
