@@ -1,0 +1,178 @@
+/**
+ * From observed to desired in the fewest steps: what is in place is not touched, and no packet meets a state in
+ * which neither the old nor the new holds. Sets are filled before the rules that use them, the rules of a family
+ * change in one transaction, and what is no longer used goes last.
+ */
+import { CHAIN_MASQUERADE } from '../routing/numbers.ts';
+import { FAMILIES, type Family } from '../routing/prefix.ts';
+import { editChain } from './chains.ts';
+import { isOwnedName, ownedByForm, setsOf } from './rules.ts';
+import { editSet, isOtherKind, type SetStep } from './sets.ts';
+import type { AddressSet, Chain, NatState, Rule, Tables } from './state.ts';
+
+interface InChain {
+  family: Family;
+  table: string;
+  chain: string;
+}
+
+export type RuleStep =
+  | ({ type: 'new-chain' } & InChain)
+  /** Deletes the first rule with this text. */
+  | ({ type: 'delete-rule'; text: string } & InChain)
+  /** `position` is 1-based; absent: at the end. The rule begins with these counters. */
+  | ({ type: 'insert-rule'; position?: number; rule: Rule } & InChain)
+  | ({ type: 'flush-chain' } & InChain)
+  | ({ type: 'delete-chain' } & InChain);
+
+export type NatStep = SetStep | RuleStep;
+
+/** The order in which tables stand in a transaction: the order in which packets meet them. */
+const TABLE_ORDER = ['raw', 'mangle', 'nat', 'filter', 'security'];
+
+const texts = (chain: Chain | undefined): string[] => chain?.rules.map((rule) => rule.text) ?? [];
+
+/** The steps of one family's rules, and the tables as they are afterwards. */
+function editTables(
+  observed: Tables,
+  desired: Tables,
+  previous: Tables | undefined,
+  family: Family,
+): { steps: RuleStep[]; tables: Tables } {
+  const steps: RuleStep[] = [];
+  const tables: Tables = new Map();
+  for (const table of TABLE_ORDER) {
+    const there = observed.get(table) ?? new Map<string, Chain>();
+    const wanted = desired.get(table) ?? new Map<string, Chain>();
+    const after = new Map<string, Chain>();
+    const created: RuleStep[] = [];
+    const deleted: RuleStep[] = [];
+    const inserted: RuleStep[] = [];
+    const flushed: RuleStep[] = [];
+    const removed: RuleStep[] = [];
+    const hasMasquerade = there.has(CHAIN_MASQUERADE);
+    for (const chain of new Set([...there.keys(), ...wanted.keys()])) {
+      const at: InChain = { family, table, chain };
+      const old = there.get(chain);
+      const ours = isOwnedName(chain);
+      const want = texts(wanted.get(chain));
+      if (ours && !wanted.has(chain)) {
+        flushed.push({ type: 'flush-chain', ...at });
+        removed.push({ type: 'delete-chain', ...at });
+        continue;
+      }
+      if (ours && old === undefined) created.push({ type: 'new-chain', ...at });
+      let rules = old?.rules ?? [];
+      if (ours && rules.some((rule) => rule.text.includes('\n'))) {
+        created.push({ type: 'flush-chain', ...at });
+        rules = [];
+      }
+      const present = rules.map((rule) => rule.text);
+      const owned = ours
+        ? new Set(present)
+        : new Set([
+            ...ownedByForm(table, chain, present, hasMasquerade),
+            ...texts(previous?.get(table)?.get(chain)),
+          ]);
+      const { edits, rules: result } = editChain(rules, want, owned);
+      for (const edit of edits) {
+        if (edit.type === 'delete') deleted.push({ type: 'delete-rule', text: edit.text, ...at });
+        else inserted.push({ ...edit, type: 'insert-rule', ...at });
+      }
+      after.set(chain, { policy: old?.policy ?? wanted.get(chain)!.policy, rules: result });
+    }
+    if (after.size > 0) tables.set(table, after);
+    steps.push(...created, ...deleted, ...inserted, ...flushed, ...removed);
+  }
+  return { steps, tables };
+}
+
+/** The family that a set of ours serves: the one in its name, if it has one. */
+const familyOfSet = ({ name, family }: AddressSet): Family =>
+  name.endsWith('-4') ? 4 : name.endsWith('-6') ? 6 : family;
+
+function editSets(
+  observed: NatState['sets'],
+  desired: NatState['sets'],
+  family: Family,
+): { before: SetStep[]; after: SetStep[] } {
+  const before: SetStep[] = [];
+  const after: SetStep[] = [];
+  const taken = new Set(observed.keys());
+  for (const set of desired.values()) {
+    if (set.family !== family) continue;
+    const edit = editSet(observed.get(set.name), set, taken);
+    before.push(...edit.before);
+    after.push(...edit.after);
+  }
+  for (const set of observed.values()) {
+    if (familyOfSet(set) === family && !desired.has(set.name)) {
+      after.push({ type: 'destroy-set', family, set: set.name });
+    }
+  }
+  return { before, after };
+}
+
+/** A state without some sets and the rules that use them. */
+function without(state: NatState, names: ReadonlySet<string>, family: Family): NatState {
+  const tables: Tables = new Map();
+  for (const [table, chains] of state.tables[family]) {
+    const rest = [...chains].map(([name, { policy, rules }]): [string, Chain] => [
+      name,
+      { policy, rules: rules.filter((rule) => !setsOf(rule.text).some((set) => names.has(set))) },
+    ]);
+    tables.set(table, new Map(rest));
+  }
+  const sets = new Map([...state.sets].filter(([name]) => !names.has(name)));
+  return { tables: { ...state.tables, [family]: tables }, sets };
+}
+
+function diffFamily(
+  observed: NatState,
+  desired: NatState,
+  previous: NatState | undefined,
+  family: Family,
+): NatStep[] {
+  const otherKind = [...desired.sets.values()]
+    .filter((set) => set.family === family && isOtherKind(observed.sets.get(set.name), set))
+    .map((set) => set.name);
+  if (otherKind.length > 0) {
+    // A set of another type in the place of ours cannot be swapped, and not be destroyed while a rule uses it.
+    const names = new Set(otherKind);
+    const bare = without(desired, names, family);
+    const { tables } = editTables(
+      observed.tables[family],
+      bare.tables[family],
+      previous?.tables[family],
+      family,
+    );
+    const between: NatState = {
+      tables: { ...observed.tables, [family]: tables },
+      sets: new Map(
+        [...observed.sets].filter(([name, set]) => bare.sets.has(name) || familyOfSet(set) !== family),
+      ),
+    };
+    for (const set of bare.sets.values()) if (set.family === family) between.sets.set(set.name, set);
+    return [
+      ...diffFamily(observed, bare, previous, family),
+      ...diffFamily(between, desired, previous, family),
+    ];
+  }
+  const sets = editSets(observed.sets, desired.sets, family);
+  const { steps } = editTables(
+    observed.tables[family],
+    desired.tables[family],
+    previous?.tables[family],
+    family,
+  );
+  return [...sets.before, ...steps, ...sets.after];
+}
+
+/**
+ * The steps from observed to desired, IPv4 first; empty when nothing is to do. Removes what is ours (`rules.ts`)
+ * and not desired, and never touches or reorders what is not.
+ * @param previous what was applied last: makes rules ours that only their text would not (half of a pair whose
+ *   other half was deleted by hand)
+ */
+export const diffNat = (observed: NatState, desired: NatState, previous?: NatState): NatStep[] =>
+  FAMILIES.flatMap((family) => diffFamily(observed, desired, previous, family));

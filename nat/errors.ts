@@ -1,0 +1,81 @@
+/** What can go wrong with iptables and ipset, told by cause and cure. */
+
+export type NatErrorKind =
+  /** The program is not there. */
+  | 'not-installed'
+  /** CAP_NET_ADMIN is missing. */
+  | 'not-permitted'
+  /** Another process holds the xtables lock. */
+  | 'locked'
+  /** The file of the xtables lock cannot be opened. */
+  | 'lock-file'
+  /** The kernel lacks a module or a feature. */
+  | 'unsupported'
+  /** The table holds what only `nft` can list. */
+  | 'incompatible'
+  /** The rules or sets changed between reading and writing; reading again helps. */
+  | 'changed'
+  | 'timed-out'
+  /** Anything else: the program's own words are in the message. */
+  | 'failed';
+
+const HINTS: Record<NatErrorKind, string> = {
+  'not-installed': 'install the packages iptables and ipset in the image, or put the program on PATH',
+  'not-permitted':
+    'add NET_ADMIN to the container (securityContext.capabilities.add); for a user other than root the ' +
+    'program also needs the file capability cap_net_admin',
+  locked:
+    'another process holds /run/xtables.lock (fuser -v /run/xtables.lock names it); tried again until it is free',
+  'lock-file': 'make /run/xtables.lock writable for this user, or set XTABLES_LOCKFILE to a file that is',
+  unsupported:
+    'load the modules on the node: nf_nat, xt_MASQUERADE, xt_mark, xt_CT, xt_addrtype, xt_set, ip_set_hash_net, ' +
+    'and nft_compat (nf_tables) or iptable_nat and iptable_raw (legacy; ip6table_… for IPv6)',
+  incompatible: 'remove the rules of nft from that table, or put them in a table of another name',
+  changed:
+    'something else edits the same rules and it is tried again with what is there now; if it stays, ' +
+    'the kernel lacks one of the modules xt_MASQUERADE, xt_mark, xt_CT, xt_addrtype, xt_set, ip_set_hash_net',
+  'timed-out': 'the machine is overloaded, or the program hangs',
+  failed: 'see the message; `veg-agent plan` shows what was to be done',
+};
+
+/** A failed iptables or ipset command. `message` says what failed and why, `hint` what to do about it. */
+export class NatError extends Error {
+  override readonly name = 'NatError';
+  readonly kind: NatErrorKind;
+  readonly hint: string;
+
+  constructor(kind: NatErrorKind, message: string) {
+    super(message);
+    this.kind = kind;
+    this.hint = HINTS[kind];
+  }
+}
+
+/** What a program says, and what that means; the first that matches counts. */
+const SIGNS: readonly [RegExp, NatErrorKind][] = [
+  [/: not found$/m, 'not-installed'],
+  [/: no end after /, 'timed-out'],
+  [/can't open lock file/, 'lock-file'],
+  [/xtables lock/, 'locked'],
+  [/Permission denied|Operation not permitted|\bEPERM\b|\bEACCES\b/, 'not-permitted'],
+  [/is incompatible, use 'nft' tool/, 'incompatible'],
+  [
+    /missing kernel module|Couldn't load|can't initialize|unable to initialize table|Table does not exist|[Pp]rotocol not supported|Cannot open session to kernel|Kernel (?:support|module)|Module \S+ not found/,
+    'unsupported',
+  ],
+  // What one line of a transaction could not find, because somebody was faster.
+  [
+    /does a matching rule exist|Index of insertion too big|No chain\/target\/match by that name|Set \S+ doesn't exist|The set with the given name does not exist|in use by a kernel component|line \d+ failed$/m,
+    'changed',
+  ],
+];
+
+/** Lines that tell nothing about the failure. */
+const NOISE = /^(?:#.*|Try `.*|Error occurred at line: \d+|)$/;
+
+/** The error for a command that ended badly, told by what it printed on stderr. */
+export function natError(command: string, stderr: string, exitCode: number): NatError {
+  const kind = SIGNS.find(([sign]) => sign.test(stderr))?.[1] ?? 'failed';
+  const said = stderr.split('\n').filter((line) => !NOISE.test(line));
+  return new NatError(kind, `${command}: ${said.join('; ') || `exit ${exitCode}`}`);
+}

@@ -1,0 +1,247 @@
+/**
+ * Reads and writes the kernel's packet filter with iptables and ipset: one `iptables-save` a family to observe,
+ * one `iptables-restore --noflush` transaction a family to apply.
+ *
+ * iptables has two backends with separate rules in the same kernel. The one that the pod already uses is ours;
+ * looking must not change that, and merely listing a legacy table creates it, so only those are listed that
+ * /proc says are there.
+ */
+import { FAMILIES, type Family } from '../routing/prefix.ts';
+import type { NatStep } from './diff.ts';
+import { NatError, type NatErrorKind, natError } from './errors.ts';
+import { parseSet, parseTables } from './parse.ts';
+import { isRuleStep, rulesInput, setsInput } from './render.ts';
+import { isOwnedName, namesOurs, setsOf } from './rules.ts';
+import type { AddressSet, NatState, Table, Tables } from './state.ts';
+
+/** Runs a program to its end: exit code -1 when it could not be started; never throws. */
+export type Exec = (
+  file: string,
+  args: string[],
+  options?: { input?: string; timeoutMs?: number },
+) => Promise<{ stdout: string; stderr: string; exitCode: number }>;
+
+export type Backend = 'nft' | 'legacy';
+
+export interface ObservedNat extends NatState {
+  /** The backend in use; absent for a family that could not be observed and was not required. */
+  backend: { 4?: Backend; 6?: Backend };
+}
+
+export interface NatKernel {
+  /**
+   * Reads the state. A family that is not required may be missing in this kernel or image; it then has no rules.
+   * Throws `NatError`.
+   */
+  observe(required: readonly Family[]): Promise<ObservedNat>;
+  /**
+   * Carries steps out. A family that fails does not hold up the other; what failed is thrown afterwards, as a
+   * `NatError`.
+   */
+  apply(steps: readonly NatStep[]): Promise<void>;
+}
+
+/** How long iptables waits for the xtables lock, seconds. */
+const LOCK_WAIT = 5;
+/** Long enough for a set of a million blocks on a slow machine, ms. */
+const RESTORE_TIMEOUT = 60_000;
+
+const program = (family: Family): string => (family === 4 ? 'iptables' : 'ip6tables');
+const allRules = (tables: Tables): string[] =>
+  [...tables.values()].flatMap((table) =>
+    [...table.values()].flatMap((chain) => chain.rules.map((r) => r.text)),
+  );
+
+/** Whether a backend's tables show that somebody works with it, and whether that was us. */
+function evidence(tables: Tables): 'ours' | 'used' | 'empty' {
+  const chains = [...tables.values()].flatMap((table: Table) => [...table]);
+  if (chains.some(([name]) => isOwnedName(name)) || allRules(tables).some(namesOurs)) return 'ours';
+  return chains.some(([, { policy, rules }]) => policy !== 'ACCEPT' || rules.length > 0) ? 'used' : 'empty';
+}
+
+const isKind = (error: unknown, ...kinds: NatErrorKind[]): boolean =>
+  error instanceof NatError && kinds.includes(error.kind);
+
+/**
+ * The access to the packet filter of this network namespace.
+ * @param backend chooses the backend instead of finding out which one the pod uses
+ */
+export function createNatKernel({
+  exec,
+  readFile,
+  backend: forced,
+}: {
+  exec: Exec;
+  readFile: (path: string) => Promise<string>;
+  backend?: Backend;
+}): NatKernel {
+  /** The prefix of the programs of a backend: `iptables-nft`, or `iptables` when that is the same thing. */
+  const programs = new Map<string, string>();
+  /** Decided once: rules that somebody makes later in the other backend do not draw ours over. */
+  const chosen = new Map<Family, Backend>();
+
+  async function run(
+    file: string,
+    args: string[],
+    options?: { input?: string; timeoutMs?: number },
+  ): Promise<string> {
+    const { stdout, stderr, exitCode } = await exec(file, args, options);
+    if (exitCode !== 0) throw natError([file, ...args].join(' '), stderr, exitCode);
+    return stdout;
+  }
+
+  /** The programs of a backend. Throws `NatError` when there are none. */
+  async function find(family: Family, backend: Backend): Promise<string> {
+    const named = `${program(family)}-${backend}`;
+    const known = programs.get(named);
+    if (known !== undefined) return known;
+    let found = named;
+    const version = await exec(`${named}-save`, ['--version']);
+    if (version.exitCode !== 0) {
+      const plain = await run(`${program(family)}-save`, ['--version']);
+      if (plain.includes('nf_tables') !== (backend === 'nft')) {
+        throw natError(`${named}-save`, version.stderr, version.exitCode);
+      }
+      found = program(family);
+    }
+    programs.set(named, found);
+    return found;
+  }
+
+  /** The legacy tables that exist; undefined when this user may not know. */
+  async function legacyTables(family: Family): Promise<string[] | undefined> {
+    try {
+      const names = await readFile(`/proc/net/${family === 4 ? 'ip' : 'ip6'}_tables_names`);
+      return names.split('\n').filter(Boolean);
+    } catch (error) {
+      return (error as NodeJS.ErrnoException).code === 'ENOENT' ? [] : undefined;
+    }
+  }
+
+  async function save(family: Family, backend: Backend): Promise<Tables> {
+    const file = `${await find(family, backend)}-save`;
+    if (backend === 'legacy') {
+      const names = await legacyTables(family);
+      if (names?.length === 0) return new Map();
+      // Without the list iptables-save cannot walk the tables either, and has to be told ours by name.
+      const selections =
+        names === undefined
+          ? [
+              ['-t', 'raw'],
+              ['-t', 'nat'],
+            ]
+          : [[]];
+      const tables: Tables = new Map();
+      for (const selection of selections) {
+        const text = await run(file, ['-c', ...selection]);
+        for (const [name, table] of parseTables(text, family)) tables.set(name, table);
+      }
+      return tables;
+    }
+    const text = await run(file, ['-c']);
+    const incompatible = /^# Table `(?:raw|nat)' is incompatible, .*$/m.exec(text);
+    if (incompatible !== null) throw natError(file, incompatible[0].slice(2), 0);
+    return parseTables(text, family);
+  }
+
+  async function choose(family: Family): Promise<Backend> {
+    if (forced !== undefined) return forced;
+    const names = await legacyTables(family);
+    const nft = await find(family, 'nft').catch((error: unknown) => error);
+    if (typeof nft !== 'string') {
+      await find(family, 'legacy').catch(() => {
+        throw nft;
+      });
+      return 'legacy';
+    }
+    if (names?.length === 0) return 'nft';
+    // Legacy tables are there, or this user may not know: then only our own mark in one of the two decides.
+    const inNft = evidence(await save(family, 'nft'));
+    if (names === undefined && inNft === 'ours') return 'nft';
+    const legacy = await save(family, 'legacy').catch((error: unknown) => {
+      if (isKind(error, 'not-installed', 'unsupported')) return new Map() as Tables;
+      throw error;
+    });
+    const inLegacy = evidence(legacy);
+    if (inLegacy === 'ours') return 'legacy';
+    return inLegacy === 'used' && names !== undefined && inNft !== 'ours' ? 'legacy' : 'nft';
+  }
+
+  async function backendOf(family: Family): Promise<Backend> {
+    const backend = chosen.get(family) ?? (await choose(family));
+    chosen.set(family, backend);
+    return backend;
+  }
+
+  async function observeSets(needed: boolean): Promise<Map<string, AddressSet>> {
+    const sets = new Map<string, AddressSet>();
+    let names: string;
+    try {
+      names = await run('ipset', ['list', '-n']);
+    } catch (error) {
+      if (!needed && isKind(error, 'not-installed', 'unsupported')) return sets;
+      throw error;
+    }
+    for (const name of names.split('\n').filter(isOwnedName)) {
+      const text = await run('ipset', ['save', name], { timeoutMs: RESTORE_TIMEOUT }).catch(
+        (error: unknown) => {
+          if (isKind(error, 'changed')) return '';
+          throw error;
+        },
+      );
+      const set = parseSet(text);
+      if (set !== undefined) sets.set(name, set);
+    }
+    return sets;
+  }
+
+  async function applyFamily(family: Family, steps: readonly NatStep[]): Promise<void> {
+    for (let i = 0; i < steps.length; ) {
+      const rules = isRuleStep(steps[i]!);
+      let end = i;
+      while (end < steps.length && isRuleStep(steps[end]!) === rules) end++;
+      const batch = steps.slice(i, end);
+      if (rules) {
+        const file = `${await find(family, await backendOf(family))}-restore`;
+        const input = rulesInput(batch.filter(isRuleStep));
+        await run(file, ['--noflush', '-w', `${LOCK_WAIT}`], { input, timeoutMs: RESTORE_TIMEOUT });
+      } else {
+        const input = setsInput(batch.filter((step) => !isRuleStep(step)));
+        await run('ipset', ['-exist', 'restore'], { input, timeoutMs: RESTORE_TIMEOUT });
+      }
+      i = end;
+    }
+  }
+
+  return {
+    async observe(required) {
+      const state: ObservedNat = { tables: { 4: new Map(), 6: new Map() }, sets: new Map(), backend: {} };
+      for (const family of FAMILIES) {
+        try {
+          const backend = await backendOf(family);
+          state.tables[family] = await save(family, backend);
+          state.backend[family] = backend;
+        } catch (error) {
+          if (required.includes(family) || !isKind(error, 'not-installed', 'unsupported')) throw error;
+        }
+      }
+      const matched = FAMILIES.flatMap((family) => allRules(state.tables[family]).flatMap(setsOf));
+      state.sets = await observeSets(matched.some(isOwnedName));
+      return state;
+    },
+
+    async apply(steps) {
+      const failures: NatError[] = [];
+      for (const family of FAMILIES) {
+        const own = steps.filter((step) => step.family === family);
+        await applyFamily(family, own).catch((error: unknown) => {
+          if (!(error instanceof NatError)) throw error;
+          failures.push(error);
+        });
+      }
+      const [first, second] = failures;
+      if (first === undefined) return;
+      throw second === undefined ? first : new NatError(first.kind, `${first.message}; ${second.message}`);
+    },
+  };
+}

@@ -1,0 +1,103 @@
+/** Reads what `iptables-save -c` (either backend) and `ipset save` print. */
+import { type Family, type Prefix, prefix } from '../routing/prefix.ts';
+import type { AddressSet, Tables } from './state.ts';
+
+/** glibc's spelling of an IPv6 address that ends in dotted decimal, which RFC 5952 keeps for mapped ones only. */
+const DOTTED = /(^| )(-[sd]) ([0-9a-f:]+\.[0-9.]+\/\d+)(?= |$)/g;
+
+function canonicalRule(text: string, family: Family): string {
+  if (text.endsWith('-j NOTRACK')) return `${text.slice(0, -'NOTRACK'.length)}CT --notrack`;
+  if (family === 4 || !text.includes('.')) return text;
+  return text.replace(DOTTED, (_, blank: string, option: string, block: string) => {
+    return `${blank}${option} ${prefix(block)}`;
+  });
+}
+
+/** The lines of the text; a quoted comment may hold line breaks, which do not end its line. */
+function* logicalLines(text: string): Iterable<string> {
+  let open = '';
+  for (const line of text.split('\n')) {
+    const whole = open === '' ? line : `${open}\n${line}`;
+    const quotes = whole.includes('"') ? (whole.match(/\\.|"/gs) ?? []).filter((m) => m === '"').length : 0;
+    open = quotes % 2 === 1 ? whole : '';
+    if (open === '') yield whole;
+  }
+}
+
+const CHAIN_LINE = /^:(\S+) (\S+)/;
+const RULE_LINE = /^(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)$/s;
+
+/**
+ * The tables in the output of iptables-save, with or without counters. Comments and notices (`# Warning:
+ * iptables-legacy tables present`) are passed over. Throws `SyntaxError` for a line that belongs nowhere.
+ */
+export function parseTables(text: string, family: Family): Tables {
+  const tables: Tables = new Map();
+  let table: string | undefined;
+  for (const line of logicalLines(text)) {
+    if (line === '' || line.startsWith('#')) continue;
+    if (line === 'COMMIT') {
+      table = undefined;
+      continue;
+    }
+    if (line.startsWith('*')) {
+      table = line.slice(1);
+      tables.set(table, new Map());
+      continue;
+    }
+    const chains = table === undefined ? undefined : tables.get(table);
+    const declared = CHAIN_LINE.exec(line);
+    if (chains !== undefined && declared !== null) {
+      chains.set(declared[1]!, { policy: declared[2]!, rules: [] });
+      continue;
+    }
+    const rule = RULE_LINE.exec(line);
+    const chain = rule === null ? undefined : chains?.get(rule[3]!);
+    if (rule === null || chain === undefined) {
+      throw new SyntaxError(`iptables-save printed a line that is not understood: ${JSON.stringify(line)}`);
+    }
+    const [, packets = '0', bytes = '0', , body = ''] = rule;
+    chain.rules.push({ text: canonicalRule(body, family), packets: Number(packets), bytes: Number(bytes) });
+  }
+  return tables;
+}
+
+/** `create` options that say how a set is laid out in memory, and not what is in it. */
+const LAYOUT = new Set(['hashsize', 'bucketsize', 'initval']);
+
+function parseCreate(line: string): AddressSet {
+  const [, name = '', type = '', ...options] = line.split(' ');
+  const set: AddressSet = { name, type, family: 4, maxelem: 0, elements: new Set(), plain: true };
+  for (let i = 0; i < options.length; i += 2) {
+    const [option = '', value = ''] = options.slice(i, i + 2);
+    if (option === 'family') set.family = value === 'inet6' ? 6 : 4;
+    else if (option === 'maxelem') set.maxelem = Number(value);
+    else if (!LAYOUT.has(option)) set.plain = false;
+  }
+  return set;
+}
+
+/** A set's element as a prefix. ipset prints canonical addresses, hosts without a length. */
+function parseElement(text: string, family: Family): Prefix {
+  const whole = text.includes('/') ? text : `${text}/${family === 4 ? 32 : 128}`;
+  // The full parser costs seconds for 100 000 blocks, and differs only for glibc's dotted IPv6.
+  return family === 6 && text.includes('.') ? prefix(whole) : (whole as Prefix);
+}
+
+/** The set in the output of `ipset save NAME`; undefined when there is none. */
+export function parseSet(text: string): AddressSet | undefined {
+  let set: AddressSet | undefined;
+  for (const line of text.split('\n')) {
+    if (set === undefined) {
+      if (line.startsWith('create ')) set = parseCreate(line);
+      continue;
+    }
+    if (!line.startsWith('add ')) continue;
+    const start = 'add '.length + set.name.length + 1;
+    const end = line.indexOf(' ', start);
+    if (end >= 0) set.plain = false;
+    if (set.type !== 'hash:net') continue;
+    set.elements.add(parseElement(line.slice(start, end < 0 ? undefined : end), set.family));
+  }
+  return set;
+}

@@ -1,0 +1,107 @@
+/**
+ * The rules that the agent writes, as text, and how one tells that a rule found in the kernel is the agent's.
+ *
+ * Ours are: whatever stands in a chain named VEG-*, whatever jumps to such a chain or matches such a set, and the
+ * two forms that carry no name of ours because upstream's listing has none: the mark rule in nat PREROUTING and
+ * the pairs of RETURN rules in nat POSTROUTING.
+ */
+import { CHAIN_MASQUERADE, MARK, MARK_MASK, OWNED_NAME_PREFIX } from '../routing/numbers.ts';
+import type { Prefix } from '../routing/prefix.ts';
+
+const hex = (value: number): string => `0x${value.toString(16)}`;
+
+/** Linux interface names that can stand in a rule: no blanks, quotes, `!`, and not the wildcard `+`. */
+const INTERFACE = /^[A-Za-z0-9_][\w.@:-]{0,14}$/;
+
+/** Marks what comes from the VPC. Throws `RangeError` for an interface name that iptables cannot express. */
+export function markRule(internalInterface: string): string {
+  if (!INTERFACE.test(internalInterface)) {
+    throw new RangeError(
+      `not an interface name that iptables can match: ${JSON.stringify(internalInterface)}`,
+    );
+  }
+  return `-i ${internalInterface} -j MARK --set-xmark ${hex(MARK)}/${hex(MARK_MASK)}`;
+}
+
+export const jump = (chain: string): string => `-j ${chain}`;
+
+/** The pair that forwards a block unchanged: to it, and from it. */
+export const returnPair = (block: Prefix): string[] => [`-d ${block} -j RETURN`, `-s ${block} -j RETURN`];
+
+/** The same for all blocks of a set. */
+export const returnPairOfSet = (set: string): string[] => [
+  `-m set --match-set ${set} dst -j RETURN`,
+  `-m set --match-set ${set} src -j RETURN`,
+];
+
+/**
+ * The chain that translates. Clearing the mark first is upstream's; `--random-fully` picks source ports that
+ * cannot be foretold and that two connections racing for one port do not both get.
+ */
+export const masqueradeChain: readonly string[] = [
+  '-j MARK --set-xmark 0x0/0xffffffff',
+  '-j MASQUERADE --random-fully',
+];
+
+/**
+ * BFD of this pod, received or sent, past connection tracking. A packet of a client that happens to go to the
+ * same port elsewhere is neither from nor to a local address, and must be tracked to be translated.
+ */
+export const notrackRules = (port: number): string[] =>
+  ['--dst-type', '--src-type'].map(
+    (type) => `-p udp -m udp --dport ${port} -m addrtype ${type} LOCAL -j CT --notrack`,
+  );
+
+/** The words of a rule as iptables-save writes them: quoted when they hold more than letters, digits, `_` and `-`. */
+const words = (text: string): string[] => text.match(/"(?:[^"\\]|\\.)*"|\S+/gs) ?? [];
+
+/** Whether a chain or a set is ours by its name. */
+export const isOwnedName = (word: string | undefined): boolean =>
+  word?.startsWith(OWNED_NAME_PREFIX) ?? false;
+
+/** The sets that a rule matches. */
+export function setsOf(text: string): string[] {
+  if (!text.includes('--match-set ')) return [];
+  const list = words(text);
+  return list.filter((_, i) => list[i - 1] === '--match-set' && list[i - 2] !== '--comment');
+}
+
+/** Whether a rule names one of our chains or sets. */
+export function namesOurs(text: string): boolean {
+  // A comment with a line break cannot be said in a transaction: such a rule is left alone.
+  if (!text.includes(` ${OWNED_NAME_PREFIX}`) || text.includes('\n')) return false;
+  const list = words(text);
+  return list.some(
+    (word, i) =>
+      isOwnedName(word) && /^(?:-j|-g|--match-set)$/.test(list[i - 1] ?? '') && list[i - 2] !== '--comment',
+  );
+}
+
+const MARK_RULE = new RegExp(`^-i \\S+ -j MARK --set-xmark ${hex(MARK)}/${hex(MARK_MASK)}$`);
+const RETURN_TO = /^-d (\S+) -j RETURN$/;
+
+/**
+ * The texts of the rules in a built-in or foreign chain that are the agent's by their form. Two rules with one
+ * text have one owner: a doubled rule of ours is ours twice.
+ */
+export function ownedByForm(
+  table: string,
+  chain: string,
+  rules: string[],
+  hasMasquerade: boolean,
+): Set<string> {
+  const owned = new Set(rules.filter(namesOurs));
+  if (table !== 'nat') return owned;
+  if (chain === 'PREROUTING') for (const text of rules) if (MARK_RULE.test(text)) owned.add(text);
+  if (chain === 'POSTROUTING') {
+    // Without its jump the chain is still a witness that the pairs are ours; without both there is none.
+    const hook = rules.lastIndexOf(jump(CHAIN_MASQUERADE));
+    const end = hook >= 0 ? hook : hasMasquerade ? rules.length : 0;
+    for (let i = 0; i + 1 < end; i++) {
+      const block = RETURN_TO.exec(rules[i]!)?.[1];
+      if (block === undefined || rules[i + 1] !== `-s ${block} -j RETURN`) continue;
+      owned.add(rules[i]!).add(rules[i + 1]!);
+    }
+  }
+  return owned;
+}

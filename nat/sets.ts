@@ -1,0 +1,59 @@
+/** The edits that bring a set from what it holds to what it shall hold. */
+import type { Family, Prefix } from '../routing/prefix.ts';
+import type { AddressSet } from './state.ts';
+
+export type SetStep =
+  /** `hashsize` and `maxelem` as ipset takes them: the buckets to begin with, the most elements ever. */
+  | { type: 'create-set'; family: Family; set: string; hashsize: number; maxelem: number }
+  | { type: 'add-elements'; family: Family; set: string; elements: Prefix[] }
+  | { type: 'delete-elements'; family: Family; set: string; elements: Prefix[] }
+  /** Exchanges the contents of two sets at once; what uses a set by name uses the new content. */
+  | { type: 'swap-sets'; family: Family; set: string; other: string }
+  | { type: 'destroy-set'; family: Family; set: string };
+
+/** Whether a set that is there cannot become what is wanted: not even a swap mends its type. */
+export const isOtherKind = (observed: AddressSet | undefined, desired: AddressSet): boolean =>
+  observed !== undefined && (observed.type !== desired.type || observed.family !== desired.family);
+
+function create(set: string, { family, maxelem, elements }: AddressSet): SetStep[] {
+  // Buckets for all at once: growing a table of 100 000 by doubling costs more than filling it.
+  const hashsize = Math.max(1024, 2 ** Math.ceil(Math.log2(elements.size + 1)));
+  const created: SetStep = { type: 'create-set', family, set, hashsize, maxelem };
+  if (elements.size === 0) return [created];
+  return [created, { type: 'add-elements', family, set, elements: [...elements] }];
+}
+
+/**
+ * The steps for one set, in two parts: what comes before the rules that use it, and what comes after.
+ * A whole replacement is built aside and swapped in, when that is less work than single edits or when the set
+ * that is there has options that ours has not.
+ * @param taken the names of all sets there are
+ */
+export function editSet(
+  observed: AddressSet | undefined,
+  desired: AddressSet,
+  taken: ReadonlySet<string>,
+): { before: SetStep[]; after: SetStep[] } {
+  const { name: set, family, elements } = desired;
+  if (observed === undefined) return { before: create(set, desired), after: [] };
+  const added = [...elements].filter((element) => !observed.elements.has(element));
+  const gone = [...observed.elements].filter((element) => !elements.has(element));
+  const whole =
+    !observed.plain || observed.maxelem < elements.size || added.length + gone.length > elements.size;
+  if (whole) {
+    let other = `VEG-NEW-${family}`;
+    for (let i = 1; taken.has(other); i++) other = `VEG-NEW${i}-${family}`;
+    return {
+      before: [
+        ...create(other, desired),
+        { type: 'swap-sets', family, set, other },
+        { type: 'destroy-set', family, set: other },
+      ],
+      after: [],
+    };
+  }
+  return {
+    before: added.length > 0 ? [{ type: 'add-elements', family, set, elements: added }] : [],
+    after: gone.length > 0 ? [{ type: 'delete-elements', family, set, elements: gone }] : [],
+  };
+}

@@ -1,0 +1,49 @@
+/** What the kernel's packet filter looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. */
+import type { Family, Prefix } from '../routing/prefix.ts';
+
+/** One rule of a chain. */
+export interface Rule {
+  /** The rule as `iptables -S` prints it, without `-A CHAIN`: equal rules have equal text. */
+  text: string;
+  /** Counters; 0 in a desired state. */
+  packets: number;
+  bytes: number;
+}
+
+export interface Chain {
+  /** A built-in chain's policy (`ACCEPT`, `DROP`), `-` for a user-defined chain. */
+  policy: string;
+  rules: Rule[];
+}
+
+/** The chains of a table by name. */
+export type Table = Map<string, Chain>;
+
+/** The tables of a family by name: raw, mangle, nat, filter, security. A table without chains may be absent. */
+export type Tables = Map<string, Table>;
+
+/** An ipset. */
+export interface AddressSet {
+  name: string;
+  family: Family;
+  /** `hash:net` for ours. */
+  type: string;
+  /** The most elements it can hold. */
+  maxelem: number;
+  elements: Set<Prefix>;
+  /** True when it has nothing but addresses: no timeouts, no `nomatch`, no extensions. */
+  plain: boolean;
+}
+
+export interface NatState {
+  /**
+   * Observed: every table, everybody's rules. Desired: our chains whole, and of a built-in chain the rules that
+   * are ours, in the order in which they have to stand.
+   */
+  tables: { 4: Tables; 6: Tables };
+  /** The agent's sets (`VEG-*`) by name. Other sets are nobody's business here. */
+  sets: Map<string, AddressSet>;
+}
+
+/** A state with nothing in it. */
+export const emptyState = (): NatState => ({ tables: { 4: new Map(), 6: new Map() }, sets: new Map() });
