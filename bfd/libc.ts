@@ -20,6 +20,8 @@ const cSetsockopt = libc.func(
 const cGetsockopt = libc.func(
   'int getsockopt(int fd, int level, int name, void *value, _Inout_ uint32_t *length)',
 );
+const cGetsockname = libc.func('int getsockname(int fd, void *address, _Inout_ uint32_t *length)');
+const cFcntl = libc.func('int fcntl(int fd, int command, intptr_t argument)');
 const cSendto = libc.func(
   'intptr_t sendto(int fd, const void *data, size_t length, int flags, const void *address, uint32_t addressLength)',
 );
@@ -95,6 +97,16 @@ export function getsockopt(fd: number, level: number, name: number, value: Uint8
   const length: [number] = [value.length];
   check('getsockopt', cGetsockopt(fd, level, name, value, length));
   return length[0];
+}
+
+/** getsockname(2) into `address`. Throws `SystemError`. */
+export function getsockname(fd: number, address: Uint8Array): void {
+  check('getsockname', cGetsockname(fd, address, [address.length]));
+}
+
+/** fcntl(2) with an integer argument. Throws `SystemError`. */
+export function fcntl(fd: number, command: number, argument: number): number {
+  return check('fcntl', cFcntl(fd, command, argument));
 }
 
 /** sendto(2) without waiting; a missing address means a connected socket. Octets sent, or a negative errno. */
