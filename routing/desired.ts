@@ -1,5 +1,14 @@
 /** From what the gateway is meant to do to the routes and rules that do it. */
-import type { Address, Family, Prefix } from './prefix.ts';
+import {
+  RTPROT_BOOT,
+  RTPROT_VEG_AGENT,
+  RULE_PRIORITY,
+  TABLE_DEFAULT,
+  TABLE_INTERNAL,
+  TABLE_MAIN,
+} from './numbers.ts';
+import { type Address, anyPrefix, type Family, hostPrefix, type Prefix, prefixLength } from './prefix.ts';
+import type { Route, Rule } from './state.ts';
 
 /** One side of the gateway in one family, with everything known. */
 export interface RoutingSide {
@@ -22,3 +31,67 @@ export interface FamilyRouting {
 
 /** The families that are programmed; one that is not in it is taken away. */
 export type RoutingIntent = FamilyRouting[];
+
+/** The routes and rules that have to be there, each once. */
+export interface DesiredRouting {
+  rules: Rule[];
+  routes: Route[];
+}
+
+/** The metric of a route that names none: IPv6 stores IP6_RT_PRIO_USER (linux/ipv6_route.h). */
+export const defaultMetric = (family: Family): number => (family === 4 ? 0 : 1024);
+
+/**
+ * The rules and routes of the intent. A block that is the whole address space gets no route: it would take
+ * the default route away from the external side. A peer that is the gateway itself is on-link.
+ */
+export function desiredRouting(intent: RoutingIntent): DesiredRouting {
+  return {
+    rules: intent.flatMap(familyRules),
+    routes: intent.flatMap(familyRoutes),
+  };
+}
+
+function familyRules({ family, internal, external }: FamilyRouting): Rule[] {
+  const { fromInternal, fromExternal, ownInternal, ownExternal } = RULE_PRIORITY;
+  const own = (side: RoutingSide, priority: number, table: number): Rule[] =>
+    [...new Set(side.addresses)].map((address) => ({
+      family,
+      priority,
+      from: hostPrefix(address),
+      iif: 'lo',
+      table,
+      foreign: false,
+    }));
+  return [
+    { family, priority: fromInternal, iif: internal.interface, table: TABLE_DEFAULT, foreign: false },
+    { family, priority: fromExternal, iif: external.interface, table: TABLE_INTERNAL, foreign: false },
+    ...own(internal, ownInternal, TABLE_INTERNAL),
+    ...own(external, ownExternal, TABLE_DEFAULT),
+  ];
+}
+
+function familyRoutes({ family, internal, external, internalBlocks, peers }: FamilyRouting): Route[] {
+  const via = (side: RoutingSide, destination: Prefix, table: number, protocol: number): Route => ({
+    family,
+    table,
+    destination,
+    gateway: side.gateway,
+    dev: side.interface,
+    protocol,
+    scope: 0,
+    type: 1,
+    metric: defaultMetric(family),
+    foreign: false,
+  });
+  const everywhere = anyPrefix(family);
+  const behind = new Set([
+    ...internalBlocks.filter((block) => prefixLength(block) > 0),
+    ...peers.filter((peer) => peer !== internal.gateway).map(hostPrefix),
+  ]);
+  return [
+    via(internal, everywhere, TABLE_INTERNAL, RTPROT_BOOT),
+    via(external, everywhere, TABLE_MAIN, RTPROT_VEG_AGENT),
+    ...[...behind].map((block) => via(internal, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
+  ];
+}

@@ -45,9 +45,18 @@ export interface Route {
   type: number;
   /** RTA_PRIORITY; 0 when absent. IPv6 routes carry 1024 unless told otherwise. */
   metric: number;
+  /**
+   * TOS or source prefix, as iproute2 writes it: the route is for some packets only, and competes with no
+   * route that lacks it.
+   */
+  qualifier?: string;
+  /** True with several next hops or an encapsulation: never equal to a wanted route. */
+  foreign: boolean;
+  /** The kernel's message, kept where the agent may have to delete the route: a delete sends it back. */
+  message?: Uint8Array;
 }
 
-/** A policy rule (RTM_NEWRULE). */
+/** A rule (RTM_NEWRULE). */
 export interface Rule {
   family: Family;
   priority: number;
@@ -56,14 +65,22 @@ export interface Rule {
   from?: Prefix;
   /** FRA_IIFNAME. */
   iif?: string;
-  /** True when it holds a selector or action that the agent never writes: never equal to a wanted rule. */
+  /**
+   * True when it holds a selector, an action or a protocol that the agent never writes: never equal to a
+   * wanted rule.
+   */
   foreign: boolean;
+  /** The kernel's message, kept where the agent may have to delete the rule: a delete sends it back. */
+  message?: Uint8Array;
 }
 
 export interface RoutingState {
   links: Link[];
   addresses: InterfaceAddress[];
-  /** Tables main and 1000 only, both families; cloned (cached) routes left out. */
+  /**
+   * Tables main and 1000 only, both families; cloned (cached) routes left out. In the kernel's order: of two
+   * routes with the same destination and metric the earlier one is used.
+   */
   routes: Route[];
   rules: Rule[];
 }

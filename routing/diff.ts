@@ -1,0 +1,166 @@
+/**
+ * What has to be done to get from the routing that is there to the routing that is wanted.
+ *
+ * The agent owns the four rule priorities, table 1000, and the routes of the main table that carry its
+ * protocol number; nothing else is ever removed. A foreign route that already says what is wanted is
+ * adopted: it satisfies the wish, and stays when the wish is gone. A foreign route that says something else
+ * about a wanted destination stays too; the agent's own goes in front of it (docs/ownership.md).
+ */
+import type { DesiredRouting } from './desired.ts';
+import { RTPROT_KERNEL, RTPROT_VEG_AGENT, TABLE_INTERNAL } from './numbers.ts';
+import { ownsRoute, ownsRule } from './ownership.ts';
+import { FAMILIES, type Family } from './prefix.ts';
+import type { Route, RoutingState, Rule } from './state.ts';
+
+/** One change. `prependRoute` is an add in front of routes with the same destination and metric (IPv4). */
+export type RoutingStep =
+  | { kind: 'addRoute' | 'prependRoute' | 'replaceRoute' | 'delRoute'; route: Route }
+  | { kind: 'addRule' | 'delRule'; rule: Rule };
+
+/** The IPv6 metric that wins against any other; 0 would mean the default. */
+const FIRST_METRIC_6 = 1;
+
+/**
+ * The steps from `observed` to `desired`, in the order in which nothing is missing in between: add before
+ * delete, and rules only while the table that they lead to is filled. Other families are left as they are.
+ */
+export function diffRouting(
+  observed: Pick<RoutingState, 'routes' | 'rules'>,
+  desired: DesiredRouting,
+  families: readonly Family[] = FAMILIES,
+): RoutingStep[] {
+  const inScope = ({ family }: { family: Family }): boolean => families.includes(family);
+  const routes = diffRoutes(observed.routes.filter(inScope), desired.routes.filter(inScope));
+  const rules = diffRules(observed.rules.filter(inScope), desired.rules.filter(inScope));
+  return [...routes.put, ...rules, ...routes.remove];
+}
+
+// Rules ------------------------------------------------------------------------------------------------
+
+const ruleKey = (rule: Rule): string =>
+  `${rule.family} ${rule.priority} ${rule.from ?? 'all'} ${rule.iif ?? ''} ${rule.table}`;
+
+function diffRules(observed: readonly Rule[], desired: readonly Rule[]): RoutingStep[] {
+  const missing = new Map(desired.map((rule) => [ruleKey(rule), rule]));
+  const own = observed.filter(ownsRule);
+  const unwanted = own.filter((rule) => rule.foreign || !missing.delete(ruleKey(rule)));
+  const steps: RoutingStep[] = [...missing.values()].map((rule) => ({ kind: 'addRule', rule }));
+  // The kernel appends what is added and deletes the first rule that a request matches.
+  const list = [...own, ...missing.values()];
+  for (const rule of unwanted) {
+    for (;;) {
+      const at = list.findIndex((candidate) => couldDelete(rule, candidate));
+      const [hit] = list.splice(at, 1);
+      steps.push({ kind: 'delRule', rule });
+      if (hit === undefined || hit === rule || sameRule(hit, rule)) break;
+      // The request meets a rule that is more specific and stands before it: that one goes behind it.
+      steps.push({ kind: 'addRule', rule: hit });
+      list.push(hit);
+    }
+  }
+  return steps;
+}
+
+const sameRule = (a: Rule, b: Rule): boolean => !a.foreign && !b.foreign && ruleKey(a) === ruleKey(b);
+
+/**
+ * Whether a request to delete `rule` may be taken to mean `candidate`: what the request leaves open matches
+ * anything (net/core/fib_rules.c, rule_find).
+ */
+const couldDelete = (rule: Rule, candidate: Rule): boolean =>
+  rule === candidate ||
+  (rule.family === candidate.family &&
+    rule.priority === candidate.priority &&
+    rule.table === candidate.table &&
+    (rule.from === undefined || rule.from === candidate.from) &&
+    (rule.iif === undefined || rule.iif === candidate.iif));
+
+// Routes -----------------------------------------------------------------------------------------------
+
+const routeKey = (route: Route): string => `${route.table} ${route.destination} ${route.qualifier ?? ''}`;
+
+/** Whether a route sends packets where the wanted one does, whatever its protocol and metric. */
+const saysSame = (wanted: Route, route: Route): boolean =>
+  !route.foreign &&
+  route.type === wanted.type &&
+  route.gateway === wanted.gateway &&
+  route.dev === wanted.dev;
+
+function diffRoutes(
+  observed: readonly Route[],
+  desired: readonly Route[],
+): { put: RoutingStep[]; remove: RoutingStep[] } {
+  const there = Map.groupBy(observed, routeKey);
+  const put: RoutingStep[] = [];
+  const settled = new Set<Route>();
+  for (const wanted of desired) {
+    const here = there.get(routeKey(wanted)) ?? [];
+    const { steps, keep } =
+      wanted.table === TABLE_INTERNAL ? ownPlace(wanted, here) : sharedPlace(wanted, here);
+    put.push(...steps);
+    if (keep !== undefined) settled.add(keep);
+  }
+  const remove = observed
+    .filter((route) => ownsRoute(route) && !settled.has(route))
+    .map((route): RoutingStep => ({ kind: 'delRoute', route }));
+  return { put, remove };
+}
+
+/** The steps for one wanted route, and the observed one that is not to be removed afterwards. */
+interface Place {
+  steps: RoutingStep[];
+  keep: Route | undefined;
+}
+
+/** A wanted route in a table that is wholly the agent's: exactly it, whatever was there. */
+function ownPlace(wanted: Route, here: readonly Route[]): Place {
+  const exact = here.find(
+    (route) =>
+      saysSame(wanted, route) && route.protocol === wanted.protocol && route.metric === wanted.metric,
+  );
+  if (exact !== undefined) return { steps: [], keep: exact };
+  return putAt(wanted, here);
+}
+
+/** A wanted route in the main table, which others use as well. */
+function sharedPlace(wanted: Route, here: readonly Route[]): Place {
+  const metric = Math.min(...here.map((route) => route.metric));
+  const best = here.filter((route) => route.metric === metric);
+  // IPv4 uses the first of them; IPv6 spreads over all of them.
+  const used = wanted.family === 4 ? best.slice(0, 1) : best;
+  const own = here.filter((route) => route.protocol === RTPROT_VEG_AGENT);
+  if (used.length > 0 && used.every((route) => saysSame(wanted, route))) {
+    return {
+      steps: [],
+      keep: used.find((route) => own.includes(route)) ?? own.find((route) => saysSame(wanted, route)),
+    };
+  }
+  // The network is on a link of the pod itself: no gateway leads there.
+  if (used.some((route) => route.protocol === RTPROT_KERNEL && route.gateway === undefined)) {
+    return { steps: [], keep: undefined };
+  }
+  if (wanted.family === 6) {
+    const contested = here.some((route) => !own.includes(route) && route.metric <= wanted.metric);
+    return putAt(contested ? { ...wanted, metric: FIRST_METRIC_6 } : wanted, here);
+  }
+  const first = here.find((route) => route.metric === wanted.metric);
+  if (first === undefined || own.includes(first)) return putAt(wanted, here);
+  // An equal route further down would make the kernel refuse the one in front.
+  const behind = own.find((route) => route.metric === wanted.metric && saysSame(wanted, route));
+  return {
+    steps: [
+      ...(behind === undefined ? [] : [{ kind: 'delRoute' as const, route: behind }]),
+      { kind: 'prependRoute', route: wanted },
+    ],
+    keep: behind,
+  };
+}
+
+/** Puts a route in the place of the first one with its destination and metric, or adds it. */
+function putAt(route: Route, here: readonly Route[]): Place {
+  const replaced = here.find((other) => other.metric === route.metric);
+  return {
+    steps: [{ kind: replaced === undefined ? 'addRoute' : 'replaceRoute', route }],
+    keep: replaced,
+  };
+}

@@ -1,0 +1,76 @@
+/** Steps, routes and rules as the iproute2 command lines that would do the same. */
+import { defaultMetric } from './desired.ts';
+import type { RoutingStep } from './diff.ts';
+import { RTPROT_BOOT, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN } from './numbers.ts';
+import { type Family, iproute2Text } from './prefix.ts';
+import type { Route, Rule } from './state.ts';
+
+const TABLE_NAMES: Readonly<Record<number, string>> = {
+  [TABLE_DEFAULT]: 'default',
+  [TABLE_MAIN]: 'main',
+  [TABLE_LOCAL]: 'local',
+};
+
+/** rtm_type (linux/rtnetlink.h); unicast goes without saying. */
+const ROUTE_TYPES = [
+  'unspec',
+  '',
+  'local',
+  'broadcast',
+  'anycast',
+  'multicast',
+  'blackhole',
+  'unreachable',
+  'prohibit',
+  'throw',
+  'nat',
+];
+
+/** rtm_protocol as iproute2 names it without its tables. */
+const PROTOCOL_NAMES: Readonly<Record<number, string>> = { 2: 'kernel', 4: 'static' };
+
+const VERBS = {
+  addRoute: 'route add',
+  prependRoute: 'route prepend',
+  replaceRoute: 'route replace',
+  delRoute: 'route del',
+  addRule: 'rule add',
+  delRule: 'rule del',
+} as const;
+
+const command = (family: Family): string => (family === 4 ? 'ip' : 'ip -6');
+const words = (...parts: (string | undefined | false)[]): string => parts.filter(Boolean).join(' ');
+
+/** A step as one line: `ip rule add priority 1003 from 10.16.0.12 iif lo lookup 1000`. */
+export function renderStep(step: RoutingStep): string {
+  const verb = VERBS[step.kind];
+  return 'rule' in step
+    ? words(command(step.rule.family), verb, renderRule(step.rule))
+    : words(command(step.route.family), verb, renderRoute(step.route));
+}
+
+/** A rule as the arguments of `ip rule`. What only a foreign rule holds is not spelled out. */
+export function renderRule(rule: Rule): string {
+  return words(
+    `priority ${rule.priority}`,
+    rule.from !== undefined && `from ${iproute2Text(rule.from)}`,
+    rule.iif !== undefined && `iif ${rule.iif}`,
+    `lookup ${TABLE_NAMES[rule.table] ?? rule.table}`,
+    rule.foreign && '# and selectors or an action of its own',
+  );
+}
+
+/** A route as the arguments of `ip route`. What only a foreign route holds is not spelled out. */
+export function renderRoute(route: Route): string {
+  return words(
+    ROUTE_TYPES[route.type] ?? `type ${route.type}`,
+    iproute2Text(route.destination),
+    route.qualifier,
+    route.gateway !== undefined && `via ${route.gateway}`,
+    route.dev !== undefined && `dev ${route.dev}`,
+    route.table !== TABLE_MAIN && `table ${TABLE_NAMES[route.table] ?? route.table}`,
+    route.protocol !== RTPROT_BOOT && `proto ${PROTOCOL_NAMES[route.protocol] ?? route.protocol}`,
+    route.metric !== defaultMetric(route.family) && `metric ${route.metric}`,
+    route.foreign && '# and next hops of its own',
+  );
+}
