@@ -1,0 +1,146 @@
+/**
+ * The kernel's routing over netlink: reads it whole, and makes the changes that diff.ts asks for. What it needs
+ * of the transport is declared here; agent/netlink.ts has it.
+ */
+import type { RoutingStep } from './diff.ts';
+import { TABLE_INTERNAL, TABLE_MAIN } from './numbers.ts';
+import {
+  addressDump,
+  formatRoute,
+  formatRule,
+  linkDump,
+  MessageType,
+  parseInterfaceAddress,
+  parseLink,
+  parseRoute,
+  parseRule,
+  routeDump,
+  ruleDump,
+} from './parse.ts';
+import { FAMILIES, type Family } from './prefix.ts';
+import { renderStep } from './render.ts';
+import type { Link, Route, RoutingState, Rule } from './state.ts';
+
+/** What is needed of a NETLINK_ROUTE socket. Errors carry the errno's name. */
+export interface RoutingNetlink {
+  dump(type: number, data: Uint8Array): { data: Buffer }[];
+  transact(
+    requests: { type: number; flags?: number; data: Uint8Array }[],
+  ): Promise<((Error & { code: string }) | undefined)[]>;
+}
+
+/** A step that the kernel refused. The message is the step as a command line, and the kernel's reason. */
+export class RoutingError extends Error {
+  readonly step: RoutingStep;
+
+  constructor(step: RoutingStep, reason: string) {
+    super(`${renderStep(step)}: ${reason}`);
+    this.name = 'RoutingError';
+    this.step = step;
+  }
+}
+
+export interface RoutingKernel {
+  /** Reads links, addresses, rules and the two tables. Rejects with what the transport throws. */
+  observe(): Promise<RoutingState>;
+  /**
+   * Makes the changes in order; one that fails does not keep the others from being made. Returns the
+   * failures. A thing that is there already, or gone already, is no failure.
+   */
+  apply(steps: readonly RoutingStep[]): Promise<RoutingError[]>;
+}
+
+// linux/netlink.h, modifiers to NEW requests.
+const NLM_F_REPLACE = 0x100;
+const NLM_F_EXCL = 0x200;
+const NLM_F_CREATE = 0x400;
+
+/**
+ * A rule is added without NLM_F_EXCL: the kernel would take an inverted rule, or one that differs in its
+ * protocol only, for the same and refuse.
+ */
+const REQUESTS = {
+  addRoute: { type: MessageType.NEWROUTE, flags: NLM_F_CREATE | NLM_F_EXCL },
+  prependRoute: { type: MessageType.NEWROUTE, flags: NLM_F_CREATE },
+  replaceRoute: { type: MessageType.NEWROUTE, flags: NLM_F_CREATE | NLM_F_REPLACE },
+  delRoute: { type: MessageType.DELROUTE, flags: 0 },
+  addRule: { type: MessageType.NEWRULE, flags: NLM_F_CREATE },
+  delRule: { type: MessageType.DELRULE, flags: 0 },
+} as const;
+
+/** Answers that mean that the step is done: there already, or gone already (with its link, with its table). */
+const DONE_ALREADY: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
+  addRoute: ['EEXIST'],
+  prependRoute: ['EEXIST'],
+  replaceRoute: ['EEXIST'],
+  delRoute: ['ESRCH', 'ENOENT'],
+  addRule: ['EEXIST'],
+  delRule: ['ENOENT', 'ESRCH'],
+};
+
+/** Answers to a dump that mean that there is nothing: no such table, no such family in this kernel. */
+const NOTHING_THERE: readonly string[] = ['ENOENT', 'EOPNOTSUPP', 'EAFNOSUPPORT'];
+
+export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
+  const dump = (type: number, data: Uint8Array): { data: Buffer }[] => {
+    try {
+      return netlink.dump(type, data);
+    } catch (error) {
+      if (NOTHING_THERE.includes((error as { code?: string }).code ?? '')) return [];
+      throw error;
+    }
+  };
+  const links = (): Link[] =>
+    netlink.dump(MessageType.GETLINK, linkDump()).flatMap(({ data }) => parseLink(data) ?? []);
+  const rules = (family: Family): Rule[] =>
+    dump(MessageType.GETRULE, ruleDump(family)).flatMap(({ data }) => parseRule(data) ?? []);
+
+  return {
+    async observe() {
+      const found = links();
+      const names = new Map(found.map(({ index, name }) => [index, name]));
+      const routes = (family: Family, table: number): Route[] =>
+        dump(MessageType.GETROUTE, routeDump(family, table)).flatMap(
+          ({ data }) => parseRoute(data, (ifindex) => names.get(ifindex)) ?? [],
+        );
+      return {
+        links: found,
+        addresses: netlink
+          .dump(MessageType.GETADDR, addressDump())
+          .flatMap(({ data }) => parseInterfaceAddress(data) ?? []),
+        routes: FAMILIES.flatMap((family) => [
+          ...routes(family, TABLE_MAIN),
+          ...routes(family, TABLE_INTERNAL),
+        ]),
+        rules: FAMILIES.flatMap(rules),
+      };
+    },
+
+    async apply(steps) {
+      if (steps.length === 0) return [];
+      const indexes = new Map(links().map(({ index, name }) => [name, index]));
+      const failures: RoutingError[] = [];
+      const possible = steps.filter((step) => {
+        if ('rule' in step || step.kind === 'delRoute' || indexes.has(step.route.dev ?? '')) return true;
+        failures.push(new RoutingError(step, `there is no interface ${step.route.dev}`));
+        return false;
+      });
+      const results = await netlink.transact(
+        possible.map((step) => ({
+          ...REQUESTS[step.kind],
+          data:
+            'rule' in step
+              ? formatRule(step.rule)
+              : formatRoute(step.route, indexes.get(step.route.dev ?? '')),
+        })),
+      );
+      for (const [i, step] of possible.entries()) {
+        const error = results[i];
+        if (error !== undefined && !DONE_ALREADY[step.kind].includes(error.code)) {
+          failures.push(new RoutingError(step, error.message));
+        }
+      }
+      return failures;
+    },
+  };
+}
