@@ -1,0 +1,170 @@
+/**
+ * A program with two ends that shows what a gateway does to connections.
+ *
+ *     node echo.ts server PORT            TCP and UDP, both families
+ *     node echo.ts client PORT [PATH…]    PATH is tcp:HOST or udp:HOST
+ *
+ * The client holds one connection a PATH, sends a heartbeat every 10 ms on each and never reconnects. To
+ * each line on stdin it answers with one JSON line, a `Report` a PATH; at the end of stdin it stops sending,
+ * waits for what is under way, reports and ends.
+ */
+import { createSocket } from 'node:dgram';
+import { createConnection, createServer } from 'node:net';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** What one end-to-end path has seen. */
+export interface Report {
+  path: string;
+  /** The source address and port that the server sees; empty until the first answer. */
+  seen: string;
+  sent: number;
+  received: number;
+  /** The longest time a heartbeat waited for its answer, ms, one that waits now included. */
+  stallMs: number;
+  /** Why the connection ended, if it did. */
+  broken?: string;
+}
+
+const BEAT_MS = 10;
+const HEARTBEAT = 8; // octets: the time it was sent, a double
+
+function server(port: number): void {
+  createServer((socket) => {
+    socket.setNoDelay();
+    socket.write(`${plain(socket.remoteAddress ?? '')} ${socket.remotePort}\n`);
+    socket.on('error', () => socket.destroy());
+    socket.pipe(socket);
+  }).listen(port, '::');
+  const udp = createSocket('udp6');
+  udp.on('message', (heartbeat, from) => {
+    const head = Buffer.from(`${plain(from.address)} ${from.port}\n`);
+    udp.send(Buffer.concat([heartbeat, head]), from.port, from.address, () => {});
+  });
+  udp.bind(port, '::');
+}
+
+/** An IPv4 address as itself, not mapped into IPv6. */
+const plain = (address: string): string => address.replace(/^::ffff:/, '');
+
+abstract class Path {
+  readonly report: Report;
+  /** When each heartbeat without an answer was sent, ms. */
+  protected readonly waiting = new Set<number>();
+
+  constructor(path: string) {
+    this.report = { path, seen: '', sent: 0, received: 0, stallMs: 0 };
+  }
+
+  beat(): void {
+    if (this.report.broken !== undefined) return;
+    const now = performance.now();
+    const heartbeat = Buffer.alloc(HEARTBEAT);
+    heartbeat.writeDoubleBE(now);
+    if (!this.send(heartbeat)) return;
+    this.waiting.add(now);
+    this.report.sent++;
+  }
+
+  /** False when nothing was sent. */
+  protected abstract send(heartbeat: Buffer): boolean;
+
+  protected answered(sentAt: number): void {
+    if (!this.waiting.delete(sentAt)) return;
+    this.report.received++;
+    this.report.stallMs = Math.max(this.report.stallMs, performance.now() - sentAt);
+  }
+
+  /** The report as of now. What UDP lost counts as lost, not as a stall. */
+  now(): Report {
+    const [oldest] = this.waiting;
+    const waits = oldest === undefined || this.report.path.startsWith('udp:') ? 0 : performance.now() - oldest;
+    return { ...this.report, stallMs: Math.round(Math.max(this.report.stallMs, waits)) };
+  }
+}
+
+class TcpPath extends Path {
+  readonly #socket;
+  #rest = Buffer.alloc(0);
+
+  constructor(path: string, host: string, port: number) {
+    super(path);
+    this.#socket = createConnection({ host, port, noDelay: true });
+    this.#socket.on('data', (data) => this.#read(data));
+    this.#socket.on('error', (error) => {
+      this.report.broken ??= error.message;
+    });
+    this.#socket.on('close', () => {
+      this.report.broken ??= 'closed by the other end';
+    });
+  }
+
+  #read(data: Buffer): void {
+    this.#rest = Buffer.concat([this.#rest, data]);
+    if (this.report.seen === '') {
+      const end = this.#rest.indexOf('\n');
+      if (end < 0) return;
+      this.report.seen = this.#rest.toString('latin1', 0, end);
+      this.#rest = this.#rest.subarray(end + 1);
+    }
+    for (; this.#rest.length >= HEARTBEAT; this.#rest = this.#rest.subarray(HEARTBEAT)) {
+      this.answered(this.#rest.readDoubleBE());
+    }
+  }
+
+  protected send(heartbeat: Buffer): boolean {
+    if (this.report.seen === '') return false;
+    this.#socket.write(heartbeat);
+    return true;
+  }
+}
+
+class UdpPath extends Path {
+  readonly #socket;
+  readonly #host: string;
+  readonly #port: number;
+
+  constructor(path: string, host: string, port: number) {
+    super(path);
+    this.#socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
+    this.#host = host;
+    this.#port = port;
+    this.#socket.on('message', (answer) => {
+      this.report.seen = answer.toString('latin1', HEARTBEAT).trim();
+      this.answered(answer.readDoubleBE());
+    });
+    this.#socket.on('error', (error) => {
+      this.report.broken ??= error.message;
+    });
+  }
+
+  protected send(heartbeat: Buffer): boolean {
+    this.#socket.send(heartbeat, this.#port, this.#host, (error) => {
+      if (error) this.report.broken ??= error.message;
+    });
+    return true;
+  }
+}
+
+async function client(port: number, names: string[]): Promise<void> {
+  const paths = names.map((name) => {
+    const [, protocol, host = ''] = /^(tcp|udp):(.+)$/.exec(name) ?? [];
+    return protocol === 'udp' ? new UdpPath(name, host, port) : new TcpPath(name, host, port);
+  });
+  const timer = setInterval(() => {
+    for (const path of paths) path.beat();
+  }, BEAT_MS);
+  const print = () => process.stdout.write(`${JSON.stringify(paths.map((path) => path.now()))}\n`);
+  for await (const _ of createInterface({ input: process.stdin })) print();
+  clearInterval(timer);
+  await sleep(300);
+  print();
+  process.exit();
+}
+
+if (import.meta.main) {
+  const [end, port, ...paths] = process.argv.slice(2);
+  if (end === 'server') server(Number(port));
+  else if (end === 'client') await client(Number(port), paths);
+  else throw new Error('usage: echo.ts server PORT | client PORT [tcp:HOST|udp:HOST…]');
+}

@@ -1,0 +1,303 @@
+/**
+ * Network namespaces and processes for tests and the lab: everything that is made here is removed when the
+ * process ends, however it ends, and what a killed run left behind is removed by the next one.
+ *
+ * Names carry the pid of their maker (`vegt1234-gateway`), so runs do not meet and leftovers are known.
+ */
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+
+/** The checkout. */
+export const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+
+/** The Node that this process runs, for what is started in namespaces. */
+export const NODE = process.execPath;
+
+export interface Output {
+  stdout: string;
+  stderr: string;
+  /** The exit code; 128 + 9 and the like after a signal. */
+  code: number;
+}
+
+export interface RunOptions {
+  input?: string;
+  /** Added to this process's environment; undefined takes a variable away. */
+  env?: Record<string, string | undefined>;
+  timeoutMs?: number;
+}
+
+const environment = (extra: RunOptions['env']): NodeJS.ProcessEnv => ({ ...process.env, LC_ALL: 'C', ...extra });
+
+/** Runs a command to its end. Never throws for a non-zero exit. */
+export function run(file: string, args: string[], options: RunOptions = {}): Output {
+  const r = spawnSync(file, args, {
+    encoding: 'utf8',
+    timeout: options.timeoutMs ?? 30_000,
+    maxBuffer: 64 << 20,
+    env: environment(options.env),
+    ...(options.input === undefined ? {} : { input: options.input }),
+  });
+  if (r.error && r.status === null && !r.signal) return { stdout: '', stderr: r.error.message, code: -1 };
+  return { stdout: r.stdout, stderr: r.stderr, code: r.status ?? 137 };
+}
+
+/** Runs a command and returns its stdout; throws with its stderr when it fails. */
+export function must(file: string, args: string[], options: RunOptions = {}): string {
+  const r = run(file, args, options);
+  if (r.code !== 0) throw new Error(`${file} ${args.join(' ')}: exit ${r.code}: ${r.stderr.trim()}`);
+  return r.stdout;
+}
+
+export interface UntilOptions {
+  /** What is waited for, for the message. */
+  what: string;
+  timeoutMs?: number;
+  everyMs?: number;
+}
+
+/**
+ * Polls until the function returns something other than undefined, false or null, and returns it.
+ * Throws after the timeout (10 s unless told), with the last exception if there was one.
+ */
+export async function until<T>(
+  poll: () => T | Promise<T>,
+  { what, timeoutMs = 10_000, everyMs = 20 }: UntilOptions,
+): Promise<Exclude<T, undefined | false | null>> {
+  const end = performance.now() + timeoutMs;
+  let last: unknown;
+  for (;;) {
+    try {
+      const value = await poll();
+      if (value !== undefined && value !== false && value !== null) {
+        return value as Exclude<T, undefined | false | null>;
+      }
+      last = undefined;
+    } catch (error) {
+      last = error;
+    }
+    if (performance.now() > end) {
+      throw new Error(`not within ${timeoutMs} ms: ${what}${last ? ` (${(last as Error).message})` : ''}`);
+    }
+    await sleep(everyMs);
+  }
+}
+
+/** A process that goes on running, its output in a file. It does not keep its parent from ending. */
+export class Daemon {
+  readonly pid: number;
+  readonly logFile: string;
+  /** The exit code once it has ended; 128 + 9 and the like after a signal. */
+  exitCode: number | undefined;
+  readonly #child: ChildProcess;
+
+  constructor(child: ChildProcess, logFile: string) {
+    if (child.pid === undefined) throw new Error(`cannot start ${child.spawnfile}`);
+    this.#child = child;
+    this.pid = child.pid;
+    this.logFile = logFile;
+    child.once('exit', (code, signal) => {
+      this.exitCode = code ?? 128 + constants.signals[signal!];
+    });
+    child.unref();
+  }
+
+  /** Everything it has printed so far, stdout and stderr. */
+  log(): string {
+    return readFileSync(this.logFile, 'utf8');
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.#child.kill(name);
+  }
+
+  /** Waits for its end and returns the exit code. Throws after the timeout. */
+  async ended(timeoutMs = 10_000): Promise<number> {
+    await until(() => this.exitCode !== undefined, { what: `end of process ${this.pid}`, timeoutMs });
+    return this.exitCode!;
+  }
+
+  /** Sends a signal and waits for the end. Returns the exit code. */
+  async stop(name: NodeJS.Signals = 'SIGTERM', timeoutMs?: number): Promise<number> {
+    this.signal(name);
+    return this.ended(timeoutMs);
+  }
+}
+
+export interface SpawnOptions {
+  /** The name of its log file in the scope's directory. */
+  name: string;
+  env?: RunOptions['env'];
+}
+
+/** One network namespace. */
+export class Namespace {
+  readonly name: string;
+  readonly #scope: Scope;
+
+  constructor(scope: Scope, name: string) {
+    this.#scope = scope;
+    this.name = name;
+  }
+
+  /** Runs a command inside. Never throws for a non-zero exit. */
+  run(file: string, args: string[] = [], options: RunOptions = {}): Output {
+    return run('ip', ['netns', 'exec', this.name, file, ...args], options);
+  }
+
+  /** Runs a command line inside (words by blanks, no quoting); its stdout. Throws when it fails. */
+  sh(line: string): string {
+    const [file = '', ...args] = line.trim().split(/\s+/);
+    return must('ip', ['netns', 'exec', this.name, file, ...args]);
+  }
+
+  /** Feeds lines to `ip -batch` inside. Rules need to be told their family, the rest knows by itself. */
+  ip(lines: string, family?: 4 | 6): void {
+    const input = `${lines.trim()}\n`;
+    must('ip', [...(family ? [`-${family}`] : []), '-n', this.name, '-batch', '-'], { input });
+  }
+
+  sysctl(settings: Record<string, number>): void {
+    must('ip', [
+      ...['netns', 'exec', this.name, 'sysctl', '-qw'],
+      ...Object.entries(settings).map(([key, value]) => `${key}=${value}`),
+    ]);
+  }
+
+  /** Starts a command inside that goes on running, in a process group of its own. */
+  spawn(file: string, args: string[], options: SpawnOptions): Daemon {
+    return this.#scope.spawn('ip', ['netns', 'exec', this.name, file, ...args], options);
+  }
+}
+
+/** True while a process with that id lives (a zombie does not). */
+export function alive(pid: number): boolean {
+  try {
+    return !/^\d+ \(.*\) [ZX]/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
+/** Ends what runs in a namespace and removes it. */
+function removeNamespace(name: string): void {
+  for (const pid of run('ip', ['netns', 'pids', name]).stdout.split('\n').filter(Boolean)) {
+    try {
+      process.kill(Number(pid), 'SIGKILL');
+    } catch {
+      // ended meanwhile
+    }
+  }
+  run('ip', ['netns', 'del', name]);
+}
+
+const namespacesNow = (): string[] => {
+  try {
+    return readdirSync('/run/netns');
+  } catch {
+    return [];
+  }
+};
+
+/** Removes every namespace and directory whose name begins so. */
+export function removeAll(prefix: string): void {
+  for (const name of namespacesNow()) if (name.startsWith(prefix)) removeNamespace(name);
+  for (const name of readdirSync('/tmp')) {
+    if (name.startsWith(prefix)) rmSync(join('/tmp', name), { recursive: true, force: true });
+  }
+}
+
+function removeLeftovers(): void {
+  const names = new Set([...namespacesNow(), ...readdirSync('/tmp')].map((name) => /^vegt(\d+)-/.exec(name)));
+  const dead = new Set([...names].filter((m) => m !== null && !alive(Number(m[1]))).map((m) => m![0]));
+  for (const prefix of dead) removeAll(prefix);
+}
+
+/** Namespaces, processes and directories that belong together and go together. */
+export class Scope {
+  readonly prefix: string;
+  /** A directory for logs, sockets and files, mode 0755. */
+  readonly dir: string;
+  readonly #daemons: Daemon[] = [];
+  #kept = false;
+
+  /** With a prefix of its own the scope has exactly that (the lab); else one of this process. */
+  constructor(prefix?: string) {
+    if (process.getuid?.() !== 0) throw new Error('network namespaces need root');
+    if (prefix === undefined) removeLeftovers();
+    this.prefix = prefix ?? `vegt${process.pid}-`;
+    if (prefix === undefined) {
+      this.dir = mkdtempSync(`/tmp/${this.prefix}`);
+    } else {
+      this.dir = `/tmp/${prefix}run`;
+      mkdirSync(this.dir);
+    }
+    must('chmod', ['755', this.dir]);
+    process.once('exit', () => this.dispose());
+    for (const [signal, code] of [
+      ['SIGINT', 130],
+      ['SIGTERM', 143],
+      ['SIGHUP', 129],
+    ] as const) {
+      process.once(signal, () => process.exit(code));
+    }
+  }
+
+  /** Makes a namespace with `lo` up and without duplicate address detection or router advertisements. */
+  namespace(name: string): Namespace {
+    const ns = new Namespace(this, this.prefix + name);
+    must('ip', ['netns', 'add', ns.name]);
+    ns.ip('link set lo up');
+    ns.sysctl({
+      'net.ipv6.conf.default.accept_dad': 0,
+      'net.ipv6.conf.all.accept_dad': 0,
+      'net.ipv6.conf.default.accept_ra': 0,
+      'net.ipv4.conf.all.rp_filter': 0,
+      'net.ipv4.conf.default.rp_filter': 0,
+    });
+    return ns;
+  }
+
+  /** A fresh directory below the scope's. */
+  directory(name: string): string {
+    return mkdtempSync(join(this.dir, `${name}-`));
+  }
+
+  /** Starts a process that goes on running; it is ended with the scope. */
+  spawn(file: string, args: string[], { name, env }: SpawnOptions): Daemon {
+    const logFile = join(this.directory(name), 'log');
+    const fd = openSync(logFile, 'a');
+    const child = spawn(file, args, { stdio: ['ignore', fd, fd], detached: true, env: environment(env) });
+    closeSync(fd);
+    const daemon = new Daemon(child, logFile);
+    this.#daemons.push(daemon);
+    return daemon;
+  }
+
+  /** Leaves everything running when this process ends. */
+  keep(): void {
+    this.#kept = true;
+  }
+
+  /** Ends and removes everything. Also called at exit. */
+  dispose(): void {
+    if (this.#kept) return;
+    this.#kept = true;
+    for (const daemon of this.#daemons) if (daemon.exitCode === undefined) daemon.signal('SIGKILL');
+    removeAll(this.prefix);
+  }
+}
+
+/** A veth pair between two namespaces. */
+export function veth(a: Namespace, aName: string, b: Namespace, bName: string, mtu = 1500): void {
+  execFileSync('ip', [
+    ...['-n', a.name, 'link', 'add', aName, 'mtu', `${mtu}`, 'type', 'veth'],
+    ...['peer', 'name', bName, 'mtu', `${mtu}`, 'netns', b.name],
+  ]);
+  a.ip(`link set ${aName} up`);
+  b.ip(`link set ${bName} up`);
+}
