@@ -8,6 +8,7 @@
  * neither costs anything nor keeps the process alive.
  */
 import { setImmediate as turn } from 'node:timers/promises';
+import { getSystemErrorMap } from 'node:util';
 import { Flags, FlagsAck, FlagsGet, MessageType, type Protocol } from 'netlink/dist/constants.js';
 import { formatMessage, type NetlinkMessage, parseAttributes, parseMessages } from 'netlink/dist/structs.js';
 import * as libc from '../bfd/libc.ts';
@@ -57,7 +58,7 @@ export class NetlinkError extends Error {
 
   /** `reason`: what the kernel itself says (extended acknowledgement), in place of the number's own text. */
   constructor(errno: number, reason?: string) {
-    const [code, text] = libc.errnoText(errno);
+    const [code, text] = getSystemErrorMap().get(-errno) ?? [`E${errno}`, 'refused'];
     super(`${(reason ?? text).replace(/\.$/, '')} (${code})`);
     this.name = 'NetlinkError';
     this.errno = errno;

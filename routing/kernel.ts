@@ -79,7 +79,7 @@ const DONE_ALREADY: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
 };
 
 /** Answers to a dump that mean that there is nothing: no such table, no such family in this kernel. */
-const NOTHING_THERE: readonly string[] = ['ENOENT', 'EOPNOTSUPP', 'EAFNOSUPPORT'];
+const NOTHING_THERE: readonly string[] = ['ENOENT', 'ENOTSUP', 'EAFNOSUPPORT'];
 
 export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
   const dump = (type: number, data: Uint8Array): { data: Buffer }[] => {

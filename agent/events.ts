@@ -1,0 +1,87 @@
+/**
+ * What changes in the kernel's routing and in nf_tables, as it happens. Changes made through the agent's own
+ * request socket are left out. The legacy iptables backend tells nobody; there the timer finds drift.
+ */
+
+import { getU32be, parseAttributes } from 'netlink/dist/structs.js';
+import { ROUTING_GROUPS, type RoutingEvent, routingEvent } from '../routing/events.ts';
+import { linkDump, MessageType, parseLink } from '../routing/parse.ts';
+import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from './netlink.ts';
+
+/** A change. `overrun`: changes were lost, read everything again. */
+export interface KernelEvent {
+  object: RoutingEvent['object'] | 'netfilter' | 'overrun';
+  family?: RoutingEvent['family'];
+  /** The netlink address of who made the change, often its process id; 0 for the kernel itself. */
+  portid?: number;
+  what: string;
+}
+
+export interface KernelWatch {
+  /** Why there will be no `netfilter` events; undefined when there will. */
+  readonly netfilterError: Error | undefined;
+  close(): void;
+}
+
+// linux/netfilter/nfnetlink.h, nf_tables.h
+const NFNLGRP_NFTABLES = 7;
+const NFNL_SUBSYS_NFTABLES = 10;
+const NFT_MSG_NEWGEN = 15;
+const NFTA_GEN_PROC_PID = 2;
+const NFTA_GEN_PROC_NAME = 3;
+
+/** The message that ends every nf_tables transaction: who made it. Undefined for any other message. */
+export function netfilterEvent({ type, port, data }: NetlinkMessage): KernelEvent | undefined {
+  if (type !== ((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWGEN)) return undefined;
+  let pid = 0;
+  let name = 'an unnamed process';
+  parseAttributes(data.subarray(4), (attribute) => {
+    if (attribute.type === NFTA_GEN_PROC_PID) pid = getU32be(attribute.data);
+    if (attribute.type === NFTA_GEN_PROC_NAME) name = attribute.data.toString('latin1').replace(/\0.*$/s, '');
+  });
+  return { object: 'netfilter', portid: port, what: `nf_tables changed by ${name} (pid ${pid})` };
+}
+
+/**
+ * Reports every change until it is closed. Main thread only. `netlink` is the socket that the agent makes its
+ * own changes with. Throws `SystemError` when routing cannot be listened to.
+ */
+export function watchKernel(netlink: NetlinkSocket, onEvent: (event: KernelEvent) => void): KernelWatch {
+  const names = new Map<number, string>();
+  const learn = (data: Buffer): void => {
+    const link = parseLink(data);
+    if (link !== undefined) names.set(link.index, link.name);
+  };
+  const onOverrun = (): void => onEvent({ object: 'overrun', what: 'the kernel dropped notifications' });
+  const routing = new NetlinkListener(Protocol.ROUTE, ROUTING_GROUPS, {
+    onMessage(message) {
+      if (message.type === MessageType.NEWLINK) learn(message.data);
+      if (message.port === netlink.port) return;
+      const event = routingEvent(message, (ifindex) => names.get(ifindex));
+      if (event !== undefined) onEvent({ ...event, portid: message.port });
+    },
+    onOverrun,
+  });
+  for (const { data } of netlink.dump(MessageType.GETLINK, linkDump())) learn(data);
+
+  let netfilter: NetlinkListener | undefined;
+  let netfilterError: Error | undefined;
+  try {
+    netfilter = new NetlinkListener(Protocol.NETFILTER, [NFNLGRP_NFTABLES], {
+      onMessage(message) {
+        const event = netfilterEvent(message);
+        if (event !== undefined) onEvent(event);
+      },
+      onOverrun,
+    });
+  } catch (error) {
+    netfilterError = error as Error;
+  }
+  return {
+    netfilterError,
+    close() {
+      routing.close();
+      netfilter?.close();
+    },
+  };
+}
