@@ -87,6 +87,8 @@ export interface PolicyFile {
   /** The name to show: relative to the policy directory. */
   name: string;
   text: string;
+  /** In octets, when the file was too large to be read; `text` is then empty. */
+  size?: number;
 }
 
 export type PolicyResult = { ok: true; policy: Policy } | { ok: false; errors: PolicyError[] };

@@ -1,0 +1,196 @@
+/**
+ * The documents of a set of policy files: read, checked against their schemas, each able to place an error
+ * in its text. What one document says about another is with the translators.
+ */
+import type { Origin, PolicyError, PolicyFile } from './model.ts';
+import { type ParsedDocument, type Path, parseDocuments } from './parse.ts';
+import { closest, describe, formatPath, quote } from './quote.ts';
+import { KINDS, type Kind } from './schema.ts';
+import { validate } from './validate.ts';
+
+/**
+ * A document of a known kind. `value` has the shape of its kind; what was wrong in it has been reported and
+ * taken out, so every field may be absent and every list may have holes.
+ */
+export interface PolicyDocument<Value = unknown> {
+  kind: string;
+  /** `metadata.name`, after `metadata.namespace/` for namespaced kinds. */
+  name: string;
+  origin: Origin;
+  value: Value;
+  /** False when something was taken out of `value`: what is absent may have been given. */
+  sound: boolean;
+  /** Reports an error at a field of this document. */
+  fail(path: Path, message: string, at?: 'key' | 'value'): void;
+}
+
+export interface DocumentSet {
+  documents: PolicyDocument[];
+  /** True when a document could not be read at all: whatever seems to be missing may be in it. */
+  incomplete: boolean;
+}
+
+/** A file, or all of them, in octets: what a ConfigMap cannot hold by far. */
+export const MAX_FILE_SIZE = 4 << 20;
+export const MAX_SET_SIZE = 8 << 20;
+
+/** Reads every document of the files; what is wrong is pushed to `errors`. */
+export function readDocuments(files: readonly PolicyFile[], errors: PolicyError[]): DocumentSet {
+  const set: DocumentSet = { documents: [], incomplete: false };
+  const refuse = (file: string, message: string, line = 1, col = 1) => {
+    errors.push({ file, line, col, path: '', message });
+    set.incomplete = true;
+  };
+  const total = files.reduce((sum, file) => sum + sizeOf(file), 0);
+  if (total > MAX_SET_SIZE) {
+    const files_ = `the ${files.length} files together hold ${mebibytes(total)}`;
+    refuse(files[0]!.name, `${files_}, more than ${mebibytes(MAX_SET_SIZE)}`);
+    return set;
+  }
+  for (const file of files) {
+    if (sizeOf(file) > MAX_FILE_SIZE) {
+      refuse(file.name, `holds ${mebibytes(sizeOf(file))}, more than ${mebibytes(MAX_FILE_SIZE)}`);
+      continue;
+    }
+    const parsed = parseDocuments(file.text);
+    for (const { message, line, col } of parsed.errors) refuse(file.name, message, line, col);
+    if (parsed.errors.length === 0 && parsed.documents.length === 0) refuse(file.name, 'holds no document');
+    for (const document of parsed.documents) {
+      new Reader(file.name, document, errors, set).read(document.value, []);
+    }
+  }
+  return set;
+}
+
+const sizeOf = (file: PolicyFile): number => file.size ?? file.text.length;
+const mebibytes = (octets: number): string => `${(octets / (1 << 20)).toFixed(1)} MiB`;
+
+type Fields = Record<string, unknown>;
+
+/** Takes the resources out of one YAML document: itself, or the items of a `List`. */
+class Reader {
+  readonly #file: string;
+  readonly #parsed: ParsedDocument;
+  readonly #errors: PolicyError[];
+  readonly #set: DocumentSet;
+
+  constructor(file: string, parsed: ParsedDocument, errors: PolicyError[], set: DocumentSet) {
+    this.#file = file;
+    this.#parsed = parsed;
+    this.#errors = errors;
+    this.#set = set;
+  }
+
+  /** Reads the resource at `base`; `typed` is the kind that the list around it gives. */
+  read(value: unknown, base: Path, typed?: Kind): void {
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+      this.#refuse(base, `must be a map of fields with apiVersion and kind, is ${describe(value)}`);
+      return;
+    }
+    const fields = value as Fields;
+    const listed = listKind(fields);
+    if (listed !== undefined && base.length === 0) {
+      this.#readList(fields, listed.of);
+      return;
+    }
+    if (typed !== undefined) {
+      fields.apiVersion ??= typed.apiVersion;
+      fields.kind ??= typed.kind;
+    }
+    const kind = this.#kindOf(fields, base);
+    if (kind !== undefined) this.#readResource(kind, fields, base);
+  }
+
+  #readList(list: Fields, of: Kind | undefined): void {
+    const items = list.items;
+    if (!Array.isArray(items)) {
+      this.#refuse(['items'], `must be a list, is ${describe(items)}`);
+      return;
+    }
+    for (const field of Object.keys(list)) {
+      if (!['apiVersion', 'kind', 'metadata', 'items'].includes(field)) {
+        this.#fail([field], `unknown field ${quote(field)}; a list has metadata and items`, 'key');
+      }
+    }
+    for (const [i, item] of items.entries()) this.read(item, ['items', i], of);
+  }
+
+  #kindOf(fields: Fields, base: Path): Kind | undefined {
+    const { apiVersion, kind } = fields;
+    for (const field of ['apiVersion', 'kind']) {
+      if (typeof fields[field] === 'string') continue;
+      if (fields[field] === undefined) this.#refuse([...base, field], 'this field is required', base, 'key');
+      else this.#refuse([...base, field], `must be a string, is ${describe(fields[field])}`);
+    }
+    if (typeof apiVersion !== 'string' || typeof kind !== 'string') return undefined;
+    const sameKind = KINDS.filter((known) => known.kind === kind);
+    const found = sameKind.find((known) => known.apiVersion === apiVersion);
+    if (found !== undefined) return found;
+    if (sameKind.length > 0) {
+      const right = sameKind.map((known) => known.apiVersion).join(' or ');
+      this.#refuse(
+        [...base, 'apiVersion'],
+        `${quote(apiVersion)} is not the apiVersion of ${kind}: write ${right}`,
+      );
+      return undefined;
+    }
+    const names = KINDS.map((known) => known.kind);
+    const meant = closest(kind, names);
+    const help = meant === undefined ? '' : `did you mean ${quote(meant)}? `;
+    this.#refuse(
+      [...base, 'kind'],
+      `unknown kind ${quote(kind)}; ${help}Read here are ${names.join(', ')} and List`,
+    );
+    return undefined;
+  }
+
+  #readResource(kind: Kind, fields: Fields, base: Path): void {
+    dropEmpty(kind.emptyIsAbsent ? fields : fields.metadata);
+    const violations = validate(kind, fields);
+    for (const { path, where, at, message } of violations) {
+      this.#fail([...base, ...path], message, at, where && [...base, ...where]);
+    }
+    const { name, namespace } = (fields.metadata ?? {}) as { name?: string; namespace?: string };
+    const fullName = kind.namespaced ? `${namespace ?? 'default'}/${name}` : `${name}`;
+    this.#set.documents.push({
+      kind: kind.kind,
+      name: fullName,
+      origin: { file: this.#file, kind: kind.kind, name: fullName },
+      value: fields,
+      sound: violations.length === 0,
+      fail: (path, message, at = 'value') => this.#fail([...base, ...path], message, at),
+    });
+    // Nothing can refer to a resource whose name is not known.
+    if (name === undefined) this.#set.incomplete = true;
+  }
+
+  /** Reports that a document cannot be used at all. */
+  #refuse(path: Path, message: string, where: Path = path, at: 'key' | 'value' = 'value'): void {
+    this.#fail(path, message, at, where);
+    this.#set.incomplete = true;
+  }
+
+  #fail(path: Path, message: string, at: 'key' | 'value', where: Path = path): void {
+    const { line, col } = this.#parsed.locate(where, at);
+    this.#errors.push({ file: this.#file, line, col, path: formatPath(path), message });
+  }
+}
+
+/** `List` of anything, or `SubnetList` and its like, as the API prints them; undefined for anything else. */
+function listKind({ apiVersion, kind }: Fields): { of: Kind | undefined } | undefined {
+  if (apiVersion === 'v1' && kind === 'List') return { of: undefined };
+  const of = KINDS.find((known) => known.apiVersion === apiVersion && `${known.kind}List` === kind);
+  return of && { of };
+}
+
+/** Takes the fields without a value out of a tree of maps. */
+function dropEmpty(tree: unknown): void {
+  if (Array.isArray(tree)) {
+    for (const item of tree) dropEmpty(item);
+  } else if (typeof tree === 'object' && tree !== null) {
+    for (const [key, value] of Object.entries(tree)) {
+      if (value === null) delete (tree as Fields)[key];
+      else dropEmpty(value);
+    }
+  }
+}

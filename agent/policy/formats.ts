@@ -1,0 +1,132 @@
+/**
+ * The forms of text that policy fields have, by the name that the schemas give them, each with its check and
+ * with what to say when it fails. Everything that later reaches a command line or a label passes one of them.
+ */
+import { familyOf, parseAddress, parsePrefix } from '../../routing/prefix.ts';
+import { quote } from './quote.ts';
+
+export interface Format {
+  test(text: string): boolean;
+  explain(text: string): string;
+}
+
+/** The comma-separated parts of Kube-OVN's pairs: `10.16.0.0/16,fd00:10:16::/112`. */
+export const splitPair = (text: string): string[] =>
+  text === '' ? [] : text.split(',').map((part) => part.trim());
+
+const isAddress = (text: string): boolean => parseAddress(text) !== undefined;
+const isPrefix = (text: string): boolean => parsePrefix(text) !== undefined;
+
+/** An address that one host can have: not unspecified, loopback, multicast or broadcast. */
+function isHostAddress(text: string): boolean {
+  const value = parseAddress(text);
+  if (value === undefined) return false;
+  return familyOf(value) === 4
+    ? !/^(0|127|22[4-9]|23\d|24\d|25[0-5])\./.test(value)
+    : value !== '::' && value !== '::1' && !value.startsWith('ff');
+}
+
+/** One value, or one of each family, comma-separated. Kube-OVN prints an absent one as the empty text. */
+const isPairOf = (one: (text: string) => boolean) => (text: string) => {
+  const parts = splitPair(text);
+  const families = new Set(parts.map((part) => part.includes(':')));
+  return parts.length <= 2 && families.size === parts.length && parts.every(one);
+};
+
+const isText = (pattern: RegExp, max: number) => (text: string) => text.length <= max && pattern.test(text);
+
+/** The reason why a text that resembles an address or CIDR is none. */
+function addressHint(text: string): string {
+  const length = /^([0-9A-Fa-f.:]+)\/(\d+)$/.exec(text);
+  if (length !== null && isAddress(length[1]!)) {
+    return `: the length of an ${length[1]!.includes(':') ? 'IPv6 CIDR is 0 to 128' : 'IPv4 CIDR is 0 to 32'}`;
+  }
+  if (/^[0-9A-Fa-f.:]+(-|\.\.)[0-9A-Fa-f.:]+$/.test(text)) return ': a range cannot stand here, write CIDRs';
+  if (/^[0-9.]+\/[0-9.]+$/.test(text)) return ': write the netmask as a length';
+  return '';
+}
+
+const notAn = (what: string) => (text: string) => `${quote(text)} is not ${what}${addressHint(text)}`;
+
+function explainHost(text: string): string {
+  if (isAddress(text)) return `${quote(text)} is not the address of a host`;
+  return isPrefix(text) ? `${quote(text)} is a CIDR, and one address is wanted` : notAn('an address')(text);
+}
+
+const DNS_LABEL = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
+const DNS_SUBDOMAIN = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/;
+const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/;
+const PORT_RANGE = /^(\d{1,5})(?:-(\d{1,5}))?$/;
+
+/** A duration as `200ms`, `1.5s`, `5m` or `1h`, in milliseconds; undefined for anything else. */
+export function parseDuration(text: string): number | undefined {
+  const match = DURATION.exec(text);
+  if (match === null) return undefined;
+  const unit = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[match[2] as 'ms' | 's' | 'm' | 'h'];
+  return Number(match[1]) * unit;
+}
+
+/** A port or a range of ports, `8080` or `8000-8010`; undefined for anything else. */
+export function parsePorts(value: number | string): { first: number; last: number } | undefined {
+  const match = PORT_RANGE.exec(String(value));
+  if (match === null) return undefined;
+  const first = Number(match[1]);
+  const last = Number(match[2] ?? match[1]);
+  return first >= 1 && first <= last && last <= 65535 ? { first, last } : undefined;
+}
+
+export const FORMATS: Record<string, Format> = {
+  prefix: { test: isPrefix, explain: notAn('an address or CIDR') },
+  cidr: {
+    test: (text) => text.includes('/') && isPrefix(text),
+    explain: (text) =>
+      isAddress(text)
+        ? `${quote(text)} is not a CIDR: write ${quote(`${text}/${text.includes(':') ? 128 : 32}`)}`
+        : notAn('a CIDR')(text),
+  },
+  address: { test: isAddress, explain: notAn('an address') },
+  'host-address': { test: isHostAddress, explain: explainHost },
+  'address-pair': {
+    test: isPairOf(isAddress),
+    explain: notAn('an address, or one of each family with a comma'),
+  },
+  'host-address-pair': {
+    test: isPairOf(isHostAddress),
+    explain: (text) =>
+      text.includes(',') ? notAn('an address, or one of each family with a comma')(text) : explainHost(text),
+  },
+  'cidr-pair': {
+    test: isPairOf((part) => part.includes('/') && isPrefix(part)),
+    explain: notAn('a CIDR, or one of each family with a comma'),
+  },
+  'interface-name': {
+    test: isText(/^[A-Za-z0-9_][A-Za-z0-9_.-]*$/, 15),
+    explain: (text) =>
+      `${quote(text)} is not an interface name: at most 15 letters, digits, ".", "_" and "-"`,
+  },
+  'resource-name': {
+    test: isText(DNS_SUBDOMAIN, 253),
+    explain: (text) => `${quote(text)} is not a Kubernetes name: lower case letters, digits, "-" and "."`,
+  },
+  namespace: {
+    test: isText(DNS_LABEL, 63),
+    explain: (text) => `${quote(text)} is not a namespace: at most 63 lower case letters, digits and "-"`,
+  },
+  'policy-name': {
+    test: isText(/^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/, 63),
+    explain: (text) =>
+      `${quote(text)} is not a policy name: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last`,
+  },
+  'absolute-path': {
+    test: isText(/^\/[\x20-\x7e]+$/, 4095),
+    explain: (text) => `${quote(text)} is not an absolute path`,
+  },
+  duration: {
+    test: (text) => parseDuration(text) !== undefined,
+    explain: (text) => `${quote(text)} is not a duration: write it like 200ms, 1.5s or 5m`,
+  },
+  'port-range': {
+    test: (text) => parsePorts(text) !== undefined,
+    explain: (text) => `${quote(text)} is not a port from 1 to 65535, or a range like 8000-8010`,
+  },
+};

@@ -1,0 +1,73 @@
+/**
+ * From the text of the policy files to the policy, or to everything that is wrong with them at once.
+ *
+ * Files → documents (parse.ts, validate.ts) → the one gateway among them → its translator → `Policy`.
+ */
+import { type PolicyDocument, readDocuments } from './documents.ts';
+import { translateGatewayPolicy } from './gateway-policy.ts';
+import { readNetwork, translateVpcEgressGateway } from './kube-ovn.ts';
+import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
+import { quote } from './quote.ts';
+import { addWarnings, programmedFamilies } from './resolve.ts';
+import { refuseUnsupported } from './unsupported.ts';
+
+/** The kinds of which there is one in a directory. */
+const GATEWAYS = ['GatewayPolicy', 'VpcEgressGateway'];
+
+/** So many errors are reported; what is wrong a thousand times is wrong in one way. */
+const MAX_ERRORS = 1000;
+
+/**
+ * Reads all policy files. The errors of all of them come in the order of the files and, in a file, of its
+ * lines. Never throws.
+ */
+export function loadPolicy(files: readonly PolicyFile[]): PolicyResult {
+  if (files.length === 0) return failed('.', 'no policy: the directory holds no .yaml, .yml or .json file');
+  const errors: PolicyError[] = [];
+  const set = readDocuments(files, errors);
+  const network = readNetwork(set);
+  const [gateway, ...more] = set.documents.filter(({ kind }) => GATEWAYS.includes(kind));
+  let policy: Policy | undefined;
+  if (gateway !== undefined) {
+    refuseUnsupported(gateway);
+    policy =
+      gateway.kind === 'GatewayPolicy'
+        ? translateGatewayPolicy(gateway as PolicyDocument<object>)
+        : translateVpcEgressGateway(gateway as PolicyDocument<object>, network);
+  } else if (!set.incomplete) {
+    return failed('.', `no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
+  }
+  for (const other of more) {
+    const first = `${gateway!.kind} ${quote(gateway!.name)} in ${gateway!.origin.file}`;
+    other.fail(['kind'], `a second gateway; ${first} is the first, and a pod is one gateway`);
+  }
+  if (policy !== undefined && errors.length === 0 && programmedFamilies(policy).length === 0) {
+    gateway!.fail(['spec'], 'no address family has a gateway on both sides, internal and external', 'key');
+  }
+  if (policy === undefined || errors.length > 0) return { ok: false, errors: inOrder(files, errors) };
+  addWarnings(policy);
+  return { ok: true, policy };
+}
+
+const failed = (file: string, message: string): PolicyResult => ({
+  ok: false,
+  errors: [{ file, line: 0, col: 0, path: '', message }],
+});
+
+function inOrder(files: readonly PolicyFile[], errors: PolicyError[]): PolicyError[] {
+  const place = new Map(files.map(({ name }, i) => [name, i]));
+  const sorted = errors.toSorted(
+    (a, b) => place.get(a.file)! - place.get(b.file)! || a.line - b.line || a.col - b.col,
+  );
+  if (sorted.length <= MAX_ERRORS) return sorted;
+  const { file, line, col } = sorted[MAX_ERRORS]!;
+  const message = `${sorted.length - MAX_ERRORS} more errors from here on`;
+  return [...sorted.slice(0, MAX_ERRORS), { file, line, col, path: '', message }];
+}
+
+/** `file:line:col: field.path: message`, on one line; parts that an error does not have are left out. */
+export function formatError({ file, line, col, path, message }: PolicyError): string {
+  const name = /^[\w./@+ -]+$/.test(file) ? file : quote(file);
+  const place = [name, ...(line > 0 ? [line] : []), ...(col > 0 ? [col] : [])].join(':');
+  return [place, ...(path === '' ? [] : [path]), message].join(': ');
+}

@@ -1,0 +1,211 @@
+/**
+ * From the text of one file to its documents, as plain values of which every part knows its line and column.
+ *
+ * YAML 1.2 with the core schema (JSON is a part of it): `yes` and `010` are what they look like, merge keys
+ * are plain keys, a key that stands twice is an error. What could make a small file cost much (deep nesting,
+ * aliases of aliases) is bounded.
+ */
+import {
+  Composer,
+  type Document,
+  isAlias,
+  isScalar,
+  isSeq,
+  Lexer,
+  LineCounter,
+  type Node,
+  type Pair,
+  Parser,
+  type Scalar,
+  type YAMLMap,
+  type YAMLSeq,
+} from 'yaml';
+import { quote } from './quote.ts';
+
+/** Where a value is in its document: `['spec', 'policies', 0, 'ipBlocks', 1]`. */
+export type Path = readonly (string | number)[];
+
+/** Both 1-based. */
+export interface Position {
+  line: number;
+  col: number;
+}
+
+export interface ParsedDocument {
+  value: unknown;
+  /**
+   * Where the value of a path was written; `key`: where its key was. When the path leads further than the
+   * document does, the last thing on the way.
+   */
+  locate(path: Path, at?: 'key' | 'value'): Position;
+}
+
+export interface Parsed {
+  documents: ParsedDocument[];
+  errors: (Position & { message: string })[];
+}
+
+/** A manifest nests about ten deep; further in nothing could be meant, and every level costs stack. */
+const MAX_DEPTH = 64;
+/** A hundred thousand blocks are 600 000 tokens; each costs some hundred octets until the file is read. */
+const MAX_TOKENS = 800_000;
+/** Each alias multiplies what one line can stand for. */
+const MAX_ALIASES = 100;
+const MAX_VALUES = 1_000_000;
+/** What is wrong in the first lines makes the rest of a file look wrong too. */
+const MAX_SYNTAX_ERRORS = 20;
+
+/** Why a file is not read further. */
+class Refused extends Error {
+  readonly offset: number;
+
+  constructor(offset: number, message: string) {
+    super(message);
+    this.offset = offset;
+  }
+}
+
+/** Parses a file. Never throws: what is not YAML is in `errors`, and its documents are left out. */
+export function parseDocuments(text: string): Parsed {
+  const lines = new LineCounter();
+  const position = (offset: number): Position => {
+    const { line, col } = lines.linePos(offset);
+    return { line: Math.max(line, 1), col: Math.max(col, 1) };
+  };
+  const documents: ParsedDocument[] = [];
+  const errors: Parsed['errors'] = [];
+  const fail = (offset: number, message: string) => errors.push({ ...position(offset), message });
+
+  try {
+    for (const { contents, errors: wrong, warnings } of compose(text, lines)) {
+      for (const { pos, message } of [...wrong, ...warnings]) fail(pos[0], `not valid YAML: ${message}`);
+      if (wrong.length + warnings.length > 0 || contents === null) continue;
+      const tree = new Tree(contents);
+      for (const key of tree.repeatedKeys) {
+        fail(key.range![0], `the key ${quote(keyText(key))} stands twice in the same map`);
+      }
+      if (tree.repeatedKeys.length > 0 || tree.value === null) continue;
+      documents.push({ value: tree.value, locate: (path, at) => position(tree.locate(path, at)) });
+    }
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    fail(error.offset, error.message);
+  }
+  return { documents, errors: firstPerLine(errors) };
+}
+
+/** The documents of a text. Throws `Refused` at the first thing that is beyond the bounds. */
+function* compose(text: string, lines: LineCounter): Generator<Document.Parsed> {
+  lines.addNewLine(0);
+  const parser = new Parser(lines.addNewLine);
+  const composer = new Composer({ uniqueKeys: false, prettyErrors: false });
+  let tokens = 0;
+  let aliases = 0;
+  let errors = 0;
+  for (const lexeme of new Lexer().lex(text)) {
+    const { offset } = parser;
+    if (++tokens > MAX_TOKENS) throw new Refused(offset, `holds more than ${MAX_TOKENS} YAML tokens`);
+    if (lexeme.startsWith('*') && ++aliases > MAX_ALIASES) {
+      throw new Refused(offset, `holds more than ${MAX_ALIASES} YAML aliases; write the values out`);
+    }
+    for (const token of parser.next(lexeme)) {
+      yield* composer.next(token);
+      if (token.type === 'error') errors++;
+    }
+    if (parser.stack.length > MAX_DEPTH) {
+      throw new Refused(offset, `is nested more than ${MAX_DEPTH} levels deep`);
+    }
+    // The rest of the document cannot be understood; what is known by now is reported.
+    if (errors > MAX_SYNTAX_ERRORS) break;
+  }
+  for (const token of parser.end()) yield* composer.next(token);
+  yield* composer.end(false, text.length);
+}
+
+/** A slip makes several complaints about its line: the first one tells. */
+function firstPerLine(errors: Parsed['errors']): Parsed['errors'] {
+  const first = errors.filter(({ line }, i) => errors[i - 1]?.line !== line);
+  if (first.length <= MAX_SYNTAX_ERRORS) return first;
+  const { line, col } = first[MAX_SYNTAX_ERRORS]!;
+  return [...first.slice(0, MAX_SYNTAX_ERRORS), { line, col, message: 'not valid YAML from here on either' }];
+}
+
+const keyText = (key: Node): string => (isScalar(key) ? String(key.value ?? '') : key.toString());
+
+type Pairs = Map<string, Pair<Node, Node | null>>;
+
+/** The nodes of one document, as a plain value and as places in the text. */
+class Tree {
+  readonly value: unknown;
+  /** The keys that repeat an earlier key of their map. */
+  readonly repeatedKeys: Node[] = [];
+  readonly #root: Node;
+  /** Looking a key up in a large map must not walk it. */
+  readonly #maps = new Map<Node, Pairs>();
+  /** The node that an alias stands for is the last before it with its anchor. */
+  readonly #anchors = new Map<string, Node>();
+  readonly #aliases = new Map<Node, Node>();
+  /** The collections that are being converted. */
+  readonly #open = new Set<Node>();
+  #values = 0;
+
+  /** Throws `Refused` for an alias that leads nowhere, into itself, or to too much. */
+  constructor(root: Node) {
+    this.#root = root;
+    this.value = this.#convert(root);
+  }
+
+  #convert(node: Node | null): unknown {
+    if (node === null) return null;
+    const offset = node.range?.[0] ?? 0;
+    if (++this.#values > MAX_VALUES) throw new Refused(offset, `stands for more than ${MAX_VALUES} values`);
+    if (isAlias(node)) {
+      const target = this.#aliases.get(node) ?? this.#anchors.get(node.source);
+      const name = quote(`*${node.source}`);
+      if (target === undefined) throw new Refused(offset, `${name} stands before its anchor, or has none`);
+      if (this.#open.has(target)) throw new Refused(offset, `${name} stands inside of what it stands for`);
+      this.#aliases.set(node, target);
+      return this.#convert(target);
+    }
+    const { anchor } = node as Scalar | YAMLMap | YAMLSeq;
+    if (anchor) this.#anchors.set(anchor, node);
+    if (isScalar(node)) return node.value;
+    this.#open.add(node);
+    const value = isSeq(node)
+      ? node.items.map((item) => this.#convert(item as Node))
+      : this.#convertMap(node as YAMLMap<Node, Node | null>);
+    this.#open.delete(node);
+    return value;
+  }
+
+  #convertMap(map: YAMLMap<Node, Node | null>): unknown {
+    const pairs: Pairs = new Map();
+    for (const pair of map.items) {
+      const key = keyText(pair.key);
+      if (!pairs.has(key)) pairs.set(key, pair);
+      else if (!this.#maps.has(map)) this.repeatedKeys.push(pair.key);
+    }
+    this.#maps.set(map, pairs);
+    // Not by assignment: a key may be called __proto__.
+    return Object.fromEntries([...pairs].map(([key, { value }]) => [key, this.#convert(value)]));
+  }
+
+  /** The offset at which the value (or the key) of a path was written. */
+  locate(path: Path, at: 'key' | 'value' = 'value'): number {
+    let node: Node | null = this.#root;
+    let key: Node | undefined;
+    for (const segment of path) {
+      const collection: Node | null = (node && this.#aliases.get(node)) ?? node;
+      const pair: Pair<Node, Node | null> | null | undefined =
+        collection && this.#maps.get(collection)?.get(String(segment));
+      if (pair) [key, node] = [pair.key, pair.value];
+      else if (isSeq(collection) && typeof segment === 'number' && segment < collection.items.length) {
+        [key, node] = [undefined, collection.items[segment] as Node];
+      } else break;
+    }
+    // A value left empty has no text of its own.
+    const empty = node === null || (isScalar(node) && node.range?.[0] === node.range?.[1]);
+    const target = key !== undefined && (at === 'key' || empty) ? key : node;
+    return target?.range?.[0] ?? 0;
+  }
+}

@@ -1,0 +1,118 @@
+/** What the translators of every system share: from checked text to the parts of the policy model. */
+import {
+  type Address,
+  anyPrefix,
+  FAMILIES,
+  type Family,
+  familyOf,
+  type Prefix,
+  parseAddress,
+  parsePrefix,
+} from '../../routing/prefix.ts';
+import type { PolicyDocument } from './documents.ts';
+import type { EgressRule, Policy, PolicyWarning, Side } from './model.ts';
+import { PrefixIndex } from './overlap.ts';
+import type { Path } from './parse.ts';
+
+/** Calls back for every item that is there: lists keep the indices of what was wrong in them as holes. */
+export function each<T>(items: readonly T[] | undefined, visit: (item: T, index: number) => void): void {
+  items?.forEach(visit);
+}
+
+/** The prefixes of checked texts, in order, each once. */
+export function prefixes(texts: readonly string[] | undefined): Prefix[] {
+  const found = new Set<Prefix>();
+  each(texts, (text) => found.add(parsePrefix(text)!));
+  return [...found];
+}
+
+/** The addresses of checked texts, in order, each once. */
+export function addresses(texts: readonly string[] | undefined): Address[] {
+  const found = new Set<Address>();
+  each(texts, (text) => found.add(parseAddress(text)!));
+  return [...found];
+}
+
+const FAMILY_NAME: Record<Family, string> = { 4: 'IPv4', 6: 'IPv6' };
+
+/** The name of a family in messages. */
+export const familyName = (family: Family): string => FAMILY_NAME[family];
+
+/** The families that have a gateway on both sides: only those are programmed. */
+export function programmedFamilies(policy: { internal: Side; external: Side }): Family[] {
+  const has = (side: Side, family: Family) => side.gateways.some((gateway) => familyOf(gateway) === family);
+  return FAMILIES.filter((family) => has(policy.internal, family) && has(policy.external, family));
+}
+
+/** Reports the second gateway of a family: traffic could go to one of them only. */
+export function checkOneGatewayAFamily(
+  document: PolicyDocument,
+  path: Path,
+  texts: readonly string[] | undefined,
+): void {
+  const seen = new Set<Family>();
+  each(texts, (text, i) => {
+    const family = familyOf(parseAddress(text)!);
+    if (seen.has(family))
+      document.fail([...path, i], `a second ${familyName(family)} gateway; one a family is possible`);
+    seen.add(family);
+  });
+}
+
+/** What Kube-OVN's resources do not say about BFD: its router speaks first, from one hop away. */
+export const KUBE_OVN_BFD = { mode: 'passive', minTTL: 254, adoptDiscriminator: true } as const;
+
+/** The sources of a rule, "any" spelt out. */
+export const sources = (rule: EgressRule): Prefix[] =>
+  rule.ipBlocks.length > 0 ? rule.ipBlocks : FAMILIES.map(anyPrefix);
+
+/** So many blocks are named in a warning; the others are counted. */
+const MAX_NAMED = 5;
+
+/** Warns about what a valid policy says in vain. */
+export function addWarnings(policy: Policy): void {
+  policy.warnings.push(...familyWarnings(policy), ...conflictWarnings(policy));
+}
+
+/** A family that has a gateway on one side only is left out, with everything that was said about it. */
+function familyWarnings(policy: Policy): PolicyWarning[] {
+  const programmed = programmedFamilies(policy);
+  return FAMILIES.filter((family) => !programmed.includes(family)).flatMap((family) => {
+    const among = (values: readonly (Address | Prefix)[]) =>
+      values.filter((value) => familyOf(value) === family).length;
+    const internal = among(policy.internal.gateways);
+    const external = among(policy.external.gateways);
+    const blocks = policy.rules.reduce((sum, rule) => sum + among(rule.ipBlocks), 0);
+    const peers = among(policy.bfd.peers);
+    if (internal + external + blocks + peers === 0) return [];
+    const name = familyName(family);
+    const where = internal > 0 ? 'external side has' : external > 0 ? 'internal side has' : 'two sides have';
+    const unused = [
+      ...(blocks > 0 ? [`${blocks} ${name} ${blocks === 1 ? 'block' : 'blocks'}`] : []),
+      ...(peers > 0 ? [`${peers} ${name} BFD ${peers === 1 ? 'peer' : 'peers'}`] : []),
+    ].join(' and ');
+    const message = `${name} is not programmed: the ${where} no ${name} gateway`;
+    return [{ message: unused === '' ? message : `${message}; ${unused} left out` }];
+  });
+}
+
+/** A translated block that lies in a forwarded one is forwarded. */
+function conflictWarnings(policy: Policy): PolicyWarning[] {
+  const forwarded = new PrefixIndex<string>();
+  for (const rule of policy.rules) {
+    if (!rule.snat) for (const block of sources(rule)) forwarded.add(block, rule.name);
+  }
+  return policy.rules.flatMap((rule) => {
+    if (!rule.snat) return [];
+    const lost = sources(rule).flatMap((block) => {
+      const [by] = forwarded.holding(block);
+      return by === undefined ? [] : [{ block, by }];
+    });
+    const named: PolicyWarning[] = lost.slice(0, MAX_NAMED).map(({ block, by }) => ({
+      message: `conflict: ${block} is translated by ${rule.name} and forwarded by ${by}; it is forwarded`,
+    }));
+    if (lost.length <= MAX_NAMED) return named;
+    const others = lost.length - MAX_NAMED;
+    return [...named, { message: `conflict: ${others} more blocks of ${rule.name} are forwarded as well` }];
+  });
+}

@@ -1,0 +1,389 @@
+/**
+ * The JSON Schemas of the documents that a policy directory may hold, by apiVersion and kind.
+ *
+ * They say which fields there are, of which type, form and range; what one field means for another is with
+ * the translators. `format` names are those of formats.ts. An unknown field is always an error: a misspelt
+ * field that is silently ignored is a policy that is not obeyed.
+ */
+
+/** A JSON Schema (draft-07), as a plain value. */
+export type Schema = { readonly [keyword: string]: unknown };
+
+const described = (schema: Schema, description?: string): Schema =>
+  description === undefined ? schema : { ...schema, description };
+
+const text = (description?: string): Schema => described({ type: 'string' }, description);
+const flag = (description?: string): Schema => described({ type: 'boolean' }, description);
+const formatted = (format: string, description?: string): Schema =>
+  described({ type: 'string', format }, description);
+const integer = (minimum: number, maximum: number, description?: string): Schema =>
+  described({ type: 'integer', minimum, maximum }, description);
+const oneOf = (values: readonly string[], description?: string): Schema =>
+  described({ type: 'string', enum: values }, description);
+const list = (items: Schema, description?: string): Schema =>
+  described({ type: 'array', items }, description);
+const object = (
+  properties: Record<string, Schema>,
+  required: readonly string[] = [],
+  description?: string,
+): Schema => described({ type: 'object', additionalProperties: false, required, properties }, description);
+const withDefault = (schema: Schema, value: unknown): Schema => ({ ...schema, default: value });
+
+/** A map of any keys to text, as labels are. */
+const textMap: Schema = { type: 'object', additionalProperties: { type: 'string' } };
+/** A part that belongs to the control plane and means nothing in the pod. */
+const anyObject: Schema = { type: 'object' };
+const anyList: Schema = { type: 'array', items: anyObject };
+const texts = list(text());
+
+const INT32_MAX = 2 ** 31 - 1;
+const count = integer(0, INT32_MAX);
+
+/** ObjectMeta, as `kubectl get -o yaml` prints it too. */
+const metadata = (namespaced: boolean): Schema =>
+  object(
+    {
+      name: formatted('resource-name', 'The name of the resource.'),
+      ...(namespaced && { namespace: formatted('namespace', 'Its namespace; "default" when absent.') }),
+      labels: textMap,
+      annotations: textMap,
+      creationTimestamp: text(),
+      deletionGracePeriodSeconds: count,
+      deletionTimestamp: text(),
+      finalizers: texts,
+      generateName: text(),
+      generation: { type: 'integer' },
+      managedFields: anyList,
+      ownerReferences: anyList,
+      resourceVersion: text(),
+      selfLink: text(),
+      uid: text(),
+    },
+    ['name'],
+  );
+
+const document = (
+  apiVersion: string,
+  kind: string,
+  namespaced: boolean,
+  parts: Record<string, Schema>,
+  required: readonly string[] = ['spec'],
+): Schema =>
+  object(
+    { apiVersion: { const: apiVersion }, kind: { const: kind }, metadata: metadata(namespaced), ...parts },
+    ['apiVersion', 'kind', 'metadata', ...required],
+  );
+
+const requirement = object(
+  { key: text(), operator: oneOf(['In', 'NotIn', 'Exists', 'DoesNotExist', 'Gt', 'Lt']), values: texts },
+  ['key', 'operator'],
+);
+const labelRequirement = object(
+  { key: text(), operator: oneOf(['In', 'NotIn', 'Exists', 'DoesNotExist']), values: texts },
+  ['key', 'operator'],
+);
+const labelSelector = object({ matchLabels: textMap, matchExpressions: list(labelRequirement) });
+
+export const BFD_AUTH_TYPES = [
+  'simple-password',
+  'keyed-md5',
+  'meticulous-keyed-md5',
+  'keyed-sha1',
+  'meticulous-keyed-sha1',
+] as const;
+
+const side = (where: string): Schema =>
+  object(
+    {
+      interface: formatted('interface-name', 'The interface; found by itself when absent.'),
+      gateways: {
+        ...list(formatted('host-address'), `The next hop ${where}, at most one a family.`),
+        minItems: 1,
+      },
+    },
+    ['gateways'],
+    `The side of the gateway pod that faces ${where}.`,
+  );
+
+const cidrs = (description: string): Schema => list(formatted('prefix'), description);
+const ports: Schema = {
+  type: ['integer', 'string'],
+  minimum: 1,
+  maximum: 65535,
+  format: 'port-range',
+  description: 'A port, or a range of as many ports on both sides: "8000-8010".',
+};
+
+/** `GatewayPolicy`, the resource of our own: `docs/gateway-policy.schema.json` is this value. */
+export const GATEWAY_POLICY_SCHEMA: Schema = {
+  $schema: 'http://json-schema.org/draft-07/schema#',
+  $id: 'https://veg-agent.io/schemas/v1alpha1/gateway-policy.json',
+  title: 'GatewayPolicy',
+  description:
+    'What one VPC egress gateway does: where its two sides are, what it translates, whom it tells.',
+  ...document('veg-agent.io/v1alpha1', 'GatewayPolicy', true, {
+    spec: object(
+      {
+        internal: side('the VPC'),
+        external: side('the outside'),
+        bfd: object(
+          {
+            enabled: withDefault(flag('Answer BFD. Sessions are Up only while the gateway works.'), false),
+            peers: list(formatted('host-address'), 'The peers, of either family; needed when enabled.'),
+            minTX: withDefault(integer(1, 60000, 'Desired Min TX Interval, milliseconds.'), 1000),
+            minRX: withDefault(integer(1, 60000, 'Required Min RX Interval, milliseconds.'), 1000),
+            multiplier: withDefault(integer(1, 255, 'Detect Mult.'), 3),
+            mode: withDefault(oneOf(['passive', 'active'], 'Whether to speak first.'), 'passive'),
+            minTTL: withDefault(integer(1, 255, 'The smallest TTL or Hop Limit that is accepted.'), 254),
+            adoptDiscriminator: withDefault(
+              flag('Adopt the discriminator that a configured peer still remembers.'),
+              true,
+            ),
+            auth: object(
+              {
+                type: oneOf(BFD_AUTH_TYPES, 'The authentication type of RFC 5880.'),
+                keyID: integer(0, 255, 'Auth Key ID.'),
+                keyFile: formatted('absolute-path', 'The file that holds the key.'),
+              },
+              ['type', 'keyID', 'keyFile'],
+            ),
+          },
+          [],
+          'Bidirectional Forwarding Detection.',
+        ),
+        policies: list(
+          object({
+            name: formatted('policy-name', 'Its name in metrics; "policy-<index>" when absent.'),
+            snat: withDefault(flag('false: forwarded unchanged, in both directions.'), true),
+            ipBlocks: cidrs('Sources, addresses or CIDRs; empty: any.'),
+            destinationCIDRs: cidrs('Destinations; empty: any.'),
+            excludedCIDRs: cidrs('Destinations that are excepted.'),
+            priority: withDefault(integer(0, INT32_MAX, 'The lower wins; then the order.'), 1000),
+            egressIP: object(
+              {
+                address: {
+                  ...list(formatted('host-address'), 'The addresses that sources get.'),
+                  minItems: 1,
+                },
+                announce: withDefault(flag('Hold and announce the addresses (ARP, NDP).'), true),
+                owner: text('The pod or node that holds them; every one when absent.'),
+              },
+              ['address'],
+              'The address that sources get; absent: that of the external interface.',
+            ),
+            portBlockSize: withDefault(integer(0, 64512, 'Ports for each source; 0: no blocks.'), 0),
+          }),
+          'What happens to which sources. The first match decides.',
+        ),
+        defaultAction: withDefault(
+          oneOf(['masquerade', 'forward', 'drop'], 'What happens to all other packets from the VPC.'),
+          'masquerade',
+        ),
+        eips: list(
+          object({ externalIP: formatted('host-address'), internalIP: formatted('host-address') }, [
+            'externalIP',
+            'internalIP',
+          ]),
+          'External addresses that belong wholly to an internal one, in both directions.',
+        ),
+        dnats: list(
+          object(
+            {
+              externalIP: formatted('host-address'),
+              protocol: oneOf(['tcp', 'udp', 'sctp']),
+              externalPort: ports,
+              internalIP: formatted('host-address'),
+              internalPort: ports,
+              preserveClientIP: withDefault(
+                flag('Do not translate the source of inbound connections.'),
+                false,
+              ),
+            },
+            ['externalIP', 'protocol', 'externalPort', 'internalIP', 'internalPort'],
+          ),
+          'Ports of external addresses that lead inside.',
+        ),
+        mssClamp: withDefault(flag('Clamp the MSS of TCP to the path MTU.'), false),
+        uplink: object(
+          {
+            probe: withDefault(
+              oneOf(['arp', 'icmp', 'none'], 'How the external gateways are probed.'),
+              'arp',
+            ),
+            interval: withDefault(formatted('duration', 'Between two probes, 10ms to 60s.'), '200ms'),
+            failures: withDefault(integer(1, 100, 'Lost probes that make the uplink down.'), 3),
+            targets: list(formatted('host-address'), 'Further addresses to probe with ICMP.'),
+          },
+          [],
+          'What must work outside for BFD to be Up.',
+        ),
+        translationLog: object(
+          {
+            enabled: withDefault(flag('Write a record of each translation.'), false),
+            events: withDefault(list(oneOf(['start', 'end'])), ['start', 'end']),
+            rateLimit: object({
+              recordsPerSecond: withDefault(integer(1, 1_000_000), 100),
+              burst: withDefault(integer(1, 10_000_000), 1000),
+            }),
+            filters: object({ include: anyList, exclude: anyList }),
+          },
+          [],
+          'Who was behind which address and port, as records in the log.',
+        ),
+      },
+      ['internal', 'external'],
+    ),
+  }),
+};
+
+const KUBE_OVN = 'kubeovn.io/v1';
+
+const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
+  spec: object(
+    {
+      vpc: text(),
+      internalSubnet: text(),
+      externalSubnet: { type: 'string', minLength: 1 },
+      internalIPs: list(formatted('address-pair')),
+      externalIPs: list(formatted('address-pair')),
+      bfd: object({
+        enabled: flag(),
+        minRX: integer(1, 60000),
+        minTX: integer(1, 60000),
+        multiplier: integer(1, 255),
+      }),
+      policies: list(object({ snat: flag(), ipBlocks: list(formatted('prefix')), subnets: texts })),
+      selectors: list(object({ namespaceSelector: labelSelector, podSelector: labelSelector })),
+      replicas: count,
+      prefix: text(),
+      image: text(),
+      bgpConf: text(),
+      evpnConf: text(),
+      nodeSelector: list(
+        object({ matchLabels: textMap, matchExpressions: list(requirement), matchFields: list(requirement) }),
+      ),
+      tolerations: list(
+        object({
+          key: text(),
+          operator: oneOf(['Exists', 'Equal', 'Lt', 'Gt']),
+          value: text(),
+          effect: oneOf(['NoSchedule', 'PreferNoSchedule', 'NoExecute']),
+          tolerationSeconds: { type: 'integer' },
+        }),
+      ),
+      trafficPolicy: oneOf(['Cluster', 'Local']),
+      resources: object({ limits: anyObject, requests: anyObject, claims: anyList }),
+      bandwidth: object({
+        ingress: { type: ['integer', 'string'], minimum: 0 },
+        egress: { type: ['integer', 'string'], minimum: 0 },
+      }),
+      observability: anyObject,
+    },
+    ['externalSubnet'],
+  ),
+  status: anyObject,
+});
+
+const SUBNET_SCHEMA = document(KUBE_OVN, 'Subnet', false, {
+  spec: object(
+    {
+      protocol: oneOf(['IPv4', 'IPv6', 'Dual']),
+      cidrBlock: formatted('cidr-pair'),
+      gateway: formatted('host-address-pair'),
+      provider: text(),
+      vpc: text(),
+      excludeIps: texts,
+      acls: anyList,
+      allowEWTraffic: flag(),
+      allowSubnets: texts,
+      default: flag(),
+      dhcpV4Options: text(),
+      dhcpV6Options: text(),
+      disableGatewayCheck: flag(),
+      disableInterConnection: flag(),
+      enableDHCP: flag(),
+      enableEcmp: flag(),
+      enableExternalLBAddress: flag(),
+      enableIPv6RA: flag(),
+      enableLb: flag(),
+      enableMulticastSnoop: flag(),
+      externalEgressGateway: text(),
+      gatewayNode: text(),
+      gatewayNodeSelectors: list(labelSelector),
+      gatewayType: text(),
+      ipv6RAConfigs: text(),
+      logicalGateway: flag(),
+      mtu: count,
+      namespaceSelectors: list(labelSelector),
+      namespaces: texts,
+      natOutgoing: flag(),
+      natOutgoingPolicyRules: anyList,
+      nodeNetwork: text(),
+      policyRoutingPriority: count,
+      policyRoutingTableID: count,
+      private: flag(),
+      routeTable: text(),
+      u2oFeatures: anyObject,
+      u2oInterconnection: flag(),
+      u2oInterconnectionIP: text(),
+      vips: texts,
+      vlan: text(),
+    },
+    ['cidrBlock'],
+  ),
+  status: anyObject,
+});
+
+const VPC_SCHEMA = document(
+  KUBE_OVN,
+  'Vpc',
+  false,
+  {
+    spec: object({
+      bfdPort: object({ enabled: flag(), ip: formatted('host-address-pair'), nodeSelector: labelSelector }),
+      defaultSubnet: text(),
+      dynamicRouting: anyObject,
+      enableBfd: flag(),
+      enableExternal: flag(),
+      extraExternalSubnets: texts,
+      namespaces: texts,
+      policyRoutes: anyList,
+      staticRoutes: anyList,
+      vpcPeerings: anyList,
+    }),
+    status: anyObject,
+  },
+  [],
+);
+
+/** A kind of document that is read. */
+export interface Kind {
+  apiVersion: string;
+  kind: string;
+  namespaced: boolean;
+  schema: Schema;
+  /** A field that is left empty counts as absent, as the Kubernetes API server has it. */
+  emptyIsAbsent: boolean;
+}
+
+const kubeOvn = (kind: string, namespaced: boolean, schema: Schema): Kind => ({
+  apiVersion: KUBE_OVN,
+  kind,
+  namespaced,
+  schema,
+  emptyIsAbsent: true,
+});
+
+export const KINDS: readonly Kind[] = [
+  {
+    apiVersion: 'veg-agent.io/v1alpha1',
+    kind: 'GatewayPolicy',
+    namespaced: true,
+    schema: GATEWAY_POLICY_SCHEMA,
+    // Blocks that were all commented out must not come to mean "any source".
+    emptyIsAbsent: false,
+  },
+  kubeOvn('VpcEgressGateway', true, VPC_EGRESS_GATEWAY_SCHEMA),
+  kubeOvn('Subnet', false, SUBNET_SCHEMA),
+  kubeOvn('Vpc', false, VPC_SCHEMA),
+];

@@ -1,0 +1,59 @@
+/**
+ * What the schemas allow and the agent does not obey yet. It is refused, because a policy that is read and
+ * not obeyed is worse than one that is refused. A feature that lands deletes its entry here.
+ */
+import type { PolicyDocument } from './documents.ts';
+import type { Path } from './parse.ts';
+
+interface Unsupported {
+  /** The field; `[]` stands for every item of a list. */
+  field: string;
+  /** Whether a value asks for nothing beyond what happens anyway. */
+  harmless?(value: unknown): boolean;
+}
+
+const is = (wanted: unknown) => (value: unknown) => value === wanted;
+const isEmpty = (value: unknown) => Array.isArray(value) && value.length === 0;
+const has = (field: string, wanted: unknown) => (value: unknown) =>
+  ((value as Record<string, unknown>)[field] ?? false) === wanted;
+
+export const UNSUPPORTED: Readonly<Record<string, readonly Unsupported[]>> = {
+  GatewayPolicy: [
+    { field: 'spec.policies[].destinationCIDRs', harmless: isEmpty },
+    { field: 'spec.policies[].excludedCIDRs', harmless: isEmpty },
+    { field: 'spec.policies[].priority', harmless: is(1000) },
+    { field: 'spec.policies[].egressIP' },
+    { field: 'spec.policies[].portBlockSize', harmless: is(0) },
+    { field: 'spec.defaultAction', harmless: is('masquerade') },
+    { field: 'spec.eips', harmless: isEmpty },
+    { field: 'spec.dnats', harmless: isEmpty },
+    { field: 'spec.mssClamp', harmless: is(false) },
+    { field: 'spec.uplink', harmless: has('probe', 'none') },
+    { field: 'spec.translationLog', harmless: has('enabled', false) },
+  ],
+};
+
+/** Reports every field of a document that asks for what is not there yet. */
+export function refuseUnsupported(document: PolicyDocument): void {
+  for (const { field, harmless } of UNSUPPORTED[document.kind] ?? []) {
+    for (const [path, value] of select(document.value, field)) {
+      if (!harmless?.(value)) document.fail(path, 'not supported by this version of veg-agent', 'key');
+    }
+  }
+}
+
+/** The values that are there at a field pattern, with their paths. */
+function select(root: unknown, field: string): [Path, unknown][] {
+  let found: [Path, unknown][] = [[[], root]];
+  for (const step of field.split('.')) {
+    const name = step.replace('[]', '');
+    found = found
+      .map(([path, value]): [Path, unknown] => [[...path, name], (value as Record<string, unknown>)[name]])
+      .filter(([, value]) => value !== undefined);
+    if (!step.endsWith('[]')) continue;
+    found = found.flatMap(([path, list]) =>
+      (list as unknown[]).flatMap((item, i): [Path, unknown][] => [[[...path, i], item]]),
+    );
+  }
+  return found;
+}

@@ -1,0 +1,139 @@
+/**
+ * One document against the schema of its kind: what is wrong with it, in words for the person who wrote it.
+ */
+import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
+import { FORMATS } from './formats.ts';
+import type { Path } from './parse.ts';
+import { closest, describe, quote } from './quote.ts';
+import type { Kind, Schema } from './schema.ts';
+
+/** Something wrong in a document. `at` says whether the key or the value is to be pointed at. */
+export interface Violation {
+  /** The field that is wrong or missing. */
+  path: (string | number)[];
+  /** What to point at in the text, when it is not `path` itself: of a missing field, what it is missing in. */
+  where?: Path;
+  at: 'key' | 'value';
+  message: string;
+}
+
+const ajv = new Ajv({ strict: true, allErrors: true, verbose: true, allowUnionTypes: true });
+for (const [name, { test }] of Object.entries(FORMATS)) ajv.addFormat(name, test);
+
+const compiled = new Map<Kind, ValidateFunction>();
+
+function validator(kind: Kind): ValidateFunction {
+  let validate = compiled.get(kind);
+  if (validate === undefined) {
+    validate = ajv.compile(kind.schema);
+    compiled.set(kind, validate);
+  }
+  return validate;
+}
+
+/**
+ * Checks a document. What is wrong is taken out of `value` (a list keeps its indices, with a hole), so that
+ * what is left has the types of its kind and the rest can still be checked.
+ */
+export function validate(kind: Kind, value: unknown): Violation[] {
+  const check = validator(kind);
+  if (check(value)) return [];
+  const errors = check.errors!;
+  const violations = errors.map((error) => violation(error, value));
+  for (const [i, { keyword }] of errors.entries()) {
+    if (keyword !== 'required') remove(value, violations[i]!.path);
+  }
+  return violations;
+}
+
+function violation(error: ErrorObject, root: unknown): Violation {
+  const path = pointerPath(error.instancePath, root);
+  if (error.keyword === 'required') {
+    const missing = error.params.missingProperty as string;
+    return { path: [...path, missing], where: path, at: 'key', message: 'this field is required' };
+  }
+  if (error.keyword === 'additionalProperties') {
+    const unknown = error.params.additionalProperty as string;
+    const known = Object.keys((error.parentSchema as Schema).properties ?? {});
+    return { path: [...path, unknown], at: 'key', message: unknownField(unknown, known) };
+  }
+  return { path, at: 'value', message: explain(error) };
+}
+
+function unknownField(name: string, known: readonly string[]): string {
+  const meant = closest(name, known);
+  const help =
+    meant === undefined ? `the fields here are ${known.join(', ')}` : `did you mean ${quote(meant)}?`;
+  return `unknown field ${quote(name)}; ${help}`;
+}
+
+const TYPES: Record<string, string> = {
+  string: 'a string',
+  boolean: 'true or false',
+  integer: 'a whole number',
+  array: 'a list',
+  object: 'a map of fields',
+};
+
+function explain({ keyword, params, parentSchema, data, message }: ErrorObject): string {
+  const schema = parentSchema as Schema;
+  switch (keyword) {
+    case 'type': {
+      const types = [schema.type].flat() as string[];
+      const wanted = types.map((type) => TYPES[type]).join(' or ');
+      return `must be ${wanted}, is ${describe(data)}${typeHint(types, data)}`;
+    }
+    case 'minimum':
+    case 'maximum':
+      return schema.maximum === undefined
+        ? `must be at least ${schema.minimum}, is ${data}`
+        : `must be between ${schema.minimum} and ${schema.maximum}, is ${data}`;
+    case 'enum': {
+      const values = schema.enum as string[];
+      const meant = closest(String(data), values);
+      const help = meant === undefined ? '' : `; did you mean ${quote(meant)}?`;
+      return `must be one of ${values.join(', ')}, is ${describe(data)}${help}`;
+    }
+    case 'format':
+      return FORMATS[params.format as string]!.explain(data as string);
+    case 'minItems':
+    case 'minLength':
+      return 'must not be empty';
+    default:
+      return message!;
+  }
+}
+
+/** Why YAML read something else than what was meant. */
+function typeHint(wanted: readonly string[], data: unknown): string {
+  if (wanted.includes('string')) {
+    if (typeof data === 'number' || typeof data === 'boolean') return '; put it in quotes';
+    // `- fd00::` is a key without a value.
+    const map = typeof data === 'object' && data !== null && !Array.isArray(data);
+    return map && Object.keys(data).length <= 1 ? '; what ends with a colon needs quotes' : '';
+  }
+  if (typeof data !== 'string') return '';
+  if (wanted.includes('boolean') && /^(true|false)$/i.test(data)) return '; take the quotes away';
+  return wanted.includes('integer') && /^\d+$/.test(data) ? '; take the quotes away' : '';
+}
+
+/** The segments of a JSON pointer; those that lead into a list are numbers. */
+function pointerPath(pointer: string, root: unknown): (string | number)[] {
+  const path: (string | number)[] = [];
+  let value = root;
+  for (const part of pointer.split('/').slice(1)) {
+    const segment = part.replaceAll('~1', '/').replaceAll('~0', '~');
+    path.push(Array.isArray(value) ? Number(segment) : segment);
+    value = (value as Record<string, unknown>)[segment];
+  }
+  return path;
+}
+
+function remove(root: unknown, path: Path): void {
+  let parent = root;
+  for (const segment of path.slice(0, -1)) {
+    if (typeof parent !== 'object' || parent === null) return;
+    parent = (parent as Record<string, unknown>)[segment];
+  }
+  if (typeof parent === 'object' && parent !== null) delete (parent as Record<string, unknown>)[path.at(-1)!];
+}
