@@ -13,6 +13,8 @@ export class Loop {
   #timer: NodeJS.Timeout | undefined;
   #current: Promise<void> = Promise.resolve();
   #stopped = false;
+  /** Who waits for the next run that starts. */
+  #waiting: (() => void)[] = [];
 
   /** `contended` is called after a run that found repairs to come faster than they are allowed. */
   constructor(resync: number, run: Run, contended: () => void) {
@@ -25,6 +27,14 @@ export class Loop {
   request(trigger: Trigger): void {
     request(this.#cadence, trigger, performance.now());
     this.#arm();
+  }
+
+  /** Asks for a run and resolves when one that started after this call has ended. */
+  complete(trigger: Trigger): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#waiting.push(resolve);
+    this.request(trigger);
+    return promise;
   }
 
   /** No more runs; resolves when the one in flight has ended. */
@@ -48,8 +58,11 @@ export class Loop {
 
   async #go(trigger: Trigger): Promise<void> {
     started(this.#cadence);
+    const waiting = this.#waiting;
+    this.#waiting = [];
     const result = await this.#run(trigger);
     if (ended(this.#cadence, result, performance.now())) this.#contended();
+    for (const resolve of waiting) resolve();
     this.#arm();
   }
 }

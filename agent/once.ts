@@ -1,0 +1,110 @@
+/** The commands that do one thing to policy files or the kernel and exit, without a daemon. */
+import { EXIT } from './cli.ts';
+import { createKernels } from './kernels.ts';
+import type { Options } from './options.ts';
+import { formatError } from './policy/load.ts';
+import type { Policy } from './policy/model.ts';
+import { changeLines, countChanges, explain, type Look, Reconciler } from './reconcile.ts';
+import { readSource } from './source.ts';
+
+const say = (text: string): void => void process.stdout.write(`${text}\n`);
+const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
+
+/** The policy, or undefined after its errors were printed. */
+function load(path: string): Policy | undefined {
+  const { result } = readSource(path, process.env);
+  if (result.ok) return result.policy;
+  for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
+  return undefined;
+}
+
+/** Runs work on the kernel of this namespace; what goes wrong is said on stderr. */
+async function withKernel(
+  options: Options,
+  work: (reconciler: Reconciler) => Promise<number>,
+): Promise<number> {
+  const kernels = createKernels(options);
+  try {
+    return await work(new Reconciler(kernels, options));
+  } catch (error) {
+    complain(explain(error as Error));
+    return EXIT.failed;
+  } finally {
+    kernels.close();
+  }
+}
+
+/** What keeps a look from being what the policy asks for. */
+function obstacles(look: Look): string[] {
+  return look.plan.families.flatMap(({ family, state, reason }) =>
+    state === 'blocked' ? [`IPv${family}: ${reason}`] : [],
+  );
+}
+
+/** `check`: 0 valid, 3 invalid. */
+export async function check(options: Options, path = options.policyDir): Promise<number> {
+  const policy = load(path);
+  if (policy === undefined) return EXIT.policyInvalid;
+  for (const { message } of policy.warnings) complain(`warning: ${message}`);
+  const { rules, bfd } = policy;
+  say(
+    `valid: ${policy.origin.kind} ${policy.name}, ${rules.length} policies, BFD ${bfd.enabled ? `with ${bfd.peers.join(', ')}` : 'off'}`,
+  );
+  return EXIT.ok;
+}
+
+/** `apply`: 0 the kernel is as the policy says, 1 it is not, 3 the policy is invalid. */
+export async function apply(options: Options): Promise<number> {
+  const policy = load(options.policyDir);
+  if (policy === undefined) return EXIT.policyInvalid;
+  return withKernel(options, async (reconciler) => {
+    const look = await reconciler.look(policy);
+    for (const note of look.notes) complain(`note: ${note}`);
+    for (const line of changeLines(look.changes)) say(line);
+    const failures = await reconciler.apply(look);
+    for (const { error } of failures) complain(explain(error));
+    for (const obstacle of obstacles(look)) complain(obstacle);
+    if (failures.length > 0 || obstacles(look).length > 0) return EXIT.failed;
+    const left = await reconciler.look(policy);
+    for (const line of changeLines(left.changes)) complain(`still to do: ${line}`);
+    return countChanges(left.changes) === 0 ? EXIT.ok : EXIT.failed;
+  });
+}
+
+/** `plan`: 0 nothing to do, 4 changes pending, 1 cannot tell, 3 the policy is invalid. */
+export async function plan(options: Options, json: boolean): Promise<number> {
+  const policy = load(options.policyDir);
+  if (policy === undefined) return EXIT.policyInvalid;
+  return withKernel(options, async (reconciler) => {
+    const look = await reconciler.look(policy);
+    const lines = changeLines(look.changes);
+    if (json) {
+      const { families, interfaces } = look.plan;
+      say(
+        JSON.stringify(
+          { schemaVersion: 'v1', changes: lines, families, interfaces, notes: look.notes },
+          undefined,
+          2,
+        ),
+      );
+    } else {
+      for (const note of look.notes) complain(`note: ${note}`);
+      for (const line of lines) say(line);
+    }
+    for (const obstacle of obstacles(look)) complain(obstacle);
+    if (lines.length > 0) return EXIT.changesPending;
+    return obstacles(look).length > 0 ? EXIT.failed : EXIT.ok;
+  });
+}
+
+/** `cleanup`: 0 nothing of the agent's is left, 1 something is. */
+export async function cleanup(options: Options): Promise<number> {
+  return withKernel(options, async (reconciler) => {
+    const changes = await reconciler.lookForCleanup();
+    for (const line of changeLines(changes)) say(line);
+    await reconciler.cleanup(changes);
+    const left = await reconciler.lookForCleanup();
+    for (const line of changeLines(left)) complain(`could not remove: ${line}`);
+    return countChanges(left) === 0 ? EXIT.ok : EXIT.failed;
+  });
+}

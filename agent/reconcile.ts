@@ -1,0 +1,196 @@
+/**
+ * One reconcile: observe the kernel, compare with the plan, apply the difference. Holds no state but what it
+ * needs to tell drift from change; loop.ts decides when, process.ts what to make of it.
+ */
+
+import { desiredNat } from '../nat/desired.ts';
+import { diffNat, type NatStep } from '../nat/diff.ts';
+import type { NatKernel } from '../nat/kernel.ts';
+import { commandLines, isRuleStep } from '../nat/render.ts';
+import type { NatState } from '../nat/state.ts';
+import { desiredRouting } from '../routing/desired.ts';
+import { diffRouting, type RoutingStep } from '../routing/diff.ts';
+import type { RoutingKernel } from '../routing/kernel.ts';
+import { FAMILIES, type Family } from '../routing/prefix.ts';
+import { renderStep } from '../routing/render.ts';
+import type { Trigger } from './cadence.ts';
+import type { Facts, InterfaceFlags } from './interfaces.ts';
+import { makePlan, type Plan } from './plan.ts';
+import type { Policy } from './policy/model.ts';
+import type { SysctlStep, Sysctls } from './sysctl.ts';
+
+/** What is to be done, by part, in no particular order between the parts. */
+export interface Changes {
+  nat: NatStep[];
+  routing: RoutingStep[];
+  sysctl: SysctlStep[];
+}
+
+/** What a look at the kernel found. */
+export interface Look {
+  plan: Plan;
+  changes: Changes;
+  /** The state of nat that is aimed at; the next look needs it. */
+  desiredNat: NatState;
+  /** Everything that the plan asks of the kernel, as text: equal texts, equal wishes. */
+  wish: string;
+  /** The iptables backend. */
+  backend: string | undefined;
+  notes: string[];
+}
+
+/** How a run ended, for status and metrics. */
+export interface ReconcileResult {
+  /** When it started, Unix milliseconds. */
+  at: number;
+  trigger: Trigger;
+  ok: boolean;
+  changes: number;
+  durationMs: number;
+  error?: string;
+}
+
+export interface Kernels {
+  routing: RoutingKernel;
+  nat: NatKernel;
+  sysctls: Sysctls;
+  facts(observed: Awaited<ReturnType<RoutingKernel['observe']>>): Promise<Facts>;
+}
+
+/** The number of steps. */
+export const countChanges = ({ nat, routing, sysctl }: Changes): number =>
+  nat.length + routing.length + sysctl.length;
+
+/** The steps as the lines a person would type, in the order in which they are applied. */
+export function changeLines({ nat, routing, sysctl }: Changes): string[] {
+  return [...commandLines(nat), ...routing.map(renderStep), ...sysctl.map(({ line }) => line)];
+}
+
+/** How many things of each kind the steps touch: the label `object` of `veg_agent_drift_repairs_total`. */
+export function countObjects({ nat, routing, sysctl }: Changes): Record<string, number> {
+  const objects = [
+    ...nat.map((step) => (isRuleStep(step) ? 'chain' : 'set')),
+    ...routing.map(({ kind }) => (kind.endsWith('Rule') ? 'rule' : 'route')),
+    ...sysctl.map(() => 'sysctl'),
+  ];
+  const counts: Record<string, number> = {};
+  for (const object of objects) counts[object] = (counts[object] ?? 0) + 1;
+  return counts;
+}
+
+/** An error with what to do about it, where that is known. */
+export function explain(error: Error): string {
+  const { hint } = error as { hint?: string };
+  return hint === undefined ? error.message : `${error.message} (${hint})`;
+}
+
+const routingFamily = (step: RoutingStep): Family => ('route' in step ? step.route.family : step.rule.family);
+
+/** What could not be carried out, and the families that are not as the policy says because of it. */
+export interface ApplyFailure {
+  families: readonly Family[];
+  error: Error;
+}
+
+/** Carries routing steps out. Throws one error that names the first failure and counts the others. */
+async function applyRouting(routing: RoutingKernel, steps: RoutingStep[]): Promise<void> {
+  const [first, ...others] = await routing.apply(steps);
+  if (first === undefined) return;
+  throw others.length === 0 ? first : new Error(`${first.message} (and ${others.length} more)`);
+}
+
+export class Reconciler {
+  readonly #kernels: Kernels;
+  readonly #flags: InterfaceFlags;
+  /** What was last applied, so that half of a damaged pair is still known as ours. */
+  #previousNat: NatState | undefined;
+
+  constructor(kernels: Kernels, flags: InterfaceFlags) {
+    this.#kernels = kernels;
+    this.#flags = flags;
+  }
+
+  /** Observes and compares; changes nothing. Throws when the kernel cannot be observed. */
+  async look(policy: Policy): Promise<Look> {
+    const { routing, nat, sysctls } = this.#kernels;
+    const observedRouting = await routing.observe();
+    const facts = await this.#kernels.facts(observedRouting);
+    const plan = makePlan(policy, facts, this.#flags);
+    const programmed = plan.families
+      .filter(({ state }) => state === 'programmed')
+      .map(({ family }) => family);
+    const observedNat = await nat.observe(programmed);
+    const wantedNat = desiredNat(plan.nat);
+    // A blocked family is left as it is: what is there may still work, and nothing better is known.
+    const blocked = new Set(
+      plan.families.filter(({ state }) => state === 'blocked').map(({ family }) => family),
+    );
+    const sysctl = await sysctls.look(programmed, plan.interfaces.internal);
+    const changes: Changes = {
+      routing: diffRouting(observedRouting, desiredRouting(plan.routing)).filter(
+        (step) => !blocked.has(routingFamily(step)),
+      ),
+      nat: diffNat(observedNat, wantedNat, this.#previousNat).filter((step) => !blocked.has(step.family)),
+      sysctl: sysctl.steps,
+    };
+    const { 4: backend4, 6: backend6 } = observedNat.backend;
+    return {
+      plan,
+      changes,
+      desiredNat: wantedNat,
+      wish: JSON.stringify([plan.routing, plan.nat]),
+      backend: backend4 ?? backend6,
+      notes: [...plan.notes, ...facts.notes, ...sysctl.notes],
+    };
+  }
+
+  /**
+   * Carries the changes out: translation first, then the routes that lead packets to it, then forwarding, so
+   * that no packet is forwarded before it is translated. A part that fails does not hold up the others.
+   * Returns what failed, by family; empty when all is done.
+   */
+  async apply({ changes, desiredNat }: Look): Promise<ApplyFailure[]> {
+    const failures: ApplyFailure[] = [];
+    const attempt = async (families: readonly Family[], work: () => Promise<void>) => {
+      try {
+        await work();
+      } catch (error) {
+        failures.push({ families, error: error as Error });
+      }
+    };
+    const { routing, nat, sysctls } = this.#kernels;
+    for (const family of FAMILIES) {
+      const steps = changes.nat.filter((step) => step.family === family);
+      if (steps.length > 0) await attempt([family], () => nat.apply(steps));
+    }
+    this.#previousNat = desiredNat;
+    for (const family of FAMILIES) {
+      const steps = changes.routing.filter((step) => routingFamily(step) === family);
+      // Routes must not lead packets past a translation that is not there.
+      const untranslated = failures.some(({ families }) => families.includes(family));
+      if (steps.length > 0 && !untranslated) await attempt([family], () => applyRouting(routing, steps));
+    }
+    if (changes.sysctl.length > 0 && failures.length === 0) {
+      await attempt(FAMILIES, () => sysctls.apply(changes.sysctl));
+    }
+    return failures;
+  }
+
+  /** What removing everything that the agent owns comes to. */
+  async lookForCleanup(): Promise<Changes> {
+    const { routing, nat, sysctls } = this.#kernels;
+    return {
+      sysctl: await sysctls.lookForCleanup(),
+      routing: diffRouting(await routing.observe(), desiredRouting([])),
+      nat: diffNat(await nat.observe([]), desiredNat([]), this.#previousNat),
+    };
+  }
+
+  /** Removes it: forwarding stops before routes go, and routes before the translation. */
+  async cleanup(changes: Changes): Promise<void> {
+    const { routing, nat, sysctls } = this.#kernels;
+    await sysctls.apply(changes.sysctl);
+    await applyRouting(routing, changes.routing);
+    await nat.apply(changes.nat);
+  }
+}
