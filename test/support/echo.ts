@@ -78,7 +78,8 @@ abstract class Path {
   /** The report as of now. What UDP lost counts as lost, not as a stall. */
   now(): Report {
     const [oldest] = this.waiting;
-    const waits = oldest === undefined || this.report.path.startsWith('udp:') ? 0 : performance.now() - oldest;
+    const waits =
+      oldest === undefined || this.report.path.startsWith('udp:') ? 0 : performance.now() - oldest;
     return { ...this.report, stallMs: Math.round(Math.max(this.report.stallMs, waits)) };
   }
 }

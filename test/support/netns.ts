@@ -31,7 +31,11 @@ export interface RunOptions {
   timeoutMs?: number;
 }
 
-const environment = (extra: RunOptions['env']): NodeJS.ProcessEnv => ({ ...process.env, LC_ALL: 'C', ...extra });
+const environment = (extra: RunOptions['env']): NodeJS.ProcessEnv => ({
+  ...process.env,
+  LC_ALL: 'C',
+  ...extra,
+});
 
 /** Runs a command to its end. Never throws for a non-zero exit. */
 export function run(file: string, args: string[], options: RunOptions = {}): Output {

@@ -60,7 +60,10 @@ export const CNI_ROUTES = `
   route replace fd00:10:18::/64 via fd00:10:16::1 dev eth0`;
 
 /** Makes the namespaces of the VPC. */
-export function topology(scope: Scope, { cniRoutes = false, externalV6 = true }: TopologyOptions = {}): Topology {
+export function topology(
+  scope: Scope,
+  { cniRoutes = false, externalV6 = true }: TopologyOptions = {},
+): Topology {
   const [client, client2, router, gateway, server] = ['client', 'client2', 'router', 'gateway', 'server'].map(
     (name) => scope.namespace(name),
   ) as [Namespace, Namespace, Namespace, Namespace, Namespace];
