@@ -9,7 +9,6 @@
 import type { DesiredRouting } from './desired.ts';
 import { RTPROT_KERNEL, RTPROT_VEG_AGENT, TABLE_INTERNAL } from './numbers.ts';
 import { ownsRoute, ownsRule } from './ownership.ts';
-import { FAMILIES, type Family } from './prefix.ts';
 import type { Route, RoutingState, Rule } from './state.ts';
 
 /** One change. `prependRoute` is an add in front of routes with the same destination and metric (IPv4). */
@@ -22,16 +21,14 @@ const FIRST_METRIC_6 = 1;
 
 /**
  * The steps from `observed` to `desired`, in the order in which nothing is missing in between: add before
- * delete, and rules only while the table that they lead to is filled. Other families are left as they are.
+ * delete, and rules only while the table that they lead to is filled.
  */
 export function diffRouting(
   observed: Pick<RoutingState, 'routes' | 'rules'>,
   desired: DesiredRouting,
-  families: readonly Family[] = FAMILIES,
 ): RoutingStep[] {
-  const inScope = ({ family }: { family: Family }): boolean => families.includes(family);
-  const routes = diffRoutes(observed.routes.filter(inScope), desired.routes.filter(inScope));
-  const rules = diffRules(observed.rules.filter(inScope), desired.rules.filter(inScope));
+  const routes = diffRoutes(observed.routes, desired.routes);
+  const rules = diffRules(observed.rules, desired.rules);
   return [...routes.put, ...rules, ...routes.remove];
 }
 
