@@ -1,0 +1,214 @@
+/**
+ * The policy directory as text: read whole, and read again when it changes.
+ *
+ * A ConfigMap is mounted as a `..data` symlink that is swapped from one directory to the next, with a symlink
+ * through it for each file; both this and a plain directory are followed. inotify tells of a change at once,
+ * and a look at the files' metadata twice a second finds what inotify cannot tell (a mount that came or went, a
+ * link to elsewhere, a watch that could not be had).
+ */
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import path from 'node:path';
+import { MAX_FILE_SIZE, MAX_SET_SIZE } from './policy/documents.ts';
+import type { PolicyFile } from './policy/model.ts';
+
+/** What stands in the directory, or why that cannot be told. */
+export type PolicySource = PolicyFile[] | { unreadable: string };
+
+export interface PolicyWatch {
+  /** Reads now. What it returns counts as delivered: `onChange` tells of what differs from it. */
+  read(): PolicySource;
+  close(): void;
+}
+
+export interface WatchOptions {
+  /** A change is read after so long without a further one, milliseconds. */
+  settle?: number;
+  /** But no later than so long after the first, milliseconds. */
+  settleAtMost?: number;
+  /** Between two looks at the metadata, milliseconds. */
+  poll?: number;
+}
+
+/** The symlink through which the kubelet swaps all files of a ConfigMap at once. */
+const DATA_LINK = '..data';
+/** A swap while reading is read again; this often in a row is something else. */
+const MAX_ATTEMPTS = 5;
+
+const isPolicyName = (name: string): boolean => !name.startsWith('.') && /\.(ya?ml|json)$/.test(name);
+
+const reasons: Record<string, string> = {
+  ENOENT: 'no such file or directory',
+  EACCES: 'permission denied',
+  EPERM: 'permission denied',
+  EIO: 'input/output error',
+  ESTALE: 'stale file handle',
+  ENOTCONN: 'the mount is not connected',
+};
+
+/**
+ * Reads every `*.yaml`, `*.yml` and `*.json` of a directory in the order of their names, or the one file that
+ * the path names. A file beyond the bounds is not read, it comes with its size.
+ */
+export function readPolicy(location: string): PolicySource {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      if (fs.statSync(location).isFile()) return [readFile(location, location, MAX_SET_SIZE)!];
+      const before = dataDirectory(location);
+      const files = readDirectory(before);
+      if (dataDirectory(location) === before || attempt === MAX_ATTEMPTS) return files;
+    } catch (error) {
+      const { code, message } = error as NodeJS.ErrnoException;
+      const gone = code === 'ENOENT' && fs.existsSync(location);
+      if (gone && attempt < MAX_ATTEMPTS) continue;
+      const where = (error as NodeJS.ErrnoException).path ?? location;
+      return { unreadable: `cannot read ${where}: ${reasons[code ?? ''] ?? message}` };
+    }
+  }
+}
+
+/** Where the files of a policy directory are: what `..data` leads to, if there is one. */
+function dataDirectory(directory: string): string {
+  try {
+    return fs.realpathSync(path.join(directory, DATA_LINK));
+  } catch {
+    return directory;
+  }
+}
+
+function readDirectory(directory: string): PolicyFile[] {
+  let left = MAX_SET_SIZE;
+  return fs
+    .readdirSync(directory)
+    .filter(isPolicyName)
+    .sort()
+    .flatMap((name) => {
+      const file = readFile(path.join(directory, name), name, left);
+      if (file === undefined) return [];
+      left -= file.size ?? file.text.length;
+      return [file];
+    });
+}
+
+/** Reads a regular file; undefined for anything else. */
+function readFile(location: string, name: string, left: number): PolicyFile | undefined {
+  // A FIFO must not be waited for.
+  const fd = fs.openSync(location, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+  try {
+    const stat = fs.fstatSync(fd);
+    if (!stat.isFile()) return undefined;
+    if (stat.size > Math.min(MAX_FILE_SIZE, left)) return { name, text: '', size: stat.size };
+    return { name, text: fs.readFileSync(fd, 'utf8') };
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** Follows a policy directory, which need not exist yet, and tells when its content has changed. */
+export function watchPolicy(
+  directory: string,
+  onChange: (source: PolicySource) => void,
+  { settle = 50, settleAtMost = 150, poll = 500 }: WatchOptions = {},
+): PolicyWatch {
+  const parent = path.dirname(path.resolve(directory));
+  const self = path.basename(path.resolve(directory));
+  const watched = new Map<string, { identity: string; watcher: fs.FSWatcher }>();
+  let delivered: string | undefined;
+  let seen: string | undefined;
+  let firstEvent: number | undefined;
+  let timer: NodeJS.Timeout | undefined;
+
+  const changed = () => {
+    const now = performance.now();
+    firstEvent ??= now;
+    clearTimeout(timer);
+    timer = setTimeout(deliver, Math.max(0, Math.min(settle, firstEvent + settleAtMost - now)));
+  };
+
+  const deliver = () => {
+    firstEvent = undefined;
+    watchAll();
+    seen = metadata(directory);
+    const source = readPolicy(directory);
+    // What changed while it was read has made no event yet, or one that comes later.
+    if (metadata(directory) !== seen) changed();
+    const content = digest(source);
+    if (content === delivered) return;
+    delivered = content;
+    onChange(source);
+  };
+
+  /** Watches the directory, the one that holds it, and where `..data` leads, each as it is now. */
+  const watchAll = () => {
+    const paths = new Set([parent, directory, dataDirectory(directory)]);
+    for (const location of new Set([...paths, ...watched.keys()])) {
+      const identity = paths.has(location) ? identify(location) : undefined;
+      const old = watched.get(location);
+      if (old?.identity === identity) continue;
+      old?.watcher.close();
+      watched.delete(location);
+      if (identity === undefined) continue;
+      try {
+        const concerns = location === parent ? (name: string) => name === self : isPolicyName;
+        const watcher = fs.watch(location, (_event, name) => {
+          if (name === null || name === DATA_LINK || concerns(name)) changed();
+        });
+        // A watch that breaks is had again at the next look; until then that look finds the changes.
+        watcher.on('error', () => {
+          watcher.close();
+          watched.delete(location);
+        });
+        watched.set(location, { identity, watcher });
+      } catch {
+        // No watch to be had (fs.inotify.max_user_watches): the regular look remains.
+      }
+    }
+  };
+
+  const look = () => {
+    watchAll();
+    if (metadata(directory) !== seen) changed();
+  };
+
+  watchAll();
+  const interval = setInterval(look, poll);
+  return {
+    read() {
+      seen = metadata(directory);
+      const source = readPolicy(directory);
+      delivered = digest(source);
+      return source;
+    },
+    close() {
+      clearInterval(interval);
+      clearTimeout(timer);
+      for (const { watcher } of watched.values()) watcher.close();
+      watched.clear();
+    },
+  };
+}
+
+/** Which file or directory a path leads to now; undefined when to none. */
+function identify(location: string): string | undefined {
+  const stat = fs.statSync(location, { bigint: true, throwIfNoEntry: false });
+  return stat && `${stat.dev}:${stat.ino}`;
+}
+
+/** What tells that a directory may have changed, without reading its files. */
+function metadata(directory: string): string {
+  try {
+    const data = dataDirectory(directory);
+    const files = fs.readdirSync(data).filter(isPolicyName).sort();
+    const stats = files.map((name) => {
+      const stat = fs.statSync(path.join(data, name), { bigint: true });
+      return [name, stat.dev, stat.ino, stat.size, stat.mtimeNs, stat.ctimeNs].join(':');
+    });
+    return [identify(directory), data, ...stats].join('\n');
+  } catch (error) {
+    return `${(error as NodeJS.ErrnoException).code}`;
+  }
+}
+
+function digest(source: PolicySource): string {
+  return createHash('sha256').update(JSON.stringify(source)).digest('base64');
+}
