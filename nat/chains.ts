@@ -2,8 +2,8 @@
  * The edits that bring one chain's rules of ours into the desired order and touch nothing else.
  *
  * Rules are named by their text when they are deleted, never by number: a number would hit somebody else's rule
- * if the chain changed since it was read. iptables deletes the first rule with a text, so of a doubled rule the
- * last one can be kept. A position is only used to insert; there a stale one costs no more than a wrong order
+ * if the chain changed since it was read. iptables deletes the first rule with a text, so of a doubled rule only
+ * the last one can be kept. A position is only used to insert; there a stale one costs no more than a wrong order
  * that the next reconcile sees.
  */
 import type { Rule } from './state.ts';
@@ -59,7 +59,10 @@ export function editChain(
     const seen = counted.get(wanted);
     if (seen === undefined || rule.packets > seen.packets) counted.set(wanted, rule);
   });
-  const found = [...lastAt].sort(([, a], [, b]) => a - b);
+  // A doubled rule stays in its last place, unless another of its places has counted more.
+  const found = [...lastAt]
+    .filter(([wanted, at]) => observed[at]!.packets === counted.get(wanted)!.packets)
+    .sort(([, a], [, b]) => a - b);
   const inOrder = longestIncreasing(found.map(([wanted]) => wanted));
   /** Observed index → desired index, of the rules that stay. */
   const kept = new Map(found.filter((_, i) => inOrder.has(i)).map(([wanted, at]) => [at, wanted]));

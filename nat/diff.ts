@@ -32,6 +32,29 @@ const TABLE_ORDER = ['raw', 'mangle', 'nat', 'filter', 'security'];
 
 const texts = (chain: Chain | undefined): string[] => chain?.rules.map((rule) => rule.text) ?? [];
 
+/** Our rules among those of others. */
+function editForeignChain(
+  at: InChain,
+  rules: Rule[],
+  want: string[],
+  known: { previous: string[]; hadMasquerade: boolean; hasMasquerade: boolean },
+): ReturnType<typeof editChain> {
+  const wanted = new Set(want);
+  let owned = new Set(known.previous);
+  let after = rules;
+  let hasMasquerade = known.hadMasquerade;
+  for (;;) {
+    const before = owned;
+    const present = after.map((rule) => rule.text);
+    owned = ownedByForm(at, present, { known: before, wanted, hasMasquerade });
+    const edited = editChain(rules, want, owned);
+    // When the jump moves down, pairs come to stand above it that did not: they are ours then.
+    if (after !== rules && [...owned].every((text) => before.has(text) || wanted.has(text))) return edited;
+    after = edited.rules;
+    hasMasquerade = known.hasMasquerade;
+  }
+}
+
 /** The steps of one family's rules, and the tables as they are afterwards. */
 function editTables(
   observed: Tables,
@@ -50,7 +73,6 @@ function editTables(
     const inserted: RuleStep[] = [];
     const flushed: RuleStep[] = [];
     const removed: RuleStep[] = [];
-    const hasMasquerade = there.has(CHAIN_MASQUERADE);
     for (const chain of new Set([...there.keys(), ...wanted.keys()])) {
       const at: InChain = { family, table, chain };
       const old = there.get(chain);
@@ -67,14 +89,13 @@ function editTables(
         created.push({ type: 'flush-chain', ...at });
         rules = [];
       }
-      const present = rules.map((rule) => rule.text);
-      const owned = ours
-        ? new Set(present)
-        : new Set([
-            ...ownedByForm(table, chain, present, hasMasquerade),
-            ...texts(previous?.get(table)?.get(chain)),
-          ]);
-      const { edits, rules: result } = editChain(rules, want, owned);
+      const { edits, rules: result } = ours
+        ? editChain(rules, want, new Set(rules.map((rule) => rule.text)))
+        : editForeignChain(at, rules, want, {
+            previous: texts(previous?.get(table)?.get(chain)),
+            hadMasquerade: there.has(CHAIN_MASQUERADE),
+            hasMasquerade: wanted.has(CHAIN_MASQUERADE),
+          });
       for (const edit of edits) {
         if (edit.type === 'delete') deleted.push({ type: 'delete-rule', text: edit.text, ...at });
         else inserted.push({ ...edit, type: 'insert-rule', ...at });

@@ -6,7 +6,6 @@ import type { AddressSet, Tables } from './state.ts';
 const DOTTED = /(^| )(-[sd]) ([0-9a-f:]+\.[0-9.]+\/\d+)(?= |$)/g;
 
 function canonicalRule(text: string, family: Family): string {
-  if (text.endsWith('-j NOTRACK')) return `${text.slice(0, -'NOTRACK'.length)}CT --notrack`;
   if (family === 4 || !text.includes('.')) return text;
   return text.replace(DOTTED, (_, blank: string, option: string, block: string) => {
     return `${blank}${option} ${prefix(block)}`;
@@ -22,6 +21,7 @@ function* logicalLines(text: string): Iterable<string> {
     open = quotes % 2 === 1 ? whole : '';
     if (open === '') yield whole;
   }
+  if (open !== '') throw new SyntaxError(`iptables-save printed a quote without its end: ${open}`);
 }
 
 const CHAIN_LINE = /^:(\S+) (\S+)/;

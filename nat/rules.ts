@@ -83,24 +83,31 @@ const RETURN_TO = /^-d (\S+) -j RETURN$/;
 /**
  * The texts of the rules in a built-in or foreign chain that are the agent's by their form. Two rules with one
  * text have one owner: a doubled rule of ours is ours twice.
+ * @param known texts that are ours anyhow
+ * @param wanted texts that are ours and will stay
+ * @param hasMasquerade whether the table has the chain VEG-MASQUERADE
  */
 export function ownedByForm(
-  table: string,
-  chain: string,
-  rules: string[],
-  hasMasquerade: boolean,
+  { table, chain }: { table: string; chain: string },
+  rules: readonly string[],
+  { known, wanted, hasMasquerade }: { known: Set<string>; wanted: Set<string>; hasMasquerade: boolean },
 ): Set<string> {
-  const owned = new Set(rules.filter(namesOurs));
+  const owned = new Set([...known, ...rules.filter(namesOurs)]);
   if (table !== 'nat') return owned;
   if (chain === 'PREROUTING') for (const text of rules) if (MARK_RULE.test(text)) owned.add(text);
   if (chain === 'POSTROUTING') {
     // Without its jump the chain is still a witness that the pairs are ours; without both there is none.
     const hook = rules.lastIndexOf(jump(CHAIN_MASQUERADE));
     const end = hook >= 0 ? hook : hasMasquerade ? rules.length : 0;
-    for (let i = 0; i + 1 < end; i++) {
-      const block = RETURN_TO.exec(rules[i]!)?.[1];
-      if (block === undefined || rules[i + 1] !== `-s ${block} -j RETURN`) continue;
-      owned.add(rules[i]!).add(rules[i + 1]!);
+    /** What stands above and is not about to go: a pair whose inside goes will be adjacent. */
+    const above: string[] = [];
+    for (const text of rules.slice(0, end)) {
+      const first = above.at(-1);
+      const block = first === undefined ? undefined : RETURN_TO.exec(first)?.[1];
+      if (block !== undefined && text === `-s ${block} -j RETURN` && !wanted.has(text)) {
+        owned.add(first!).add(text);
+        above.pop();
+      } else if (wanted.has(text) || !owned.has(text)) above.push(text);
     }
   }
   return owned;

@@ -1,0 +1,229 @@
+import t from 'tap';
+import type { NatStep } from '../../nat/diff.ts';
+import { createNatKernel, type Exec } from '../../nat/kernel.ts';
+
+interface Fake {
+  /** What a command prints, or why it fails. */
+  answers: Record<string, string | { stderr: string; exitCode: number }>;
+  /** Contents of /proc/net/ip_tables_names and ip6_tables_names; an error code instead: why it cannot be read. */
+  names?: { 4?: string; 6?: string };
+}
+
+/** A system of fake programs; those without an answer are not installed. */
+function fake({ answers, names = {} }: Fake) {
+  const calls: { command: string; input?: string }[] = [];
+  const exec: Exec = async (file, args, options) => {
+    const command = [file, ...args].join(' ');
+    const answer = answers[command] ?? answers[file];
+    if (args[0] !== '--version') calls.push({ command, ...(options?.input && { input: options.input }) });
+    if (answer === undefined) return { stdout: '', stderr: `${file}: not found`, exitCode: -1 };
+    if (typeof answer === 'string') return { stdout: answer, stderr: '', exitCode: 0 };
+    return { stdout: '', ...answer };
+  };
+  const readFile = async (path: string): Promise<string> => {
+    const text = names[path.includes('ip6') ? 6 : 4] ?? 'ENOENT';
+    if (/^E[A-Z]+$/.test(text)) throw Object.assign(new Error(text), { code: text });
+    return text;
+  };
+  return { calls, exec, readFile, commands: () => calls.map((call) => call.command) };
+}
+
+const NFT = {
+  'iptables-nft-save': '',
+  'ip6tables-nft-save': '',
+  'iptables-nft-restore': '',
+  'ip6tables-nft-restore': '',
+};
+const LEGACY = {
+  'iptables-legacy-save': '',
+  'ip6tables-legacy-save': '',
+  'iptables-legacy-restore': '',
+  'ip6tables-legacy-restore': '',
+};
+const IPSET = { 'ipset list -n': '', ipset: '' };
+const save = (...rules: string[]): string =>
+  ['*nat', ':POSTROUTING ACCEPT [0:0]', ':VEG-MASQUERADE - [0:0]', ...rules, 'COMMIT', ''].join('\n');
+const OURS = save('[1:60] -A POSTROUTING -j VEG-MASQUERADE');
+const THEIRS = OURS.replaceAll('VEG', 'THEIR');
+
+t.test('without legacy tables the backend is nf_tables, and legacy is not even asked', async (t) => {
+  const system = fake({ answers: { ...NFT, ...LEGACY, ...IPSET }, names: { 4: '', 6: 'ENOENT' } });
+  const state = await createNatKernel(system).observe([4, 6]);
+  t.same(state.backend, { 4: 'nft', 6: 'nft' });
+  t.same(system.commands(), ['iptables-nft-save -c', 'ip6tables-nft-save -c', 'ipset list -n']);
+});
+
+t.test('legacy tables with rules make the backend legacy, by family', async (t) => {
+  const system = fake({
+    answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-legacy-save': THEIRS },
+    names: { 4: 'nat\n', 6: '' },
+  });
+  t.same((await createNatKernel(system).observe([4, 6])).backend, { 4: 'legacy', 6: 'nft' });
+});
+
+t.test('legacy tables that are empty, or rules of others beside ours in nf_tables, do not', async (t) => {
+  const empty = fake({
+    answers: {
+      ...NFT,
+      ...LEGACY,
+      ...IPSET,
+      'iptables-legacy-save': '*nat\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n',
+    },
+    names: { 4: 'nat\n' },
+  });
+  t.equal((await createNatKernel(empty).observe([4])).backend[4], 'nft');
+  const beside = fake({
+    answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-legacy-save': THEIRS, 'iptables-nft-save': OURS },
+    names: { 4: 'nat\n' },
+  });
+  t.equal((await createNatKernel(beside).observe([4])).backend[4], 'nft');
+});
+
+t.test('a user that may not list legacy tables finds ours in either backend', async (t) => {
+  const names = { 4: 'EACCES', 6: 'EACCES' };
+  const nft = fake({ answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-nft-save': OURS }, names });
+  t.equal((await createNatKernel(nft).observe([4])).backend[4], 'nft');
+  t.notOk(nft.commands().some((command) => command.startsWith('iptables-legacy')));
+  const legacy = fake({
+    answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-legacy-save -c -t nat': OURS },
+    names,
+  });
+  const state = await createNatKernel(legacy).observe([4]);
+  t.equal(state.backend[4], 'legacy');
+  t.ok(state.tables[4].get('nat')!.has('VEG-MASQUERADE'));
+});
+
+t.test('the choice is made once', async (t) => {
+  const names = { 4: '', 6: '' };
+  const system = fake({ answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-legacy-save': THEIRS }, names });
+  const kernel = createNatKernel(system);
+  await kernel.observe([4]);
+  names[4] = 'nat\n';
+  t.equal((await kernel.observe([4])).backend[4], 'nft');
+});
+
+t.test(
+  'plain names do when the others are not installed, and tell their backend by their version',
+  async (t) => {
+    const version = (text: string) => ({
+      'iptables-save --version': `iptables-save v1.8.9 (${text})\n`,
+      'iptables-save': '',
+      'iptables-restore': '',
+    });
+    const nft = fake({ answers: { ...version('nf_tables'), ...IPSET } });
+    t.equal((await createNatKernel(nft).observe([4])).backend[4], 'nft');
+    const legacy = fake({ answers: { ...version('legacy'), ...IPSET }, names: { 4: 'nat\n' } });
+    t.equal((await createNatKernel(legacy).observe([4])).backend[4], 'legacy');
+    t.same(legacy.commands(), ['iptables-save -c', 'ipset list -n']);
+  },
+);
+
+t.test('no iptables at all is an error that says what to install', async (t) => {
+  await t.rejects(createNatKernel(fake({ answers: IPSET })).observe([4]), {
+    name: 'NatError',
+    kind: 'not-installed',
+    hint: /install .*iptables/,
+  });
+});
+
+t.test('a family that is not required may be missing, but not forbidden', async (t) => {
+  const four = { 'iptables-nft-save': OURS, ...IPSET };
+  const state = await createNatKernel(fake({ answers: four })).observe([4]);
+  t.same(state.backend, { 4: 'nft' });
+  t.equal(state.tables[6].size, 0);
+  const denied = { stderr: 'Could not fetch rule set generation id: Permission denied', exitCode: 4 };
+  const forbidden = fake({ answers: { ...four, 'ip6tables-nft-save': '', 'ip6tables-nft-save -c': denied } });
+  await t.rejects(createNatKernel(forbidden).observe([4]), { name: 'NatError', kind: 'not-permitted' });
+});
+
+t.test('a nat table that only nft can list is an error', async (t) => {
+  const text = "# Table `nat' is incompatible, use 'nft' tool.\n";
+  const system = fake({ answers: { ...NFT, ...IPSET, 'iptables-nft-save': text } });
+  await t.rejects(createNatKernel(system).observe([4]), { name: 'NatError', kind: 'incompatible' });
+});
+
+t.test('ipset is not needed until a rule matches a set', async (t) => {
+  t.equal((await createNatKernel(fake({ answers: NFT })).observe([4])).sets.size, 0);
+  const matched = save('[0:0] -A POSTROUTING -m set --match-set VEG-FORWARD-4 dst -j RETURN');
+  const system = fake({ answers: { ...NFT, 'iptables-nft-save': matched } });
+  await t.rejects(createNatKernel(system).observe([4]), { kind: 'not-installed', message: /^ipset/ });
+});
+
+t.test('only our sets are read, and one that vanished meanwhile is none', async (t) => {
+  const system = fake({
+    answers: {
+      ...NFT,
+      'ipset list -n': 'HUGE\nVEG-FORWARD-4\nVEG-GONE\n',
+      'ipset save VEG-FORWARD-4': 'create VEG-FORWARD-4 hash:net family inet hashsize 64 maxelem 9\n',
+      'ipset save VEG-GONE': {
+        stderr: 'ipset v7.17: The set with the given name does not exist',
+        exitCode: 1,
+      },
+    },
+  });
+  t.same([...(await createNatKernel(system).observe([4])).sets.keys()], ['VEG-FORWARD-4']);
+  t.notOk(system.commands().includes('ipset save HUGE'));
+});
+
+const insert = (family: 4 | 6, table: string): NatStep => ({
+  type: 'insert-rule',
+  family,
+  table,
+  chain: 'POSTROUTING',
+  rule: { text: '-j VEG-MASQUERADE', packets: 3, bytes: 180 },
+});
+
+t.test('a family changes in one transaction, between what comes before and after for its sets', async (t) => {
+  const system = fake({ answers: { ...NFT, ...IPSET } });
+  const kernel = createNatKernel(system);
+  await kernel.apply([
+    { type: 'create-set', family: 4, set: 'VEG-FORWARD-4', hashsize: 1024, maxelem: 65536 },
+    { type: 'add-elements', family: 4, set: 'VEG-FORWARD-4', elements: ['10.0.0.0/8' as never] },
+    insert(4, 'raw'),
+    insert(4, 'nat'),
+    { type: 'destroy-set', family: 4, set: 'VEG-OLD' },
+    insert(6, 'nat'),
+  ]);
+  t.same(system.calls, [
+    {
+      command: 'ipset -exist restore',
+      input:
+        'create VEG-FORWARD-4 hash:net family inet hashsize 1024 maxelem 65536\nadd VEG-FORWARD-4 10.0.0.0/8\n',
+    },
+    {
+      command: 'iptables-nft-restore --noflush -w 5',
+      input:
+        '*raw\n-A POSTROUTING -j VEG-MASQUERADE -c 3 180\nCOMMIT\n*nat\n-A POSTROUTING -j VEG-MASQUERADE -c 3 180\nCOMMIT\n',
+    },
+    { command: 'ipset -exist restore', input: 'destroy VEG-OLD\n' },
+    {
+      command: 'ip6tables-nft-restore --noflush -w 5',
+      input: '*nat\n-A POSTROUTING -j VEG-MASQUERADE -c 3 180\nCOMMIT\n',
+    },
+  ]);
+});
+
+t.test('a family that fails stops its own later steps, not the other family', async (t) => {
+  const stderr = 'Another app is currently holding the xtables lock. Stopped waiting after 5s.';
+  const system = fake({ answers: { ...NFT, ...IPSET, 'iptables-nft-restore': { stderr, exitCode: 4 } } });
+  const steps: NatStep[] = [
+    insert(4, 'nat'),
+    { type: 'destroy-set', family: 4, set: 'VEG-OLD' },
+    insert(6, 'nat'),
+  ];
+  await t.rejects(createNatKernel(system).apply(steps), {
+    kind: 'locked',
+    message: /xtables lock/,
+    hint: /\/run\/xtables.lock/,
+  });
+  t.same(system.commands(), ['iptables-nft-restore --noflush -w 5', 'ip6tables-nft-restore --noflush -w 5']);
+  const both = fake({
+    answers: {
+      ...NFT,
+      ...IPSET,
+      'iptables-nft-restore': { stderr, exitCode: 4 },
+      'ip6tables-nft-restore': { stderr: 'x', exitCode: 1 },
+    },
+  });
+  await t.rejects(createNatKernel(both).apply(steps), { message: /^iptables.*; ip6tables/ });
+});

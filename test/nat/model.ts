@@ -1,0 +1,162 @@
+/**
+ * A small model of iptables and ipset: takes the text that the restore programs take, answers with the text that
+ * the save programs print, and refuses what they refuse. Checked against the real ones in test/live/nat.test.ts.
+ */
+import { parseSet, parseTables } from '../../nat/parse.ts';
+import type { NatState, Rule, Tables } from '../../nat/state.ts';
+import type { Family } from '../../routing/prefix.ts';
+
+interface ModelSet {
+  header: string;
+  elements: Set<string>;
+}
+
+export class Model {
+  tables: { 4: Tables; 6: Tables };
+  sets = new Map<string, ModelSet>();
+
+  constructor() {
+    const builtIn = (...chains: string[]) => new Map(chains.map((c) => [c, { policy: 'ACCEPT', rules: [] }]));
+    const fresh = (): Tables =>
+      new Map([
+        ['raw', builtIn('PREROUTING', 'OUTPUT')],
+        ['nat', builtIn('PREROUTING', 'INPUT', 'OUTPUT', 'POSTROUTING')],
+      ]);
+    this.tables = { 4: fresh(), 6: fresh() };
+  }
+
+  /** The rules of a chain, to be changed at will. */
+  rules(family: Family, table: string, chain: string): Rule[] {
+    const found = this.tables[family].get(table)?.get(chain)?.rules;
+    if (found === undefined) throw new Error(`no chain ${chain} in ${table}`);
+    return found;
+  }
+
+  #inUse(set: string): boolean {
+    return [4, 6].some((family) =>
+      [...this.tables[family as Family].values()].some((table) =>
+        [...table.values()].some((c) => c.rules.some((r) => r.text.includes(`--match-set ${set} `))),
+      ),
+    );
+  }
+
+  /** `iptables-restore --noflush`: all of a table or nothing. */
+  restoreRules(family: Family, input: string): void {
+    const work = structuredClone(this.tables[family]);
+    let table = '';
+    for (const line of input.split('\n').filter(Boolean)) {
+      if (line === 'COMMIT') continue;
+      if (line.startsWith('*')) {
+        table = line.slice(1);
+        continue;
+      }
+      const chains = work.get(table)!;
+      const [, option, name = '', rest = ''] = /^(-[A-Z]) (\S+)(?: (.*))?$/.exec(line)!;
+      const chain = chains.get(name);
+      if (option === '-N') {
+        if (chain !== undefined) throw new Error(`${line}: exists`);
+        chains.set(name, { policy: '-', rules: [] });
+        continue;
+      }
+      if (chain === undefined) throw new Error(`${line}: no chain`);
+      const counters = / -c (\d+) (\d+)$/.exec(rest);
+      const [packets, bytes] = counters === null ? [0, 0] : [Number(counters[1]), Number(counters[2])];
+      const text = counters === null ? rest : rest.slice(0, counters.index);
+      const checked = (rule: Rule): Rule => {
+        const bare = rule.text.replaceAll(/"[^"]*"/g, '""');
+        const target = /-[jg] (VEG-\S+)/.exec(bare)?.[1];
+        if (target !== undefined && !chains.has(target)) throw new Error(`${line}: no target`);
+        const set = /--match-set (\S+)/.exec(bare)?.[1];
+        if (set !== undefined && !this.sets.has(set)) throw new Error(`${line}: no set`);
+        return rule;
+      };
+      if (option === '-A') chain.rules.push(checked({ text, packets, bytes }));
+      else if (option === '-I') {
+        const [, position, body] = /^(\d+) (.*)$/s.exec(text)!;
+        if (Number(position) > chain.rules.length + 1) throw new Error(`${line}: index too big`);
+        chain.rules.splice(Number(position) - 1, 0, checked({ text: body!, packets, bytes }));
+      } else if (option === '-D') {
+        const at = chain.rules.findIndex((rule) => rule.text === text);
+        if (at < 0) throw new Error(`${line}: no such rule`);
+        chain.rules.splice(at, 1);
+      } else if (option === '-F') chain.rules = [];
+      else if (option === '-X') {
+        const used = [...chains.values()].some((c) => c.rules.some((r) => r.text.endsWith(`-j ${name}`)));
+        if (used || chain.rules.length > 0) throw new Error(`${line}: not empty or in use`);
+        chains.delete(name);
+      } else throw new Error(`${line}: not understood`);
+    }
+    this.tables[family] = work;
+  }
+
+  /** `ipset -exist restore`; `after` is called behind each command. */
+  restoreSets(input: string, after: () => void = () => {}): void {
+    for (const line of input.split('\n').filter(Boolean)) {
+      const [verb, name = '', ...rest] = line.split(' ');
+      const set = this.sets.get(name);
+      if (verb === 'create') {
+        if (set === undefined) this.sets.set(name, { header: rest.join(' '), elements: new Set() });
+      } else if (set === undefined) throw new Error(`${line}: no set`);
+      else if (verb === 'add') {
+        const maxelem = Number(/maxelem (\d+)/.exec(set.header)?.[1]);
+        if (set.elements.size >= maxelem) throw new Error(`${line}: full`);
+        if (rest[0]!.endsWith('/0')) throw new Error(`${line}: CIDR invalid`);
+        set.elements.add(rest[0]!);
+      } else if (verb === 'del') set.elements.delete(rest[0]!);
+      else if (verb === 'swap') {
+        const other = this.sets.get(rest[0]!);
+        const kind = (text: string): string => /^(\S+ family \S+)/.exec(text)![1]!;
+        if (other === undefined || kind(other.header) !== kind(set.header))
+          throw new Error(`${line}: no match`);
+        this.sets.set(name, other);
+        this.sets.set(rest[0]!, set);
+      } else if (verb === 'destroy') {
+        if (this.#inUse(name)) throw new Error(`${line}: in use`);
+        this.sets.delete(name);
+      } else throw new Error(`${line}: not understood`);
+      after();
+    }
+  }
+
+  /** `iptables-save -c`. */
+  saveRules(family: Family): string {
+    return [...this.tables[family]]
+      .flatMap(([name, chains]) => [
+        `*${name}`,
+        ...[...chains].map(([chain, { policy }]) => `:${chain} ${policy} [0:0]`),
+        ...[...chains].flatMap(([chain, { rules }]) =>
+          rules.map((r) => `[${r.packets}:${r.bytes}] -A ${chain} ${r.text}`),
+        ),
+        'COMMIT',
+        '',
+      ])
+      .join('\n');
+  }
+
+  /** `ipset save NAME`. */
+  saveSet(name: string): string {
+    const { header, elements } = this.sets.get(name)!;
+    return [`create ${name} ${header}`, ...[...elements].map((e) => `add ${name} ${e}`), ''].join('\n');
+  }
+
+  /** What kernel.ts would observe. */
+  observe(): NatState {
+    const ours = [...this.sets.keys()].filter((name) => name.startsWith('VEG-'));
+    return {
+      tables: { 4: parseTables(this.saveRules(4), 4), 6: parseTables(this.saveRules(6), 6) },
+      sets: new Map(ours.map((name) => [name, parseSet(this.saveSet(name))!])),
+    };
+  }
+}
+
+/** Random numbers from a seed (mulberry32): `random()` in [0, 1), `random.below(n)` an integer in [0, n). */
+export function seeded(seed: number): { (): number; below(n: number): number } {
+  let state = seed;
+  const random = (): number => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+  return Object.assign(random, { below: (n: number) => Math.floor(random() * n) });
+}
