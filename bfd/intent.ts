@@ -15,6 +15,13 @@ export type AuthTypeName =
   | 'keyed-sha1'
   | 'meticulous-keyed-sha1';
 
+/** How a session authenticates. The secret is read from the file by the engine, and never travels. */
+export interface AuthIntent {
+  type: AuthTypeName;
+  keyId: number;
+  keyFile: string;
+}
+
 /** A configured session: one local address, one peer. */
 export interface PeerIntent {
   /** The address that packets are answered from. */
@@ -36,8 +43,11 @@ export interface PeerIntent {
   multihop: boolean;
   /** Adopt a stale Your Discriminator of a configured peer (docs/bfd.md). */
   adoptDiscriminator: boolean;
-  /** The secret is read from the file by the engine, and never travels. */
-  auth?: { type: AuthTypeName; keyId: number; keyFile: string };
+  auth?: AuthIntent;
+  /** Demand mode (RFC 5880 6.6): poll so often, microseconds, and ask the peer for no other packets. */
+  demandPollInterval?: number;
+  /** Keep a session AdminDown for `hold` after it left Up `flaps` times within `within` (6.8.18); milliseconds. */
+  holdDown?: { flaps: number; within: number; hold: number };
 }
 
 /** Whether the sessions of a family may carry traffic. */
@@ -48,6 +58,8 @@ export type FamilyReadiness =
 
 export interface BfdIntent {
   peers: PeerIntent[];
+  /** More local addresses to listen on, for peers that `bfdd-control allow` lets in. */
+  listen?: string[];
   readiness: { 4: FamilyReadiness; 6: FamilyReadiness };
 }
 
@@ -82,6 +94,8 @@ export interface EngineReport {
   /** Transmit lateness: `buckets[i]` counts packets at most `bounds[i]` seconds late (cumulative). */
   lateness: { bounds: number[]; buckets: number[]; count: number; sum: number };
   draining: boolean;
+  /** Stale discriminators taken over from a peer, since the start of the process. */
+  adoptedDiscriminators?: number;
 }
 
 /** Agent → BFD process. */

@@ -62,7 +62,7 @@ export class SystemError extends Error {
 }
 
 /** The name and the message of a positive errno. */
-export function errnoText(errno: number): [code: string, message: string] {
+function errnoText(errno: number): [code: string, message: string] {
   return getSystemErrorMap().get(-errno) ?? [`E${errno}`, `error ${errno}`];
 }
 

@@ -1,0 +1,951 @@
+/**
+ * The engine: owns sessions, sockets, clock and randomness, and moves the sessions by `step`.
+ *
+ * One timer serves all sessions. What is due is done after the sockets were read (a timer leads to setImmediate,
+ * which comes after the poll phase), so that a pause of the process does not make a session expire whose packets
+ * have arrived meanwhile. An expiry is approached by a timer that comes early and then waited for precisely.
+ */
+import { randomInt } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { sign } from './auth.ts';
+import { Checkpoint, type SavedSession } from './checkpoint.ts';
+import { DIAG, type DiscardReason } from './constants.ts';
+import {
+  allowReply,
+  blockReply,
+  type Command,
+  connectReply,
+  LOG_TYPES,
+  noSessionReply,
+  parse,
+  type Selector,
+  type SessionCommand,
+  type SessionView,
+  sessionReply,
+  splitWords,
+  statusReply,
+  versionReply,
+} from './control-text.ts';
+import { type Path, pathKey, select } from './demux.ts';
+import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent, SessionReport } from './intent.ts';
+import { KeyRing } from './keys.ts';
+import { decode, encode } from './packet.ts';
+import {
+  createSession,
+  type Hold,
+  nextDeadline,
+  peerDetectionTime,
+  type Session,
+  type SessionAction,
+  type SessionConfig,
+  type SessionEvent,
+  step,
+} from './session.ts';
+import { NEVER } from './timers.ts';
+import { type Endpoint, type Log, type Sender, Transport } from './transport.ts';
+
+export interface EngineOptions {
+  logger: Log;
+  /** What `bfdd-control version` prints. */
+  version: string;
+  /** The state file for a hitless restart. Without it a restart is a new start. */
+  checkpoint?: string;
+  /** Called after every change of a session's state. */
+  onChange?: (report: EngineReport) => void;
+  /** Called for `bfdd-control stop`. */
+  onStop?: () => void;
+  /** Numbers in [0, 1) for jitter and ports. Discriminators come from node:crypto. */
+  random?: () => number;
+  /** 256 unless told. */
+  maxSessions?: number;
+  /** The C bit (6.8.7): the sessions outlive a restart of what programs the forwarding. */
+  controlPlaneIndependent?: boolean;
+  /** What sessions are made of that `bfdd-control allow` and `connect` bring about. */
+  newSession?: Partial<SessionDefaults>;
+}
+
+/** The parameters of sessions that no policy describes. */
+export type SessionDefaults = Omit<PeerIntent, 'local' | 'remote' | 'role' | 'multihop'>;
+
+const NEW_SESSION: SessionDefaults = {
+  desiredMinTx: 1_000_000,
+  requiredMinRx: 1_000_000,
+  detectMult: 3,
+  minTTL: 254,
+  adoptDiscriminator: true,
+};
+
+/** Upper bounds of the transmit lateness histogram, seconds. */
+const LATENESS_BOUNDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1];
+/** A discard of the same reason is logged so often, ms. */
+const DISCARD_LOG_PERIOD = 10_000;
+/** A send error of the same session is logged so often, ms. */
+const SEND_ERROR_LOG_PERIOD = 10_000;
+/** How often key files, hold-downs and vanished peers are looked at, ms. */
+const MAINTENANCE_PERIOD = 1000;
+/** A session that nobody configured is dropped when its peer was silent for so long, microseconds. */
+const FORGET_ALLOWED_AFTER = 15_000_000;
+/** `stop` waits no longer than this for the peers to learn of it, microseconds. */
+const LONGEST_STOP = 10_000_000;
+/** How long before an expiry the precise waiting begins, microseconds. */
+const PRECISE = 2000;
+/** libuv reads so many packets of a socket in one iteration; as many may mean that there are more. */
+const READ_BATCH = 32;
+/** Iterations of reading before an expiry is believed in spite of unread packets. */
+const LONGEST_BACKLOG = 32;
+/** setTimeout takes no more, ms. */
+const LONGEST_TIMEOUT = 3_600_000;
+const KNOCK = Buffer.alloc(0);
+
+/** The monotonic clock that the kernel's timers use, in microseconds: comparable across a restart. */
+const ORIGIN = Number(process.hrtime.bigint() / 1000n) - performance.now() * 1000;
+const clock = (): number => performance.now() * 1000 + ORIGIN;
+
+/** A session with everything that is not the protocol's. */
+interface Entry extends Path {
+  id: number;
+  key: string;
+  origin: 'intent' | 'connect' | 'allowed';
+  intent: PeerIntent;
+  /** Changes by `bfdd-control session … set`, until the policy says something new. */
+  overrides: Partial<
+    Pick<SessionConfig, 'desiredMinTx' | 'requiredMinRx' | 'detectMult' | 'controlPlaneIndependent'>
+  >;
+  session: Session;
+  sender: Sender;
+  keys: KeyRing;
+  packetsIn: number;
+  packetsOut: number;
+  /** States and when they began, Unix ms, the present one last. */
+  history: { state: Session['sessionState']; since: number }[];
+  transitions: SessionReport['transitions'];
+  /** Kept in a state by `bfdd-control session … state`. */
+  forced: Hold | undefined;
+  /** Times at which the session left Up, and until when it is held down for that, ms of the monotonic clock. */
+  flaps: number[];
+  heldDownUntil: number;
+  /** Set when the session is to be removed: it says AdminDown until then. */
+  leavingUntil: number;
+  sendErrorLogged: number;
+}
+
+export class Engine {
+  readonly #log: Log;
+  readonly #options: EngineOptions;
+  readonly #random: () => number;
+  readonly #transport: Transport;
+  readonly #checkpoint: Checkpoint | undefined;
+  readonly #entries = new Map<number, Entry>();
+  readonly #byPath = new Map<string, Entry>();
+  readonly #byDiscriminator = new Map<number, Entry>();
+  readonly #maintenance: NodeJS.Timeout;
+
+  #intent: BfdIntent = { peers: [], readiness: { 4: { ready: true }, 6: { ready: true } } };
+  #newSession: SessionDefaults;
+  readonly #allowed = new Set<string>();
+  readonly #blocked = new Set<string>();
+  #lastId = 0;
+  #draining = false;
+  #closed = false;
+  /** When, on the monotonic clock, every peer has had the time to learn of the drain. */
+  #drainedAt = 0;
+
+  #wakeAt = NEVER;
+  #timer: NodeJS.Timeout | undefined;
+  #immediate: NodeJS.Immediate | undefined;
+  #readSinceRun = 0;
+  #backlog = 0;
+
+  readonly #discards: Record<string, number> = {};
+  readonly #discardLogged = new Map<string, { at: number; count: number }>();
+  readonly #lateness = { buckets: LATENESS_BOUNDS.map(() => 0), count: 0, sum: 0 };
+  #adopted = 0;
+  #logTypes = logTypesOf('normal');
+  #logTiming = false;
+
+  constructor(options: EngineOptions) {
+    this.#options = options;
+    this.#log = options.logger;
+    this.#random = options.random ?? Math.random;
+    this.#newSession = { ...NEW_SESSION, ...options.newSession };
+    this.#transport = new Transport(
+      (payload, from, endpoint) => this.#receive(payload, from, endpoint),
+      this.#log,
+      this.#random,
+    );
+    this.#maintenance = setInterval(() => this.#maintain(), MAINTENANCE_PERIOD);
+    if (options.checkpoint !== undefined) {
+      this.#checkpoint = new Checkpoint(options.checkpoint, this.#log, () => this.#snapshot());
+      this.#resume();
+    }
+  }
+
+  // Configuration ------------------------------------------------------------------------------------------
+
+  /**
+   * Makes the sessions those of the intent, live: parameters of a session that is Up change through Poll
+   * Sequences, sessions that are no longer wanted say AdminDown for a Detection Time and go. What
+   * `bfdd-control` changed stays until the intent of that session differs from the one before.
+   */
+  configure(intent: BfdIntent): void {
+    const wanted = new Map(intent.peers.map((peer) => [pathKey(peer), peer]));
+    this.#intent = intent;
+    for (const entry of this.#byPath.values()) {
+      if (entry.origin === 'intent' && !wanted.has(entry.key)) this.#leave(entry);
+    }
+    for (const [key, peer] of wanted) {
+      const entry = this.#byPath.get(key);
+      if (entry === undefined) {
+        if (this.#hasRoom(peer.remote)) this.#add(peer, 'intent');
+        continue;
+      }
+      const same = entry.origin === 'intent' && JSON.stringify(entry.intent) === JSON.stringify(peer);
+      if (!same) {
+        entry.overrides = {};
+        entry.forced = undefined;
+        if (entry.session.suspended) this.#dispatch(entry, { type: 'suspend', suspended: false });
+        this.#blocked.delete(entry.remote);
+      }
+      entry.origin = 'intent';
+      entry.intent = peer;
+      entry.leavingUntil = NEVER;
+      this.#reconfigure(entry);
+    }
+    this.#holdAll();
+    this.#listen();
+  }
+
+  /** Every session says AdminDown at once and stays there (6.8.16); discriminators are kept. */
+  drain(): void {
+    if (this.#draining) return;
+    this.#draining = true;
+    const now = clock();
+    let longest = 0;
+    for (const { session } of this.#entries.values()) {
+      if (session.remoteDiscr !== 0) longest = Math.max(longest, peerDetectionTime(session));
+    }
+    this.#drainedAt = now + longest;
+    this.#holdAll();
+  }
+
+  undrain(): void {
+    this.#draining = false;
+    this.#holdAll();
+  }
+
+  /** Drains, waits until every peer had the time to learn of it, and closes. */
+  async stop(): Promise<void> {
+    if (this.#closed) return;
+    this.drain();
+    const wait = Math.min(this.#drainedAt - clock(), LONGEST_STOP);
+    if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait / 1000));
+    this.#close();
+  }
+
+  /** Closes at once and says nothing: for a restart in place that the peers must not notice. */
+  abandon(): void {
+    this.#close();
+  }
+
+  #close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#checkpoint?.close();
+    clearInterval(this.#maintenance);
+    clearTimeout(this.#timer);
+    clearImmediate(this.#immediate);
+    this.#transport.close();
+    for (const entry of this.#entries.values()) entry.sender.close();
+  }
+
+  /** The sockets that the sessions, and addresses that peers may come to, need. */
+  #listen(): void {
+    const endpoints = new Map<string, Endpoint>();
+    const add = (local: string, multihop: boolean, minTTL: number, device: string | undefined) => {
+      const key = `${local} ${multihop}`;
+      const known = endpoints.get(key);
+      endpoints.set(key, {
+        local,
+        multihop,
+        minTTL: Math.min(minTTL, known?.minTTL ?? 255),
+        interface: multihop ? undefined : (device ?? known?.interface),
+      });
+    };
+    for (const entry of this.#entries.values()) {
+      add(entry.local, entry.multihop, entry.intent.minTTL, entry.intent.interface);
+    }
+    const { minTTL, interface: device } = this.#newSession;
+    for (const local of this.#intent.listen ?? []) add(local, false, minTTL, device);
+    this.#transport.listen([...endpoints.values()]);
+  }
+
+  #hasRoom(remote: string): boolean {
+    const max = this.#options.maxSessions ?? 256;
+    if (this.#entries.size < max) return true;
+    this.#log.warn({ remote, max }, 'too many sessions; this one is left out');
+    return false;
+  }
+
+  #add(peer: PeerIntent, origin: Entry['origin'], saved?: SavedSession): Entry {
+    const key = pathKey(peer);
+    const { local, remote, multihop } = peer;
+    const keys = new KeyRing();
+    this.#readKey(peer, keys, remote);
+    const known = saved ?? this.#checkpoint?.recall(key);
+    const taken = known === undefined || this.#byDiscriminator.has(known.localDiscr);
+    const config = this.#config(peer, {}, keys);
+    const session = createSession(
+      config,
+      taken ? this.#newDiscriminator() : known.localDiscr,
+      randomInt(2 ** 32),
+    );
+    const entry: Entry = {
+      id: ++this.#lastId,
+      key,
+      local,
+      remote,
+      multihop,
+      origin,
+      intent: peer,
+      overrides: {},
+      session,
+      sender: this.#transport.sender(local, remote, multihop, known?.port ?? 0),
+      keys,
+      packetsIn: 0,
+      packetsOut: 0,
+      history: [{ state: session.sessionState, since: Date.now() }],
+      transitions: [],
+      forced: undefined,
+      flaps: [],
+      heldDownUntil: 0,
+      leavingUntil: NEVER,
+      sendErrorLogged: -NEVER,
+    };
+    this.#entries.set(entry.id, entry);
+    this.#byPath.set(key, entry);
+    this.#byDiscriminator.set(session.localDiscr, entry);
+    return entry;
+  }
+
+  #newDiscriminator(): number {
+    for (;;) {
+      const discriminator = randomInt(1, 2 ** 32);
+      if (!this.#byDiscriminator.has(discriminator)) return discriminator;
+    }
+  }
+
+  #config(intent: PeerIntent, overrides: Entry['overrides'], keys: KeyRing): SessionConfig {
+    return {
+      role: intent.role,
+      desiredMinTx: intent.desiredMinTx,
+      requiredMinRx: intent.requiredMinRx,
+      detectMult: intent.detectMult,
+      controlPlaneIndependent: this.#options.controlPlaneIndependent ?? false,
+      adoptDiscriminator: intent.adoptDiscriminator,
+      ...overrides,
+      ...(intent.auth === undefined ? {} : { authKeys: keys.keys }),
+      ...(intent.demandPollInterval === undefined ? {} : { demandPollInterval: intent.demandPollInterval }),
+    };
+  }
+
+  #reconfigure(entry: Entry): void {
+    this.#readKey(entry.intent, entry.keys, entry.remote);
+    const config = this.#config(entry.intent, entry.overrides, entry.keys);
+    const present = entry.session.config;
+    const same =
+      config.authKeys === present.authKeys &&
+      JSON.stringify({ ...config, authKeys: [] }) === JSON.stringify({ ...present, authKeys: [] });
+    if (!same) this.#dispatch(entry, { type: 'configure', config });
+  }
+
+  #readKey(intent: PeerIntent, keys: KeyRing, remote: string): void {
+    if (intent.auth === undefined) return;
+    const error = keys.refresh(intent.auth, clock());
+    if (error !== undefined) {
+      const effect =
+        keys.keys.length > 0 ? 'the former key stays' : 'nothing is sent or accepted until it can';
+      this.#log.error({ remote, error }, `cannot read the BFD authentication key; ${effect}`);
+    }
+  }
+
+  /** Ends a session: AdminDown for a Detection Time, then it is forgotten. */
+  #leave(entry: Entry): void {
+    if (entry.leavingUntil !== NEVER) return;
+    const { session } = entry;
+    const heard = session.remoteDiscr !== 0 && session.sessionState !== 'AdminDown';
+    entry.leavingUntil = clock() + (heard ? peerDetectionTime(session) : 0);
+    this.#applyHold(entry);
+    if (!heard) this.#remove(entry);
+  }
+
+  #remove(entry: Entry): void {
+    entry.sender.close();
+    this.#entries.delete(entry.id);
+    this.#byPath.delete(entry.key);
+    this.#byDiscriminator.delete(entry.session.localDiscr);
+    this.#checkpoint?.changed();
+  }
+
+  // Holds --------------------------------------------------------------------------------------------------
+
+  /** Why the session is kept from the protocol's course, the strongest reason first. */
+  #holdOf(entry: Entry): Hold | undefined {
+    if (this.#draining || entry.leavingUntil !== NEVER) {
+      return { state: 'AdminDown', diagnostic: DIAG.administrativelyDown };
+    }
+    const readiness: FamilyReadiness = this.#intent.readiness[entry.local.includes(':') ? 6 : 4];
+    // AdminDown, not Down: a peer that sees Down may go to Init, and OVN forwards to a next hop in Init.
+    if (!readiness.ready) return { state: 'AdminDown', diagnostic: readiness.diagnostic };
+    if (entry.forced !== undefined) return entry.forced;
+    if (performance.now() < entry.heldDownUntil) {
+      return { state: 'AdminDown', diagnostic: DIAG.administrativelyDown };
+    }
+    return undefined;
+  }
+
+  #applyHold(entry: Entry): void {
+    const wanted = this.#holdOf(entry);
+    const present = entry.session.hold;
+    if (wanted?.state === present?.state && wanted?.diagnostic === present?.diagnostic) {
+      this.#arm(nextDeadline(entry.session));
+      return;
+    }
+    this.#dispatch(entry, { type: 'hold', hold: wanted });
+  }
+
+  #holdAll(): void {
+    for (const entry of this.#entries.values()) this.#applyHold(entry);
+  }
+
+  /** Counts a session that left Up towards its hold-down (6.8.18). */
+  #countFlap(entry: Entry): void {
+    const rule = entry.intent.holdDown;
+    if (rule === undefined) return;
+    const now = performance.now();
+    entry.flaps = entry.flaps.filter((at) => now - at < rule.within);
+    entry.flaps.push(now);
+    if (entry.flaps.length < rule.flaps) return;
+    entry.flaps = [];
+    entry.heldDownUntil = now + rule.hold;
+    this.#log.warn({ session: name(entry), ms: rule.hold }, 'the session flaps; held down');
+    this.#applyHold(entry);
+  }
+
+  #maintain(): void {
+    const now = clock();
+    let removed = false;
+    for (const entry of this.#entries.values()) {
+      const { session } = entry;
+      const forgotten =
+        entry.origin === 'allowed' &&
+        session.sessionState === 'Down' &&
+        session.remoteDiscr === 0 &&
+        now - session.lastReceive > FORGET_ALLOWED_AFTER;
+      if (entry.leavingUntil <= now || forgotten) {
+        this.#remove(entry);
+        removed = true;
+        continue;
+      }
+      if (entry.intent.auth !== undefined) this.#reconfigure(entry);
+      this.#applyHold(entry);
+    }
+    if (removed) this.#listen();
+  }
+
+  // Packets ------------------------------------------------------------------------------------------------
+
+  #receive(payload: Buffer, from: string, endpoint: Endpoint): void {
+    if (this.#closed) return;
+    this.#readSinceRun++;
+    const packet = decode(payload);
+    if (typeof packet === 'string') {
+      this.#discard(packet, from, endpoint.local);
+      return;
+    }
+    const path = { local: endpoint.local, remote: from, multihop: endpoint.multihop };
+    const table = { byDiscriminator: this.#byDiscriminator, byPath: this.#byPath };
+    let selection = select(packet, path, table);
+    if (selection === 'create') selection = this.#create(path);
+    if (typeof selection === 'string') {
+      this.#discard(selection as DiscardReason, from, endpoint.local);
+      return;
+    }
+    const { session: entry, stale } = selection;
+    if (packet.yourDiscriminator === 0 && this.#blocked.has(from) && entry.session.sessionState !== 'Up') {
+      this.#discard('blocked', from, endpoint.local);
+      return;
+    }
+    const discard = this.#dispatch(entry, { type: 'receive', packet, payload, stale });
+    if (discard !== undefined) {
+      this.#discard(discard, from, endpoint.local);
+      return;
+    }
+    entry.packetsIn++;
+    if (this.#logTypes.has('packet'))
+      this.#say('packet', { session: name(entry), packet }, 'packet received');
+  }
+
+  #create(path: Path): { session: Entry; stale: boolean } | DiscardReason {
+    if (!this.#allowed.has(path.remote)) return 'no-session';
+    if (this.#entries.size >= (this.#options.maxSessions ?? 256)) return 'too-many-sessions';
+    const entry = this.#add({ ...this.#newSession, ...path, role: 'passive' }, 'allowed');
+    this.#applyHold(entry);
+    this.#say('session', { session: name(entry) }, 'session created');
+    return { session: entry, stale: false };
+  }
+
+  #discard(reason: DiscardReason, from: string, local: string): void {
+    this.#discards[reason] = (this.#discards[reason] ?? 0) + 1;
+    if (reason === 'empty' || reason === 'local-admin-down') return;
+    const now = performance.now();
+    const logged = this.#discardLogged.get(reason);
+    if (logged !== undefined && now - logged.at < DISCARD_LOG_PERIOD) return;
+    const count = this.#discards[reason];
+    const more = count - (logged?.count ?? 0);
+    this.#discardLogged.set(reason, { at: now, count });
+    this.#log.warn({ reason, from, local, count: more }, 'discarded BFD packets');
+  }
+
+  /** Moves one session and does what follows. Returns why a packet was discarded. */
+  #dispatch(entry: Entry, event: SessionEvent): DiscardReason | undefined {
+    const now = clock();
+    const before = entry.session.localDiscr;
+    const { session, actions, discard } = step(entry.session, event, now, this.#random);
+    entry.session = session;
+    if (session.localDiscr !== before) {
+      this.#byDiscriminator.delete(before);
+      this.#byDiscriminator.set(session.localDiscr, entry);
+    }
+    for (const action of actions) this.#act(entry, action, now);
+    this.#arm(nextDeadline(entry.session));
+    return discard;
+  }
+
+  #act(entry: Entry, action: SessionAction, now: number): void {
+    switch (action.type) {
+      case 'send': {
+        const bytes = encode(action.packet);
+        if (action.key !== undefined) sign(bytes, action.key, action.sequence);
+        if (!this.#transmit(entry, bytes)) break;
+        entry.packetsOut++;
+        if (action.due !== undefined) this.#observeLateness((now - action.due) / 1e6);
+        this.#checkpoint?.beat(entry.id, action.sequence, now);
+        if (this.#logTypes.has('packet')) {
+          this.#say('packet', { session: name(entry), packet: action.packet }, 'packet sent');
+        }
+        break;
+      }
+      case 'knock':
+        this.#transmit(entry, KNOCK);
+        break;
+      case 'adopt':
+        this.#log.info(
+          { session: name(entry), from: action.from, to: action.to },
+          'the peer keeps sending an earlier discriminator of this address; it is ours now',
+        );
+        this.#adopted++;
+        this.#checkpoint?.changed();
+        break;
+      case 'notify':
+        this.#changed(entry, action);
+        break;
+      default:
+        action satisfies never;
+    }
+  }
+
+  #transmit(entry: Entry, bytes: Uint8Array): boolean {
+    const error = entry.sender.send(bytes);
+    if (error === undefined) return true;
+    const now = performance.now();
+    if (now - entry.sendErrorLogged > SEND_ERROR_LOG_PERIOD) {
+      entry.sendErrorLogged = now;
+      this.#log.warn({ session: name(entry), err: error }, 'cannot send to the BFD peer; trying on');
+    }
+    return false;
+  }
+
+  #changed(entry: Entry, { event, from, to, diagnostic }: SessionAction & { type: 'notify' }): void {
+    entry.history.push({ state: to, since: Date.now() });
+    if (entry.history.length > 4) entry.history.shift();
+    const known = entry.transitions.find(
+      (t) => t.from === from && t.to === to && t.diagnostic === diagnostic,
+    );
+    if (known === undefined) entry.transitions.push({ from, to, diagnostic, count: 1 });
+    else known.count++;
+    this.#say(
+      'session',
+      { session: name(entry), event, from, to, diagnostic, remoteDiagnostic: entry.session.remoteDiag },
+      'BFD session state changed',
+    );
+    this.#checkpoint?.changed();
+    if (from === 'Up') this.#countFlap(entry);
+    this.#options.onChange?.(this.report());
+  }
+
+  #observeLateness(seconds: number): void {
+    const { buckets } = this.#lateness;
+    this.#lateness.count++;
+    this.#lateness.sum += seconds;
+    for (let i = LATENESS_BOUNDS.length - 1; i >= 0 && seconds <= LATENESS_BOUNDS[i]!; i--) buckets[i]!++;
+  }
+
+  #say(type: string, fields: object, message: string): void {
+    if (!this.#logTypes.has(type)) return;
+    this.#log.info(this.#logTiming ? { ...fields, monotonicUs: Math.round(clock()) } : fields, message);
+  }
+
+  // Timers -------------------------------------------------------------------------------------------------
+
+  /** Makes sure that `#run` comes at `at`, or a little before an expiry. */
+  #arm(at: number): void {
+    if (at >= this.#wakeAt || this.#closed) return;
+    this.#wakeAt = at;
+    clearTimeout(this.#timer);
+    const wait = Math.ceil((at - clock()) / 1000);
+    if (wait <= 0) this.#soon();
+    else this.#timer = setTimeout(this.#soon, Math.min(wait, LONGEST_TIMEOUT));
+  }
+
+  /** After the sockets were read. */
+  readonly #soon = (): void => {
+    clearImmediate(this.#immediate);
+    this.#immediate = setImmediate(this.#run);
+  };
+
+  readonly #run = (): void => {
+    const unread = this.#readSinceRun >= READ_BATCH && this.#backlog < LONGEST_BACKLOG;
+    this.#backlog = unread ? this.#backlog + 1 : 0;
+    this.#readSinceRun = 0;
+    this.#wakeAt = NEVER;
+    let wake = NEVER;
+    let precise = false;
+    const now = clock();
+    for (const entry of this.#entries.values()) {
+      if (nextDeadline(entry.session) <= now) this.#dispatch(entry, { type: 'timer', unread });
+      const { detectAt } = entry.session;
+      if (detectAt - now < PRECISE) precise = true;
+      wake = Math.min(wake, nextDeadline(entry.session), detectAt - PRECISE / 2);
+    }
+    if (precise) this.#soon();
+    else this.#arm(wake);
+  };
+
+  // Reports ------------------------------------------------------------------------------------------------
+
+  report(): EngineReport {
+    const drops = this.#transport.drops();
+    return {
+      sessions: [...this.#entries.values()].map(reportOf),
+      discards: drops === 0 ? { ...this.#discards } : { ...this.#discards, kernel: drops },
+      lateness: { bounds: LATENESS_BOUNDS, ...this.#lateness, buckets: [...this.#lateness.buckets] },
+      draining: this.#draining,
+      adoptedDiscriminators: this.#adopted,
+    };
+  }
+
+  // bfdd-control -------------------------------------------------------------------------------------------
+
+  /** Carries out a `bfdd-control` command. `ok: false`: the words are no command, or it could not be done. */
+  command(words: readonly string[]): { ok: boolean; text: string } {
+    this.#say('command', { words }, 'bfdd-control');
+    return this.#execute(parse(words), 0);
+  }
+
+  #execute(command: Command, depth: number): { ok: boolean; text: string } {
+    const done = (text: string) => ({ ok: true, text });
+    switch (command.command) {
+      case 'answer':
+        return done(command.text);
+      case 'error':
+        return { ok: false, text: command.text };
+      case 'version':
+        return done(versionReply(this.#options.version));
+      case 'status': {
+        const found = this.#find(command.select);
+        if (found.length === 0 && command.select.by !== 'all') {
+          return { ok: false, text: noSessionReply(command.select) };
+        }
+        return done(statusReply(found.map(viewOf), command.style, command.select.by === 'all'));
+      }
+      case 'allow':
+        this.#blocked.delete(command.address);
+        this.#allowed.add(command.address);
+        return done(allowReply(command.address));
+      case 'block':
+        this.#allowed.delete(command.address);
+        this.#blocked.add(command.address);
+        return done(blockReply(command.address));
+      case 'connect':
+        return this.#connect(command.local, command.remote);
+      case 'session':
+        return this.#sessionCommand(command.select, command.what);
+      case 'log level':
+        this.#logTypes = logTypesOf(command.level);
+        return done(`Log level set to ${command.level}.`);
+      case 'log type': {
+        const was = this.#logTypes.has(command.type);
+        if (command.on) this.#logTypes.add(command.type);
+        else this.#logTypes.delete(command.type);
+        return done(
+          `Log type ${command.type} set to ${command.on ? 'yes' : 'no'}, was ${was ? 'yes' : 'no'}`,
+        );
+      }
+      case 'log timing':
+        this.#logTiming = command.on;
+        return done(`Extended time logging ${command.on ? 'enabled' : 'disabled'}.`);
+      case 'load':
+        return this.#load(command.file, depth);
+      case 'stop':
+        this.#options.onStop?.();
+        return done('stopping');
+      default:
+        return command satisfies never;
+    }
+  }
+
+  #find(by: Selector): Entry[] {
+    const shown = [...this.#entries.values()].filter((entry) => entry.leavingUntil === NEVER);
+    switch (by.by) {
+      case 'all':
+        return shown;
+      case 'id':
+        return shown.filter((entry) => entry.id === by.id);
+      case 'pair':
+        return shown.filter((entry) => entry.local === by.local && entry.remote === by.remote);
+      default:
+        return [];
+    }
+  }
+
+  #connect(local: string, remote: string): { ok: boolean; text: string } {
+    const entry = this.#byPath.get(pathKey({ local, remote, multihop: false }));
+    const unspecified = local === '0.0.0.0' || local === '::';
+    if (unspecified || (entry === undefined && !this.#hasRoom(remote))) {
+      return { ok: false, text: connectReply(false, local, remote) };
+    }
+    if (entry !== undefined) {
+      entry.intent = { ...entry.intent, role: 'active' };
+      entry.leavingUntil = NEVER;
+      this.#reconfigure(entry);
+      this.#applyHold(entry);
+    } else {
+      this.#applyHold(
+        this.#add({ ...this.#newSession, local, remote, multihop: false, role: 'active' }, 'connect'),
+      );
+      this.#listen();
+    }
+    return { ok: true, text: connectReply(true, local, remote) };
+  }
+
+  #sessionCommand(by: Selector, what: SessionCommand): { ok: boolean; text: string } {
+    const text = sessionReply(what);
+    if (by.by === 'new' && what.action === 'set') {
+      Object.assign(this.#newSession, newSessionChange(what));
+      return { ok: true, text };
+    }
+    const found = this.#find(by);
+    if (found.length === 0 && by.by !== 'all') return { ok: false, text: `${text}\n${noSessionReply(by)}` };
+    for (const entry of found) this.#change(entry, what);
+    return { ok: true, text };
+  }
+
+  #change(entry: Entry, what: SessionCommand): void {
+    switch (what.action) {
+      case 'set':
+        entry.overrides = { ...entry.overrides, ...newSessionChange(what) };
+        if (what.item === 'cpi') entry.overrides.controlPlaneIndependent = what.on;
+        this.#reconfigure(entry);
+        break;
+      case 'state':
+        entry.forced =
+          what.state === 'Up' ? undefined : { state: what.state as 'Down', diagnostic: what.diagnostic };
+        this.#applyHold(entry);
+        break;
+      case 'suspend':
+      case 'resume':
+        this.#dispatch(entry, { type: 'suspend', suspended: what.action === 'suspend' });
+        break;
+      case 'kill':
+        if (entry.origin === 'intent') this.#reset(entry);
+        else this.#leave(entry);
+        break;
+      case 'reset':
+        this.#reset(entry);
+        break;
+      default:
+        what satisfies never;
+    }
+  }
+
+  /** Begins the session anew under the next id. */
+  #reset(entry: Entry): void {
+    this.#entries.delete(entry.id);
+    entry.id = ++this.#lastId;
+    this.#entries.set(entry.id, entry);
+    entry.forced = undefined;
+    entry.overrides = {};
+    this.#dispatch(entry, { type: 'reset' });
+    this.#dispatch(entry, { type: 'suspend', suspended: false });
+    this.#reconfigure(entry);
+    this.#applyHold(entry);
+  }
+
+  #load(file: string, depth: number): { ok: boolean; text: string } {
+    if (depth > 3) return { ok: false, text: `Failed to load ${file}: too many files load each other` };
+    let script: string;
+    try {
+      script = readFileSync(file, 'utf8');
+    } catch (error) {
+      return { ok: false, text: `Failed to load ${file}: ${(error as Error).message}` };
+    }
+    const replies = script
+      .split('\n')
+      .map((line) => splitWords(line.replace(/#.*/, '')))
+      .filter((words) => words.length > 0)
+      .map((words) => this.#execute(parse(words), depth + 1));
+    return { ok: replies.every(({ ok }) => ok), text: replies.map(({ text }) => text).join('\n') };
+  }
+
+  // Checkpoint ---------------------------------------------------------------------------------------------
+
+  /** What the state file is to hold. */
+  #snapshot(): SavedSession[] {
+    return [...this.#entries.values()].map((entry) => ({
+      id: entry.id,
+      origin: entry.origin,
+      intent: entry.intent,
+      port: entry.sender.port,
+      localDiscr: entry.session.localDiscr,
+      xmitAuthSeq: entry.session.xmitAuthSeq,
+      session: entry.session.sessionState === 'Up' ? resumable(entry.session) : undefined,
+    }));
+  }
+
+  /** Takes up the sessions that were Up a moment ago, before any policy has been read. */
+  #resume(): void {
+    const now = clock();
+    for (const saved of this.#checkpoint?.resumable(now) ?? []) {
+      const entry = this.#add(saved.intent, saved.origin, saved);
+      Object.assign(entry.session, saved.session, {
+        lastReceive: now,
+        lastTransmit: now - (saved.session?.transmitInterval ?? 0),
+        xmitAuthSeq: (saved.xmitAuthSeq + entry.session.config.detectMult) >>> 0,
+      });
+      entry.history = [{ state: entry.session.sessionState, since: Date.now() }];
+      this.#log.info({ session: name(entry) }, 'BFD session resumed');
+      this.#dispatch(entry, { type: 'timer', unread: true });
+    }
+    this.#listen();
+  }
+}
+
+const name = (entry: Entry) => ({ id: entry.id, local: entry.local, remote: entry.remote });
+
+/** What must be known to go on with a session that is Up. */
+function resumable(s: Session): Partial<Session> {
+  return {
+    sessionState: s.sessionState,
+    localDiag: s.localDiag,
+    desiredMinTx: s.desiredMinTx,
+    requiredMinRx: s.requiredMinRx,
+    effectiveMinTx: s.effectiveMinTx,
+    effectiveMinRx: s.effectiveMinRx,
+    polling: s.polling,
+    pollAgain: s.pollAgain,
+    remoteSessionState: s.remoteSessionState,
+    remoteDiscr: s.remoteDiscr,
+    remoteDiag: s.remoteDiag,
+    remoteMinTx: s.remoteMinTx,
+    remoteMinRx: s.remoteMinRx,
+    remoteDetectMult: s.remoteDetectMult,
+    remoteDemandMode: s.remoteDemandMode,
+    rcvAuthSeq: s.rcvAuthSeq,
+    authSeqKnown: s.authSeqKnown,
+    transmitInterval: s.transmitInterval,
+    detectionTime: s.detectionTime,
+  };
+}
+
+/** What `set` changes of a session's parameters. */
+function newSessionChange(what: SessionCommand & { action: 'set' }): Partial<SessionDefaults> {
+  switch (what.item) {
+    case 'mintx':
+      return { desiredMinTx: what.microseconds };
+    case 'minrx':
+      return { requiredMinRx: what.microseconds };
+    case 'multi':
+      return { detectMult: what.multiplier };
+    default:
+      return {};
+  }
+}
+
+/** The types of messages that a level lets through. */
+function logTypesOf(level: string): Set<string> {
+  switch (level) {
+    case 'none':
+    case 'minimal':
+      return new Set(['critical', 'error', 'warn']);
+    case 'normal':
+      return new Set(['critical', 'error', 'warn', 'app', 'session', 'command']);
+    case 'detailed':
+      return new Set(LOG_TYPES.filter((type) => !type.startsWith('packet') && type !== 'temp'));
+    default:
+      return new Set(LOG_TYPES);
+  }
+}
+
+function reportOf(entry: Entry): SessionReport {
+  const { session } = entry;
+  return {
+    id: entry.id,
+    local: entry.local,
+    remote: entry.remote,
+    role: session.config.role,
+    state: session.sessionState,
+    remoteState: session.remoteSessionState,
+    localDiagnostic: session.localDiag,
+    remoteDiagnostic: session.remoteDiag,
+    localDiscriminator: session.localDiscr,
+    remoteDiscriminator: session.remoteDiscr,
+    since: entry.history.at(-1)!.since,
+    transmitInterval: session.transmitInterval,
+    detectionTime: session.detectionTime,
+    packetsIn: entry.packetsIn,
+    packetsOut: entry.packetsOut,
+    transitions: entry.transitions.map((transition) => ({ ...transition })),
+  };
+}
+
+function viewOf(entry: Entry): SessionView {
+  const { session } = entry;
+  const until = [...entry.history.slice(1).map(({ since }) => since), Date.now()];
+  return {
+    id: entry.id,
+    local: entry.local,
+    remote: entry.remote,
+    role: session.config.role,
+    state: session.sessionState,
+    diagnostic: session.localDiag,
+    forced: entry.forced !== undefined,
+    suspended: session.suspended,
+    remoteState: session.remoteSessionState,
+    remoteDiagnostic: session.remoteDiag,
+    localDiscriminator: session.localDiscr,
+    remoteDiscriminator: session.remoteDiscr,
+    times: entry.history.map(({ state, since }, i) => ({ state, duration: until[i]! - since })).reverse(),
+    transmitInterval: session.transmitInterval,
+    detectionTime: session.detectionTime,
+    detectMult: session.config.detectMult,
+    desiredMinTx: {
+      advertised: session.desiredMinTx,
+      effective: session.effectiveMinTx,
+      configured: session.config.desiredMinTx,
+    },
+    requiredMinRx: { advertised: session.requiredMinRx, effective: session.effectiveMinRx },
+    remoteDetectMult: session.remoteDetectMult,
+    remoteDesiredMinTx: session.remoteMinTx,
+    remoteRequiredMinRx: session.remoteMinRx,
+  };
+}

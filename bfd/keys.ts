@@ -1,0 +1,57 @@
+/**
+ * Secrets from key files. A file that changes is noticed, and its old secret stays accepted for a while, so that
+ * both ends can change theirs without the session going down.
+ */
+import { readFileSync } from 'node:fs';
+import { type AuthKey, longestSecret } from './auth.ts';
+import type { AuthIntent } from './intent.ts';
+
+/** How long a former key is accepted, microseconds: longer than a kubelet takes to refresh a Secret. */
+const GRACE = 150_000_000;
+
+/** Reads a secret: the octets of the file, without a line end. Throws with a message that does not hold it. */
+export function readKey({ type, keyId, keyFile }: AuthIntent): AuthKey {
+  let bytes = readFileSync(keyFile);
+  while (bytes.at(-1) === 0x0a || bytes.at(-1) === 0x0d) bytes = bytes.subarray(0, -1);
+  const longest = longestSecret(type);
+  if (bytes.length === 0) throw new Error(`${keyFile} is empty`);
+  if (bytes.length > longest) {
+    throw new Error(`${keyFile} holds ${bytes.length} octets; ${type} takes at most ${longest}`);
+  }
+  return { type, id: keyId, secret: Uint8Array.from(bytes) };
+}
+
+const sameKey = (a: AuthKey, b: AuthKey): boolean =>
+  a.type === b.type && a.id === b.id && Buffer.compare(a.secret, b.secret) === 0;
+
+/** The keys of one session, the present one first. */
+export class KeyRing {
+  #keys: readonly AuthKey[] = [];
+  #formerUntil = 0;
+  /** The error that was told last. */
+  #complaint = '';
+
+  /** The keys to accept, an empty list while none could be read. The list stays the same until it changes. */
+  get keys(): readonly AuthKey[] {
+    return this.#keys;
+  }
+
+  /** Reads the file again. Returns an error message when it cannot be read, once for each cause. */
+  refresh(auth: AuthIntent, now: number): string | undefined {
+    if (this.#keys.length > 1 && now > this.#formerUntil) this.#keys = this.#keys.slice(0, 1);
+    try {
+      const key = readKey(auth);
+      this.#complaint = '';
+      const present = this.#keys[0];
+      if (present !== undefined && sameKey(present, key)) return undefined;
+      this.#keys = present === undefined ? [key] : [key, present];
+      this.#formerUntil = now + GRACE;
+      return undefined;
+    } catch (error) {
+      const { message } = error as Error;
+      if (message === this.#complaint) return undefined;
+      this.#complaint = message;
+      return message;
+    }
+  }
+}

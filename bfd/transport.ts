@@ -1,0 +1,364 @@
+/**
+ * UDP for BFD: one receiving socket per local address, one sending socket per session.
+ *
+ * Sockets are made with koffi, because the kernel must drop packets with a low TTL or Hop Limit (GTSM, RFC 5881
+ * 5: Node cannot read the TTL of what it receives) and bind to a device. The receiving one is then handed to
+ * dgram; sending goes straight through sendto(2). A socket that cannot be opened yet, because its address or
+ * interface is missing, is tried again until it can.
+ */
+import { createSocket, type Socket } from 'node:dgram';
+import koffi from 'koffi';
+import { PORT_MULTIHOP, PORT_SINGLE_HOP, SENT_TTL, SOURCE_PORTS } from './constants.ts';
+import {
+  AF_INET,
+  AF_INET6,
+  bind,
+  close,
+  getsockopt,
+  ifNametoindex,
+  SOCK_DGRAM,
+  SOL_IP,
+  SOL_IPV6,
+  SOL_SOCKET,
+  SystemError,
+  sendto,
+  setsockopt,
+  sockaddr,
+  socket,
+} from './libc.ts';
+
+/** The part of pino's logger that is used. */
+export interface Log {
+  error(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  info(fields: object, message: string): void;
+  debug(fields: object, message: string): void;
+}
+
+// asm-generic/socket.h, linux/in.h, linux/in6.h
+const SO_PRIORITY = 12;
+const SO_BINDTODEVICE = 25;
+const SO_ATTACH_FILTER = 26;
+const SO_RCVBUF = 8;
+const SO_RCVBUFFORCE = 33;
+const SO_MEMINFO = 55;
+const SK_MEMINFO_DROPS = 8;
+const IP_TOS = 1;
+const IP_TTL = 2;
+const IPV6_UNICAST_HOPS = 16;
+const IPV6_V6ONLY = 26;
+const IPV6_TCLASS = 67;
+
+/** Internetwork control, CS6: what routing protocols use. */
+const CONTROL_TRAFFIC_CLASS = 0xc0;
+const CONTROL_PRIORITY = 6;
+/** Room for the packets of 256 sessions during a long pause of the event loop. */
+const RECEIVE_BUFFER = 1 << 20;
+
+/** How often sockets that could not be opened, or whose interface was made anew, are opened again, ms. */
+const TEND_PERIOD = 250;
+
+// linux/filter.h: load a byte of the network header, compare, return.
+const SKF_NET_OFF = -0x100000;
+const BPF_LD_B_ABS = 0x30;
+const BPF_JGE_K = 0x35;
+const BPF_RET_K = 0x06;
+const IPV4_TTL_OFFSET = 8;
+const IPV6_HOP_LIMIT_OFFSET = 7;
+/** Octets of struct sock_fprog. */
+const SOCK_FPROG = 16;
+
+/** Instructions of classic BPF: code, jump if true, jump if false, operand. */
+type Bpf = readonly (readonly [code: number, jt: number, jf: number, k: number])[];
+
+const DROP_ALL: Bpf = [[BPF_RET_K, 0, 0, 0]];
+
+const gtsmFilter = (v6: boolean, minTTL: number): Bpf => [
+  [BPF_LD_B_ABS, 0, 0, SKF_NET_OFF + (v6 ? IPV6_HOP_LIMIT_OFFSET : IPV4_TTL_OFFSET)],
+  [BPF_JGE_K, 0, 1, minTTL],
+  [BPF_RET_K, 0, 0, 0xffff],
+  [BPF_RET_K, 0, 0, 0],
+];
+
+function attachFilter(fd: number, program: Bpf): void {
+  // struct sock_fprog (the number of instructions, a pointer to them) and behind it the instructions.
+  const bytes = Buffer.alloc(SOCK_FPROG + 8 * program.length);
+  bytes.writeUInt16LE(program.length, 0);
+  bytes.writeBigUInt64LE(koffi.address(bytes) + BigInt(SOCK_FPROG), 8);
+  program.forEach(([code, jt, jf, k], i) => {
+    const at = SOCK_FPROG + 8 * i;
+    bytes.writeUInt16LE(code, at);
+    bytes[at + 2] = jt;
+    bytes[at + 3] = jf;
+    bytes.writeInt32LE(k, at + 4);
+  });
+  setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, bytes.subarray(0, SOCK_FPROG));
+}
+
+/** A UDP socket of the family of `address` that marks what it sends as network control with TTL 255. */
+function controlSocket(v6: boolean): number {
+  const fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0);
+  try {
+    if (v6) {
+      setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, 1);
+      setsockopt(fd, SOL_IPV6, IPV6_UNICAST_HOPS, SENT_TTL);
+      setsockopt(fd, SOL_IPV6, IPV6_TCLASS, CONTROL_TRAFFIC_CLASS);
+    } else {
+      setsockopt(fd, SOL_IP, IP_TTL, SENT_TTL);
+      setsockopt(fd, SOL_IP, IP_TOS, CONTROL_TRAFFIC_CLASS);
+    }
+    setsockopt(fd, SOL_SOCKET, SO_PRIORITY, CONTROL_PRIORITY);
+    return fd;
+  } catch (error) {
+    close(fd);
+    throw error;
+  }
+}
+
+/** What a receiving socket listens to. */
+export interface Endpoint {
+  local: string;
+  multihop: boolean;
+  /** SO_BINDTODEVICE. */
+  interface: string | undefined;
+  /** The least TTL or Hop Limit that the kernel lets through. */
+  minTTL: number;
+}
+
+type Receive = (payload: Buffer, from: string, endpoint: Endpoint) => void;
+
+/** The receiving socket of one local address and port. */
+class Receiver {
+  endpoint: Endpoint;
+  #socket: Socket | undefined;
+  #fd = -1;
+  #interfaceIndex = 0;
+  /** Drops of sockets that are closed already. */
+  #formerDrops = 0;
+  /** The error that was logged last, so that a retry does not log it again. */
+  #complaint = '';
+  readonly #receive: Receive;
+  readonly #log: Log;
+
+  constructor(endpoint: Endpoint, receive: Receive, log: Log) {
+    this.endpoint = endpoint;
+    this.#receive = receive;
+    this.#log = log;
+  }
+
+  open(): void {
+    const { local, multihop, interface: device, minTTL } = this.endpoint;
+    const v6 = local.includes(':');
+    let fd = -1;
+    try {
+      fd = controlSocket(v6);
+      attachFilter(fd, gtsmFilter(v6, minTTL));
+      try {
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER);
+      } catch {
+        // Without CAP_NET_ADMIN: as much as net.core.rmem_max allows.
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER);
+      }
+      if (device !== undefined) this.#bindToDevice(fd, device);
+      bind(fd, sockaddr(local, multihop ? PORT_MULTIHOP : PORT_SINGLE_HOP));
+    } catch (error) {
+      if (fd >= 0) close(fd);
+      this.#complain(error as Error);
+      return;
+    }
+    const opened = createSocket(v6 ? 'udp6' : 'udp4');
+    opened.on('message', (payload, from) => this.#receive(payload, from.address, this.endpoint));
+    opened.on('error', (error) => {
+      this.#complain(error);
+      this.close();
+    });
+    opened.bind({ fd, exclusive: true });
+    this.#socket = opened;
+    this.#fd = fd;
+    this.#complaint = '';
+    this.#log.info({ local, multihop, interface: device, minTTL }, 'listening for BFD');
+  }
+
+  #bindToDevice(fd: number, device: string): void {
+    this.#interfaceIndex = ifNametoindex(device);
+    try {
+      setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${device}\0`));
+    } catch (error) {
+      if ((error as SystemError).code !== 'EPERM') throw error;
+      this.#log.warn(
+        { interface: device },
+        'not permitted to bind to the interface; packets of all are taken',
+      );
+    }
+  }
+
+  #complain(error: Error): void {
+    if (error.message === this.#complaint) return;
+    this.#complaint = error.message;
+    const { local, interface: device } = this.endpoint;
+    this.#log.warn({ local, interface: device, err: error }, 'cannot listen for BFD yet; trying on');
+  }
+
+  close(): void {
+    if (this.#socket === undefined) return;
+    this.#formerDrops = this.drops();
+    this.#fd = -1;
+    this.#socket.close();
+    this.#socket = undefined;
+  }
+
+  /** Takes on another interface or another least TTL. */
+  change(endpoint: Endpoint): void {
+    const before = this.endpoint;
+    this.endpoint = endpoint;
+    if (this.#socket === undefined) return;
+    if (before.interface !== endpoint.interface) {
+      this.close();
+      this.open();
+    } else if (before.minTTL !== endpoint.minTTL) {
+      attachFilter(this.#fd, gtsmFilter(endpoint.local.includes(':'), endpoint.minTTL));
+    }
+  }
+
+  /** Opens a socket that could not be opened, or that hears nothing because its interface was made anew. */
+  tend(): void {
+    const device = this.endpoint.interface;
+    if (this.#socket !== undefined) {
+      if (device === undefined || ifNametoindex(device) === this.#interfaceIndex) return;
+      this.close();
+    }
+    this.open();
+  }
+
+  /** Packets that the kernel dropped: by the TTL filter, or for want of buffer. */
+  drops(): number {
+    if (this.#fd < 0) return this.#formerDrops;
+    const info = Buffer.alloc(4 * (SK_MEMINFO_DROPS + 1));
+    getsockopt(this.#fd, SOL_SOCKET, SO_MEMINFO, info);
+    return this.#formerDrops + info.readUInt32LE(4 * SK_MEMINFO_DROPS);
+  }
+}
+
+/** The sending socket of one session. */
+export class Sender {
+  readonly local: string;
+  readonly remote: string;
+  /** The source port, kept for the session's life; 0 before the first success. */
+  port: number;
+  #fd = -1;
+  readonly #destination: Uint8Array;
+  readonly #pickPort: () => number;
+
+  /** `port`: the one to use if it is free, 0 for any. */
+  constructor(local: string, remote: string, multihop: boolean, port: number, pickPort: () => number) {
+    this.local = local;
+    this.remote = remote;
+    this.port = port;
+    this.#destination = sockaddr(remote, multihop ? PORT_MULTIHOP : PORT_SINGLE_HOP);
+    this.#pickPort = pickPort;
+  }
+
+  /** Sends one datagram. Returns undefined, or the error. */
+  send(payload: Uint8Array): SystemError | undefined {
+    if (this.#fd < 0) {
+      try {
+        this.#open();
+      } catch (error) {
+        return error as SystemError;
+      }
+    }
+    const sent = sendto(this.#fd, payload, this.#destination);
+    return sent < 0 ? new SystemError('sendto', -sent) : undefined;
+  }
+
+  #open(): void {
+    const fd = controlSocket(this.local.includes(':'));
+    try {
+      // Nothing is read from it.
+      attachFilter(fd, DROP_ALL);
+      for (let attempt = 0; ; attempt++) {
+        const port = attempt === 0 && this.port !== 0 ? this.port : this.#pickPort();
+        try {
+          bind(fd, sockaddr(this.local, port));
+          this.port = port;
+          break;
+        } catch (error) {
+          if ((error as SystemError).code !== 'EADDRINUSE' || attempt === 100) throw error;
+        }
+      }
+    } catch (error) {
+      close(fd);
+      throw error;
+    }
+    this.#fd = fd;
+  }
+
+  close(): void {
+    if (this.#fd >= 0) close(this.#fd);
+    this.#fd = -1;
+  }
+}
+
+/** All receiving sockets, and their retries. */
+export class Transport {
+  readonly #receivers = new Map<string, Receiver>();
+  readonly #receive: Receive;
+  readonly #log: Log;
+  readonly #random: () => number;
+  readonly #tending: NodeJS.Timeout;
+  #goneDrops = 0;
+
+  constructor(receive: Receive, log: Log, random: () => number) {
+    this.#receive = receive;
+    this.#log = log;
+    this.#random = random;
+    this.#tending = setInterval(() => {
+      for (const receiver of this.#receivers.values()) receiver.tend();
+    }, TEND_PERIOD);
+  }
+
+  /** Listens on exactly these endpoints, at most one for a local address and port. */
+  listen(endpoints: readonly Endpoint[]): void {
+    const wanted = new Map(endpoints.map((endpoint) => [`${endpoint.local} ${endpoint.multihop}`, endpoint]));
+    for (const [key, receiver] of this.#receivers) {
+      if (wanted.has(key)) continue;
+      this.#goneDrops += receiver.drops();
+      receiver.close();
+      this.#receivers.delete(key);
+    }
+    for (const [key, endpoint] of wanted) {
+      const receiver = this.#receivers.get(key);
+      if (receiver !== undefined) {
+        receiver.change(endpoint);
+      } else {
+        const added = new Receiver(endpoint, this.#receive, this.#log);
+        this.#receivers.set(key, added);
+        added.open();
+      }
+    }
+  }
+
+  /** The sending socket of a session. It opens itself with the first packet. */
+  sender(local: string, remote: string, multihop: boolean, port: number): Sender {
+    const { first, last } = SOURCE_PORTS;
+    return new Sender(
+      local,
+      remote,
+      multihop,
+      port,
+      () => first + Math.floor(this.#random() * (last - first + 1)),
+    );
+  }
+
+  /** Packets that the kernel dropped before we saw them. */
+  drops(): number {
+    let drops = this.#goneDrops;
+    for (const receiver of this.#receivers.values()) drops += receiver.drops();
+    return drops;
+  }
+
+  close(): void {
+    clearInterval(this.#tending);
+    for (const receiver of this.#receivers.values()) receiver.close();
+  }
+}
