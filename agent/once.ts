@@ -11,8 +11,8 @@ const say = (text: string): void => void process.stdout.write(`${text}\n`);
 const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
 
 /** The policy, or undefined after its errors were printed. */
-function load(path: string): Policy | undefined {
-  const { result } = readSource(path, process.env);
+function load(path: string, env = process.env): Policy | undefined {
+  const { result } = readSource(path, env);
   if (result.ok) return result.policy;
   for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
   return undefined;
@@ -42,8 +42,8 @@ function obstacles(look: Look): string[] {
 }
 
 /** `check`: 0 valid, 3 invalid. */
-export async function check(options: Options, path = options.policyDir): Promise<number> {
-  const policy = load(path);
+export async function check(options: Options, path?: string): Promise<number> {
+  const policy = path === undefined ? load(options.policyDir) : load(path, {});
   if (policy === undefined) return EXIT.policyInvalid;
   for (const { message } of policy.warnings) complain(`warning: ${message}`);
   const { rules, bfd } = policy;

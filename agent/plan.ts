@@ -30,6 +30,8 @@ export interface FamilyStatus {
 
 export interface Plan {
   interfaces: { internal: string; external: string };
+  /** The pod's addresses on the internal interface, of every family. */
+  internalAddresses: Address[];
   routing: RoutingIntent;
   nat: NatIntent;
   /** The sessions of the programmed families. */
@@ -89,6 +91,9 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
   const { internal, external } = findInterfaces(policy, flags, facts);
   const plan: Plan = {
     interfaces: { internal, external },
+    internalAddresses: FAMILIES.flatMap((family) => usableAddresses(facts, internal, family)).map(
+      ({ address }) => address,
+    ),
     routing: [],
     nat: [],
     peers: [],

@@ -24,6 +24,7 @@ import {
   countChanges,
   countObjects,
   explain,
+  type Look,
   Reconciler,
 } from './reconcile.ts';
 import { watchSource } from './source.ts';
@@ -149,17 +150,15 @@ process.on('message', (message: FromEngine) => {
 
 // Reconcile --------------------------------------------------------------------------------------------
 
-const kernels = createKernels(options, (trigger, detail) => {
-  logger.debug({ trigger, ...detail }, 'the kernel changed');
-  lastWriter = detail.writer ?? lastWriter;
-  loop.request(trigger);
-});
+const kernels = createKernels(options);
 const reconciler = new Reconciler(kernels, options);
 /** The wish that was last fulfilled: a change without a new wish is a repair. */
 let fulfilled = '';
 /** Who netlink says changed something last. */
 let lastWriter: string | undefined;
-let fingerprint = '';
+/** The last look, and the fingerprint of what it found; undefined when it has to be looked at again. */
+let lastLook: Look | undefined;
+let fingerprint: string | undefined;
 let failureTold = '';
 
 /** One run of the loop. */
@@ -173,13 +172,18 @@ async function run(trigger: Trigger): Promise<{ ok: boolean; repaired: boolean }
   let failures: ApplyFailure[] = [];
   let failed: Error | undefined;
   try {
-    fingerprint = await kernels.fingerprint();
+    const before = lastLook && kernels.fingerprint(lastLook);
     const look = await reconciler.look(policy);
     changes = countChanges(look.changes);
     view.kernel.families = look.plan.families;
     view.kernel.interfaces = look.plan.interfaces;
     view.kernel.notes = look.notes;
-    if (look.backend !== undefined) view.kernel.backend = look.backend;
+    const { 4: backend4, 6: backend6 } = look.backend;
+    if (backend4 ?? backend6)
+      view.kernel.backend = [...new Set([backend4, backend6])].filter(Boolean).join(', ');
+    // What was changed just now is looked at once more.
+    fingerprint = changes === 0 && look.wish === lastLook?.wish ? before : undefined;
+    lastLook = look;
     if (changes > 0) {
       repaired = look.wish === fulfilled;
       const lines = changeLines(look.changes);
@@ -337,6 +341,7 @@ async function shutdown(remove: boolean): Promise<void> {
   logger.info({ moved: done }, done ? 'traffic has moved' : 'the drain timeout is over');
   clearInterval(driftTimer);
   source.close();
+  events.close();
   await loop.stop();
   if (remove) {
     await reconciler
@@ -361,10 +366,23 @@ process.on('SIGUSR1', () => {
   );
 });
 
+const events = kernels.watch(({ object, portid, what }) => {
+  logger.debug({ object, portid, what }, 'the kernel changed');
+  // netlink addresses are process ids as long as a process has one socket; 0 is the kernel itself.
+  if (object !== 'overrun' && portid !== 0)
+    lastWriter = object === 'netfilter' ? what : `pid ${portid} (${what})`;
+  loop.request(object);
+});
+if (events.netfilterError !== undefined) {
+  logger.warn(
+    { reason: events.netfilterError.message },
+    'no notice of nf_tables changes; looking for them by timer',
+  );
+}
+
 const source = watchSource(options.policyDir, process.env, takePolicy);
-const driftTimer = setInterval(async () => {
-  const now = await kernels.fingerprint().catch(() => fingerprint);
-  if (now !== fingerprint && policy !== undefined) loop.request('drift');
+const driftTimer = setInterval(() => {
+  if (lastLook !== undefined && kernels.fingerprint(lastLook) !== fingerprint) loop.request('drift');
 }, DRIFT_PERIOD);
 setInterval(() => send({ type: 'alive' }), ALIVE_PERIOD);
 send({ type: 'alive' });

@@ -5,7 +5,7 @@
 
 import { desiredNat } from '../nat/desired.ts';
 import { diffNat, type NatStep } from '../nat/diff.ts';
-import type { NatKernel } from '../nat/kernel.ts';
+import type { NatKernel, ObservedNat } from '../nat/kernel.ts';
 import { commandLines, isRuleStep } from '../nat/render.ts';
 import type { NatState } from '../nat/state.ts';
 import { desiredRouting } from '../routing/desired.ts';
@@ -34,8 +34,8 @@ export interface Look {
   desiredNat: NatState;
   /** Everything that the plan asks of the kernel, as text: equal texts, equal wishes. */
   wish: string;
-  /** The iptables backend. */
-  backend: string | undefined;
+  /** The iptables backend of each family. */
+  backend: ObservedNat['backend'];
   notes: string[];
 }
 
@@ -133,13 +133,12 @@ export class Reconciler {
       nat: diffNat(observedNat, wantedNat, this.#previousNat).filter((step) => !blocked.has(step.family)),
       sysctl: sysctl.steps,
     };
-    const { 4: backend4, 6: backend6 } = observedNat.backend;
     return {
       plan,
       changes,
       desiredNat: wantedNat,
       wish: JSON.stringify([plan.routing, plan.nat]),
-      backend: backend4 ?? backend6,
+      backend: observedNat.backend,
       notes: [...plan.notes, ...facts.notes, ...sysctl.notes],
     };
   }

@@ -1,0 +1,41 @@
+/** Puts the parts together that read and write the kernel of this network namespace. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import * as libc from '../bfd/libc.ts';
+import { createFingerprint } from '../nat/fingerprint.ts';
+import { createNatKernel } from '../nat/kernel.ts';
+import { createRoutingKernel } from '../routing/kernel.ts';
+import type { KernelEvent } from './events.ts';
+import { type KernelWatch, watchKernel } from './events.ts';
+import { exec } from './exec.ts';
+import { readFacts } from './facts.ts';
+import { NetlinkSocket, Protocol } from './netlink.ts';
+import type { Options } from './options.ts';
+import type { Kernels, Look } from './reconcile.ts';
+import { createSysctls } from './sysctl.ts';
+
+export interface OpenKernels extends Kernels {
+  /** Changes when something changed since a look that no event tells: a set's content, a legacy table. */
+  fingerprint(look: Look): string;
+  /** Reports changes that others make. */
+  watch(onEvent: (event: KernelEvent) => void): KernelWatch;
+  close(): void;
+}
+
+/** Opens the sockets. Throws when netlink cannot be had at all. */
+export function createKernels(options: Options): OpenKernels {
+  const netlink = new NetlinkSocket(Protocol.ROUTE);
+  const fingerprint = createFingerprint(libc);
+  return {
+    routing: createRoutingKernel(netlink),
+    nat: createNatKernel({ exec, readFile: (path) => readFile(path, 'utf8') }),
+    sysctls: createSysctls('/proc/sys', join(options.stateDir, 'sysctl.json')),
+    facts: (observed) => readFacts(observed, options.networkStatus),
+    fingerprint: ({ backend, desiredNat }) => fingerprint.read(backend, desiredNat),
+    watch: (onEvent) => watchKernel(netlink, onEvent),
+    close() {
+      netlink.close();
+      fingerprint.close();
+    },
+  };
+}
