@@ -1,5 +1,13 @@
 /** The agent under test: its policy directory, its process, and what can be asked of it. */
-import { mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
@@ -34,6 +42,12 @@ export class PolicyDirectory {
     for (const name of readdirSync(this.dir)) {
       if (/^\.\.\d/.test(name) && name !== fresh) rmSync(join(this.dir, name), { recursive: true });
     }
+  }
+
+  /** Replaces all by the files of a directory below test/fixtures/policy. */
+  copy(fixture: string): void {
+    const from = join(ROOT, 'test/fixtures/policy', fixture);
+    this.write(Object.fromEntries(readdirSync(from).map((name) => [name, readFileSync(join(from, name))])));
   }
 
   /** Replaces all by one `GatewayPolicy`. */
@@ -201,25 +215,4 @@ export function cli(ns: Namespace, options: AgentOptions, ...args: string[]): Ou
     ...[NODE, AGENT, ...args, '--policy-dir', options.policyDir, '--state-dir', options.stateDir],
   ];
   return ns.run(file!, words, options.env ? { env: options.env } : {});
-}
-
-/** Everything of routing and NAT in a namespace as text, without counters and times. */
-export function kernelState(ns: Namespace, sets = true): string {
-  const commands = [
-    'ip -4 rule show',
-    'ip -6 rule show',
-    'ip -4 route show table all',
-    'ip -6 route show table all',
-    'iptables-save',
-    'ip6tables-save',
-    ...(sets ? ['ipset save -sorted'] : []),
-  ];
-  const { stdout, stderr, code } = ns.run('sh', ['-ec', commands.join('; echo "=="; ')]);
-  if (code !== 0) throw new Error(`cannot read the kernel: ${stderr}`);
-  return stdout
-    .split('\n')
-    .filter((line) => !line.startsWith('#'))
-    .map((line) => line.replace(/\[\d+:\d+\]/, '').replace(/ (expires|used|age) \S+/g, ''))
-    .map((line) => line.replace(/ initval \S+| (?:memsize|references) \d+/g, '').trimEnd())
-    .join('\n');
 }

@@ -2,9 +2,10 @@
  * A program with two ends that shows what a gateway does to connections.
  *
  *     node echo.ts server PORT            TCP and UDP, both families
- *     node echo.ts client PORT [PATH…]    PATH is tcp:HOST or udp:HOST
+ *     node echo.ts client PORT [PATH…]    PATH is tcp:HOST, udp:HOST or new:HOST
  *
- * The client holds one connection a PATH, sends a heartbeat every 10 ms on each and never reconnects. To
+ * The client holds one connection a PATH, sends a heartbeat every 10 ms on each and never reconnects; of
+ * `new:` every heartbeat is a UDP flow of its own, from a new port. To
  * each line on stdin it answers with one JSON line, a `Report` a PATH; at the end of stdin it stops sending,
  * waits for what is under way, reports and ends.
  */
@@ -16,8 +17,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** What one end-to-end path has seen. */
 export interface Report {
   path: string;
-  /** The source address and port that the server sees; empty until the first answer. */
+  /** The source address and port that the server saw last; empty until the first answer. */
   seen: string;
+  /** Every source address that it saw. */
+  sources: string[];
   sent: number;
   received: number;
   /** The longest time a heartbeat waited for its answer, ms, one that waits now included. */
@@ -53,7 +56,7 @@ abstract class Path {
   protected readonly waiting = new Set<number>();
 
   constructor(path: string) {
-    this.report = { path, seen: '', sent: 0, received: 0, stallMs: 0 };
+    this.report = { path, seen: '', sources: [], sent: 0, received: 0, stallMs: 0 };
   }
 
   beat(): void {
@@ -68,6 +71,13 @@ abstract class Path {
 
   /** False when nothing was sent. */
   protected abstract send(heartbeat: Buffer): boolean;
+
+  /** What the server saw. */
+  protected saw(source: string): void {
+    this.report.seen = source;
+    const address = source.split(' ', 1)[0]!;
+    if (!this.report.sources.includes(address)) this.report.sources.push(address);
+  }
 
   protected answered(sentAt: number): void {
     if (!this.waiting.delete(sentAt)) return;
@@ -105,7 +115,7 @@ class TcpPath extends Path {
     if (this.report.seen === '') {
       const end = this.#rest.indexOf('\n');
       if (end < 0) return;
-      this.report.seen = this.#rest.toString('latin1', 0, end);
+      this.saw(this.#rest.toString('latin1', 0, end));
       this.#rest = this.#rest.subarray(end + 1);
     }
     for (; this.#rest.length >= HEARTBEAT; this.#rest = this.#rest.subarray(HEARTBEAT)) {
@@ -121,26 +131,36 @@ class TcpPath extends Path {
 }
 
 class UdpPath extends Path {
-  readonly #socket;
+  #socket;
   readonly #host: string;
   readonly #port: number;
+  readonly #fresh: boolean;
 
-  constructor(path: string, host: string, port: number) {
+  constructor(path: string, host: string, port: number, fresh: boolean) {
     super(path);
-    this.#socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
     this.#host = host;
     this.#port = port;
-    this.#socket.on('message', (answer) => {
-      this.report.seen = answer.toString('latin1', HEARTBEAT).trim();
+    this.#fresh = fresh;
+    this.#socket = this.#open();
+  }
+
+  #open() {
+    const socket = createSocket(this.#host.includes(':') ? 'udp6' : 'udp4');
+    socket.on('message', (answer) => {
+      this.saw(answer.toString('latin1', HEARTBEAT).trim());
       this.answered(answer.readDoubleBE());
+      if (this.#fresh) socket.close();
     });
-    this.#socket.on('error', (error) => {
+    socket.on('error', (error) => {
       this.report.broken ??= error.message;
     });
+    return socket;
   }
 
   protected send(heartbeat: Buffer): boolean {
-    this.#socket.send(heartbeat, this.#port, this.#host, (error) => {
+    const socket = this.#socket;
+    if (this.#fresh) this.#socket = this.#open();
+    socket.send(heartbeat, this.#port, this.#host, (error) => {
       if (error) this.report.broken ??= error.message;
     });
     return true;
@@ -149,8 +169,8 @@ class UdpPath extends Path {
 
 async function client(port: number, names: string[]): Promise<void> {
   const paths = names.map((name) => {
-    const [, protocol, host = ''] = /^(tcp|udp):(.+)$/.exec(name) ?? [];
-    return protocol === 'udp' ? new UdpPath(name, host, port) : new TcpPath(name, host, port);
+    const [, kind, host = ''] = /^(tcp|udp|new):(.+)$/.exec(name) ?? [];
+    return kind === 'tcp' ? new TcpPath(name, host, port) : new UdpPath(name, host, port, kind === 'new');
   });
   const timer = setInterval(() => {
     for (const path of paths) path.beat();
@@ -167,5 +187,5 @@ if (import.meta.main) {
   const [end, port, ...paths] = process.argv.slice(2);
   if (end === 'server') server(Number(port));
   else if (end === 'client') await client(Number(port), paths);
-  else throw new Error('usage: echo.ts server PORT | client PORT [tcp:HOST|udp:HOST…]');
+  else throw new Error('usage: echo.ts server PORT | client PORT [tcp:HOST|udp:HOST|new:HOST…]');
 }

@@ -29,7 +29,7 @@ export class Traffic {
     this.#lines = createInterface({ input: child.stdout! });
   }
 
-  /** Opens `tcp:HOST` and `udp:HOST` paths and waits until each has had an answer. */
+  /** Opens `tcp:HOST`, `udp:HOST` and `new:HOST` paths (see echo.ts) and waits until each has had an answer. */
   static async open(ns: Namespace, paths: string[]): Promise<Traffic> {
     const args = ['netns', 'exec', ns.name, NODE, PROGRAM, 'client', `${ECHO_PORT}`, ...paths];
     const child = spawn('ip', args, { stdio: ['pipe', 'pipe', 'inherit'] });
