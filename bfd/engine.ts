@@ -196,7 +196,7 @@ export class Engine {
     for (const [key, peer] of wanted) {
       const entry = this.#byPath.get(key);
       if (entry === undefined) {
-        if (this.#hasRoom(peer.remote)) this.#add(peer, 'intent');
+        if (this.#hasRoom(peer.remote)) this.#begin(this.#add(peer, 'intent'));
         continue;
       }
       const same = entry.origin === 'intent' && JSON.stringify(entry.intent) === JSON.stringify(peer);
@@ -327,6 +327,11 @@ export class Engine {
     return entry;
   }
 
+  /** Sets a new session going. */
+  #begin(entry: Entry): void {
+    this.#dispatch(entry, { type: 'hold', hold: this.#holdOf(entry) });
+  }
+
   #newDiscriminator(): number {
     for (;;) {
       const discriminator = randomInt(1, 2 ** 32);
@@ -406,10 +411,7 @@ export class Engine {
   #applyHold(entry: Entry): void {
     const wanted = this.#holdOf(entry);
     const present = entry.session.hold;
-    if (wanted?.state === present?.state && wanted?.diagnostic === present?.diagnostic) {
-      this.#arm(nextDeadline(entry.session));
-      return;
-    }
+    if (wanted?.state === present?.state && wanted?.diagnostic === present?.diagnostic) return;
     this.#dispatch(entry, { type: 'hold', hold: wanted });
   }
 
@@ -489,7 +491,7 @@ export class Engine {
     if (!this.#allowed.has(path.remote)) return 'no-session';
     if (this.#entries.size >= (this.#options.maxSessions ?? 256)) return 'too-many-sessions';
     const entry = this.#add({ ...this.#newSession, ...path, role: 'passive' }, 'allowed');
-    this.#applyHold(entry);
+    this.#begin(entry);
     this.#say('session', { session: name(entry) }, 'session created');
     return { session: entry, stale: false };
   }
@@ -730,7 +732,7 @@ export class Engine {
       this.#reconfigure(entry);
       this.#applyHold(entry);
     } else {
-      this.#applyHold(
+      this.#begin(
         this.#add({ ...this.#newSession, local, remote, multihop: false, role: 'active' }, 'connect'),
       );
       this.#listen();
