@@ -61,8 +61,8 @@ function diffRules(observed: readonly Rule[], desired: readonly Rule[]): Routing
 const sameRule = (a: Rule, b: Rule): boolean => !a.foreign && !b.foreign && ruleKey(a) === ruleKey(b);
 
 /**
- * Whether a request to delete `rule` may be taken to mean `candidate`: what the request leaves open matches
- * anything (net/core/fib_rules.c, rule_find).
+ * Whether a request to delete `rule` also means `candidate`: what the request leaves open matches anything, and
+ * inversion, suppressors and protocol are not looked at (net/core/fib_rules.c, rule_find).
  */
 const couldDelete = (rule: Rule, candidate: Rule): boolean =>
   rule === candidate ||
@@ -70,7 +70,8 @@ const couldDelete = (rule: Rule, candidate: Rule): boolean =>
     rule.priority === candidate.priority &&
     rule.table === candidate.table &&
     (rule.from === undefined || rule.from === candidate.from) &&
-    (rule.iif === undefined || rule.iif === candidate.iif));
+    (rule.iif === undefined || rule.iif === candidate.iif) &&
+    (rule.qualifier === undefined || rule.qualifier === candidate.qualifier));
 
 // Routes -----------------------------------------------------------------------------------------------
 

@@ -48,13 +48,37 @@ const RTA = {
   VIA: 18,
   ENCAP: 22,
 } as const;
-const FRA = { SRC: 2, IIFNAME: 3, PRIORITY: 6, SUPPRESS_PREFIXLEN: 14, TABLE: 15, PROTOCOL: 21 } as const;
+const FRA = {
+  SRC: 2,
+  IIFNAME: 3,
+  PRIORITY: 6,
+  SUPPRESS_IFGROUP: 13,
+  SUPPRESS_PREFIXLEN: 14,
+  TABLE: 15,
+  PROTOCOL: 21,
+} as const;
 
-/**
- * Attributes that narrow a rule or do something else with it, up to FRA_DSCP_MASK: destination, goto, mark,
- * realms, tunnel, interface group, mask, outgoing interface, VRF, uids, protocol, ports, DSCP, flow label.
- */
-const FOREIGN_FRA = [1, 4, 10, 11, 12, 13, 16, 17, 19, 20, 22, 23, 24, 25, 26, 27, 28, 29, 30];
+/** Selectors that the agent never writes, as `ip rule` calls them. Attributes that are not here do not select. */
+const QUALIFIERS: readonly [type: number, name: string][] = [
+  [1, 'to'],
+  [4, 'goto'],
+  [10, 'fwmark'],
+  [16, 'fwmask'],
+  [11, 'realms'],
+  [12, 'tun_id'],
+  [17, 'oif'],
+  [19, 'l3mdev'],
+  [20, 'uidrange'],
+  [22, 'ipproto'],
+  [23, 'sport'],
+  [28, 'sport mask'],
+  [24, 'dport'],
+  [29, 'dport mask'],
+  [25, 'dscp'],
+  [30, 'dscp mask'],
+  [26, 'flowlabel'],
+  [27, 'flowlabel mask'],
+];
 
 const IFF_UP = 0x1;
 const IFF_LOWER_UP = 0x10000;
@@ -158,18 +182,25 @@ export function parseRule(data: Buffer): Rule | undefined {
   const iif = text(found.get(FRA.IIFNAME));
   const suppress = found.get(FRA.SUPPRESS_PREFIXLEN);
   const protocol = found.get(FRA.PROTOCOL);
+  const tos = data.readUInt8(3);
+  const action = data.readUInt8(7);
+  const qualifiers = QUALIFIERS.flatMap(([type, name]) =>
+    found.has(type) ? [`${name} 0x${found.get(type)!.toString('hex')}`] : [],
+  );
+  if (tos !== 0) qualifiers.push(`tos 0x${tos.toString(16)}`);
+  if (action !== RuleAction.toTbl) qualifiers.push(`action ${action}`);
   const rule: Rule = {
     family,
     priority: number(found.get(FRA.PRIORITY)) ?? 0,
     table: number(found.get(FRA.TABLE)) ?? data.readUInt8(4),
     foreign:
-      data.readUInt8(3) !== 0 ||
-      data.readUInt8(7) !== RuleAction.toTbl ||
+      qualifiers.length > 0 ||
       (data.readUInt32LE(8) & FIB_RULE_INVERT) !== 0 ||
       (suppress !== undefined && suppress.readInt32LE() !== -1) ||
-      (protocol !== undefined && protocol.readUInt8() !== 0) ||
-      FOREIGN_FRA.some((type) => found.has(type)),
+      found.has(FRA.SUPPRESS_IFGROUP) ||
+      (protocol !== undefined && protocol.readUInt8() !== 0),
   };
+  if (qualifiers.length > 0) rule.qualifier = qualifiers.join(' ');
   if (source !== undefined) rule.from = prefixFrom(family, source, data.readUInt8(2));
   if (iif !== undefined) rule.iif = iif;
   if (ownsRule(rule)) rule.message = data;

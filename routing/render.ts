@@ -56,7 +56,7 @@ export function renderRule(rule: Rule): string {
     rule.from !== undefined && `from ${iproute2Text(rule.from)}`,
     rule.iif !== undefined && `iif ${rule.iif}`,
     `lookup ${TABLE_NAMES[rule.table] ?? rule.table}`,
-    rule.foreign && '# and selectors or an action of its own',
+    rule.foreign && `# ${rule.qualifier ?? 'inverted, suppressed or with a protocol'}`,
   );
 }
 
@@ -71,6 +71,6 @@ export function renderRoute(route: Route): string {
     route.table !== TABLE_MAIN && `table ${TABLE_NAMES[route.table] ?? route.table}`,
     route.protocol !== RTPROT_BOOT && `proto ${PROTOCOL_NAMES[route.protocol] ?? route.protocol}`,
     route.metric !== defaultMetric(route.family) && `metric ${route.metric}`,
-    route.foreign && '# and next hops of its own',
+    route.foreign && '# several next hops, or encapsulated',
   );
 }

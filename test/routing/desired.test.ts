@@ -1,0 +1,99 @@
+import t from 'tap';
+import { desiredRouting, type FamilyRouting } from '../../routing/desired.ts';
+import { address, prefix } from '../../routing/prefix.ts';
+import { renderRoute, renderRule } from '../../routing/render.ts';
+
+const v4: FamilyRouting = {
+  family: 4,
+  internal: { interface: 'eth0', addresses: [address('10.16.0.12')], gateway: address('10.16.0.1') },
+  external: { interface: 'net1', addresses: [address('172.17.0.11')], gateway: address('172.17.0.1') },
+  internalBlocks: [prefix('10.17.0.0/16'), prefix('10.18.0.0/16')],
+  peers: [address('10.255.255.255')],
+};
+const v6: FamilyRouting = {
+  family: 6,
+  internal: { interface: 'eth0', addresses: [address('fd00:10:16::12')], gateway: address('fd00:10:16::1') },
+  external: { interface: 'net1', addresses: [address('fd00:172:17::11')], gateway: address('fe80::1') },
+  internalBlocks: [prefix('fd00:10:17::/64')],
+  peers: [],
+};
+
+t.test("Kube-OVN's example gives Kube-OVN's rules and routes", async (t) => {
+  const { rules, routes } = desiredRouting([v4]);
+  t.strictSame(rules.map(renderRule), [
+    'priority 1001 iif eth0 lookup default',
+    'priority 1002 iif net1 lookup 1000',
+    'priority 1003 from 10.16.0.12 iif lo lookup 1000',
+    'priority 1004 from 172.17.0.11 iif lo lookup default',
+  ]);
+  t.strictSame(routes.map(renderRoute), [
+    'default via 10.16.0.1 dev eth0 table 1000',
+    'default via 172.17.0.1 dev net1 proto 178',
+    '10.17.0.0/16 via 10.16.0.1 dev eth0 proto 178',
+    '10.18.0.0/16 via 10.16.0.1 dev eth0 proto 178',
+    '10.255.255.255 via 10.16.0.1 dev eth0 proto 178',
+  ]);
+});
+
+t.test('IPv6 is the same, and a link-local gateway keeps its interface', async (t) => {
+  const { rules, routes } = desiredRouting([v6]);
+  t.strictSame(rules.map(renderRule), [
+    'priority 1001 iif eth0 lookup default',
+    'priority 1002 iif net1 lookup 1000',
+    'priority 1003 from fd00:10:16::12 iif lo lookup 1000',
+    'priority 1004 from fd00:172:17::11 iif lo lookup default',
+  ]);
+  t.strictSame(routes.map(renderRoute), [
+    'default via fd00:10:16::1 dev eth0 table 1000',
+    'default via fe80::1 dev net1 proto 178',
+    'fd00:10:17::/64 via fd00:10:16::1 dev eth0 proto 178',
+  ]);
+});
+
+t.test('both families stand side by side, and none is nothing', async (t) => {
+  t.strictSame(
+    desiredRouting([v4, v6]).rules.map(({ family }) => family),
+    [4, 4, 4, 4, 6, 6, 6, 6],
+  );
+  t.strictSame(desiredRouting([]), { rules: [], routes: [] });
+});
+
+t.test('every own address has its rule, once', async (t) => {
+  const many = {
+    ...v4,
+    internal: { ...v4.internal, addresses: ['10.16.0.12', '10.16.0.13', '10.16.0.12'].map(address) },
+  };
+  t.strictSame(
+    desiredRouting([many])
+      .rules.filter(({ priority }) => priority === 1003)
+      .map(renderRule),
+    ['priority 1003 from 10.16.0.12 iif lo lookup 1000', 'priority 1003 from 10.16.0.13 iif lo lookup 1000'],
+  );
+});
+
+t.test('a block that is everything gets no route: it would take the default route away', async (t) => {
+  const { routes } = desiredRouting([{ ...v4, internalBlocks: [prefix('0.0.0.0/0')], peers: [] }]);
+  t.strictSame(routes.map(renderRoute), [
+    'default via 10.16.0.1 dev eth0 table 1000',
+    'default via 172.17.0.1 dev net1 proto 178',
+  ]);
+  const everything6 = { ...v6, internalBlocks: [prefix('::/0')] };
+  t.equal(desiredRouting([everything6]).routes.length, 2);
+});
+
+t.test(
+  'blocks and peers that name the same host share a route, and the gateway itself needs none',
+  async (t) => {
+    const { routes } = desiredRouting([
+      {
+        ...v4,
+        internalBlocks: [prefix('10.255.255.255'), prefix('10.17.0.0/16'), prefix('10.17.0.0/16')],
+        peers: [address('10.255.255.255'), address('10.16.0.1')],
+      },
+    ]);
+    t.strictSame(routes.slice(2).map(renderRoute), [
+      '10.255.255.255 via 10.16.0.1 dev eth0 proto 178',
+      '10.17.0.0/16 via 10.16.0.1 dev eth0 proto 178',
+    ]);
+  },
+);
