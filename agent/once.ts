@@ -4,7 +4,7 @@ import { createKernels } from './kernels.ts';
 import type { Options } from './options.ts';
 import { formatError } from './policy/load.ts';
 import type { Policy } from './policy/model.ts';
-import { changeLines, countChanges, explain, type Look, Reconciler } from './reconcile.ts';
+import { changeLines, cleanupLines, countChanges, explain, type Look, Reconciler } from './reconcile.ts';
 import { readSource } from './source.ts';
 
 const say = (text: string): void => void process.stdout.write(`${text}\n`);
@@ -101,10 +101,10 @@ export async function plan(options: Options, json: boolean): Promise<number> {
 export async function cleanup(options: Options): Promise<number> {
   return withKernel(options, async (reconciler) => {
     const changes = await reconciler.lookForCleanup();
-    for (const line of changeLines(changes)) say(line);
+    for (const line of cleanupLines(changes)) say(line);
     await reconciler.cleanup(changes);
     const left = await reconciler.lookForCleanup();
-    for (const line of changeLines(left)) complain(`could not remove: ${line}`);
+    for (const line of cleanupLines(left)) complain(`could not remove: ${line}`);
     return countChanges(left) === 0 ? EXIT.ok : EXIT.failed;
   });
 }

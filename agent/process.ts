@@ -123,7 +123,7 @@ function bfdCommand(words: string[]): Promise<{ ok: boolean; text: string }> {
       commands.delete(id);
       resolve(reply);
     };
-    const text = 'Unable to complete the command: the BFD process does not answer\n';
+    const text = 'Unable to complete the command: the BFD process does not answer';
     const timer = setTimeout(() => finish({ ok: false, text }), COMMAND_TIMEOUT);
     commands.set(id, finish);
     send({ type: 'command', id, words });
@@ -309,7 +309,7 @@ const control = await serveControl(
     'GET /v1/status': async () => ({ status: 200, body: statusDocument(view, Date.now()) }),
     'POST /v1/bfdd': async ({ body }) => {
       const { ok, text } = await bfdCommand(body.split(/\s+/).filter(Boolean));
-      return { status: ok ? 200 : 400, body: text };
+      return { status: ok ? 200 : 400, body: `${text}\n` };
     },
     'POST /v1/drain': async ({ query }) => {
       send({ type: 'drain' });

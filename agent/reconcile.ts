@@ -61,9 +61,14 @@ export interface Kernels {
 export const countChanges = ({ nat, routing, sysctl }: Changes): number =>
   nat.length + routing.length + sysctl.length;
 
-/** The steps as the lines a person would type, in the order in which they are applied. */
+/** The steps as the lines a person would type, in the order in which `apply` carries them out. */
 export function changeLines({ nat, routing, sysctl }: Changes): string[] {
   return [...commandLines(nat), ...routing.map(renderStep), ...sysctl.map(({ line }) => line)];
+}
+
+/** The same for `cleanup`. */
+export function cleanupLines({ nat, routing, sysctl }: Changes): string[] {
+  return [...sysctl.map(({ line }) => line), ...routing.map(renderStep), ...commandLines(nat)];
 }
 
 /** How many things of each kind the steps touch: the label `object` of `veg_agent_drift_repairs_total`. */

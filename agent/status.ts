@@ -65,10 +65,10 @@ export function notReady(view: AgentView): string[] {
     reasons.push(...policy.errors.slice(0, 10).map((error) => `  ${formatError(error)}`));
   }
   if (policy.name !== undefined) {
-    for (const { family, state, reason } of kernel.families) {
-      if (state === 'blocked') reasons.push(`IPv${family}: ${reason}`);
-    }
-    if (!kernel.inSync) reasons.push(`kernel not in sync: ${kernel.last?.error ?? 'not reconciled yet'}`);
+    const blocked = kernel.families.filter(({ state }) => state === 'blocked');
+    for (const { family, reason } of blocked) reasons.push(`IPv${family}: ${reason}`);
+    const error = kernel.last === undefined ? 'not reconciled yet' : kernel.last.error;
+    if (!kernel.inSync && error !== undefined) reasons.push(`kernel not in sync: ${error}`);
   }
   if (view.bfdEnabled && !view.bfd?.sessions.some((session) => session.state === 'Up')) {
     reasons.push('BFD: no session is Up');

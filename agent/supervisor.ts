@@ -65,7 +65,10 @@ export async function supervise(options: Options): Promise<number> {
     logger,
     version: VERSION,
     checkpoint: join(options.stateDir, 'bfd.json'),
+    // The sessions outlive the agent process, and the kernel forwards without both (RFC 5880 6.8.7, C bit).
+    controlPlaneIndependent: true,
     onChange: (report) => send({ type: 'report', report }),
+    onStop: () => void drainAndStop('bfdd-control stop'),
   });
 
   const finished = Promise.withResolvers<number>();
