@@ -1,33 +1,16 @@
 import t from 'tap';
 import { desiredNat, type NatIntent } from '../../nat/desired.ts';
-import { diffNat, type NatStep, type RuleStep } from '../../nat/diff.ts';
-import { commandLines, isRuleStep, rulesInput, setsInput } from '../../nat/render.ts';
-import type { SetStep } from '../../nat/sets.ts';
+import { diffNat } from '../../nat/diff.ts';
+import { commandLines, isRuleStep } from '../../nat/render.ts';
 import type { NatState } from '../../nat/state.ts';
-import { FAMILIES, type Family, type Prefix, prefix } from '../../routing/prefix.ts';
-import { Model, seeded } from './model.ts';
+import { FAMILIES, type Prefix, prefix } from '../../routing/prefix.ts';
+import { carryOut, disturb, isForeign, Model, seeded } from './model.ts';
 
 const intent = (forward: string[], more: Partial<NatIntent[0]> = {}): NatIntent => [
   { family: 4, internalInterface: 'eth0', forward: forward.map(prefix), notrackBfd: false, ...more },
 ];
 const blocks = (from: number, to: number): string[] =>
   Array.from({ length: to - from }, (_, i) => `10.${(from + i) >> 8}.${(from + i) & 255}.0/24`);
-
-/** Carries steps out on the model, as kernel.ts does it; `after` is called between what is not one transaction. */
-function carryOut(model: Model, steps: readonly NatStep[], after: () => void = () => {}): void {
-  for (const family of FAMILIES) {
-    const own = steps.filter((step) => step.family === family);
-    for (let i = 0; i < own.length; ) {
-      const rules = isRuleStep(own[i]!);
-      const end = own.findIndex((step, k) => k > i && isRuleStep(step) !== rules);
-      const batch = own.slice(i, end < 0 ? undefined : end);
-      if (rules) model.restoreRules(family, rulesInput(batch as RuleStep[]));
-      else model.restoreSets(setsInput(batch as SetStep[]), after);
-      after();
-      i += batch.length;
-    }
-  }
-}
 
 /** A model that holds what an intent asks for. */
 function applied(wanted: NatIntent): Model {
@@ -391,54 +374,6 @@ t.test('between two policies no packet finds neither: what both forward is forwa
   t.ok(moments > 100);
   t.end();
 });
-
-/** Random damage to what is ours, and random life of what is not. */
-function disturb(model: Model, random: ReturnType<typeof seeded>, family: Family): void {
-  const table = model.tables[family].get(random.below(3) === 0 ? 'raw' : 'nat')!;
-  const chains = [...table.keys()];
-  const name = chains[random.below(chains.length)]!;
-  const { rules } = table.get(name)!;
-  const at = random.below(rules.length + 1);
-  const counted = (text: string) => ({ text, packets: random.below(1000), bytes: random.below(99_999) });
-  switch (random.below(10)) {
-    case 0:
-      rules.splice(at, 1 + random.below(3));
-      break;
-    case 1:
-      if (rules.length > 0) rules.splice(at, 0, { ...rules[random.below(rules.length)]! });
-      break;
-    case 2:
-      rules.push(...rules.splice(at, 1));
-      break;
-    case 3:
-      rules.reverse();
-      break;
-    case 4:
-      rules.length = 0;
-      break;
-    case 5: {
-      const block = blocks(200, 260)[random.below(60)]!;
-      if (name === 'POSTROUTING') {
-        rules.unshift(counted(`-d ${block} -j RETURN`), counted(`-s ${block} -j RETURN`));
-      }
-      break;
-    }
-    case 6:
-      table.set('VEG-STALE', { policy: '-', rules: [counted('-j ACCEPT')] });
-      rules.splice(at, 0, counted('-p tcp -j VEG-STALE'));
-      break;
-    case 7:
-      for (const set of model.sets.values()) {
-        for (const element of [...set.elements].slice(0, random.below(9))) set.elements.delete(element);
-        set.elements.add(blocks(300, 301)[0]!);
-      }
-      break;
-    default:
-      rules.splice(at, 0, counted(`-s 198.51.${random.below(256)}.${random.below(256)}/32 -j ACCEPT`));
-  }
-}
-
-const isForeign = (text: string): boolean => text.startsWith('-s 198.51.');
 
 t.test('from any state to any other: ours in order, what is foreign untouched, counters kept', (t) => {
   const random = seeded(5880);

@@ -2,9 +2,12 @@
  * A small model of iptables and ipset: takes the text that the restore programs take, answers with the text that
  * the save programs print, and refuses what they refuse. Checked against the real ones in test/live/nat.test.ts.
  */
+import type { NatStep, RuleStep } from '../../nat/diff.ts';
 import { parseSet, parseTables } from '../../nat/parse.ts';
+import { isRuleStep, rulesInput, setsInput } from '../../nat/render.ts';
+import type { SetStep } from '../../nat/sets.ts';
 import type { NatState, Rule, Tables } from '../../nat/state.ts';
-import type { Family } from '../../routing/prefix.ts';
+import { FAMILIES, type Family } from '../../routing/prefix.ts';
 
 interface ModelSet {
   header: string;
@@ -159,4 +162,76 @@ export function seeded(seed: number): { (): number; below(n: number): number } {
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   };
   return Object.assign(random, { below: (n: number) => Math.floor(random() * n) });
+}
+
+/** Carries steps out on the model, as kernel.ts does it; `after` is called between what is not one transaction. */
+export function carryOut(model: Model, steps: readonly NatStep[], after: () => void = () => {}): void {
+  for (const family of FAMILIES) {
+    const own = steps.filter((step) => step.family === family);
+    for (let i = 0; i < own.length; ) {
+      const rules = isRuleStep(own[i]!);
+      const end = own.findIndex((step, k) => k > i && isRuleStep(step) !== rules);
+      const batch = own.slice(i, end < 0 ? undefined : end);
+      if (rules) model.restoreRules(family, rulesInput(batch as RuleStep[]));
+      else model.restoreSets(setsInput(batch as SetStep[]), after);
+      after();
+      i += batch.length;
+    }
+  }
+}
+
+/** Rules that `disturb` makes and that are not ours. */
+export const isForeign = (text: string): boolean =>
+  text.startsWith('-s 198.51.') || text.startsWith('-s 2001:db8:');
+
+const foreign = (family: Family, n: number): string =>
+  `-s ${family === 4 ? `198.51.${n >> 8}.${n & 255}/32` : `2001:db8:${(n + 1).toString(16)}::1/128`} -j ACCEPT`;
+const stale = (family: Family, n: number): string =>
+  family === 4 ? `10.200.${n}.0/24` : `fd01:${n + 1}::/32`;
+
+/** Random damage to what is ours, and random life of what is not. */
+export function disturb(model: Model, random: ReturnType<typeof seeded>, family: Family): void {
+  const table = model.tables[family].get(random.below(3) === 0 ? 'raw' : 'nat')!;
+  const chains = [...table.keys()];
+  const name = chains[random.below(chains.length)]!;
+  const { rules } = table.get(name)!;
+  const at = random.below(rules.length + 1);
+  const counted = (text: string) => ({ text, packets: random.below(1000), bytes: random.below(99_999) });
+  switch (random.below(10)) {
+    case 0:
+      rules.splice(at, 1 + random.below(3));
+      break;
+    case 1:
+      if (rules.length > 0) rules.splice(at, 0, { ...rules[random.below(rules.length)]! });
+      break;
+    case 2:
+      rules.push(...rules.splice(at, 1));
+      break;
+    case 3:
+      rules.reverse();
+      break;
+    case 4:
+      rules.length = 0;
+      break;
+    case 5: {
+      const block = stale(family, random.below(60));
+      if (name === 'POSTROUTING') {
+        rules.unshift(counted(`-d ${block} -j RETURN`), counted(`-s ${block} -j RETURN`));
+      }
+      break;
+    }
+    case 6:
+      table.set('VEG-STALE', { policy: '-', rules: [counted('-j ACCEPT')] });
+      if (name !== 'VEG-STALE') rules.splice(at, 0, counted('-p tcp -j VEG-STALE'));
+      break;
+    case 7:
+      for (const [name, set] of model.sets) {
+        if (!name.endsWith(`-${family}`)) continue;
+        for (const element of [...set.elements].slice(0, random.below(9))) set.elements.delete(element);
+        set.elements.add(stale(family, 99));
+      }
+      break;
+    default:
+      rules.splice(at, 0, counted(foreign(family, random.below(65536))));
+  }
 }
