@@ -221,6 +221,18 @@ function removeLeftovers(): void {
   for (const prefix of dead) removeAll(prefix);
 }
 
+/** Every scope of this process, disposed ones too. */
+const scopes = new Set<Scope>();
+
+function disposeAtExit(): void {
+  process.on('exit', () => {
+    for (const scope of scopes) scope.dispose();
+  });
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => process.exit(128 + constants.signals[signal]));
+  }
+}
+
 /** Namespaces, processes and directories that belong together and go together. */
 export class Scope {
   readonly prefix: string;
@@ -241,14 +253,8 @@ export class Scope {
       mkdirSync(this.dir);
     }
     must('chmod', ['755', this.dir]);
-    process.once('exit', () => this.dispose());
-    for (const [signal, code] of [
-      ['SIGINT', 130],
-      ['SIGTERM', 143],
-      ['SIGHUP', 129],
-    ] as const) {
-      process.once(signal, () => process.exit(code));
-    }
+    if (scopes.size === 0) disposeAtExit();
+    scopes.add(this);
   }
 
   /** Makes a namespace with `lo` up and without duplicate address detection or router advertisements. */

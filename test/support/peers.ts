@@ -1,6 +1,7 @@
 /** BFD peers for the router's side: FRR's bfdd alone, and our own veg-bfdd. */
 import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { BFDD_CONTROL } from './agent.ts';
 import { type Daemon, must, type Namespace, NODE, ROOT, run, type Scope, until } from './netns.ts';
 
 export interface PeerOptions {
@@ -16,15 +17,10 @@ export interface PeerOptions {
 /** A session as the peer sees it. */
 export interface PeerSession {
   remote: string;
-  up: boolean;
-  /** The state in the peer's own words. */
-  state: string;
-  /** The diagnostic that the gateway gave last, in the peer's words. */
-  remoteDiagnostic: string;
-  /** Packets received from the gateway. */
-  received: number;
-  /** How often the session went down. */
-  downs: number;
+  /** The peer's own state. */
+  state: 'Up' | 'Init' | 'Down' | 'AdminDown';
+  /** The gateway gave AdminDown as its reason for being down. */
+  drained: boolean;
 }
 
 export interface BfdPeer {
@@ -32,16 +28,25 @@ export interface BfdPeer {
   sessions(): PeerSession[];
 }
 
+/** Waits until every session of the peer is Up. */
+export const peerUp = (peer: BfdPeer, timeoutMs = 10_000): Promise<boolean> =>
+  until(() => peer.sessions().every(({ state }) => state === 'Up'), {
+    what: 'BFD Up at the peer',
+    timeoutMs,
+  });
+
 interface FrrPeer {
   peer: string;
   status: string;
   'remote-diagnostic': string;
 }
-interface FrrCounters {
-  peer: string;
-  'control-packet-input': number;
-  'session-down': number;
-}
+
+const FRR_STATES: Record<string, PeerSession['state']> = {
+  up: 'Up',
+  init: 'Init',
+  down: 'Down',
+  shutdown: 'AdminDown',
+};
 
 /** Starts FRR's bfdd, and nothing else of FRR, with a directory of its own. */
 export async function startFrr(scope: Scope, ns: Namespace, options: PeerOptions): Promise<BfdPeer> {
@@ -64,28 +69,51 @@ export async function startFrr(scope: Scope, ns: Namespace, options: PeerOptions
     [...args, '--bfdctl', join(dir, 'bfdd.sock'), '-f', join(dir, 'bfdd.conf'), '-A', '127.0.0.1', '-P', '0'],
     { name: 'frr-bfdd' },
   );
-  const show = <T>(command: string): T => {
-    const { stdout, stderr } = run('vtysh', ['--vty_socket', dir, '-d', 'bfdd', '-c', command]);
-    if (!stdout.trim().startsWith('[')) throw new Error(`vtysh: ${stdout}${stderr}${daemon.log()}`);
-    return JSON.parse(stdout) as T;
-  };
   const frr: BfdPeer = {
     daemon,
     sessions() {
-      const counters = show<FrrCounters[]>('show bfd peers counters json');
-      return show<FrrPeer[]>('show bfd peers json').map((peer) => {
-        const counter = counters.find((candidate) => candidate.peer === peer.peer)!;
-        return {
-          remote: peer.peer,
-          up: peer.status === 'up',
-          state: peer.status,
-          remoteDiagnostic: peer['remote-diagnostic'],
-          received: counter['control-packet-input'],
-          downs: counter['session-down'],
-        };
-      });
+      const show = ['--vty_socket', dir, '-d', 'bfdd', '-c', 'show bfd peers json'];
+      const { stdout, stderr } = run('vtysh', show);
+      if (!stdout.trim().startsWith('[')) throw new Error(`vtysh: ${stdout}${stderr}${daemon.log()}`);
+      return (JSON.parse(stdout) as FrrPeer[]).map((peer) => ({
+        remote: peer.peer,
+        state: FRR_STATES[peer.status]!,
+        drained: peer['remote-diagnostic'] === 'administratively down',
+      }));
     },
   };
   await until(() => frr.sessions().length === sessions.length, { what: 'FRR bfdd answers' });
   return frr;
+}
+
+/** Starts veg-bfdd, our own engine without an agent, as the active side. */
+export async function startVegBfdd(scope: Scope, ns: Namespace, options: PeerOptions): Promise<BfdPeer> {
+  const { sessions, minTX = 100, minRX = 100, multiplier = 5 } = options;
+  const dir = scope.directory('veg-bfdd');
+  const daemon = ns.spawn(NODE, [join(ROOT, 'dist/bfd/main.js'), '--active', '--state-dir', dir], {
+    name: 'veg-bfdd',
+    env: {
+      POD_IPS: sessions.map(({ local }) => local).join(','),
+      BFD_PEER_IPS: sessions.map(({ remote }) => remote).join(','),
+      BFD_MIN_TX: `${minTX}`,
+      BFD_MIN_RX: `${minRX}`,
+      BFD_MULTI: `${multiplier}`,
+    },
+  });
+  const peer: BfdPeer = {
+    daemon,
+    sessions() {
+      const words = ['status', 'all', 'level', '4'];
+      const text = must(BFDD_CONTROL, words, { env: { VEG_AGENT_STATE_DIR: dir } });
+      return [...text.matchAll(/remote=(\S+).*?LocalState=(\w+).*?RemoteState=(\w+)/gs)].map(
+        ([, remote, state, remoteState]) => ({
+          remote: remote!,
+          state: state as PeerSession['state'],
+          drained: remoteState === 'AdminDown',
+        }),
+      );
+    },
+  };
+  await until(() => peer.sessions().length === sessions.length, { what: 'veg-bfdd answers' });
+  return peer;
 }
