@@ -1,0 +1,116 @@
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import t, { type Test } from 'tap';
+import { createSysctls, desiredSysctls } from '../../agent/sysctl.ts';
+
+/** A /proc/sys of files, and the settings over it. */
+function fixture(t: Test, values: { forward?: string; all?: string; eth0?: string; v6?: string } = {}) {
+  const { forward = '0\n', all = '0\n', eth0 = '1\n', v6 = '0\n' } = values;
+  const dir = t.testdir({
+    sys: {
+      net: {
+        ipv4: {
+          ip_forward: forward,
+          conf: { all: { rp_filter: all }, 'eth0.7': { rp_filter: eth0 } },
+        },
+        ipv6: { conf: { all: { forwarding: v6 } } },
+      },
+    },
+  });
+  const stateFile = `${dir}/state/sysctl.json`;
+  return {
+    dir,
+    stateFile,
+    sysctls: createSysctls(`${dir}/sys`, stateFile),
+    value: (path: string) => readFileSync(`${dir}/sys/${path}`, 'utf8').trim(),
+    put: (path: string, text: string) => writeFileSync(`${dir}/sys/${path}`, text),
+  };
+}
+const FORWARD = 'net/ipv4/ip_forward';
+
+t.test('each family asks for its own settings', async (t) => {
+  const paths = (families: (4 | 6)[]) =>
+    desiredSysctls(families, 'eth0').map(({ path, value }) => `${path}=${value}`);
+  t.strictSame(paths([4]), [
+    'net/ipv4/ip_forward=1',
+    'net/ipv4/conf/all/rp_filter=0',
+    'net/ipv4/conf/eth0/rp_filter=0',
+  ]);
+  t.strictSame(paths([6]), ['net/ipv6/conf/all/forwarding=1']);
+  t.strictSame(paths([]), []);
+});
+
+t.test('what is wrong is set, once, also for an interface with a dot in its name', async (t) => {
+  const { sysctls, value } = fixture(t);
+  const { steps, notes } = await sysctls.look([4, 6], 'eth0.7');
+  t.strictSame(notes, []);
+  t.strictSame(
+    steps.map(({ line }) => line),
+    [
+      'sysctl -w net/ipv4/ip_forward=1',
+      'sysctl -w net/ipv4/conf/eth0.7/rp_filter=0',
+      'sysctl -w net/ipv6/conf/all/forwarding=1',
+    ],
+  );
+  await sysctls.apply(steps);
+  t.equal(value(FORWARD), '1');
+  t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '0');
+  t.strictSame(await sysctls.look([4, 6], 'eth0.7'), { steps: [], notes: [] });
+});
+
+t.test('the larger rp_filter counts, so the common one is set as well', async (t) => {
+  const { sysctls } = fixture(t, { all: '2\n', eth0: '0\n', forward: '1\n' });
+  t.strictSame(
+    (await sysctls.look([4], 'eth0.7')).steps.map(({ line }) => line),
+    ['sysctl -w net/ipv4/conf/all/rp_filter=0'],
+  );
+});
+
+t.test('cleanup puts back what still is as we left it, and then forgets', async (t) => {
+  const { sysctls, value, put, stateFile } = fixture(t, { all: '1\n' });
+  await sysctls.apply((await sysctls.look([4], 'eth0.7')).steps);
+  put('net/ipv4/conf/eth0.7/rp_filter', '2\n');
+  const steps = await sysctls.lookForCleanup();
+  t.strictSame(
+    steps.map(({ line }) => line),
+    ['sysctl -w net/ipv4/ip_forward=0', 'sysctl -w net/ipv4/conf/all/rp_filter=1'],
+  );
+  await sysctls.apply(steps);
+  t.equal(value(FORWARD), '0');
+  t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '2', 'somebody else’s value stays');
+  t.strictSame(await sysctls.lookForCleanup(), []);
+  put('net/ipv4/conf/eth0.7/rp_filter', '0\n');
+  await sysctls.apply(await sysctls.lookForCleanup());
+  t.notOk(existsSync(stateFile), 'with everything back there is nothing to remember');
+});
+
+t.test('the first value is the one to put back, however often it is set again', async (t) => {
+  const { sysctls, value, put } = fixture(t, { forward: '0\n' });
+  for (let n = 0; n < 3; n++) {
+    await sysctls.apply((await sysctls.look([4], 'eth0.7')).steps);
+    if (n < 2) put(FORWARD, '2\n');
+  }
+  await sysctls.apply(await sysctls.lookForCleanup());
+  t.equal(value(FORWARD), '0');
+});
+
+t.test('where nothing can be set, it says what to do', async (t) => {
+  const { dir, sysctls, stateFile } = fixture(t);
+  rmSync(`${dir}/sys/net/ipv6`, { recursive: true });
+  t.match((await sysctls.look([6], 'eth0.7')).notes, [
+    /^sysctl net\/ipv6\/conf\/all\/forwarding has to be 1, but this kernel or pod has no such setting$/,
+  ]);
+  rmSync(`${dir}/sys/${FORWARD}`);
+  mkdirSync(`${dir}/sys/${FORWARD}`);
+  t.match((await sysctls.look([4], 'eth0.7')).notes, [/^sysctl net\/ipv4\/ip_forward has to be 1: EISDIR/]);
+  t.notOk(existsSync(stateFile), 'looking writes nothing');
+});
+
+t.test('a damaged memory is as good as none', async (t) => {
+  const { sysctls, stateFile, value } = fixture(t);
+  const { steps } = await sysctls.look([4], 'eth0.7');
+  await sysctls.apply(steps);
+  writeFileSync(stateFile, '{ half');
+  t.strictSame(await sysctls.lookForCleanup(), []);
+  await sysctls.apply([{ path: FORWARD, value: '0', line: '' }]);
+  t.equal(value(FORWARD), '0');
+});
