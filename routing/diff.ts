@@ -62,7 +62,7 @@ const sameRule = (a: Rule, b: Rule): boolean => !a.foreign && !b.foreign && rule
 
 /**
  * Whether a request to delete `rule` also means `candidate`: what the request leaves open matches anything, and
- * inversion, suppressors and protocol are not looked at (net/core/fib_rules.c, rule_find).
+ * inversion and suppressors are not looked at (net/core/fib_rules.c, rule_find).
  */
 const couldDelete = (rule: Rule, candidate: Rule): boolean =>
   rule === candidate ||

@@ -181,7 +181,7 @@ export function parseRule(data: Buffer): Rule | undefined {
   const source = found.get(FRA.SRC);
   const iif = text(found.get(FRA.IIFNAME));
   const suppress = found.get(FRA.SUPPRESS_PREFIXLEN);
-  const protocol = found.get(FRA.PROTOCOL);
+  const protocol = found.get(FRA.PROTOCOL)?.readUInt8();
   const tos = data.readUInt8(3);
   const action = data.readUInt8(7);
   const qualifiers = QUALIFIERS.flatMap(([type, name]) =>
@@ -189,6 +189,7 @@ export function parseRule(data: Buffer): Rule | undefined {
   );
   if (tos !== 0) qualifiers.push(`tos 0x${tos.toString(16)}`);
   if (action !== RuleAction.toTbl) qualifiers.push(`action ${action}`);
+  if (protocol !== undefined && protocol !== 0) qualifiers.push(`protocol ${protocol}`);
   const rule: Rule = {
     family,
     priority: number(found.get(FRA.PRIORITY)) ?? 0,
@@ -197,8 +198,7 @@ export function parseRule(data: Buffer): Rule | undefined {
       qualifiers.length > 0 ||
       (data.readUInt32LE(8) & FIB_RULE_INVERT) !== 0 ||
       (suppress !== undefined && suppress.readInt32LE() !== -1) ||
-      found.has(FRA.SUPPRESS_IFGROUP) ||
-      (protocol !== undefined && protocol.readUInt8() !== 0),
+      found.has(FRA.SUPPRESS_IFGROUP),
   };
   if (qualifiers.length > 0) rule.qualifier = qualifiers.join(' ');
   if (source !== undefined) rule.from = prefixFrom(family, source, data.readUInt8(2));

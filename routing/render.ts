@@ -56,7 +56,7 @@ export function renderRule(rule: Rule): string {
     rule.from !== undefined && `from ${iproute2Text(rule.from)}`,
     rule.iif !== undefined && `iif ${rule.iif}`,
     `lookup ${TABLE_NAMES[rule.table] ?? rule.table}`,
-    rule.foreign && `# ${rule.qualifier ?? 'inverted, suppressed or with a protocol'}`,
+    rule.foreign && `# ${rule.qualifier ?? 'inverted or with a suppressor'}`,
   );
 }
 

@@ -65,9 +65,9 @@ export interface Rule {
   from?: Prefix;
   /** FRA_IIFNAME. */
   iif?: string;
-  /** Selectors and an action that the agent never writes, in words. */
+  /** Selectors, an action or a protocol that the agent never writes, in words. */
   qualifier?: string;
-  /** True with a qualifier, an inversion, a suppressor or a protocol: never equal to a wanted rule. */
+  /** True with a qualifier, an inversion or a suppressor: never equal to a wanted rule. */
   foreign: boolean;
   /** The kernel's message, kept where the agent may have to delete the rule: a delete sends it back. */
   message?: Uint8Array;

@@ -117,13 +117,13 @@ const RULES: [command: string, hex: string, rule: Partial<Rule>][] = [
     { foreign: false },
   ],
   [
-    'priority 1003 from 10.0.0.2 iif lo lookup 1000 # inverted, suppressed or with a protocol',
+    'priority 1003 from 10.0.0.2 iif lo lookup 1000 # inverted or with a suppressor',
     `02002000fc000001 02000000 08000f00e8030000 08000e00ffffffff 0500150000000000 070003006c6f0000
      08000600eb030000 080002000a000002`,
     { foreign: true },
   ],
   [
-    'priority 1003 from 10.0.0.2 iif lo lookup 1000 # inverted, suppressed or with a protocol',
+    'priority 1003 from 10.0.0.2 iif lo lookup 1000 # protocol 4',
     `02002000fc000001 00000000 08000f00e8030000 08000e00ffffffff 0500150004000000 070003006c6f0000
      08000600eb030000 080002000a000002`,
     { foreign: true },

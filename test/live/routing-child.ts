@@ -1,0 +1,76 @@
+/**
+ * What routing.test.ts runs inside a namespace: `reconcile` reads a RoutingIntent on stdin, `watch` prints
+ * what happens until it is ended, `overrun` blocks while others make more changes than its buffer holds.
+ */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { watchKernel } from '../../agent/events.ts';
+import { NetlinkListener, NetlinkSocket, Protocol } from '../../agent/netlink.ts';
+import { createSysctls } from '../../agent/sysctl.ts';
+import { desiredRouting, type RoutingIntent } from '../../routing/desired.ts';
+import { diffRouting } from '../../routing/diff.ts';
+import { ROUTING_GROUPS } from '../../routing/events.ts';
+import { createRoutingKernel } from '../../routing/kernel.ts';
+import { renderStep } from '../../routing/render.ts';
+
+const print = (value: unknown): void => console.log(JSON.stringify(value));
+
+async function reconcile(): Promise<void> {
+  const desired = desiredRouting(JSON.parse(readFileSync(0, 'utf8')) as RoutingIntent);
+  const kernel = createRoutingKernel(new NetlinkSocket(Protocol.ROUTE));
+  const steps = diffRouting(await kernel.observe(), desired);
+  const failures = await kernel.apply(steps);
+  const left = diffRouting(await kernel.observe(), desired);
+  print({
+    steps: steps.map(renderStep),
+    failures: failures.map(({ message }) => message),
+    left: left.map(renderStep),
+  });
+}
+
+async function watch(): Promise<void> {
+  const netlink = new NetlinkSocket(Protocol.ROUTE);
+  const before = process.cpuUsage();
+  const keepAlive = setInterval(() => {}, 60_000);
+  const kernelWatch = watchKernel(netlink, (event) => {
+    print(event);
+    if (!event.what.includes('10.99.0.0/16')) return;
+    // Its own answer to what it saw: not an event.
+    createRoutingKernel(netlink)
+      .apply(diffRouting({ routes: [], rules: [] }, desiredRouting([])))
+      .catch(print);
+  });
+  print({ watching: kernelWatch.netfilterError?.message ?? 'all' });
+  process.once('SIGTERM', () => {
+    kernelWatch.close();
+    clearInterval(keepAlive);
+    print({ cpu: process.cpuUsage(before) });
+  });
+}
+
+async function overrun(): Promise<void> {
+  let messages = 0;
+  let overruns = 0;
+  const handlers = { onMessage: () => messages++, onOverrun: () => overruns++ };
+  const listener = new NetlinkListener(Protocol.ROUTE, ROUTING_GROUPS, handlers, 8192);
+  const lines = Array.from(
+    { length: 300 },
+    (_, i) => `route replace 10.200.${i % 250}.0/24 dev lo metric ${i + 1}`,
+  );
+  spawnSync('ip', ['-batch', '-'], { input: lines.join('\n') });
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const lost = overruns;
+  const before = messages;
+  spawnSync('ip', ['route', 'add', '10.201.0.0/16', 'dev', 'lo']);
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  print({ lost, heardAfterwards: messages - before });
+  listener.close();
+}
+
+async function sysctls(): Promise<void> {
+  const settings = createSysctls('/proc/sys', '/nonexistent/sysctl.json');
+  print(await settings.look([4, 6], 'eth0'));
+}
+
+const commands: Record<string, () => Promise<void>> = { reconcile, watch, overrun, sysctls };
+await commands[process.argv[2]!]!();
