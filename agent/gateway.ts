@@ -1,0 +1,252 @@
+/**
+ * The gateway: the policy in force, the reconcile runs that put it into the kernel, and what the sessions may
+ * say because of it. process.ts feeds it and shows its `view`.
+ */
+import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
+import { type Address, type Family, familyOf } from '../routing/prefix.ts';
+import type { Trigger } from './cadence.ts';
+import type { KernelEvent } from './events.ts';
+import type { OpenKernels } from './kernels.ts';
+import type { Logger } from './log.ts';
+import { Loop } from './loop.ts';
+import type { Metrics } from './metrics.ts';
+import type { Options } from './options.ts';
+import { formatError } from './policy/load.ts';
+import type { Policy } from './policy/model.ts';
+import {
+  type ApplyFailure,
+  changeLines,
+  countChanges,
+  countObjects,
+  explain,
+  type Look,
+  Reconciler,
+} from './reconcile.ts';
+import type { LoadedPolicy } from './source.ts';
+import type { AgentView } from './status.ts';
+
+/** How often drift that nobody announces is looked for, ms. */
+const DRIFT_PERIOD = 500;
+/** At most so many changes or errors are named in one log line. */
+const LOGGED = 20;
+
+export interface GatewayParts {
+  options: Options;
+  /** What this class knows is written here. */
+  view: AgentView;
+  kernels: OpenKernels;
+  metrics: Metrics;
+  logger: Logger;
+  /** Called when what is asked of the BFD process may have changed. */
+  onIntent(intent: BfdIntent): void;
+  /** Called after each look at the pod. */
+  onLook(look: Look): Promise<void>;
+}
+
+/** Not ready: the path behind this hop is not there (RFC 5880 6.8.17). */
+const notYet = (reason = 'not reconciled yet'): FamilyReadiness => ({ ready: false, diagnostic: 6, reason });
+
+export class Gateway {
+  readonly #parts: GatewayParts;
+  readonly #reconciler: Reconciler;
+  readonly #loop: Loop;
+  readonly #driftTimer: NodeJS.Timeout;
+  #policy: Policy | undefined;
+  /** What the policy in force was made from, to tell a new one. */
+  #policyText = '';
+  /** The wish that was last fulfilled: a change without a new wish is a repair. */
+  #fulfilled = '';
+  /** The last look, and the fingerprint of what it found; undefined when it has to be looked at again. */
+  #look: Look | undefined;
+  #fingerprint: string | undefined;
+  /** Who netlink says changed something last. */
+  #lastWriter: string | undefined;
+  #failureTold = '';
+  /** The sessions of each family; those of a blocked family stay as they were. */
+  readonly #peers: Record<Family, PeerIntent[]> = { 4: [], 6: [] };
+  readonly #readiness: BfdIntent['readiness'] = { 4: notYet(), 6: notYet() };
+
+  constructor(parts: GatewayParts) {
+    this.#parts = parts;
+    this.#reconciler = new Reconciler(parts.kernels, parts.options);
+    this.#loop = new Loop(
+      parts.options.resync,
+      (trigger) => this.#run(trigger),
+      () => this.#tellContention(),
+    );
+    this.#driftTimer = setInterval(() => this.#lookForDrift(), DRIFT_PERIOD);
+  }
+
+  /** Takes what was read from the policy source: a new policy comes into force, a bad one is only told. */
+  takePolicy({ source, result }: LoadedPolicy): void {
+    const { view, logger } = this.#parts;
+    view.policy.source = source;
+    if (!result.ok) {
+      view.policy.valid = false;
+      view.policy.errors = result.errors;
+      const errors = result.errors.slice(0, LOGGED).map(formatError);
+      logger.error(
+        { source, errors, count: result.errors.length, inForce: view.policy.name ?? null },
+        'the policy is invalid; what was in force stays in force',
+      );
+      return;
+    }
+    view.policy.valid = true;
+    view.policy.errors = [];
+    const text = JSON.stringify(result.policy);
+    if (text === this.#policyText) return;
+    const { policy } = result;
+    this.#policyText = text;
+    this.#policy = policy;
+    view.policy.name = policy.name;
+    view.policy.generation += 1;
+    view.policy.lastChange = Date.now();
+    view.policy.warnings = policy.warnings.map(({ message }) => message);
+    view.bfdEnabled = policy.bfd.enabled && policy.bfd.peers.length > 0;
+    logger.info({ source, policy: policy.name, generation: view.policy.generation }, 'policy loaded');
+    for (const warning of view.policy.warnings) logger.warn({ warning }, 'policy');
+    this.#loop.request(view.policy.generation === 1 ? 'start' : 'policy');
+  }
+
+  /** Takes a notice that something in the kernel changed. */
+  takeEvent({ object, portid, what }: KernelEvent): void {
+    this.#parts.logger.debug({ object, portid, what }, 'the kernel changed');
+    // A netlink address is the process id as long as a process has one socket; 0 is the kernel itself.
+    if (object !== 'overrun' && portid !== 0) {
+      this.#lastWriter = object === 'netfilter' ? what : `pid ${portid} (${what})`;
+    }
+    this.#loop.request(object);
+  }
+
+  /** Asks for a reconcile. */
+  request(trigger: Trigger): void {
+    this.#loop.request(trigger);
+  }
+
+  /** Asks for a reconcile and resolves when it has ended. */
+  reconcileNow(): Promise<void> {
+    return this.#loop.complete('control');
+  }
+
+  /** No more reconciles; the kernel stays as it is. */
+  async stop(): Promise<void> {
+    clearInterval(this.#driftTimer);
+    await this.#loop.stop();
+  }
+
+  /** Removes everything of the agent's from the kernel. After `stop`. */
+  async remove(): Promise<void> {
+    try {
+      await this.#reconciler.cleanup(await this.#reconciler.lookForCleanup());
+    } catch (error) {
+      this.#parts.logger.error({ reason: explain(error as Error) }, 'cannot remove the kernel state');
+    }
+  }
+
+  /** One run of the loop. */
+  async #run(trigger: Trigger): Promise<{ ok: boolean; repaired: boolean }> {
+    // Nothing is touched, and nothing removed, before a policy was loaded.
+    if (this.#policy === undefined) return { ok: true, repaired: false };
+    const { view, metrics, onLook } = this.#parts;
+    const at = Date.now();
+    const began = performance.now();
+    let changes = 0;
+    let repaired = false;
+    let failures: ApplyFailure[] = [];
+    let failed: Error | undefined;
+    try {
+      const look = await this.#observe(this.#policy);
+      changes = countChanges(look.changes);
+      repaired = changes > 0 && look.wish === this.#fulfilled;
+      if (changes > 0) {
+        this.#tellChanges(look, trigger, repaired);
+        failures = await this.#reconciler.apply(look);
+      }
+      if (failures.length === 0) {
+        this.#fulfilled = look.wish;
+        if (repaired) this.#countRepairs(look);
+      }
+      this.#publish(look, failures);
+      await onLook(look);
+    } catch (error) {
+      // The kernel could not be looked at: nothing is known to be wrong, so sessions stay as they are.
+      failed = error as Error;
+    }
+    failed ??= failures[0]?.error;
+    const ok = failed === undefined;
+    const durationMs = performance.now() - began;
+    view.kernel.inSync = ok && view.kernel.families.every(({ state }) => state !== 'blocked');
+    view.kernel.last = { at, trigger, ok, changes, durationMs, ...(failed && { error: explain(failed) }) };
+    metrics.reconciled({ ok, trigger, durationMs });
+    this.#tellFailure(failed, trigger);
+    return { ok, repaired };
+  }
+
+  /** Looks at the kernel and notes what the status shows of it. */
+  async #observe(policy: Policy): Promise<Look> {
+    const { kernels, view } = this.#parts;
+    const before = this.#look && kernels.fingerprint(this.#look);
+    const look = await this.#reconciler.look(policy);
+    const { families, interfaces } = look.plan;
+    const backends = [...new Set([look.backend[4], look.backend[6]])].filter(Boolean);
+    Object.assign(view.kernel, { families, interfaces, notes: look.notes });
+    if (backends.length > 0) view.kernel.backend = backends.join(', ');
+    // What is changed now is looked at once more.
+    const settled = countChanges(look.changes) === 0 && look.wish === this.#look?.wish;
+    this.#fingerprint = settled ? before : undefined;
+    this.#look = look;
+    return look;
+  }
+
+  /** Tells the BFD process which sessions there are and which families may carry traffic. */
+  #publish({ plan }: Look, failures: ApplyFailure[]): void {
+    for (const { family, state, reason } of plan.families) {
+      const failure = failures.find(({ families }) => families.includes(family));
+      const ready = state === 'programmed' && failure === undefined;
+      this.#readiness[family] = ready ? { ready } : notYet(reason ?? failure?.error.message);
+      if (state !== 'blocked') {
+        this.#peers[family] = plan.peers.filter(({ remote }) => familyOf(remote as Address) === family);
+      }
+    }
+    this.#parts.onIntent({ peers: [...this.#peers[4], ...this.#peers[6]], readiness: this.#readiness });
+  }
+
+  #lookForDrift(): void {
+    if (this.#look !== undefined && this.#parts.kernels.fingerprint(this.#look) !== this.#fingerprint) {
+      this.#loop.request('drift');
+    }
+  }
+
+  #tellChanges({ changes }: Look, trigger: Trigger, repaired: boolean): void {
+    const { logger } = this.#parts;
+    const lines = changeLines(changes);
+    const shown = { trigger, changes: countChanges(changes), lines: lines.slice(0, LOGGED) };
+    if (repaired) logger.warn({ ...shown, writer: this.#lastWriter ?? 'unknown' }, 'repairing drift');
+    else logger.info(shown, 'changing the kernel');
+  }
+
+  #countRepairs({ changes }: Look): void {
+    const { view, metrics } = this.#parts;
+    for (const [object, count] of Object.entries(countObjects(changes))) {
+      metrics.repaired(object, count);
+      view.kernel.driftRepaired[object] = (view.kernel.driftRepaired[object] ?? 0) + count;
+    }
+  }
+
+  #tellContention(): void {
+    this.#parts.logger.warn(
+      { writer: this.#lastWriter ?? 'unknown' },
+      'somebody changes the rules again and again; repairs are limited to one a second',
+    );
+  }
+
+  /** Logs a failure when it is a new one, and its end. */
+  #tellFailure(error: Error | undefined, trigger: Trigger): void {
+    const { logger } = this.#parts;
+    const reason = error === undefined ? '' : explain(error);
+    if (reason === this.#failureTold) return;
+    this.#failureTold = reason;
+    if (reason === '') logger.info({ trigger }, 'the kernel is as the policy says again');
+    else logger.error({ trigger, reason }, 'cannot bring the kernel to the policy; will try again');
+  }
+}
