@@ -9,8 +9,19 @@
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
+import v8 from 'node:v8';
 import { MAX_FILE_SIZE, MAX_SET_SIZE } from './policy/documents.ts';
 import type { PolicyFile } from './policy/model.ts';
+import { DEFAULT_TOKENS } from './policy/parse.ts';
+
+/**
+ * How many YAML tokens (see `loadPolicy`) this process can afford: what its heap may grow to, less what the
+ * agent itself needs, in tokens of 500 octets, which is what they were measured to cost at worst.
+ */
+export function affordableTokens(): number {
+  const octets = v8.getHeapStatistics().heap_size_limit - (16 << 20);
+  return Math.max(10_000, Math.min(DEFAULT_TOKENS, Math.floor(octets / 500)));
+}
 
 /** What stands in the directory, or why that cannot be told. */
 export type PolicySource = PolicyFile[] | { unreadable: string };

@@ -3,10 +3,10 @@
  * in its text. What one document says about another is with the translators.
  */
 import type { Origin, PolicyError, PolicyFile } from './model.ts';
-import { type ParsedDocument, type Path, parseDocuments } from './parse.ts';
+import { type Budget, type ParsedDocument, type Path, parseDocuments } from './parse.ts';
 import { closest, describe, formatPath, quote } from './quote.ts';
 import { KINDS, type Kind } from './schema.ts';
-import { validate } from './validate.ts';
+import { MAX_MISFITS, validate } from './validate.ts';
 
 /**
  * A document of a known kind. `value` has the shape of its kind; what was wrong in it has been reported and
@@ -35,7 +35,11 @@ export const MAX_FILE_SIZE = 4 << 20;
 export const MAX_SET_SIZE = 8 << 20;
 
 /** Reads every document of the files; what is wrong is pushed to `errors`. */
-export function readDocuments(files: readonly PolicyFile[], errors: PolicyError[]): DocumentSet {
+export function readDocuments(
+  files: readonly PolicyFile[],
+  errors: PolicyError[],
+  budget: Budget,
+): DocumentSet {
   const set: DocumentSet = { documents: [], incomplete: false };
   const refuse = (file: string, message: string, line = 1, col = 1) => {
     errors.push({ file, line, col, path: '', message });
@@ -52,7 +56,7 @@ export function readDocuments(files: readonly PolicyFile[], errors: PolicyError[
       refuse(file.name, `holds ${mebibytes(sizeOf(file))}, more than ${mebibytes(MAX_FILE_SIZE)}`);
       continue;
     }
-    const parsed = parseDocuments(file.text);
+    const parsed = parseDocuments(file.text, budget);
     for (const { message, line, col } of parsed.errors) refuse(file.name, message, line, col);
     if (parsed.errors.length === 0 && parsed.documents.length === 0) refuse(file.name, 'holds no document');
     for (const document of parsed.documents) {
@@ -149,6 +153,10 @@ class Reader {
     const violations = validate(kind, fields);
     for (const { path, where, at, message } of violations) {
       this.#fail([...base, ...path], message, at, where && [...base, ...where]);
+    }
+    if (violations.length >= MAX_MISFITS) {
+      this.#set.incomplete = true;
+      return;
     }
     const { name, namespace } = (fields.metadata ?? {}) as { name?: string; namespace?: string };
     const fullName = kind.namespaced ? `${namespace ?? 'default'}/${name}` : `${name}`;

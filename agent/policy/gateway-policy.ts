@@ -98,6 +98,7 @@ function translateRules(document: PolicyDocument, policies: PolicySpec[]): Egres
 
 /** Forwarded blocks come before all translated ones: a policy that needs the other order is refused. */
 function refuseOrder(document: PolicyDocument, rules: readonly EgressRule[]): void {
+  if (!rules.some((rule) => rule?.snat)) return;
   const translated = new PrefixIndex<number>();
   const forwarded = new PrefixIndex<number>();
   for (const [i, rule] of rules.entries()) {

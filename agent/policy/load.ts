@@ -7,6 +7,7 @@ import { type PolicyDocument, readDocuments } from './documents.ts';
 import { translateGatewayPolicy } from './gateway-policy.ts';
 import { readNetwork, translateVpcEgressGateway } from './kube-ovn.ts';
 import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
+import { DEFAULT_TOKENS } from './parse.ts';
 import { quote } from './quote.ts';
 import { addWarnings, programmedFamilies } from './resolve.ts';
 import { refuseUnsupported } from './unsupported.ts';
@@ -14,17 +15,17 @@ import { refuseUnsupported } from './unsupported.ts';
 /** The kinds of which there is one in a directory. */
 const GATEWAYS = ['GatewayPolicy', 'VpcEgressGateway'];
 
-/** So many errors are reported; what is wrong a thousand times is wrong in one way. */
-const MAX_ERRORS = 1000;
+/** So many errors are reported; what is wrong hundreds of times is wrong in one way. */
+const MAX_ERRORS = 500;
 
 /**
  * Reads all policy files. The errors of all of them come in the order of the files and, in a file, of its
- * lines. Never throws.
+ * lines. `maxTokens` bounds the memory that reading takes, see `Budget`. Never throws.
  */
-export function loadPolicy(files: readonly PolicyFile[]): PolicyResult {
+export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOKENS): PolicyResult {
   if (files.length === 0) return failed('.', 'no policy: the directory holds no .yaml, .yml or .json file');
   const errors: PolicyError[] = [];
-  const set = readDocuments(files, errors);
+  const set = readDocuments(files, errors, { tokens: maxTokens });
   const network = readNetwork(set);
   const [gateway, ...more] = set.documents.filter(({ kind }) => GATEWAYS.includes(kind));
   let policy: Policy | undefined;
@@ -61,8 +62,8 @@ function inOrder(files: readonly PolicyFile[], errors: PolicyError[]): PolicyErr
   );
   if (sorted.length <= MAX_ERRORS) return sorted;
   const { file, line, col } = sorted[MAX_ERRORS]!;
-  const message = `${sorted.length - MAX_ERRORS} more errors from here on`;
-  return [...sorted.slice(0, MAX_ERRORS), { file, line, col, path: '', message }];
+  const more = { file, line, col, path: '', message: 'and more errors from here on' };
+  return [...sorted.slice(0, MAX_ERRORS), more];
 }
 
 /** `file:line:col: field.path: message`, on one line; parts that an error does not have are left out. */

@@ -21,6 +21,7 @@ import {
   type YAMLSeq,
 } from 'yaml';
 import { quote } from './quote.ts';
+import { AddressRuns } from './runs.ts';
 
 /** Where a value is in its document: `['spec', 'policies', 0, 'ipBlocks', 1]`. */
 export type Path = readonly (string | number)[];
@@ -47,13 +48,24 @@ export interface Parsed {
 
 /** A manifest nests about ten deep; further in nothing could be meant, and every level costs stack. */
 const MAX_DEPTH = 64;
-/** A hundred thousand blocks are 600 000 tokens; each costs some hundred octets until the file is read. */
-const MAX_TOKENS = 800_000;
+/**
+ * What a set of files may hold of what costs memory, each some hundred octets: YAML tokens, without the items
+ * of runs.ts, which cost little. Counted down as files are parsed.
+ */
+export interface Budget {
+  tokens: number;
+}
+
+/** As much as a policy of thousands of rules needs. */
+export const DEFAULT_TOKENS = 300_000;
+
 /** Each alias multiplies what one line can stand for. */
 const MAX_ALIASES = 100;
 const MAX_VALUES = 1_000_000;
 /** What is wrong in the first lines makes the rest of a file look wrong too. */
 const MAX_SYNTAX_ERRORS = 20;
+
+const TOO_LARGE = 'the policy is too large from here on for the memory that there is; give the pod more';
 
 /** Why a file is not read further. */
 class Refused extends Error {
@@ -66,7 +78,7 @@ class Refused extends Error {
 }
 
 /** Parses a file. Never throws: what is not YAML is in `errors`, and its documents are left out. */
-export function parseDocuments(text: string): Parsed {
+export function parseDocuments(text: string, budget: Budget = { tokens: DEFAULT_TOKENS }): Parsed {
   const lines = new LineCounter();
   const position = (offset: number): Position => {
     const { line, col } = lines.linePos(offset);
@@ -76,11 +88,12 @@ export function parseDocuments(text: string): Parsed {
   const errors: Parsed['errors'] = [];
   const fail = (offset: number, message: string) => errors.push({ ...position(offset), message });
 
+  const runs = new AddressRuns();
   try {
-    for (const { contents, errors: wrong, warnings } of compose(text, lines)) {
+    for (const { contents, errors: wrong, warnings } of compose(text, lines, runs, budget)) {
       for (const { pos, message } of [...wrong, ...warnings]) fail(pos[0], `not valid YAML: ${message}`);
       if (wrong.length + warnings.length > 0 || contents === null) continue;
-      const tree = new Tree(contents);
+      const tree = new Tree(contents, runs);
       for (const key of tree.repeatedKeys) {
         fail(key.range![0], `the key ${quote(keyText(key))} stands twice in the same map`);
       }
@@ -95,16 +108,20 @@ export function parseDocuments(text: string): Parsed {
 }
 
 /** The documents of a text. Throws `Refused` at the first thing that is beyond the bounds. */
-function* compose(text: string, lines: LineCounter): Generator<Document.Parsed> {
+function* compose(
+  text: string,
+  lines: LineCounter,
+  runs: AddressRuns,
+  budget: Budget,
+): Generator<Document.Parsed> {
   lines.addNewLine(0);
   const parser = new Parser(lines.addNewLine);
   const composer = new Composer({ uniqueKeys: false, prettyErrors: false });
-  let tokens = 0;
   let aliases = 0;
   let errors = 0;
-  for (const lexeme of new Lexer().lex(text)) {
+  for (const lexeme of runs.filter(new Lexer().lex(text), parser, lines)) {
     const { offset } = parser;
-    if (++tokens > MAX_TOKENS) throw new Refused(offset, `holds more than ${MAX_TOKENS} YAML tokens`);
+    if (--budget.tokens < 0) throw new Refused(offset, TOO_LARGE);
     if (lexeme.startsWith('*') && ++aliases > MAX_ALIASES) {
       throw new Refused(offset, `holds more than ${MAX_ALIASES} YAML aliases; write the values out`);
     }
@@ -140,18 +157,22 @@ class Tree {
   /** The keys that repeat an earlier key of their map. */
   readonly repeatedKeys: Node[] = [];
   readonly #root: Node;
+  readonly #runs: AddressRuns;
   /** Looking a key up in a large map must not walk it. */
   readonly #maps = new Map<Node, Pairs>();
   /** The node that an alias stands for is the last before it with its anchor. */
   readonly #anchors = new Map<string, Node>();
   readonly #aliases = new Map<Node, Node>();
+  /** Where the items of the lists with runs are. */
+  readonly #places = new Map<Node, (Node | number)[]>();
   /** The collections that are being converted. */
   readonly #open = new Set<Node>();
   #values = 0;
 
   /** Throws `Refused` for an alias that leads nowhere, into itself, or to too much. */
-  constructor(root: Node) {
+  constructor(root: Node, runs: AddressRuns) {
     this.#root = root;
+    this.#runs = runs;
     this.value = this.#convert(root);
   }
 
@@ -172,16 +193,36 @@ class Tree {
     if (isScalar(node)) return node.value;
     this.#open.add(node);
     const value = isSeq(node)
-      ? node.items.map((item) => this.#convert(item as Node))
+      ? this.#convertList(node as YAMLSeq<Node>)
       : this.#convertMap(node as YAMLMap<Node, Node | null>);
     this.#open.delete(node);
     return value;
+  }
+
+  #convertList(list: YAMLSeq<Node>): unknown[] {
+    const values: unknown[] = [];
+    const places: (Node | number)[] = [];
+    for (const item of list.items) {
+      values.push(this.#convert(item));
+      places.push(item);
+      const run = this.#runs.after(item.range?.[0]);
+      if (run === undefined) continue;
+      this.#values += run.values.length;
+      for (const [i, value] of run.values.entries()) {
+        values.push(value);
+        places.push(run.offsets[i]!);
+      }
+    }
+    if (values.length > list.items.length) this.#places.set(list, places);
+    return values;
   }
 
   #convertMap(map: YAMLMap<Node, Node | null>): unknown {
     const pairs: Pairs = new Map();
     for (const pair of map.items) {
       const key = keyText(pair.key);
+      const offset = pair.key.range?.[0];
+      if (this.#runs.after(offset)) throw new Refused(offset!, 'is a list, and stands in a map');
       if (!pairs.has(key)) pairs.set(key, pair);
       else if (!this.#maps.has(map)) this.repeatedKeys.push(pair.key);
     }
@@ -198,7 +239,11 @@ class Tree {
       const collection: Node | null = (node && this.#aliases.get(node)) ?? node;
       const pair: Pair<Node, Node | null> | null | undefined =
         collection && this.#maps.get(collection)?.get(String(segment));
+      const place: Node | number | false | null | undefined =
+        typeof segment === 'number' && collection && this.#places.get(collection)?.[segment];
+      if (typeof place === 'number') return place;
       if (pair) [key, node] = [pair.key, pair.value];
+      else if (place) [key, node] = [undefined, place];
       else if (isSeq(collection) && typeof segment === 'number' && segment < collection.items.length) {
         [key, node] = [undefined, collection.items[segment] as Node];
       } else break;

@@ -98,6 +98,7 @@ function familyWarnings(policy: Policy): PolicyWarning[] {
 
 /** A translated block that lies in a forwarded one is forwarded. */
 function conflictWarnings(policy: Policy): PolicyWarning[] {
+  if (!policy.rules.some(({ snat }) => snat)) return [];
   const forwarded = new PrefixIndex<string>();
   for (const rule of policy.rules) {
     if (!rule.snat) for (const block of sources(rule)) forwarded.add(block, rule.name);

@@ -7,6 +7,9 @@ import type { Path } from './parse.ts';
 import { closest, describe, quote } from './quote.ts';
 import type { Kind, Schema } from './schema.ts';
 
+/** So many ill-formed texts are reported of a document. */
+export const MAX_MISFITS = 1000;
+
 /** Something wrong in a document. `at` says whether the key or the value is to be pointed at. */
 export interface Violation {
   /** The field that is wrong or missing. */
@@ -18,7 +21,11 @@ export interface Violation {
 }
 
 const ajv = new Ajv({ strict: true, allErrors: true, verbose: true, allowUnionTypes: true });
-for (const [name, { test }] of Object.entries(FORMATS)) ajv.addFormat(name, test);
+// A list that is wrong throughout is not worth an error object for each of a hundred thousand items.
+let misfits = 0;
+for (const [name, { test }] of Object.entries(FORMATS)) {
+  ajv.addFormat(name, (text: string) => test(text) || ++misfits > MAX_MISFITS);
+}
 
 const compiled = new Map<Kind, ValidateFunction>();
 
@@ -33,10 +40,12 @@ function validator(kind: Kind): ValidateFunction {
 
 /**
  * Checks a document. What is wrong is taken out of `value` (a list keeps its indices, with a hole), so that
- * what is left has the types of its kind and the rest can still be checked.
+ * what is left has the types of its kind and the rest can still be checked; only with more than `MAX_MISFITS`
+ * violations is there no use in it.
  */
 export function validate(kind: Kind, value: unknown): Violation[] {
   const check = validator(kind);
+  misfits = 0;
   if (check(value)) return [];
   const errors = check.errors!;
   const violations = errors.map((error) => violation(error, value));

@@ -1,0 +1,153 @@
+// The forms of text: what passes, what does not, and what is said.
+import t from 'tap';
+import { FORMATS, parseDuration, parsePorts } from '../../../agent/policy/formats.ts';
+
+/** By format: texts that pass, and texts that do not with what is said of them. */
+const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
+  prefix: {
+    good: ['10.0.0.0/8', '10.0.0.1', '0.0.0.0/0', '::/0', 'fd00::', 'fd00::1/128', '10.17.3.4/16'],
+    bad: {
+      '10.0.0.0/33': '"10.0.0.0/33" is not an address or CIDR: the length of an IPv4 CIDR is 0 to 32',
+      'fd00::/129': '"fd00::/129" is not an address or CIDR: the length of an IPv6 CIDR is 0 to 128',
+      '10.0.0.1-10.0.0.9':
+        '"10.0.0.1-10.0.0.9" is not an address or CIDR: a range cannot stand here, write CIDRs',
+      '172.17.0.0..172.17.0.10':
+        '"172.17.0.0..172.17.0.10" is not an address or CIDR: a range cannot stand here, write CIDRs',
+      '10.0.0.0/255.0.0.0': '"10.0.0.0/255.0.0.0" is not an address or CIDR: write the netmask as a length',
+      '10.0.0.1\n-A INPUT -j DROP': '"10.0.0.1\\n-A INPUT -j DROP" is not an address or CIDR',
+      '10.0.0.1 ': '"10.0.0.1 " is not an address or CIDR',
+      '10.0.0': '"10.0.0" is not an address or CIDR',
+      '010.0.0.1': '"010.0.0.1" is not an address or CIDR',
+      '10.0.0.256': '"10.0.0.256" is not an address or CIDR',
+      'fe80::1%eth0': '"fe80::1%eth0" is not an address or CIDR',
+      'fd00::1::2': '"fd00::1::2" is not an address or CIDR',
+      example: '"example" is not an address or CIDR',
+      '': '"" is not an address or CIDR',
+    },
+  },
+  cidr: {
+    good: ['10.0.0.0/8', '::/0'],
+    bad: {
+      '1.1.1.1': '"1.1.1.1" is not a CIDR: write "1.1.1.1/32"',
+      'fd00::1': '"fd00::1" is not a CIDR: write "fd00::1/128"',
+      x: '"x" is not a CIDR',
+    },
+  },
+  'host-address': {
+    good: ['10.16.0.1', 'fd00::1', 'fe80::1', '169.254.255.254'],
+    bad: {
+      '0.0.0.0': '"0.0.0.0" is not the address of a host',
+      '127.0.0.1': '"127.0.0.1" is not the address of a host',
+      '224.0.0.1': '"224.0.0.1" is not the address of a host',
+      '255.255.255.255': '"255.255.255.255" is not the address of a host',
+      '::': '"::" is not the address of a host',
+      '::1': '"::1" is not the address of a host',
+      'ff02::1': '"ff02::1" is not the address of a host',
+      '10.0.0.0/8': '"10.0.0.0/8" is a CIDR, and one address is wanted',
+      '10.0.0.300': '"10.0.0.300" is not an address',
+    },
+  },
+  'address-pair': {
+    good: ['10.0.0.1', 'fd00::1', '10.0.0.1,fd00::1', 'fd00::1, 10.0.0.1', ''],
+    bad: {
+      '10.0.0.1,10.0.0.2': '"10.0.0.1,10.0.0.2" is not an address, or one of each family with a comma',
+      '10.0.0.1,': '"10.0.0.1," is not an address, or one of each family with a comma',
+      x: '"x" is not an address, or one of each family with a comma',
+    },
+  },
+  'host-address-pair': {
+    good: ['10.0.0.1', 'fd00::1,10.0.0.1', ''],
+    bad: {
+      '0.0.0.0': '"0.0.0.0" is not the address of a host',
+      '10.0.0.1,fd00::1,fd00::2':
+        '"10.0.0.1,fd00::1,fd00::2" is not an address, or one of each family with a comma',
+    },
+  },
+  'cidr-pair': {
+    good: ['10.0.0.0/8', '10.0.0.0/8,fd00::/64', ''],
+    bad: {
+      '10.0.0.1': '"10.0.0.1" is not a CIDR, or one of each family with a comma',
+      '10.0.0.0/8,11.0.0.0/8': '"10.0.0.0/8,11.0.0.0/8" is not a CIDR, or one of each family with a comma',
+    },
+  },
+  'interface-name': {
+    good: ['eth0', 'net1', 'bond0.100', '0123456789abcde'],
+    bad: Object.fromEntries(
+      ['', 'eth0+', '-x', 'a b', '../x', 'eth0\n', '0123456789abcdef'].map((name) => [
+        name,
+        `${JSON.stringify(name)} is not an interface name: at most 15 letters, digits, ".", "_" and "-"`,
+      ]),
+    ),
+  },
+  'resource-name': {
+    good: ['gateway1', 'a.b-c', '1'],
+    bad: {
+      a_b: '"a_b" is not a Kubernetes name: lower case letters, digits, "-" and "."',
+      '-a': '"-a" is not a Kubernetes name: lower case letters, digits, "-" and "."',
+      '': '"" is not a Kubernetes name: lower case letters, digits, "-" and "."',
+    },
+  },
+  namespace: {
+    good: ['default', 'kube-system'],
+    bad: { 'a.b': '"a.b" is not a namespace: at most 63 lower case letters, digits and "-"' },
+  },
+  'policy-name': {
+    good: ['web', 'Web_1.x-y'],
+    bad: {
+      'a b':
+        '"a b" is not a policy name: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last',
+      '-a': '"-a" is not a policy name: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last',
+    },
+  },
+  'absolute-path': {
+    good: ['/etc/veg-agent/secret/bfd'],
+    bad: {
+      'secret/bfd': '"secret/bfd" is not an absolute path',
+      '/a\nb': '"/a\\nb" is not an absolute path',
+    },
+  },
+  duration: {
+    good: ['200ms', '1.5s', '5m', '1h', '0s'],
+    bad: Object.fromEntries(
+      ['200', '1 s', '-1s', '1d', 's'].map((text) => [
+        text,
+        `${JSON.stringify(text)} is not a duration: write it like 200ms, 1.5s or 5m`,
+      ]),
+    ),
+  },
+  'port-range': {
+    good: ['1', '65535', '8000-8010', '80-80'],
+    bad: Object.fromEntries(
+      ['0', '65536', '10-9', '1-65536', '80,81', 'http', ''].map((text) => [
+        text,
+        `${JSON.stringify(text)} is not a port from 1 to 65535, or a range like 8000-8010`,
+      ]),
+    ),
+  },
+  address: { good: ['0.0.0.0', '::1'], bad: { 'x/8': '"x/8" is not an address' } },
+};
+
+t.test('every format has its cases', async (t) => {
+  t.same(Object.keys(CASES).sort(), Object.keys(FORMATS).sort());
+});
+
+for (const [name, { good, bad }] of Object.entries(CASES)) {
+  t.test(name, async (t) => {
+    const { test, explain } = FORMATS[name]!;
+    for (const text of good) t.ok(test(text), JSON.stringify(text));
+    for (const [text, message] of Object.entries(bad)) {
+      t.notOk(test(text), JSON.stringify(text));
+      t.equal(explain(text), message);
+    }
+  });
+}
+
+t.test('durations are milliseconds', async (t) => {
+  t.same(['200ms', '1.5s', '2m', '1h', 'x'].map(parseDuration), [200, 1500, 120_000, 3_600_000, undefined]);
+});
+
+t.test('ports are a first and a last', async (t) => {
+  t.same(parsePorts(8080), { first: 8080, last: 8080 });
+  t.same(parsePorts('8000-8010'), { first: 8000, last: 8010 });
+  t.equal(parsePorts(0), undefined);
+});
