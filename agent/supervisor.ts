@@ -8,9 +8,11 @@
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
+import os from 'node:os';
 import { extname, join } from 'node:path';
 import { Engine } from '../bfd/engine.ts';
 import type { BfdIntent, FromEngine } from '../bfd/intent.ts';
+import { raisePriority } from '../bfd/priority.ts';
 import { createLog } from './log.ts';
 import type { FromAgent } from './messages.ts';
 import type { Options } from './options.ts';
@@ -48,6 +50,10 @@ export async function supervise(options: Options): Promise<number> {
   } catch (error) {
     logger.warn({ err: error }, 'cannot make the state directory');
   }
+
+  // Before anything is forked: children start with the normal priority.
+  const priority = raisePriority();
+  logger.info({ priority }, 'scheduling');
 
   let child: ChildProcess | undefined;
   let intent: BfdIntent | undefined;
@@ -105,6 +111,7 @@ export async function supervise(options: Options): Promise<number> {
     const file = join(import.meta.dirname, `process${extname(import.meta.filename)}`);
     const started = fork(file, [JSON.stringify(options)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
     child = started;
+    if (priority.kind === 'nice' && started.pid !== undefined) os.setPriority(started.pid, 0);
     started.on('message', (message) => receive(message as FromAgent));
     started.on('error', (error) => logger.error({ err: error }, 'agent process'));
     started.once('exit', (code, signal) => {

@@ -1,0 +1,37 @@
+/**
+ * Asks the scheduler to run this process when a packet is due, whatever else the machine does: a real-time policy
+ * where that is permitted (CAP_SYS_NICE), a better nice value otherwise, and neither is required.
+ */
+import os from 'node:os';
+import koffi from 'koffi';
+import { libc, SystemError } from './libc.ts';
+
+// linux/sched.h
+const SCHED_RR = 2;
+/** Children and new threads start with the normal policy. */
+const SCHED_RESET_ON_FORK = 0x4000_0000;
+/** The lowest real-time priority: before everything normal, behind the kernel's own threads. */
+const REALTIME_PRIORITY = 1;
+const NICE = -15;
+
+const sched_setscheduler = libc.func('int sched_setscheduler(int pid, int policy, const uint8_t *param)');
+
+export type Priority =
+  | { kind: 'realtime' }
+  /** `reason`: why not real-time. */
+  | { kind: 'nice' | 'normal'; reason: string };
+
+/** Raises the priority of the calling thread as far as permitted. Never throws. */
+export function raisePriority(): Priority {
+  const param = Buffer.alloc(4);
+  param.writeInt32LE(REALTIME_PRIORITY);
+  if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, param) === 0) return { kind: 'realtime' };
+  const { message } = new SystemError('sched_setscheduler', koffi.errno());
+  const reason = `${message}; real-time scheduling needs CAP_SYS_NICE`;
+  try {
+    os.setPriority(NICE);
+    return { kind: 'nice', reason };
+  } catch {
+    return { kind: 'normal', reason };
+  }
+}
