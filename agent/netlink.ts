@@ -150,14 +150,21 @@ export class NetlinkSocket {
 
   /**
    * Makes requests in order, many in one send, and returns what became of each: undefined for success.
-   * One that fails does not keep the following from being tried. Throws `NetlinkError` when answers were lost.
+   * One that fails does not keep the following from being tried. Requests are taken as they are sent, so that
+   * ten thousand need not be there at once. Throws `NetlinkError` when answers were lost.
    */
-  async transact(requests: readonly NetlinkRequest[]): Promise<(NetlinkError | undefined)[]> {
+  async transact(requests: Iterable<NetlinkRequest>): Promise<(NetlinkError | undefined)[]> {
     const results: (NetlinkError | undefined)[] = [];
-    for (let start = 0; start < requests.length; start += REQUESTS_PER_SEND) {
-      if (start > 0) await turn();
-      results.push(...this.#exchange(requests.slice(start, start + REQUESTS_PER_SEND)));
+    let batch: NetlinkRequest[] = [];
+    for (const request of requests) {
+      if (batch.length === REQUESTS_PER_SEND) {
+        results.push(...this.#exchange(batch));
+        batch = [];
+        await turn();
+      }
+      batch.push(request);
     }
+    if (batch.length > 0) results.push(...this.#exchange(batch));
     return results;
   }
 

@@ -25,7 +25,7 @@ import type { Link, Route, RoutingState, Rule } from './state.ts';
 export interface RoutingNetlink {
   dump(type: number, data: Uint8Array): { data: Buffer }[];
   transact(
-    requests: { type: number; flags?: number; data: Uint8Array }[],
+    requests: Iterable<{ type: number; flags?: number; data: Uint8Array }>,
   ): Promise<((Error & { code: string }) | undefined)[]>;
 }
 
@@ -81,6 +81,17 @@ const DONE_ALREADY: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
 /** Answers to a dump that mean that there is nothing: no such table, no such family in this kernel. */
 const NOTHING_THERE: readonly string[] = ['ENOENT', 'ENOTSUP', 'EAFNOSUPPORT'];
 
+function* requestsFor(
+  steps: readonly RoutingStep[],
+  indexes: ReadonlyMap<string, number>,
+): Iterable<{ type: number; flags: number; data: Uint8Array }> {
+  for (const step of steps) {
+    const data =
+      'rule' in step ? formatRule(step.rule) : formatRoute(step.route, indexes.get(step.route.dev ?? ''));
+    yield { ...REQUESTS[step.kind], data };
+  }
+}
+
 export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
   const dump = (type: number, data: Uint8Array): { data: Buffer }[] => {
     try {
@@ -125,15 +136,7 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
         failures.push(new RoutingError(step, `there is no interface ${step.route.dev}`));
         return false;
       });
-      const results = await netlink.transact(
-        possible.map((step) => ({
-          ...REQUESTS[step.kind],
-          data:
-            'rule' in step
-              ? formatRule(step.rule)
-              : formatRoute(step.route, indexes.get(step.route.dev ?? '')),
-        })),
-      );
+      const results = await netlink.transact(requestsFor(possible, indexes));
       for (const [i, step] of possible.entries()) {
         const error = results[i];
         if (error !== undefined && !DONE_ALREADY[step.kind].includes(error.code)) {

@@ -31,8 +31,9 @@ function transport(answers: string[], dumps: Record<number, string> = {}) {
       return type === MessageType.GETLINK ? [{ data: eth0 }] : [];
     },
     async transact(batch) {
-      requests.push(...batch);
-      return batch.map((_, i) => (answers[i] ? refusal(answers[i]) : undefined));
+      const made = [...batch];
+      requests.push(...made);
+      return made.map((_, i) => (answers[i] ? refusal(answers[i]) : undefined));
     },
   };
   return { kernel: createRoutingKernel(netlink), requests };
