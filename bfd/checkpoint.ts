@@ -1,8 +1,8 @@
 /**
  * The state file of a hitless restart: discriminators, source ports and, for sessions that are Up, what was
  * negotiated. One JSON line, rewritten (a new file renamed over the old) when something in it changes, and behind
- * it a beat that is overwritten in place with every packet sent: when the process was last alive, and each
- * session's last authentication sequence number.
+ * it a beat that is overwritten in place as packets are sent: when the process was last alive, and the
+ * authentication sequence numbers of each session, sent and received.
  *
  * A process that starts within the Detection Time of the last beat goes on with a session as if nothing had
  * happened. A file from another boot or network namespace, too old or damaged, gives no sessions; what can be
@@ -23,6 +23,7 @@ export interface SavedSession {
   port: number;
   localDiscr: number;
   xmitAuthSeq: number;
+  rcvAuthSeq: number;
   /** Present when the session was Up. */
   session: Partial<Session> | undefined;
 }
@@ -36,8 +37,9 @@ interface Header {
 }
 
 const FORMAT = 1;
-/** The beat: two fixed-width numbers a line, first the time, then id and sequence number of every session. */
-const BEAT_LINE = 40;
+/** The beat: numbers of fixed width, three a line. First the time, then each session's id and sequence numbers. */
+const BEAT_WIDTH = 17;
+const BEAT_LINE = 3 * (BEAT_WIDTH + 1);
 /** A beat is written no more often than this, microseconds. */
 const BEAT_PERIOD = 5000;
 /** Changes of a moment are written together, ms. */
@@ -45,8 +47,8 @@ const WRITE_DELAY = 5;
 /** An error is logged so often, ms. */
 const ERROR_LOG_PERIOD = 60_000;
 
-const beatLine = (a: number, b: number): string =>
-  `${String(a).padStart(19, '0')} ${String(b).padStart(19, '0')}\n`;
+const beatLine = (...numbers: [number, number, number]): string =>
+  `${numbers.map((number) => String(number).padStart(BEAT_WIDTH, '0')).join(' ')}\n`;
 
 /** This boot and this network namespace. */
 function here(): { bootId: string; netns: string } {
@@ -74,11 +76,13 @@ export function load(file: string): Loaded | undefined {
     const [first = '', beat = '', ...sequences] = text.split('\n');
     const header = JSON.parse(first) as Header;
     if (header.version !== FORMAT) return undefined;
-    const sequence = new Map(sequences.map((line) => line.split(' ').map(Number) as [number, number]));
-    const sessions = header.sessions.map((saved) => ({
-      ...saved,
-      xmitAuthSeq: sequence.get(saved.id) ?? saved.xmitAuthSeq,
-    }));
+    const beats = new Map(
+      sequences.map((line) => line.split(' ').map(Number)).map((beat) => [beat[0], beat]),
+    );
+    const sessions = header.sessions.map((saved) => {
+      const [, xmitAuthSeq = saved.xmitAuthSeq, rcvAuthSeq = saved.rcvAuthSeq] = beats.get(saved.id) ?? [];
+      return { ...saved, xmitAuthSeq, rcvAuthSeq };
+    });
     const wellFormed = sessions.every(
       (saved) =>
         Number.isInteger(saved.localDiscr) &&
@@ -140,17 +144,17 @@ export class Checkpoint {
     this.#timer ??= setTimeout(() => this.#write(), WRITE_DELAY);
   }
 
-  /** The process is alive, and this session has used this sequence number. */
-  beat(id: number, sequence: number, now: number): void {
+  /** The process is alive, and this session has come to these sequence numbers. */
+  beat(id: number, xmitAuthSeq: number, rcvAuthSeq: number, now: number): void {
     const line = this.#beatLines.get(id);
     if (this.#fd < 0 || line === undefined) {
       this.changed();
       return;
     }
-    this.#beatBytes.write(beatLine(id, sequence), line);
+    this.#beatBytes.write(beatLine(id, xmitAuthSeq, rcvAuthSeq), line);
     if (now - this.#lastBeat < BEAT_PERIOD) return;
     this.#lastBeat = now;
-    this.#beatBytes.write(beatLine(Math.round(now), 0), 0);
+    this.#beatBytes.write(beatLine(Math.round(now), 0, 0), 0);
     try {
       writeSync(this.#fd, this.#beatBytes, 0, this.#beatBytes.length, this.#beatOffset);
     } catch (error) {
@@ -165,11 +169,11 @@ export class Checkpoint {
     const header: Header = { version: FORMAT, ...here(), sessions };
     const first = `${JSON.stringify(header)}\n`;
     this.#beatBytes = Buffer.alloc(BEAT_LINE * (1 + sessions.length));
-    this.#beatBytes.write(beatLine(Math.round(Number(process.hrtime.bigint() / 1000n)), 0), 0);
+    this.#beatBytes.write(beatLine(Number(process.hrtime.bigint() / 1000n), 0, 0), 0);
     this.#beatLines = new Map();
-    sessions.forEach(({ id, xmitAuthSeq }, i) => {
+    sessions.forEach(({ id, xmitAuthSeq, rcvAuthSeq }, i) => {
       this.#beatLines.set(id, BEAT_LINE * (i + 1));
-      this.#beatBytes.write(beatLine(id, xmitAuthSeq), BEAT_LINE * (i + 1));
+      this.#beatBytes.write(beatLine(id, xmitAuthSeq, rcvAuthSeq), BEAT_LINE * (i + 1));
     });
     this.#beatOffset = Buffer.byteLength(first);
     const draft = `${this.#file}.new`;

@@ -511,13 +511,14 @@ export class Engine {
   /** Moves one session and does what follows. Returns why a packet was discarded. */
   #dispatch(entry: Entry, event: SessionEvent): DiscardReason | undefined {
     const now = clock();
-    const before = entry.session.localDiscr;
-    const { session, actions, discard } = step(entry.session, event, now, this.#random);
+    const before = entry.session;
+    const { session, actions, discard } = step(before, event, now, this.#random);
     entry.session = session;
-    if (session.localDiscr !== before) {
-      this.#byDiscriminator.delete(before);
+    if (session.localDiscr !== before.localDiscr) {
+      this.#byDiscriminator.delete(before.localDiscr);
       this.#byDiscriminator.set(session.localDiscr, entry);
     }
+    if (!sameNegotiation(before, session)) this.#checkpoint?.changed();
     for (const action of actions) this.#act(entry, action, now);
     this.#arm(nextDeadline(entry.session));
     return discard;
@@ -531,7 +532,7 @@ export class Engine {
         if (!this.#transmit(entry, bytes)) break;
         entry.packetsOut++;
         if (action.due !== undefined) this.#observeLateness((now - action.due) / 1e6);
-        this.#checkpoint?.beat(entry.id, action.sequence, now);
+        this.#checkpoint?.beat(entry.id, action.sequence, entry.session.rcvAuthSeq, now);
         if (this.#logTypes.has('packet')) {
           this.#say('packet', { session: name(entry), packet: action.packet }, 'packet sent');
         }
@@ -546,7 +547,6 @@ export class Engine {
           'the peer keeps sending an earlier discriminator of this address; it is ours now',
         );
         this.#adopted++;
-        this.#checkpoint?.changed();
         break;
       case 'notify':
         this.#changed(entry, action);
@@ -580,7 +580,6 @@ export class Engine {
       { session: name(entry), event, from, to, diagnostic, remoteDiagnostic: entry.session.remoteDiag },
       'BFD session state changed',
     );
-    this.#checkpoint?.changed();
     if (from === 'Up') this.#countFlap(entry);
     this.#options.onChange?.(this.report());
   }
@@ -820,6 +819,7 @@ export class Engine {
       port: entry.sender.port,
       localDiscr: entry.session.localDiscr,
       xmitAuthSeq: entry.session.xmitAuthSeq,
+      rcvAuthSeq: entry.session.rcvAuthSeq,
       session: entry.session.sessionState === 'Up' ? resumable(entry.session) : undefined,
     }));
   }
@@ -832,7 +832,9 @@ export class Engine {
       Object.assign(entry.session, saved.session, {
         lastReceive: now,
         lastTransmit: now - (saved.session?.transmitInterval ?? 0),
+        // Some packets may have followed the last beat; the peer's window has room for them.
         xmitAuthSeq: (saved.xmitAuthSeq + entry.session.config.detectMult) >>> 0,
+        rcvAuthSeq: saved.rcvAuthSeq,
       });
       entry.history = [{ state: entry.session.sessionState, since: Date.now() }];
       this.#log.info({ session: name(entry) }, 'BFD session resumed');
@@ -862,11 +864,25 @@ function resumable(s: Session): Partial<Session> {
     remoteMinRx: s.remoteMinRx,
     remoteDetectMult: s.remoteDetectMult,
     remoteDemandMode: s.remoteDemandMode,
-    rcvAuthSeq: s.rcvAuthSeq,
     authSeqKnown: s.authSeqKnown,
     transmitInterval: s.transmitInterval,
     detectionTime: s.detectionTime,
   };
+}
+
+/** Whether what is saved of a session is the same. */
+function sameNegotiation(a: Session, b: Session): boolean {
+  return (
+    a.sessionState === b.sessionState &&
+    a.localDiscr === b.localDiscr &&
+    a.remoteDiscr === b.remoteDiscr &&
+    a.polling === b.polling &&
+    a.desiredMinTx === b.desiredMinTx &&
+    a.requiredMinRx === b.requiredMinRx &&
+    a.transmitInterval === b.transmitInterval &&
+    a.detectionTime === b.detectionTime &&
+    a.remoteDemandMode === b.remoteDemandMode
+  );
 }
 
 /** What `set` changes of a session's parameters. */
