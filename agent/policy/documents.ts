@@ -46,15 +46,18 @@ export function readDocuments(
     set.incomplete = true;
   };
   const total = files.reduce((sum, file) => sum + sizeOf(file), 0);
-  if (total > MAX_SET_SIZE) {
-    const files_ = `the ${files.length} files together hold ${mebibytes(total)}`;
-    refuse(files[0]!.name, `${files_}, more than ${mebibytes(MAX_SET_SIZE)}`);
-    return set;
-  }
+  const tooMuch =
+    total > MAX_SET_SIZE &&
+    `the files together hold ${mebibytes(total)}, more than ${mebibytes(MAX_SET_SIZE)}`;
   for (const file of files) {
-    if (sizeOf(file) > MAX_FILE_SIZE) {
-      refuse(file.name, `holds ${mebibytes(sizeOf(file))}, more than ${mebibytes(MAX_FILE_SIZE)}`);
+    const size = sizeOf(file);
+    if (size > MAX_FILE_SIZE) {
+      refuse(file.name, `holds ${mebibytes(size)}, more than ${mebibytes(MAX_FILE_SIZE)}`);
       continue;
+    }
+    if (tooMuch) {
+      refuse(file.name, tooMuch);
+      break;
     }
     const parsed = parseDocuments(file.text, budget);
     for (const { message, line, col } of parsed.errors) refuse(file.name, message, line, col);
@@ -67,7 +70,7 @@ export function readDocuments(
 }
 
 const sizeOf = (file: PolicyFile): number => file.size ?? file.text.length;
-const mebibytes = (octets: number): string => `${(octets / (1 << 20)).toFixed(1)} MiB`;
+const mebibytes = (octets: number): string => `${Math.ceil((octets / (1 << 20)) * 100) / 100} MiB`;
 
 type Fields = Record<string, unknown>;
 
@@ -140,10 +143,10 @@ class Reader {
     }
     const names = KINDS.map((known) => known.kind);
     const meant = closest(kind, names);
-    const help = meant === undefined ? '' : `did you mean ${quote(meant)}? `;
+    const help = meant === undefined ? '' : ` (did you mean ${quote(meant)}?)`;
     this.#refuse(
       [...base, 'kind'],
-      `unknown kind ${quote(kind)}; ${help}Read here are ${names.join(', ')} and List`,
+      `unknown kind ${quote(kind)}${help}; the kinds read here are ${names.join(', ')} and List`,
     );
     return undefined;
   }

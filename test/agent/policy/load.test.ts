@@ -1,0 +1,192 @@
+// The file set as a whole: what is read, in which order errors come, how they are printed, what is refused.
+import t from 'tap';
+import { MAX_FILE_SIZE } from '../../../agent/policy/documents.ts';
+import { formatError, loadPolicy } from '../../../agent/policy/load.ts';
+import type { PolicyFile } from '../../../agent/policy/model.ts';
+import { DOCUMENT, GATEWAY, load, printed } from './support.ts';
+
+const NO_GATEWAY = '.: no gateway: one GatewayPolicy or VpcEgressGateway document is needed';
+
+t.test('a good policy is read', async (t) => {
+  t.match(load({ 'gateway.yaml': GATEWAY }), {
+    ok: true,
+    policy: { name: 'default/gateway1', origin: { file: 'gateway.yaml', kind: 'GatewayPolicy' } },
+  });
+  t.match(load({ 'gateway.json': JSON.stringify(DOCUMENT) }), {
+    ok: true,
+    policy: { name: 'default/gateway1' },
+  });
+});
+
+t.test('nothing to read is an error of the directory', async (t) => {
+  t.same(loadPolicy([]), {
+    ok: false,
+    errors: [
+      {
+        file: '.',
+        line: 0,
+        col: 0,
+        path: '',
+        message: 'no policy: the directory holds no .yaml, .yml or .json file',
+      },
+    ],
+  });
+  t.same(printed({ 'a.yaml': '{ apiVersion: kubeovn.io/v1, kind: Vpc, metadata: { name: x } }' }), [
+    NO_GATEWAY,
+  ]);
+});
+
+t.test('a file without a document is an error', async (t) => {
+  for (const text of ['', '\n\n', '# nothing\n', '---\n', 'null\n']) {
+    t.same(printed({ 'a.yaml': text }), ['a.yaml:1:1: holds no document'], JSON.stringify(text));
+  }
+  t.same(printed({ 'empty.yaml': '', 'gateway.yaml': GATEWAY }), ['empty.yaml:1:1: holds no document']);
+});
+
+t.test('what is no map, and what is not YAML, is an error at its place', async (t) => {
+  t.same(printed({ 'a.yaml': 'hello\n' }), [
+    'a.yaml:1:1: must be a map of fields with apiVersion and kind, is "hello"',
+  ]);
+  t.same(printed({ 'a.yaml': '- 1\n' }), [
+    'a.yaml:1:1: must be a map of fields with apiVersion and kind, is a list',
+  ]);
+  t.same(printed({ 'a.yaml': `${GATEWAY}  bfd: { enabled: true\n` }), [
+    'a.yaml:8:1: not valid YAML: Flow map in block collection must be sufficiently indented and end with a }',
+  ]);
+});
+
+t.test('apiVersion and kind: missing, of a wrong type, unknown, not belonging together', async (t) => {
+  t.same(printed({ 'a.yaml': 'metadata: { name: x }\n' }), [
+    'a.yaml:1:1: apiVersion: this field is required',
+    'a.yaml:1:1: kind: this field is required',
+  ]);
+  t.same(printed({ 'a.yaml': 'apiVersion: 1\nkind: [Vpc]\n' }), [
+    'a.yaml:1:13: apiVersion: must be a string, is 1',
+    'a.yaml:2:7: kind: must be a string, is a list',
+  ]);
+  t.same(printed({ 'a.yaml': 'apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\n' }), [
+    'a.yaml:2:7: kind: unknown kind "NetworkAttachmentDefinition"; the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc and List',
+  ]);
+  t.match(printed({ 'a.yaml': 'apiVersion: kubeovn.io/v1\nkind: VpcEgressGatway\n' }), [
+    /^a.yaml:2:7: kind: unknown kind "VpcEgressGatway" \(did you mean "VpcEgressGateway"\?\); the kinds/,
+  ]);
+  t.same(printed({ 'a.yaml': 'apiVersion: kubeovn.io/v2\nkind: Subnet\n' }), [
+    'a.yaml:1:13: apiVersion: "kubeovn.io/v2" is not the apiVersion of Subnet: write kubeovn.io/v1',
+  ]);
+});
+
+t.test('a List is read as its items, with the places in the list', async (t) => {
+  const list = (items: unknown[], fields = {}) =>
+    JSON.stringify({ apiVersion: 'v1', kind: 'List', metadata: { resourceVersion: '' }, items, ...fields });
+  t.match(load({ 'a.json': list([DOCUMENT]) }), { ok: true });
+  const wrong = structuredClone(DOCUMENT) as { spec: Record<string, unknown> };
+  wrong.spec.bfd = { multiplier: 300 };
+  t.match(printed({ 'a.json': list([DOCUMENT, wrong]) }), [
+    /^a.json:1:\d+: items\[1\].kind: a second gateway; GatewayPolicy "default\/gateway1" in a.json/,
+    /^a.json:1:\d+: items\[1\].spec.bfd.multiplier: must be between 1 and 255, is 300$/,
+  ]);
+  t.match(printed({ 'a.json': list([DOCUMENT, 1, null]) }), [
+    /items\[1\]: must be a map of fields with apiVersion and kind, is 1$/,
+    /items\[2\]: must be a map of fields with apiVersion and kind, is empty$/,
+  ]);
+  t.match(printed({ 'a.json': list([DOCUMENT], { extra: 1 }) }), [/extra: unknown field "extra"/]);
+  t.match(printed({ 'a.json': JSON.stringify({ apiVersion: 'v1', kind: 'List' }) }), [
+    /items: must be a list, is empty$/,
+  ]);
+});
+
+t.test('a typed list, as the API prints it, gives its items their kind', async (t) => {
+  const { metadata, spec } = DOCUMENT;
+  const items = [{ metadata, spec }];
+  const list = { apiVersion: 'veg-agent.io/v1alpha1', kind: 'GatewayPolicyList', metadata: {}, items };
+  t.match(load({ 'a.json': JSON.stringify(list) }), { ok: true, policy: { name: 'default/gateway1' } });
+});
+
+t.test('one gateway a directory', async (t) => {
+  const second = GATEWAY.replace('name: gateway1', 'name: gateway2');
+  t.same(printed({ 'a.yaml': GATEWAY, 'b.yaml': second }), [
+    'b.yaml:2:7: kind: a second gateway; GatewayPolicy "default/gateway1" in a.yaml is the first, and a pod is one gateway',
+  ]);
+  t.same(printed({ 'a.yaml': `${GATEWAY}---\n${GATEWAY}` }), [
+    'a.yaml:9:7: kind: a second gateway; GatewayPolicy "default/gateway1" in a.yaml is the first, and a pod is one gateway',
+  ]);
+});
+
+t.test('no gateway is not claimed missing when a file could not be read', async (t) => {
+  t.same(printed({ 'a.yaml': ']' }), [
+    'a.yaml:1:1: not valid YAML: Unexpected flow-seq-end token in YAML document: "]"',
+  ]);
+});
+
+t.test('the errors of all files come at once, in the order of files and lines', async (t) => {
+  const first = GATEWAY.replace('10.16.0.1', '10.16.0.999').replace('spec:', 'sepc: 1\nspec:');
+  const errors = printed({
+    'a.yaml': first,
+    'b.yaml': 'a: [\n',
+    'c.yaml': '',
+    'd.yaml': 'apiVersion: v1\nkind: Pod\n',
+    'e.yaml': 'apiVersion: kubeovn.io/v1\nkind: Vpc\nmetadata: { name: A }\n',
+  });
+  t.same(
+    errors.map((error) => error.split(': ')[0]),
+    ['a.yaml:4:1', 'a.yaml:6:26', 'b.yaml:2:1', 'c.yaml:1:1', 'd.yaml:2:7', 'e.yaml:3:19'],
+  );
+});
+
+t.test('files beyond the bounds are refused before they are parsed', async (t) => {
+  const large: PolicyFile = { name: 'large.yaml', text: ' '.repeat(MAX_FILE_SIZE + 1) };
+  t.match(loadPolicy([large]), {
+    errors: [{ file: 'large.yaml', line: 1, col: 1, path: '', message: 'holds 4.01 MiB, more than 4 MiB' }],
+  });
+  t.match(loadPolicy([{ name: 'a.yaml', text: '', size: 104_857_600 }]), {
+    errors: [{ file: 'a.yaml', message: 'holds 100 MiB, more than 4 MiB' }],
+  });
+  const half: PolicyFile = { name: 'half.yaml', text: ' '.repeat(3 << 20) };
+  t.match(loadPolicy([half, half, half]), {
+    errors: [{ file: 'half.yaml', message: 'the files together hold 9 MiB, more than 8 MiB' }],
+  });
+});
+
+t.test('2 MB of junk of every kind is refused', async (t) => {
+  let seed = 1;
+  const octets = Buffer.alloc(2_000_000);
+  for (let i = 0; i < octets.length; i++) {
+    seed = (seed * 1103515245 + 12345) % 2147483648;
+    octets[i] = seed >> 16;
+  }
+  for (const text of [octets.toString('utf8'), octets.toString('latin1'), octets.toString('base64')]) {
+    const errors = printed({ 'junk.yaml': text });
+    t.ok(errors.length > 0 && errors.length < 30);
+    t.match(errors[0], /^junk.yaml:\d+:\d+: /);
+  }
+});
+
+t.test('a hundred thousand blocks are one policy', async (t) => {
+  const blocks = Array.from({ length: 100_000 }, (_, i) => `10.${i >> 16}.${(i >> 8) & 255}.${i & 255}/32`);
+  const text = `${GATEWAY}  policies:\n    - ipBlocks:\n${blocks.map((block) => `      - ${block}\n`).join('')}`;
+  const result = load({ 'a.yaml': text });
+  t.ok(result.ok);
+  if (result.ok) t.strictSame(result.policy.rules[0]!.ipBlocks, blocks);
+  const wrong = text.replaceAll('/32', '/33');
+  const errors = printed({ 'a.yaml': wrong });
+  t.equal(errors.length, 501);
+  t.match(
+    errors.at(-2),
+    /^a.yaml:508:9: spec.policies\[0\].ipBlocks\[499\]: "10.0.1.243\/33" is not an address/,
+  );
+  t.equal(errors.at(-1), 'a.yaml:509:9: and more errors from here on');
+});
+
+t.test('an error is one line: file:line:col: field.path: message', async (t) => {
+  const error = { file: 'a.yaml', line: 3, col: 5, path: 'spec.bfd', message: 'm' };
+  t.equal(formatError(error), 'a.yaml:3:5: spec.bfd: m');
+  t.equal(formatError({ ...error, path: '' }), 'a.yaml:3:5: m');
+  t.equal(formatError({ ...error, col: 0 }), 'a.yaml:3: spec.bfd: m');
+  t.equal(
+    formatError({ ...error, line: 0, col: 0, file: 'environment', path: 'BFD_MULTI' }),
+    'environment: BFD_MULTI: m',
+  );
+  t.equal(formatError({ ...error, file: 'a\nb.yaml' }), '"a\\nb.yaml":3:5: spec.bfd: m');
+  for (const line of printed({ 'x.yaml': '"a\nb\u2028": 1\n"\\e[31m": 2\n' }))
+    t.notMatch(line, /[\n\u2028\x1b]/);
+});

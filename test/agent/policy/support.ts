@@ -1,0 +1,40 @@
+// What the tests of the policy share: a small good policy, and ways to load and to print.
+import { formatError, loadPolicy } from '../../../agent/policy/load.ts';
+import type { Policy, PolicyResult } from '../../../agent/policy/model.ts';
+
+/** A good `GatewayPolicy`; tests append to its spec (two spaces of indentation). */
+export const GATEWAY = `apiVersion: veg-agent.io/v1alpha1
+kind: GatewayPolicy
+metadata: { name: gateway1 }
+spec:
+  internal: { gateways: [10.16.0.1, "fd00:10:16::1"] }
+  external: { gateways: [172.17.0.1, "fd00:172:17::1"] }
+`;
+
+/** The same as a value. */
+export const DOCUMENT = {
+  apiVersion: 'veg-agent.io/v1alpha1',
+  kind: 'GatewayPolicy',
+  metadata: { name: 'gateway1' },
+  spec: {
+    internal: { gateways: ['10.16.0.1', 'fd00:10:16::1'] },
+    external: { gateways: ['172.17.0.1', 'fd00:172:17::1'] },
+  },
+};
+
+/** Loads files given by name. */
+export const load = (files: Record<string, string>): PolicyResult =>
+  loadPolicy(Object.entries(files).map(([name, text]) => ({ name, text })));
+
+/** The policy of files that are right; throws what is wrong with them. */
+export function policyOf(files: Record<string, string>): Policy {
+  const result = load(files);
+  if (result.ok) return result.policy;
+  throw new Error(result.errors.map(formatError).join('\n'));
+}
+
+/** The errors of files that are wrong, as they are printed; empty when they are right. */
+export function printed(files: Record<string, string>): string[] {
+  const result = load(files);
+  return result.ok ? [] : result.errors.map(formatError);
+}
