@@ -6,6 +6,7 @@
 import { getU32be, parseAttributes } from 'netlink/dist/structs.js';
 import { ROUTING_GROUPS, type RoutingEvent, routingEvent } from '../routing/events.ts';
 import { linkDump, MessageType, parseLink } from '../routing/parse.ts';
+import type { Link } from '../routing/state.ts';
 import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from './netlink.ts';
 
 /** A change. `overrun`: changes were lost, read everything again. */
@@ -48,21 +49,20 @@ export function netfilterEvent({ type, port, data }: NetlinkMessage): KernelEven
  */
 export function watchKernel(netlink: NetlinkSocket, onEvent: (event: KernelEvent) => void): KernelWatch {
   const names = new Map<number, string>();
-  const learn = (data: Buffer): void => {
-    const link = parseLink(data);
+  const learn = (link: Link | undefined): void => {
     if (link !== undefined) names.set(link.index, link.name);
   };
   const onOverrun = (): void => onEvent({ object: 'overrun', what: 'the kernel dropped notifications' });
   const routing = new NetlinkListener(Protocol.ROUTE, ROUTING_GROUPS, {
     onMessage(message) {
-      if (message.type === MessageType.NEWLINK) learn(message.data);
+      if (message.type === MessageType.NEWLINK) learn(parseLink(message.data));
       if (message.port === netlink.port) return;
       const event = routingEvent(message, (ifindex) => names.get(ifindex));
       if (event !== undefined) onEvent({ ...event, portid: message.port });
     },
     onOverrun,
   });
-  for (const { data } of netlink.dump(MessageType.GETLINK, linkDump())) learn(data);
+  netlink.dump(MessageType.GETLINK, linkDump(), parseLink).forEach(learn);
 
   let netfilter: NetlinkListener | undefined;
   let netfilterError: Error | undefined;

@@ -123,13 +123,14 @@ export class NetlinkSocket {
   }
 
   /**
-   * Everything that a dump request returns, taken again while changes interrupt it.
+   * What `parse` makes of each message that a dump request returns (nothing of undefined), taken again while
+   * changes interrupt it.
    * Throws `NetlinkError`: the kernel's refusal, EINTR when changes never let it finish, ENOBUFS.
    */
-  dump(type: number, data: Uint8Array): NetlinkMessage[] {
+  dump<T>(type: number, data: Uint8Array, parse: (payload: Buffer) => T | undefined): T[] {
     for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {
       const sequence = this.#send([{ type, flags: FlagsGet.DUMP, data }]);
-      const found: NetlinkMessage[] = [];
+      const found: T[] = [];
       let interrupted = false;
       for (let done = false; !done; ) {
         for (const message of this.#answers(sequence)) {
@@ -139,7 +140,8 @@ export class NetlinkSocket {
             if (error !== undefined) throw error;
             done = true;
           } else {
-            found.push(message);
+            const item = parse(message.data);
+            if (item !== undefined) found.push(item);
           }
         }
       }

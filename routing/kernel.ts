@@ -23,7 +23,7 @@ import type { Link, Route, RoutingState, Rule } from './state.ts';
 
 /** What is needed of a NETLINK_ROUTE socket. Errors carry the errno's name. */
 export interface RoutingNetlink {
-  dump(type: number, data: Uint8Array): { data: Buffer }[];
+  dump<T>(type: number, data: Uint8Array, parse: (payload: Buffer) => T | undefined): T[];
   transact(
     requests: Iterable<{ type: number; flags?: number; data: Uint8Array }>,
   ): Promise<((Error & { code: string }) | undefined)[]>;
@@ -93,43 +93,39 @@ function* requestsFor(
 }
 
 export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
-  const dump = (type: number, data: Uint8Array): { data: Buffer }[] => {
+  /** A dump that may have no answer. */
+  const tryDump = <T>(type: number, data: Uint8Array, parse: (payload: Buffer) => T | undefined): T[] => {
     try {
-      return netlink.dump(type, data);
+      return netlink.dump(type, data, parse);
     } catch (error) {
       if (NOTHING_THERE.includes((error as { code?: string }).code ?? '')) return [];
       throw error;
     }
   };
-  const links = (): Link[] =>
-    netlink.dump(MessageType.GETLINK, linkDump()).flatMap(({ data }) => parseLink(data) ?? []);
-  const rules = (family: Family): Rule[] =>
-    dump(MessageType.GETRULE, ruleDump(family)).flatMap(({ data }) => parseRule(data) ?? []);
+  const dumpLinks = (): Link[] => netlink.dump(MessageType.GETLINK, linkDump(), parseLink);
+  const dumpRules = (family: Family): Rule[] => tryDump(MessageType.GETRULE, ruleDump(family), parseRule);
 
   return {
     async observe() {
-      const found = links();
-      const names = new Map(found.map(({ index, name }) => [index, name]));
-      const routes = (family: Family, table: number): Route[] =>
-        dump(MessageType.GETROUTE, routeDump(family, table)).flatMap(
-          ({ data }) => parseRoute(data, (ifindex) => names.get(ifindex)) ?? [],
+      const links = dumpLinks();
+      const names = new Map(links.map(({ index, name }) => [index, name]));
+      const dumpRoutes = (family: Family, table: number): Route[] =>
+        tryDump(MessageType.GETROUTE, routeDump(family, table), (payload) =>
+          parseRoute(payload, (ifindex) => names.get(ifindex)),
         );
       return {
-        links: found,
-        addresses: netlink
-          .dump(MessageType.GETADDR, addressDump())
-          .flatMap(({ data }) => parseInterfaceAddress(data) ?? []),
-        routes: FAMILIES.flatMap((family) => [
-          ...routes(family, TABLE_MAIN),
-          ...routes(family, TABLE_INTERNAL),
-        ]),
-        rules: FAMILIES.flatMap(rules),
+        links,
+        addresses: netlink.dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress),
+        routes: FAMILIES.flatMap((family) =>
+          [TABLE_MAIN, TABLE_INTERNAL].flatMap((table) => dumpRoutes(family, table)),
+        ),
+        rules: FAMILIES.flatMap(dumpRules),
       };
     },
 
     async apply(steps) {
       if (steps.length === 0) return [];
-      const indexes = new Map(links().map(({ index, name }) => [name, index]));
+      const indexes = new Map(dumpLinks().map(({ index, name }) => [name, index]));
       const failures: RoutingError[] = [];
       const possible = steps.filter((step) => {
         if ('rule' in step || step.kind === 'delRoute' || indexes.has(step.route.dev ?? '')) return true;

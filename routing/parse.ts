@@ -48,6 +48,8 @@ const RTA = {
   VIA: 18,
   ENCAP: 22,
 } as const;
+/** What the fields of a route say, and what the kernel adds to every IPv6 route (cache info, preference). */
+const PLAIN_RTA: ReadonlySet<number> = new Set([1, 4, 5, 6, 12, 15, 20]);
 const FRA = {
   SRC: 2,
   IIFNAME: 3,
@@ -169,7 +171,8 @@ export function parseRoute(data: Buffer, nameOf: (ifindex: number) => string | u
   if (oif !== undefined) route.dev = nameOf(oif) ?? `if${oif}`;
   if (tos !== 0) route.qualifier = `tos 0x${tos.toString(16)}`;
   else if (sourceLength > 0) route.qualifier = `from ${prefixFrom(family, found.get(RTA.SRC), sourceLength)}`;
-  if (ownsRoute(route)) route.message = data;
+  const plain = route.qualifier === undefined && [...found.keys()].every((type) => PLAIN_RTA.has(type));
+  if (ownsRoute(route) && !plain) route.message = data;
   return route;
 }
 

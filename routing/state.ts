@@ -52,7 +52,10 @@ export interface Route {
   qualifier?: string;
   /** True with several next hops or an encapsulation: never equal to a wanted route. */
   foreign: boolean;
-  /** The kernel's message, kept where the agent may have to delete the route: a delete sends it back. */
+  /**
+   * The kernel's message, kept where the agent may have to delete a route that holds more than these fields: a
+   * delete sends it back.
+   */
   message?: Uint8Array;
 }
 

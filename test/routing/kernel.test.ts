@@ -26,9 +26,10 @@ const refusal = (code: string) => Object.assign(new Error(`the kernel says (${co
 function transport(answers: string[], dumps: Record<number, string> = {}) {
   const requests: { type: number; flags?: number; data: Uint8Array }[] = [];
   const netlink: RoutingNetlink = {
-    dump(type) {
+    dump(type, _, parse) {
       if (dumps[type] !== undefined) throw refusal(dumps[type]);
-      return type === MessageType.GETLINK ? [{ data: eth0 }] : [];
+      const item = type === MessageType.GETLINK ? parse(eth0) : undefined;
+      return item === undefined ? [] : [item];
     },
     async transact(batch) {
       const made = [...batch];

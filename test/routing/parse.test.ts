@@ -218,15 +218,17 @@ t.test('what is written reads back the same', async (t) => {
   }
 });
 
-t.test('what the agent may have to delete keeps the kernel’s own message, and sends it back', async (t) => {
-  const owned = bytes(
-    '02100000feb20001 00000000 08000f00fe000000 080001000a210000 080005000a000001 0800040003000000',
-  );
-  const route = parseRoute(owned, nameOf)!;
-  t.strictSame(formatRoute(route, 3), owned);
-  t.equal(parseRoute(bytes(ROUTES[0]![1]), nameOf)!.message, undefined, 'a foreign route needs none');
-  const rule = parseRule(bytes(RULES[4]![1]))!;
-  t.strictSame(formatRule(rule), bytes(RULES[4]![1]));
+t.test('what cannot be said in fields keeps the kernel’s message where it may have to go', async (t) => {
+  const inTable1000 = (hex: string) => bytes(hex.replace('08000f00fe000000', '08000f00e8030000'));
+  const multipath = inTable1000(ROUTES[4]![1]);
+  t.strictSame(formatRoute(parseRoute(multipath, nameOf)!, undefined), multipath, 'and sends it back');
+  const preferredSource = inTable1000(ROUTES[3]![1]);
+  t.strictSame(parseRoute(preferredSource, nameOf)!.message, preferredSource);
+  t.ok(parseRoute(inTable1000(ROUTES[1]![1]), nameOf)!.message, 'a TOS is in the header');
+  t.equal(parseRoute(inTable1000(ROUTES[6]![1]), nameOf)!.message, undefined, 'a plain route needs none');
+  t.equal(parseRoute(bytes(ROUTES[4]![1]), nameOf)!.message, undefined, 'nor does a foreign one');
+  t.strictSame(formatRule(parseRule(bytes(RULES[4]![1]))!), bytes(RULES[4]![1]));
+  t.equal(parseRule(bytes(RULES[6]![1]))!.message, undefined);
 });
 
 t.test('dump requests name what they want', async (t) => {
