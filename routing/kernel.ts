@@ -136,7 +136,8 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
       for (const [i, step] of possible.entries()) {
         const error = results[i];
         if (error !== undefined && !DONE_ALREADY[step.kind].includes(error.code)) {
-          failures.push(new RoutingError(step, error.message));
+          const cause = error.code === 'EPERM' ? '; the container needs the capability NET_ADMIN' : '';
+          failures.push(new RoutingError(step, `${error.message}${cause}`));
         }
       }
       return failures;

@@ -87,6 +87,11 @@ t.test('a failure names the step and the reason, and the others are made', async
   ]);
 });
 
+t.test('a missing capability is named', async (t) => {
+  const [failure] = await transport(['EPERM']).kernel.apply([{ kind: 'delRule', rule }]);
+  t.match(failure?.message, /^ip rule del .* \(EPERM\); the container needs the capability NET_ADMIN$/);
+});
+
 t.test('nothing to do asks the kernel nothing', async (t) => {
   const kernel = createRoutingKernel({
     dump: () => t.fail('a dump') as never,
