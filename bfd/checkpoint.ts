@@ -1,12 +1,12 @@
 /**
  * The state file of a hitless restart: discriminators, source ports and, for sessions that are Up, what was
  * negotiated. One JSON line, rewritten (a new file renamed over the old) when something in it changes, and behind
- * it a beat that is overwritten in place as packets are sent: when the process was last alive, and the
- * authentication sequence numbers of each session, sent and received.
+ * it a line a session that is overwritten in place with every packet sent: when that was, and the authentication
+ * sequence numbers.
  *
- * A process that starts within the Detection Time of the last beat goes on with a session as if nothing had
- * happened. A file from another boot or network namespace, too old or damaged, gives no sessions; what can be
- * read of it still gives the discriminators.
+ * A process that starts before a session's peer has missed it goes on as if nothing had happened. A file from
+ * another boot or network namespace, too old or damaged, gives no sessions; what can be read of it still gives
+ * the discriminators.
  */
 import { closeSync, mkdirSync, openSync, readFileSync, readlinkSync, renameSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -24,6 +24,10 @@ export interface SavedSession {
   localDiscr: number;
   xmitAuthSeq: number;
   rcvAuthSeq: number;
+  /** Of the last packet sent, microseconds of the monotonic clock. */
+  lastTransmit: number;
+  /** In this time after it the peer gives the session up, microseconds. */
+  peerDetectionTime: number;
   /** Present when the session was Up. */
   session: Partial<Session> | undefined;
 }
@@ -37,18 +41,25 @@ interface Header {
 }
 
 const FORMAT = 1;
-/** The beat: numbers of fixed width, three a line. First the time, then each session's id and sequence numbers. */
-const BEAT_WIDTH = 17;
-const BEAT_LINE = 3 * (BEAT_WIDTH + 1);
-/** A beat is written no more often than this, microseconds. */
-const BEAT_PERIOD = 5000;
+/** A beat: four numbers of fixed width, the session's id first. */
+const BEAT_WIDTH = 16;
+const BEAT_LINE = 4 * (BEAT_WIDTH + 1);
 /** Changes of a moment are written together, ms. */
 const WRITE_DELAY = 5;
 /** An error is logged so often, ms. */
 const ERROR_LOG_PERIOD = 60_000;
 
-const beatLine = (...numbers: [number, number, number]): string =>
-  `${numbers.map((number) => String(number).padStart(BEAT_WIDTH, '0')).join(' ')}\n`;
+type Beat = Pick<SavedSession, 'id' | 'xmitAuthSeq' | 'rcvAuthSeq' | 'lastTransmit'>;
+
+const beatLine = ({ id, xmitAuthSeq, rcvAuthSeq, lastTransmit }: Beat): string =>
+  `${[id, xmitAuthSeq, rcvAuthSeq, Math.round(lastTransmit)]
+    .map((number) => String(number).padStart(BEAT_WIDTH, '0'))
+    .join(' ')}\n`;
+
+function parseBeat(line: string): Beat | undefined {
+  const [id = 0, xmitAuthSeq = 0, rcvAuthSeq = 0, lastTransmit = 0] = line.split(' ').map(Number);
+  return line.length === BEAT_LINE - 1 ? { id, xmitAuthSeq, rcvAuthSeq, lastTransmit } : undefined;
+}
 
 /** This boot and this network namespace. */
 function here(): { bootId: string; netns: string } {
@@ -60,42 +71,29 @@ function here(): { bootId: string; netns: string } {
 
 interface Loaded {
   sessions: SavedSession[];
-  /** When the process that wrote it was last alive, on the monotonic clock; -Infinity when it cannot be told. */
-  alive: number;
+  /** Written in this boot and network namespace. */
+  ours: boolean;
 }
 
 /** Reads a state file. Returns undefined when there is none or it makes no sense. */
-export function load(file: string): Loaded | undefined {
-  let text: string;
+function load(file: string): Loaded | undefined {
   try {
-    text = readFileSync(file, 'utf8');
-  } catch {
-    return undefined;
-  }
-  try {
-    const [first = '', beat = '', ...sequences] = text.split('\n');
+    const [first = '', ...lines] = readFileSync(file, 'utf8').split('\n');
     const header = JSON.parse(first) as Header;
     if (header.version !== FORMAT) return undefined;
-    const beats = new Map(
-      sequences.map((line) => line.split(' ').map(Number)).map((beat) => [beat[0], beat]),
-    );
-    const sessions = header.sessions.map((saved) => {
-      const [, xmitAuthSeq = saved.xmitAuthSeq, rcvAuthSeq = saved.rcvAuthSeq] = beats.get(saved.id) ?? [];
-      return { ...saved, xmitAuthSeq, rcvAuthSeq };
-    });
+    const beats = new Map(lines.map(parseBeat).map((beat) => [beat?.id, beat]));
+    const sessions = header.sessions.map((saved) => ({ ...saved, ...beats.get(saved.id) }));
     const wellFormed = sessions.every(
-      (saved) =>
-        Number.isInteger(saved.localDiscr) &&
-        saved.localDiscr > 0 &&
-        saved.localDiscr <= 0xffffffff &&
-        typeof saved.intent.local === 'string' &&
-        typeof saved.intent.remote === 'string',
+      ({ localDiscr, intent }) =>
+        Number.isInteger(localDiscr) &&
+        localDiscr > 0 &&
+        localDiscr <= 0xffffffff &&
+        typeof intent.local === 'string' &&
+        typeof intent.remote === 'string',
     );
     if (!wellFormed) return undefined;
     const { bootId, netns } = here();
-    const foreign = header.bootId !== bootId || header.netns !== netns;
-    const alive = Number(beat.split(' ')[0]);
-    return { sessions, alive: foreign || !(alive > 0) ? Number.NEGATIVE_INFINITY : alive };
+    return { sessions, ours: header.bootId === bootId && header.netns === netns };
   } catch {
     return undefined;
   }
@@ -109,10 +107,8 @@ export class Checkpoint {
   readonly #discriminators = new Map<string, SavedSession>();
   #timer: NodeJS.Timeout | undefined;
   #fd = -1;
-  #beatOffset = 0;
-  #beatBytes = Buffer.alloc(0);
-  #beatLines = new Map<number, number>();
-  #lastBeat = 0;
+  /** Where in the file each session's beat is. */
+  #beats = new Map<number, number>();
   #errorLogged = -ERROR_LOG_PERIOD;
 
   /** `snapshot` is asked for what to save. */
@@ -124,13 +120,12 @@ export class Checkpoint {
     for (const saved of this.#loaded?.sessions ?? []) this.#discriminators.set(pathKey(saved.intent), saved);
   }
 
-  /** The sessions that were Up so short a time ago that their peers have not noticed anything. */
+  /** The sessions that were Up, and whose peers have not had the time to notice that we were away. */
   resumable(now: number): SavedSession[] {
-    const { sessions, alive } = this.#loaded ?? { sessions: [], alive: Number.NEGATIVE_INFINITY };
-    const away = now - alive;
-    return sessions.filter(({ session }) => {
-      if (session === undefined || away < 0) return false;
-      return away < (session.detectionTime ?? 0);
+    if (this.#loaded === undefined || !this.#loaded.ours) return [];
+    return this.#loaded.sessions.filter(({ session, lastTransmit, peerDetectionTime }) => {
+      const away = now - lastTransmit;
+      return session !== undefined && away >= 0 && away < peerDetectionTime;
     });
   }
 
@@ -144,19 +139,15 @@ export class Checkpoint {
     this.#timer ??= setTimeout(() => this.#write(), WRITE_DELAY);
   }
 
-  /** The process is alive, and this session has come to these sequence numbers. */
-  beat(id: number, xmitAuthSeq: number, rcvAuthSeq: number, now: number): void {
-    const line = this.#beatLines.get(id);
-    if (this.#fd < 0 || line === undefined) {
+  /** A session has sent a packet. */
+  beat(beat: Beat): void {
+    const at = this.#beats.get(beat.id);
+    if (this.#fd < 0 || at === undefined) {
       this.changed();
       return;
     }
-    this.#beatBytes.write(beatLine(id, xmitAuthSeq, rcvAuthSeq), line);
-    if (now - this.#lastBeat < BEAT_PERIOD) return;
-    this.#lastBeat = now;
-    this.#beatBytes.write(beatLine(Math.round(now), 0, 0), 0);
     try {
-      writeSync(this.#fd, this.#beatBytes, 0, this.#beatBytes.length, this.#beatOffset);
+      writeSync(this.#fd, beatLine(beat), at);
     } catch (error) {
       this.#complain(error as Error);
     }
@@ -168,20 +159,14 @@ export class Checkpoint {
     const sessions = this.#snapshot();
     const header: Header = { version: FORMAT, ...here(), sessions };
     const first = `${JSON.stringify(header)}\n`;
-    this.#beatBytes = Buffer.alloc(BEAT_LINE * (1 + sessions.length));
-    this.#beatBytes.write(beatLine(Number(process.hrtime.bigint() / 1000n), 0, 0), 0);
-    this.#beatLines = new Map();
-    sessions.forEach(({ id, xmitAuthSeq, rcvAuthSeq }, i) => {
-      this.#beatLines.set(id, BEAT_LINE * (i + 1));
-      this.#beatBytes.write(beatLine(id, xmitAuthSeq, rcvAuthSeq), BEAT_LINE * (i + 1));
-    });
-    this.#beatOffset = Buffer.byteLength(first);
+    const beatsAt = Buffer.byteLength(first);
+    this.#beats = new Map(sessions.map(({ id }, i) => [id, beatsAt + i * BEAT_LINE]));
     const draft = `${this.#file}.new`;
     try {
       mkdirSync(dirname(this.#file), { recursive: true });
       const fd = openSync(draft, 'w', 0o600);
       try {
-        writeSync(fd, Buffer.concat([Buffer.from(first), this.#beatBytes]));
+        writeSync(fd, first + sessions.map(beatLine).join(''));
         renameSync(draft, this.#file);
       } catch (error) {
         closeSync(fd);

@@ -532,7 +532,12 @@ export class Engine {
         if (!this.#transmit(entry, bytes)) break;
         entry.packetsOut++;
         if (action.due !== undefined) this.#observeLateness((now - action.due) / 1e6);
-        this.#checkpoint?.beat(entry.id, action.sequence, entry.session.rcvAuthSeq, now);
+        this.#checkpoint?.beat({
+          id: entry.id,
+          xmitAuthSeq: action.sequence,
+          rcvAuthSeq: entry.session.rcvAuthSeq,
+          lastTransmit: now,
+        });
         if (this.#logTypes.has('packet')) {
           this.#say('packet', { session: name(entry), packet: action.packet }, 'packet sent');
         }
@@ -820,6 +825,8 @@ export class Engine {
       localDiscr: entry.session.localDiscr,
       xmitAuthSeq: entry.session.xmitAuthSeq,
       rcvAuthSeq: entry.session.rcvAuthSeq,
+      lastTransmit: Math.max(0, entry.session.lastTransmit),
+      peerDetectionTime: peerDetectionTime(entry.session),
       session: entry.session.sessionState === 'Up' ? resumable(entry.session) : undefined,
     }));
   }
@@ -881,6 +888,7 @@ function sameNegotiation(a: Session, b: Session): boolean {
     a.requiredMinRx === b.requiredMinRx &&
     a.transmitInterval === b.transmitInterval &&
     a.detectionTime === b.detectionTime &&
+    a.config.detectMult === b.config.detectMult &&
     a.remoteDemandMode === b.remoteDemandMode
   );
 }

@@ -1,0 +1,549 @@
+/** Engines talking to each other, and to a raw socket, over loopback. No privilege is needed. */
+import { createSocket, type Socket } from 'node:dgram';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import t, { type Test } from 'tap';
+import { Engine, type EngineOptions } from '../../bfd/engine.ts';
+import type { BfdIntent, PeerIntent, SessionReport } from '../../bfd/intent.ts';
+import { decode, encode, type Packet } from '../../bfd/packet.ts';
+import { rememberingLog } from './silent.ts';
+
+const READY: BfdIntent['readiness'] = { 4: { ready: true }, 6: { ready: true } };
+const NOT_READY = { ready: false, diagnostic: 6, reason: 'the uplink is down' } as const;
+
+// Addresses of our own, so that test runs beside each other do not meet.
+const NET = `127.${1 + (process.pid % 250)}.${(process.pid >> 8) % 250}`;
+let host = 0;
+const address = () => `${NET}.${++host}`;
+
+const peer = (local: string, remote: string, changes: Partial<PeerIntent> = {}): PeerIntent => ({
+  local,
+  remote,
+  desiredMinTx: 50_000,
+  requiredMinRx: 50_000,
+  detectMult: 5,
+  role: 'passive',
+  minTTL: 254,
+  multihop: false,
+  adoptDiscriminator: true,
+  ...changes,
+});
+
+/** An engine that goes with its test, and its log. */
+function engine(t: Test, options: Partial<EngineOptions> = {}) {
+  const log = rememberingLog();
+  const made = new Engine({ logger: log, version: '1', ...options });
+  t.teardown(() => made.abandon());
+  return Object.assign(made, { log });
+}
+
+const directory = (t: Test): string => {
+  const path = mkdtempSync(join(tmpdir(), 'bfd-test-'));
+  t.teardown(() => rmSync(path, { recursive: true }));
+  return path;
+};
+
+/** Waits, at most 15 s. */
+async function until(what: string, condition: () => boolean): Promise<void> {
+  const end = performance.now() + 15_000;
+  while (!condition()) {
+    if (performance.now() > end) throw new Error(`not within 15 s: ${what}`);
+    await sleep(5);
+  }
+}
+
+const only = (e: Engine): SessionReport => e.report().sessions[0]!;
+const isUp = (e: Engine) =>
+  e.report().sessions.length > 0 && e.report().sessions.every((s) => s.state === 'Up');
+/** Transitions out of Up, the count that must not grow. */
+const lost = (e: Engine): number =>
+  e
+    .report()
+    .sessions.flatMap((s) => s.transitions)
+    .filter((transition) => transition.from === 'Up')
+    .reduce((sum, { count }) => sum + count, 0);
+
+/** A passive engine and an active one, Up. */
+async function pair(t: Test, options: Partial<EngineOptions> = {}, changes: Partial<PeerIntent> = {}) {
+  const [a, b] = [address(), address()];
+  const passive = engine(t, options);
+  const active = engine(t);
+  const intents = [peer(a, b, changes), peer(b, a, { ...changes, role: 'active' })] as const;
+  passive.configure({ peers: [intents[0]], readiness: READY });
+  active.configure({ peers: [intents[1]], readiness: READY });
+  await until('both Up', () => isUp(passive) && isUp(active));
+  return { a, b, passive, active, intents };
+}
+
+/** A raw peer: what it hears, and a way to say something. */
+async function raw(t: Test, local: string, remote: string) {
+  const socket: Socket = createSocket('udp4');
+  const heard: (Packet | string)[] = [];
+  const ports = new Set<number>();
+  socket.on('message', (payload, from) => {
+    heard.push(decode(payload));
+    ports.add(from.port);
+  });
+  socket.bind(3784, local);
+  await once(socket, 'listening');
+  socket.setTTL(255);
+  t.teardown(() => socket.close());
+  const packet: Packet = {
+    diagnostic: 0,
+    state: 'Down',
+    poll: false,
+    final: false,
+    controlPlaneIndependent: false,
+    authenticationPresent: false,
+    demand: false,
+    detectMult: 5,
+    length: 24,
+    myDiscriminator: 0x77,
+    yourDiscriminator: 0,
+    desiredMinTx: 50_000,
+    requiredMinRx: 50_000,
+    requiredMinEchoRx: 0,
+  };
+  return {
+    socket,
+    heard,
+    ports,
+    packets: () => heard.filter((p) => typeof p !== 'string'),
+    say: (changes: Partial<Packet> = {}) => socket.send(encode({ ...packet, ...changes }), 3784, remote),
+    sayBytes: (bytes: Uint8Array) => socket.send(bytes, 3784, remote),
+  };
+}
+
+t.test('a passive and an active session come Up and report what they agreed on', async (t) => {
+  const { passive, active, a, b } = await pair(t);
+  t.match(only(passive), {
+    id: 1,
+    local: a,
+    remote: b,
+    role: 'passive',
+    remoteState: 'Up',
+    localDiagnostic: 0,
+    detectionTime: 250_000,
+    transmitInterval: 50_000,
+    transitions: [
+      { from: 'Down', to: 'Init', diagnostic: 0, count: 1 },
+      { from: 'Init', to: 'Up', diagnostic: 0, count: 1 },
+    ],
+  });
+  t.equal(only(passive).remoteDiscriminator, only(active).localDiscriminator);
+  await until('packets are counted', () => only(passive).packetsIn > 5 && only(passive).packetsOut > 5);
+  const { lateness } = passive.report();
+  t.ok(lateness.count > 0);
+  t.equal(lateness.bounds.length, lateness.buckets.length);
+  t.strictSame(
+    lateness.buckets.toSorted((x, y) => x - y),
+    lateness.buckets,
+    'cumulative',
+  );
+});
+
+t.test('a state change is logged with session, event, old and new state, diagnostic', async (t) => {
+  const { passive, a, b } = await pair(t);
+  const line = passive.log.lines.find(({ fields }) => fields.to === 'Up');
+  t.match(line, {
+    level: 'info',
+    fields: { session: { id: 1, local: a, remote: b }, event: 'received Up', from: 'Init', diagnostic: 0 },
+  });
+});
+
+t.test('onChange comes with every change of state', async (t) => {
+  const states: string[] = [];
+  const { passive } = await pair(t, { onChange: (report) => states.push(report.sessions[0]!.state) });
+  passive.drain();
+  t.strictSame(states, ['Init', 'Up', 'AdminDown']);
+});
+
+t.test(
+  '6.8.3 minTX, minRX and multiplier edited while Up: in force at the peer, no session lost',
+  async (t) => {
+    const { passive, active, intents } = await pair(t);
+    const edits: Partial<PeerIntent>[] = [
+      { desiredMinTx: 120_000 },
+      { desiredMinTx: 20_000 },
+      { requiredMinRx: 200_000 },
+      { requiredMinRx: 20_000 },
+      { detectMult: 2 },
+      { desiredMinTx: 200_000, requiredMinRx: 200_000, detectMult: 3 },
+      { desiredMinTx: 50_000, requiredMinRx: 50_000, detectMult: 10 },
+    ];
+    for (const edit of edits) {
+      const intent = { ...intents[0], ...edit };
+      passive.configure({ peers: [intent], readiness: READY });
+      const detection = intent.detectMult * Math.max(50_000, intent.desiredMinTx);
+      await until('the peer’s Detection Time follows', () => only(active).detectionTime === detection);
+      const interval = Math.max(50_000, intent.requiredMinRx);
+      await until('the peer’s interval follows', () => only(active).transmitInterval === interval);
+    }
+    t.equal(lost(passive) + lost(active), 0);
+  },
+);
+
+t.test('6.8.16 drain: AdminDown at once, and undrain: Up again with the same discriminators', async (t) => {
+  const { passive, active } = await pair(t);
+  const { localDiscriminator } = only(passive);
+  passive.drain();
+  t.equal(only(passive).state, 'AdminDown');
+  t.equal(passive.report().draining, true);
+  await until(
+    'the peer is told',
+    () => only(active).state === 'Down' && only(active).remoteState === 'AdminDown',
+  );
+  t.equal(only(active).localDiagnostic, 3);
+  await sleep(300);
+  t.equal(only(active).state, 'Down');
+  passive.undrain();
+  await until('Up again', () => isUp(passive) && isUp(active));
+  t.equal(only(passive).localDiscriminator, localDiscriminator);
+});
+
+t.test('6.8.17 readiness lost: AdminDown with the diagnostic; found: Up', async (t) => {
+  const { passive, active, intents } = await pair(t);
+  passive.configure({ peers: [intents[0]], readiness: { ...READY, 4: NOT_READY } });
+  t.match(only(passive), { state: 'AdminDown', localDiagnostic: 6 });
+  await until('the peer is told why', () => only(active).remoteDiagnostic === 6);
+  passive.configure({ peers: [intents[0]], readiness: { 4: { ready: true }, 6: NOT_READY } });
+  await until('Up again', () => isUp(passive) && isUp(active));
+});
+
+t.test('a session that was never ready says nothing and never enters Init', async (t) => {
+  const [a, b] = [address(), address()];
+  const e = engine(t);
+  const peerSocket = await raw(t, b, a);
+  e.configure({ peers: [peer(a, b)], readiness: { ...READY, 4: NOT_READY } });
+  await sleep(100);
+  t.strictSame(peerSocket.heard, []);
+  for (let i = 0; i < 5; i++) {
+    peerSocket.say();
+    await sleep(20);
+  }
+  await until('AdminDown is all that it says', () => peerSocket.packets().length > 0);
+  t.ok(peerSocket.packets().every((packet) => packet.state === 'AdminDown' && packet.diagnostic === 6));
+  t.equal(only(e).state, 'AdminDown');
+  e.configure({ peers: [peer(a, b)], readiness: READY });
+  await until('ready: Down is said', () => peerSocket.packets().some(({ state }) => state === 'Down'));
+});
+
+t.test('a peer that is no longer configured is told AdminDown, and its session goes', async (t) => {
+  const { passive, active } = await pair(t);
+  passive.configure({ peers: [], readiness: READY });
+  t.match(passive.command(['status']).text, 'There are 0 sessions:');
+  await until('the peer is told', () => only(active).remoteState === 'AdminDown');
+  await until('the session goes', () => passive.report().sessions.length === 0);
+});
+
+t.test('a peer that comes back while its session is leaving keeps the session', async (t) => {
+  const { passive, active, intents } = await pair(t);
+  const { localDiscriminator } = only(passive);
+  passive.configure({ peers: [], readiness: READY });
+  passive.configure({ peers: [intents[0]], readiness: READY });
+  await until('Up again', () => isUp(passive) && isUp(active));
+  t.equal(only(passive).localDiscriminator, localDiscriminator);
+});
+
+t.test('5881 4 one source port in 49152–65535 for the life of a session', async (t) => {
+  const [a, b] = [address(), address()];
+  const e = engine(t);
+  const peerSocket = await raw(t, b, a);
+  e.configure({ peers: [peer(a, b)], readiness: READY });
+  await until('a knock', () => peerSocket.heard.length > 0);
+  t.strictSame(peerSocket.heard, ['empty']);
+  peerSocket.say();
+  await until('Init', () => peerSocket.packets().length > 0);
+  e.drain();
+  e.undrain();
+  await until('more', () => peerSocket.packets().length > 2);
+  t.equal(peerSocket.ports.size, 1);
+  const [port] = [...peerSocket.ports];
+  t.ok(port! >= 49152 && port! <= 65535);
+});
+
+t.test('a stale discriminator of a configured peer is adopted, counted and logged', async (t) => {
+  const [a, b] = [address(), address()];
+  const e = engine(t);
+  const peerSocket = await raw(t, b, a);
+  e.configure({ peers: [peer(a, b)], readiness: READY });
+  peerSocket.say({ yourDiscriminator: 0xabcdef });
+  await until('the first is discarded', () => e.report().discards['unknown-discriminator'] === 1);
+  peerSocket.say({ yourDiscriminator: 0xabcdef });
+  await until('adopted', () => only(e).localDiscriminator === 0xabcdef);
+  await until('Init', () =>
+    peerSocket.packets().some((p) => p.state === 'Init' && p.myDiscriminator === 0xabcdef),
+  );
+  t.equal(e.report().adoptedDiscriminators, 1);
+  peerSocket.say({ state: 'Init', yourDiscriminator: 0xabcdef });
+  await until('Up', () => isUp(e));
+});
+
+t.test('every discard is counted by its reason, and a flood of them is not a flood in the log', async (t) => {
+  const [a, b, stranger] = [address(), address(), address()];
+  const e = engine(t);
+  const peerSocket = await raw(t, b, a);
+  const other = await raw(t, stranger, a);
+  e.configure({ peers: [peer(a, b, { adoptDiscriminator: false })], readiness: READY });
+  await until('listening', () => peerSocket.heard.length > 0);
+  for (let i = 0; i < 50; i++) {
+    peerSocket.sayBytes(Buffer.from('00c0051800000001', 'hex'));
+    peerSocket.say({ detectMult: 0 });
+    peerSocket.say({ state: 'Up' });
+    peerSocket.say({ yourDiscriminator: 5 });
+    other.say();
+    other.say({ yourDiscriminator: only(e).localDiscriminator });
+    await sleep(1);
+  }
+  await until('all counted', () =>
+    Object.entries(e.report().discards).every(([reason, count]) => count === 50 || reason === 'kernel'),
+  );
+  t.strictSame(Object.keys(e.report().discards).sort(), [
+    'detect-mult-zero',
+    'no-session',
+    'unknown-discriminator',
+    'version',
+    'wrong-address',
+    'your-discriminator-zero',
+  ]);
+  t.equal(e.log.lines.filter(({ level }) => level === 'warn').length, 6);
+  t.equal(only(e).state, 'Down');
+});
+
+t.test('5881 5 the kernel drops what has a low TTL, and the drops are counted', async (t) => {
+  const [a, b] = [address(), address()];
+  const e = engine(t);
+  const peerSocket = await raw(t, b, a);
+  e.configure({ peers: [peer(a, b, { minTTL: 254 })], readiness: READY });
+  peerSocket.socket.setTTL(253);
+  peerSocket.say();
+  peerSocket.say();
+  await until('dropped', () => e.report().discards.kernel === 2);
+  t.equal(only(e).state, 'Down');
+  peerSocket.socket.setTTL(254);
+  peerSocket.say();
+  await until('254 is let through', () => only(e).state === 'Init');
+  e.configure({ peers: [peer(a, b, { minTTL: 255 })], readiness: READY });
+  const { packetsIn } = only(e);
+  peerSocket.say();
+  await until('a live change is in force', () => e.report().discards.kernel === 3);
+  t.equal(only(e).packetsIn, packetsIn);
+});
+
+t.test('bfdd-control allow: a peer may create a session; block: no more', async (t) => {
+  const [a, b, c] = [address(), address(), address()];
+  const e = engine(t, { newSession: { desiredMinTx: 50_000, requiredMinRx: 50_000 } });
+  e.configure({ peers: [], readiness: READY, listen: [a] });
+  const first = await raw(t, b, a);
+  const second = await raw(t, c, a);
+  first.say();
+  await until('not allowed yet', () => e.report().discards['no-session'] === 1);
+  t.equal(e.command(['allow', b]).text, `Allowing connections from ${b}`);
+  first.say();
+  await until('a session', () => only(e)?.state === 'Init');
+  t.match(only(e), { role: 'passive', remote: b });
+  e.command(['allow', c]);
+  e.command(['block', c]);
+  second.say();
+  await until('blocked', () => e.report().discards['no-session'] === 2);
+});
+
+t.test('at most maxSessions sessions', async (t) => {
+  const [a, b, c, d] = [address(), address(), address(), address()];
+  const e = engine(t, { maxSessions: 2 });
+  e.configure({ peers: [peer(a, b), peer(a, c), peer(a, d)], readiness: READY });
+  t.equal(e.report().sessions.length, 2);
+  const late = await raw(t, d, a);
+  e.command(['allow', d]);
+  late.say();
+  await until('refused', () => e.report().discards['too-many-sessions'] === 1);
+});
+
+t.test(
+  'bfdd-control session … set, state, suspend, reset work live, until the policy says something new',
+  async (t) => {
+    const { passive, active, intents } = await pair(t);
+    const configure = (changes: Partial<PeerIntent> = {}) =>
+      passive.configure({ peers: [{ ...intents[0], ...changes }], readiness: READY });
+    passive.command(['session', '1', 'set', 'mintx', '200', 'ms']);
+    await until('set', () => only(active).detectionTime === 1_000_000);
+    configure();
+    t.equal(only(passive).state, 'Up');
+    await sleep(100);
+    t.equal(only(active).detectionTime, 1_000_000, 'the same policy changes nothing');
+    configure({ detectMult: 4 });
+    await until('a new policy does', () => only(active).detectionTime === 200_000);
+    t.equal(lost(passive) + lost(active), 0);
+
+    passive.command(['session', 'all', 'state', 'admin', '7']);
+    t.equal(only(passive).state, 'AdminDown');
+    t.match(passive.command(['status', '1', 'level', '2']).text, 'AdminDown<Forced: Administratively Down>');
+    passive.command(['session', 'all', 'state', 'up']);
+    await until('Up', () => isUp(passive) && isUp(active));
+
+    passive.command(['session', 'all', 'suspend']);
+    t.match(passive.command(['status']).text, 'state=Up <Suspended>');
+    await until('the peer hears nothing', () => only(active).localDiagnostic === 1);
+    passive.command(['session', 'all', 'resume']);
+    await until('Up', () => isUp(passive) && isUp(active));
+
+    passive.command(['session', 'all', 'reset']);
+    t.equal(only(passive).id, 2);
+    await until('Up under the next id', () => isUp(passive) && isUp(active));
+  },
+);
+
+t.test('bfdd-control load runs the commands of a file', async (t) => {
+  const file = join(directory(t), 'commands');
+  writeFileSync(file, '# comment\nallow 10.0.0.1\n\nset nothing # no such command\n');
+  const e = engine(t);
+  t.strictSame(e.command(['load', file]), {
+    ok: false,
+    text: 'Allowing connections from 10.0.0.1\nUnknown command <set>',
+  });
+  t.match(e.command(['load', '/nonexistent']).text, /^Failed to load/);
+  writeFileSync(file, `load ${file}`);
+  t.match(e.command(['load', file]).text, /^Failed to load/);
+});
+
+t.test('bfdd-control log decides what is logged', async (t) => {
+  const { passive, active } = await pair(t);
+  passive.command(['log', 'level', 'none']);
+  passive.log.lines.length = 0;
+  passive.drain();
+  t.strictSame(passive.log.lines, []);
+  passive.command(['log', 'type', 'session', 'yes']);
+  passive.undrain();
+  await until('Up', () => isUp(passive) && isUp(active));
+  t.ok(passive.log.lines.some(({ fields }) => fields.to === 'Up'));
+});
+
+t.test('6.8.18 a flapping session is held down for a while', async (t) => {
+  const { passive, active } = await pair(t, {}, { holdDown: { flaps: 2, within: 60_000, hold: 1500 } });
+  for (let flap = 0; flap < 2; flap++) {
+    await until('Up', () => isUp(passive) && isUp(active));
+    active.command(['session', 'all', 'reset']);
+    await until('lost', () => lost(passive) === flap + 1);
+  }
+  await until('held down', () => only(passive).state === 'AdminDown');
+  await until('and let go', () => isUp(passive) && isUp(active));
+});
+
+t.test('stop: the peer is told, and the time that it may need has passed', async (t) => {
+  const { passive, active } = await pair(t);
+  const before = performance.now();
+  await passive.stop();
+  t.ok(performance.now() - before >= 245, 'a Detection Time of 250 ms');
+  t.match(only(active), { state: 'Down', localDiagnostic: 3 });
+});
+
+// Hitless restart ----------------------------------------------------------------------------------------------
+
+t.test('a restart inside the Detection Time is not seen by the peer', async (t) => {
+  const checkpoint = join(directory(t), 'bfd.json');
+  const { passive, active, intents } = await pair(t, { checkpoint }, { detectMult: 20 });
+  const before = only(passive);
+  let last: Engine = passive;
+  for (let i = 0; i < 3; i++) {
+    last.abandon();
+    const next = engine(t, { checkpoint });
+    t.match(only(next), {
+      state: 'Up',
+      localDiscriminator: before.localDiscriminator,
+      remoteDiscriminator: before.remoteDiscriminator,
+    });
+    next.configure({ peers: [intents[0]], readiness: READY });
+    const { packetsIn } = only(active);
+    await until('packets go on', () => only(active).packetsIn > packetsIn + 3 && only(next).packetsIn > 3);
+    last = next;
+  }
+  t.equal(lost(active), 0);
+  t.strictSame(only(last).transitions, []);
+});
+
+t.test('a restart after the Detection Time starts Down with the same discriminator', async (t) => {
+  const checkpoint = join(directory(t), 'bfd.json');
+  const { passive, active, intents } = await pair(t, { checkpoint });
+  const { localDiscriminator } = only(passive);
+  passive.abandon();
+  await until('the peer has noticed', () => only(active).state === 'Down');
+  const next = engine(t, { checkpoint });
+  t.strictSame(next.report().sessions, []);
+  next.configure({ peers: [intents[0]], readiness: READY });
+  t.match(only(next), { state: 'Down', localDiscriminator });
+  await until('Up', () => isUp(next) && isUp(active));
+});
+
+t.test('the state file is private, holds no secret, and junk in its place is ignored', async (t) => {
+  const checkpoint = join(directory(t), 'bfd.json');
+  const keyFile = join(directory(t), 'key');
+  writeFileSync(keyFile, 'a-very-secret-key\n');
+  const auth = { type: 'meticulous-keyed-sha1', keyId: 3, keyFile } as const;
+  const { passive, intents } = await pair(t, { checkpoint }, { auth });
+  passive.abandon();
+  t.equal(statSync(checkpoint).mode & 0o777, 0o600);
+  const text = readFileSync(checkpoint, 'utf8');
+  t.notMatch(text, 'a-very-secret-key');
+  t.notMatch(JSON.stringify(passive.log.lines), 'a-very-secret-key');
+  const [first = '', ...rest] = text.split('\n');
+  const damaged = [
+    '',
+    '\n',
+    'null\n',
+    '{}\n',
+    text.slice(0, 100),
+    text.replace('"version":1', '"version":2'),
+    JSON.stringify({ ...JSON.parse(first), sessions: [{ intent: {} }] }),
+    [JSON.stringify({ ...JSON.parse(first), netns: 'net:[1]' }), ...rest].join('\n'),
+    [JSON.stringify({ ...JSON.parse(first), bootId: 'another' }), ...rest].join('\n'),
+  ];
+  for (const content of damaged) {
+    writeFileSync(checkpoint, content);
+    const next = engine(t, { checkpoint });
+    t.strictSame(next.report().sessions, []);
+    next.configure({ peers: [intents[0]], readiness: READY });
+    t.equal(only(next).state, 'Down');
+    next.abandon();
+  }
+});
+
+// Authentication -----------------------------------------------------------------------------------------------
+
+t.test('6.7 a key file that changes on both ends, one after the other, loses no session', async (t) => {
+  const [one, two] = [join(directory(t), 'key'), join(directory(t), 'key')];
+  for (const file of [one, two]) writeFileSync(file, 'old secret');
+  const [a, b] = [address(), address()];
+  const [passive, active] = [engine(t), engine(t)];
+  const auth = { type: 'meticulous-keyed-md5', keyId: 1 } as const;
+  passive.configure({ peers: [peer(a, b, { auth: { ...auth, keyFile: one } })], readiness: READY });
+  const intent = peer(b, a, { role: 'active', auth: { ...auth, keyFile: two } });
+  active.configure({ peers: [intent], readiness: READY });
+  await until('Up', () => isUp(passive) && isUp(active));
+  writeFileSync(one, 'new secret');
+  await sleep(1500);
+  writeFileSync(two, 'new secret');
+  await sleep(2500);
+  t.ok(isUp(passive) && isUp(active));
+  t.equal(lost(passive) + lost(active), 0);
+});
+
+t.test(
+  '6.7 a key file that is missing is told once, and keeps the session silent until it is there',
+  async (t) => {
+    const keyFile = join(directory(t), 'key');
+    const [a, b] = [address(), address()];
+    const e = engine(t);
+    const auth = { type: 'keyed-sha1', keyId: 1, keyFile } as const;
+    e.configure({ peers: [peer(a, b, { role: 'active', auth })], readiness: READY });
+    await sleep(1200);
+    t.equal(only(e).packetsOut, 0);
+    const errors = e.log.lines.filter(({ level }) => level === 'error');
+    t.equal(errors.length, 1);
+    t.match(errors[0]!.fields.error, keyFile);
+    writeFileSync(keyFile, 'secret');
+    await until('it sends', () => only(e).packetsOut > 0);
+  },
+);
