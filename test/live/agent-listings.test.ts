@@ -1,8 +1,9 @@
 /** What `apply`, `plan` and `cleanup` leave in the kernel: the listings of Kube-OVN's pods, line for line. */
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { AGENT, type AgentOptions, cli, type GatewaySpec, PolicyDirectory } from '../support/agent.ts';
 import { type Backend, forwardedBlocks, kernelState } from '../support/kernel.ts';
-import { must, type Namespace, NODE, Scope } from '../support/netns.ts';
+import { must, type Namespace, NODE } from '../support/netns.ts';
+import { scopeOf } from '../support/tap.ts';
 import { type Topology, type TopologyOptions, topology } from '../support/topology.ts';
 
 interface Pod {
@@ -12,15 +13,8 @@ interface Pod {
   veg: (...args: string[]) => ReturnType<typeof cli>;
 }
 
-const scopes: Scope[] = [];
-t.teardown(() => {
-  for (const scope of scopes) scope.dispose();
-});
-
-function pod(options?: TopologyOptions): Pod {
-  for (const scope of scopes) scope.dispose();
-  const scope = new Scope();
-  scopes.push(scope);
+function pod(t: Test, options?: TopologyOptions): Pod {
+  const scope = scopeOf(t);
   const net = topology(scope, options);
   const policy = new PolicyDirectory(scope);
   const agent: AgentOptions = { policyDir: policy.dir, stateDir: scope.directory('state') };
@@ -94,7 +88,7 @@ const SEEDS_6 = {
 };
 
 t.test('the resources of the seeds give the listings of the seeds', async (t) => {
-  const { gateway, policy, veg } = pod({ cniRoutes: true });
+  const { gateway, policy, veg } = pod(t, { cniRoutes: true });
   const before = { rules: listing(gateway, 'ip -6 rule show'), nat: listing(gateway, 'ip6tables -t nat -S') };
   policy.copy('seeds/alauda-gateway1');
   const applied = veg('apply');
@@ -107,7 +101,7 @@ t.test('the resources of the seeds give the listings of the seeds', async (t) =>
 });
 
 t.test('the listings are alike in both families, and a second apply and plan find nothing', async (t) => {
-  const { gateway, policy, veg } = pod({ cniRoutes: true });
+  const { gateway, policy, veg } = pod(t, { cniRoutes: true });
   policy.set();
   const planned = veg('plan');
   t.equal(planned.code, 4, planned.stderr);
@@ -122,7 +116,7 @@ t.test('the listings are alike in both families, and a second apply and plan fin
 });
 
 t.test('sysctls that forwarding needs are set', async (t) => {
-  const { gateway, policy, veg } = pod();
+  const { gateway, policy, veg } = pod(t);
   policy.set();
   t.equal(veg('apply').code, 0);
   t.equal(
@@ -132,7 +126,7 @@ t.test('sysctls that forwarding needs are set', async (t) => {
 });
 
 t.test('routes that no CNI made are made, marked as the agent’s, and go with their block', async (t) => {
-  const { gateway, policy, veg } = pod();
+  const { gateway, policy, veg } = pod(t);
   policy.set();
   t.equal(veg('apply').code, 0);
   const routes = () =>
@@ -152,7 +146,7 @@ t.test('routes that no CNI made are made, marked as the agent’s, and go with t
 });
 
 t.test('a block inside the internal subnet needs no route and is no error', async (t) => {
-  const { gateway, policy, veg } = pod();
+  const { gateway, policy, veg } = pod(t);
   policy.set({
     policies: [{ name: 'near', snat: false, ipBlocks: ['10.16.5.0/24', 'fd00:10:16::500/120'] }],
   });
@@ -165,7 +159,7 @@ t.test('a block inside the internal subnet needs no route and is no error', asyn
 });
 
 t.test('an external network of IPv4 alone works for IPv4, and IPv6 is left out with a word', async (t) => {
-  const { gateway, policy, veg } = pod({ cniRoutes: true, externalV6: false });
+  const { gateway, policy, veg } = pod(t, { cniRoutes: true, externalV6: false });
   policy.set({ external: { gateways: ['172.17.0.1'] } });
   const applied = veg('apply');
   t.equal(applied.code, 0, applied.stderr);
@@ -178,7 +172,7 @@ t.test('an external network of IPv4 alone works for IPv4, and IPv6 is left out w
 const blocks = (count: number) => Array.from({ length: count }, (_, i) => `10.100.${i}.0/24`);
 
 t.test('up to 32 forwarded blocks stand as rules, more as one set', async (t) => {
-  const { gateway, policy, veg } = pod();
+  const { gateway, policy, veg } = pod(t);
   const natRules = () => gateway.sh('iptables -t nat -S POSTROUTING').trim().split('\n').length;
   for (const count of [32, 33, 32]) {
     policy.set({ policies: [{ name: 'many', snat: false, ipBlocks: blocks(count) }] });
@@ -216,7 +210,7 @@ function foreign(gateway: Namespace, backend: Backend): void {
 
 for (const backend of ['nft', 'legacy'] as const) {
   t.test(`cleanup leaves the namespace as it was found (${backend})`, async (t) => {
-    const { gateway, policy, veg } = pod({ cniRoutes: true });
+    const { gateway, policy, veg } = pod(t, { cniRoutes: true });
     foreign(gateway, backend);
     const found = kernelState(gateway, backend);
     const many: GatewaySpec = {
@@ -250,7 +244,7 @@ for (const backend of ['nft', 'legacy'] as const) {
 t.test('nothing leaves the gateway’s namespace', async (t) => {
   const host = () => must('sh', ['-ec', 'ip rule; ip -6 rule; ip route show table all; iptables-save']);
   const before = host();
-  const { policy, veg } = pod();
+  const { policy, veg } = pod(t);
   policy.set();
   t.equal(veg('apply').code, 0);
   t.equal(host(), before);

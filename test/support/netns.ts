@@ -7,7 +7,7 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { closeSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { constants } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
@@ -286,6 +286,14 @@ export class Scope {
     const daemon = new Daemon(child, logFile);
     this.#daemons.push(daemon);
     return daemon;
+  }
+
+  /** The end of what each daemon printed, for a test that failed. */
+  logs(): string {
+    const name = (file: string) => basename(dirname(file)).replace(/-[^-]*$/, '');
+    return this.#daemons
+      .map((daemon) => `${name(daemon.logFile)} (${daemon.pid}):\n${daemon.log().slice(-3000)}`)
+      .join('\n');
   }
 
   /** Leaves everything running when this process ends. */

@@ -1,0 +1,540 @@
+/**
+ * Real OVN, as Debian has it, around gateway pods: one chassis on Open vSwitch's userspace datapath (no kernel
+ * module), with databases, daemons and run directory of its own, in namespaces of the scope.
+ *
+ *     client 10.17.0.9 ─┐            ┌─ eth0 10.16.0.102  gw1  172.17.0.11 net1 ─┐
+ *                       ├─ ovn-cluster                                           ├─ server 172.17.0.1
+ *     bfd@ 10.255.255.255            └─ eth0 10.16.0.103  gw2  172.17.0.12 net1 ─┘         172.17.1.1–16
+ *
+ * and the same in IPv6 when asked for. OVN watches each gateway through the `bfd@ovn-cluster` port, and spreads
+ * what comes from the client's subnet over the gateways whose session is not down, by ECMP routes that carry the
+ * BFD rows (this release has no `bfd_sessions` of policies, which Kube-OVN uses). No agent runs in the gateways.
+ *
+ * Everything runs in the foreground as daemons of the scope, and goes with it.
+ */
+import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { join } from 'node:path';
+import koffi from 'koffi';
+import { AF_INET, close, libc, SOCK_DGRAM, SystemError, socket } from '../../bfd/libc.ts';
+import { Agent, type GatewaySpec, PolicyDirectory, WEB } from './agent.ts';
+import { BfdCapture } from './capture.ts';
+import { type Daemon, must, type Namespace, type Scope, until, veth } from './netns.ts';
+
+export type GatewayName = 'gw1' | 'gw2';
+
+/** What OVN says of a session, as its database spells it. */
+export type BfdStatus = 'up' | 'init' | 'down' | 'admin_down';
+
+export interface OvnOptions {
+  /**
+   * False (default): a quiet chassis, as OVN comes. Its BFD thread sends one packet and sleeps until something
+   * wakes it, up to 60 s. True: a router port that announces itself keeps the thread's timers going, as the
+   * traffic of a busy chassis does.
+   */
+  wake?: boolean;
+  /** Milliseconds, the rows' `min_tx` and `min_rx`; default 100. */
+  minTX?: number;
+  minRX?: number;
+  /** Default 5. */
+  multiplier?: number;
+  /** IPv6 besides IPv4 (default false). */
+  v6?: boolean;
+}
+
+/** A gateway pod as Kube-OVN's CNI leaves it: addresses and the default route, nothing else. */
+export interface GatewayPod {
+  name: GatewayName;
+  ns: Namespace;
+  internal: { 4: string; 6: string };
+  external: { 4: string; 6: string };
+}
+
+/** A change of a session's status in the northbound database: what moves traffic. */
+export interface StatusChange {
+  /** Unix milliseconds, as seen here. */
+  at: number;
+  address: string;
+  status: BfdStatus;
+}
+
+export const CLIENT = { 4: '10.17.0.9', 6: 'fd00:10:17::9' } as const;
+export const BFD_PORT = { 4: '10.255.255.255', 6: 'fd00:ffff::1' } as const;
+const SERVER = { 4: '172.17.0.1', 6: 'fd00:172:17::1' } as const;
+const ROUTER = 'ovn-cluster';
+const CHASSIS = 'node1';
+const POD_MTU = 1400;
+
+/**
+ * Addresses of the server. This OVN's ECMP hash leaves UDP ports out, so only another address takes a flow to
+ * the other gateway.
+ */
+export const SERVER_ADDRESSES = {
+  4: Array.from({ length: 16 }, (_, i) => `172.17.1.${i + 1}`),
+  6: Array.from({ length: 16 }, (_, i) => `fd00:172:17::1:${(i + 1).toString(16)}`),
+} as const;
+
+const podOf = (name: GatewayName, ns: Namespace, i: number): GatewayPod => ({
+  name,
+  ns,
+  internal: { 4: `10.16.0.${102 + i}`, 6: `fd00:10:16::${102 + i}` },
+  external: { 4: `172.17.0.${11 + i}`, 6: `fd00:172:17::${11 + i}` },
+});
+
+export class Ovn {
+  readonly options: Required<OvnOptions>;
+  readonly host: Namespace;
+  readonly client: Namespace;
+  readonly server: Namespace;
+  readonly gateways: Record<GatewayName, GatewayPod>;
+  readonly #scope: Scope;
+  readonly #dir: string;
+  readonly #env: Record<string, string>;
+  #controller!: Daemon;
+  #monitor!: Daemon;
+
+  private constructor(scope: Scope, options: OvnOptions) {
+    this.#scope = scope;
+    this.options = { wake: false, minTX: 100, minRX: 100, multiplier: 5, v6: false, ...options };
+    this.host = scope.namespace('ovn');
+    this.client = scope.namespace('client');
+    this.server = scope.namespace('server');
+    this.gateways = {
+      gw1: podOf('gw1', scope.namespace('gw1'), 0),
+      gw2: podOf('gw2', scope.namespace('gw2'), 1),
+    };
+    this.#dir = scope.directory('ovn');
+    for (const name of ['run', 'log', 'db', 'etc']) mkdirSync(join(this.#dir, name));
+    // Both projects' tools look for these; with them nothing meets an OVN that this machine may have.
+    this.#env = Object.fromEntries(
+      ['OVS', 'OVN'].flatMap((project) => [
+        [`${project}_RUNDIR`, join(this.#dir, 'run')],
+        [`${project}_LOGDIR`, join(this.#dir, 'log')],
+        [`${project}_DBDIR`, join(this.#dir, 'db')],
+        [`${project}_SYSCONFDIR`, join(this.#dir, 'etc')],
+      ]),
+    );
+  }
+
+  /** Brings it all up and waits until OVN has programmed it. Takes two or three seconds. */
+  static async start(scope: Scope, options: OvnOptions = {}): Promise<Ovn> {
+    const ovn = new Ovn(scope, options);
+    ovn.#wire();
+    await ovn.#startSwitch();
+    await ovn.#startControl();
+    ovn.#program();
+    await ovn.#settle();
+    return ovn;
+  }
+
+  get pods(): GatewayPod[] {
+    return Object.values(this.gateways);
+  }
+
+  get families(): (4 | 6)[] {
+    return this.options.v6 ? [4, 6] : [4];
+  }
+
+  /** The log of what OVN's daemons and tools share: environment for commands of one's own. */
+  get environment(): Record<string, string> {
+    return { ...this.#env, OVN_NB_DB: this.#socket('nb'), OVN_SB_DB: this.#socket('sb') };
+  }
+
+  /** `ovn-nbctl`; its stdout. Throws when it fails. */
+  nbctl(...args: string[]): string {
+    return must('ovn-nbctl', ['--timeout=15', ...args], { env: this.environment });
+  }
+
+  /** `ovn-sbctl`; its stdout. Throws when it fails. */
+  sbctl(...args: string[]): string {
+    return must('ovn-sbctl', ['--timeout=15', ...args], { env: this.environment });
+  }
+
+  #vsctl(...args: string[]): string {
+    return must('ovs-vsctl', ['--timeout=15', `--db=${this.#socket('ovs')}`, ...args], { env: this.#env });
+  }
+
+  #socket(database: 'ovs' | 'nb' | 'sb'): string {
+    return `unix:${join(this.#dir, 'run', database)}.sock`;
+  }
+
+  /** Starts a daemon of OVS or OVN in the host namespace. */
+  #daemon(program: string, args: string[], name = program): Daemon {
+    const control = `--unixctl=${join(this.#dir, 'run', name)}.ctl`;
+    // Ahead of the rest of a machine that may be busy: what is measured is BFD, not this machine.
+    return this.host.spawn(
+      'nice',
+      ['-n', '-15', program, ...args, control, '-vconsole:warn', '-vsyslog:off'],
+      {
+        name,
+        env: this.#env,
+      },
+    );
+  }
+
+  // The cables ---------------------------------------------------------------------------------------------
+
+  #wire(): void {
+    const { host, client, server } = this;
+    host.ip('link add external type bridge');
+    host.ip('link set external up');
+    const connect = (ns: Namespace, inside: string, mac: string, outside: string) => {
+      veth(host, outside, ns, inside, POD_MTU);
+      ns.ip(`link set ${inside} address ${mac}`);
+      // The userspace datapath reads frames as they are: nobody would fill in a checksum left to the hardware.
+      transmitPlainly(ns, inside);
+    };
+    connect(client, 'eth0', MAC.client, 'v-client');
+    connect(server, 'eth0', MAC.server, 'x-server');
+    for (const pod of this.pods) {
+      connect(pod.ns, 'eth0', MAC[pod.name], `v-${pod.name}`);
+      connect(pod.ns, 'net1', MAC[`${pod.name}-external`], `x-${pod.name}`);
+      host.ip(`link set x-${pod.name} master external`);
+      pod.ns.ip(`
+        addr add ${pod.internal[4]}/16 dev eth0
+        addr add ${pod.external[4]}/16 dev net1
+        route add default via ${SERVER[4]} dev net1`);
+      if (this.options.v6) {
+        pod.ns.ip(`
+          addr add ${pod.internal[6]}/64 dev eth0 nodad
+          addr add ${pod.external[6]}/64 dev net1 nodad
+          route add default via ${SERVER[6]} dev net1`);
+      }
+    }
+    host.ip('link set x-server master external');
+    client.ip(`
+      addr add ${CLIENT[4]}/16 dev eth0
+      route add default via 10.17.0.1`);
+    server.ip([SERVER[4], ...SERVER_ADDRESSES[4]].map((a) => `addr add ${a}/16 dev eth0`).join('\n'));
+    if (this.options.v6) {
+      client.ip(`
+        addr add ${CLIENT[6]}/64 dev eth0 nodad
+        route add default via fd00:10:17::1`);
+      server.ip([SERVER[6], ...SERVER_ADDRESSES[6]].map((a) => `addr add ${a}/64 dev eth0 nodad`).join('\n'));
+    }
+  }
+
+  // The daemons --------------------------------------------------------------------------------------------
+
+  async #database(name: 'ovs' | 'nb' | 'sb', schema: string): Promise<void> {
+    const file = join(this.#dir, 'db', `${name}.db`);
+    must('ovsdb-tool', ['create', file, schema]);
+    this.#daemon('ovsdb-server', [file, `--remote=p${this.#socket(name)}`], `ovsdb-${name}`);
+    await until(() => must('ovsdb-client', ['list-dbs', this.#socket(name)]), { what: `database ${name}` });
+  }
+
+  async #startSwitch(): Promise<void> {
+    await Promise.all([
+      this.#database('ovs', '/usr/share/openvswitch/vswitch.ovsschema'),
+      this.#database('nb', '/usr/share/ovn/ovn-nb.ovsschema'),
+      this.#database('sb', '/usr/share/ovn/ovn-sb.ovsschema'),
+    ]);
+    this.#vsctl('--no-wait', 'init');
+    this.nbctl('init');
+    this.sbctl('init');
+    this.#daemon('ovs-vswitchd', [this.#socket('ovs')]);
+    const ports = ['client', ...this.pods.map(({ name }) => name)];
+    this.#vsctl(
+      ...['set', 'open_vswitch', '.', `external-ids:system-id=${CHASSIS}`],
+      ...[`external-ids:hostname=${CHASSIS}`, `external-ids:ovn-remote=${this.#socket('sb')}`],
+      ...['external-ids:ovn-encap-type=geneve', 'external-ids:ovn-encap-ip=127.0.0.1'],
+      ...['external-ids:ovn-bridge-datapath-type=netdev', 'external-ids:ovn-monitor-all=true'],
+      ...[
+        '--',
+        'add-br',
+        'br-int',
+        '--',
+        'set',
+        'bridge',
+        'br-int',
+        'datapath_type=netdev',
+        'fail_mode=secure',
+      ],
+      ...ports.flatMap((name) => [
+        ...['--', 'add-port', 'br-int', `v-${name}`],
+        ...['--', 'set', 'interface', `v-${name}`, `external_ids:iface-id=${name}`],
+      ]),
+    );
+  }
+
+  async #startControl(): Promise<void> {
+    this.#daemon('ovn-northd', [`--ovnnb-db=${this.#socket('nb')}`, `--ovnsb-db=${this.#socket('sb')}`]);
+    this.#startController();
+    const columns = ['OVN_Northbound', 'BFD', 'dst_ip,status'];
+    this.#monitor = this.host.spawn(
+      'ovsdb-client',
+      ['monitor', '--timestamp', '-f', 'json', this.#socket('nb'), ...columns],
+      { name: 'northbound', env: this.#env },
+    );
+  }
+
+  #startController(): void {
+    this.#controller = this.#daemon('ovn-controller', [this.#socket('ovs')]);
+  }
+
+  /**
+   * Kills ovn-controller, which speaks BFD for OVN, and starts it again after `awayMs`. The switch goes on
+   * forwarding meanwhile.
+   */
+  async restartController(awayMs = 0): Promise<void> {
+    await this.#controller.stop('SIGKILL');
+    await new Promise((resolve) => setTimeout(resolve, awayMs));
+    this.#startController();
+  }
+
+  // The logical network ------------------------------------------------------------------------------------
+
+  #program(): void {
+    const { v6, wake, minTX, minRX, multiplier } = this.options;
+    const both = (v4: string, six: string): string[] => (v6 ? [v4, six] : [v4]);
+    const subnet = (name: string, mac: string, networks: string[]): string[][] => [
+      ['lrp-add', ROUTER, `${ROUTER}-${name}`, mac, ...networks],
+      ['ls-add', name],
+      ...routerPort(name, `${ROUTER}-${name}`),
+    ];
+    const pod = (on: string, name: string, mac: string, addresses: string[]): string[][] => [
+      ['lsp-add', on, name],
+      ['lsp-set-addresses', name, [mac, ...addresses].join(' ')],
+    ];
+    const bfdPort = `bfd@${ROUTER}`;
+    this.#transact([
+      ['lr-add', ROUTER],
+      ...subnet('ovn-default', '00:00:00:16:00:01', both('10.16.0.1/16', 'fd00:10:16::1/64')),
+      ...subnet('subnet1', '00:00:00:17:00:01', both('10.17.0.1/16', 'fd00:10:17::1/64')),
+      ...pod('subnet1', 'client', MAC.client, both(CLIENT[4], CLIENT[6])),
+      ...this.pods.flatMap(({ name, internal }) =>
+        pod('ovn-default', name, MAC[name], both(internal[4], internal[6])),
+      ),
+      // The port as Kube-OVN makes it: addresses without a mask, and a chassis group with the port's name.
+      [
+        ...['--id=@port', 'create', 'logical_router_port', `name=${bfdPort}`, 'mac="00:00:00:bf:d0:01"'],
+        `networks=${JSON.stringify(both(BFD_PORT[4], BFD_PORT[6]))}`,
+      ],
+      ['add', 'logical_router', ROUTER, 'ports', '@port'],
+      ['--id=@chassis', 'create', 'ha_chassis', `chassis_name=${CHASSIS}`, 'priority=100'],
+      ['--id=@group', 'create', 'ha_chassis_group', `name=${bfdPort}`, 'ha_chassis=@chassis'],
+      ['set', 'logical_router_port', bfdPort, 'ha_chassis_group=@group'],
+      // Kube-OVN's OVN does without a peer for this port, Debian's does not: a switch with nothing on it.
+      ['ls-add', 'bfd-stub'],
+      ...routerPort('bfd-stub', bfdPort),
+      ...(wake ? ANNOUNCING_PORT : []),
+      ...this.pods.flatMap(({ name, internal }) =>
+        this.families.flatMap((family) => [
+          [
+            ...[`--id=@bfd-${name}-${family}`, 'create', 'bfd', `logical_port=${bfdPort}`],
+            ...[`dst_ip=${JSON.stringify(internal[family])}`, `min_tx=${minTX}`, `min_rx=${minRX}`],
+            `detect_mult=${multiplier}`,
+          ],
+          [
+            ...[`--id=@route-${name}-${family}`, 'create', 'logical_router_static_route', 'policy=src-ip'],
+            `ip_prefix=${JSON.stringify(family === 4 ? '10.17.0.0/16' : 'fd00:10:17::/64')}`,
+            ...[`nexthop=${JSON.stringify(internal[family])}`, `bfd=@bfd-${name}-${family}`],
+          ],
+          ['add', 'logical_router', ROUTER, 'static_routes', `@route-${name}-${family}`],
+        ]),
+      ),
+    ]);
+  }
+
+  #transact(commands: string[][]): void {
+    this.nbctl(...commands.flatMap((command) => ['--', ...command]));
+  }
+
+  async #settle(): Promise<void> {
+    const ports = ['client', ...this.pods.map(({ name }) => name)];
+    await until(
+      () => ports.every((p) => this.nbctl('get', 'logical_switch_port', p, 'up').trim() === 'true'),
+      {
+        what: 'OVN has the ports',
+        timeoutMs: 20_000,
+      },
+    );
+    await until(
+      () =>
+        this.pods.every(({ internal }) => this.families.every((f) => this.status(internal[f]) === 'down')),
+      { what: 'OVN begins the BFD sessions', timeoutMs: 20_000 },
+    );
+    this.nbctl('--wait=hv', 'sync');
+  }
+
+  // What OVN says ------------------------------------------------------------------------------------------
+
+  /** Every change of a session's status until now, in order. */
+  statusChanges(): StatusChange[] {
+    const changes: StatusChange[] = [];
+    for (const line of this.#monitor.log().split('\n')) {
+      if (!line.startsWith('{')) continue;
+      const { time, data } = JSON.parse(line) as { time: number; data: unknown[][] };
+      // A row each: its id, what happened (initial, insert, delete, old, new), and the columns.
+      for (const [, action, address, status] of data) {
+        if (action === 'old' || action === 'delete') continue;
+        // An empty set, before northd has looked at the row.
+        if (typeof status !== 'string' || typeof address !== 'string') continue;
+        const last = changes.findLast((change) => change.address === address);
+        if (last?.status !== status) changes.push({ at: time, address, status: status as BfdStatus });
+      }
+    }
+    return changes;
+  }
+
+  /** The status of the session with an address; undefined before northd has looked at it. */
+  status(address: string): BfdStatus | undefined {
+    return this.statusChanges().findLast((change) => change.address === address)?.status;
+  }
+
+  /** Waits until OVN has that status for all these gateways, in every family. */
+  async reaches(status: BfdStatus, pods: GatewayPod[] = this.pods, timeoutMs = 30_000): Promise<void> {
+    await until(
+      () => pods.every((pod) => this.families.every((f) => this.status(pod.internal[f]) === status)),
+      { what: `OVN's status ${status} for ${pods.map(({ name }) => name).join(' and ')}`, timeoutMs },
+    );
+  }
+
+  /** Records the BFD packets of a gateway from now on. */
+  capture({ name }: GatewayPod): Promise<BfdCapture> {
+    return BfdCapture.start(this.#scope, this.host, `v-${name}`);
+  }
+
+  // What runs in the gateways ------------------------------------------------------------------------------
+
+  /** The policy of a gateway here: the client's subnet is translated. */
+  policy(bfd: object = {}): GatewaySpec {
+    const { minTX, minRX, multiplier } = this.options;
+    const of = (addresses: { 4: string; 6: string }) => this.families.map((family) => addresses[family]);
+    return {
+      internal: { gateways: of({ 4: '10.16.0.1', 6: 'fd00:10:16::1' }) },
+      external: { gateways: of(SERVER) },
+      bfd: { enabled: true, peers: of(BFD_PORT), minTX, minRX, multiplier, ...bfd },
+      policies: [WEB],
+    };
+  }
+
+  /** Makes a pod for an agent: a policy directory with `policy()` in it, and an empty state directory. */
+  agentPod(pod: GatewayPod): AgentPod {
+    const policy = new PolicyDirectory(this.#scope);
+    policy.set(this.policy());
+    return new AgentPod(this.#scope, pod, policy);
+  }
+}
+
+/** A gateway pod with an agent in it, one after the other. */
+export class AgentPod {
+  readonly pod: GatewayPod;
+  readonly policy: PolicyDirectory;
+  stateDir: string;
+  readonly #scope: Scope;
+  #agent: Agent | undefined;
+
+  constructor(scope: Scope, pod: GatewayPod, policy: PolicyDirectory) {
+    this.#scope = scope;
+    this.pod = pod;
+    this.policy = policy;
+    this.stateDir = scope.directory('state');
+  }
+
+  /** The agent that runs, or ran last. */
+  get agent(): Agent {
+    if (this.#agent === undefined) throw new Error(`no agent was started in ${this.pod.name}`);
+    return this.#agent;
+  }
+
+  /** Starts an agent with the state that the one before left. */
+  start(args: string[] = []): Agent {
+    this.#agent = new Agent(this.pod.ns, { policyDir: this.policy.dir, stateDir: this.stateDir, args });
+    return this.#agent;
+  }
+
+  /** As `start` in a pod that was made anew: with an empty state directory. */
+  startFresh(args: string[] = []): Agent {
+    this.stateDir = this.#scope.directory('state');
+    return this.start(args);
+  }
+
+  /** Kills every process of the agent at once. What is in the kernel stays, and forwards. */
+  async kill(): Promise<void> {
+    process.kill(-this.agent.daemon.pid, 'SIGKILL');
+    await this.agent.daemon.ended();
+  }
+
+  /** The pod dies: nothing is forwarded any more, and every process of the agent is killed at the same time. */
+  async die(): Promise<void> {
+    this.pod.ns.sysctl({ 'net.ipv4.ip_forward': 0, 'net.ipv6.conf.all.forwarding': 0 });
+    await this.kill();
+  }
+}
+
+const MAC = {
+  client: '00:00:00:17:00:09',
+  server: '00:00:00:18:00:01',
+  gw1: '00:00:00:16:01:02',
+  gw2: '00:00:00:16:01:03',
+  'gw1-external': '00:00:00:18:00:11',
+  'gw2-external': '00:00:00:18:00:12',
+} as const;
+
+/** The switch's end of the cable to a router port. */
+const routerPort = (on: string, port: string): string[][] => [
+  ['lsp-add', on, `${on}-router`],
+  ['lsp-set-type', `${on}-router`, 'router'],
+  ['lsp-set-addresses', `${on}-router`, 'router'],
+  ['lsp-set-options', `${on}-router`, `router-port=${port}`],
+];
+
+/** A router port that sends IPv6 router advertisements on a switch with nothing else on it. */
+const ANNOUNCING_PORT: string[][] = [
+  ['lrp-add', ROUTER, `${ROUTER}-wake`, '00:00:00:fe:00:01', 'fd00:16::1/64'],
+  [
+    ...['set', 'logical_router_port', `${ROUTER}-wake`, 'ipv6_ra_configs:address_mode=slaac'],
+    'ipv6_ra_configs:send_periodic=true',
+  ],
+  ['ls-add', 'wake-stub'],
+  ...routerPort('wake-stub', `${ROUTER}-wake`),
+  ['lsp-add', 'wake-stub', 'wake-dummy'],
+];
+
+// linux/sched.h, linux/sockios.h, linux/ethtool.h
+const CLONE_NEWNET = 0x40000000;
+const SIOCETHTOOL = 0x8946;
+const ETHTOOL_SET = { tso: 0x1f, gso: 0x24, gro: 0x2c, tx: 0x17 } as const;
+/** Octets of an interface name in struct ifreq. */
+const IFNAMSIZ = 16;
+
+const cSetns = libc.func('int setns(int fd, int type)');
+const cIoctl = libc.func('int ioctl(int fd, unsigned long request, void *argument)');
+
+/** Runs a function with this thread in a network namespace. */
+function within<T>(ns: Namespace, act: () => T): T {
+  const [home, there] = ['/proc/self/ns/net', `/run/netns/${ns.name}`].map((file) => openSync(file, 'r')) as [
+    number,
+    number,
+  ];
+  const enter = (fd: number) => {
+    if (cSetns(fd, CLONE_NEWNET) < 0) throw new SystemError('setns', koffi.errno());
+  };
+  try {
+    enter(there);
+    try {
+      return act();
+    } finally {
+      enter(home);
+    }
+  } finally {
+    closeSync(home);
+    closeSync(there);
+  }
+}
+
+/** `ethtool -K NAME tso off gso off gro off tx off`, which is in no package that is needed otherwise. */
+function transmitPlainly(ns: Namespace, name: string): void {
+  within(ns, () => {
+    const fd = socket(AF_INET, SOCK_DGRAM, 0);
+    for (const command of Object.values(ETHTOOL_SET)) {
+      const value = Buffer.alloc(8);
+      value.writeUInt32LE(command);
+      const request = Buffer.alloc(IFNAMSIZ + 24);
+      request.write(name);
+      request.writeBigUInt64LE(koffi.address(value), IFNAMSIZ);
+      if (cIoctl(fd, SIOCETHTOOL, request) < 0) throw new SystemError('ioctl', koffi.errno());
+    }
+    close(fd);
+  });
+}
