@@ -147,16 +147,22 @@ export function createNatKernel({
   async function choose(family: Family): Promise<Backend> {
     if (forced !== undefined) return forced;
     const names = await legacyTables(family);
-    const nft = await find(family, 'nft').catch((error: unknown) => error);
-    if (typeof nft !== 'string') {
-      await find(family, 'legacy').catch(() => {
-        throw nft;
-      });
-      return 'legacy';
+    let nft: Tables;
+    try {
+      nft = await save(family, 'nft');
+    } catch (error) {
+      // Neither program nor kernel has to know nf_tables, if they know legacy.
+      if (!isKind(error, 'not-installed', 'unsupported')) throw error;
+      return find(family, 'legacy').then(
+        () => 'legacy',
+        () => {
+          throw error;
+        },
+      );
     }
     if (names?.length === 0) return 'nft';
     // Legacy tables are there, or this user may not know: then only our own mark in one of the two decides.
-    const inNft = evidence(await save(family, 'nft'));
+    const inNft = evidence(nft);
     if (names === undefined && inNft === 'ours') return 'nft';
     const legacy = await save(family, 'legacy').catch((error: unknown) => {
       if (isKind(error, 'not-installed', 'unsupported')) return new Map() as Tables;

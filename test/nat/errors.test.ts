@@ -28,6 +28,10 @@ const SAID: [string, NatErrorKind][] = [
     "iptables-restore v1.8.9 (legacy): iptables-restore: unable to initialize table 'nat'\nError occurred at line: 1\nTry `iptables-restore -h' or 'iptables-restore --help' for more information.\n",
     'unsupported',
   ],
+  [
+    'iptables-nft-save v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument\n',
+    'unsupported',
+  ],
   ['ipset v7.17: Cannot open session to kernel.\n', 'unsupported'],
   ['iptables-restore: line 2 failed\n', 'changed'],
   ['iptables-nft-restore: line 2 failed: Bad rule (does a matching rule exist in that chain?).\n', 'changed'],
