@@ -18,9 +18,11 @@ export function policyFromEnv(env: Environment): PolicyResult | undefined {
   const errors: PolicyError[] = [];
   const reader = new EnvironmentReader(env, errors);
   const gateways = (side: string): Address[] => [
-    ...addresses(reader.list(`${side}_GATEWAY_IPV4`, 'host-address', 4)),
-    ...addresses(reader.list(`${side}_GATEWAY_IPV6`, 'host-address', 6)),
+    ...addresses(reader.one(`${side}_GATEWAY_IPV4`, 4)),
+    ...addresses(reader.one(`${side}_GATEWAY_IPV6`, 6)),
   ];
+  const internal = { gateways: gateways('INTERNAL') };
+  const external = { gateways: gateways('EXTERNAL') };
   const blocks: Prefix[] = [
     ...prefixes(reader.list('NO_SNAT_SOURCES_IPV4', 'prefix', 4)),
     ...prefixes(reader.list('NO_SNAT_SOURCES_IPV6', 'prefix', 6)),
@@ -29,8 +31,8 @@ export function policyFromEnv(env: Environment): PolicyResult | undefined {
   const policy = {
     name: 'environment',
     origin: { file: 'environment', kind: 'Environment', name: 'environment' },
-    internal: { gateways: gateways('INTERNAL') },
-    external: { gateways: gateways('EXTERNAL') },
+    internal,
+    external,
     bfd: {
       enabled: peers.length > 0,
       peers,
@@ -78,6 +80,13 @@ class EnvironmentReader {
       } else return true;
       return false;
     });
+  }
+
+  /** A list of at most one address. */
+  one(variable: string, family: Family): string[] {
+    const parts = this.list(variable, 'host-address', family);
+    if (parts.length > 1) this.fail(variable, `must be one address, is ${describe(this.#env[variable])}`);
+    return parts;
   }
 
   number(variable: string, minimum: number, maximum: number, fallback: number): number {

@@ -146,6 +146,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
                 keyFile: formatted('absolute-path', 'The file that holds the key.'),
               },
               ['type', 'keyID', 'keyFile'],
+              'Authentication; none when absent.',
             ),
           },
           [],
@@ -180,19 +181,22 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
           'masquerade',
         ),
         eips: list(
-          object({ externalIP: formatted('host-address'), internalIP: formatted('host-address') }, [
-            'externalIP',
-            'internalIP',
-          ]),
+          object(
+            {
+              externalIP: formatted('host-address', 'The address outside.'),
+              internalIP: formatted('host-address', 'The address that it belongs to.'),
+            },
+            ['externalIP', 'internalIP'],
+          ),
           'External addresses that belong wholly to an internal one, in both directions.',
         ),
         dnats: list(
           object(
             {
-              externalIP: formatted('host-address'),
-              protocol: oneOf(['tcp', 'udp', 'sctp']),
+              externalIP: formatted('host-address', 'The address outside.'),
+              protocol: oneOf(['tcp', 'udp', 'sctp'], 'The protocol.'),
               externalPort: ports,
-              internalIP: formatted('host-address'),
+              internalIP: formatted('host-address', 'The address that it leads to.'),
               internalPort: ports,
               preserveClientIP: withDefault(
                 flag('Do not translate the source of inbound connections.'),
@@ -220,12 +224,23 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
         translationLog: object(
           {
             enabled: withDefault(flag('Write a record of each translation.'), false),
-            events: withDefault(list(oneOf(['start', 'end'])), ['start', 'end']),
-            rateLimit: object({
-              recordsPerSecond: withDefault(integer(1, 1_000_000), 100),
-              burst: withDefault(integer(1, 10_000_000), 1000),
-            }),
-            filters: object({ include: anyList, exclude: anyList }),
+            events: withDefault(list(oneOf(['start', 'end']), 'Which records.'), ['start', 'end']),
+            rateLimit: object(
+              {
+                recordsPerSecond: withDefault(integer(1, 1_000_000, 'Sustained.'), 100),
+                burst: withDefault(integer(1, 10_000_000, 'At once.'), 1000),
+              },
+              [],
+              'Records beyond it are counted, not written.',
+            ),
+            filters: object(
+              {
+                include: described(anyList, 'Only these; empty: all.'),
+                exclude: described(anyList, 'Not these.'),
+              },
+              [],
+              'Which translations are recorded.',
+            ),
           },
           [],
           'Who was behind which address and port, as records in the log.',

@@ -1,0 +1,363 @@
+// GatewayPolicy: every field, its default, and every way in which it can be wrong.
+import { readFileSync } from 'node:fs';
+import t from 'tap';
+import { GATEWAY, policyOf, printed } from './support.ts';
+
+/** The errors of the good policy with lines (from line 7 on) appended to its spec. */
+const errorsWith = (lines: string) => printed({ 'a.yaml': `${GATEWAY}${lines}` });
+const policyWith = (lines: string) => policyOf({ 'a.yaml': `${GATEWAY}${lines}` });
+
+t.test('the defaults', async (t) => {
+  t.strictSame(policyOf({ 'a.yaml': GATEWAY }), {
+    name: 'default/gateway1',
+    origin: { file: 'a.yaml', kind: 'GatewayPolicy', name: 'default/gateway1' },
+    internal: { gateways: ['10.16.0.1', 'fd00:10:16::1'] },
+    external: { gateways: ['172.17.0.1', 'fd00:172:17::1'] },
+    bfd: {
+      enabled: false,
+      peers: [],
+      minTX: 1000,
+      minRX: 1000,
+      multiplier: 3,
+      mode: 'passive',
+      minTTL: 254,
+      adoptDiscriminator: true,
+    },
+    rules: [],
+    warnings: [],
+  });
+});
+
+t.test('every field', async (t) => {
+  const text = readFileSync(
+    new URL('../../fixtures/policy/gateway-policy/gateway1.yaml', import.meta.url),
+    'utf8',
+  );
+  t.strictSame(policyOf({ 'gateway1.yaml': text }), {
+    name: 'default/gateway1',
+    origin: { file: 'gateway1.yaml', kind: 'GatewayPolicy', name: 'default/gateway1' },
+    internal: { interface: 'eth0', gateways: ['10.16.0.1', 'fd00:10:16::1'] },
+    external: { interface: 'net1', gateways: ['172.17.0.1', 'fd00:172:17::1'] },
+    bfd: {
+      enabled: true,
+      peers: ['10.255.255.255', 'fdff::1'],
+      minTX: 100,
+      minRX: 100,
+      multiplier: 5,
+      mode: 'passive',
+      minTTL: 254,
+      adoptDiscriminator: true,
+      auth: { type: 'keyed-sha1', keyID: 1, keyFile: '/etc/veg-agent/secret/bfd' },
+    },
+    rules: [
+      { name: 'partner', snat: false, ipBlocks: ['10.18.0.0/16', 'fd00:10:18::/64'] },
+      { name: 'web', snat: true, ipBlocks: ['10.17.0.0/16', 'fd00:10:17::/64'] },
+    ],
+    warnings: [],
+  });
+});
+
+t.test('the namespace is part of the name', async (t) => {
+  const text = GATEWAY.replace('{ name: gateway1 }', '{ name: g, namespace: team-a }');
+  t.equal(policyOf({ 'a.yaml': text }).name, 'team-a/g');
+});
+
+t.test('blocks are canonical, each once, in their order', async (t) => {
+  const { rules } = policyWith(`  policies:
+    - ipBlocks: [10.17.3.4/16, 10.18.0.1, 10.17.0.0/16, "FD00:0:0::1/64", "fd00::/64"]
+`);
+  t.strictSame(rules, [
+    { name: 'policy-0', snat: true, ipBlocks: ['10.17.0.0/16', '10.18.0.1/32', 'fd00::/64'] },
+  ]);
+});
+
+t.test('a peer that stands twice is one; a disabled BFD has none', async (t) => {
+  const bfd = '  bfd: { enabled: true, peers: [10.255.255.255, 10.255.255.255] }\n';
+  t.same(policyWith(bfd).bfd.peers, ['10.255.255.255']);
+  t.same(policyWith(bfd.replace('true', 'false')).bfd, { ...policyWith('').bfd, enabled: false, peers: [] });
+});
+
+/** Appended lines, and what is said of them. */
+const WRONG: [string, string, string[]][] = [
+  [
+    'an unknown field of the spec',
+    '  snat: true\n',
+    [
+      'a.yaml:7:3: spec.snat: unknown field "snat"; the fields here are internal, external, bfd, policies, defaultAction, eips, dnats, mssClamp, uplink, translationLog',
+    ],
+  ],
+  [
+    'a misspelt field',
+    '  policies:\n    - snatt: false\n',
+    ['a.yaml:8:7: spec.policies[0].snatt: unknown field "snatt"; did you mean "snat"?'],
+  ],
+  [
+    'a CIDR that is none',
+    '  policies:\n    - ipBlocks:\n        - 10.0.0.0/8\n        - 10.0.0.0/33\n',
+    [
+      'a.yaml:10:11: spec.policies[0].ipBlocks[1]: "10.0.0.0/33" is not an address or CIDR: the length of an IPv4 CIDR is 0 to 32',
+    ],
+  ],
+  [
+    'an address with a newline and an iptables line in it',
+    '  policies:\n    - ipBlocks: ["10.0.0.1\\n-A POSTROUTING -j ACCEPT"]\n',
+    [
+      'a.yaml:8:18: spec.policies[0].ipBlocks[0]: "10.0.0.1\\n-A POSTROUTING -j ACCEPT" is not an address or CIDR',
+    ],
+  ],
+  [
+    'an address with a newline in a block scalar',
+    '  policies:\n    - ipBlocks:\n        - |\n          10.0.0.1\n          COMMIT\n',
+    ['a.yaml:9:11: spec.policies[0].ipBlocks[0]: "10.0.0.1\\nCOMMIT\\n" is not an address or CIDR'],
+  ],
+  [
+    'an IPv6 prefix that YAML takes for a key',
+    '  policies:\n    - ipBlocks:\n        - fd00::\n',
+    [
+      'a.yaml:9:11: spec.policies[0].ipBlocks[0]: must be a string, is a map of fields; what ends with a colon needs quotes',
+    ],
+  ],
+  [
+    'a number for an address',
+    '  policies:\n    - ipBlocks: [10.16]\n',
+    ['a.yaml:8:18: spec.policies[0].ipBlocks[0]: must be a string, is 10.16; put it in quotes'],
+  ],
+  [
+    'a text for a list',
+    '  policies:\n    - ipBlocks: 10.16.0.0/16\n',
+    ['a.yaml:8:17: spec.policies[0].ipBlocks: must be a list, is "10.16.0.0/16"'],
+  ],
+  [
+    'blocks that were all commented out',
+    '  policies:\n    - snat: false\n      ipBlocks:\n#        - 10.18.0.0/16\n',
+    ['a.yaml:9:7: spec.policies[0].ipBlocks: must be a list, is empty'],
+  ],
+  [
+    'an empty item',
+    '  policies:\n    -\n',
+    ['a.yaml:8:6: spec.policies[0]: must be a map of fields, is empty'],
+  ],
+  ['a list for a map', '  bfd: [enabled]\n', ['a.yaml:7:8: spec.bfd: must be a map of fields, is a list']],
+  [
+    'yes for true',
+    '  bfd: { enabled: yes }\n',
+    ['a.yaml:7:19: spec.bfd.enabled: must be true or false, is "yes"'],
+  ],
+  [
+    'a quoted true',
+    '  bfd: { enabled: "true" }\n',
+    ['a.yaml:7:19: spec.bfd.enabled: must be true or false, is "true"; take the quotes away'],
+  ],
+  [
+    'a quoted number',
+    '  bfd: { minTX: "100" }\n',
+    ['a.yaml:7:17: spec.bfd.minTX: must be a whole number, is "100"; take the quotes away'],
+  ],
+  [
+    'a broken number',
+    '  bfd: { minTX: 99.5 }\n',
+    ['a.yaml:7:17: spec.bfd.minTX: must be a whole number, is 99.5'],
+  ],
+  [
+    'no number at all',
+    '  bfd: { minTX: .nan }\n',
+    ['a.yaml:7:17: spec.bfd.minTX: must be a whole number, is NaN'],
+  ],
+  [
+    'numbers out of range',
+    '  bfd: { minTX: 0, minRX: 60001, multiplier: 300, minTTL: 256 }\n',
+    [
+      'a.yaml:7:17: spec.bfd.minTX: must be between 1 and 60000, is 0',
+      'a.yaml:7:27: spec.bfd.minRX: must be between 1 and 60000, is 60001',
+      'a.yaml:7:46: spec.bfd.multiplier: must be between 1 and 255, is 300',
+      'a.yaml:7:59: spec.bfd.minTTL: must be between 1 and 255, is 256',
+    ],
+  ],
+  [
+    'a word that is not among those there are',
+    '  bfd: { mode: pasive }\n',
+    ['a.yaml:7:16: spec.bfd.mode: must be one of passive, active, is "pasive"; did you mean "passive"?'],
+  ],
+  [
+    'BFD without a peer',
+    '  bfd: { enabled: true }\n',
+    ['a.yaml:7:3: spec.bfd.peers: BFD is enabled, so at least one peer is required'],
+  ],
+  [
+    'BFD with an empty list of peers',
+    '  bfd:\n    enabled: true\n    peers: []\n',
+    ['a.yaml:9:5: spec.bfd.peers: BFD is enabled, so at least one peer is required'],
+  ],
+  [
+    'a peer that is a network',
+    '  bfd: { enabled: true, peers: [10.0.0.0/8] }\n',
+    ['a.yaml:7:33: spec.bfd.peers[0]: "10.0.0.0/8" is a CIDR, and one address is wanted'],
+  ],
+  [
+    'authentication: what is missing and what is wrong',
+    '  bfd: { auth: { type: md5, keyID: 256 } }\n',
+    [
+      'a.yaml:7:10: spec.bfd.auth.keyFile: this field is required',
+      'a.yaml:7:24: spec.bfd.auth.type: must be one of simple-password, keyed-md5, meticulous-keyed-md5, keyed-sha1, meticulous-keyed-sha1, is "md5"',
+      'a.yaml:7:36: spec.bfd.auth.keyID: must be between 0 and 255, is 256',
+    ],
+  ],
+  [
+    'a key file that is not absolute',
+    '  bfd: { auth: { type: keyed-sha1, keyID: 1, keyFile: bfd } }\n',
+    ['a.yaml:7:55: spec.bfd.auth.keyFile: "bfd" is not an absolute path'],
+  ],
+  [
+    'a name that cannot be a label',
+    '  policies: [{ name: "a b" }]\n',
+    [
+      'a.yaml:7:22: spec.policies[0].name: "a b" is not a policy name: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last',
+    ],
+  ],
+  [
+    'two policies of one name',
+    '  policies:\n    - name: web\n    - name: web\n',
+    ['a.yaml:9:13: spec.policies[1].name: policies[0] has the name "web" already'],
+  ],
+  [
+    'a name that is the default of another',
+    '  policies:\n    - name: policy-1\n    - ipBlocks: [10.0.0.0/8]\n',
+    ['a.yaml:9:7: spec.policies[1].name: policies[0] has the name "policy-1" already'],
+  ],
+  [
+    'forwarding after translating the same sources',
+    '  policies:\n    - { name: all }\n    - { snat: false, ipBlocks: [10.18.0.0/16] }\n',
+    [
+      'a.yaml:9:7: spec.policies[1]: forwards sources that policies[0] before it translates: not supported by this version of veg-agent; put what is forwarded first',
+    ],
+  ],
+  [
+    'forwarding more than was translated before',
+    '  policies:\n    - { ipBlocks: [10.18.3.0/24] }\n    - { ipBlocks: [10.18.4.0/24] }\n    - { snat: false, ipBlocks: [10.18.0.0/16] }\n',
+    [
+      'a.yaml:10:7: spec.policies[2]: forwards sources that policies[0] before it translates: not supported by this version of veg-agent; put what is forwarded first',
+    ],
+  ],
+];
+
+for (const [name, lines, errors] of WRONG) {
+  t.test(name, async (t) => {
+    t.strictSame(errorsWith(lines), errors);
+  });
+}
+
+t.test('the head of the document', async (t) => {
+  const change = (from: string | RegExp, to: string) => printed({ 'a.yaml': GATEWAY.replace(from, to) });
+  t.same(change(/spec:.*/s, ''), ['a.yaml:1:1: spec: this field is required']);
+  t.same(change(/spec:.*/s, 'spec:\n'), ['a.yaml:4:1: spec: must be a map of fields, is empty']);
+  t.same(change('metadata: { name: gateway1 }\n', ''), ['a.yaml:1:1: metadata: this field is required']);
+  t.same(change('{ name: gateway1 }', '{ namespace: x }'), [
+    'a.yaml:3:1: metadata.name: this field is required',
+  ]);
+  t.same(change('name: gateway1', 'name: Gateway_1'), [
+    'a.yaml:3:19: metadata.name: "Gateway_1" is not a Kubernetes name: lower case letters, digits, "-" and "."',
+  ]);
+  t.same(change('name: gateway1', 'name: g, label: x'), [
+    'a.yaml:3:22: metadata.label: unknown field "label"; did you mean "labels"?',
+  ]);
+  t.same(change('name: gateway1', 'name: g, labels: { a: 1 }'), [
+    'a.yaml:3:35: metadata.labels.a: must be a string, is 1; put it in quotes',
+  ]);
+  t.same(change('name: gateway1', 'name: g, creationTimestamp: null'), [], 'as kubectl prints it');
+  t.same(change('kind: Gate', 'status: {}\nkind: Gate'), [
+    'a.yaml:2:1: status: unknown field "status"; the fields here are apiVersion, kind, metadata, spec',
+  ]);
+});
+
+t.test('the sides', async (t) => {
+  const change = (from: string | RegExp, to: string) => printed({ 'a.yaml': GATEWAY.replace(from, to) });
+  t.same(change(/ {2}external.*\n/, ''), ['a.yaml:4:1: spec.external: this field is required']);
+  t.same(change('gateways: [10.16.0.1, "fd00:10:16::1"]', 'interface: eth0'), [
+    'a.yaml:5:3: spec.internal.gateways: this field is required',
+  ]);
+  t.same(change('[10.16.0.1, "fd00:10:16::1"]', '[]'), [
+    'a.yaml:5:25: spec.internal.gateways: must not be empty',
+  ]);
+  t.same(change('[10.16.0.1, "fd00:10:16::1"]', '[10.16.0.1, 10.16.0.2]'), [
+    'a.yaml:5:37: spec.internal.gateways[1]: a second IPv4 gateway; one a family is possible',
+  ]);
+  t.same(change('{ gateways: [10', '{ interface: "eth0 -j ACCEPT", gateways: [10'), [
+    'a.yaml:5:26: spec.internal.interface: "eth0 -j ACCEPT" is not an interface name: at most 15 letters, digits, ".", "_" and "-"',
+  ]);
+  t.same(change('10.16.0.1', '0.0.0.0'), [
+    'a.yaml:5:26: spec.internal.gateways[0]: "0.0.0.0" is not the address of a host',
+  ]);
+  const apart = GATEWAY.replace('[10.16.0.1, "fd00:10:16::1"]', '[10.16.0.1]').replace('[172.17.0.1, ', '[');
+  t.same(printed({ 'a.yaml': apart }), [
+    'a.yaml:4:1: spec: no address family has a gateway on both sides, internal and external',
+  ]);
+});
+
+t.test('what is wrong in several ways is said in all of them at once', async (t) => {
+  t.same(
+    errorsWith(`  bfd: { enabled: true, minTX: 0, peers: [x] }
+  policies:
+    - { name: web, ipBlocks: [10.0.0.0/40] }
+    - { name: web, priority: 1.5 }
+  mssClamp: true
+`),
+    [
+      'a.yaml:7:32: spec.bfd.minTX: must be between 1 and 60000, is 0',
+      'a.yaml:7:43: spec.bfd.peers[0]: "x" is not an address',
+      'a.yaml:9:31: spec.policies[0].ipBlocks[0]: "10.0.0.0/40" is not an address or CIDR: the length of an IPv4 CIDR is 0 to 32',
+      'a.yaml:10:15: spec.policies[1].name: policies[0] has the name "web" already',
+      'a.yaml:10:30: spec.policies[1].priority: must be a whole number, is 1.5',
+      'a.yaml:11:3: spec.mssClamp: not supported by this version of veg-agent',
+    ],
+  );
+});
+
+t.test('a family with a gateway on one side only is left out, and said to be', async (t) => {
+  const warnings = (text: string) => policyOf({ 'a.yaml': text }).warnings.map(({ message }) => message);
+  const noV6Outside = GATEWAY.replace(', "fd00:172:17::1"', '');
+  t.same(warnings(noV6Outside), ['IPv6 is not programmed: the external side has no IPv6 gateway']);
+  t.same(
+    warnings(
+      `${noV6Outside}  policies: [{ ipBlocks: ["fd00::/64", "fd01::/64", 10.0.0.0/8] }]\n  bfd: { enabled: true, peers: ["fdff::1"] }\n`,
+    ),
+    [
+      'IPv6 is not programmed: the external side has no IPv6 gateway; 2 IPv6 blocks and 1 IPv6 BFD peer left out',
+    ],
+  );
+  const v4Only = noV6Outside.replace(', "fd00:10:16::1"', '');
+  t.same(warnings(v4Only), []);
+  t.same(warnings(`${v4Only}  policies: [{ ipBlocks: ["fd00::/64"] }]\n`), [
+    'IPv6 is not programmed: the two sides have no IPv6 gateway; 1 IPv6 block left out',
+  ]);
+});
+
+t.test('a translated block that is forwarded all the same is a conflict', async (t) => {
+  const warnings = (lines: string) => policyWith(lines).warnings.map(({ message }) => message);
+  t.same(
+    warnings(
+      '  policies:\n    - { name: f, snat: false, ipBlocks: [10.0.0.0/8] }\n    - { name: t, ipBlocks: [10.1.0.0/16, 11.0.0.0/8] }\n',
+    ),
+    ['conflict: 10.1.0.0/16 is translated by t and forwarded by f; it is forwarded'],
+  );
+  t.same(
+    warnings(
+      '  policies:\n    - { name: f, snat: false, ipBlocks: [10.1.0.0/16] }\n    - { name: t, ipBlocks: [10.0.0.0/8] }\n',
+    ),
+    [],
+    'an exception is none',
+  );
+  t.same(warnings('  policies:\n    - { name: f, snat: false }\n    - { name: t }\n'), [
+    'conflict: 0.0.0.0/0 is translated by t and forwarded by f; it is forwarded',
+    'conflict: ::/0 is translated by t and forwarded by f; it is forwarded',
+  ]);
+  const many = Array.from({ length: 8 }, (_, i) => `10.${i}.0.0/16`).join(', ');
+  t.same(
+    warnings(
+      `  policies:\n    - { name: f, snat: false, ipBlocks: [10.0.0.0/8] }\n    - { name: t, ipBlocks: [${many}] }\n`,
+    ).slice(4),
+    [
+      'conflict: 10.4.0.0/16 is translated by t and forwarded by f; it is forwarded',
+      'conflict: 3 more blocks of t are forwarded as well',
+    ],
+  );
+});

@@ -1,0 +1,405 @@
+// VpcEgressGateway with its Subnets and Vpc: the documents people have, and every way in which they miss.
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+import { policyOf, printed } from './support.ts';
+
+const SUBNETS = `apiVersion: kubeovn.io/v1
+kind: Subnet
+metadata: { name: ovn-default }
+spec: { protocol: Dual, cidrBlock: "10.16.0.0/16,fd00:10:16::/64", gateway: "10.16.0.1,fd00:10:16::1" }
+---
+apiVersion: kubeovn.io/v1
+kind: Subnet
+metadata: { name: subnet1 }
+spec: { protocol: IPv4, cidrBlock: 10.17.0.0/16 }
+---
+apiVersion: kubeovn.io/v1
+kind: Subnet
+metadata: { name: macvlan1 }
+spec: { provider: eth1.default, cidrBlock: "172.17.0.0/16,fd00:172:17::/64", gateway: "172.17.0.1,fd00:172:17::1" }
+`;
+const VPC = `apiVersion: kubeovn.io/v1
+kind: Vpc
+metadata: { name: ovn-cluster }
+spec: { bfdPort: { enabled: true, ip: "10.255.255.255,fdff::1" } }
+`;
+const GATEWAY = `apiVersion: kubeovn.io/v1
+kind: VpcEgressGateway
+metadata: { name: gateway1, namespace: default }
+spec:
+  externalSubnet: macvlan1
+`;
+
+/** The directory with lines (from line 6 of gateway.yaml on) appended to the gateway's spec. */
+const directory = (lines = '', others: Record<string, string> = {}) => ({
+  'gateway.yaml': `${GATEWAY}${lines}`,
+  'subnets.yaml': SUBNETS,
+  'vpc.yaml': VPC,
+  ...others,
+});
+
+const rule = (index: number, snat: boolean, ...ipBlocks: string[]) => ({
+  name: `policy-${index}`,
+  snat,
+  ipBlocks,
+});
+
+/** What the manifests of each seed mean. */
+const SEEDS = {
+  'kube-ovn-gateway1': {
+    name: 'default/gateway1',
+    internal: { gateways: ['10.16.0.1'] },
+    external: { gateways: ['172.17.0.1'] },
+    bfd: { enabled: false, peers: [] },
+    rules: [rule(0, true, '10.16.0.0/16')],
+  },
+  'kube-ovn-gateway2': {
+    name: 'default/gateway2',
+    internal: { gateways: ['192.168.0.1'] },
+    external: { gateways: ['172.17.0.1'] },
+    bfd: { enabled: true, peers: ['10.255.255.255'], minTX: 1000, minRX: 1000, multiplier: 3 },
+    rules: [rule(0, true, '192.168.0.0/24')],
+  },
+  'alauda-gateway1': {
+    name: 'default/gateway1',
+    internal: { gateways: ['10.16.0.1'] },
+    external: { gateways: ['172.17.0.1'] },
+    bfd: { enabled: false, peers: [] },
+    rules: [rule(0, true, '10.17.0.0/16'), rule(1, false, '10.18.0.0/16')],
+  },
+  'alauda-gateway2': {
+    name: 'default/gateway2',
+    internal: { gateways: ['10.16.0.1'] },
+    external: { gateways: ['172.17.0.1'] },
+    bfd: { enabled: true, peers: ['10.255.255.255'], minTX: 100, minRX: 100, multiplier: 5 },
+    rules: [rule(0, true, '10.18.0.0/16')],
+  },
+};
+
+for (const [seed, meaning] of Object.entries(SEEDS)) {
+  t.test(`the manifests of ${seed}`, async (t) => {
+    const path = fileURLToPath(new URL(`../../fixtures/policy/seeds/${seed}/`, import.meta.url));
+    const files = Object.fromEntries(
+      readdirSync(path).map((name) => [name, readFileSync(join(path, name), 'utf8')]),
+    );
+    const policy = policyOf(files);
+    t.match(policy, meaning);
+    t.match(policy.bfd, { mode: 'passive', minTTL: 254, adoptDiscriminator: true });
+    t.same(policy.warnings, []);
+  });
+}
+
+t.test('the defaults', async (t) => {
+  t.strictSame(policyOf(directory()), {
+    name: 'default/gateway1',
+    origin: { file: 'gateway.yaml', kind: 'VpcEgressGateway', name: 'default/gateway1' },
+    internal: { gateways: ['10.16.0.1', 'fd00:10:16::1'] },
+    external: { gateways: ['172.17.0.1', 'fd00:172:17::1'] },
+    bfd: {
+      enabled: false,
+      peers: [],
+      minTX: 1000,
+      minRX: 1000,
+      multiplier: 3,
+      mode: 'passive',
+      minTTL: 254,
+      adoptDiscriminator: true,
+    },
+    rules: [],
+    warnings: [],
+  });
+});
+
+t.test('snat is false unless it is said; blocks and subnets are one list', async (t) => {
+  const { rules } = policyOf(
+    directory(
+      '  policies:\n    - ipBlocks: [10.18.0.0/16, 192.168.0.1, 10.17.0.0/16]\n      subnets: [subnet1, ovn-default]\n',
+    ),
+  );
+  t.strictSame(rules, [
+    rule(0, false, '10.18.0.0/16', '192.168.0.1/32', '10.17.0.0/16', '10.16.0.0/16', 'fd00:10:16::/64'),
+  ]);
+});
+
+t.test('selectors alone are a policy: everything is masqueraded', async (t) => {
+  const { rules } = policyOf(
+    directory(
+      '  selectors:\n    - namespaceSelector: { matchLabels: { a: "" } }\n      podSelector: { matchExpressions: [{ key: b, operator: In, values: [c] }] }\n',
+    ),
+  );
+  t.same(rules, []);
+});
+
+t.test('what belongs to the control plane is accepted and not used', async (t) => {
+  const policy = policyOf(
+    directory(`  replicas: 2
+  prefix: veg-
+  image: docker.io/kubeovn/kube-ovn:v1.16.0
+  vpc: ""
+  internalIPs: [10.16.0.101, "10.16.0.102,fd00:10:16::2"]
+  externalIPs: [172.17.0.12]
+  bgpConf: x
+  evpnConf: x
+  nodeSelector: [{ matchFields: [{ key: metadata.name, operator: In, values: [a] }], matchLabels: { a: b } }]
+  tolerations: [{ key: a, operator: Exists, effect: NoExecute, tolerationSeconds: 5 }]
+  trafficPolicy: Local
+  resources: { limits: { cpu: 1, memory: 64Mi } }
+  bandwidth: { ingress: 100, egress: 1Gi }
+  observability: { anything: { at: all } }
+status: { ready: true, phase: Completed, internalIPs: [10.16.0.12] }
+`),
+  );
+  t.equal(policy.rules.length, 0);
+});
+
+t.test('the internal subnet: named, chosen by the VPC, or the only one that the VPC has', async (t) => {
+  const own = (vpcSpec: string, names: string[], status = '') => ({
+    'gateway.yaml': `${GATEWAY}  vpc: vpc1\n`,
+    'subnets.yaml': `${SUBNETS}${names
+      .map(
+        (name, i) =>
+          `---\napiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: { name: ${name} }\nspec: { vpc: vpc1, cidrBlock: 192.168.${i}.0/24 }\n`,
+      )
+      .join('')}`,
+    'vpc.yaml': `apiVersion: kubeovn.io/v1\nkind: Vpc\nmetadata: { name: vpc1 }\nspec: ${vpcSpec}\n${status}`,
+  });
+  const gateways = (files: Record<string, string>) => policyOf(files).internal.gateways;
+  t.same(
+    gateways(directory('  internalSubnet: subnet1\n')),
+    ['10.17.0.1'],
+    'without a gateway: the first address',
+  );
+  t.same(gateways(own('{}', ['a'])), ['192.168.0.1']);
+  t.same(gateways(own('{ defaultSubnet: b }', ['a', 'b'])), ['192.168.1.1']);
+  t.same(gateways(own('{}', ['a', 'b'], 'status: { defaultLogicalSwitch: b }\n')), ['192.168.1.1']);
+  t.same(printed(own('{}', ['a', 'b'])), [
+    'gateway.yaml:4:1: spec.internalSubnet: VPC "vpc1" has the Subnets a, b; name one here',
+  ]);
+  t.same(printed(own('{}', [])), [
+    'gateway.yaml:4:1: spec.internalSubnet: no Subnet of VPC "vpc1" is in the policy directory; add its document',
+  ]);
+  t.same(printed(own('{ defaultSubnet: c }', ['a'])), [
+    'gateway.yaml:4:1: spec.internalSubnet: Subnet "c", the default of VPC "vpc1", is not in the policy directory; add its document',
+  ]);
+  const { 'subnets.yaml': _, ...without } = directory();
+  t.same(printed(without), [
+    'gateway.yaml:4:1: spec.internalSubnet: Subnet "ovn-default", the default of VPC "ovn-cluster", is not in the policy directory; add its document',
+    'gateway.yaml:5:19: spec.externalSubnet: Subnet "macvlan1" is not in the policy directory; add its document',
+  ]);
+});
+
+t.test('a subnet of another provider than OVN is no internal one', async (t) => {
+  const subnet = (name: string, provider: string) =>
+    `---\napiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: { name: ${name} }\nspec: { vpc: vpc1, provider: "${provider}", cidrBlock: 192.168.0.0/24 }\n`;
+  const files = directory('  vpc: vpc1\n', {
+    'more.yaml': subnet('a', 'eth1.default') + subnet('b', 'net.ns.ovn'),
+  });
+  t.same(policyOf(files).internal.gateways, ['192.168.0.1']);
+});
+
+t.test('the BFD peers are the addresses of the BFD port', async (t) => {
+  t.match(policyOf(directory('  bfd: { enabled: true, minTX: 100, minRX: 200, multiplier: 5 }\n')).bfd, {
+    enabled: true,
+    peers: ['10.255.255.255', 'fdff::1'],
+    minTX: 100,
+    minRX: 200,
+    multiplier: 5,
+  });
+});
+
+t.test('BFD without a BFD port', async (t) => {
+  const bfd = '  bfd: { enabled: true }\n';
+  const vpc = (spec: string) => ({ 'vpc.yaml': VPC.replace(/spec:.*/, `spec: ${spec}`) });
+  const { 'vpc.yaml': _, ...without } = directory(bfd);
+  t.same(printed(without), [
+    'gateway.yaml:6:19: spec.bfd.enabled: the BFD peer cannot be told: Vpc "ovn-cluster" is not in the policy directory; add its document',
+  ]);
+  for (const spec of ['{}', '{ bfdPort: {} }', '{ bfdPort: { enabled: false, ip: 10.255.255.255 } }']) {
+    t.same(printed(directory(bfd, vpc(spec))), [
+      'gateway.yaml:6:19: spec.bfd.enabled: needs the BFD port of the VPC; set spec.bfdPort.enabled of Vpc "ovn-cluster" (vpc.yaml)',
+    ]);
+  }
+  for (const spec of ['{ bfdPort: { enabled: true } }', '{ bfdPort: { enabled: true, ip: "" } }']) {
+    t.match(printed(directory(bfd, vpc(spec))), [
+      /^vpc.yaml:4:\d+: spec.bfdPort.ip: is required: it is the BFD peer of default\/gateway1$/,
+    ]);
+  }
+  t.same(
+    printed(directory(bfd, vpc('{ bfdPort: { enabled: yes, ip: x } }'))),
+    [
+      'vpc.yaml:4:29: spec.bfdPort.enabled: must be true or false, is "yes"',
+      'vpc.yaml:4:38: spec.bfdPort.ip: "x" is not an address',
+    ],
+    'what is wrong in the Vpc is said once',
+  );
+});
+
+/** Appended lines, and what is said of them. */
+const WRONG: [string, string, string[]][] = [
+  [
+    'an unknown subnet',
+    '  policies:\n    - snat: true\n      subnets:\n        - subnet1\n        - subnet2\n',
+    [
+      'gateway.yaml:10:11: spec.policies[0].subnets[1]: Subnet "subnet2" is not in the policy directory; add its document',
+    ],
+  ],
+  [
+    'a policy without sources',
+    '  policies:\n    - snat: true\n    - { ipBlocks: [], subnets: [] }\n',
+    [
+      'gateway.yaml:7:7: spec.policies[0]: names no sources; give ipBlocks or subnets',
+      'gateway.yaml:8:7: spec.policies[1]: names no sources; give ipBlocks or subnets',
+    ],
+  ],
+  [
+    'an unknown field',
+    '  policies:\n    - snat: true\n      ipBlock: [10.0.0.0/8]\n',
+    ['gateway.yaml:8:7: spec.policies[0].ipBlock: unknown field "ipBlock"; did you mean "ipBlocks"?'],
+  ],
+  [
+    'a field of another system',
+    '  egressIP: {}\n',
+    [
+      'gateway.yaml:6:3: spec.egressIP: unknown field "egressIP"; the fields here are vpc, internalSubnet, externalSubnet, internalIPs, externalIPs, bfd, policies, selectors, replicas, prefix, image, bgpConf, evpnConf, nodeSelector, tolerations, trafficPolicy, resources, bandwidth, observability',
+    ],
+  ],
+  [
+    'numbers out of range',
+    '  bfd: { minRX: 0, minTX: 60001, multiplier: 256 }\n  replicas: -1\n',
+    [
+      'gateway.yaml:6:17: spec.bfd.minRX: must be between 1 and 60000, is 0',
+      'gateway.yaml:6:27: spec.bfd.minTX: must be between 1 and 60000, is 60001',
+      'gateway.yaml:6:46: spec.bfd.multiplier: must be between 1 and 255, is 256',
+      'gateway.yaml:7:13: spec.replicas: must be between 0 and 2147483647, is -1',
+    ],
+  ],
+  [
+    'a traffic policy that there is not',
+    '  trafficPolicy: local\n',
+    [
+      'gateway.yaml:6:18: spec.trafficPolicy: must be one of Cluster, Local, is "local"; did you mean "Local"?',
+    ],
+  ],
+  [
+    'an operator that a label selector does not have',
+    '  selectors:\n    - podSelector: { matchExpressions: [{ key: a, operator: Gt }] }\n',
+    [
+      'gateway.yaml:7:61: spec.selectors[0].podSelector.matchExpressions[0].operator: must be one of In, NotIn, Exists, DoesNotExist, is "Gt"',
+    ],
+  ],
+  [
+    'negative bandwidth',
+    '  bandwidth: { ingress: -1 }\n',
+    ['gateway.yaml:6:25: spec.bandwidth.ingress: must be at least 0, is -1'],
+  ],
+  [
+    'an address with an iptables line in it',
+    '  policies:\n    - ipBlocks: ["10.0.0.0/8\\n-A INPUT -j DROP"]\n',
+    [
+      'gateway.yaml:7:18: spec.policies[0].ipBlocks[0]: "10.0.0.0/8\\n-A INPUT -j DROP" is not an address or CIDR',
+    ],
+  ],
+];
+
+for (const [name, lines, errors] of WRONG) {
+  t.test(name, async (t) => {
+    t.strictSame(printed(directory(lines)), errors);
+  });
+}
+
+t.test('the external subnet is required', async (t) => {
+  const gateway = (external: string) =>
+    directory('', { 'gateway.yaml': GATEWAY.replace('  externalSubnet: macvlan1', external) });
+  t.same(printed(gateway('  replicas: 1')), [
+    'gateway.yaml:4:1: spec.externalSubnet: this field is required',
+  ]);
+  t.same(printed(gateway('  externalSubnet: ""')), [
+    'gateway.yaml:5:19: spec.externalSubnet: must not be empty',
+  ]);
+  t.same(printed(gateway('  externalSubnet: null')), [
+    'gateway.yaml:4:1: spec.externalSubnet: this field is required',
+  ]);
+});
+
+t.test('subnets are checked, used or not', async (t) => {
+  const subnet = (spec: string) =>
+    printed(
+      directory('', {
+        'x.yaml': `apiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: { name: x }\nspec: ${spec}\n`,
+      }),
+    );
+  t.same(subnet('{ cidrBlock: 10.9.0.0/16 }'), []);
+  t.same(subnet('{ cidrBlock: "10.9.0.0/16,10.10.0.0/16" }'), [
+    'x.yaml:4:20: spec.cidrBlock: "10.9.0.0/16,10.10.0.0/16" is not a CIDR, or one of each family with a comma',
+  ]);
+  t.same(subnet('{}'), ['x.yaml:4:1: spec.cidrBlock: this field is required']);
+  t.same(subnet('{ protocol: Dual, cidrBlock: 10.9.0.0/16 }'), [
+    'x.yaml:4:19: spec.protocol: is Dual, and cidrBlock "10.9.0.0/16" is IPv4',
+  ]);
+  t.same(subnet('{ protocol: IPv4, cidrBlock: "fd00::/64" }'), [
+    'x.yaml:4:19: spec.protocol: is IPv4, and cidrBlock "fd00::/64" is IPv6',
+  ]);
+  t.same(subnet('{ protocol: Dual, cidrBlock: "fd00::/64,10.9.0.0/16" }'), []);
+  t.same(subnet('{ protocol: IPv5, cidrBlock: 10.9.0.0/16 }'), [
+    'x.yaml:4:19: spec.protocol: must be one of IPv4, IPv6, Dual, is "IPv5"; did you mean "IPv4"?',
+  ]);
+  t.same(subnet('{ cidrBlock: 10.9.0.0/16, gateway: 10.8.0.1 }'), [
+    'x.yaml:4:42: spec.gateway: 10.8.0.1 is not in cidrBlock "10.9.0.0/16"',
+  ]);
+  t.same(subnet('{ cidrBlock: 10.9.0.0/16, gatway: 10.9.0.1 }'), [
+    'x.yaml:4:33: spec.gatway: unknown field "gatway"; did you mean "gateway"?',
+  ]);
+});
+
+t.test('a Subnet or Vpc that stands twice', async (t) => {
+  t.same(printed(directory('', { 'z.yaml': VPC, 'y.yaml': SUBNETS.split('---\n')[0]! })), [
+    'z.yaml:3:19: metadata.name: Vpc "ovn-cluster" is also in vpc.yaml; keep one',
+    'y.yaml:3:19: metadata.name: Subnet "ovn-default" is also in subnets.yaml; keep one',
+  ]);
+});
+
+t.test('a name is not claimed missing when its document may be one that is wrong', async (t) => {
+  t.same(printed(directory('', { 'subnets.yaml': ']' })).length, 1);
+  t.match(printed(directory('', { 'subnets.yaml': SUBNETS.replace('name: macvlan1', 'nam: macvlan1') })), [
+    /metadata.name: this field is required/,
+    /metadata.nam: unknown field "nam"; did you mean "name"\?/,
+  ]);
+  t.match(printed(directory('', { 'subnets.yaml': SUBNETS.replace('gateway: "172', 'gatway: "172') })), [
+    /spec.gatway: unknown field/,
+  ]);
+});
+
+t.test('a v4-only external subnet: IPv6 is left out, and said to be', async (t) => {
+  const v4 = SUBNETS.replace('"172.17.0.0/16,fd00:172:17::/64"', '172.17.0.0/16').replace(
+    '"172.17.0.1,fd00:172:17::1"',
+    '172.17.0.1',
+  );
+  const policy = policyOf(
+    directory('  policies: [{ snat: true, subnets: [ovn-default] }]\n', { 'subnets.yaml': v4 }),
+  );
+  t.same(policy.external.gateways, ['172.17.0.1']);
+  t.same(policy.warnings, [
+    { message: 'IPv6 is not programmed: the external side has no IPv6 gateway; 1 IPv6 block left out' },
+  ]);
+});
+
+t.test(
+  'a block in a true and in a false policy is forwarded, and a conflict, in whichever order',
+  async (t) => {
+    for (const [first, second] of [
+      ['{ snat: true, subnets: [subnet1] }', '{ snat: false, ipBlocks: [10.17.0.0/16] }'],
+      ['{ snat: false, ipBlocks: [10.17.0.0/16] }', '{ snat: true, subnets: [subnet1] }'],
+    ]) {
+      const policy = policyOf(directory(`  policies:\n    - ${first}\n    - ${second}\n`));
+      t.equal(policy.rules.length, 2);
+      t.match(policy.warnings, [
+        {
+          message:
+            /^conflict: 10.17.0.0\/16 is translated by policy-\d and forwarded by policy-\d; it is forwarded$/,
+        },
+      ]);
+    }
+  },
+);
