@@ -172,6 +172,11 @@ export class Namespace {
     ]);
   }
 
+  /** The processes that live inside. */
+  pids(): number[] {
+    return pidsOf(this.name);
+  }
+
   /** Starts a command inside that goes on running, in a process group of its own. */
   spawn(file: string, args: string[], options: SpawnOptions): Daemon {
     return this.#scope.spawn('ip', ['netns', 'exec', this.name, file, ...args], options);
@@ -187,11 +192,14 @@ export function alive(pid: number): boolean {
   }
 }
 
+const pidsOf = (name: string): number[] =>
+  run('ip', ['netns', 'pids', name]).stdout.split('\n').filter(Boolean).map(Number);
+
 /** Ends what runs in a namespace and removes it. */
 function removeNamespace(name: string): void {
-  for (const pid of run('ip', ['netns', 'pids', name]).stdout.split('\n').filter(Boolean)) {
+  for (const pid of pidsOf(name)) {
     try {
-      process.kill(Number(pid), 'SIGKILL');
+      process.kill(pid, 'SIGKILL');
     } catch {
       // ended meanwhile
     }

@@ -159,16 +159,11 @@ export class Ovn {
 
   /** Starts a daemon of OVS or OVN in the host namespace. */
   #daemon(program: string, args: string[], name = program): Daemon {
-    const control = `--unixctl=${join(this.#dir, 'run', name)}.ctl`;
     // Ahead of the rest of a machine that may be busy: what is measured is BFD, not this machine.
-    return this.host.spawn(
-      'nice',
-      ['-n', '-15', program, ...args, control, '-vconsole:warn', '-vsyslog:off'],
-      {
-        name,
-        env: this.#env,
-      },
-    );
+    return this.host.spawn('nice', ['-n', '-15', program, ...args, '-vconsole:warn', '-vsyslog:off'], {
+      name,
+      env: this.#env,
+    });
   }
 
   // The cables ---------------------------------------------------------------------------------------------
@@ -261,8 +256,8 @@ export class Ovn {
     this.#startController();
     const columns = ['OVN_Northbound', 'BFD', 'dst_ip,status'];
     this.#monitor = this.host.spawn(
-      'ovsdb-client',
-      ['monitor', '--timestamp', '-f', 'json', this.#socket('nb'), ...columns],
+      'stdbuf',
+      ['-oL', 'ovsdb-client', 'monitor', '--timestamp', '-f', 'csv', this.#socket('nb'), ...columns],
       { name: 'northbound', env: this.#env },
     );
   }
@@ -361,17 +356,15 @@ export class Ovn {
   /** Every change of a session's status until now, in order. */
   statusChanges(): StatusChange[] {
     const changes: StatusChange[] = [];
+    const latest = new Map<string, string>();
+    let at = 0;
     for (const line of this.#monitor.log().split('\n')) {
-      if (!line.startsWith('{')) continue;
-      const { time, data } = JSON.parse(line) as { time: number; data: unknown[][] };
-      // A row each: its id, what happened (initial, insert, delete, old, new), and the columns.
-      for (const [, action, address, status] of data) {
-        if (action === 'old' || action === 'delete') continue;
-        // An empty set, before northd has looked at the row.
-        if (typeof status !== 'string' || typeof address !== 'string') continue;
-        const last = changes.findLast((change) => change.address === address);
-        if (last?.status !== status) changes.push({ at: time, address, status: status as BfdStatus });
-      }
+      // A time, and below it a line a row: its id, what happened to it, and the columns.
+      if (/^\d{4}-\d\d-\d\d /.test(line)) at = Date.parse(`${line.replace(' ', 'T')}Z`);
+      const [, address, status] = /^[^,]*,(?:initial|insert|new),"+([^"]+)"+,(\w+)$/.exec(line) ?? [];
+      if (address === undefined || status === undefined || latest.get(address) === status) continue;
+      latest.set(address, status);
+      changes.push({ at, address, status: status as BfdStatus });
     }
     return changes;
   }

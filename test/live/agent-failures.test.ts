@@ -1,0 +1,163 @@
+/** What the agent needs and has not got is named, with what to do; it keeps trying, and recovers. */
+import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import t, { type Test } from 'tap';
+import { Agent, type AgentOptions, BFD, PolicyDirectory } from '../support/agent.ts';
+import { type Namespace, veth } from '../support/netns.ts';
+import { scopeOf } from '../support/tap.ts';
+import { EXTERNAL_ADDRESSES, EXTERNAL_ADDRESSES_6, type Topology, topology } from '../support/topology.ts';
+
+interface Pod extends Topology {
+  start: (options?: Partial<AgentOptions>) => Agent;
+  directory: string;
+}
+
+function pod(t: Test): Pod {
+  const scope = scopeOf(t);
+  const net = topology(scope);
+  const policy = new PolicyDirectory(scope);
+  policy.set();
+  const agent = { policyDir: policy.dir, stateDir: scope.directory('state') };
+  return {
+    ...net,
+    start: (options) => new Agent(net.gateway, { ...agent, ...options }),
+    directory: scope.directory('files'),
+  };
+}
+
+/** Starts it with mounts of its own. */
+const mounted = (script: string) => ['unshare', '-m', 'sh', '-ec', `${script}; exec "$@"`, 'sh'];
+
+/** The reason stands in status, in /readyz and in the log. */
+async function told(t: Test, agent: Agent, reason: RegExp, where = 'reason'): Promise<void> {
+  const { reasons, ready } = await agent.statusUntil(
+    `${where} ${reason}`,
+    (status) => reason.test(status.reasons.join('\n')),
+    15_000,
+  );
+  t.equal(ready, false);
+  t.match(reasons.join('\n'), reason, 'told in status');
+  t.match(agent.http('/readyz'), { status: 503, body: reason }, 'told in /readyz');
+  t.match(agent.daemon.log(), reason, 'told in the log');
+  t.equal(agent.http('/livez').status, 200, 'the agent lives');
+}
+
+t.test('a missing iptables is named, and used once it is there', async (t) => {
+  const { start, directory, gateway } = pod(t);
+  const bin = join(directory, 'bin');
+  mkdirSync(bin);
+  const agent = start({ wrapper: ['env', `PATH=${bin}`] });
+  await told(t, agent, /iptables/);
+  t.match((await agent.status()).reasons.join('\n'), /not found|install|missing/i, 'what to do about it');
+  for (const name of readdirSync('/usr/sbin')) {
+    if (/^(ip6?tables|xtables|ipset|ip$)/.test(name)) symlinkSync(join('/usr/sbin', name), join(bin, name));
+  }
+  await agent.statusUntil('ready with iptables', ({ ready }) => ready, 40_000);
+  t.match(gateway.sh('iptables -t nat -S'), 'VEG-MASQUERADE');
+});
+
+t.test('missing NET_ADMIN is named', async (t) => {
+  const { start, gateway } = pod(t);
+  const agent = start({ wrapper: ['setpriv', '--bounding-set=-net_admin', '--inh-caps=-net_admin'] });
+  await told(t, agent, /NET_ADMIN/);
+  t.notMatch(gateway.sh('iptables -t nat -S'), 'VEG-MASQUERADE');
+  const applied = start({ wrapper: ['setpriv', '--bounding-set=-net_admin', '--inh-caps=-net_admin'] }).cli(
+    'apply',
+  );
+  t.equal(applied.code, 1);
+  t.match(applied.stderr, /NET_ADMIN/, 'apply says it too');
+});
+
+t.test('a missing interface is named, and used once it is there', async (t) => {
+  const { start, gateway, server } = pod(t);
+  gateway.ip('link del net1');
+  const agent = start({ args: ['--external-interface', 'net1'] });
+  await told(t, agent, /net1/);
+  veth(server, 'eth0', gateway, 'net1');
+  server.ip('addr add 172.17.0.1/16 dev eth0\naddr add fd00:172:17::1/64 dev eth0 nodad');
+  gateway.ip(EXTERNAL_ADDRESSES);
+  gateway.ip(EXTERNAL_ADDRESSES_6);
+  await agent.statusUntil('ready with net1', ({ ready }) => ready, 5000);
+  t.match(gateway.sh('ip rule show'), '1004:');
+});
+
+t.test('a missing interface is named without a flag as well', async (t) => {
+  const { start, gateway } = pod(t);
+  gateway.ip('link del net1');
+  const agent = start();
+  await told(t, agent, /net1|172\.17\.0\.1/);
+});
+
+t.test('a held xtables lock is named, and waited for', async (t) => {
+  const { start, directory, gateway } = pod(t);
+  for (const tool of ['iptables', 'ip6tables']) gateway.sh(`${tool}-legacy -t nat -N FOREIGN`);
+  // A lock file of its own: the one of this machine is shared by all namespaces.
+  const lock = join(directory, 'xtables.lock');
+  const holder = gateway.spawn('flock', [lock, 'sleep', '300'], { name: 'holder' });
+  const agent = start({
+    wrapper: mounted(`touch /run/xtables.lock; mount --bind ${lock} /run/xtables.lock`),
+  });
+  await told(t, agent, /xtables lock/);
+  process.kill(-holder.pid, 'SIGKILL');
+  const { kernel } = await agent.statusUntil('ready with the lock', ({ ready }) => ready, 40_000);
+  t.equal(kernel.backend, 'legacy');
+});
+
+/** /proc/sys as in Kube-OVN's containers. */
+const READ_ONLY_SYSCTL = mounted('mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys');
+
+t.test('a read-only /proc/sys is named with the sysctl, and seen when somebody else sets it', async (t) => {
+  const { start, gateway } = pod(t);
+  const agent = start({ wrapper: READ_ONLY_SYSCTL });
+  await told(t, agent, /net\.ipv4\.ip_forward/);
+  t.match(
+    (await agent.status()).reasons.join('\n'),
+    /read-only|init container|cannot be written/i,
+    'and why',
+  );
+  gateway.sysctl({
+    'net.ipv4.ip_forward': 1,
+    'net.ipv6.conf.all.forwarding': 1,
+    'net.ipv4.conf.eth0.rp_filter': 0,
+  });
+  await agent.statusUntil('ready with the sysctls', ({ ready }) => ready, 40_000);
+});
+
+t.test('a read-only /proc/sys is no matter when the sysctls are right', async (t) => {
+  const { start, gateway } = pod(t);
+  gateway.sysctl({
+    'net.ipv4.ip_forward': 1,
+    'net.ipv6.conf.all.forwarding': 1,
+    'net.ipv4.conf.eth0.rp_filter': 0,
+  });
+  const agent = start({ wrapper: READ_ONLY_SYSCTL });
+  const { kernel } = await agent.synced();
+  t.same(kernel.notes, []);
+  t.equal(agent.cli('plan').code, 0);
+});
+
+/** True while somebody in the namespace listens on the BFD port. */
+const listens = (ns: Namespace) => /:3784\b/.test(ns.sh('ss -Hlun'));
+
+t.test('sessions do not start before the rules are in the kernel', async (t) => {
+  const scope = scopeOf(t);
+  const { gateway } = topology(scope);
+  const policy = new PolicyDirectory(scope);
+  policy.set({ bfd: BFD });
+  const bin = scope.directory('empty');
+  const agent = new Agent(gateway, {
+    policyDir: policy.dir,
+    stateDir: scope.directory('state'),
+    wrapper: ['env', `PATH=${bin}`],
+  });
+  await agent.statusUntil('iptables is missing', ({ reasons }) => /iptables/.test(reasons.join('\n')));
+  await sleep(500);
+  const { sessions } = (await agent.status()).bfd;
+  t.ok(
+    sessions.every(({ state }) => state === 'AdminDown' || state === 'Down'),
+    'no session has left Down',
+  );
+  t.ok(!listens(gateway) || sessions.length > 0);
+  t.match(agent.bfddControl('status').code, 0);
+});
