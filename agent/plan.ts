@@ -49,8 +49,10 @@ const SCOPE_UNIVERSE = 0;
 
 const milliseconds = (value: number): number => value * 1000;
 
+type LinkFacts = Pick<Facts, 'links' | 'addresses'>;
+
 /** The addresses of an interface that packets can be sent from. */
-function usableAddresses(facts: Facts, name: string, family: Family): InterfaceAddress[] {
+export function usableAddresses(facts: LinkFacts, name: string, family: Family): InterfaceAddress[] {
   const link = facts.links.find((candidate) => candidate.name === name);
   return facts.addresses.filter(
     (address) =>
@@ -65,7 +67,7 @@ const onLinkPrefix = ({ address, prefixLength }: InterfaceAddress): Prefix =>
   parsePrefix(`${address}/${prefixLength}`)!;
 
 /** What keeps one side from being programmed; undefined when nothing does. */
-function obstacle(facts: Facts, name: string, family: Family, role: string): string | undefined {
+export function obstacle(facts: LinkFacts, name: string, family: Family, role: string): string | undefined {
   const link = facts.links.find((candidate) => candidate.name === name);
   if (link === undefined) {
     return `the ${role} interface ${name} does not exist; attach it to the pod, or name another with --${role}-interface`;
@@ -78,7 +80,7 @@ function obstacle(facts: Facts, name: string, family: Family, role: string): str
 }
 
 /** The address that shares a network with the gateway, else the first. */
-function localAddress(addresses: InterfaceAddress[], gateway: Address): Address {
+export function localAddress(addresses: InterfaceAddress[], gateway: Address): Address {
   const near = addresses.find((address) => contains(onLinkPrefix(address), gateway));
   return (near ?? addresses[0]!).address;
 }

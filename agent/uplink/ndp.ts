@@ -1,0 +1,94 @@
+/** Neighbor Solicitation and Advertisement (RFC 4861 4.3, 4.4) with their IPv6 header. Pure. */
+import { type Address, addressBytes, addressFromBytes } from '../../routing/prefix.ts';
+import { checksum } from './icmp.ts';
+import { macBytes, macText } from './mac.ts';
+
+const IPV6_HEADER = 40;
+const NEXT_HEADER_ICMPV6 = 58;
+/** What no router can have forwarded (RFC 4861 7.1). */
+const HOP_LIMIT = 255;
+const SOLICITATION = 135;
+export const ADVERTISEMENT = 136;
+/** Both messages up to their options. */
+const FIXED = 24;
+const FLAG_SOLICITED = 0x40;
+const OPTION_SOURCE_MAC = 1;
+const OPTION_TARGET_MAC = 2;
+
+/** The multicast address on which a neighbour is asked for (RFC 4291 2.7.1). */
+export function solicitedNode(target: Address): Address {
+  const prefix = [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
+  return addressFromBytes(Uint8Array.of(...prefix, ...addressBytes(target).subarray(13)));
+}
+
+/** The part of a packet that its checksum covers (RFC 8200 8.1): a pseudo-header and the message. */
+function covered(packet: Buffer): [pseudoHeader: Buffer, message: Buffer] {
+  const tail = Buffer.alloc(8);
+  tail.writeUInt32BE(packet.length - IPV6_HEADER, 0);
+  tail.writeUInt8(NEXT_HEADER_ICMPV6, 7);
+  return [Buffer.concat([packet.subarray(8, IPV6_HEADER), tail]), packet.subarray(IPV6_HEADER)];
+}
+
+/** A solicitation: the whole IPv6 packet. `destination`: the target itself, or its solicited-node address. */
+export function encodeSolicitation(solicitation: {
+  source: Address;
+  sourceMac: string;
+  destination: Address;
+  target: Address;
+}): Buffer {
+  const { source, sourceMac, destination, target } = solicitation;
+  const bytes = Buffer.alloc(IPV6_HEADER + FIXED + 8);
+  bytes.writeUInt8(0x60, 0);
+  bytes.writeUInt16BE(bytes.length - IPV6_HEADER, 4);
+  bytes.writeUInt8(NEXT_HEADER_ICMPV6, 6);
+  bytes.writeUInt8(HOP_LIMIT, 7);
+  bytes.set(addressBytes(source), 8);
+  bytes.set(addressBytes(destination), 24);
+  bytes.writeUInt8(SOLICITATION, IPV6_HEADER);
+  bytes.set(addressBytes(target), IPV6_HEADER + 8);
+  bytes.writeUInt8(OPTION_SOURCE_MAC, IPV6_HEADER + FIXED);
+  bytes.writeUInt8(1, IPV6_HEADER + FIXED + 1);
+  bytes.set(macBytes(sourceMac), IPV6_HEADER + FIXED + 2);
+  bytes.writeUInt16BE(checksum(...covered(bytes)), IPV6_HEADER + 2);
+  return bytes;
+}
+
+export interface Advertisement {
+  destination: Address;
+  /** Whose neighbour cache entry it is about. */
+  target: Address;
+  /** It answers a solicitation. */
+  solicited: boolean;
+  /** The target's address on the link, when it says so. */
+  targetMac?: string;
+}
+
+/** Reads an IPv6 packet. Undefined unless it is an advertisement that is valid by RFC 4861 7.1.2. */
+export function decodeAdvertisement(bytes: Buffer): Advertisement | undefined {
+  if (bytes.length < IPV6_HEADER + FIXED || bytes.readUInt8(6) !== NEXT_HEADER_ICMPV6) return undefined;
+  const packet = bytes.subarray(0, IPV6_HEADER + bytes.readUInt16BE(4));
+  const message = packet.subarray(IPV6_HEADER);
+  const valid =
+    message.length >= FIXED &&
+    packet.readUInt8(7) === HOP_LIMIT &&
+    message.readUInt8(0) === ADVERTISEMENT &&
+    message.readUInt8(1) === 0 &&
+    checksum(...covered(packet)) === 0;
+  if (!valid) return undefined;
+  const multicast = packet.readUInt8(24) === 0xff;
+  const solicited = (message.readUInt8(4) & FLAG_SOLICITED) !== 0;
+  if (message.readUInt8(8) === 0xff || (multicast && solicited)) return undefined;
+  const advertisement: Advertisement = {
+    destination: addressFromBytes(packet.subarray(24, 40)),
+    target: addressFromBytes(message.subarray(8, FIXED)),
+    solicited,
+  };
+  for (let at = FIXED; at + 8 <= message.length; ) {
+    const length = message.readUInt8(at + 1) * 8;
+    if (length === 0) return undefined;
+    if (message.readUInt8(at) === OPTION_TARGET_MAC)
+      advertisement.targetMac = macText(message.subarray(at + 2, at + 8));
+    at += length;
+  }
+  return advertisement;
+}

@@ -1,0 +1,236 @@
+/**
+ * The sockets that probes go through: ARP and Neighbor Discovery on packet sockets, so that neither routes nor
+ * rules nor the kernel's own slow neighbour detection stand in between, and ICMP echo on raw sockets, which take
+ * the way that packets take.
+ *
+ * An answer raises SIGURG (F_SETSIG), as netlink's do: nothing is polled.
+ */
+import { randomBytes } from 'node:crypto';
+import koffi from 'koffi';
+import * as libc from '../../bfd/libc.ts';
+import { type Address, addressBytes, addressFromBytes, type Family, familyOf } from '../../routing/prefix.ts';
+import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from './arp.ts';
+import { decodeEcho, ECHO_REPLY, encodeEcho } from './icmp.ts';
+import { MAC_BROADCAST, macBytes, multicastMac } from './mac.ts';
+import { ADVERTISEMENT, decodeAdvertisement, encodeSolicitation, solicitedNode } from './ndp.ts';
+
+/** An answer to a probe. */
+export interface Answer {
+  from: Address;
+  /** The Ethernet address behind it, where the probe asks for that. */
+  mac?: string;
+}
+
+/** A socket for the probes of one method in one family. */
+export interface Prober {
+  /** Sends one probe; `mac`: where it answered from last, absent: everybody is asked. 0 or a negative errno. */
+  send(target: Address, mac: string | undefined): number;
+  /** What has come since the last call. */
+  read(): Answer[];
+  close(): void;
+}
+
+/** Where probes leave and what they say of themselves. */
+export interface Origin {
+  ifindex: number;
+  interface: string;
+  mac: string;
+  source: Address;
+}
+
+export type Method = 'neighbour' | 'icmp';
+
+// linux/if_ether.h, linux/if_arp.h, asm-generic/socket.h, linux/icmp.h, linux/icmpv6.h, linux/fcntl.h
+const ETH_P_ARP = 0x0806;
+const ETH_P_IPV6 = 0x86dd;
+const IPPROTO_ICMP = 1;
+const IPPROTO_ICMPV6 = 58;
+const SO_BINDTODEVICE = 25;
+const SO_ATTACH_FILTER = 26;
+const SOL_RAW = 255;
+const ICMP_FILTER = 1;
+const F_SETFL = 4;
+const F_SETOWN = 8;
+const F_SETSIG = 10;
+const O_NONBLOCK = 0x800;
+const O_ASYNC = 0x2000;
+const SIGURG = 23;
+const EAGAIN = 11;
+
+/** Packets that one call of `read` takes. */
+const READ_AT_MOST = 256;
+const BUFFER = 2048;
+
+// Classic BPF (linux/filter.h) on a packet socket without link-layer header: the packet begins at 0.
+const LOAD_HALF = 0x28;
+const LOAD_BYTE = 0x30;
+const JUMP_EQUAL = 0x15;
+const RETURN = 0x06;
+const ARP_REPLIES = [
+  [LOAD_HALF, 0, 0, 6],
+  [JUMP_EQUAL, 0, 1, ARP_REPLY],
+  [RETURN, 0, 0, BUFFER],
+  [RETURN, 0, 0, 0],
+];
+const ADVERTISEMENTS = [
+  [LOAD_BYTE, 0, 0, 6],
+  [JUMP_EQUAL, 0, 3, IPPROTO_ICMPV6],
+  [LOAD_BYTE, 0, 0, 40],
+  [JUMP_EQUAL, 0, 1, ADVERTISEMENT],
+  [RETURN, 0, 0, BUFFER],
+  [RETURN, 0, 0, 0],
+];
+
+function attachFilter(fd: number, program: number[][]): void {
+  // struct sock_fprog and behind it its instructions.
+  const bytes = Buffer.alloc(16 + 8 * program.length);
+  bytes.writeUInt16LE(program.length, 0);
+  bytes.writeBigUInt64LE(koffi.address(bytes) + 16n, 8);
+  program.forEach(([code = 0, jt = 0, jf = 0, k = 0], i) => {
+    bytes.writeUInt16LE(code, 16 + 8 * i);
+    bytes.writeUInt8(jt, 18 + 8 * i);
+    bytes.writeUInt8(jf, 19 + 8 * i);
+    bytes.writeUInt32LE(k, 20 + 8 * i);
+  });
+  libc.setsockopt(fd, libc.SOL_SOCKET, SO_ATTACH_FILTER, bytes.subarray(0, 16));
+}
+
+/** struct sockaddr_ll (linux/if_packet.h). */
+function linkAddress(protocol: number, ifindex: number, mac?: string): Uint8Array {
+  const bytes = Buffer.alloc(20);
+  bytes.writeUInt16LE(libc.AF_PACKET, 0);
+  bytes.writeUInt16BE(protocol, 2);
+  bytes.writeInt32LE(ifindex, 4);
+  if (mac !== undefined) {
+    bytes.writeUInt8(6, 11);
+    bytes.set(macBytes(mac), 12);
+  }
+  return bytes;
+}
+
+/** Opens a socket and prepares it; closes it again when that fails. Throws `SystemError`. */
+function open(domain: number, type: number, protocol: number, prepare: (fd: number) => void): number {
+  const fd = libc.socket(domain, type, protocol);
+  try {
+    prepare(fd);
+    libc.fcntl(fd, F_SETOWN, process.pid);
+    libc.fcntl(fd, F_SETSIG, SIGURG);
+    libc.fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC);
+    return fd;
+  } catch (error) {
+    libc.close(fd);
+    throw error;
+  }
+}
+
+/** The rest of a prober: reading what `decode` understands, closing. */
+function prober(fd: number, decode: (packet: Buffer) => Answer | undefined, send: Prober['send']): Prober {
+  const buffer = Buffer.alloc(BUFFER);
+  return {
+    send,
+    read() {
+      const answers: Answer[] = [];
+      for (let i = 0; i < READ_AT_MOST; i++) {
+        const length = libc.recv(fd, buffer);
+        if (length === -EAGAIN) break;
+        // Any other error is an event of the link, reported once.
+        const answer = length > 0 ? decode(buffer.subarray(0, length)) : undefined;
+        if (answer !== undefined) answers.push(answer);
+      }
+      return answers;
+    },
+    close: () => libc.close(fd),
+  };
+}
+
+const packetSocket = (protocol: number, ifindex: number, filter: number[][]): number =>
+  open(libc.AF_PACKET, libc.SOCK_DGRAM, 0, (fd) => {
+    attachFilter(fd, filter);
+    libc.bind(fd, linkAddress(protocol, ifindex));
+  });
+
+function arpProber({ ifindex, mac: ownMac, source }: Origin): Prober {
+  const fd = packetSocket(ETH_P_ARP, ifindex, ARP_REPLIES);
+  return prober(
+    fd,
+    (packet) => {
+      const reply = decodeArp(packet);
+      if (reply === undefined || reply.targetAddress !== source) return undefined;
+      return { from: reply.senderAddress, mac: reply.senderMac };
+    },
+    (target, mac) =>
+      libc.sendto(
+        fd,
+        encodeArp({
+          operation: ARP_REQUEST,
+          senderMac: ownMac,
+          senderAddress: source,
+          targetMac: '00:00:00:00:00:00',
+          targetAddress: target,
+        }),
+        linkAddress(ETH_P_ARP, ifindex, mac ?? MAC_BROADCAST),
+      ),
+  );
+}
+
+function ndpProber({ ifindex, mac: ownMac, source }: Origin): Prober {
+  const fd = packetSocket(ETH_P_IPV6, ifindex, ADVERTISEMENTS);
+  return prober(
+    fd,
+    (packet) => {
+      const advertisement = decodeAdvertisement(packet);
+      if (!advertisement?.solicited || advertisement.destination !== source) return undefined;
+      const { target, targetMac } = advertisement;
+      return { from: target, ...(targetMac && { mac: targetMac }) };
+    },
+    (target, mac) => {
+      const destination = mac === undefined ? solicitedNode(target) : target;
+      const packet = encodeSolicitation({ source, sourceMac: ownMac, destination, target });
+      return libc.sendto(fd, packet, linkAddress(ETH_P_IPV6, ifindex, mac ?? multicastMac(destination)));
+    },
+  );
+}
+
+function icmpProber(family: Family, origin: Origin): Prober {
+  const fd = open(
+    family === 4 ? libc.AF_INET : libc.AF_INET6,
+    libc.SOCK_RAW,
+    family === 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6,
+    (socket) => {
+      // A set bit blocks a type: all but the echo reply.
+      const blocked = Buffer.alloc(family === 4 ? 4 : 32, 0xff);
+      const type = ECHO_REPLY[family];
+      blocked[type >> 3]! &= ~(1 << (type & 7));
+      libc.setsockopt(socket, family === 4 ? SOL_RAW : IPPROTO_ICMPV6, ICMP_FILTER, blocked);
+      libc.setsockopt(socket, libc.SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${origin.interface}\0`));
+      libc.bind(socket, libc.sockaddr(origin.source, 0));
+    },
+  );
+  // The data tell our own replies, and whose they are.
+  const cookie = randomBytes(8);
+  const length = cookie.length + addressBytes(origin.source).length;
+  const identifier = cookie.readUInt16BE(0);
+  let sequence = 0;
+  return prober(
+    fd,
+    (packet) => {
+      const echo = decodeEcho(family, packet);
+      const ours = echo?.data.length === length && cookie.equals(echo.data.subarray(0, 8));
+      if (!ours) return undefined;
+      return { from: addressFromBytes(echo.data.subarray(8)) };
+    },
+    (target) => {
+      sequence = (sequence + 1) & 0xffff;
+      const data = Buffer.concat([cookie, addressBytes(target)]);
+      return libc.sendto(fd, encodeEcho(family, { identifier, sequence, data }), libc.sockaddr(target, 0));
+    },
+  );
+}
+
+/** Opens the socket of a method. Throws `SystemError`, or `TypeError` for a link without Ethernet addresses. */
+export function openProber(method: Method, origin: Origin): Prober {
+  const family = familyOf(origin.source);
+  if (method === 'icmp') return icmpProber(family, origin);
+  macBytes(origin.mac);
+  return family === 4 ? arpProber(origin) : ndpProber(origin);
+}
