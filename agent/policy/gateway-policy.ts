@@ -1,9 +1,23 @@
 /** `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own, as the policy model. */
+import { anyPrefix, type Family, parseAddress } from '../../routing/prefix.ts';
 import type { PolicyDocument } from './documents.ts';
-import type { BfdAuthType, BfdPolicy, EgressRule, Policy, Side } from './model.ts';
+import { parseDuration } from './formats.ts';
+import { type DnatSpec, type EipSpec, translateDnats, translateEips } from './inbound.ts';
+import type {
+  BfdAuthType,
+  BfdPolicy,
+  DefaultAction,
+  EgressIP,
+  EgressRule,
+  Policy,
+  Side,
+  UplinkPolicy,
+} from './model.ts';
 import { PrefixIndex } from './overlap.ts';
+import type { Path } from './parse.ts';
 import { quote } from './quote.ts';
-import { addresses, checkOneGatewayAFamily, each, prefixes, sources } from './resolve.ts';
+import { addresses, checkOneGatewayAFamily, each, prefixes, programmedFamilies, sources } from './resolve.ts';
+import { type TranslationLogSpec, translateTranslationLog } from './translation-log.ts';
 
 /** What the translator reads of the document; all of it is optional, see `PolicyDocument`. */
 export interface GatewayPolicyResource {
@@ -12,6 +26,12 @@ export interface GatewayPolicyResource {
     external?: SideSpec;
     bfd?: BfdSpec;
     policies?: PolicySpec[];
+    defaultAction?: DefaultAction;
+    eips?: EipSpec[];
+    dnats?: DnatSpec[];
+    mssClamp?: boolean;
+    uplink?: UplinkSpec;
+    translationLog?: TranslationLogSpec;
   };
 }
 
@@ -29,32 +49,57 @@ interface BfdSpec {
   mode?: 'passive' | 'active';
   minTTL?: number;
   adoptDiscriminator?: boolean;
-  auth?: { type: BfdAuthType; keyID: number; keyFile: string };
+  auth?: { type?: BfdAuthType; keyID?: number; keyFile?: string };
 }
 
 interface PolicySpec {
   name?: string;
   snat?: boolean;
   ipBlocks?: string[];
+  destinationCIDRs?: string[];
+  excludedCIDRs?: string[];
+  priority?: number;
+  egressIP?: { address?: string[]; announce?: boolean; owner?: string };
+  portBlockSize?: number;
 }
 
+interface UplinkSpec {
+  probe?: 'arp' | 'icmp' | 'none';
+  interval?: string;
+  failures?: number;
+  targets?: string[];
+}
+
+type GatewayPolicy = PolicyDocument<GatewayPolicyResource>;
+
 /** Translates the document. Its errors are reported through it; the result counts only when there are none. */
-export function translateGatewayPolicy(document: PolicyDocument<GatewayPolicyResource>): Policy {
-  const { internal, external, bfd, policies } = document.value.spec ?? {};
-  checkOneGatewayAFamily(document, ['spec', 'internal', 'gateways'], internal?.gateways);
-  checkOneGatewayAFamily(document, ['spec', 'external', 'gateways'], external?.gateways);
-  if (document.sound && bfd?.enabled === true && (bfd.peers ?? []).length === 0) {
+export function translateGatewayPolicy(document: GatewayPolicy): Policy {
+  const spec = document.value.spec ?? {};
+  for (const side of ['internal', 'external'] as const) {
+    checkOneGatewayAFamily(document, ['spec', side, 'gateways'], spec[side]?.gateways);
+  }
+  if (document.sound && spec.bfd?.enabled === true && !spec.bfd.peers?.length) {
     document.fail(['spec', 'bfd', 'peers'], 'BFD is enabled, so at least one peer is required', 'key');
   }
-  const rules = translateRules(document, policies ?? []);
-  refuseOrder(document, rules);
+  const internal = translateSide(spec.internal);
+  const external = translateSide(spec.external);
+  const rules = translateRules(document, programmedFamilies({ internal, external }));
+  const eips = translateEips(document, spec.eips);
+  const dnats = translateDnats(document, spec.dnats, eips);
+  const log = translateTranslationLog(document, ['spec', 'translationLog'], spec.translationLog);
   return {
     name: document.name,
     origin: document.origin,
-    internal: translateSide(internal),
-    external: translateSide(external),
-    bfd: translateBfd(bfd ?? {}),
+    internal,
+    external,
+    bfd: translateBfd(spec.bfd ?? {}),
     rules,
+    ...(spec.defaultAction && { defaultAction: spec.defaultAction }),
+    ...(eips.length > 0 && { eips }),
+    ...(dnats.length > 0 && { dnats }),
+    ...(spec.mssClamp !== undefined && { mssClamp: spec.mssClamp }),
+    ...(spec.uplink && { uplink: translateUplink(document, spec.uplink) }),
+    ...(log && { translationLog: log }),
     warnings: [],
   };
 }
@@ -75,25 +120,74 @@ function translateBfd(bfd: BfdSpec): BfdPolicy {
     mode: bfd.mode ?? 'passive',
     minTTL: bfd.minTTL ?? 254,
     adoptDiscriminator: bfd.adoptDiscriminator ?? true,
-    ...(bfd.auth !== undefined && { auth: bfd.auth }),
+    ...(bfd.auth && { auth: bfd.auth as Required<typeof bfd.auth> }),
   };
 }
 
-function translateRules(document: PolicyDocument, policies: PolicySpec[]): EgressRule[] {
-  const rules: EgressRule[] = [];
+function translateRules(document: GatewayPolicy, families: readonly Family[]): EgressRule[] {
   const names = new Map<string, number>();
-  each(policies, (policy, i) => {
+  const rules: EgressRule[] = [];
+  each(document.value.spec?.policies, (policy, i) => {
+    const path = ['spec', 'policies', i];
     const name = policy.name ?? `policy-${i}`;
     const earlier = names.get(name);
     if (earlier === undefined) names.set(name, i);
-    else
-      document.fail(
-        ['spec', 'policies', i, 'name'],
-        `policies[${earlier}] has the name ${quote(name)} already`,
-      );
-    rules[i] = { name, snat: policy.snat ?? true, ipBlocks: prefixes(policy.ipBlocks) };
+    else document.fail([...path, 'name'], `policies[${earlier}] has the name ${quote(name)} already`);
+    rules[i] = translateRule(document, path, name, policy, families);
   });
+  if (document.sound) refuseOrder(document, rules);
   return rules;
+}
+
+function translateRule(
+  document: GatewayPolicy,
+  path: Path,
+  name: string,
+  policy: PolicySpec,
+  families: readonly Family[],
+): EgressRule {
+  const { snat = true, destinationCIDRs, excludedCIDRs, priority, portBlockSize } = policy;
+  const blocks = prefixes(policy.ipBlocks);
+  const anything = document.sound && blocks.length === 0;
+  for (const field of ['egressIP', 'portBlockSize'] as const) {
+    if (!snat && policy[field])
+      document.fail([...path, field], 'has no meaning for what is not translated', 'key');
+  }
+  if (snat && anything && portBlockSize) {
+    document.fail([...path, 'portBlockSize'], 'needs ipBlocks: each source gets ports of its own', 'key');
+  }
+  return {
+    name,
+    snat,
+    ipBlocks: anything && !snat ? families.map(anyPrefix) : blocks,
+    ...(destinationCIDRs?.length && { destinationCIDRs: prefixes(destinationCIDRs) }),
+    ...(excludedCIDRs?.length && { excludedCIDRs: prefixes(excludedCIDRs) }),
+    ...(priority !== undefined && { priority }),
+    ...(policy.egressIP && { egressIP: translateEgressIP(document, [...path, 'egressIP'], policy.egressIP) }),
+    ...(portBlockSize && { portBlockSize }),
+  };
+}
+
+function translateEgressIP(
+  document: GatewayPolicy,
+  path: Path,
+  { address, announce = true, owner }: NonNullable<PolicySpec['egressIP']>,
+): EgressIP {
+  const gateways = addresses(document.value.spec?.external?.gateways);
+  each(address, (text, i) => {
+    if (!gateways.includes(parseAddress(text)!)) return;
+    document.fail([...path, 'address', i], `${text} is the external gateway's address`);
+  });
+  return { addresses: addresses(address), announce, ...(owner !== undefined && { owner }) };
+}
+
+function translateUplink(document: GatewayPolicy, uplink: UplinkSpec): UplinkPolicy {
+  const interval = uplink.interval === undefined ? 200 : parseDuration(uplink.interval)!;
+  if (interval < 10 || interval > 60_000) {
+    document.fail(['spec', 'uplink', 'interval'], `must be between 10ms and 60s, is ${uplink.interval}`);
+  }
+  const { probe = 'arp', failures = 3, targets } = uplink;
+  return { probe, interval, failures, targets: addresses(targets) };
 }
 
 /** Forwarded blocks come before all translated ones: a policy that needs the other order is refused. */

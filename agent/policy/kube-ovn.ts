@@ -22,6 +22,7 @@ import type { BfdPolicy, EgressRule, Policy } from './model.ts';
 import type { Path } from './parse.ts';
 import { quote } from './quote.ts';
 import { each, familyName, KUBE_OVN_BFD, prefixes } from './resolve.ts';
+import { type TranslationLogSpec, translateTranslationLog } from './translation-log.ts';
 
 /** What is read of the documents; all of it is optional, see `PolicyDocument`. */
 export interface VpcEgressGatewayResource {
@@ -31,6 +32,7 @@ export interface VpcEgressGatewayResource {
     externalSubnet?: string;
     bfd?: { enabled?: boolean; minRX?: number; minTX?: number; multiplier?: number };
     policies?: { snat?: boolean; ipBlocks?: string[]; subnets?: string[] }[];
+    observability?: { conntrack?: { log?: TranslationLogSpec } };
   };
 }
 
@@ -135,6 +137,11 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network): P
   const external =
     spec.externalSubnet && findSubnet(gateway, network, ['spec', 'externalSubnet'], spec.externalSubnet);
   const internal = internalSubnet(gateway, network, vpc);
+  const log = translateTranslationLog(
+    gateway,
+    ['spec', 'observability', 'conntrack', 'log'],
+    spec.observability?.conntrack?.log,
+  );
   return {
     name: gateway.name,
     origin: gateway.origin,
@@ -142,6 +149,7 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network): P
     external: { gateways: external ? subnetGateways(external) : [] },
     bfd: translateBfd(gateway, network, vpc),
     rules: translateRules(gateway, network),
+    ...(log && { translationLog: log }),
     warnings: [],
   };
 }

@@ -42,8 +42,90 @@ export interface EgressRule {
   name: string;
   /** True: the source is translated. False: the block is forwarded unchanged in both directions. */
   snat: boolean;
-  /** Sources; empty means any. */
+  /** Sources; empty means any. A rule that forwards any source spells that out, as `0.0.0.0/0` and `::/0`. */
   ipBlocks: Prefix[];
+  /** Destinations; absent: any. */
+  destinationCIDRs?: Prefix[];
+  /** Destinations to which the rule does not apply; absent: none. */
+  excludedCIDRs?: Prefix[];
+  /** Of two rules that match the lower one decides, then the order; absent: 1000. */
+  priority?: number;
+  /** The addresses that sources get; absent: that of the external interface. */
+  egressIP?: EgressIP;
+  /** Ports for each source in a deterministic block of its own; absent: no blocks. */
+  portBlockSize?: number;
+}
+
+/** Addresses that translated sources get. */
+export interface EgressIP {
+  /** At least one, of either family. */
+  addresses: Address[];
+  /** Hold the addresses on the external interface and announce them (ARP, NDP). */
+  announce: boolean;
+  /** The pod or node that holds them; absent: this one does. */
+  owner?: string;
+}
+
+/** What happens to packets from the VPC that no rule matches. */
+export type DefaultAction = 'masquerade' | 'forward' | 'drop';
+
+/** An external address that belongs wholly to an internal one, in both directions; of one family. */
+export interface Eip {
+  externalIP: Address;
+  internalIP: Address;
+}
+
+/** A port, or as many consecutive ports, inclusive. */
+export interface PortRange {
+  first: number;
+  last: number;
+}
+
+/** Ports of an external address that lead to an internal one; of one family, ranges of one size. */
+export interface Dnat {
+  externalIP: Address;
+  protocol: 'tcp' | 'udp' | 'sctp';
+  externalPorts: PortRange;
+  internalIP: Address;
+  internalPorts: PortRange;
+  /** False: inbound connections get the gateway's internal address as source, so that replies return here. */
+  preserveClientIP: boolean;
+}
+
+/** What must work outside for BFD to be Up. */
+export interface UplinkPolicy {
+  /** How the external gateways are probed. */
+  probe: 'arp' | 'icmp' | 'none';
+  /** Between two probes, milliseconds, 10..60000. */
+  interval: number;
+  /** So many lost probes in a row make the uplink down, 1..100. */
+  failures: number;
+  /** Further addresses to probe with ICMP. */
+  targets: Address[];
+}
+
+/** Matches translations; every part that is there must match, an empty or absent one always does. */
+export interface TranslationFilter {
+  addressFamilies?: ('ipv4' | 'ipv6')[];
+  protocols?: ('tcp' | 'udp' | 'sctp' | 'icmp' | 'icmpv6' | 'other')[];
+  natTypes?: ('snat' | 'dnat' | 'snat_dnat')[];
+  original?: TupleFilter;
+  translated?: TupleFilter;
+}
+
+export interface TupleFilter {
+  sourceCIDRs?: Prefix[];
+  destinationCIDRs?: Prefix[];
+  sourcePorts?: PortRange[];
+  destinationPorts?: PortRange[];
+}
+
+/** Which translations are recorded. */
+export interface TranslationLogPolicy {
+  events: ('start' | 'end')[];
+  rateLimit: { recordsPerSecond: number; burst: number };
+  /** `exclude` takes precedence; an empty `include` means all. */
+  filters: { include: TranslationFilter[]; exclude: TranslationFilter[] };
 }
 
 /** Where a thing in the policy was written, for messages. */
@@ -67,6 +149,16 @@ export interface Policy {
   bfd: BfdPolicy;
   /** In the order of the documents. */
   rules: EgressRule[];
+  /** Absent: masquerade. */
+  defaultAction?: DefaultAction;
+  eips?: Eip[];
+  dnats?: Dnat[];
+  /** Clamp the MSS of TCP to the path MTU. */
+  mssClamp?: boolean;
+  /** Absent: the policy says nothing about it. */
+  uplink?: UplinkPolicy;
+  /** Absent: nothing is recorded. */
+  translationLog?: TranslationLogPolicy;
   warnings: PolicyWarning[];
 }
 

@@ -14,9 +14,13 @@ import type { EgressRule, Policy, PolicyWarning, Side } from './model.ts';
 import { PrefixIndex } from './overlap.ts';
 import type { Path } from './parse.ts';
 
-/** Calls back for every item that is there: lists keep the indices of what was wrong in them as holes. */
-export function each<T>(items: readonly T[] | undefined, visit: (item: T, index: number) => void): void {
-  items?.forEach(visit);
+/** Maps every item that is there: lists keep the indices of what was wrong in them as holes. */
+export function each<T, R>(items: readonly T[] | undefined, visit: (item: T, index: number) => R): R[] {
+  const results: R[] = [];
+  items?.forEach((item, i) => {
+    results.push(visit(item, i));
+  });
+  return results;
 }
 
 /** The prefixes of checked texts, in order, each once. */
@@ -66,6 +70,10 @@ export const KUBE_OVN_BFD = { mode: 'passive', minTTL: 254, adoptDiscriminator: 
 export const sources = (rule: EgressRule): Prefix[] =>
   rule.ipBlocks.length > 0 ? rule.ipBlocks : FAMILIES.map(anyPrefix);
 
+/** Whether a rule applies to every destination. */
+export const isForAll = ({ destinationCIDRs, excludedCIDRs }: EgressRule): boolean =>
+  !destinationCIDRs?.length && !excludedCIDRs?.length;
+
 /** So many blocks are named in a warning; the others are counted. */
 const MAX_NAMED = 5;
 
@@ -96,12 +104,12 @@ function familyWarnings(policy: Policy): PolicyWarning[] {
   });
 }
 
-/** A translated block that lies in a forwarded one is forwarded. */
+/** A translated block that lies in a forwarded one is forwarded, whatever the destination. */
 function conflictWarnings(policy: Policy): PolicyWarning[] {
   if (!policy.rules.some(({ snat }) => snat)) return [];
   const forwarded = new PrefixIndex<string>();
   for (const rule of policy.rules) {
-    if (!rule.snat) for (const block of sources(rule)) forwarded.add(block, rule.name);
+    if (!rule.snat && isForAll(rule)) for (const block of sources(rule)) forwarded.add(block, rule.name);
   }
   return policy.rules.flatMap((rule) => {
     if (!rule.snat) return [];

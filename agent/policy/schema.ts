@@ -105,6 +105,58 @@ const side = (where: string): Schema =>
     `The side of the gateway pod that faces ${where}.`,
   );
 
+const portRanges = list(
+  object({ start: integer(0, 65535, 'The first port.'), end: integer(0, 65535, 'The last port.') }, [
+    'start',
+    'end',
+  ]),
+  'Ports, any of these ranges; empty: any.',
+);
+const tupleFilter = (description: string): Schema =>
+  object(
+    {
+      sourceCIDRs: list(formatted('prefix'), 'Sources; empty: any.'),
+      destinationCIDRs: list(formatted('prefix'), 'Destinations; empty: any.'),
+      sourcePorts: portRanges,
+      destinationPorts: portRanges,
+    },
+    [],
+    description,
+  );
+const translationFilter = object({
+  addressFamilies: list(oneOf(['ipv4', 'ipv6']), 'Address families; empty: both.'),
+  protocols: list(oneOf(['tcp', 'udp', 'sctp', 'icmp', 'icmpv6', 'other']), 'Protocols; empty: all.'),
+  natTypes: list(oneOf(['snat', 'dnat', 'snat_dnat']), 'Kinds of translation; empty: all.'),
+  original: tupleFilter('The addresses and ports before the translation.'),
+  translated: tupleFilter('The addresses and ports after it.'),
+});
+
+/** The log of translations, in the words of Kube-OVN's `observability.conntrack.log`. */
+const translationLog = object(
+  {
+    enabled: withDefault(flag('Write a record of each translation.'), false),
+    events: withDefault(list(oneOf(['start', 'end']), 'Which records.'), ['start', 'end']),
+    rateLimit: object(
+      {
+        recordsPerSecond: withDefault(integer(1, 100_000, 'Sustained.'), 100),
+        burst: withDefault(integer(1, 1_000_000, 'At once.'), 1000),
+      },
+      [],
+      'Records beyond it are counted, not written.',
+    ),
+    filters: object(
+      {
+        include: list(translationFilter, 'Only what one of these matches; empty: all.'),
+        exclude: list(translationFilter, 'Not what one of these matches; takes precedence.'),
+      },
+      [],
+      'Which translations are recorded.',
+    ),
+  },
+  [],
+  'Who was behind which address and port, as records in the log.',
+);
+
 const cidrs = (description: string): Schema => list(formatted('prefix'), description);
 const ports: Schema = {
   type: ['integer', 'string'],
@@ -221,30 +273,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
           [],
           'What must work outside for BFD to be Up.',
         ),
-        translationLog: object(
-          {
-            enabled: withDefault(flag('Write a record of each translation.'), false),
-            events: withDefault(list(oneOf(['start', 'end']), 'Which records.'), ['start', 'end']),
-            rateLimit: object(
-              {
-                recordsPerSecond: withDefault(integer(1, 1_000_000, 'Sustained.'), 100),
-                burst: withDefault(integer(1, 10_000_000, 'At once.'), 1000),
-              },
-              [],
-              'Records beyond it are counted, not written.',
-            ),
-            filters: object(
-              {
-                include: described(anyList, 'Only these; empty: all.'),
-                exclude: described(anyList, 'Not these.'),
-              },
-              [],
-              'Which translations are recorded.',
-            ),
-          },
-          [],
-          'Who was behind which address and port, as records in the log.',
-        ),
+        translationLog,
       },
       ['internal', 'external'],
     ),
@@ -260,7 +289,9 @@ const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
       internalSubnet: text(),
       externalSubnet: { type: 'string', minLength: 1 },
       internalIPs: list(formatted('address-pair')),
+      internalIPPool: text(),
       externalIPs: list(formatted('address-pair')),
+      externalIPPool: text(),
       bfd: object({
         enabled: flag(),
         minRX: integer(1, 60000),
@@ -277,6 +308,7 @@ const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
       nodeSelector: list(
         object({ matchLabels: textMap, matchExpressions: list(requirement), matchFields: list(requirement) }),
       ),
+      podAntiAffinity: text(),
       tolerations: list(
         object({
           key: text(),
@@ -292,7 +324,12 @@ const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
         ingress: { type: ['integer', 'string'], minimum: 0 },
         egress: { type: ['integer', 'string'], minimum: 0 },
       }),
-      observability: anyObject,
+      observability: object({
+        resources: anyObject,
+        interfaceMetrics: object({ enabled: flag() }),
+        conntrack: object({ metrics: object({ enabled: flag() }), log: translationLog }),
+        serviceMonitor: anyObject,
+      }),
     },
     ['externalSubnet'],
   ),

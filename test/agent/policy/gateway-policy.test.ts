@@ -1,7 +1,7 @@
 // GatewayPolicy: every field, its default, and every way in which it can be wrong.
 import { readFileSync } from 'node:fs';
 import t from 'tap';
-import { GATEWAY, policyOf, printed } from './support.ts';
+import { GATEWAY, policyOf, printed, translated } from './support.ts';
 
 /** The errors of the good policy with lines (from line 7 on) appended to its spec. */
 const errorsWith = (lines: string) => printed({ 'a.yaml': `${GATEWAY}${lines}` });
@@ -53,8 +53,95 @@ t.test('every field', async (t) => {
       { name: 'partner', snat: false, ipBlocks: ['10.18.0.0/16', 'fd00:10:18::/64'] },
       { name: 'web', snat: true, ipBlocks: ['10.17.0.0/16', 'fd00:10:17::/64'] },
     ],
+    defaultAction: 'masquerade',
     warnings: [],
   });
+});
+
+t.test('every field that there will be', async (t) => {
+  const text = readFileSync(
+    new URL('../../fixtures/policy/gateway-policy/every-field.yaml', import.meta.url),
+    'utf8',
+  );
+  const { policy, errors } = translated(text);
+  t.same(errors, []);
+  t.match(policy, {
+    rules: [
+      {
+        name: 'web',
+        snat: true,
+        ipBlocks: ['10.17.0.0/16'],
+        destinationCIDRs: ['0.0.0.0/0'],
+        excludedCIDRs: ['10.0.0.0/8'],
+        priority: 100,
+        egressIP: { addresses: ['172.17.0.50', 'fd00:172:17::50'], announce: true, owner: 'node1' },
+        portBlockSize: 64,
+      },
+    ],
+    defaultAction: 'drop',
+    eips: [{ externalIP: '172.17.0.60', internalIP: '10.17.0.9' }],
+    dnats: [
+      {
+        externalIP: '172.17.0.11',
+        protocol: 'tcp',
+        externalPorts: { first: 8080, last: 8080 },
+        internalIP: '10.17.0.9',
+        internalPorts: { first: 80, last: 80 },
+        preserveClientIP: false,
+      },
+      {
+        externalIP: '172.17.0.11',
+        protocol: 'udp',
+        externalPorts: { first: 8000, last: 8010 },
+        internalIP: '10.17.0.9',
+        internalPorts: { first: 9000, last: 9010 },
+        preserveClientIP: true,
+      },
+    ],
+    mssClamp: true,
+    uplink: { probe: 'icmp', interval: 500, failures: 5, targets: ['192.0.2.1'] },
+    translationLog: {
+      events: ['start'],
+      rateLimit: { recordsPerSecond: 50, burst: 500 },
+      filters: {
+        include: [{ addressFamilies: ['ipv4'], protocols: ['tcp'], natTypes: ['snat'] }],
+        exclude: [
+          {
+            original: {
+              sourceCIDRs: ['10.17.0.0/16'],
+              destinationCIDRs: ['192.0.2.0/24'],
+              sourcePorts: [{ first: 1, last: 1023 }],
+              destinationPorts: [{ first: 53, last: 53 }],
+            },
+            translated: { sourceCIDRs: ['172.17.0.50/32'] },
+          },
+        ],
+      },
+    },
+  });
+});
+
+t.test('the defaults of what there will be', async (t) => {
+  const { policy, errors } = translated(`${GATEWAY}  policies: [{ egressIP: { address: [172.17.0.50] } }]
+  uplink: {}
+  translationLog: { enabled: true }
+`);
+  t.same(errors, []);
+  t.strictSame(policy.rules[0]!.egressIP, { addresses: ['172.17.0.50'], announce: true });
+  t.strictSame(policy.uplink, { probe: 'arp', interval: 200, failures: 3, targets: [] });
+  t.strictSame(policy.translationLog, {
+    events: ['start', 'end'],
+    rateLimit: { recordsPerSecond: 100, burst: 1000 },
+    filters: { include: [], exclude: [] },
+  });
+});
+
+t.test('a rule that forwards any source spells it out, for the families that are programmed', async (t) => {
+  const any = '  policies: [{ snat: false }]\n';
+  t.same(policyWith(any).rules[0]!.ipBlocks, ['0.0.0.0/0', '::/0']);
+  const v4 = GATEWAY.replace(', "fd00:172:17::1"', '');
+  t.same(policyOf({ 'a.yaml': `${v4}${any}` }).rules[0]!.ipBlocks, ['0.0.0.0/0']);
+  t.same(policyWith('  policies: [{ snat: true }]\n').rules[0]!.ipBlocks, []);
 });
 
 t.test('the namespace is part of the name', async (t) => {
@@ -76,6 +163,126 @@ t.test('a peer that stands twice is one; a disabled BFD has none', async (t) => 
   t.same(policyWith(bfd).bfd.peers, ['10.255.255.255']);
   t.same(policyWith(bfd.replace('true', 'false')).bfd, { ...policyWith('').bfd, enabled: false, peers: [] });
 });
+
+/** Appended lines that use what is not supported yet, and what else is said of them. */
+const IMPOSSIBLE: [string, string, string[]][] = [
+  [
+    'an egress address for what is not translated',
+    '  policies: [{ snat: false, egressIP: { address: [172.17.0.50] }, portBlockSize: 64 }]\n',
+    [
+      'a.yaml:7:29: spec.policies[0].egressIP: has no meaning for what is not translated',
+      'a.yaml:7:67: spec.policies[0].portBlockSize: has no meaning for what is not translated',
+    ],
+  ],
+  [
+    'port blocks for any source',
+    '  policies: [{ portBlockSize: 64 }]\n',
+    ['a.yaml:7:16: spec.policies[0].portBlockSize: needs ipBlocks: each source gets ports of its own'],
+  ],
+  [
+    'an egress address that is the gateway',
+    '  policies: [{ egressIP: { address: [172.17.0.50, 172.17.0.1] } }]\n',
+    ["a.yaml:7:51: spec.policies[0].egressIP.address[1]: 172.17.0.1 is the external gateway's address"],
+  ],
+  [
+    'an egress address that is none',
+    '  policies: [{ egressIP: { address: [172.17.0.0/24] } }, { egressIP: {} }]\n',
+    [
+      'a.yaml:7:38: spec.policies[0].egressIP.address[0]: "172.17.0.0/24" is a CIDR, and one address is wanted',
+      'a.yaml:7:60: spec.policies[1].egressIP.address: this field is required',
+    ],
+  ],
+  [
+    'a destination that is none',
+    '  policies: [{ destinationCIDRs: [example.org], excludedCIDRs: [10.0.0.0/99] }]\n',
+    [
+      'a.yaml:7:35: spec.policies[0].destinationCIDRs[0]: "example.org" is not an address or CIDR',
+      'a.yaml:7:65: spec.policies[0].excludedCIDRs[0]: "10.0.0.0/99" is not an address or CIDR: the length of an IPv4 CIDR is 0 to 32',
+    ],
+  ],
+  [
+    'an action that there is not',
+    '  defaultAction: reject\n',
+    ['a.yaml:7:18: spec.defaultAction: must be one of masquerade, forward, drop, is "reject"'],
+  ],
+  [
+    'EIPs of two families, and an address in two EIPs',
+    `  eips:
+    - { externalIP: 172.17.0.60, internalIP: "fd00::9" }
+    - { externalIP: 172.17.0.61, internalIP: 10.17.0.9 }
+    - { externalIP: 172.17.0.61, internalIP: 10.17.0.10 }
+    - { externalIP: 172.17.0.62, internalIP: 10.17.0.9 }
+`,
+    [
+      'a.yaml:8:46: spec.eips[0].internalIP: is IPv6, and externalIP 172.17.0.60 is IPv4',
+      'a.yaml:10:21: spec.eips[2].externalIP: 172.17.0.61 is in eips[1] already',
+      'a.yaml:11:46: spec.eips[3].internalIP: 10.17.0.9 is in eips[1] already',
+    ],
+  ],
+  [
+    'DNATs: fields',
+    '  dnats: [{ protocol: icmp, externalPort: 0, internalPort: 80-79, internalIP: 10.17.0.9 }]\n',
+    [
+      'a.yaml:7:11: spec.dnats[0].externalIP: this field is required',
+      'a.yaml:7:23: spec.dnats[0].protocol: must be one of tcp, udp, sctp, is "icmp"',
+      'a.yaml:7:43: spec.dnats[0].externalPort: must be between 1 and 65535, is 0',
+      'a.yaml:7:60: spec.dnats[0].internalPort: "80-79" is not a port from 1 to 65535, or a range like 8000-8010',
+    ],
+  ],
+  [
+    'DNATs that claim the same port',
+    `  dnats:
+    - { externalIP: 172.17.0.11, protocol: tcp, externalPort: 8005, internalIP: 10.17.0.9, internalPort: 80 }
+    - { externalIP: 172.17.0.11, protocol: udp, externalPort: 8005, internalIP: 10.17.0.9, internalPort: 80 }
+    - { externalIP: 172.17.0.11, protocol: tcp, externalPort: 8000-8010, internalIP: 10.17.0.9, internalPort: 9000-9010 }
+    - { externalIP: 172.17.0.11, protocol: tcp, externalPort: 8011, internalIP: 10.17.0.9, internalPort: 80-81 }
+`,
+    [
+      'a.yaml:10:63: spec.dnats[2].externalPort: port 8005 of 172.17.0.11 tcp is in dnats[0] already',
+      'a.yaml:11:106: spec.dnats[3].internalPort: must be as many ports as externalPort, 8011',
+    ],
+  ],
+  [
+    'a DNAT of an EIP',
+    `  eips: [{ externalIP: 172.17.0.60, internalIP: 10.17.0.9 }]
+  dnats: [{ externalIP: 172.17.0.60, protocol: tcp, externalPort: 80, internalIP: 10.17.0.10, internalPort: 80 }]
+`,
+    ['a.yaml:8:25: spec.dnats[0].externalIP: 172.17.0.60 is an EIP: all of it leads to 10.17.0.9'],
+  ],
+  [
+    'uplink',
+    '  uplink: { probe: ping, interval: 5ms, failures: 0, targets: [x] }\n',
+    [
+      'a.yaml:7:20: spec.uplink.probe: must be one of arp, icmp, none, is "ping"',
+      'a.yaml:7:36: spec.uplink.interval: must be between 10ms and 60s, is 5ms',
+      'a.yaml:7:51: spec.uplink.failures: must be between 1 and 100, is 0',
+      'a.yaml:7:64: spec.uplink.targets[0]: "x" is not an address',
+    ],
+  ],
+  [
+    'an interval without a unit',
+    '  uplink: { interval: 200 }\n',
+    ['a.yaml:7:23: spec.uplink.interval: must be a string, is 200; put it in quotes'],
+  ],
+  [
+    'the log',
+    '  translationLog: { events: [begin], rateLimit: { burst: 0 }, filters: { include: [{ original: { sourcePorts: [{ start: 9, end: 1 }, {}] }, protocols: [gre] }] } }\n',
+    [
+      'a.yaml:7:30: spec.translationLog.events[0]: must be one of start, end, is "begin"',
+      'a.yaml:7:58: spec.translationLog.rateLimit.burst: must be between 1 and 1000000, is 0',
+      'a.yaml:7:112: spec.translationLog.filters.include[0].original.sourcePorts[0]: the first port, 9, is above the last, 1',
+      'a.yaml:7:134: spec.translationLog.filters.include[0].original.sourcePorts[1].end: this field is required',
+      'a.yaml:7:134: spec.translationLog.filters.include[0].original.sourcePorts[1].start: this field is required',
+      'a.yaml:7:153: spec.translationLog.filters.include[0].protocols[0]: must be one of tcp, udp, sctp, icmp, icmpv6, other, is "gre"',
+    ],
+  ],
+];
+
+for (const [name, lines, errors] of IMPOSSIBLE) {
+  t.test(name, async (t) => {
+    t.strictSame(translated(`${GATEWAY}${lines}`).errors, errors);
+  });
+}
 
 /** Appended lines, and what is said of them. */
 const WRONG: [string, string, string[]][] = [

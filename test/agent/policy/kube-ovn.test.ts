@@ -147,7 +147,10 @@ t.test('what belongs to the control plane is accepted and not used', async (t) =
   trafficPolicy: Local
   resources: { limits: { cpu: 1, memory: 64Mi } }
   bandwidth: { ingress: 100, egress: 1Gi }
-  observability: { anything: { at: all } }
+  internalIPPool: a
+  externalIPPool: b
+  podAntiAffinity: preferred
+  observability: { resources: { limits: { cpu: 1 } }, interfaceMetrics: { enabled: true }, conntrack: { metrics: { enabled: true } }, serviceMonitor: { labels: { a: b } } }
 status: { ready: true, phase: Completed, internalIPs: [10.16.0.12] }
 `),
   );
@@ -262,7 +265,7 @@ const WRONG: [string, string, string[]][] = [
     'a field of another system',
     '  egressIP: {}\n',
     [
-      'gateway.yaml:6:3: spec.egressIP: unknown field "egressIP"; the fields here are vpc, internalSubnet, externalSubnet, internalIPs, externalIPs, bfd, policies, selectors, replicas, prefix, image, bgpConf, evpnConf, nodeSelector, tolerations, trafficPolicy, resources, bandwidth, observability',
+      'gateway.yaml:6:3: spec.egressIP: unknown field "egressIP"; the fields here are vpc, internalSubnet, externalSubnet, internalIPs, internalIPPool, externalIPs, externalIPPool, bfd, policies, selectors, replicas, prefix, image, bgpConf, evpnConf, nodeSelector, podAntiAffinity, tolerations, trafficPolicy, resources, bandwidth, observability',
     ],
   ],
   [
@@ -403,3 +406,36 @@ t.test(
     }
   },
 );
+
+t.test('the log of the observer is the log of translations', async (t) => {
+  const { translationLog } = policyOf(
+    directory(`  observability:
+    conntrack:
+      log:
+        enabled: true
+        events: [end]
+        rateLimit: { recordsPerSecond: 10 }
+        filters:
+          exclude:
+            - protocols: [icmp]
+              original: { sourceCIDRs: [10.17.3.4/16], destinationPorts: [{ start: 53, end: 53 }] }
+`),
+  );
+  t.strictSame(translationLog, {
+    events: ['end'],
+    rateLimit: { recordsPerSecond: 10, burst: 1000 },
+    filters: {
+      include: [],
+      exclude: [
+        {
+          protocols: ['icmp'],
+          original: { sourceCIDRs: ['10.17.0.0/16'], destinationPorts: [{ first: 53, last: 53 }] },
+        },
+      ],
+    },
+  });
+  t.equal(
+    policyOf(directory('  observability: { conntrack: { log: { events: [end] } } }\n')).translationLog,
+    undefined,
+  );
+});

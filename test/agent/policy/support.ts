@@ -1,6 +1,8 @@
 // What the tests of the policy share: a small good policy, and ways to load and to print.
+import { type PolicyDocument, readDocuments } from '../../../agent/policy/documents.ts';
+import { translateGatewayPolicy } from '../../../agent/policy/gateway-policy.ts';
 import { formatError, loadPolicy } from '../../../agent/policy/load.ts';
-import type { Policy, PolicyResult } from '../../../agent/policy/model.ts';
+import type { Policy, PolicyError, PolicyResult } from '../../../agent/policy/model.ts';
 
 /** A good `GatewayPolicy`; tests append to its spec (two spaces of indentation). */
 export const GATEWAY = `apiVersion: veg-agent.io/v1alpha1
@@ -37,4 +39,13 @@ export function policyOf(files: Record<string, string>): Policy {
 export function printed(files: Record<string, string>): string[] {
   const result = load(files);
   return result.ok ? [] : result.errors.map(formatError);
+}
+
+/** A `GatewayPolicy` in the model and its errors, without the refusals of what is not supported yet. */
+export function translated(text: string): { policy: Policy; errors: string[] } {
+  const errors: PolicyError[] = [];
+  const { documents } = readDocuments([{ name: 'a.yaml', text }], errors, { tokens: 10_000 });
+  const policy = translateGatewayPolicy(documents[0] as PolicyDocument<object>);
+  const sorted = errors.toSorted((a, b) => a.line - b.line || a.col - b.col || a.path.localeCompare(b.path));
+  return { policy, errors: sorted.map(formatError) };
 }
