@@ -22,7 +22,12 @@ const CASES: Record<string, { asks: [string, string][]; harmless: string[] }> = 
     harmless: ['  policies: [{}]\n'],
   },
   'spec.policies[].portBlockSize': {
-    asks: [['  policies: [{ portBlockSize: 64 }]\n', '7:16: spec.policies[0].portBlockSize']],
+    asks: [
+      [
+        '  policies: [{ ipBlocks: [10.17.0.0/16], portBlockSize: 64 }]\n',
+        '7:42: spec.policies[0].portBlockSize',
+      ],
+    ],
     harmless: ['  policies: [{ portBlockSize: 0 }]\n'],
   },
   'spec.defaultAction': {
