@@ -3,7 +3,7 @@
  * say because of it. process.ts feeds it and shows its `view`.
  */
 import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
-import { type Address, type Family, familyOf } from '../routing/prefix.ts';
+import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import type { Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
 import type { OpenKernels } from './kernels.ts';
@@ -24,6 +24,7 @@ import {
 } from './reconcile.ts';
 import type { LoadedPolicy } from './source.ts';
 import type { AgentView } from './status.ts';
+import { DEFAULT_UPLINK, type Uplink } from './uplink/uplink.ts';
 
 /** How often drift that nobody announces is looked for, ms. */
 const DRIFT_PERIOD = 500;
@@ -35,6 +36,7 @@ export interface GatewayParts {
   /** What this class knows is written here. */
   view: AgentView;
   kernels: OpenKernels;
+  uplink: Pick<Uplink, 'configure' | 'look' | 'readiness'>;
   metrics: Metrics;
   logger: Logger;
   /** Called when what is asked of the BFD process may have changed. */
@@ -64,7 +66,8 @@ export class Gateway {
   #failureTold = '';
   /** The sessions of each family; those of a blocked family stay as they were. */
   readonly #peers: Record<Family, PeerIntent[]> = { 4: [], 6: [] };
-  readonly #readiness: BfdIntent['readiness'] = { 4: notYet(), 6: notYet() };
+  /** Whether a family's translation and routes are in the kernel. Undefined before the first look. */
+  #programmed: BfdIntent['readiness'] | undefined;
 
   constructor(parts: GatewayParts) {
     this.#parts = parts;
@@ -115,6 +118,8 @@ export class Gateway {
     if (object !== 'overrun' && portid !== 0) {
       this.#lastWriter = object === 'netfilter' ? what : `pid ${portid} (${what})`;
     }
+    // The sessions hear of a lost link before a reconcile has found out what else is gone with it.
+    if (object === 'link' || object === 'address' || object === 'overrun') this.#parts.uplink.look();
     this.#loop.request(object);
   }
 
@@ -166,7 +171,7 @@ export class Gateway {
         this.#fulfilled = look.wish;
         if (repaired) this.#countRepairs(look);
       }
-      this.#publish(look, failures);
+      this.#take(this.#policy, look, failures);
       await onLook(look);
     } catch (error) {
       // The kernel could not be looked at: nothing is known to be wrong, so sessions stay as they are.
@@ -178,7 +183,9 @@ export class Gateway {
     view.kernel.inSync = ok && view.kernel.families.every(({ state }) => state !== 'blocked');
     view.kernel.last = { at, trigger, ok, changes, durationMs, ...(failed && { error: explain(failed) }) };
     metrics.reconciled({ ok, trigger, durationMs });
-    this.#tellFailure(failed, trigger);
+    const blocked = view.kernel.families.filter(({ state }) => state === 'blocked');
+    const reasons = blocked.map(({ family, reason }) => `IPv${family}: ${reason}`);
+    this.#tellFailure([...reasons, ...(failed ? [explain(failed)] : [])].join('; '), trigger);
     return { ok, repaired };
   }
 
@@ -198,17 +205,39 @@ export class Gateway {
     return look;
   }
 
-  /** Tells the BFD process which sessions there are and which families may carry traffic. */
-  #publish({ plan }: Look, failures: ApplyFailure[]): void {
+  /** Takes in what a look and its changes came to. */
+  #take(policy: Policy, { plan }: Look, failures: ApplyFailure[]): void {
+    const programmed = { 4: notYet(), 6: notYet() };
     for (const { family, state, reason } of plan.families) {
       const failure = failures.find(({ families }) => families.includes(family));
       const ready = state === 'programmed' && failure === undefined;
-      this.#readiness[family] = ready ? { ready } : notYet(reason ?? failure?.error.message);
+      programmed[family] = ready ? { ready } : notYet(reason ?? failure?.error.message);
       if (state !== 'blocked') {
         this.#peers[family] = plan.peers.filter(({ remote }) => familyOf(remote as Address) === family);
       }
     }
-    this.#parts.onIntent({ peers: [...this.#peers[4], ...this.#peers[6]], readiness: this.#readiness });
+    this.#programmed = programmed;
+    const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);
+    this.#parts.uplink.configure({
+      interface: plan.interfaces.external,
+      gateways: policy.external.gateways.filter((gateway) => used.includes(familyOf(gateway))),
+      policy: DEFAULT_UPLINK,
+    });
+    this.publish();
+  }
+
+  /**
+   * Tells the BFD process which sessions there are and which families may carry traffic. Nothing before both
+   * the kernel and the uplink are known: a new agent process must not interrupt the sessions of the one before.
+   */
+  publish(): void {
+    const { uplink, onIntent } = this.#parts;
+    const [ip4, ip6] = FAMILIES.map((family) => {
+      const programmed = this.#programmed?.[family];
+      return programmed?.ready ? uplink.readiness(family) : programmed;
+    });
+    if (ip4 === undefined || ip6 === undefined) return;
+    onIntent({ peers: [...this.#peers[4], ...this.#peers[6]], readiness: { 4: ip4, 6: ip6 } });
   }
 
   #lookForDrift(): void {
@@ -236,14 +265,13 @@ export class Gateway {
   #tellContention(): void {
     this.#parts.logger.warn(
       { writer: this.#lastWriter ?? 'unknown' },
-      'somebody changes the rules again and again; repairs are limited to one a second',
+      'somebody changes the rules again and again; repairs are limited to two a second',
     );
   }
 
-  /** Logs a failure when it is a new one, and its end. */
-  #tellFailure(error: Error | undefined, trigger: Trigger): void {
+  /** Logs what keeps the kernel from being as the policy says when it is new, and its end. */
+  #tellFailure(reason: string, trigger: Trigger): void {
     const { logger } = this.#parts;
-    const reason = error === undefined ? '' : explain(error);
     if (reason === this.#failureTold) return;
     this.#failureTold = reason;
     if (reason === '') logger.info({ trigger }, 'the kernel is as the policy says again');

@@ -86,6 +86,18 @@ export class Metrics {
     gauge('veg_agent_kernel_in_sync', '1 while the kernel was last seen as the policy says.', () =>
       Number(view().kernel.inSync),
     );
+    new Gauge({
+      name: 'veg_agent_uplink_up',
+      help: '1 while the way out through this external gateway works.',
+      labelNames: ['gateway'],
+      registers,
+      collect() {
+        this.reset();
+        for (const { gateway: address, state } of view().uplink?.families ?? []) {
+          this.set({ gateway: address }, Number(state === 'up'));
+        }
+      },
+    });
     gauge('veg_agent_draining', '1 while the gateway is draining.', () => Number(view().draining));
     this.#reconciles = new Counter({
       name: 'veg_agent_reconcile_total',

@@ -3,8 +3,8 @@
  * it tells what sessions there should be and which hears of nothing else. It may crash or hang: the kernel goes
  * on forwarding, the sessions stay Up, and it is started again. Wiring only.
  */
-import { readFileSync } from 'node:fs';
 import { BfdLink } from './bfd-link.ts';
+import { readConntrackUse } from './conntrack-table.ts';
 import { serveControl } from './control.ts';
 import { waitUntilMoved } from './drain.ts';
 import { Gateway } from './gateway.ts';
@@ -12,9 +12,11 @@ import { HttpListeners } from './http.ts';
 import { createKernels } from './kernels.ts';
 import { createLog } from './log.ts';
 import { Metrics } from './metrics.ts';
+import { NetlinkSocket, Protocol } from './netlink.ts';
 import { type ListenAddress, type Options, parseDuration } from './options.ts';
 import { watchSource } from './source.ts';
 import { type AgentView, notReady, statusDocument, statusText } from './status.ts';
+import { Uplink } from './uplink/uplink.ts';
 import { VERSION } from './version.ts';
 
 /** The port for metrics and probes, as Kube-OVN's. */
@@ -49,6 +51,9 @@ const view: AgentView = {
   kernel: { inSync: false, families: [], notes: [], driftRepaired: {} },
   bfdEnabled: false,
   draining: false,
+  get uplink() {
+    return uplink.view();
+  },
 };
 
 const bfd = new BfdLink({
@@ -61,16 +66,7 @@ const bfd = new BfdLink({
   onGone: () => exit(1),
 });
 
-function conntrack(): { entries: number; limit: number } | undefined {
-  const read = (name: string) => Number(readFileSync(`/proc/sys/net/netfilter/nf_conntrack_${name}`, 'utf8'));
-  try {
-    return { entries: read('count'), limit: read('max') };
-  } catch {
-    return undefined;
-  }
-}
-
-const metrics = new Metrics({ view: () => view, conntrack });
+const metrics = new Metrics({ view: () => view, conntrack: readConntrackUse });
 
 const http = new HttpListeners(
   {
@@ -90,10 +86,17 @@ function listen(internalAddresses: string[]): Promise<void> {
 }
 
 const kernels = createKernels(options);
-const gateway = new Gateway({
+const uplink = new Uplink({
+  netlink: new NetlinkSocket(Protocol.ROUTE),
+  conntrack: readConntrackUse,
+  logger,
+  onChange: () => gateway.publish(),
+});
+const gateway: Gateway = new Gateway({
   options,
   view,
   kernels,
+  uplink,
   metrics,
   logger,
   onIntent: (intent) => bfd.configure(intent),
@@ -154,7 +157,7 @@ process.on('SIGHUP', () => {
 });
 process.on('SIGUSR1', () => {
   const status = statusDocument(view, Date.now());
-  logger.info({ status, conntrack: conntrack() ?? null }, 'state of the agent process');
+  logger.info({ status, conntrack: readConntrackUse() ?? null }, 'state of the agent process');
 });
 
 /** The end: forwarding goes on until traffic has moved away. */

@@ -7,6 +7,7 @@ import type { FamilyStatus } from './plan.ts';
 import { formatError } from './policy/load.ts';
 import type { PolicyError } from './policy/model.ts';
 import type { ReconcileResult } from './reconcile.ts';
+import type { UplinkView } from './uplink/uplink.ts';
 
 /** Where the policy came from and whether it can be obeyed. */
 export interface PolicyView {
@@ -50,6 +51,8 @@ export interface AgentView {
   bfdEnabled: boolean;
   /** The last word of the BFD process; absent before the first. */
   bfd?: EngineReport;
+  /** Absent before the first policy. */
+  uplink?: UplinkView;
   draining: boolean;
 }
 
@@ -69,6 +72,10 @@ export function notReady(view: AgentView): string[] {
     for (const { family, reason } of blocked) reasons.push(`IPv${family}: ${reason}`);
     const error = kernel.last === undefined ? 'not reconciled yet' : kernel.last.error;
     if (!kernel.inSync && error !== undefined) reasons.push(`kernel not in sync: ${error}`);
+    for (const { family, state, reason } of view.uplink?.families ?? []) {
+      if (state === 'up' || blocked.some((other) => other.family === family)) continue;
+      reasons.push(`IPv${family} uplink: ${reason ?? 'not probed yet'}`);
+    }
   }
   if (view.bfdEnabled && !view.bfd?.sessions.some((session) => session.state === 'Up')) {
     reasons.push('BFD: no session is Up');
@@ -120,6 +127,7 @@ export function statusDocument(view: AgentView, now: number) {
             },
       driftRepaired: kernel.driftRepaired,
     },
+    uplink: view.uplink ?? null,
     bfd: {
       enabled: view.bfdEnabled,
       sessions: view.bfd?.sessions ?? [],
@@ -149,16 +157,41 @@ function sessionLine(session: SessionReport, now: number): string {
   return `  ${state.padEnd(9)} ${local} → ${remote}, for ${duration((now - since) / 1000)}${timers}`;
 }
 
+const PROBE_WORDS = {
+  unknown: 'has not yet answered',
+  answers: 'answers',
+  silent: 'does not answer',
+  blind: 'cannot be probed with',
+} as const;
+
+type Painter = ReturnType<typeof painter>;
+
 /** What a terminal may show: plain when `colours` is false. */
 function painter(colours: boolean) {
   const paint = (code: number) => (text: string) => (colours ? `\x1b[${code}m${text}\x1b[0m` : text);
   return { good: paint(32), bad: paint(31), faint: paint(2), strong: paint(1) };
 }
 
+/** `uplink   IPv4 up, IPv6 down`, why, and what the probes found. */
+function uplinkLines({ families, probes, notes }: UplinkView, { good, bad, strong }: Painter): string[] {
+  const states = families.map(({ family, state }) =>
+    state === 'up' ? good(`IPv${family} up`) : bad(`IPv${family} ${state}`),
+  );
+  const lines = [`${strong('uplink')}   ${states.join(', ') || 'not watched'}`];
+  for (const { family, reason } of families)
+    if (reason !== null) lines.push(`  ${bad(`IPv${family}: ${reason}`)}`);
+  for (const { address, method, state } of probes) {
+    const asked = method === 'icmp' ? 'ICMP echo' : address.includes(':') ? 'Neighbor Discovery' : 'ARP';
+    lines.push(`  ${address} ${PROBE_WORDS[state]} ${asked}`);
+  }
+  for (const note of notes) lines.push(`  note: ${note}`);
+  return lines;
+}
+
 /** The text of `veg-agent status`, ending with a newline. */
 export function statusText(status: StatusDocument, now: number, colours: boolean): string {
   const { good, bad, faint, strong } = painter(colours);
-  const { policy, kernel, bfd } = status;
+  const { policy, kernel, uplink, bfd } = status;
   const lines: string[] = [];
   const where = [status.pod, status.node].filter(Boolean).join(' on ');
   lines.push(
@@ -182,6 +215,7 @@ export function statusText(status: StatusDocument, now: number, colours: boolean
     );
   }
   lines.push(`  drift repaired: ${repaired.join(', ') || 'none'}`);
+  if (uplink !== null) lines.push(...uplinkLines(uplink, painter(colours)));
   lines.push(`${strong('bfd')}      ${bfd.enabled ? `${bfd.sessions.length} session(s)` : 'not used'}`);
   for (const session of bfd.sessions) lines.push(sessionLine(session, now));
   return `${lines.join('\n')}\n`;

@@ -48,6 +48,15 @@ export interface UplinkPolicy {
   recovery: number;
 }
 
+/** What a policy without `uplink` says. */
+export const DEFAULT_UPLINK: UplinkPolicy = {
+  probe: 'arp',
+  interval: 200,
+  failures: 3,
+  targets: [],
+  recovery: 1000,
+};
+
 /** What is watched. */
 export interface UplinkSetup {
   interface: string;

@@ -1,0 +1,163 @@
+/** What BFD says about the way out: dead gateways, lost links, missing addresses, and a gateway that flaps. */
+import t, { type Test } from 'tap';
+import { Agent, BFD, type GatewaySpec, PolicyDirectory } from '../support/agent.ts';
+import { type Namespace, Scope, until } from '../support/netns.ts';
+import { peerUp, startFrr } from '../support/peers.ts';
+import { EXTERNAL_ADDRESSES, EXTERNAL_ADDRESSES_6, topology } from '../support/topology.ts';
+
+const PAIRS = [
+  { local: '10.255.255.255', remote: '10.16.0.12' },
+  { local: 'fd00:ffff::1', remote: 'fd00:10:16::12' },
+];
+const GATEWAY = { 4: '172.17.0.1', 6: 'fd00:172:17::1' } as const;
+
+/** failures × interval of the default policy, ms, and what a test allows on top: polls, a busy machine. */
+const DETECTION = 600;
+const SLACK = 250;
+
+async function start(t: Test, spec: GatewaySpec = {}, wrapper?: string[]) {
+  const scope = new Scope();
+  t.teardown(() => scope.dispose());
+  const net = topology(scope);
+  const policy = new PolicyDirectory(scope);
+  policy.set({ bfd: BFD, ...spec });
+  const agent = new Agent(net.gateway, {
+    policyDir: policy.dir,
+    stateDir: scope.directory('state'),
+    ...(wrapper && { wrapper }),
+  });
+  const frr = await startFrr(scope, net.router, { sessions: PAIRS });
+  await peerUp(frr);
+  await agent.statusUntil('ready', ({ ready }) => ready);
+  const session = (remote: string) => frr.sessions().find((s) => s.remote === remote)!;
+  return { ...net, scope, policy, agent, frr, session };
+}
+
+/** Makes the server answer no ARP (or Neighbor Discovery), while everything else goes on, or answer again. */
+function setDeaf(server: Namespace, family: 4 | 6, deaf: boolean): void {
+  if (family === 4) server.sysctl({ 'net.ipv4.conf.all.arp_ignore': deaf ? 8 : 0 });
+  else {
+    server.sh(`ip6tables ${deaf ? '-I' : '-D'} INPUT -p icmpv6 --icmpv6-type neighbour-solicitation -j DROP`);
+  }
+}
+
+/** Milliseconds until the peer sees what is asked for. */
+async function timed(what: string, poll: () => boolean): Promise<number> {
+  const began = performance.now();
+  await until(poll, { what, everyMs: 5 });
+  return performance.now() - began;
+}
+
+t.test('a gateway that no longer answers takes its family’s session down, and only that', async (t) => {
+  const { agent, server, session } = await start(t);
+  for (const [family, other] of [
+    [4, 6],
+    [6, 4],
+  ] as const) {
+    const { local, remote } = {
+      local: PAIRS[family === 4 ? 0 : 1]!.remote,
+      remote: PAIRS[family === 4 ? 0 : 1]!.local,
+    };
+    const otherLocal = PAIRS[other === 4 ? 0 : 1]!.remote;
+    t.equal(agent.metric(`veg_agent_uplink_up{gateway="${GATEWAY[family]}"}`), 1);
+    setDeaf(server, family, true);
+    const took = await timed(`IPv${family} leaves Up`, () => session(local).state !== 'Up');
+    t.comment(`IPv${family}: ${Math.round(took)} ms until the peer saw it`);
+    t.ok(took < DETECTION + SLACK, `seen within failures × interval (${Math.round(took)} ms)`);
+    t.equal(session(otherLocal).state, 'Up', `IPv${other} stays Up`);
+    t.equal(
+      agent.metric(
+        `veg_bfd_session_transitions_total{local="${local}",remote="${remote}",from="Up",to="AdminDown",diag="6"}`,
+      ),
+      1,
+      'with diagnostic 6, concatenated path down',
+    );
+    const { status, body } = agent.http('/readyz');
+    t.equal(status, 503);
+    t.match(body, new RegExp(`IPv${family} uplink: the external gateway ${GATEWAY[family]} does not answer`));
+    t.equal(agent.metric(`veg_agent_uplink_up{gateway="${GATEWAY[family]}"}`), 0);
+    t.match(agent.cli('status').stdout, new RegExp(`${GATEWAY[family]} does not answer`));
+
+    setDeaf(server, family, false);
+    const back = await timed(`IPv${family} comes back`, () => session(local).state === 'Up');
+    t.comment(`IPv${family}: back after ${Math.round(back)} ms`);
+    t.ok(back >= 1000, `not before it was steady for a second (${Math.round(back)} ms)`);
+    await agent.statusUntil('ready again', ({ ready }) => ready);
+  }
+});
+
+t.test('a lost carrier, a link set down and a missing address are seen at once', async (t) => {
+  const { agent, gateway, server, session } = await start(t);
+  const [v4, v6] = PAIRS.map(({ remote }) => remote) as [string, string];
+  const down = (remotes: string[]) => () => remotes.every((remote) => session(remote).state !== 'Up');
+  const up = async () => {
+    gateway.ip(EXTERNAL_ADDRESSES);
+    gateway.ip(EXTERNAL_ADDRESSES_6);
+    await agent.statusUntil('ready', ({ ready }) => ready);
+    await timed('both Up', () => session(v4).state === 'Up' && session(v6).state === 'Up');
+  };
+  const cases: [what: string, remotes: string[], break_: () => void, mend: () => void, reason: RegExp][] = [
+    [
+      'no carrier',
+      [v4, v6],
+      () => server.ip('link set eth0 down'),
+      () => {
+        server.ip('link set eth0 up');
+        server.ip('addr replace fd00:172:17::1/64 dev eth0 nodad');
+      },
+      /the external interface net1 has no carrier/,
+    ],
+    [
+      'link down',
+      [v4, v6],
+      () => gateway.ip('link set net1 down'),
+      () => gateway.ip('link set net1 up'),
+      /the external interface net1 is down/,
+    ],
+    [
+      'no IPv4 address',
+      [v4],
+      () => gateway.ip('addr del 172.17.0.11/16 dev net1'),
+      () => {},
+      /the external interface net1 has no usable IPv4 address/,
+    ],
+  ];
+  for (const [what, remotes, break_, mend, reason] of cases) {
+    break_();
+    const took = await timed(what, down(remotes));
+    t.comment(`${what}: ${Math.round(took)} ms`);
+    t.ok(took < 250, `${what}: seen at once (${Math.round(took)} ms)`);
+    if (remotes.length === 1) t.equal(session(v6).state, 'Up');
+    t.match(agent.http('/readyz'), { status: 503, body: reason });
+    mend();
+    await up();
+  }
+});
+
+t.test('a gateway that flaps is held down for longer each time', async (t) => {
+  const { agent, server, session } = await start(t);
+  const local = PAIRS[0]!.remote;
+  const steady: number[] = [];
+  for (let round = 0; round < 2; round++) {
+    setDeaf(server, 4, true);
+    await timed('down', () => session(local).state !== 'Up');
+    setDeaf(server, 4, false);
+    await agent.statusUntil('the wait is told', ({ reasons }) =>
+      reasons.some((r) => /held down for/.test(r)),
+    );
+    steady.push(await timed('up', () => session(local).state === 'Up'));
+  }
+  t.comment(`held down for ${steady.map(Math.round).join(' ms, then ')} ms`);
+  t.ok(steady[1]! > steady[0]! + 500, 'the second time for a second more');
+});
+
+t.test('without the privilege to probe, nothing is taken for dead', async (t) => {
+  const { agent, server, session } = await start(t, {}, ['setpriv', '--bounding-set', '-net_raw']);
+  setDeaf(server, 4, true);
+  const { uplink } = await agent.statusUntil('the note', (s) => (s.uplink?.notes.length ?? 0) > 0);
+  t.match(uplink?.notes[0], /172\.17\.0\.1 cannot be probed, so its failure will not be seen: .*EPERM/);
+  t.match(uplink?.probes[0], { state: 'blind' });
+  await new Promise((resolve) => setTimeout(resolve, 3 * DETECTION));
+  t.equal(session(PAIRS[0]!.remote).state, 'Up');
+  t.equal(agent.http('/readyz').status, 200);
+});
