@@ -3,7 +3,7 @@
  *
  * Requests that come together are gathered into one run; a failed run is tried again with backoff; and
  * repairs draw from a bucket, so that another program that undoes them again and again meets a steady
- * once-a-second agent instead of a busy loop.
+ * twice-a-second agent instead of a busy loop.
  */
 
 /** Why a reconcile was asked for. The label `trigger` of `veg_agent_reconcile_total`. */
@@ -31,8 +31,8 @@ export const CADENCE = {
   retryFirst: 250,
   retryLongest: 30_000,
   /** Repairs in a row at once, and the time for one more, ms. */
-  repairBurst: 10,
-  repairRefill: 1000,
+  repairBurst: 30,
+  repairRefill: 500,
 } as const;
 
 /** Requests that a person or a new fact stands behind: they do not wait for a backoff. */
