@@ -6,8 +6,28 @@ import {
   FORWARD_SET,
   MAX_FORWARD_RULES,
 } from '../routing/numbers.ts';
-import { anyPrefix, type Family, type Prefix, prefix } from '../routing/prefix.ts';
-import { jump, markRule, masqueradeChain, notrackRules, returnPair, returnPairOfSet } from './rules.ts';
+import { anyPrefix, type Family, hostPrefix, type Prefix, prefix } from '../routing/prefix.ts';
+import {
+  CHAIN_EGRESS,
+  CHAIN_INGRESS,
+  CHAIN_TRANSLATE,
+  type DefaultAction,
+  type EgressPolicy,
+  egressChains,
+  isDecided,
+  isForwarded,
+  SOURCE_SET,
+} from './egress.ts';
+import { CHAIN_DNAT, CHAIN_INBOUND, type Dnat, type Eip, EXTERNAL_SET, inboundChains } from './inbound.ts';
+import {
+  interfaceName,
+  jump,
+  markRule,
+  masqueradeChain,
+  notrackRules,
+  returnPair,
+  returnPairOfSet,
+} from './rules.ts';
 import { type AddressSet, type Chain, emptyState, type NatState, type Tables } from './state.ts';
 
 /** What NAT has to do in one family. */
@@ -18,6 +38,20 @@ export interface FamilyNat {
   forward: Prefix[];
   /** Keep BFD out of connection tracking. */
   notrackBfd: boolean;
+  /** For what is not in `forward`: the first policy that speaks about a packet decides. */
+  policies?: EgressPolicy[];
+  /** For what none speaks about; absent: masquerade. */
+  defaultAction?: DefaultAction;
+  /** Come before `forward` and `policies`. */
+  eips?: Eip[];
+  dnats?: Dnat[];
+  /** Keep TCP segments of forwarded connections within the smaller of the two networks. */
+  mssClamp?: boolean;
+  /**
+   * Drop what comes from the VPC, is not forwarded unchanged and belongs to no connection: NAT passes it by, and
+   * it would leave with the address of its sender.
+   */
+  dropInvalid?: boolean;
 }
 
 /** The families that are programmed; one that is not in it is taken away. */
@@ -49,49 +83,126 @@ const chain = (policy: string, texts: readonly string[]): Chain => ({
   rules: texts.map((text) => ({ text, packets: 0, bytes: 0 })),
 });
 
-const hashNet = (name: string, family: Family, elements: Prefix[]): AddressSet => ({
-  name,
-  family,
-  type: 'hash:net',
-  maxelem: Math.max(MIN_MAXELEM, 2 ** Math.ceil(Math.log2(elements.length + 1))),
-  elements: new Set(elements),
-  plain: true,
-});
+function hashNet(
+  name: string,
+  family: Family,
+  elements: ReadonlyMap<Prefix, number>,
+  marked: boolean,
+): AddressSet {
+  const maxelem = Math.max(MIN_MAXELEM, 2 ** Math.ceil(Math.log2(elements.size + 1)));
+  return { name, family, type: 'hash:net', maxelem, marked, elements: new Map(elements), plain: true };
+}
+
+const unmarked = (blocks: readonly Prefix[]): Map<Prefix, number> =>
+  new Map(blocks.map((block) => [block, 0]));
+
+/** Whether anything is asked for that `forward` and the chain VEG-MASQUERADE cannot do. */
+const needsDecisions = ({ policies = [], defaultAction = 'masquerade', eips = [] }: FamilyNat): boolean =>
+  policies.length > 0 || eips.length > 0 || defaultAction !== 'masquerade';
+
+/** What VEG-INVALID lets pass, besides what is decided. */
+const CHAIN_INVALID = 'VEG-INVALID';
+const CHAIN_MSS = 'VEG-MSS';
+
+/** The tables and sets of one family. */
+function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
+  const { family, forward, policies = [], defaultAction = 'masquerade', eips = [], dnats = [] } = nat;
+  const internal = interfaceName(nat.internalInterface);
+  const tables: Tables = new Map();
+  const sets: AddressSet[] = [];
+  const add = (table: string, name: string, texts: readonly string[], policy = '-'): void => {
+    const chains = tables.get(table) ?? new Map<string, Chain>();
+    tables.set(table, chains);
+    chains.get(name)?.rules.push(...chain(policy, texts).rules) ?? chains.set(name, chain(policy, texts));
+  };
+  const hook = (table: string, name: string, ...texts: string[]): void => add(table, name, texts, 'ACCEPT');
+  const addSet = (name: string, elements: ReadonlyMap<Prefix, number>, marked = false): void =>
+    void sets.push(hashNet(name, family, elements, marked));
+
+  const blocks = expressible(forward, family);
+  let forwarded = blocks.flatMap(returnPair);
+  if (blocks.length > MAX_FORWARD_RULES) {
+    addSet(FORWARD_SET[family], unmarked(blocks));
+    forwarded = returnPairOfSet(FORWARD_SET[family]);
+  }
+  add('nat', CHAIN_MASQUERADE, masqueradeChain);
+  hook('nat', 'PREROUTING', markRule(internal));
+
+  if (eips.length > 0 || dnats.length > 0) {
+    const { dnat, inbound, externals } = inboundChains(family, eips, dnats);
+    add('nat', CHAIN_DNAT, dnat);
+    add('nat', CHAIN_INBOUND, inbound);
+    if (externals.length > MAX_FORWARD_RULES) {
+      addSet(EXTERNAL_SET[family], unmarked(externals.map(hostPrefix)));
+      hook('nat', 'PREROUTING', `-m set --match-set ${EXTERNAL_SET[family]} dst ${jump(CHAIN_DNAT)}`);
+    } else {
+      hook(
+        'nat',
+        'PREROUTING',
+        ...externals.map((address) => `-d ${hostPrefix(address)} ${jump(CHAIN_DNAT)}`),
+      );
+    }
+    hook('nat', 'POSTROUTING', `-m conntrack --ctstate DNAT ${jump(CHAIN_INBOUND)}`);
+  }
+
+  const decides = needsDecisions(nat);
+  if (nat.dropInvalid) {
+    const pass = decides ? [jump(CHAIN_EGRESS), `${isForwarded} -j RETURN`] : [];
+    const sources = forwarded.filter((_, i) => i % 2 === 1);
+    add('mangle', CHAIN_INVALID, [...(decides ? pass : sources), '-j DROP']);
+    hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate INVALID ${jump(CHAIN_INVALID)}`);
+  }
+  if (decides) {
+    const all: EgressPolicy[] = [
+      ...eips.map(
+        ({ external, internal: inside }): EgressPolicy => ({
+          name: `eip ${external}`,
+          action: { snat: [external], keepPorts: true },
+          sources: [hostPrefix(inside)],
+          destinations: [],
+          excluded: [],
+        }),
+      ),
+      ...(blocks.length > 0
+        ? [{ name: 'forward', action: 'forward' as const, sources: blocks, destinations: [], excluded: [] }]
+        : []),
+      ...policies,
+    ];
+    const egress = egressChains(family, all, defaultAction);
+    for (const [name, texts] of egress.mangle) add('mangle', name, texts);
+    for (const [name, texts] of egress.nat) add('nat', name, texts);
+    for (const [name, list] of egress.destinations) addSet(name, unmarked(expressible(list, family)));
+    if (egress.sources.size > 0) addSet(SOURCE_SET[family], egress.sources, true);
+    hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_EGRESS)}`);
+    if (egress.ingress) {
+      const inwards = `! -i ${internal} -o ${internal}`;
+      hook('mangle', 'FORWARD', `${inwards} -m conntrack --ctstate NEW ${jump(CHAIN_INGRESS)}`);
+    }
+    hook('nat', 'POSTROUTING', `${isDecided} ${jump(CHAIN_TRANSLATE)}`);
+  }
+  if (nat.mssClamp) {
+    add('mangle', CHAIN_MSS, ['-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu']);
+    hook('mangle', 'FORWARD', `-p tcp ${jump(CHAIN_MSS)}`);
+  }
+
+  hook('nat', 'POSTROUTING', ...forwarded, jump(CHAIN_MASQUERADE));
+  if (nat.notrackBfd) {
+    add('raw', CHAIN_NOTRACK, BFD_PORTS.flatMap(notrackRules));
+    for (const name of ['PREROUTING', 'OUTPUT']) hook('raw', name, `-p udp ${jump(CHAIN_NOTRACK)}`);
+  }
+  return { tables, sets };
+}
 
 /**
  * The state that an intent asks for. Nothing for a family that is not in the intent.
- * Throws `RangeError` for an interface name that iptables cannot express.
+ * Throws `RangeError` for what iptables cannot express: an interface name, an egress IP of too many ranges.
  */
 export function desiredNat(intent: NatIntent): NatState {
   const state = emptyState();
-  for (const { family, internalInterface, forward, notrackBfd } of intent) {
-    const tables: Tables = state.tables[family];
-    const blocks = expressible(forward, family);
-    let forwarded = blocks.flatMap(returnPair);
-    if (blocks.length > MAX_FORWARD_RULES) {
-      const set = hashNet(FORWARD_SET[family], family, blocks);
-      state.sets.set(set.name, set);
-      forwarded = returnPairOfSet(set.name);
-    }
-    tables.set(
-      'nat',
-      new Map([
-        [CHAIN_MASQUERADE, chain('-', masqueradeChain)],
-        ['PREROUTING', chain('ACCEPT', [markRule(internalInterface)])],
-        ['POSTROUTING', chain('ACCEPT', [...forwarded, jump(CHAIN_MASQUERADE)])],
-      ]),
-    );
-    if (notrackBfd) {
-      const hook = `-p udp ${jump(CHAIN_NOTRACK)}`;
-      tables.set(
-        'raw',
-        new Map([
-          [CHAIN_NOTRACK, chain('-', BFD_PORTS.flatMap(notrackRules))],
-          ['PREROUTING', chain('ACCEPT', [hook])],
-          ['OUTPUT', chain('ACCEPT', [hook])],
-        ]),
-      );
-    }
+  for (const nat of intent) {
+    const { tables, sets } = familyState(nat);
+    state.tables[nat.family] = tables;
+    for (const set of sets) state.sets.set(set.name, set);
   }
   return state;
 }

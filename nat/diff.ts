@@ -112,18 +112,24 @@ function editTables(
 const familyOfSet = ({ name, family }: AddressSet): Family =>
   name.endsWith('-4') ? 4 : name.endsWith('-6') ? 6 : family;
 
+/**
+ * The steps of one family's sets: those that come first, those that change marks in a set in use, and those that
+ * come last.
+ */
 function editSets(
   observed: NatState['sets'],
   desired: NatState['sets'],
   family: Family,
-): { before: SetStep[]; after: SetStep[] } {
+): { before: SetStep[]; marks: SetStep[]; after: SetStep[] } {
   const before: SetStep[] = [];
+  const marks: SetStep[] = [];
   const after: SetStep[] = [];
   const taken = new Set(observed.keys());
   for (const set of desired.values()) {
     if (set.family !== family) continue;
-    const edit = editSet(observed.get(set.name), set, taken);
-    before.push(...edit.before);
+    const there = observed.get(set.name);
+    const edit = editSet(there, set, taken);
+    (set.marked && there !== undefined ? marks : before).push(...edit.before);
     after.push(...edit.after);
   }
   for (const set of observed.values()) {
@@ -131,7 +137,7 @@ function editSets(
       after.push({ type: 'destroy-set', family, set: set.name });
     }
   }
-  return { before, after };
+  return { before, marks, after };
 }
 
 /** A state without some sets and the rules that use them. */
@@ -180,13 +186,36 @@ function diffFamily(
     ];
   }
   const sets = editSets(observed.sets, desired.sets, family);
-  const { steps } = editTables(
-    observed.tables[family],
-    desired.tables[family],
-    previous?.tables[family],
-    family,
-  );
-  return [...sets.before, ...steps, ...sets.after];
+  const edit = (from: Tables, to: Tables) => editTables(from, to, previous?.tables[family], family);
+  const { steps } = edit(observed.tables[family], desired.tables[family]);
+  if (sets.marks.length === 0 || steps.length === 0) {
+    return [...sets.before, ...sets.marks, ...steps, ...sets.after];
+  }
+  // Marks lead to rules: the new rules come beside the old ones, then the marks change, then the old rules go.
+  const grown = edit(observed.tables[family], union(desired.tables[family], observed.tables[family]));
+  return [
+    ...sets.before,
+    ...grown.steps,
+    ...sets.marks,
+    ...edit(grown.tables, desired.tables[family]).steps,
+    ...sets.after,
+  ];
+}
+
+/** The wanted rules, and behind them those that stand in our chains by now. */
+function union(wanted: Tables, there: Tables): Tables {
+  const tables: Tables = new Map([...wanted].map(([name, table]) => [name, new Map(table)]));
+  for (const [name, table] of there) {
+    for (const [chain, { policy, rules }] of table) {
+      if (!isOwnedName(chain) || rules.some((rule) => rule.text.includes('\n'))) continue;
+      const target = tables.get(name) ?? new Map<string, Chain>();
+      tables.set(name, target);
+      const first = target.get(chain)?.rules ?? [];
+      const texts = new Set(first.map((rule) => rule.text));
+      target.set(chain, { policy, rules: [...first, ...rules.filter((rule) => !texts.has(rule.text))] });
+    }
+  }
+  return tables;
 }
 
 /**

@@ -9,7 +9,7 @@
 import { FAMILIES, type Family } from '../routing/prefix.ts';
 import type { NatStep } from './diff.ts';
 import { NatError, type NatErrorKind, natError } from './errors.ts';
-import { parseSet, parseTables } from './parse.ts';
+import { parseSets, parseTables } from './parse.ts';
 import { isRuleStep, rulesInput, setsInput } from './render.ts';
 import { isOwnedName, namesOurs, setsOf } from './rules.ts';
 import type { AddressSet, NatState, Table, Tables } from './state.ts';
@@ -180,25 +180,12 @@ export function createNatKernel({
   }
 
   async function observeSets(needed: boolean): Promise<Map<string, AddressSet>> {
-    const sets = new Map<string, AddressSet>();
-    let names: string;
     try {
-      names = await run('ipset', ['list', '-n']);
+      return parseSets(await run('ipset', ['save'], { timeoutMs: RESTORE_TIMEOUT }));
     } catch (error) {
-      if (!needed && isKind(error, 'not-installed', 'unsupported')) return sets;
+      if (!needed && isKind(error, 'not-installed', 'unsupported')) return new Map();
       throw error;
     }
-    for (const name of names.split('\n').filter(isOwnedName)) {
-      const text = await run('ipset', ['save', name], { timeoutMs: RESTORE_TIMEOUT }).catch(
-        (error: unknown) => {
-          if (isKind(error, 'changed')) return '';
-          throw error;
-        },
-      );
-      const set = parseSet(text);
-      if (set !== undefined) sets.set(name, set);
-    }
-    return sets;
   }
 
   async function applyFamily(family: Family, steps: readonly NatStep[]): Promise<void> {

@@ -1,5 +1,6 @@
 /** Reads what `iptables-save -c` (either backend) and `ipset save` print. */
 import { type Family, type Prefix, prefix } from '../routing/prefix.ts';
+import { DECISION_MASK, hex, isOwnedName } from './rules.ts';
 import type { AddressSet, Tables } from './state.ts';
 
 /** glibc's spelling of an IPv6 address that ends in dotted decimal, which RFC 5952 keeps for mapped ones only. */
@@ -21,7 +22,7 @@ function* logicalLines(text: string): Iterable<string> {
     open = quotes % 2 === 1 ? whole : '';
     if (open === '') yield whole;
   }
-  if (open !== '') throw new SyntaxError(`iptables-save printed a quote without its end: ${open}`);
+  if (open !== '') throw new SyntaxError(`a quote without its end: ${JSON.stringify(open)}`);
 }
 
 const CHAIN_LINE = /^:(\S+) (\S+)/;
@@ -67,12 +68,25 @@ const LAYOUT = new Set(['hashsize', 'bucketsize', 'initval']);
 
 function parseCreate(line: string): AddressSet {
   const [, name = '', type = '', ...options] = line.split(' ');
-  const set: AddressSet = { name, type, family: 4, maxelem: 0, elements: new Set(), plain: true };
-  for (let i = 0; i < options.length; i += 2) {
-    const [option = '', value = ''] = options.slice(i, i + 2);
-    if (option === 'family') set.family = value === 'inet6' ? 6 : 4;
-    else if (option === 'maxelem') set.maxelem = Number(value);
-    else if (!LAYOUT.has(option)) set.plain = false;
+  const set: AddressSet = {
+    name,
+    type,
+    family: 4,
+    maxelem: 0,
+    marked: false,
+    elements: new Map(),
+    plain: true,
+  };
+  for (let i = 0; i < options.length; i++) {
+    const option = options[i]!;
+    if (option === 'family') set.family = options[++i] === 'inet6' ? 6 : 4;
+    else if (option === 'maxelem') set.maxelem = Number(options[++i]);
+    else if (option === 'skbinfo') set.marked = true;
+    else if (LAYOUT.has(option)) i++;
+    else {
+      set.plain = false;
+      break;
+    }
   }
   return set;
 }
@@ -84,20 +98,28 @@ function parseElement(text: string, family: Family): Prefix {
   return family === 6 && text.includes('.') ? prefix(whole) : (whole as Prefix);
 }
 
-/** The set in the output of `ipset save NAME`; undefined when there is none. */
-export function parseSet(text: string): AddressSet | undefined {
-  let set: AddressSet | undefined;
-  for (const line of text.split('\n')) {
-    if (set === undefined) {
-      if (line.startsWith('create ')) set = parseCreate(line);
+const SKBMARK = new RegExp(`^skbmark (0x[0-9a-f]{1,8})/${hex(DECISION_MASK)}$`);
+
+/** Our sets in the output of `ipset save`, by name; those of others are passed over. */
+export function parseSets(text: string): Map<string, AddressSet> {
+  const sets = new Map<string, AddressSet>();
+  for (const line of logicalLines(text)) {
+    if (line.startsWith('create ')) {
+      const set = parseCreate(line);
+      if (isOwnedName(set.name)) sets.set(set.name, set);
       continue;
     }
     if (!line.startsWith('add ')) continue;
-    const start = 'add '.length + set.name.length + 1;
+    const start = line.indexOf(' ', 'add '.length) + 1;
+    const set = sets.get(line.slice('add '.length, start - 1));
+    if (set === undefined || set.type !== 'hash:net') continue;
     const end = line.indexOf(' ', start);
-    if (end >= 0) set.plain = false;
-    if (set.type !== 'hash:net') continue;
-    set.elements.add(parseElement(line.slice(start, end < 0 ? undefined : end), set.family));
+    const mark = end < 0 ? undefined : SKBMARK.exec(line.slice(end + 1))?.[1];
+    if (end >= 0 && mark === undefined) set.plain = false;
+    set.elements.set(
+      parseElement(line.slice(start, end < 0 ? undefined : end), set.family),
+      Number(mark ?? 0),
+    );
   }
-  return set;
+  return sets;
 }

@@ -32,7 +32,8 @@ function setCommands(step: SetStep): string[] {
   switch (step.type) {
     case 'create-set': {
       const family = step.family === 4 ? 'inet' : 'inet6';
-      return [`create ${set} hash:net family ${family} hashsize ${step.hashsize} maxelem ${step.maxelem}`];
+      const options = `hashsize ${step.hashsize} maxelem ${step.maxelem}${step.marked ? ' skbinfo' : ''}`;
+      return [`create ${set} hash:net family ${family} ${options}`];
     }
     case 'add-elements':
       return step.elements.map((element) => `add ${set} ${element}`);

@@ -8,18 +8,26 @@
 import { CHAIN_MASQUERADE, MARK, MARK_MASK, OWNED_NAME_PREFIX } from '../routing/numbers.ts';
 import type { Prefix } from '../routing/prefix.ts';
 
-const hex = (value: number): string => `0x${value.toString(16)}`;
+/** A number as iptables and ipset print it. */
+export const hex = (value: number): string => `0x${value.toString(16)}`;
+
+/**
+ * The bits of the mark in which a policy's decision travels from mangle to nat: all but upstream's, which goes on
+ * saying that the packet came from the VPC.
+ */
+export const DECISION_MASK = (0xffffffff ^ MARK) >>> 0;
 
 /** Linux interface names that can stand in a rule: no blanks, quotes, `!`, and not the wildcard `+`. */
 const INTERFACE = /^[A-Za-z0-9_][\w.@:-]{0,14}$/;
 
-/** Marks what comes from the VPC. Throws `RangeError` for an interface name that iptables cannot express. */
+/** The name of an interface in a rule. Throws `RangeError` for one that iptables cannot express. */
+export function interfaceName(name: string): string {
+  if (INTERFACE.test(name)) return name;
+  throw new RangeError(`not an interface name that iptables can match: ${JSON.stringify(name)}`);
+}
+
+/** Marks what comes from the VPC. */
 export function markRule(internalInterface: string): string {
-  if (!INTERFACE.test(internalInterface)) {
-    throw new RangeError(
-      `not an interface name that iptables can match: ${JSON.stringify(internalInterface)}`,
-    );
-  }
   return `-i ${internalInterface} -j MARK --set-xmark ${hex(MARK)}/${hex(MARK_MASK)}`;
 }
 
@@ -59,11 +67,13 @@ const words = (text: string): string[] => text.match(/"(?:[^"\\]|\\.)*"|\S+/gs) 
 export const isOwnedName = (word: string | undefined): boolean =>
   word?.startsWith(OWNED_NAME_PREFIX) ?? false;
 
-/** The sets that a rule matches. */
+/** The sets that a rule uses. */
 export function setsOf(text: string): string[] {
-  if (!text.includes('--match-set ')) return [];
+  if (!/ --(?:match|map)-set /.test(text)) return [];
   const list = words(text);
-  return list.filter((_, i) => list[i - 1] === '--match-set' && list[i - 2] !== '--comment');
+  return list.filter(
+    (_, i) => /^--(?:match|map)-set$/.test(list[i - 1] ?? '') && list[i - 2] !== '--comment',
+  );
 }
 
 /** Whether a rule names one of our chains or sets. */
@@ -73,7 +83,9 @@ export function namesOurs(text: string): boolean {
   const list = words(text);
   return list.some(
     (word, i) =>
-      isOwnedName(word) && /^(?:-j|-g|--match-set)$/.test(list[i - 1] ?? '') && list[i - 2] !== '--comment',
+      isOwnedName(word) &&
+      /^(?:-j|-g|--match-set|--map-set)$/.test(list[i - 1] ?? '') &&
+      list[i - 2] !== '--comment',
   );
 }
 

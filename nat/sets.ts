@@ -1,11 +1,20 @@
 /** The edits that bring a set from what it holds to what it shall hold. */
-import type { Family, Prefix } from '../routing/prefix.ts';
+import { type Family, type Prefix, prefixLength } from '../routing/prefix.ts';
+import { DECISION_MASK, hex } from './rules.ts';
 import type { AddressSet } from './state.ts';
 
 export type SetStep =
   /** `hashsize` and `maxelem` as ipset takes them: the buckets to begin with, the most elements ever. */
-  | { type: 'create-set'; family: Family; set: string; hashsize: number; maxelem: number }
-  | { type: 'add-elements'; family: Family; set: string; elements: Prefix[] }
+  | {
+      type: 'create-set';
+      family: Family;
+      set: string;
+      hashsize: number;
+      maxelem: number;
+      marked: boolean;
+    }
+  /** The elements in ipset's words; one that is there gets the mark that stands with it here. */
+  | { type: 'add-elements'; family: Family; set: string; elements: string[] }
   | { type: 'delete-elements'; family: Family; set: string; elements: Prefix[] }
   /** Exchanges the contents of two sets at once; what uses a set by name uses the new content. */
   | { type: 'swap-sets'; family: Family; set: string; other: string }
@@ -15,12 +24,33 @@ export type SetStep =
 export const isOtherKind = (observed: AddressSet | undefined, desired: AddressSet): boolean =>
   observed !== undefined && (observed.type !== desired.type || observed.family !== desired.family);
 
-function create(set: string, { family, maxelem, elements }: AddressSet): SetStep[] {
+const marked = (element: Prefix, mark: number): string =>
+  `${element} skbmark ${hex(mark)}/${hex(DECISION_MASK)}`;
+
+function create(set: string, desired: AddressSet): SetStep[] {
+  const { family, maxelem, elements } = desired;
   // Buckets for all at once: filling 100 000 into a table that grows as it goes takes a fifth longer.
-  const hashsize = Math.max(1024, 2 ** Math.ceil(Math.log2(elements.size + 1)));
-  const created: SetStep = { type: 'create-set', family, set, hashsize, maxelem };
+  const hashsize = Math.max(64, 2 ** Math.ceil(Math.log2(elements.size + 1)));
+  const created: SetStep = {
+    type: 'create-set',
+    family,
+    set,
+    hashsize,
+    maxelem,
+    marked: desired.marked,
+  };
   if (elements.size === 0) return [created];
-  return [created, { type: 'add-elements', family, set, elements: [...elements] }];
+  return [
+    created,
+    {
+      type: 'add-elements',
+      family,
+      set,
+      elements: desired.marked
+        ? [...elements].map(([element, mark]) => marked(element, mark))
+        : [...elements.keys()],
+    },
+  ];
 }
 
 /**
@@ -36,10 +66,15 @@ export function editSet(
 ): { before: SetStep[]; after: SetStep[] } {
   const { name: set, family, elements } = desired;
   if (observed === undefined) return { before: create(set, desired), after: [] };
-  const added = [...elements].filter((element) => !observed.elements.has(element));
-  const gone = [...observed.elements].filter((element) => !elements.has(element));
+  const added = [...elements.keys()].filter(
+    (element) => observed.elements.get(element) !== elements.get(element),
+  );
+  const gone = [...observed.elements.keys()].filter((element) => !elements.has(element));
   const whole =
-    !observed.plain || observed.maxelem < elements.size || added.length + gone.length > elements.size;
+    !observed.plain ||
+    observed.marked !== desired.marked ||
+    observed.maxelem < elements.size ||
+    added.length + gone.length > elements.size;
   if (whole) {
     let other = `VEG-NEW-${family}`;
     for (let i = 1; taken.has(other); i++) other = `VEG-NEW${i}-${family}`;
@@ -52,8 +87,15 @@ export function editSet(
       after: [],
     };
   }
+  if (desired.marked) {
+    // The longest block around an address decides. In this order it is the old one's mark or the new one's that
+    // is found at any moment, never that of a third.
+    added.sort((a, b) => prefixLength(b) - prefixLength(a));
+    gone.sort((a, b) => prefixLength(a) - prefixLength(b));
+  }
+  const words = desired.marked ? added.map((element) => marked(element, elements.get(element)!)) : added;
   return {
-    before: added.length > 0 ? [{ type: 'add-elements', family, set, elements: added }] : [],
+    before: added.length > 0 ? [{ type: 'add-elements', family, set, elements: words }] : [],
     after: gone.length > 0 ? [{ type: 'delete-elements', family, set, elements: gone }] : [],
   };
 }

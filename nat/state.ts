@@ -30,8 +30,11 @@ export interface AddressSet {
   type: string;
   /** The most elements it can hold. */
   maxelem: number;
-  elements: Set<Prefix>;
-  /** True when it has nothing but addresses: no timeouts, no `nomatch`, no extensions. */
+  /** Whether its elements carry marks (ipset's `skbinfo`), for rules that look a packet's mark up in it. */
+  marked: boolean;
+  /** Each element with its mark; 0 in a set without marks. */
+  elements: Map<Prefix, number>;
+  /** True when it has nothing else: no timeouts, no `nomatch`, no other extensions. */
   plain: boolean;
 }
 

@@ -204,7 +204,9 @@ for (const backend of BACKENDS) {
         const sets = [...model.sets.keys()].flatMap((name) => [
           `create ${name} ${model.sets.get(name)!.header}`,
           `flush ${name}`,
-          ...[...model.sets.get(name)!.elements].map((element) => `add ${name} ${element}`),
+          ...[...model.sets.get(name)!.elements].map(
+            ([element, options]) => `add ${name} ${element}${options}`,
+          ),
         ]);
         const fill = await execIn(ns)('ipset', ['-exist', 'restore'], { input: `${sets.join('\n')}\n` });
         t.equal(fill.stderr, '');

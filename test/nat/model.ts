@@ -3,7 +3,7 @@
  * the save programs print, and refuses what they refuse. Checked against the real ones in test/live/nat.test.ts.
  */
 import type { NatStep, RuleStep } from '../../nat/diff.ts';
-import { parseSet, parseTables } from '../../nat/parse.ts';
+import { parseSets, parseTables } from '../../nat/parse.ts';
 import { isRuleStep, rulesInput, setsInput } from '../../nat/render.ts';
 import type { SetStep } from '../../nat/sets.ts';
 import type { NatState, Rule, Tables } from '../../nat/state.ts';
@@ -11,7 +11,8 @@ import { FAMILIES, type Family } from '../../routing/prefix.ts';
 
 interface ModelSet {
   header: string;
-  elements: Set<string>;
+  /** Each with what follows it in `ipset save`. */
+  elements: Map<string, string>;
 }
 
 export class Model {
@@ -23,6 +24,7 @@ export class Model {
     const fresh = (): Tables =>
       new Map([
         ['raw', builtIn('PREROUTING', 'OUTPUT')],
+        ['mangle', builtIn('PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING')],
         ['nat', builtIn('PREROUTING', 'INPUT', 'OUTPUT', 'POSTROUTING')],
       ]);
     this.tables = { 4: fresh(), 6: fresh() };
@@ -38,7 +40,9 @@ export class Model {
   #inUse(set: string): boolean {
     return [4, 6].some((family) =>
       [...this.tables[family as Family].values()].some((table) =>
-        [...table.values()].some((c) => c.rules.some((r) => r.text.includes(`--match-set ${set} `))),
+        [...table.values()].some((c) =>
+          c.rules.some((r) => / --(?:match|map)-set (\S+)/.exec(r.text)?.[1] === set),
+        ),
       ),
     );
   }
@@ -69,7 +73,7 @@ export class Model {
         const bare = rule.text.replaceAll(/"[^"]*"/g, '""');
         const target = /-[jg] (VEG-\S+)/.exec(bare)?.[1];
         if (target !== undefined && !chains.has(target)) throw new Error(`${line}: no target`);
-        const set = /--match-set (\S+)/.exec(bare)?.[1];
+        const set = /--(?:match|map)-set (\S+)/.exec(bare)?.[1];
         if (set !== undefined && !this.sets.has(set)) throw new Error(`${line}: no set`);
         return rule;
       };
@@ -84,7 +88,9 @@ export class Model {
         chain.rules.splice(at, 1);
       } else if (option === '-F') chain.rules = [];
       else if (option === '-X') {
-        const used = [...chains.values()].some((c) => c.rules.some((r) => r.text.endsWith(`-j ${name}`)));
+        const used = [...chains.values()].some((c) =>
+          c.rules.some((r) => /-[jg] (\S+)$/.exec(r.text)?.[1] === name),
+        );
         if (used || chain.rules.length > 0) throw new Error(`${line}: not empty or in use`);
         chains.delete(name);
       } else throw new Error(`${line}: not understood`);
@@ -98,13 +104,19 @@ export class Model {
       const [verb, name = '', ...rest] = line.split(' ');
       const set = this.sets.get(name);
       if (verb === 'create') {
-        if (set === undefined) this.sets.set(name, { header: rest.join(' '), elements: new Set() });
+        if (set === undefined) this.sets.set(name, { header: rest.join(' '), elements: new Map() });
       } else if (set === undefined) throw new Error(`${line}: no set`);
       else if (verb === 'add') {
         const maxelem = Number(/maxelem (\d+)/.exec(set.header)?.[1]);
         if (set.elements.size >= maxelem) throw new Error(`${line}: full`);
         if (rest[0]!.endsWith('/0')) throw new Error(`${line}: CIDR invalid`);
-        set.elements.add(rest[0]!);
+        set.elements.set(
+          rest[0]!,
+          rest
+            .slice(1)
+            .map((word) => ` ${word}`)
+            .join(''),
+        );
       } else if (verb === 'del') set.elements.delete(rest[0]!);
       else if (verb === 'swap') {
         const other = this.sets.get(rest[0]!);
@@ -136,18 +148,21 @@ export class Model {
       .join('\n');
   }
 
-  /** `ipset save NAME`. */
-  saveSet(name: string): string {
-    const { header, elements } = this.sets.get(name)!;
-    return [`create ${name} ${header}`, ...[...elements].map((e) => `add ${name} ${e}`), ''].join('\n');
+  /** `ipset save`. */
+  saveSets(): string {
+    return [...this.sets]
+      .flatMap(([name, { header, elements }]) => [
+        `create ${name} ${header}\n`,
+        ...[...elements].map(([element, options]) => `add ${name} ${element}${options}\n`),
+      ])
+      .join('');
   }
 
   /** What kernel.ts would observe. */
   observe(): NatState {
-    const ours = [...this.sets.keys()].filter((name) => name.startsWith('VEG-'));
     return {
       tables: { 4: parseTables(this.saveRules(4), 4), 6: parseTables(this.saveRules(6), 6) },
-      sets: new Map(ours.map((name) => [name, parseSet(this.saveSet(name))!])),
+      sets: parseSets(this.saveSets()),
     };
   }
 }
@@ -227,8 +242,9 @@ export function disturb(model: Model, random: ReturnType<typeof seeded>, family:
     case 7:
       for (const [name, set] of model.sets) {
         if (!name.endsWith(`-${family}`)) continue;
-        for (const element of [...set.elements].slice(0, random.below(9))) set.elements.delete(element);
-        set.elements.add(stale(family, 99));
+        for (const element of [...set.elements.keys()].slice(0, random.below(9)))
+          set.elements.delete(element);
+        set.elements.set(stale(family, 99), '');
       }
       break;
     default:

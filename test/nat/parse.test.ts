@@ -1,5 +1,5 @@
 import t from 'tap';
-import { parseSet, parseTables } from '../../nat/parse.ts';
+import { parseSets, parseTables } from '../../nat/parse.ts';
 
 // Printed by iptables-nft-save and iptables-save (legacy) 1.8.9 for the same rules, notices included.
 const NFT = `# Warning: iptables-legacy tables present, use iptables-legacy-save to see them
@@ -98,13 +98,20 @@ add VEG-FORWARD-4 10.1.2.3
 add VEG-FORWARD-4 0.0.0.0/1
 `;
 
+/** The only set in the text. */
+const parseSet = (text: string) => parseSets(text).values().next().value;
+
 t.test('a set is read with its elements as prefixes', (t) => {
   t.same(parseSet(SET), {
     name: 'VEG-FORWARD-4',
     family: 4,
     type: 'hash:net',
     maxelem: 65536,
-    elements: new Set(['10.1.2.3/32', '0.0.0.0/1']),
+    marked: false,
+    elements: new Map([
+      ['10.1.2.3/32', 0],
+      ['0.0.0.0/1', 0],
+    ]),
     plain: true,
   });
   const six =
@@ -115,7 +122,7 @@ add VEG-FORWARD-6 0:0:1::/64
 add VEG-FORWARD-6 fd00:10:16::1
 `)!;
   t.equal(six.family, 6);
-  t.same([...six.elements], ['::/1', '::ffff:102:304/128', '0:0:1::/64', 'fd00:10:16::1/128']);
+  t.same([...six.elements.keys()], ['::/1', '::ffff:102:304/128', '0:0:1::/64', 'fd00:10:16::1/128']);
   t.end();
 });
 
@@ -141,7 +148,33 @@ t.test('a set of another type is read without its elements', (t) => {
   t.end();
 });
 
-t.test('no set gives undefined', (t) => {
-  t.equal(parseSet(''), undefined);
+t.test('marks are read with the elements of a set that has them', (t) => {
+  const text = `create VEG-SOURCE-4 hash:net family inet hashsize 64 maxelem 1048576 skbinfo bucketsize 12 initval 0x1
+add VEG-SOURCE-4 10.17.0.0/16 skbmark 0x80000001/0xffffbfff
+add VEG-SOURCE-4 10.18.0.0/16
+`;
+  const set = parseSet(text)!;
+  t.ok(set.marked);
+  t.ok(set.plain);
+  t.same(
+    [...set.elements],
+    [
+      ['10.17.0.0/16', 0x80000001],
+      ['10.18.0.0/16', 0],
+    ],
+  );
+  for (const other of ['skbmark 0x80000001', 'skbprio 1:10', 'skbmark 0x1/0xffffbfff skbqueue 3']) {
+    t.notOk(parseSet(`${text}add VEG-SOURCE-4 10.19.0.0/16 ${other}\n`)!.plain, other);
+  }
+  t.end();
+});
+
+t.test('sets of others are passed over, whatever their comments say', (t) => {
+  const text = `create THEIRS hash:net family inet hashsize 64 maxelem 9 comment bucketsize 12 initval 0x1
+add THEIRS 10.0.0.0/8 comment "two
+create VEG-FAKE hash:net family inet hashsize 64 maxelem 9"
+${SET}`;
+  t.same([...parseSets(text).keys()], ['VEG-FORWARD-4']);
+  t.equal(parseSets('').size, 0);
   t.end();
 });
