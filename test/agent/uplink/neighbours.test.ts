@@ -1,0 +1,35 @@
+import t from 'tap';
+import { neighbourDump, parseNeighbour } from '../../../agent/uplink/neighbours.ts';
+
+t.test('a dump asks for one interface', async (t) => {
+  t.equal(Buffer.from(neighbourDump(7)).toString('hex'), `${'00'.repeat(12)}0800080007000000`);
+});
+
+/** An RTM_NEWNEIGH as the kernel sends it: ndmsg, NDA_DST, NDA_LLADDR, NDA_CACHEINFO. */
+const entry = (family: string, state: string, address: string, confirmed: string) =>
+  Buffer.from(
+    `${family}00000007000000${state}000001${address}0a0002000242ac1100010000` +
+      `14000300${confirmed}000000000000000001000000`,
+    'hex',
+  );
+const V4 = '08000100ac110001';
+const V6 = '14000100fd000172001700000000000000000001';
+
+t.test('an entry says what the kernel found and how long ago', async (t) => {
+  t.strictSame(parseNeighbour(entry('02', '02', V4, '0c000000')), {
+    address: '172.17.0.1',
+    state: 'reachable',
+    confirmedAgo: 120,
+  });
+  t.match(parseNeighbour(entry('0a', '20', V6, '00000000')), { address: 'fd00:172:17::1', state: 'failed' });
+  t.match(parseNeighbour(entry('02', '04', V4, '00000000')), { state: 'other' }, 'stale');
+});
+
+t.test('an entry without address or times is left out', async (t) => {
+  t.equal(
+    parseNeighbour(entry('07', '02', '0a000100010203040506' + '0000', '00000000')),
+    undefined,
+    'a bridge’s',
+  );
+  t.equal(parseNeighbour(entry('02', '02', V4, '00000000').subarray(0, 20)), undefined);
+});
