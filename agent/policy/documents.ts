@@ -14,7 +14,7 @@ import { MAX_MISFITS, validate } from './validate.ts';
  */
 export interface PolicyDocument<Value = unknown> {
   kind: string;
-  /** `metadata.name`, after `metadata.namespace/` for namespaced kinds. */
+  /** `metadata.name`, after `metadata.namespace/` for namespaced kinds; empty when it is missing or wrong. */
   name: string;
   origin: Origin;
   value: Value;
@@ -162,7 +162,7 @@ class Reader {
       return;
     }
     const { name, namespace } = (fields.metadata ?? {}) as { name?: string; namespace?: string };
-    const fullName = kind.namespaced ? `${namespace ?? 'default'}/${name}` : `${name}`;
+    const fullName = kind.namespaced && name ? `${namespace ?? 'default'}/${name}` : (name ?? '');
     this.#set.documents.push({
       kind: kind.kind,
       name: fullName,

@@ -72,7 +72,7 @@ export function readNetwork(set: DocumentSet): Network {
   const collect = <T>(kind: string): Map<string, PolicyDocument<T>> => {
     const found = new Map<string, PolicyDocument<T>>();
     for (const document of set.documents) {
-      if (document.kind !== kind) continue;
+      if (document.kind !== kind || document.name === '') continue;
       const first = found.get(document.name);
       if (first === undefined) found.set(document.name, document as PolicyDocument<T>);
       else

@@ -23,8 +23,9 @@ const MAX_ERRORS = 500;
  * lines. `maxTokens` bounds the memory that reading takes, see `Budget`. Never throws.
  */
 export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOKENS): PolicyResult {
-  if (files.length === 0) return failed('.', 'no policy: the directory holds no .yaml, .yml or .json file');
   const errors: PolicyError[] = [];
+  const failDirectory = (message: string) => errors.push({ file: '.', line: 0, col: 0, path: '', message });
+  if (files.length === 0) failDirectory('no policy: the directory holds no .yaml, .yml or .json file');
   const set = readDocuments(files, errors, { tokens: maxTokens });
   const network = readNetwork(set);
   const [gateway, ...more] = set.documents.filter(({ kind }) => GATEWAYS.includes(kind));
@@ -35,8 +36,8 @@ export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOK
       gateway.kind === 'GatewayPolicy'
         ? translateGatewayPolicy(gateway as PolicyDocument<object>)
         : translateVpcEgressGateway(gateway as PolicyDocument<object>, network);
-  } else if (!set.incomplete) {
-    return failed('.', `no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
+  } else if (files.length > 0 && !set.incomplete) {
+    failDirectory(`no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
   }
   for (const other of more) {
     const first = `${gateway!.kind} ${quote(gateway!.name)} in ${gateway!.origin.file}`;
@@ -50,16 +51,10 @@ export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOK
   return { ok: true, policy };
 }
 
-const failed = (file: string, message: string): PolicyResult => ({
-  ok: false,
-  errors: [{ file, line: 0, col: 0, path: '', message }],
-});
-
 function inOrder(files: readonly PolicyFile[], errors: PolicyError[]): PolicyError[] {
-  const place = new Map(files.map(({ name }, i) => [name, i]));
-  const sorted = errors.toSorted(
-    (a, b) => place.get(a.file)! - place.get(b.file)! || a.line - b.line || a.col - b.col,
-  );
+  const places = new Map(files.map(({ name }, i) => [name, i]));
+  const place = ({ file }: PolicyError): number => places.get(file) ?? files.length;
+  const sorted = errors.toSorted((a, b) => place(a) - place(b) || a.line - b.line || a.col - b.col);
   if (sorted.length <= MAX_ERRORS) return sorted;
   const { file, line, col } = sorted[MAX_ERRORS]!;
   const more = { file, line, col, path: '', message: 'and more errors from here on' };

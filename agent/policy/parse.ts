@@ -79,7 +79,7 @@ class Refused extends Error {
 
 /** Parses a file. Never throws: what is not YAML is in `errors`, and its documents are left out. */
 export function parseDocuments(text: string, budget: Budget = { tokens: DEFAULT_TOKENS }): Parsed {
-  const lines = new LineCounter();
+  const lines = countLines(text);
   const position = (offset: number): Position => {
     const { line, col } = lines.linePos(offset);
     return { line: Math.max(line, 1), col: Math.max(col, 1) };
@@ -90,7 +90,7 @@ export function parseDocuments(text: string, budget: Budget = { tokens: DEFAULT_
 
   const runs = new AddressRuns();
   try {
-    for (const { contents, errors: wrong, warnings } of compose(text, lines, runs, budget)) {
+    for (const { contents, errors: wrong, warnings } of compose(text, runs, budget)) {
       for (const { pos, message } of [...wrong, ...warnings]) fail(pos[0], `not valid YAML: ${message}`);
       if (wrong.length + warnings.length > 0 || contents === null) continue;
       const tree = new Tree(contents, runs);
@@ -107,20 +107,23 @@ export function parseDocuments(text: string, budget: Budget = { tokens: DEFAULT_
   return { documents, errors: firstPerLine(errors) };
 }
 
-/** The documents of a text. Throws `Refused` at the first thing that is beyond the bounds. */
-function* compose(
-  text: string,
-  lines: LineCounter,
-  runs: AddressRuns,
-  budget: Budget,
-): Generator<Document.Parsed> {
+/** Where lines begin. The parser would tell as well, but loses count where it meets what it does not expect. */
+function countLines(text: string): LineCounter {
+  const lines = new LineCounter();
   lines.addNewLine(0);
-  const parser = new Parser(lines.addNewLine);
+  for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n', end + 1)) lines.addNewLine(end + 1);
+  return lines;
+}
+
+/** The documents of a text. Throws `Refused` at the first thing that is beyond the bounds. */
+function* compose(text: string, runs: AddressRuns, budget: Budget): Generator<Document.Parsed> {
+  const parser = new Parser();
   const composer = new Composer({ uniqueKeys: false, prettyErrors: false });
   let aliases = 0;
   let errors = 0;
-  for (const lexeme of runs.filter(new Lexer().lex(text), parser, lines)) {
-    const { offset } = parser;
+  for (const lexeme of runs.filter(new Lexer().lex(text))) {
+    const { offset } = runs;
+    parser.offset = offset;
     if (--budget.tokens < 0) throw new Refused(offset, TOO_LARGE);
     if (lexeme.startsWith('*') && ++aliases > MAX_ALIASES) {
       throw new Refused(offset, `holds more than ${MAX_ALIASES} YAML aliases; write the values out`);

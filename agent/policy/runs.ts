@@ -7,7 +7,7 @@
  * indentation, dash; or comma) are those between that one and its own predecessor, and when a line break or a
  * comma follows it: then it would leave the parser in the very state in which it finds it.
  */
-import type { LineCounter, Parser } from 'yaml';
+import { CST } from 'yaml';
 
 /** The items that follow one that was parsed, with the offset of each. */
 export interface Run {
@@ -17,10 +17,11 @@ export interface Run {
 
 // An address or CIDR, quoted or not, that YAML cannot take for a number.
 const ADDRESS = /^(["']?)([0-9a-fA-F]*(?:\.[0-9]+\.|:[0-9a-fA-F]*:)[0-9a-fA-F.:]*(?:\/[0-9]+)?)\1$/;
-/** The lexer's announcement of a plain scalar, which has no text of its own (yaml's cst.SCALAR). */
-const PLAIN = '\x1f';
 const BETWEEN_ITEMS = /^(?:\r?\n *- +| *, *(?:\r?\n *)?)\x1f?$/;
 const MAX_BETWEEN = 8;
+
+/** Lexemes that announce something and have no text of their own. */
+const ANNOUNCEMENTS: ReadonlySet<string> = new Set([CST.DOCUMENT, CST.FLOW_END, CST.SCALAR]);
 
 const isLineBreak = (lexeme: string): boolean => lexeme === '\n' || lexeme === '\r\n';
 
@@ -33,8 +34,13 @@ export class AddressRuns {
     return offset === undefined ? undefined : this.#runs.get(offset);
   }
 
-  /** The lexemes without those of the runs. `parser` must take each before the next one is asked for. */
-  *filter(lexemes: Iterable<string>, parser: Parser, lines: LineCounter): Generator<string> {
+  /** The offset of the lexeme that `filter` gave last. */
+  offset = 0;
+  /** The offset of the lexeme that comes next. */
+  #next = 0;
+
+  /** The lexemes without those of the runs. */
+  *filter(lexemes: Iterable<string>): Generator<string> {
     /** The offset of the last item that was parsed; undefined when the last lexeme did not belong to a list. */
     let last: number | undefined;
     /** What stood between the last two items. */
@@ -47,12 +53,11 @@ export class AddressRuns {
     for (const lexeme of lexemes) {
       if (candidate !== undefined) {
         if (isLineBreak(lexeme) || lexeme === ',') {
-          this.#keep(last!, between, candidate, parser, lines);
+          this.#keep(last!, between, candidate);
           [between, candidate] = [[lexeme], undefined];
           continue;
         }
-        yield* between;
-        yield candidate;
+        yield* this.#give([...between, candidate]);
         [last, between, candidate] = [undefined, [], undefined];
       }
       if (ADDRESS.test(lexeme)) {
@@ -61,33 +66,38 @@ export class AddressRuns {
           candidate = lexeme;
           continue;
         }
-        yield* between;
-        [last, usual, between] = [parser.offset, gap, []];
-        yield lexeme;
+        yield* this.#give(between);
+        [last, usual, between] = [this.#next, gap, []];
+        yield* this.#give([lexeme]);
       } else if (last !== undefined && between.length < MAX_BETWEEN && isBetween(lexeme)) {
         between.push(lexeme);
       } else {
-        yield* between;
+        yield* this.#give([...between, lexeme]);
         [last, between] = [undefined, []];
-        yield lexeme;
       }
     }
-    yield* between;
-    if (candidate !== undefined) yield candidate;
+    yield* this.#give(candidate === undefined ? between : [...between, candidate]);
   }
 
-  #keep(last: number, between: string[], item: string, parser: Parser, lines: LineCounter): void {
-    for (const lexeme of between) {
-      if (lexeme !== PLAIN) parser.offset += lexeme.length;
-      if (isLineBreak(lexeme)) lines.addNewLine(parser.offset);
+  *#give(lexemes: string[]): Generator<string> {
+    for (const lexeme of lexemes) {
+      this.offset = this.#next;
+      this.#next += textLength(lexeme);
+      yield lexeme;
     }
+  }
+
+  #keep(last: number, between: string[], item: string): void {
+    for (const lexeme of between) this.#next += textLength(lexeme);
     const run = this.#runs.get(last) ?? { values: [], offsets: [] };
     this.#runs.set(last, run);
     run.values.push(ADDRESS.exec(item)![2]!);
-    run.offsets.push(parser.offset);
-    parser.offset += item.length;
+    run.offsets.push(this.#next);
+    this.#next += item.length;
   }
 }
 
+const textLength = (lexeme: string): number => (ANNOUNCEMENTS.has(lexeme) ? 0 : lexeme.length);
+
 const isBetween = (lexeme: string): boolean =>
-  lexeme === '-' || lexeme === ',' || lexeme === PLAIN || isLineBreak(lexeme) || /^ +$/.test(lexeme);
+  lexeme === '-' || lexeme === ',' || lexeme === CST.SCALAR || isLineBreak(lexeme) || /^ +$/.test(lexeme);

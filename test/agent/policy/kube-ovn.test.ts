@@ -369,6 +369,7 @@ t.test('a name is not claimed missing when its document may be one that is wrong
     /metadata.name: this field is required/,
     /metadata.nam: unknown field "nam"; did you mean "name"\?/,
   ]);
+  t.equal(printed(directory('', { 'subnets.yaml': SUBNETS.replaceAll('name: ', 'nam: ') })).length, 6);
   t.match(printed(directory('', { 'subnets.yaml': SUBNETS.replace('gateway: "172', 'gatway: "172') })), [
     /spec.gatway: unknown field/,
   ]);

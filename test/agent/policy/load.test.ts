@@ -1,4 +1,5 @@
 // The file set as a whole: what is read, in which order errors come, how they are printed, what is refused.
+import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { MAX_FILE_SIZE } from '../../../agent/policy/documents.ts';
 import { formatError, loadPolicy } from '../../../agent/policy/load.ts';
@@ -189,4 +190,49 @@ t.test('an error is one line: file:line:col: field.path: message', async (t) => 
   t.equal(formatError({ ...error, file: 'a\nb.yaml' }), '"a\\nb.yaml":3:5: spec.bfd: m');
   for (const line of printed({ 'x.yaml': '"a\nb\u2028": 1\n"\\e[31m": 2\n' }))
     t.notMatch(line, /[\n\u2028\x1b]/);
+});
+
+t.test('whatever is done to a policy, it is a policy or has placed errors', async (t) => {
+  const pieces = [
+    'null',
+    '[]',
+    '{',
+    '"',
+    '- ',
+    '  ',
+    '\n',
+    '*a',
+    '&a ',
+    ': ',
+    ',',
+    'fd00::',
+    '---\n',
+    '\t',
+    '__proto__',
+    '|',
+    '10.0.0.0/8',
+  ];
+  const fixtures = ['gateway1', 'every-field'].map((name) =>
+    readFileSync(new URL(`../../fixtures/policy/gateway-policy/${name}.yaml`, import.meta.url), 'utf8'),
+  );
+  let seed = 5;
+  const next = (below: number) => {
+    seed = (seed * 1103515245 + 12345) % 2147483648;
+    return (seed >> 8) % below;
+  };
+  for (let run = 0; run < 1000; run++) {
+    let text = fixtures[next(fixtures.length)]!;
+    for (let change = next(4); change >= 0; change--) {
+      const at = next(text.length + 1);
+      text = text.slice(0, at) + pieces[next(pieces.length)] + text.slice(at + next(30));
+    }
+    const result = load({ 'a.yaml': text });
+    if (result.ok) continue;
+    const lines = text.split('\n');
+    const misplaced = result.errors.filter(
+      ({ file, line, col }) =>
+        file === 'a.yaml' && !(line >= 1 && col >= 1 && col <= (lines[line - 1]?.length ?? -2) + 2),
+    );
+    if (result.errors.length === 0 || misplaced.length > 0) t.fail(text, { misplaced });
+  }
 });
