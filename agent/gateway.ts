@@ -27,7 +27,7 @@ import type { AgentView } from './status.ts';
 import { DEFAULT_UPLINK, type Uplink } from './uplink/uplink.ts';
 
 /** How often drift that nobody announces is looked for, ms. */
-const DRIFT_PERIOD = 500;
+const DRIFT_PERIOD = 200;
 /** At most so many changes or errors are named in one log line. */
 const LOGGED = 20;
 
