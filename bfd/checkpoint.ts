@@ -44,8 +44,8 @@ const FORMAT = 1;
 /** A beat: four numbers of fixed width, the session's id first. */
 const BEAT_WIDTH = 16;
 const BEAT_LINE = 4 * (BEAT_WIDTH + 1);
-/** Changes of a moment are written together, ms. */
-const WRITE_DELAY = 5;
+/** Between two rewritings of the whole file, ms; changes of a moment are written together. */
+const WRITE_PERIOD = 5;
 /** An error is logged so often, ms. */
 const ERROR_LOG_PERIOD = 60_000;
 
@@ -106,6 +106,8 @@ export class Checkpoint {
   readonly #loaded: Loaded | undefined;
   readonly #discriminators = new Map<string, SavedSession>();
   #timer: NodeJS.Timeout | undefined;
+  #immediate: NodeJS.Immediate | undefined;
+  #written = -WRITE_PERIOD;
   #fd = -1;
   /** Where in the file each session's beat is. */
   #beats = new Map<number, number>();
@@ -134,9 +136,11 @@ export class Checkpoint {
     return this.#discriminators.get(key);
   }
 
-  /** Something that is saved has changed: it is written in a moment. */
+  /** Something that is saved has changed: it is written as soon as what goes on now is done. */
   changed(): void {
-    this.#timer ??= setTimeout(() => this.#write(), WRITE_DELAY);
+    const wait = this.#written + WRITE_PERIOD - performance.now();
+    if (wait > 0) this.#timer ??= setTimeout(() => this.#write(), wait);
+    else this.#immediate ??= setImmediate(() => this.#write());
   }
 
   /** A session has sent a packet. */
@@ -155,7 +159,10 @@ export class Checkpoint {
 
   #write(): void {
     clearTimeout(this.#timer);
+    clearImmediate(this.#immediate);
     this.#timer = undefined;
+    this.#immediate = undefined;
+    this.#written = performance.now();
     const sessions = this.#snapshot();
     const header: Header = { version: FORMAT, ...here(), sessions };
     const first = `${JSON.stringify(header)}\n`;
