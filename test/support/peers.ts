@@ -26,6 +26,8 @@ export interface PeerSession {
 export interface BfdPeer {
   readonly daemon: Daemon;
   sessions(): PeerSession[];
+  /** What a person would type to see them, and what it prints. */
+  show(): { command: string; text: string };
 }
 
 /** Waits until every session of the peer is Up. */
@@ -69,11 +71,15 @@ export async function startFrr(scope: Scope, ns: Namespace, options: PeerOptions
     [...args, '--bfdctl', join(dir, 'bfdd.sock'), '-f', join(dir, 'bfdd.conf'), '-A', '127.0.0.1', '-P', '0'],
     { name: 'frr-bfdd' },
   );
+  const vtysh = (command: string) => run('vtysh', ['--vty_socket', dir, '-d', 'bfdd', '-c', command]);
   const frr: BfdPeer = {
     daemon,
+    show: () => ({
+      command: "vtysh -c 'show bfd peers brief'",
+      text: vtysh('show bfd peers brief').stdout,
+    }),
     sessions() {
-      const show = ['--vty_socket', dir, '-d', 'bfdd', '-c', 'show bfd peers json'];
-      const { stdout, stderr } = run('vtysh', show);
+      const { stdout, stderr } = vtysh('show bfd peers json');
       if (!stdout.trim().startsWith('[')) throw new Error(`vtysh: ${stdout}${stderr}${daemon.log()}`);
       return (JSON.parse(stdout) as FrrPeer[]).map((peer) => ({
         remote: peer.peer,
@@ -100,11 +106,15 @@ export async function startVegBfdd(scope: Scope, ns: Namespace, options: PeerOpt
       BFD_MULTI: `${multiplier}`,
     },
   });
+  const control = (...words: string[]) => must(BFDD_CONTROL, words, { env: { VEG_AGENT_STATE_DIR: dir } });
   const peer: BfdPeer = {
     daemon,
+    show: () => ({
+      command: 'bfdd-control status all level 2 compact',
+      text: control('status', 'all', 'level', '2', 'compact'),
+    }),
     sessions() {
-      const words = ['status', 'all', 'level', '4'];
-      const text = must(BFDD_CONTROL, words, { env: { VEG_AGENT_STATE_DIR: dir } });
+      const text = control('status', 'all', 'level', '4');
       return [...text.matchAll(/remote=(\S+).*?LocalState=(\w+).*?RemoteState=(\w+)/gs)].map(
         ([, remote, state, remoteState]) => ({
           remote: remote!,

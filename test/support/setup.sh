@@ -16,13 +16,13 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
 # --- Debian packages, each known by a file or command of its own ---------------------------------------
 
-lab='ip:iproute2 iptables:iptables ipset:ipset curl:curl'
+lab='ip:iproute2 sysctl:procps iptables:iptables ipset:ipset curl:curl'
 frr='/usr/lib/frr/bfdd:frr vtysh:frr'
 case ${1:-} in
   unit) wanted='' ;;
   lab) wanted=$lab ;;
   frr) wanted="$lab $frr" ;;
-  live) wanted="$lab $frr bird:bird2 conntrack:conntrack tcpdump:tcpdump ps:procps" ;;
+  live) wanted="$lab $frr bird:bird2 conntrack:conntrack tcpdump:tcpdump" ;;
   ovn) wanted="$lab ovs-vswitchd:openvswitch-switch ovn-northd:ovn-central ovn-controller:ovn-host" ;;
   *) die 'usage: setup.sh unit|lab|frr|live|ovn' ;;
 esac

@@ -1,0 +1,47 @@
+#!/bin/sh
+# npm run lab: a VPC egress gateway on this machine, from nothing to a drained session, in namespaces.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+
+usage() {
+  cat <<'TEXT'
+usage: npm run lab -- [--peer builtin|frr] [--keep] [--no-color]
+       npm run lab -- --down
+
+Makes a small VPC in network namespaces of this machine, runs veg-agent in its gateway pod, shows what it
+does, and removes everything. Needs root and installs what is missing (Debian or Ubuntu).
+
+  --peer builtin   BFD peer in the VPC's router: our own engine (the default)
+  --peer frr       the same with FRR's bfdd
+  --keep           leave it running, to play with
+  --down           remove a lab that was kept
+  --no-color       plain text, also on a terminal
+TEXT
+}
+refuse() { printf 'lab: %s\n\n' "$*" >&2; usage >&2; exit 2; }
+
+peer=builtin action=run keep='' colour=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    --peer) [ $# -gt 1 ] || refuse '--peer needs a value'; peer=$2; shift ;;
+    --peer=*) peer=${1#--peer=} ;;
+    --keep) keep=--keep ;;
+    --down) action=down ;;
+    --no-color | --no-colour) colour=--no-color ;;
+    -h | --help) usage; exit 0 ;;
+    *) refuse "unknown argument: $1" ;;
+  esac
+  shift
+done
+case $peer in
+  builtin) level=lab ;;
+  frr) level=frr ;;
+  ovn) refuse 'the peer ovn is not available yet' ;;
+  *) refuse "unknown peer: $peer" ;;
+esac
+
+sh test/support/setup.sh "$level" || exit 1
+PATH=$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin
+export PATH
+# shellcheck disable=SC2086 # none or one word each
+exec node test/lab/main.ts "$action" "$peer" $keep $colour
