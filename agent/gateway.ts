@@ -12,7 +12,7 @@ import { Loop } from './loop.ts';
 import type { Metrics } from './metrics.ts';
 import type { Options } from './options.ts';
 import { formatError } from './policy/load.ts';
-import type { Policy } from './policy/model.ts';
+import { DEFAULT_UPLINK, type Policy } from './policy/model.ts';
 import {
   type ApplyFailure,
   changeLines,
@@ -24,7 +24,7 @@ import {
 } from './reconcile.ts';
 import type { LoadedPolicy } from './source.ts';
 import type { AgentView } from './status.ts';
-import { DEFAULT_UPLINK, type Uplink } from './uplink/uplink.ts';
+import type { Uplink } from './uplink/uplink.ts';
 
 /** How often drift that nobody announces is looked for, ms. */
 const DRIFT_PERIOD = 200;
@@ -221,7 +221,7 @@ export class Gateway {
     this.#parts.uplink.configure({
       interface: plan.interfaces.external,
       gateways: policy.external.gateways.filter((gateway) => used.includes(familyOf(gateway))),
-      policy: DEFAULT_UPLINK,
+      policy: policy.uplink ?? DEFAULT_UPLINK,
     });
     this.publish();
   }

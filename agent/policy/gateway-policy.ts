@@ -3,15 +3,16 @@ import { anyPrefix, type Family, parseAddress } from '../../routing/prefix.ts';
 import type { PolicyDocument } from './documents.ts';
 import { parseDuration } from './formats.ts';
 import { type DnatSpec, type EipSpec, translateDnats, translateEips } from './inbound.ts';
-import type {
-  BfdAuthType,
-  BfdPolicy,
-  DefaultAction,
-  EgressIP,
-  EgressRule,
-  Policy,
-  Side,
-  UplinkPolicy,
+import {
+  type BfdAuthType,
+  type BfdPolicy,
+  DEFAULT_UPLINK,
+  type DefaultAction,
+  type EgressIP,
+  type EgressRule,
+  type Policy,
+  type Side,
+  type UplinkPolicy,
 } from './model.ts';
 import { PrefixIndex } from './overlap.ts';
 import type { Path } from './parse.ts';
@@ -68,6 +69,7 @@ interface UplinkSpec {
   interval?: string;
   failures?: number;
   targets?: string[];
+  recovery?: string;
 }
 
 type GatewayPolicy = PolicyDocument<GatewayPolicyResource>;
@@ -182,12 +184,17 @@ function translateEgressIP(
 }
 
 function translateUplink(document: GatewayPolicy, uplink: UplinkSpec): UplinkPolicy {
-  const interval = uplink.interval === undefined ? 200 : parseDuration(uplink.interval)!;
+  const { probe, failures } = { ...DEFAULT_UPLINK, ...uplink };
+  const duration = (name: 'interval' | 'recovery') =>
+    parseDuration(uplink[name] ?? '') ?? DEFAULT_UPLINK[name];
+  const [interval, recovery] = [duration('interval'), duration('recovery')];
   if (interval < 10 || interval > 60_000) {
     document.fail(['spec', 'uplink', 'interval'], `must be between 10ms and 60s, is ${uplink.interval}`);
   }
-  const { probe = 'arp', failures = 3, targets } = uplink;
-  return { probe, interval, failures, targets: addresses(targets) };
+  if (recovery > 600_000) {
+    document.fail(['spec', 'uplink', 'recovery'], `must be between 0s and 10m, is ${uplink.recovery}`);
+  }
+  return { probe, interval, failures, targets: addresses(uplink.targets), recovery };
 }
 
 /** Forwarded blocks come before all translated ones: a policy that needs the other order is refused. */

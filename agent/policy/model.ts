@@ -100,9 +100,20 @@ export interface UplinkPolicy {
   interval: number;
   /** So many lost probes in a row make the uplink down, 1..100. */
   failures: number;
-  /** Further addresses to probe with ICMP. */
+  /** Further addresses to probe with ICMP; of those of a family one must answer. */
   targets: Address[];
+  /** How long all must work after a failure before BFD comes back, milliseconds, 0..600000. */
+  recovery: number;
 }
+
+/** What a policy without `uplink` asks for. */
+export const DEFAULT_UPLINK: UplinkPolicy = {
+  probe: 'arp',
+  interval: 200,
+  failures: 3,
+  targets: [],
+  recovery: 1000,
+};
 
 /** Matches translations; every part that is there must match, an empty or absent one always does. */
 export interface TranslationFilter {

@@ -268,7 +268,17 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
             ),
             interval: withDefault(formatted('duration', 'Between two probes, 10ms to 60s.'), '200ms'),
             failures: withDefault(integer(1, 100, 'Lost probes that make the uplink down.'), 3),
-            targets: list(formatted('host-address'), 'Further addresses to probe with ICMP.'),
+            targets: list(
+              formatted('host-address'),
+              'Further addresses to probe with ICMP; of those of a family one must answer.',
+            ),
+            recovery: withDefault(
+              formatted(
+                'duration',
+                'How long all must work after a failure before BFD comes back, 0s to 10m.',
+              ),
+              '1s',
+            ),
           },
           [],
           'What must work outside for BFD to be Up.',

@@ -28,7 +28,6 @@ export const UNSUPPORTED: Readonly<Record<string, readonly Unsupported[]>> = {
     { field: 'spec.eips', harmless: isEmpty },
     { field: 'spec.dnats', harmless: isEmpty },
     { field: 'spec.mssClamp', harmless: is(false) },
-    { field: 'spec.uplink', harmless: has('probe', 'none') },
     { field: 'spec.translationLog', harmless: has('enabled', false) },
   ],
 };

@@ -15,6 +15,7 @@ import type { ConntrackUse } from '../conntrack-table.ts';
 import type { Logger } from '../log.ts';
 import type { NetlinkSocket } from '../netlink.ts';
 import { localAddress, obstacle, usableAddresses } from '../plan.ts';
+import type { UplinkPolicy } from '../policy/model.ts';
 import {
   answered,
   type ConntrackHealth,
@@ -33,29 +34,6 @@ import {
 } from './health.ts';
 import { GET_NEIGHBOURS, neighbourDump, parseNeighbour } from './neighbours.ts';
 import { type Method, type Origin, openProber, type Prober } from './probe.ts';
-
-/** What must work outside for BFD to be Up: `spec.uplink`. */
-export interface UplinkPolicy {
-  /** How the external gateways are probed: ARP and Neighbor Discovery, ICMP echo, or not at all. */
-  probe: 'arp' | 'icmp' | 'none';
-  /** Between two probes, milliseconds. */
-  interval: number;
-  /** Probes without an answer in a row that mean that the gateway is gone. */
-  failures: number;
-  /** More addresses to probe with ICMP; of those of a family one must answer. */
-  targets: Address[];
-  /** How long everything must work after a failure before traffic is let in again, milliseconds. */
-  recovery: number;
-}
-
-/** What a policy without `uplink` says. */
-export const DEFAULT_UPLINK: UplinkPolicy = {
-  probe: 'arp',
-  interval: 200,
-  failures: 3,
-  targets: [],
-  recovery: 1000,
-};
 
 /** What is watched. */
 export interface UplinkSetup {

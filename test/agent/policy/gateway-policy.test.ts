@@ -99,7 +99,7 @@ t.test('every field that there will be', async (t) => {
       },
     ],
     mssClamp: true,
-    uplink: { probe: 'icmp', interval: 500, failures: 5, targets: ['192.0.2.1'] },
+    uplink: { probe: 'icmp', interval: 500, failures: 5, targets: ['192.0.2.1'], recovery: 5000 },
     translationLog: {
       events: ['start'],
       rateLimit: { recordsPerSecond: 50, burst: 500 },
@@ -128,7 +128,7 @@ t.test('the defaults of what there will be', async (t) => {
 `);
   t.same(errors, []);
   t.strictSame(policy.rules[0]!.egressIP, { addresses: ['172.17.0.50'], announce: true });
-  t.strictSame(policy.uplink, { probe: 'arp', interval: 200, failures: 3, targets: [] });
+  t.strictSame(policy.uplink, { probe: 'arp', interval: 200, failures: 3, targets: [], recovery: 1000 });
   t.strictSame(policy.translationLog, {
     events: ['start', 'end'],
     rateLimit: { recordsPerSecond: 100, burst: 1000 },
@@ -251,12 +251,13 @@ const IMPOSSIBLE: [string, string, string[]][] = [
   ],
   [
     'uplink',
-    '  uplink: { probe: ping, interval: 5ms, failures: 0, targets: [x] }\n',
+    '  uplink: { probe: ping, interval: 5ms, failures: 0, targets: [x], recovery: 11m }\n',
     [
       'a.yaml:7:20: spec.uplink.probe: must be one of arp, icmp, none, is "ping"',
       'a.yaml:7:36: spec.uplink.interval: must be between 10ms and 60s, is 5ms',
       'a.yaml:7:51: spec.uplink.failures: must be between 1 and 100, is 0',
       'a.yaml:7:64: spec.uplink.targets[0]: "x" is not an address',
+      'a.yaml:7:78: spec.uplink.recovery: must be between 0s and 10m, is 11m',
     ],
   ],
   [

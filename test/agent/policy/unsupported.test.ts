@@ -54,13 +54,6 @@ const CASES: Record<string, { asks: [string, string][]; harmless: string[] }> = 
     asks: [['  mssClamp: true\n', '7:3: spec.mssClamp']],
     harmless: ['  mssClamp: false\n'],
   },
-  'spec.uplink': {
-    asks: [
-      ['  uplink: {}\n', '7:3: spec.uplink'],
-      ['  uplink: { probe: arp, interval: 200ms, failures: 3, targets: [192.0.2.1] }\n', '7:3: spec.uplink'],
-    ],
-    harmless: ['  uplink: { probe: none }\n'],
-  },
   'spec.translationLog': {
     asks: [['  translationLog: { enabled: true, events: [start] }\n', '7:3: spec.translationLog']],
     harmless: ['  translationLog: {}\n', '  translationLog: { enabled: false }\n'],
