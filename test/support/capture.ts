@@ -31,7 +31,18 @@ export class BfdCapture {
   /** Starts recording on an interface, and returns when it does. */
   static async start(scope: Scope, ns: Namespace, device: string): Promise<BfdCapture> {
     const file = join(scope.directory('capture'), 'pcap');
-    const args = ['-n', '-U', '-Z', 'root', '-i', device, '-w', file, 'udp dst port 3784'];
+    const args = [
+      '-n',
+      '-U',
+      '--immediate-mode',
+      '-Z',
+      'root',
+      '-i',
+      device,
+      '-w',
+      file,
+      'udp dst port 3784',
+    ];
     const daemon = ns.spawn('tcpdump', args, { name: 'tcpdump' });
     await until(() => daemon.log().includes('listening on'), { what: 'tcpdump listens' });
     return new BfdCapture(daemon, file);

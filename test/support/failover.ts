@@ -1,0 +1,233 @@
+/**
+ * What a client behind OVN loses while gateways come and go: two streams of UDP packets from the client, one
+ * through each gateway, counted at the server, which sees by the source address which gateway they came through.
+ *
+ *     node failover.ts receive PORT               notes what arrives
+ *     node failover.ts send PORT PPS HOST…        sends to each host, for at most two minutes
+ *
+ * Both answer the end of stdin with one JSON line and end. Times are Unix milliseconds with fractions.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createSocket } from 'node:dgram';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Namespace, NODE, ROOT, until } from './netns.ts';
+import { type GatewayName, type GatewayPod, type Ovn, SERVER_ADDRESSES } from './ovn.ts';
+
+/** Packets a second of each stream. */
+export const RATE = 1000;
+
+/** What became of one stream. */
+export interface StreamReport {
+  /** Packets sent at or after the event that did not arrive. */
+  lost: number;
+  /** Packets lost before the event: not the event's doing. */
+  lostBefore: number;
+  /** The longest time without a packet after the event, ms, and when it began, ms after the event. */
+  longestGapMs: number;
+  gapBeganMs: number;
+  /** When the first packet came through another gateway than before the event, ms after it. */
+  movedMs: number | undefined;
+}
+
+export interface FailoverReport {
+  /** The stream through the gateway that the event befell, and the one through the other. */
+  affected: StreamReport;
+  control: StreamReport;
+  /** The longest time that this machine kept the sender from sending: gaps within it are not the network's. */
+  senderStallMs: number;
+}
+
+/** The host's index, the packet's number within its stream, and when it was sent or came in. */
+interface Sent {
+  at: number;
+}
+interface Arrival extends Sent {
+  host: number;
+  sequence: number;
+  from: string;
+}
+
+const PORT = 9001;
+const PROGRAM = `${ROOT}/test/support/failover.ts`;
+/** A sender stops by itself after this time, ms. */
+const LONGEST = 120_000;
+/** At most so much is sent at once after a pause, ms' worth. */
+const LONGEST_BURST = 50;
+/** What is under way arrives within this time, ms. */
+const SETTLE = 200;
+
+export const now = (): number => performance.timeOrigin + performance.now();
+
+/** One end as a child process in a namespace, ahead of others on a busy machine. */
+class End {
+  readonly #child: ChildProcess;
+
+  constructor(ns: Namespace, args: string[]) {
+    const command = ['netns', 'exec', ns.name, 'nice', '-n', '-15', NODE, PROGRAM, ...args];
+    this.#child = spawn('ip', command, { stdio: ['pipe', 'pipe', 'inherit'] });
+  }
+
+  /** Ends it and returns its report. */
+  async finish<T>(): Promise<T> {
+    let text = '';
+    this.#child.stdout!.setEncoding('utf8').on('data', (part) => {
+      text += part;
+    });
+    const closed = once(this.#child, 'close');
+    this.#child.stdin!.end();
+    await closed;
+    return JSON.parse(text) as T;
+  }
+}
+
+/** Two streams that run, one through each gateway. */
+export class Streams {
+  readonly #ovn: Ovn;
+  readonly #hosts: Record<GatewayName, string>;
+  readonly #receiver: End;
+  readonly #sender: End;
+
+  private constructor(ovn: Ovn, hosts: Record<GatewayName, string>, receiver: End, sender: End) {
+    this.#ovn = ovn;
+    this.#hosts = hosts;
+    this.#receiver = receiver;
+    this.#sender = sender;
+  }
+
+  /** Finds a server address behind each gateway and starts to send. Both gateways must carry traffic. */
+  static async open(ovn: Ovn, family: 4 | 6 = 4): Promise<Streams> {
+    const hosts = await until(() => findHosts(ovn, family), {
+      what: 'a path through each gateway',
+      timeoutMs: 15_000,
+    });
+    const receiver = await receive(ovn);
+    const sender = new End(ovn.client, ['send', `${PORT}`, `${RATE}`, hosts.gw1, hosts.gw2]);
+    await sleep(500);
+    return new Streams(ovn, hosts, receiver, sender);
+  }
+
+  /** Stops and reports what the event at `eventAt` cost the stream through `pod`, and the other. */
+  async close(pod: GatewayPod, eventAt: number): Promise<FailoverReport> {
+    const sent = await this.#sender.finish<Sent[]>();
+    await sleep(SETTLE);
+    const arrivals = await this.#receiver.finish<Arrival[]>();
+    const other = this.#ovn.pods.find(({ name }) => name !== pod.name)!;
+    const index = (name: GatewayName) => Object.keys(this.#hosts).indexOf(name);
+    const report = (through: GatewayPod) =>
+      streamReport(
+        sent,
+        arrivals.filter(({ host }) => host === index(through.name)),
+        Object.values(through.external),
+        eventAt,
+      );
+    return {
+      affected: report(pod),
+      control: report(other),
+      senderStallMs: Math.max(0, ...sent.slice(1).map(({ at }, i) => at - sent[i]!.at)),
+    };
+  }
+}
+
+async function receive(ovn: Ovn): Promise<End> {
+  const end = new End(ovn.server, ['receive', `${PORT}`]);
+  await until(() => ovn.server.sh('ss -Hlnu').includes(`:${PORT} `), { what: 'the server listens' });
+  return end;
+}
+
+/** A server address behind each gateway; undefined when all lie behind one. */
+async function findHosts(ovn: Ovn, family: 4 | 6): Promise<Record<GatewayName, string> | undefined> {
+  const hosts = SERVER_ADDRESSES[family];
+  const receiver = await receive(ovn);
+  const sender = new End(ovn.client, ['send', `${PORT}`, '50', ...hosts]);
+  await sleep(400);
+  await sender.finish();
+  await sleep(SETTLE);
+  const arrivals = await receiver.finish<Arrival[]>();
+  const behind = (pod: GatewayPod) => {
+    const last = (host: number) => arrivals.findLast((arrival) => arrival.host === host)?.from;
+    return hosts.find((_, host) => last(host) === pod.external[family]);
+  };
+  const [gw1, gw2] = [behind(ovn.gateways.gw1), behind(ovn.gateways.gw2)];
+  return gw1 === undefined || gw2 === undefined ? undefined : { gw1, gw2 };
+}
+
+/** Compares what was sent with what arrived of one stream. */
+export function streamReport(
+  sent: Sent[],
+  arrivals: Arrival[],
+  through: string[],
+  eventAt: number,
+): StreamReport {
+  const arrived = new Set(arrivals.map(({ sequence }) => sequence));
+  const missing = sent.filter((_, sequence) => !arrived.has(sequence));
+  const after = missing.filter(({ at }) => at >= eventAt).length;
+  let gap = { length: 0, began: eventAt };
+  arrivals.slice(1).forEach(({ at }, i) => {
+    const began = arrivals[i]!.at;
+    if (at > eventAt && at - began > gap.length) gap = { length: at - began, began };
+  });
+  const moved = arrivals.find(({ at, from }) => at > eventAt && !through.includes(from));
+  return {
+    lost: after,
+    lostBefore: missing.length - after,
+    longestGapMs: round(gap.length),
+    gapBeganMs: round(gap.began - eventAt),
+    movedMs: moved && round(moved.at - eventAt),
+  };
+}
+
+const round = (ms: number): number => Math.round(ms * 10) / 10;
+
+// The program --------------------------------------------------------------------------------------------
+
+const HEADER = 8; // octets: the host's index and the sequence number
+
+async function stdinEnds(): Promise<void> {
+  process.stdin.resume();
+  await once(process.stdin, 'end');
+}
+
+async function receiver(port: number): Promise<void> {
+  const arrivals: Arrival[] = [];
+  const socket = createSocket({ type: 'udp6', recvBufferSize: 8 << 20 });
+  socket.on('message', (packet, { address }) => {
+    const [host, sequence] = [packet.readUInt32BE(0), packet.readUInt32BE(4)];
+    arrivals.push({ at: now(), host, sequence, from: address.replace(/^::ffff:/, '') });
+  });
+  socket.bind(port, '::');
+  await stdinEnds();
+  process.stdout.write(JSON.stringify(arrivals), () => process.exit());
+}
+
+async function sender(port: number, rate: number, hosts: string[]): Promise<void> {
+  const sent: Sent[] = [];
+  const socket = createSocket(hosts[0]!.includes(':') ? 'udp6' : 'udp4');
+  let began = now();
+  const send = () => {
+    const at = now();
+    // What a pause kept from being sent is sent now, but no more than so much of it: no burst fills a queue.
+    const late = at - began - (sent.length / rate) * 1000;
+    if (late > LONGEST_BURST) began += late - LONGEST_BURST;
+    const due = Math.floor(((at - began) * rate) / 1000);
+    for (; sent.length < due; sent.push({ at })) {
+      hosts.forEach((host, i) => {
+        const packet = Buffer.alloc(HEADER);
+        packet.writeUInt32BE(i, 0);
+        packet.writeUInt32BE(sent.length, 4);
+        socket.send(packet, port, host, () => {});
+      });
+    }
+  };
+  const timer = setInterval(send, 1);
+  await Promise.race([stdinEnds(), sleep(LONGEST)]);
+  clearInterval(timer);
+  process.stdout.write(JSON.stringify(sent), () => process.exit());
+}
+
+if (import.meta.main) {
+  const [end, port, rate, ...hosts] = process.argv.slice(2);
+  if (end === 'receive') await receiver(Number(port));
+  else if (end === 'send') await sender(Number(port), Number(rate), hosts);
+  else throw new Error('usage: failover.ts receive PORT | send PORT PPS HOST…');
+}
