@@ -24,8 +24,11 @@ export type SetStep =
 export const isOtherKind = (observed: AddressSet | undefined, desired: AddressSet): boolean =>
   observed !== undefined && (observed.type !== desired.type || observed.family !== desired.family);
 
-const marked = (element: Prefix, mark: number): string =>
-  `${element} skbmark ${hex(mark)}/${hex(DECISION_MASK)}`;
+/** Some elements of a set in ipset's words. */
+const words = (set: AddressSet, elements: readonly Prefix[]): string[] =>
+  set.marked
+    ? elements.map((element) => `${element} skbmark ${hex(set.elements.get(element)!)}/${hex(DECISION_MASK)}`)
+    : [...elements];
 
 function create(set: string, desired: AddressSet): SetStep[] {
   const { family, maxelem, elements } = desired;
@@ -40,17 +43,8 @@ function create(set: string, desired: AddressSet): SetStep[] {
     marked: desired.marked,
   };
   if (elements.size === 0) return [created];
-  return [
-    created,
-    {
-      type: 'add-elements',
-      family,
-      set,
-      elements: desired.marked
-        ? [...elements].map(([element, mark]) => marked(element, mark))
-        : [...elements.keys()],
-    },
-  ];
+  const all = words(desired, [...elements.keys()]);
+  return [created, { type: 'add-elements', family, set, elements: all }];
 }
 
 /**
@@ -93,9 +87,8 @@ export function editSet(
     added.sort((a, b) => prefixLength(b) - prefixLength(a));
     gone.sort((a, b) => prefixLength(a) - prefixLength(b));
   }
-  const words = desired.marked ? added.map((element) => marked(element, elements.get(element)!)) : added;
   return {
-    before: added.length > 0 ? [{ type: 'add-elements', family, set, elements: words }] : [],
+    before: added.length > 0 ? [{ type: 'add-elements', family, set, elements: words(desired, added) }] : [],
     after: gone.length > 0 ? [{ type: 'delete-elements', family, set, elements: gone }] : [],
   };
 }

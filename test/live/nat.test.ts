@@ -1,45 +1,29 @@
 /** nat against the kernel: iptables with both backends, ipset, and packets. Needs root. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { exec } from '../../agent/exec.ts';
 import { desiredNat, type NatIntent } from '../../nat/desired.ts';
 import { diffNat } from '../../nat/diff.ts';
-import { type Backend, createNatKernel, type Exec, type NatKernel } from '../../nat/kernel.ts';
+import { createNatKernel } from '../../nat/kernel.ts';
 import { commandLines } from '../../nat/render.ts';
 import type { NatState, Rule } from '../../nat/state.ts';
 import { FAMILIES, type Family, prefix } from '../../routing/prefix.ts';
 import { carryOut, disturb, Model, seeded } from '../nat/model.ts';
 import { type Namespace, NODE, ROOT, Scope, until } from '../support/netns.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
+import {
+  ask,
+  BACKENDS,
+  execIn,
+  program,
+  readFileIn,
+  reconcile,
+  rulesIn,
+  startMirror,
+  system,
+} from './nat-lab.ts';
 
 const scope = new Scope();
 t.teardown(() => scope.dispose());
-
-const BACKENDS: Backend[] = ['nft', 'legacy'];
-const program = { 4: 'iptables', 6: 'ip6tables' } as const;
-
-/** Commands as the agent runs them, but in a namespace. */
-const execIn =
-  (ns: Namespace, wrapper: string[] = []): Exec =>
-  (file, args, options) =>
-    exec('ip', ['netns', 'exec', ns.name, ...wrapper, file, ...args], options);
-
-const readFileIn =
-  (ns: Namespace) =>
-  async (path: string): Promise<string> => {
-    const { code, stdout, stderr } = ns.run('cat', [path]);
-    if (code === 0) return stdout;
-    throw Object.assign(new Error(stderr), { code: 'ENOENT' });
-  };
-
-/** A fresh namespace that uses a backend, as its tables show, and the access to it. */
-function system(name: string, backend: Backend): { ns: Namespace; kernel: NatKernel } {
-  const ns = scope.namespace(`${name}-${backend}`);
-  if (backend === 'legacy') {
-    for (const family of FAMILIES) ns.sh(`${program[family]}-legacy -t nat -N OPERATOR`);
-  }
-  return { ns, kernel: createNatKernel({ exec: execIn(ns), readFile: readFileIn(ns) }) };
-}
 
 const intent = (blocks: number, notrackBfd = true): NatIntent =>
   FAMILIES.map((family) => ({
@@ -51,19 +35,9 @@ const intent = (blocks: number, notrackBfd = true): NatIntent =>
     notrackBfd,
   }));
 
-/** Reconciles once; the commands that it took. */
-async function reconcile(kernel: NatKernel, wanted: NatIntent, previous?: NatState): Promise<string[]> {
-  const steps = diffNat(await kernel.observe(FAMILIES), desiredNat(wanted), previous);
-  await kernel.apply(steps);
-  return commandLines(steps);
-}
-
-const rulesIn = (ns: Namespace, backend: Backend, family: 4 | 6, table: string): string[] =>
-  ns.sh(`${program[family]}-${backend} -t ${table} -S`).trim().split('\n');
-
 for (const backend of BACKENDS) {
   t.test(`${backend}: the listing is upstream's, and a second reconcile finds nothing`, async (t) => {
-    const { ns, kernel } = system('listing', backend);
+    const { ns, kernel } = system(scope, 'listing', backend);
     const wanted: NatIntent = [
       { family: 4, internalInterface: 'eth0', forward: [prefix('10.18.0.0/16')], notrackBfd: true },
       { family: 6, internalInterface: 'eth0', forward: [prefix('fd00:10:18::/64')], notrackBfd: true },
@@ -95,7 +69,7 @@ for (const backend of BACKENDS) {
   });
 
   t.test(`${backend}: cleanup leaves the namespace as it was found`, async (t) => {
-    const { ns, kernel } = system('cleanup', backend);
+    const { ns, kernel } = system(scope, 'cleanup', backend);
     const foreign = [
       '-t nat -A POSTROUTING -s 10.99.0.0/16 -j RETURN',
       '-t nat -A POSTROUTING -o lo -m comment --comment not-VEG-MASQUERADE -j ACCEPT',
@@ -125,7 +99,7 @@ for (const backend of BACKENDS) {
   });
 
   t.test(`${backend}: more than 32 blocks become a set, grow in it, and become rules again`, async (t) => {
-    const { ns, kernel } = system('sets', backend);
+    const { ns, kernel } = system(scope, 'sets', backend);
     const elements = (family: 4 | 6) =>
       ns.sh(`ipset save VEG-FORWARD-${family}`).trim().split('\n').length - 1;
     await reconcile(kernel, intent(32));
@@ -151,7 +125,7 @@ for (const backend of BACKENDS) {
   });
 
   t.test(`${backend}: the whole address space is accepted in rules and in sets`, async (t) => {
-    const { kernel } = system('any', backend);
+    const { kernel } = system(scope, 'any', backend);
     for (const blocks of [0, 40]) {
       const wanted = intent(blocks);
       wanted[0]!.forward.push(prefix('0.0.0.0/0'));
@@ -162,7 +136,7 @@ for (const backend of BACKENDS) {
   });
 
   t.test(`${backend}: what is kept or moved keeps its counters`, async (t) => {
-    const { ns, kernel } = system('counters', backend);
+    const { ns, kernel } = system(scope, 'counters', backend);
     await reconcile(kernel, intent(2));
     for (let i = 0; i < 3; i++) ns.run('bash', ['-c', `echo > /dev/udp/127.0.0.1/${9000 + i}`]);
     const counters = async () => {
@@ -190,7 +164,7 @@ for (const backend of BACKENDS) {
     `${backend}: the model in test/nat/model.ts does what the programs do`,
     { timeout: 60_000 },
     async (t) => {
-      const { ns, kernel } = system('model', backend);
+      const { ns, kernel } = system(scope, 'model', backend);
       await kernel.observe(FAMILIES);
       // ip6tables-nft 1.8.9 drops the counters that a rule is given.
       const counted = ({ text, packets }: Rule, family: Family) =>
@@ -251,14 +225,14 @@ for (const backend of BACKENDS) {
   );
 
   t.test(`${backend}: a missing capability is named`, async (t) => {
-    const { ns } = system('denied', backend);
+    const { ns } = system(scope, 'denied', backend);
     const wrapper = ['setpriv', '--bounding-set', '-all', '--inh-caps', '-all'];
     const kernel = createNatKernel({ exec: execIn(ns, wrapper), readFile: readFileIn(ns), backend });
     await t.rejects(kernel.observe(FAMILIES), { name: 'NatError', kind: 'not-permitted', hint: /NET_ADMIN/ });
   });
 
   t.test(`${backend}: rules that no transaction can name do no harm`, async (t) => {
-    const { ns, kernel } = system('newline', backend);
+    const { ns, kernel } = system(scope, 'newline', backend);
     await reconcile(kernel, intent(1));
     const comment = 'a "quoted" -j VEG-MASQUERADE\n-A POSTROUTING -j DROP';
     for (const chain of ['OUTPUT', 'VEG-MASQUERADE']) {
@@ -277,7 +251,7 @@ for (const backend of BACKENDS) {
 }
 
 t.test('legacy: a held xtables lock is named', async (t) => {
-  const { ns, kernel } = system('lock', 'legacy');
+  const { ns, kernel } = system(scope, 'lock', 'legacy');
   await kernel.observe(FAMILIES);
   // A lock file of this namespace alone: /run/xtables.lock is everybody's on this machine.
   const file = `${scope.directory('lock')}/xtables.lock`;
@@ -311,7 +285,7 @@ t.test('a family whose own rules are in another backend than the other stays the
 
 t.test('the fingerprint changes with sets and legacy rules, and with nothing else', async (t) => {
   for (const backend of BACKENDS) {
-    const { ns, kernel } = system('print', backend);
+    const { ns, kernel } = system(scope, 'print', backend);
     await reconcile(kernel, intent(40));
     const program = `
       import * as libc from '${ROOT}/bfd/libc.ts';
@@ -341,19 +315,6 @@ t.test('the fingerprint changes with sets and legacy rules, and with nothing els
   }
 });
 
-/** Answers each datagram with the address that it came from. */
-const MIRROR = (port: number): string => `
-  const socket = require('node:dgram').createSocket('udp6');
-  socket.on('message', (_, from) => socket.send(from.address.replace('::ffff:', ''), from.port, from.address));
-  socket.bind(${port}, '::', () => console.log('ready'));`;
-
-/** Sends a datagram and prints the answer, or nothing after a second. */
-const ASK = (host: string, port: number): string => `
-  const socket = require('node:dgram').createSocket('${host.includes(':') ? 'udp6' : 'udp4'}');
-  socket.on('message', (text) => { console.log(text.toString()); process.exit(0); });
-  setTimeout(() => process.exit(1), 1000);
-  socket.send('?', ${port}, '${host}');`;
-
 t.test('packets: translated, forwarded, and BFD of the pod untracked', async (t) => {
   const { client, client2, gateway, router, server } = topology(scope, { cniRoutes: true });
   gateway.sysctl({
@@ -372,13 +333,9 @@ t.test('packets: translated, forwarded, and BFD of the pod untracked', async (t)
     six!.forward = [prefix('fd00:10:18::/64'), ...six!.forward.slice(1)];
     return [four!, six!];
   };
-  const echo = [3784, 9999].map((port) =>
-    server.spawn(NODE, ['-e', MIRROR(port)], { name: `mirror-${port}` }),
-  );
-  echo.push(router.spawn(NODE, ['-e', MIRROR(4784)], { name: 'mirror-bfd' }));
-  await until(() => echo.every((daemon) => daemon.log().includes('ready')), { what: 'the servers listen' });
-  const ask = (ns: Namespace, host: string, port: number) =>
-    ns.run(NODE, ['-e', ASK(host, port)]).stdout.trim();
+  await startMirror(server, 3784);
+  await startMirror(server, 9999);
+  await startMirror(router, 4784);
   for (const blocks of [1, 40]) {
     await reconcile(kernel, wanted(blocks));
     for (const family of FAMILIES) {
