@@ -157,7 +157,8 @@ engine.configure({
       .map((remote) => ({ ...common, local, remote })),
   ),
   readiness: { 4: { ready: true }, 6: { ready: true } },
-  listen: locals,
+  // Peers that are let in later are single-hop ones.
+  listen: common.multihop ? [] : locals,
 });
 
 let ending = false;
