@@ -1,51 +1,143 @@
 /**
- * When a drain is over: the peers have heard AdminDown, and packets from the VPC have stopped coming.
+ * When a drain is over: the peers have heard AdminDown, and traffic has moved away (moved.ts). Counts all the
+ * time, a little, to know what was usual before.
  */
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { EngineReport } from '../bfd/intent.ts';
+import { parseTables } from '../nat/parse.ts';
+import { markRule } from '../nat/rules.ts';
+import { FAMILIES, type Family } from '../routing/prefix.ts';
+import type { Exec } from './exec.ts';
+import { hasMoved, type Rates, ratesBetween, type Sample } from './moved.ts';
+import type { Look } from './reconcile.ts';
 
-/** How often the counters are looked at, ms, and how many quiet looks in a row are enough. */
-const SAMPLE_PERIOD = 100;
-const QUIET_SAMPLES = 3;
-/** Packets in a sample that still count as quiet: BFD itself, ARP, a lone retransmission. */
-const QUIET_PACKETS = 2;
+/** How often is counted before a drain and during one, ms. */
+const USUAL_PERIOD = 10_000;
+const DRAIN_PERIOD = 100;
+/** Reading how many flows began means two processes: not with every sample of a drain. */
+const FLOWS_EVERY = 5;
+/** What was usual: over so many samples before. */
+const USUAL_SAMPLES = 6;
 
-/** Packets received on an interface of this namespace, from /proc/net/dev; undefined when it is not there. */
-export function receivedPackets(procNetDev: string, name: string): number | undefined {
-  const line = procNetDev.split('\n').find((candidate) => candidate.trimStart().startsWith(`${name}:`));
-  const fields = line
-    ?.slice(line.indexOf(':') + 1)
-    .trim()
-    .split(/\s+/);
-  return fields === undefined ? undefined : Number(fields[1]);
+/** Packets forwarded in this namespace, both families, from /proc/net/snmp and /proc/net/snmp6. */
+export function forwardedPackets(snmp: string, snmp6: string): number {
+  const [names = [], values = []] = snmp
+    .split('\n')
+    .filter((line) => line.startsWith('Ip: '))
+    .map((line) => line.split(' '));
+  const ip4 = Number(values[names.indexOf('ForwDatagrams')] ?? 0);
+  const ip6 = Number(/^Ip6OutForwDatagrams\s+(\d+)/m.exec(snmp6)?.[1] ?? 0);
+  return ip4 + ip6;
 }
 
-const counter = (name: string): number =>
-  receivedPackets(readFileSync('/proc/self/net/dev', 'utf8'), name) ?? 0;
+/**
+ * Flows from the VPC so far, by `iptables-save -c -t nat`: the nat table sees the first packet of each. Throws
+ * `SyntaxError` for another text.
+ */
+export function flowsCounted(save: string, family: Family, internalInterface: string): number {
+  const chain = parseTables(save, family).get('nat')?.get('PREROUTING');
+  const rule = markRule(internalInterface);
+  return chain?.rules.find(({ text }) => text === rule)?.packets ?? 0;
+}
 
 /** Whether every peer that could send traffic here has seen that this end is AdminDown. */
 const peersKnow = (report: EngineReport | undefined): boolean =>
   report?.draining === true && report.sessions.every(({ remoteState }) => remoteState !== 'Up');
 
-/**
- * Resolves true when traffic from the VPC has moved away, false when `timeoutMs` passed before.
- * `internalInterface` is where it comes in; absent before the first plan: then only the peers are waited for.
- */
-export async function waitUntilMoved(
-  report: () => EngineReport | undefined,
-  internalInterface: string | undefined,
-  timeoutMs: number,
-): Promise<boolean> {
-  const end = performance.now() + timeoutMs;
-  let quiet = 0;
-  let before = internalInterface === undefined ? 0 : counter(internalInterface);
-  while (performance.now() < end) {
-    await sleep(Math.min(SAMPLE_PERIOD, Math.max(1, end - performance.now())));
-    const now = internalInterface === undefined ? 0 : counter(internalInterface);
-    quiet = peersKnow(report()) && now - before <= QUIET_PACKETS ? quiet + 1 : 0;
-    before = now;
-    if (quiet >= QUIET_SAMPLES) return true;
+export interface DrainParts {
+  exec: Exec;
+  /** The last word of the BFD process. */
+  report(): EngineReport | undefined;
+  /** The last look at the kernel; undefined before the first. */
+  look(): Pick<Look, 'plan' | 'backend'> | undefined;
+}
+
+export class DrainWatch {
+  readonly #parts: DrainParts;
+  readonly #timer: NodeJS.Timeout;
+  /** Samples from before a drain. */
+  #usual: Sample[] = [];
+  /** Set while draining: what was usual when it began, and whether traffic has moved since. */
+  #drain: { usual: Promise<Rates>; moved: boolean } | undefined;
+
+  constructor(parts: DrainParts) {
+    this.#parts = parts;
+    this.#timer = setInterval(() => void this.#count(), USUAL_PERIOD);
+    void this.#count();
   }
-  return false;
+
+  /**
+   * Resolves true when traffic has moved away, false when `timeoutMs` passed before. The peers have been told to
+   * stop. A drain that has come to its end before has nothing to wait for.
+   */
+  async moved(timeoutMs: number): Promise<boolean> {
+    const end = performance.now() + timeoutMs;
+    this.#drain ??= { usual: this.#rates(), moved: false };
+    const drain = this.#drain;
+    if (drain.moved) return true;
+    const usual = await drain.usual;
+    let samples: Sample[] = [];
+    for (let i = 0; performance.now() < end; i++) {
+      await sleep(Math.min(DRAIN_PERIOD, Math.max(1, end - performance.now())));
+      const sample = await this.#sample(i % FLOWS_EVERY === 0);
+      samples = peersKnow(this.#parts.report()) ? [...samples, sample] : [];
+      if (!hasMoved(samples, usual)) continue;
+      drain.moved = true;
+      return true;
+    }
+    return false;
+  }
+
+  /** The drain was called off. */
+  undrain(): void {
+    this.#drain = undefined;
+    this.#usual = [];
+    void this.#count();
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  async #count(): Promise<void> {
+    if (this.#drain !== undefined) return;
+    this.#usual = [...this.#usual, await this.#sample(true)].slice(-USUAL_SAMPLES);
+  }
+
+  async #rates(): Promise<Rates> {
+    const now = await this.#sample(true);
+    const { packets } = ratesBetween(this.#usual[0] ?? now, now);
+    const { flows } = ratesBetween(this.#usual.find(({ flows }) => flows !== undefined) ?? now, now);
+    return { packets, flows };
+  }
+
+  async #sample(withFlows: boolean): Promise<Sample> {
+    const read = (name: string) => readFileSync(`/proc/self/net/${name}`, 'utf8');
+    const packets = forwardedPackets(read('snmp'), read('snmp6'));
+    return { at: performance.now(), packets, flows: withFlows ? await this.#flows() : undefined };
+  }
+
+  /** Flows from the VPC so far; undefined when that cannot be read. */
+  async #flows(): Promise<number | undefined> {
+    const look = this.#parts.look();
+    if (look === undefined) return undefined;
+    let sum = 0;
+    for (const family of FAMILIES) {
+      const backend = look.backend[family];
+      if (backend === undefined) continue;
+      const program = family === 4 ? 'iptables' : 'ip6tables';
+      const args = ['-c', '-t', 'nat'];
+      let result = await this.#parts.exec(`${program}-${backend}-save`, args);
+      // An image with one backend may have only the plain name.
+      if (result.exitCode === -1) result = await this.#parts.exec(`${program}-save`, args);
+      if (result.exitCode !== 0) return undefined;
+      try {
+        sum += flowsCounted(result.stdout, family, look.plan.interfaces.internal);
+      } catch {
+        return undefined;
+      }
+    }
+    return sum;
+  }
 }

@@ -6,7 +6,8 @@
 import { BfdLink } from './bfd-link.ts';
 import { readConntrackUse } from './conntrack-table.ts';
 import { serveControl } from './control.ts';
-import { waitUntilMoved } from './drain.ts';
+import { DrainWatch } from './drain.ts';
+import { exec } from './exec.ts';
 import { Gateway } from './gateway.ts';
 import { HttpListeners } from './http.ts';
 import { createKernels } from './kernels.ts';
@@ -14,6 +15,7 @@ import { createLog } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { NetlinkSocket, Protocol } from './netlink.ts';
 import { type ListenAddress, type Options, parseDuration } from './options.ts';
+import type { Look } from './reconcile.ts';
 import { watchSource } from './source.ts';
 import { type AgentView, notReady, statusDocument, statusText } from './status.ts';
 import { Uplink } from './uplink/uplink.ts';
@@ -100,11 +102,14 @@ const gateway: Gateway = new Gateway({
   metrics,
   logger,
   onIntent: (intent) => bfd.configure(intent),
-  onLook: ({ plan }) => listen(plan.internalAddresses),
+  onLook(look) {
+    lastLook = look;
+    return listen(look.plan.internalAddresses);
+  },
 });
 
-const moved = (timeout: number): Promise<boolean> =>
-  waitUntilMoved(() => view.bfd, view.kernel.interfaces?.internal, timeout);
+let lastLook: Look | undefined;
+const drain = new DrainWatch({ exec, report: () => view.bfd, look: () => lastLook });
 
 /** The time in a query, as milliseconds or `5s`; else the one from the flags. */
 function drainTime(text: string | null): number {
@@ -122,12 +127,13 @@ const control = await serveControl(
     },
     'POST /v1/drain': async ({ query }) => {
       bfd.drain();
-      const done = await moved(drainTime(query.get('timeout')));
+      const done = await drain.moved(drainTime(query.get('timeout')));
       const rest = done ? 'traffic has moved' : 'some traffic still came when the time was over';
       return { status: 200, body: `drained: ${rest}\n` };
     },
     'POST /v1/undrain': async () => {
       bfd.undrain();
+      drain.undrain();
       return { status: 200, body: 'no longer draining\n' };
     },
     'POST /v1/reconcile': async () => {
@@ -162,10 +168,12 @@ process.on('SIGUSR1', () => {
 
 /** The end: forwarding goes on until traffic has moved away. */
 async function shutdown(remove: boolean): Promise<void> {
-  const done = await moved(options.drainTimeout);
+  const done = await drain.moved(options.drainTimeout);
   logger.info({ moved: done }, done ? 'traffic has moved' : 'the drain timeout is over');
   source.close();
   events.close();
+  uplink.close();
+  drain.close();
   await gateway.stop();
   if (remove) await gateway.remove();
   await control.close();

@@ -15,7 +15,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
-  agent: 'cadence interfaces messages options plan status',
+  agent: 'cadence interfaces messages moved options plan status',
   'agent/policy': `documents formats gateway-policy inbound kube-ovn kube-ovn-env load model overlap parse
     quote resolve runs schema translation-log unsupported validate`,
   'agent/uplink': 'arp health icmp mac ndp neighbours',
