@@ -2,10 +2,12 @@
  * The documents of a set of policy files: read, checked against their schemas, each able to place an error
  * in its text. What one document says about another is with the translators.
  */
+
+import type { Kind } from './json-schema.ts';
 import type { Origin, PolicyError, PolicyFile } from './model.ts';
 import { type Budget, type ParsedDocument, type Path, parseDocuments } from './parse.ts';
 import { closest, describe, formatPath, quote } from './quote.ts';
-import { KINDS, type Kind } from './schema.ts';
+import { KINDS } from './schema.ts';
 import { MAX_MISFITS, validate } from './validate.ts';
 
 /**
@@ -13,6 +15,7 @@ import { MAX_MISFITS, validate } from './validate.ts';
  * taken out, so every field may be absent and every list may have holes.
  */
 export interface PolicyDocument<Value = unknown> {
+  apiVersion: string;
   kind: string;
   /** `metadata.name`, after `metadata.namespace/` for namespaced kinds; empty when it is missing or wrong. */
   name: string;
@@ -141,7 +144,7 @@ class Reader {
       );
       return undefined;
     }
-    const names = KINDS.map((known) => known.kind);
+    const names = [...new Set(KINDS.map((known) => known.kind))];
     const meant = closest(kind, names);
     const help = meant === undefined ? '' : ` (did you mean ${quote(meant)}?)`;
     this.#refuse(
@@ -164,6 +167,7 @@ class Reader {
     const { name, namespace } = (fields.metadata ?? {}) as { name?: string; namespace?: string };
     const fullName = kind.namespaced && name ? `${namespace ?? 'default'}/${name}` : (name ?? '');
     this.#set.documents.push({
+      apiVersion: kind.apiVersion,
       kind: kind.kind,
       name: fullName,
       origin: { file: this.#file, kind: kind.kind, name: fullName },

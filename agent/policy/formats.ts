@@ -2,7 +2,7 @@
  * The forms of text that policy fields have, by the name that the schemas give them, each with its check and
  * with what to say when it fails. Everything that later reaches a command line or a label passes one of them.
  */
-import { familyOf, parseAddress, parsePrefix } from '../../routing/prefix.ts';
+import { type Family, familyOf, parseAddress, parsePrefix } from '../../routing/prefix.ts';
 import { quote } from './quote.ts';
 
 export interface Format {
@@ -37,6 +37,7 @@ const isText = (pattern: RegExp, max: number) => (text: string) => text.length <
 
 /** The reason why a text that resembles an address or CIDR is none. */
 function addressHint(text: string): string {
+  if (isPrefix(text)) return '';
   const length = /^([0-9A-Fa-f.:]+)\/(\d+)$/.exec(text);
   if (length !== null && isAddress(length[1]!)) {
     return `: the length of an ${length[1]!.includes(':') ? 'IPv6 CIDR is 0 to 128' : 'IPv4 CIDR is 0 to 32'}`;
@@ -52,6 +53,12 @@ function explainHost(text: string): string {
   if (isAddress(text)) return `${quote(text)} is not the address of a host`;
   return isPrefix(text) ? `${quote(text)} is a CIDR, and one address is wanted` : notAn('an address')(text);
 }
+
+const isOfFamily = (family: Family) => (text: string) => {
+  const value = parseAddress(text);
+  return value !== undefined && familyOf(value) === family;
+};
+const notOfFamily = (family: Family) => notAn(`an IPv${family} address`);
 
 const DNS_LABEL = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
 const DNS_SUBDOMAIN = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/;
@@ -85,6 +92,10 @@ export const FORMATS: Record<string, Format> = {
         : notAn('a CIDR')(text),
   },
   address: { test: isAddress, explain: notAn('an address') },
+  ipv4: { test: isOfFamily(4), explain: notOfFamily(4) },
+  ipv6: { test: isOfFamily(6), explain: notOfFamily(6) },
+  'ipv4-or-empty': { test: (text) => text === '' || isOfFamily(4)(text), explain: notOfFamily(4) },
+  'ipv6-or-empty': { test: (text) => text === '' || isOfFamily(6)(text), explain: notOfFamily(6) },
   'host-address': { test: isHostAddress, explain: explainHost },
   'address-pair': {
     test: isPairOf(isAddress),

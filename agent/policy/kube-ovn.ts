@@ -21,7 +21,9 @@ import { splitPair } from './formats.ts';
 import type { BfdPolicy, EgressRule, Policy } from './model.ts';
 import type { Path } from './parse.ts';
 import { quote } from './quote.ts';
-import { each, familyName, KUBE_OVN_BFD, prefixes } from './resolve.ts';
+import { byName, each, familyName, KUBE_OVN_BFD, prefixes } from './resolve.ts';
+import { KUBE_OVN } from './schema.ts';
+import { checkSelector, type LabelSelector, type Pods, selects } from './selectors.ts';
 import { type TranslationLogSpec, translateTranslationLog } from './translation-log.ts';
 
 /** What is read of the documents; all of it is optional, see `PolicyDocument`. */
@@ -32,6 +34,7 @@ export interface VpcEgressGatewayResource {
     externalSubnet?: string;
     bfd?: { enabled?: boolean; minRX?: number; minTX?: number; multiplier?: number };
     policies?: { snat?: boolean; ipBlocks?: string[]; subnets?: string[] }[];
+    selectors?: { namespaceSelector?: LabelSelector; podSelector?: LabelSelector }[];
     observability?: { conntrack?: { log?: TranslationLogSpec } };
   };
 }
@@ -69,23 +72,9 @@ export interface Network {
 
 /** Collects the Subnets and Vpcs, and checks each on its own, used or not. */
 export function readNetwork(set: DocumentSet): Network {
-  const collect = <T>(kind: string): Map<string, PolicyDocument<T>> => {
-    const found = new Map<string, PolicyDocument<T>>();
-    for (const document of set.documents) {
-      if (document.kind !== kind || document.name === '') continue;
-      const first = found.get(document.name);
-      if (first === undefined) found.set(document.name, document as PolicyDocument<T>);
-      else
-        document.fail(
-          ['metadata', 'name'],
-          `${kind} ${quote(document.name)} is also in ${first.origin.file}; keep one`,
-        );
-    }
-    return found;
-  };
   const network = {
-    subnets: collect<SubnetResource>('Subnet'),
-    vpcs: collect<VpcResource>('Vpc'),
+    subnets: byName<SubnetResource>(set, KUBE_OVN, 'Subnet'),
+    vpcs: byName<VpcResource>(set, KUBE_OVN, 'Vpc'),
     incomplete: set.incomplete,
   };
   for (const subnet of network.subnets.values()) checkSubnet(subnet);
@@ -131,7 +120,7 @@ function firstAddress(block: Prefix): Address[] {
 }
 
 /** Translates the gateway. Its errors are reported through it; the result counts only when there are none. */
-export function translateVpcEgressGateway(gateway: Gateway, network: Network): Policy {
+export function translateVpcEgressGateway(gateway: Gateway, network: Network, pods: Pods): Policy {
   const spec = gateway.value.spec ?? {};
   const vpc = spec.vpc || DEFAULT_VPC;
   const external =
@@ -148,7 +137,7 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network): P
     internal: { gateways: internal ? subnetGateways(internal) : [] },
     external: { gateways: external ? subnetGateways(external) : [] },
     bfd: translateBfd(gateway, network, vpc),
-    rules: translateRules(gateway, network),
+    rules: [...translateRules(gateway, network), ...selectorRules(gateway, pods)],
     ...(log && { translationLog: log }),
     warnings: [],
   };
@@ -241,4 +230,22 @@ function translateRules(gateway: Gateway, network: Network): EgressRule[] {
     rules.push({ name: `policy-${i}`, snat: snat ?? false, ipBlocks: [...blocks] });
   });
   return rules;
+}
+
+/**
+ * The pods that selectors choose, where the directory holds their documents. Otherwise they need no rule:
+ * whatever is not forwarded is translated.
+ */
+function selectorRules(gateway: Gateway, pods: Pods): EgressRule[] {
+  return each(gateway.value.spec?.selectors, ({ namespaceSelector, podSelector }, i) => {
+    const path = ['spec', 'selectors', i];
+    checkSelector(gateway, [...path, 'namespaceSelector'], namespaceSelector);
+    checkSelector(gateway, [...path, 'podSelector'], podSelector);
+    const ipBlocks = pods.addresses(
+      ({ namespace, labels }) =>
+        selects(namespaceSelector ?? {}, pods.namespaceLabels(namespace)) &&
+        selects(podSelector ?? {}, labels),
+    );
+    return ipBlocks.length === 0 ? [] : [{ name: `selector-${i}`, snat: true, ipBlocks }];
+  }).flat();
 }

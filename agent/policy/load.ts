@@ -3,6 +3,7 @@
  *
  * Files → documents (parse.ts, validate.ts) → the one gateway among them → its translator → `Policy`.
  */
+import { addDeckhouse } from './deckhouse.ts';
 import { type PolicyDocument, readDocuments } from './documents.ts';
 import { translateGatewayPolicy } from './gateway-policy.ts';
 import { readNetwork, translateVpcEgressGateway } from './kube-ovn.ts';
@@ -10,9 +11,11 @@ import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
 import { DEFAULT_TOKENS } from './parse.ts';
 import { quote } from './quote.ts';
 import { addWarnings, programmedFamilies } from './resolve.ts';
+import { Pods } from './selectors.ts';
+import { addSpidernet } from './spidernet.ts';
 import { refuseUnsupported } from './unsupported.ts';
 
-/** The kinds of which there is one in a directory. */
+/** The kinds of which there is one in a directory: they say where the two sides are. */
 const GATEWAYS = ['GatewayPolicy', 'VpcEgressGateway'];
 
 /** So many errors are reported; what is wrong hundreds of times is wrong in one way. */
@@ -27,15 +30,18 @@ export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOK
   const failDirectory = (message: string) => errors.push({ file: '.', line: 0, col: 0, path: '', message });
   if (files.length === 0) failDirectory('no policy: the directory holds no .yaml, .yml or .json file');
   const set = readDocuments(files, errors, { tokens: maxTokens });
+  for (const document of set.documents) refuseUnsupported(document);
   const network = readNetwork(set);
+  const pods = new Pods(set);
   const [gateway, ...more] = set.documents.filter(({ kind }) => GATEWAYS.includes(kind));
   let policy: Policy | undefined;
   if (gateway !== undefined) {
-    refuseUnsupported(gateway);
     policy =
       gateway.kind === 'GatewayPolicy'
         ? translateGatewayPolicy(gateway as PolicyDocument<object>)
-        : translateVpcEgressGateway(gateway as PolicyDocument<object>, network);
+        : translateVpcEgressGateway(gateway as PolicyDocument<object>, network, pods);
+    addDeckhouse(policy, set, pods);
+    addSpidernet(policy, set, pods);
   } else if (files.length > 0 && !set.incomplete) {
     failDirectory(`no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
   }

@@ -62,7 +62,7 @@ export interface EgressIP {
   addresses: Address[];
   /** Hold the addresses on the external interface and announce them (ARP, NDP). */
   announce: boolean;
-  /** The pod or node that holds them; absent: this one does. */
+  /** The pod or node that holds them; absent: this one does; empty: nobody at present. */
   owner?: string;
 }
 

@@ -9,10 +9,11 @@ import {
   parseAddress,
   parsePrefix,
 } from '../../routing/prefix.ts';
-import type { PolicyDocument } from './documents.ts';
+import type { DocumentSet, PolicyDocument } from './documents.ts';
 import type { EgressRule, Policy, PolicyWarning, Side } from './model.ts';
 import { PrefixIndex } from './overlap.ts';
 import type { Path } from './parse.ts';
+import { closest, quote } from './quote.ts';
 
 /** Maps every item that is there: lists keep the indices of what was wrong in them as holes. */
 export function each<T, R>(items: readonly T[] | undefined, visit: (item: T, index: number) => R): R[] {
@@ -21,6 +22,32 @@ export function each<T, R>(items: readonly T[] | undefined, visit: (item: T, ind
     results.push(visit(item, i));
   });
   return results;
+}
+
+/** The documents of a kind by name; one whose name another has already is reported and left out. */
+export function byName<T>(
+  set: DocumentSet,
+  apiVersion: string,
+  kind: string,
+): Map<string, PolicyDocument<T>> {
+  const found = new Map<string, PolicyDocument<T>>();
+  for (const document of set.documents) {
+    if (document.apiVersion !== apiVersion || document.kind !== kind || document.name === '') continue;
+    const first = found.get(document.name);
+    if (first === undefined) found.set(document.name, document as PolicyDocument<T>);
+    else {
+      const message = `${kind} ${quote(document.name)} is also in ${first.origin.file}; keep one`;
+      document.fail(['metadata', 'name'], message);
+    }
+  }
+  return found;
+}
+
+/** Says that the document of a name is not there, and which one may have been meant. */
+export function missingDocument(kind: string, name: string, names: readonly string[]): string {
+  const meant = closest(name, names);
+  const help = meant === undefined ? 'add its document' : `did you mean ${quote(meant)}?`;
+  return `${kind} ${quote(name)} is not in the policy directory; ${help}`;
 }
 
 /** The prefixes of checked texts, in order, each once. */

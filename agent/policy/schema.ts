@@ -2,87 +2,33 @@
  * The JSON Schemas of the documents that a policy directory may hold, by apiVersion and kind.
  *
  * They say which fields there are, of which type, form and range; what one field means for another is with
- * the translators. `format` names are those of formats.ts. An unknown field is always an error: a misspelt
- * field that is silently ignored is a policy that is not obeyed.
+ * the translators. An unknown field is always an error: a misspelt field that is silently ignored is a policy
+ * that is not obeyed.
  */
 
-/** A JSON Schema (draft-07), as a plain value. */
-export type Schema = { readonly [keyword: string]: unknown };
-
-const described = (schema: Schema, description?: string): Schema =>
-  description === undefined ? schema : { ...schema, description };
-
-const text = (description?: string): Schema => described({ type: 'string' }, description);
-const flag = (description?: string): Schema => described({ type: 'boolean' }, description);
-const formatted = (format: string, description?: string): Schema =>
-  described({ type: 'string', format }, description);
-const integer = (minimum: number, maximum: number, description?: string): Schema =>
-  described({ type: 'integer', minimum, maximum }, description);
-const oneOf = (values: readonly string[], description?: string): Schema =>
-  described({ type: 'string', enum: values }, description);
-const list = (items: Schema, description?: string): Schema =>
-  described({ type: 'array', items }, description);
-const object = (
-  properties: Record<string, Schema>,
-  required: readonly string[] = [],
-  description?: string,
-): Schema => described({ type: 'object', additionalProperties: false, required, properties }, description);
-const withDefault = (schema: Schema, value: unknown): Schema => ({ ...schema, default: value });
-
-/** A map of any keys to text, as labels are. */
-const textMap: Schema = { type: 'object', additionalProperties: { type: 'string' } };
-/** A part that belongs to the control plane and means nothing in the pod. */
-const anyObject: Schema = { type: 'object' };
-const anyList: Schema = { type: 'array', items: anyObject };
-const texts = list(text());
-
-const INT32_MAX = 2 ** 31 - 1;
-const count = integer(0, INT32_MAX);
-
-/** ObjectMeta, as `kubectl get -o yaml` prints it too. */
-const metadata = (namespaced: boolean): Schema =>
-  object(
-    {
-      name: formatted('resource-name', 'The name of the resource.'),
-      ...(namespaced && { namespace: formatted('namespace', 'Its namespace; "default" when absent.') }),
-      labels: textMap,
-      annotations: textMap,
-      creationTimestamp: text(),
-      deletionGracePeriodSeconds: count,
-      deletionTimestamp: text(),
-      finalizers: texts,
-      generateName: text(),
-      generation: { type: 'integer' },
-      managedFields: anyList,
-      ownerReferences: anyList,
-      resourceVersion: text(),
-      selfLink: text(),
-      uid: text(),
-    },
-    ['name'],
-  );
-
-const document = (
-  apiVersion: string,
-  kind: string,
-  namespaced: boolean,
-  parts: Record<string, Schema>,
-  required: readonly string[] = ['spec'],
-): Schema =>
-  object(
-    { apiVersion: { const: apiVersion }, kind: { const: kind }, metadata: metadata(namespaced), ...parts },
-    ['apiVersion', 'kind', 'metadata', ...required],
-  );
-
-const requirement = object(
-  { key: text(), operator: oneOf(['In', 'NotIn', 'Exists', 'DoesNotExist', 'Gt', 'Lt']), values: texts },
-  ['key', 'operator'],
-);
-const labelRequirement = object(
-  { key: text(), operator: oneOf(['In', 'NotIn', 'Exists', 'DoesNotExist']), values: texts },
-  ['key', 'operator'],
-);
-const labelSelector = object({ matchLabels: textMap, matchExpressions: list(labelRequirement) });
+import {
+  anyList,
+  anyObject,
+  count,
+  document,
+  flag,
+  formatted,
+  INT32_MAX,
+  integer,
+  type Kind,
+  labelSelector,
+  list,
+  object,
+  oneOf,
+  type Schema,
+  text,
+  textMap,
+  texts,
+  withDefault,
+} from './json-schema.ts';
+import { CORE_KINDS } from './schema-core.ts';
+import { DECKHOUSE_KINDS } from './schema-deckhouse.ts';
+import { SPIDERNET_KINDS } from './schema-spidernet.ts';
 
 export const BFD_AUTH_TYPES = [
   'simple-password',
@@ -290,7 +236,12 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
   }),
 };
 
-const KUBE_OVN = 'kubeovn.io/v1';
+export const KUBE_OVN = 'kubeovn.io/v1';
+
+const requirement = object(
+  { key: text(), operator: oneOf(['In', 'NotIn', 'Exists', 'DoesNotExist', 'Gt', 'Lt']), values: texts },
+  ['key', 'operator'],
+);
 
 const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
   spec: object(
@@ -418,16 +369,6 @@ const VPC_SCHEMA = document(
   [],
 );
 
-/** A kind of document that is read. */
-export interface Kind {
-  apiVersion: string;
-  kind: string;
-  namespaced: boolean;
-  schema: Schema;
-  /** A field that is left empty counts as absent, as the Kubernetes API server has it. */
-  emptyIsAbsent: boolean;
-}
-
 const kubeOvn = (kind: string, namespaced: boolean, schema: Schema): Kind => ({
   apiVersion: KUBE_OVN,
   kind,
@@ -448,4 +389,7 @@ export const KINDS: readonly Kind[] = [
   kubeOvn('VpcEgressGateway', true, VPC_EGRESS_GATEWAY_SCHEMA),
   kubeOvn('Subnet', false, SUBNET_SCHEMA),
   kubeOvn('Vpc', false, VPC_SCHEMA),
+  ...DECKHOUSE_KINDS,
+  ...SPIDERNET_KINDS,
+  ...CORE_KINDS,
 ];

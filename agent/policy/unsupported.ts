@@ -30,6 +30,9 @@ export const UNSUPPORTED: Readonly<Record<string, readonly Unsupported[]>> = {
     { field: 'spec.mssClamp', harmless: is(false) },
     { field: 'spec.translationLog', harmless: has('enabled', false) },
   ],
+  EgressGatewayPolicy: [{ field: 'kind' }],
+  EgressPolicy: [{ field: 'kind' }],
+  EgressClusterPolicy: [{ field: 'kind' }],
 };
 
 /** Reports every field of a document that asks for what is not there yet. */

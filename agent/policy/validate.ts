@@ -3,9 +3,9 @@
  */
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
 import { FORMATS } from './formats.ts';
+import type { Kind, Schema } from './json-schema.ts';
 import type { Path } from './parse.ts';
 import { closest, describe, quote } from './quote.ts';
-import type { Kind, Schema } from './schema.ts';
 
 /** So many ill-formed texts are reported of a document. */
 export const MAX_MISFITS = 1000;
@@ -105,6 +105,8 @@ function explain({ keyword, params, parentSchema, data, message }: ErrorObject):
     }
     case 'format':
       return FORMATS[params.format as string]!.explain(data as string);
+    case 'maxItems':
+      return `must hold at most ${schema.maxItems} items, holds ${(data as unknown[]).length}`;
     case 'minItems':
     case 'minLength':
       return 'must not be empty';

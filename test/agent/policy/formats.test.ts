@@ -124,6 +124,17 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       ]),
     ),
   },
+  ipv4: {
+    good: ['10.0.0.1'],
+    bad: {
+      'fd00::1': '"fd00::1" is not an IPv4 address',
+      '10.0.0.0/8': '"10.0.0.0/8" is not an IPv4 address',
+      '': '"" is not an IPv4 address',
+    },
+  },
+  ipv6: { good: ['fd00::1'], bad: { '10.0.0.1': '"10.0.0.1" is not an IPv6 address' } },
+  'ipv4-or-empty': { good: ['', '10.0.0.1'], bad: { 'fd00::1': '"fd00::1" is not an IPv4 address' } },
+  'ipv6-or-empty': { good: ['', 'fd00::1'], bad: { '10.0.0.1': '"10.0.0.1" is not an IPv6 address' } },
   address: { good: ['0.0.0.0', '::1'], bad: { 'x/8': '"x/8" is not an address' } },
 };
 

@@ -66,10 +66,13 @@ t.test('apiVersion and kind: missing, of a wrong type, unknown, not belonging to
     'a.yaml:2:7: kind: must be a string, is a list',
   ]);
   t.same(printed({ 'a.yaml': 'apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\n' }), [
-    'a.yaml:2:7: kind: unknown kind "NetworkAttachmentDefinition"; the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc and List',
+    'a.yaml:2:7: kind: unknown kind "NetworkAttachmentDefinition"; the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc, EgressGateway, EgressGatewayPolicy, EgressPolicy, EgressClusterPolicy, EgressEndpointSlice, EgressClusterEndpointSlice, Pod, Namespace and List',
   ]);
   t.match(printed({ 'a.yaml': 'apiVersion: kubeovn.io/v1\nkind: VpcEgressGatway\n' }), [
     /^a.yaml:2:7: kind: unknown kind "VpcEgressGatway" \(did you mean "VpcEgressGateway"\?\); the kinds/,
+  ]);
+  t.same(printed({ 'a.yaml': 'apiVersion: v1\nkind: EgressGateway\n' }), [
+    'a.yaml:1:13: apiVersion: "v1" is not the apiVersion of EgressGateway: write network.deckhouse.io/v1alpha1 or egressgateway.spidernet.io/v1beta1',
   ]);
   t.same(printed({ 'a.yaml': 'apiVersion: kubeovn.io/v2\nkind: Subnet\n' }), [
     'a.yaml:1:13: apiVersion: "kubeovn.io/v2" is not the apiVersion of Subnet: write kubeovn.io/v1',
@@ -125,7 +128,7 @@ t.test('the errors of all files come at once, in the order of files and lines', 
     'a.yaml': first,
     'b.yaml': 'a: [\n',
     'c.yaml': '',
-    'd.yaml': 'apiVersion: v1\nkind: Pod\n',
+    'd.yaml': 'apiVersion: v1\nkind: Service\n',
     'e.yaml': 'apiVersion: kubeovn.io/v1\nkind: Vpc\nmetadata: { name: A }\n',
   });
   t.same(

@@ -1,8 +1,11 @@
 // What the tests of the policy share: a small good policy, and ways to load and to print.
+import { addDeckhouse } from '../../../agent/policy/deckhouse.ts';
 import { type PolicyDocument, readDocuments } from '../../../agent/policy/documents.ts';
 import { translateGatewayPolicy } from '../../../agent/policy/gateway-policy.ts';
 import { formatError, loadPolicy } from '../../../agent/policy/load.ts';
 import type { Policy, PolicyError, PolicyResult } from '../../../agent/policy/model.ts';
+import { Pods } from '../../../agent/policy/selectors.ts';
+import { addSpidernet } from '../../../agent/policy/spidernet.ts';
 
 /** A good `GatewayPolicy`; tests append to its spec (two spaces of indentation). */
 export const GATEWAY = `apiVersion: veg-agent.io/v1alpha1
@@ -41,11 +44,19 @@ export function printed(files: Record<string, string>): string[] {
   return result.ok ? [] : result.errors.map(formatError);
 }
 
-/** A `GatewayPolicy` in the model and its errors, without the refusals of what is not supported yet. */
-export function translated(text: string): { policy: Policy; errors: string[] } {
+/** The policy of files and their errors, without the refusals of what is not supported yet. */
+export function supported(files: Record<string, string>): { policy: Policy; errors: string[] } {
   const errors: PolicyError[] = [];
-  const { documents } = readDocuments([{ name: 'a.yaml', text }], errors, { tokens: 10_000 });
-  const policy = translateGatewayPolicy(documents[0] as PolicyDocument<object>);
+  const texts = Object.entries(files).map(([name, text]) => ({ name, text }));
+  const set = readDocuments(texts, errors, { tokens: 1_000_000 });
+  const pods = new Pods(set);
+  const gateway = set.documents.find(({ kind }) => kind === 'GatewayPolicy') as PolicyDocument<object>;
+  const policy = translateGatewayPolicy(gateway);
+  addDeckhouse(policy, set, pods);
+  addSpidernet(policy, set, pods);
   const sorted = errors.toSorted((a, b) => a.line - b.line || a.col - b.col || a.path.localeCompare(b.path));
   return { policy, errors: sorted.map(formatError) };
 }
+
+/** The same of one `GatewayPolicy`. */
+export const translated = (text: string) => supported({ 'a.yaml': text });

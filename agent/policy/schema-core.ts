@@ -1,0 +1,24 @@
+/** The schemas of the core documents that selectors are resolved with: of `Pod` only what is read of it. */
+import { anyObject, document, flag, formatted, type Kind, list, openObject, text } from './json-schema.ts';
+
+const pod = document(
+  'v1',
+  'Pod',
+  true,
+  {
+    spec: openObject({ nodeName: text(), hostNetwork: flag() }),
+    status: openObject({
+      phase: text(),
+      podIP: formatted('address'),
+      podIPs: list(openObject({ ip: formatted('address') })),
+    }),
+  },
+  [],
+);
+
+const namespace = document('v1', 'Namespace', false, { spec: anyObject, status: anyObject }, []);
+
+export const CORE_KINDS: readonly Kind[] = [
+  { apiVersion: 'v1', kind: 'Pod', namespaced: true, schema: pod, emptyIsAbsent: true },
+  { apiVersion: 'v1', kind: 'Namespace', namespaced: false, schema: namespace, emptyIsAbsent: true },
+];

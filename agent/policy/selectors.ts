@@ -1,0 +1,110 @@
+/**
+ * Label selectors, resolved to the addresses of pods by the `Pod` and `Namespace` documents of the directory.
+ */
+import { hostPrefix, type Prefix, parseAddress } from '../../routing/prefix.ts';
+import type { DocumentSet, PolicyDocument } from './documents.ts';
+import { each } from './resolve.ts';
+
+/** A `LabelSelector` of the Kubernetes API; its parts are ANDed, and an empty one matches everything. */
+export interface LabelSelector {
+  matchLabels?: Labels;
+  matchExpressions?: { key?: string; operator?: LabelOperator; values?: string[] }[];
+}
+
+type Labels = Readonly<Record<string, string>>;
+type LabelOperator = 'In' | 'NotIn' | 'Exists' | 'DoesNotExist';
+
+interface PodResource {
+  metadata?: { name?: string; namespace?: string; labels?: Labels };
+  spec?: { hostNetwork?: boolean };
+  status?: { phase?: string; podIP?: string; podIPs?: { ip?: string }[] };
+}
+
+interface NamespaceResource {
+  metadata?: { name?: string; labels?: Labels };
+}
+
+interface Pod {
+  namespace: string;
+  labels: Labels;
+  addresses: Prefix[];
+}
+
+/** The pods of a directory with the labels of their namespaces. */
+export class Pods {
+  readonly #pods: Pod[] = [];
+  readonly #namespaces = new Map<string, Labels>();
+
+  constructor(set: DocumentSet) {
+    for (const document of set.documents) {
+      if (document.kind === 'Namespace') this.#addNamespace(document as PolicyDocument<NamespaceResource>);
+      if (document.kind === 'Pod') this.#addPod(document as PolicyDocument<PodResource>);
+    }
+  }
+
+  /** Whether there is a pod at all: without one, no selector can be resolved. */
+  get known(): boolean {
+    return this.#pods.length > 0;
+  }
+
+  /** The labels of a namespace; every namespace has its name as one (kubernetes.io/metadata.name). */
+  namespaceLabels(name: string): Labels {
+    return { 'kubernetes.io/metadata.name': name, ...this.#namespaces.get(name) };
+  }
+
+  /** The addresses of the pods that `matches` accepts, in the order of the documents, each once. */
+  addresses(matches: (pod: { namespace: string; labels: Labels }) => boolean): Prefix[] {
+    return [...new Set(this.#pods.filter(matches).flatMap(({ addresses }) => addresses))];
+  }
+
+  #addNamespace({ value: { metadata } }: PolicyDocument<NamespaceResource>): void {
+    if (metadata?.name) this.#namespaces.set(metadata.name, metadata.labels ?? {});
+  }
+
+  /** Pods that ended have no address any more, and those of the host network have that of their node. */
+  #addPod({ value: { metadata, spec, status } }: PolicyDocument<PodResource>): void {
+    const over = status?.phase === 'Succeeded' || status?.phase === 'Failed';
+    const texts = status?.podIPs ? each(status.podIPs, ({ ip }) => ip) : [status?.podIP];
+    const addresses = texts.flatMap((text) => (text ? [hostPrefix(parseAddress(text)!)] : []));
+    this.#pods.push({
+      namespace: metadata?.namespace ?? 'default',
+      labels: metadata?.labels ?? {},
+      addresses: over || spec?.hostNetwork ? [] : addresses,
+    });
+  }
+}
+
+/** Whether the labels are what a selector asks for. */
+export function selects({ matchLabels, matchExpressions }: LabelSelector, labels: Labels): boolean {
+  return (
+    Object.entries(matchLabels ?? {}).every(([key, value]) => labels[key] === value) &&
+    each(matchExpressions, ({ key = '', operator, values = [] }) => {
+      const value = Object.hasOwn(labels, key) ? labels[key] : undefined;
+      switch (operator) {
+        case 'In':
+          return value !== undefined && values.includes(value);
+        case 'NotIn':
+          return value === undefined || !values.includes(value);
+        case 'Exists':
+          return value !== undefined;
+        default:
+          return value === undefined;
+      }
+    }).every(Boolean)
+  );
+}
+
+/** Reports requirements whose values do not go with their operator, as the API server does. */
+export function checkSelector(
+  document: PolicyDocument,
+  path: readonly (string | number)[],
+  selector: LabelSelector | undefined,
+): void {
+  each(selector?.matchExpressions, ({ operator, values }, i) => {
+    const needed = operator === 'In' || operator === 'NotIn';
+    const given = (values?.length ?? 0) > 0;
+    if (operator === undefined || needed === given) return;
+    const says = needed ? 'needs at least one value' : 'takes no values';
+    document.fail([...path, 'matchExpressions', i, 'values'], `${operator} ${says}`, 'key');
+  });
+}
