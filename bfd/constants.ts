@@ -56,8 +56,10 @@ export const AUTH_TYPES: readonly (AuthTypeName | undefined)[] = [
 
 /** The least DesiredMinTxInterval while a session is not Up, microseconds (6.8.3). */
 export const SLOW_INTERVAL = 1_000_000;
-/** How often a passive session that hears nothing knocks, microseconds. */
+/** How often a passive session that has not heard its peer knocks, microseconds. */
 export const KNOCK_INTERVAL = 1_000_000;
+/** A peer whose packet is missing for so many of its intervals is knocked at, but not more often than the least. */
+export const OVERDUE = { intervals: 1.25, least: 50_000 } as const;
 /** Packets with the same stale Your Discriminator before it is adopted. */
 export const ADOPT_AFTER = 2;
 

@@ -14,6 +14,7 @@ import {
   type DiscardReason,
   KNOCK_INTERVAL,
   MANDATORY_LENGTH,
+  OVERDUE,
   SLOW_INTERVAL,
 } from './constants.ts';
 import { type FsmEvent, receivedEvent, transition } from './fsm.ts';
@@ -77,9 +78,10 @@ export interface Session {
   /** The key under which the peer was last heard. */
   authKey: AuthKey | undefined;
 
-  /** The Your Discriminator of no session that the peer keeps sending, and how often it came. */
+  /** The Your Discriminator of no session that the peer keeps sending, how often it came, and when to expect more. */
   staleDiscr: number;
   staleCount: number;
+  staleOverdueAt: number;
 
   /** Microseconds; 0 while nothing is sent periodically. */
   transmitInterval: number;
@@ -156,6 +158,7 @@ export function createSession(config: SessionConfig, localDiscr: number, xmitAut
     authKey: undefined,
     staleDiscr: 0,
     staleCount: 0,
+    staleOverdueAt: NEVER,
     transmitInterval: 0,
     detectionTime: 0,
     lastTransmit: -NEVER,
@@ -248,8 +251,12 @@ function receive(
   } else if (keys !== undefined) {
     return 'auth-missing';
   }
-  if (stale && !adopt(s, packet, actions)) return 'unknown-discriminator';
+  if (stale && !adopt(s, packet, actions)) {
+    s.staleOverdueAt = now + overdueAfter(Math.max(packet.desiredMinTx, s.requiredMinRx));
+    return 'unknown-discriminator';
+  }
   s.staleCount = 0;
+  s.staleOverdueAt = NEVER;
 
   s.remoteDiscr = packet.myDiscriminator;
   s.remoteSessionState = packet.state;
@@ -304,6 +311,7 @@ function runTimers(s: Session, unread: boolean, now: number, actions: SessionAct
   if (now >= s.knockAt) {
     actions.push({ type: 'knock' });
     s.lastKnock = now;
+    s.staleOverdueAt = NEVER;
   }
 }
 
@@ -461,11 +469,22 @@ function schedule(s: Session, now: number, random: () => number): void {
   }
   s.forgetSequenceAt = s.authSeqKnown ? s.lastReceive + 2 * s.detectionTime : NEVER;
 
-  const silent =
-    s.config.role === 'passive' &&
-    s.sessionState === 'Down' &&
-    s.remoteDiscr === 0 &&
-    s.hold === undefined &&
-    !s.suspended;
-  s.knockAt = silent ? Math.max(s.lastKnock + KNOCK_INTERVAL, now) : NEVER;
+  s.knockAt = nextKnock(s, now);
+}
+
+/** After how long a silence a peer that sends every `interval` is overdue. */
+const overdueAfter = (interval: number): number => Math.max(OVERDUE.intervals * interval, OVERDUE.least);
+
+/**
+ * When to knock, so that a peer sends that would otherwise sleep (docs/bfd.md): a passive session that has not
+ * heard its peer, and any session whose peer is overdue.
+ */
+function nextKnock(s: Session, now: number): number {
+  if (s.hold !== undefined || s.suspended || demandActive(s)) return NEVER;
+  if (s.remoteDiscr === 0) {
+    const silent = s.config.role === 'passive' ? Math.max(s.lastKnock + KNOCK_INTERVAL, now) : NEVER;
+    return Math.min(silent, s.staleOverdueAt);
+  }
+  if (s.detectionTime === 0) return NEVER;
+  return Math.max(s.lastReceive, s.lastKnock) + overdueAfter(s.detectionTime / s.remoteDetectMult);
 }

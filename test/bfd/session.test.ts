@@ -45,13 +45,51 @@ t.test('6.1 active: sends with Your Discriminator 0 at the slow rate while nothi
 t.test('6.8.7 passive: no control packet before RemoteDiscr is known, but a knock each second', async (t) => {
   const s = new Simulation();
   s.pass(2500);
-  t.strictSame(s.take(), ['0 knock', '1000 knock', '2000 knock']);
-  s.receive({ state: 'Down', yourDiscriminator: 0 });
-  s.passWithPeer(3000, 100, { state: 'Init' });
-  t.notOk(
-    s.take().some((line) => line.endsWith('knock')),
-    'heard: no more knocks',
-  );
+  t.strictSame(s.take(), []);
+  t.strictSame(s.knocks, [0, 1000, 2000]);
+});
+
+t.test('active: no knock, its packets wake the peer', async (t) => {
+  const s = new Simulation({ role: 'active' });
+  s.pass(2500);
+  t.strictSame(s.knocks, []);
+});
+
+t.test('a peer whose packet is overdue is knocked at, in every state', async (t) => {
+  for (const state of ['Down', 'Init', 'Up'] as const) {
+    const s = new Simulation();
+    s.bringUp();
+    if (state !== 'Up') s.receive({ state: 'AdminDown' });
+    if (state === 'Init') s.receive({ state: 'Down' });
+    t.equal(s.session.sessionState, state);
+    s.knocks = [];
+    s.passWithPeer(500, 100, { state: 'AdminDown' });
+    t.strictSame(s.knocks, [], 'not overdue');
+    s.receive({ state: 'AdminDown' });
+    s.pass(400);
+    t.strictSame(s.knocks, [625, 750, 875], 'after 1.25 intervals, then again');
+  }
+});
+
+t.test('a fast peer that is late is not knocked at each time', async (t) => {
+  const s = new Simulation({ requiredMinRx: 10_000 });
+  s.bringUp({ desiredMinTx: 10_000, detectMult: 50 });
+  s.pass(120);
+  t.strictSame(s.knocks, [50, 100]);
+});
+
+t.test('a session that is held, suspended or in Demand mode does not knock', async (t) => {
+  const held = new Simulation();
+  held.event({ type: 'hold', hold: ADMIN_DOWN });
+  const suspended = new Simulation();
+  suspended.event({ type: 'suspend', suspended: true });
+  const demand = new Simulation({ demandPollInterval: 5_000_000 });
+  demand.bringUp();
+  for (const s of [held, suspended, demand]) {
+    s.knocks = [];
+    s.pass(400);
+    t.strictSame(s.knocks, []);
+  }
 });
 
 t.test('6.8.1 RemoteMinRxInterval starts at 1', async (t) => {
@@ -161,12 +199,8 @@ t.test('6.8.4 expiry in Up: Down with diag 1, told once, RemoteDiscr forgotten',
   t.equal(s.session.sessionState, 'Up');
   s.take();
   s.pass(2000);
-  t.strictSame(s.take(), [
-    '500 send Down(1) my=11 your=99 tx=1000 rx=100 x5 P',
-    '500 Up → Down (1) timeout',
-    '500 knock',
-    '1500 knock',
-  ]);
+  t.strictSame(s.take(), ['500 send Down(1) my=11 your=99 tx=1000 rx=100 x5 P', '500 Up → Down (1) timeout']);
+  t.strictSame(s.knocks, [125, 250, 375, 500, 1500]);
   t.match(s.session, { remoteDiscr: 0, remoteSessionState: 'Down', remoteMinRx: 1, polling: false });
 });
 

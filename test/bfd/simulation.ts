@@ -51,6 +51,8 @@ export class Simulation {
   #lines: string[] = [];
   readonly sent: { at: number; packet: Packet }[] = [];
   readonly actions: SessionAction[] = [];
+  /** When it knocked; knocks are not in the transcript. */
+  knocks: number[] = [];
   /** Discards of `receive`, the last one. */
   discard: DiscardReason | undefined;
   random: () => number = () => 0;
@@ -70,6 +72,10 @@ export class Simulation {
     this.session = session;
     this.discard = discard;
     for (const action of actions) {
+      if (action.type === 'knock') {
+        this.knocks.push(this.ms);
+        continue;
+      }
       this.actions.push(action);
       if (action.type === 'send') this.sent.push({ at: this.ms, packet: action.packet });
       this.#lines.push(`${this.ms} ${describe(action)}`);
@@ -129,8 +135,8 @@ export class Simulation {
   }
 }
 
-/** `send Up my=11 your=99 tx=100 rx=100 x5 P`, `knock`, `Init → Up (0) received Up`. */
-function describe(action: SessionAction): string {
+/** `send Up my=11 your=99 tx=100 rx=100 x5 P`, `Init → Up (0) received Up`. */
+function describe(action: Exclude<SessionAction, { type: 'knock' }>): string {
   switch (action.type) {
     case 'send': {
       const { packet: p } = action;
@@ -141,8 +147,6 @@ function describe(action: SessionAction): string {
       const intervals = `tx=${p.desiredMinTx / 1000} rx=${p.requiredMinRx / 1000} x${p.detectMult}`;
       return `send ${p.state}${diagnostic} my=${my} your=${your} ${intervals} ${flags}`.trimEnd();
     }
-    case 'knock':
-      return 'knock';
     case 'adopt':
       return `adopt ${action.to.toString(16)}`;
     case 'notify':
