@@ -16,8 +16,7 @@ const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
   agent: 'cadence interfaces messages moved options plan status',
-  'agent/policy': `documents formats gateway-policy inbound kube-ovn kube-ovn-env load model overlap parse
-    quote resolve runs schema translation-log unsupported validate`,
+  'agent/policy': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
   bfd: 'auth constants control-text demux fsm intent packet session timers',
   nat: 'chains desired diff egress errors inbound parse render rules sets state',
@@ -33,12 +32,23 @@ const EFFECTS: Record<string, string> = {
   routing: 'kernel',
 };
 
+/** `*` stands for every file of the directory. */
+const ALL = '*';
+
 /** Packages that compute and do nothing else; netlink's codecs, not its socket. */
 const COMPUTING = /^(ajv|ip-address|yaml)(\/|$)|^netlink\/dist\/(\w+\/)?(constants|structs)\.js$/;
 
+const sources = AREAS.flatMap((area) =>
+  readdirSync(join(ROOT, area), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.ts'))
+    .map((name) => `${area}/${name}`),
+).sort();
+
 const paths = (lists: Record<string, string>): string[] =>
   Object.entries(lists).flatMap(([directory, names]) =>
-    names.split(/\s+/).map((name) => `${directory}/${name}.ts`),
+    names === ALL
+      ? sources.filter((file) => dirname(file) === directory)
+      : names.split(/\s+/).map((name) => `${directory}/${name}.ts`),
   );
 const pure = new Set(paths(PURE));
 const listed = [...pure, ...paths(EFFECTS)];
@@ -78,11 +88,6 @@ function importsOf(file: string, text: string): Import[] {
   return found;
 }
 
-const sources = AREAS.flatMap((area) =>
-  readdirSync(join(ROOT, area), { recursive: true, encoding: 'utf8' })
-    .filter((name) => name.endsWith('.ts'))
-    .map((name) => `${area}/${name}`),
-).sort();
 const texts = new Map(sources.map((file) => [file, readFileSync(join(ROOT, file), 'utf8')]));
 const imports = new Map(sources.map((file) => [file, importsOf(file, texts.get(file)!)]));
 
