@@ -10,12 +10,12 @@ import { anyPrefix, type Family, hostPrefix, type Prefix, prefix } from '../rout
 import {
   CHAIN_EGRESS,
   CHAIN_INGRESS,
+  CHAIN_INVALID,
   CHAIN_TRANSLATE,
   type DefaultAction,
   type EgressPolicy,
   egressChains,
-  isDecided,
-  isForwarded,
+  isOurs,
   SOURCE_SET,
 } from './egress.ts';
 import { CHAIN_DNAT, CHAIN_INBOUND, type Dnat, type Eip, EXTERNAL_SET, inboundChains } from './inbound.ts';
@@ -100,8 +100,6 @@ const unmarked = (blocks: readonly Prefix[]): Map<Prefix, number> =>
 const needsDecisions = ({ policies = [], defaultAction = 'masquerade', eips = [] }: FamilyNat): boolean =>
   policies.length > 0 || eips.length > 0 || defaultAction !== 'masquerade';
 
-/** What VEG-INVALID lets pass, besides what is decided. */
-const CHAIN_INVALID = 'VEG-INVALID';
 const CHAIN_MSS = 'VEG-MSS';
 
 /** The tables and sets of one family. */
@@ -145,12 +143,11 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
     hook('nat', 'POSTROUTING', `-m conntrack --ctstate DNAT ${jump(CHAIN_INBOUND)}`);
   }
 
+  const { dropInvalid = false } = nat;
   const decides = needsDecisions(nat);
-  if (nat.dropInvalid) {
-    const pass = decides ? [jump(CHAIN_EGRESS), `${isForwarded} -j RETURN`] : [];
-    const sources = forwarded.filter((_, i) => i % 2 === 1);
-    add('mangle', CHAIN_INVALID, [...(decides ? pass : sources), '-j DROP']);
+  if (dropInvalid) {
     hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate INVALID ${jump(CHAIN_INVALID)}`);
+    if (!decides) add('mangle', CHAIN_INVALID, [...forwarded.filter((_, i) => i % 2 === 1), '-j DROP']);
   }
   if (decides) {
     const all: EgressPolicy[] = [
@@ -168,7 +165,7 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
         : []),
       ...policies,
     ];
-    const egress = egressChains(family, all, defaultAction);
+    const egress = egressChains(family, all, defaultAction, dropInvalid);
     for (const [name, texts] of egress.mangle) add('mangle', name, texts);
     for (const [name, texts] of egress.nat) add('nat', name, texts);
     for (const [name, list] of egress.destinations) addSet(name, unmarked(expressible(list, family)));
@@ -178,7 +175,7 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
       const inwards = `! -i ${internal} -o ${internal}`;
       hook('mangle', 'FORWARD', `${inwards} -m conntrack --ctstate NEW ${jump(CHAIN_INGRESS)}`);
     }
-    hook('nat', 'POSTROUTING', `${isDecided} ${jump(CHAIN_TRANSLATE)}`);
+    hook('nat', 'POSTROUTING', `${isOurs} ${jump(CHAIN_TRANSLATE)}`);
   }
   if (nat.mssClamp) {
     add('mangle', CHAIN_MSS, ['-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu']);

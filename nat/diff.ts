@@ -6,6 +6,7 @@
 import { CHAIN_MASQUERADE } from '../routing/numbers.ts';
 import { FAMILIES, type Family } from '../routing/prefix.ts';
 import { editChain } from './chains.ts';
+import { isByMark } from './egress.ts';
 import { isOwnedName, ownedByForm, setsOf } from './rules.ts';
 import { editSet, isOtherKind, type SetStep } from './sets.ts';
 import type { AddressSet, Chain, NatState, Rule, Tables } from './state.ts';
@@ -77,7 +78,7 @@ function editTables(
       const at: InChain = { family, table, chain };
       const old = there.get(chain);
       const ours = isOwnedName(chain);
-      const want = texts(wanted.get(chain));
+      const want = [...new Set(texts(wanted.get(chain)))];
       if (ours && !wanted.has(chain)) {
         flushed.push({ type: 'flush-chain', ...at });
         removed.push({ type: 'delete-chain', ...at });
@@ -113,31 +114,33 @@ const familyOfSet = ({ name, family }: AddressSet): Family =>
   name.endsWith('-4') ? 4 : name.endsWith('-6') ? 6 : family;
 
 /**
- * The steps of one family's sets: those that come first, those that change marks in a set in use, and those that
- * come last.
+ * The steps of one family's sets: those that come first, those that change marks in a set in use, those that take
+ * marks away there, and those that come last.
  */
 function editSets(
   observed: NatState['sets'],
   desired: NatState['sets'],
   family: Family,
-): { before: SetStep[]; marks: SetStep[]; after: SetStep[] } {
+): { before: SetStep[]; marks: SetStep[]; staleMarks: SetStep[]; after: SetStep[] } {
   const before: SetStep[] = [];
   const marks: SetStep[] = [];
+  const staleMarks: SetStep[] = [];
   const after: SetStep[] = [];
   const taken = new Set(observed.keys());
   for (const set of desired.values()) {
     if (set.family !== family) continue;
     const there = observed.get(set.name);
     const edit = editSet(there, set, taken);
-    (set.marked && there !== undefined ? marks : before).push(...edit.before);
-    after.push(...edit.after);
+    const inUse = set.marked && there !== undefined;
+    (inUse ? marks : before).push(...edit.before);
+    (inUse ? staleMarks : after).push(...edit.after);
   }
   for (const set of observed.values()) {
     if (familyOfSet(set) === family && !desired.has(set.name)) {
       after.push({ type: 'destroy-set', family, set: set.name });
     }
   }
-  return { before, marks, after };
+  return { before, marks, staleMarks, after };
 }
 
 /** A state without some sets and the rules that use them. */
@@ -187,32 +190,43 @@ function diffFamily(
   }
   const sets = editSets(observed.sets, desired.sets, family);
   const edit = (from: Tables, to: Tables) => editTables(from, to, previous?.tables[family], family);
-  const { steps } = edit(observed.tables[family], desired.tables[family]);
-  if (sets.marks.length === 0 || steps.length === 0) {
-    return [...sets.before, ...sets.marks, ...steps, ...sets.after];
+  const there = observed.tables[family];
+  const wanted = desired.tables[family];
+  const { steps } = edit(there, wanted);
+  if (sets.marks.length + sets.staleMarks.length === 0 || steps.length === 0) {
+    return [...sets.before, ...sets.marks, ...steps, ...sets.staleMarks, ...sets.after];
   }
-  // Marks lead to rules: the new rules come beside the old ones, then the marks change, then the old rules go.
-  const grown = edit(observed.tables[family], union(desired.tables[family], observed.tables[family]));
+  // Marks lead to rules, and rules and sets cannot change together. So what marks lead to is there before the
+  // marks are; then what gives marks changes; then old marks go, and at last what they led to.
+  const grown = edit(
+    there,
+    withOld(wanted, there, () => true),
+  );
+  const turned = edit(grown.tables, withOld(wanted, there, isByMark));
   return [
     ...sets.before,
     ...grown.steps,
     ...sets.marks,
-    ...edit(grown.tables, desired.tables[family]).steps,
+    ...turned.steps,
+    ...sets.staleMarks,
+    ...edit(turned.tables, wanted).steps,
     ...sets.after,
   ];
 }
 
-/** The wanted rules, and behind them those that stand in our chains by now. */
-function union(wanted: Tables, there: Tables): Tables {
+/**
+ * The wanted tables with some of our chains as they are now: those reached by marks hold the rules of both, any
+ * other only what it holds now.
+ */
+function withOld(wanted: Tables, there: Tables, keeps: (chain: string) => boolean): Tables {
   const tables: Tables = new Map([...wanted].map(([name, table]) => [name, new Map(table)]));
   for (const [name, table] of there) {
-    for (const [chain, { policy, rules }] of table) {
-      if (!isOwnedName(chain) || rules.some((rule) => rule.text.includes('\n'))) continue;
-      const target = tables.get(name) ?? new Map<string, Chain>();
+    const target = tables.get(name) ?? new Map<string, Chain>();
+    for (const [chain, old] of table) {
+      if (!isOwnedName(chain) || !keeps(chain) || old.rules.some(({ text }) => text.includes('\n'))) continue;
       tables.set(name, target);
-      const first = target.get(chain)?.rules ?? [];
-      const texts = new Set(first.map((rule) => rule.text));
-      target.set(chain, { policy, rules: [...first, ...rules.filter((rule) => !texts.has(rule.text))] });
+      const rules = isByMark(chain) ? [...(target.get(chain)?.rules ?? []), ...old.rules] : old.rules;
+      target.set(chain, { ...old, rules });
     }
   }
   return tables;

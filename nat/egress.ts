@@ -1,18 +1,17 @@
 /**
  * Policies that say more than "forward these blocks": by destination, with an address of their own, in an order.
  *
- * What happens to a connection is decided in mangle FORWARD, at its first packet, and carried out in nat
- * POSTROUTING; the decision travels in the mark. The cost does not grow with the number of blocks or policies:
- * one look into a set gives the mark for the packet's source. Where the source alone decides, that mark is the
- * decision. Where destinations matter it is a class: the list of policies that this source has, which is a chain
- * of its own, found by comparing the mark in a tree.
+ * At a connection's first packet, mangle FORWARD looks its source up in one set. What it finds there is a mark:
+ * either what is to be done, where the source alone decides, or a class, the list of the policies of this source.
+ * nat POSTROUTING finds what belongs to the mark in a tree of comparisons. So the cost of a new connection grows
+ * neither with the number of blocks nor, but for the depth of the tree, with that of policies.
  *
- *     mangle  FORWARD      -i eth0, new      → VEG-EGRESS    source → decision or class → VEG-EGRESS-<class>
- *             FORWARD      -o eth0, new      → VEG-INGRESS   the same for what comes to a forwarded block
- *     nat     POSTROUTING  mark is decided   → VEG-TRANSLATE decision → ACCEPT, MASQUERADE or SNAT
+ *     mangle  FORWARD      -i eth0, new   → VEG-EGRESS     source → mark; what no policy allows is dropped here
+ *             FORWARD      -o eth0, new   → VEG-INGRESS    the same by destination, for what is forwarded
+ *     nat     POSTROUTING  mark is ours   → VEG-TRANSLATE  mark → ACCEPT, MASQUERADE, SNAT, or a class's chain
  *
- * Marks and names of classes and decisions are hashes of what they mean: a mark never changes its meaning, so old
- * and new can stand side by side while a policy changes.
+ * A mark is a hash of what it means, so that it never changes its meaning: old and new stand side by side while
+ * policies change (diff.ts).
  */
 import {
   type Address,
@@ -57,25 +56,39 @@ export interface EgressChains {
   destinations: Map<string, Prefix[]>;
   /** The set of sources: each with its decision or class. */
   sources: Map<Prefix, number>;
-  /** Whether what comes from outside needs a decision: something is forwarded that nat's RETURN rules do not know. */
+  /** Whether `CHAIN_INGRESS` is there: something is forwarded. */
   ingress: boolean;
 }
 
 export const CHAIN_EGRESS = 'VEG-EGRESS';
 export const CHAIN_INGRESS = 'VEG-INGRESS';
 export const CHAIN_TRANSLATE = 'VEG-TRANSLATE';
+export const CHAIN_INVALID = 'VEG-INVALID';
+const CHAIN_ALLOW = 'VEG-ALLOW';
+const CHAIN_INVALID_CLASS = 'VEG-INVALID-C';
+
+/** Whether a chain is reached by a mark, so that old and new can stand in it beside each other. */
+export const isByMark = (chain: string): boolean =>
+  [CHAIN_TRANSLATE, CHAIN_ALLOW, CHAIN_INVALID_CLASS].some((name) => chain.startsWith(name));
 
 /** The set of sources of a family. */
 export const SOURCE_SET = { 4: 'VEG-SOURCE-4', 6: 'VEG-SOURCE-6' } as const;
 
-/** The highest bit: somebody decided. With the next one: the mark is a class, and the class decides. */
-const DECIDED = 0x80000000;
-const CLASS = 0xc0000000;
-/** The bits that tell one decision or class from another. */
-const IDENTITY = (DECISION_MASK & ~CLASS) >>> 0;
+/** The highest bit: the mark is ours. */
+const OURS = 0x80000000;
+/** The next: the connection comes from outside. */
+const INWARDS = 0x40000000;
+/** The next: the mark is a class. */
+const CLASS = 0x20000000;
+/** The bits that tell one meaning from another. */
+const IDENTITY = (DECISION_MASK & ~(OURS | INWARDS | CLASS)) >>> 0;
+/** What needs no hash. */
+const FORWARD = 1;
+const MASQUERADE = 2;
+const DROP = 3;
 
 /** So many comparisons stand in one chain; more become a tree. */
-const FANOUT = 16;
+const FANOUT = 4;
 
 /** The seed of the hash that gives a source its address; any number, as long as all gateways have the same. */
 const CLUSTER_SEED = 0x56454721;
@@ -93,14 +106,10 @@ const hex8 = (value: number): string => value.toString(16).padStart(8, '0');
 const setMark = (mark: number): string => `-j MARK --set-xmark ${hex(mark)}/${hex(DECISION_MASK)}`;
 const isMark = (mark: number, mask = DECISION_MASK): string => `-m mark --mark ${hex(mark)}/${hex(mask)}`;
 
-/** The decisions that every gateway knows; the others are hashes. */
-const FORWARD = (DECIDED | 1) >>> 0;
-const MASQUERADE = (DECIDED | 2) >>> 0;
+const union = (...bits: number[]): number => bits.reduce((a, b) => a | b) >>> 0;
 
-/** Whether the packet was decided upon: the condition of the jump to `CHAIN_TRANSLATE`. */
-export const isDecided = isMark(DECIDED, DECIDED);
-/** Whether it was decided to leave it unchanged. */
-export const isForwarded = isMark(FORWARD);
+/** The condition of the jump to `CHAIN_TRANSLATE`. */
+export const isOurs = isMark(OURS, OURS);
 
 /** Gives each text a number of its own among those asked for, the same each time unless two hashes meet. */
 function identities(known: Record<string, number> = {}): (text: string) => number {
@@ -119,7 +128,7 @@ function identities(known: Record<string, number> = {}): (text: string) => numbe
 
 /**
  * Adds to a chain the comparisons that lead from a mark to what belongs to it, over chains below it when there
- * are many: each looks at four more bits.
+ * are many: each looks at two more bits, which makes the fewest comparisons in all.
  */
 function dispatch(chains: Map<string, string[]>, root: string, leaves: Map<number, string[]>): void {
   const node = (name: string, ids: number[], bits: number): void => {
@@ -129,11 +138,18 @@ function dispatch(chains: Map<string, string[]>, root: string, leaves: Map<numbe
       for (const id of ids) for (const target of leaves.get(id)!) rules.push(`${isMark(id)} ${target}`);
       return;
     }
-    const mask = (0xffffffff << (28 - bits)) >>> 0;
-    for (const [head, members] of Map.groupBy(ids, (id) => (id & mask) >>> 0)) {
-      const child = `${root}-T${hex8(head).slice(0, bits / 4 + 1)}`;
-      rules.push(`${isMark(head, (mask & DECISION_MASK) >>> 0)} -g ${child}`);
-      node(child, members, bits + 4);
+    const below = bits + 2;
+    const mask = (0xffffffff << (32 - below)) >>> 0;
+    const branches = Map.groupBy(ids, (id) => (id & mask) >>> 0);
+    if (branches.size === 1) {
+      node(name, ids, below);
+      return;
+    }
+    for (const [head, members] of branches) {
+      const child = `${root}-${hex8(head)}-${below}`;
+      // A jump, not a goto: what is not found below may stand further on while two trees are one.
+      rules.push(`${isMark(head, (mask & DECISION_MASK) >>> 0)} -j ${child}`);
+      node(child, members, below);
     }
   };
   node(
@@ -213,138 +229,154 @@ function classify(policies: readonly EgressPolicy[], family: Family): Map<Prefix
   return lists;
 }
 
+/** A policy as rules know it. */
+interface Compiled {
+  action: EgressAction;
+  /** Whether it takes every packet of its sources. */
+  always: boolean;
+  /** The matches for packets to its destinations (`d`) or from them (`s`), each followed by a blank. */
+  match: { d: string; s: string };
+}
+
 /**
  * The chains and sets that carry out policies, the first that speaks about a packet deciding, and the default for
  * what none speaks about. Throws `RangeError` as `targets` does.
+ * @param dropInvalid adds the chain that tells which packets without a connection may pass
  */
 export function egressChains(
   family: Family,
   policies: readonly EgressPolicy[],
   defaultAction: DefaultAction,
+  dropInvalid: boolean,
 ): EgressChains {
   const any = anyPrefix(family);
   const mangle = new Map<string, string[]>();
   const nat = new Map<string, string[]>();
   const destinations = new Map<string, Prefix[]>();
-  const decisionOf = identities({ forward: FORWARD & IDENTITY, masquerade: MASQUERADE & IDENTITY });
+  const actionOf = identities({ forward: FORWARD, masquerade: MASQUERADE, drop: DROP });
   const classOf = identities();
   const setOf = identities();
 
-  /** The mark of a decision; its chains come into being with it. */
-  const leaves = new Map<number, string[]>();
-  const decide = (action: EgressAction): number => {
-    const list = targets(action);
-    const mark = (DECIDED | decisionOf(typeof action === 'string' ? action : list.join('\n'))) >>> 0;
-    leaves.set(mark, list);
-    mangle.set(`VEG-DECIDE-${hex8(mark)}`, [setMark(mark)]);
-    return mark;
-  };
-  const to = (mark: number): string => `-g VEG-DECIDE-${hex8(mark)}`;
-
-  const speaking = policies.filter(({ excluded }) => !excluded.includes(any));
-  const compiled = speaking.map(({ name, action, destinations: wanted, excluded }) => {
-    const everywhere = wanted.length === 0 || wanted.includes(any);
-    const setName = (kind: string): string => `VEG-${kind}-${hex8(setOf(name))}-${family}`;
-    const matches: ((side: 'd' | 's') => string)[] = [];
-    if (!everywhere && wanted.length === 1) matches.push((side) => `-${side} ${wanted[0]} `);
-    if (!everywhere && wanted.length > 1) {
-      destinations.set(setName('TO'), wanted);
-      matches.push((side) => `-m set --match-set ${setName('TO')} ${side === 'd' ? 'dst' : 'src'} `);
-    }
-    if (excluded.length > 0) {
-      destinations.set(setName('NOT'), excluded);
-      matches.push((side) => `-m set ! --match-set ${setName('NOT')} ${side === 'd' ? 'dst' : 'src'} `);
-    }
-    return {
-      mark: decide(action),
-      forward: action === 'forward',
-      always: matches.length === 0,
-      match: (side: 'd' | 's') => matches.map((match) => match(side)).join(''),
+  const speaking = policies
+    .filter(({ excluded }) => !excluded.includes(any))
+    .map((policy) => ({ ...policy, sources: policy.sources.includes(any) ? [] : policy.sources }));
+  const compiled = speaking.map(({ name, action, destinations: wanted, excluded }): Compiled => {
+    const match = { d: '', s: '' };
+    const add = (d: string, s: string): void => {
+      match.d += d;
+      match.s += s;
     };
+    const addSet = (kind: string, not: string, blocks: Prefix[]): void => {
+      const set = `VEG-${kind}-${hex8(setOf(name))}-${family}`;
+      destinations.set(set, blocks);
+      add(`-m set ${not}--match-set ${set} dst `, `-m set ${not}--match-set ${set} src `);
+    };
+    if (wanted.length === 1 && wanted[0] !== any) add(`-d ${wanted[0]} `, `-s ${wanted[0]} `);
+    if (wanted.length > 1 && !wanted.includes(any)) addSet('TO', '', wanted);
+    if (excluded.length > 0) addSet('NOT', '! ', excluded);
+    return { action, always: match.d === '', match };
   });
+  const ingress = defaultAction === 'forward' || compiled.some(({ action }) => action === 'forward');
 
-  const ingress = defaultAction === 'forward' || compiled.some(({ forward }) => forward);
-  mangle.set('VEG-DECIDE-NONE', [setMark(0)]);
-  if (defaultAction === 'drop') mangle.set('VEG-DECIDE-DROP', ['-j DROP']);
-  if (ingress) decide('forward');
-  const byDefault = defaultAction === 'drop' ? '-g VEG-DECIDE-DROP' : to(decide(defaultAction));
-  const ingressByDefault = defaultAction === 'forward' ? to(FORWARD) : '-g VEG-DECIDE-NONE';
+  /** The rules of a list of policies, by what each action and the default lead to. */
+  const rulesOf = (
+    list: readonly Compiled[],
+    side: 'd' | 's',
+    lead: (action: EgressAction | 'drop') => string[],
+  ): string[] => {
+    const rules = list.flatMap(({ action, match }) => lead(action).map((target) => match[side] + target));
+    return [...new Set(list.at(-1)?.always ? rules : [...rules, ...lead(defaultAction)])];
+  };
+  // What is to be dropped is dropped in mangle; should it come here all the same, it is translated.
+  const outwards = (action: EgressAction | 'drop'): string[] =>
+    targets(action === 'drop' ? 'masquerade' : action);
+  const inwards = (action: EgressAction | 'drop'): string[] => [
+    action === 'forward' ? '-j ACCEPT' : '-j RETURN',
+  ];
+  const allowed = (action: EgressAction | 'drop'): string[] => [action === 'drop' ? '-j DROP' : '-j RETURN'];
+  const unchanged = (action: EgressAction | 'drop'): string[] => [
+    action === 'forward' ? '-j RETURN' : '-j DROP',
+  ];
 
-  /** A source's policies as far as they can be reached: behind one that takes everything none is. */
-  const reachable = (list: readonly number[]): number[] => {
-    const end = list.findIndex((i) => compiled[i]!.always);
-    return end < 0 ? [...list] : list.slice(0, end + 1);
-  };
-  const outRules = (list: readonly number[]): string[] => {
-    const rules = list.map((i) => `${compiled[i]!.match('d')}${to(compiled[i]!.mark)}`);
-    return [...new Set(compiled[list.at(-1) ?? -1]?.always ? rules : [...rules, byDefault])];
-  };
-  const inRules = (list: readonly number[]): string[] => {
-    const rules = list.map(
-      (i) => `${compiled[i]!.match('s')}${compiled[i]!.forward ? to(FORWARD) : '-g VEG-DECIDE-NONE'}`,
-    );
-    return [...new Set(compiled[list.at(-1) ?? -1]?.always ? rules : [...rules, ingressByDefault])];
-  };
+  /** What belongs to each mark, in each of the trees. */
+  const translate = new Map<number, string[]>();
+  const allow = new Map<number, string[]>();
+  const invalid = new Map<number, string[]>();
 
-  const anySource = speaking.flatMap(({ sources }, i) =>
-    sources.length === 0 || sources.includes(any) ? [i] : [],
-  );
-  const egressLeaves = new Map<number, string[]>();
-  const ingressLeaves = new Map<number, string[]>();
-  const sources = new Map<Prefix, number>();
-  /** Marks by list: most sources share theirs with many. */
+  function markOfAction(action: EgressAction | 'drop'): number {
+    const mark = union(OURS, actionOf(typeof action === 'string' ? action : targets(action).join('\n')));
+    if (action !== 'drop') translate.set(mark, targets(action));
+    if (action === 'forward') translate.set(union(mark, INWARDS), inwards(action));
+    return mark;
+  }
+
+  function markOfClass(list: Compiled[]): number {
+    const out = rulesOf(list, 'd', outwards);
+    const back = rulesOf(list, 's', inwards);
+    const mark = union(OURS, CLASS, classOf([...out, '', ...back].join('\n')));
+    const chain = (chains: Map<string, string[]>, name: string, rules: string[]): string[] => {
+      chains.set(`${name}-${hex8(mark)}`, rules);
+      return [`-g ${name}-${hex8(mark)}`];
+    };
+    translate.set(mark, chain(nat, CHAIN_TRANSLATE, out));
+    if (ingress) translate.set(union(mark, INWARDS), chain(nat, `${CHAIN_TRANSLATE}-IN`, back));
+    if (defaultAction === 'drop') allow.set(mark, chain(mangle, CHAIN_ALLOW, rulesOf(list, 'd', allowed)));
+    if (dropInvalid) {
+      invalid.set(mark, chain(mangle, CHAIN_INVALID_CLASS, rulesOf(list, 'd', unchanged)));
+    }
+    return mark;
+  }
+
+  /** Marks by list of policies: most sources share theirs with many. */
   const known = new Map<string, number>();
-  const withSources = speaking.map((policy) =>
-    policy.sources.includes(any) ? { ...policy, sources: [] } : policy,
-  );
-  for (const [source, list] of classify(withSources, family)) {
-    const merged = reachable([...new Set([...list, ...anySource])].sort((a, b) => a - b));
-    const key = merged.join();
+  function markOf(indexes: number[]): number {
+    // Behind a policy that takes everything none is reached.
+    const last = indexes.findIndex((i) => compiled[i]!.always);
+    const reached = last < 0 ? indexes : indexes.slice(0, last + 1);
+    const key = reached.join();
     let mark = known.get(key);
     if (mark === undefined) {
-      const first = compiled[merged[0]!]!;
-      if (first.always) mark = first.mark;
-      else {
-        const out = outRules(merged);
-        const back = inRules(merged);
-        mark = (CLASS | classOf([...out, '', ...(ingress ? back : [])].join('\n'))) >>> 0;
-        mangle.set(`${CHAIN_EGRESS}-${hex8(mark)}`, out);
-        egressLeaves.set(mark, [`-g ${CHAIN_EGRESS}-${hex8(mark)}`]);
-        if (ingress) {
-          mangle.set(`${CHAIN_INGRESS}-${hex8(mark)}`, back);
-          ingressLeaves.set(mark, [`-g ${CHAIN_INGRESS}-${hex8(mark)}`]);
-        }
-      }
+      const list = reached.map((i) => compiled[i]!);
+      const [first] = list;
+      mark =
+        first === undefined
+          ? markOfAction(defaultAction)
+          : first.always
+            ? markOfAction(first.action)
+            : markOfClass(list);
       known.set(key, mark);
     }
-    sources.set(source, mark);
+    return mark;
   }
 
-  const look = (side: string): string[] =>
-    sources.size > 0 ? [`-j SET --map-set ${SOURCE_SET[family]} ${side} --map-mark`] : [];
-  const rest = reachable(anySource);
-  const byClass = (chain: string, list: Map<number, string[]>): string[] => {
-    if (list.size === 0) return [];
-    dispatch(mangle, `${chain}-CLASS`, list);
-    return [`${isMark(CLASS, CLASS)} -g ${chain}-CLASS`];
-  };
-  mangle.set(CHAIN_EGRESS, [
-    setMark(0),
-    ...look('src'),
-    ...byClass(CHAIN_EGRESS, egressLeaves),
-    `${isDecided} -j RETURN`,
-    ...outRules(rest),
-  ]);
-  if (ingress) {
-    mangle.set(CHAIN_INGRESS, [
-      setMark(0),
-      ...look('dst'),
-      ...byClass(CHAIN_INGRESS, ingressLeaves),
-      `${isForwarded} -j RETURN`,
-      `${isDecided} -g VEG-DECIDE-NONE`,
-      ...inRules(rest),
-    ]);
+  const anySource = speaking.flatMap(({ sources }, i) => (sources.length === 0 ? [i] : []));
+  const sources = new Map<Prefix, number>();
+  for (const [source, list] of classify(speaking, family)) {
+    sources.set(source, markOf([...new Set([...list, ...anySource])].sort((a, b) => a - b)));
   }
-  dispatch(nat, CHAIN_TRANSLATE, leaves);
+  const look = (side: 'src' | 'dst'): string[] => [
+    setMark(markOf(anySource)),
+    ...(sources.size > 0 ? [`-j SET --map-set ${SOURCE_SET[family]} ${side} --map-mark`] : []),
+  ];
+  const isClass = isMark(union(OURS, CLASS), union(OURS, CLASS));
+
+  const egress = look('src');
+  if (defaultAction === 'drop') {
+    egress.push(`${isMark(union(OURS, DROP))} -j DROP`, `${isClass} -j ${CHAIN_ALLOW}`);
+    dispatch(mangle, CHAIN_ALLOW, allow);
+  }
+  mangle.set(CHAIN_EGRESS, egress);
+  if (ingress)
+    mangle.set(CHAIN_INGRESS, [...look('dst'), `-j MARK --set-xmark ${hex(INWARDS)}/${hex(INWARDS)}`]);
+  if (dropInvalid) {
+    mangle.set(CHAIN_INVALID, [
+      `-j ${CHAIN_EGRESS}`,
+      `${isMark(union(OURS, FORWARD))} -j RETURN`,
+      `${isClass} -g ${CHAIN_INVALID_CLASS}`,
+      '-j DROP',
+    ]);
+    dispatch(mangle, CHAIN_INVALID_CLASS, invalid);
+  }
+  dispatch(nat, CHAIN_TRANSLATE, translate);
   return { mangle, nat, destinations, sources, ingress };
 }
