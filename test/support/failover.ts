@@ -1,6 +1,6 @@
 /**
- * What a client behind OVN loses while gateways come and go: two streams of UDP packets from the client, one
- * through each gateway, counted at the server, which sees by the source address which gateway they came through.
+ * What a client behind OVN loses while gateways come and go: a stream of UDP packets from the client through each
+ * gateway, counted at the server, which sees by the source address which gateway they came through.
  *
  *     node failover.ts receive PORT               notes what arrives
  *     node failover.ts send PORT PPS HOST…        sends to each host, for at most two minutes
@@ -12,7 +12,7 @@ import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Namespace, NODE, ROOT, until } from './netns.ts';
-import { type GatewayName, type GatewayPod, type Ovn, SERVER_ADDRESSES } from './ovn.ts';
+import { type GatewayPod, type Ovn, SERVER_ADDRESSES, URGENTLY } from './ovn.ts';
 
 /** Packets a second of each stream. */
 export const RATE = 1000;
@@ -31,9 +31,8 @@ export interface StreamReport {
 }
 
 export interface FailoverReport {
-  /** The stream through the gateway that the event befell, and the one through the other. */
-  affected: StreamReport;
-  control: StreamReport;
+  /** The streams by the gateway that each went through before the event. */
+  streams: Record<string, StreamReport>;
   /** The longest time that this machine kept the sender from sending: gaps within it are not the network's. */
   senderStallMs: number;
 }
@@ -59,13 +58,13 @@ const SETTLE = 200;
 
 export const now = (): number => performance.timeOrigin + performance.now();
 
-/** One end as a child process in a namespace, ahead of others on a busy machine. */
+/** One end as a child process in a namespace. */
 class End {
   readonly #child: ChildProcess;
 
   constructor(ns: Namespace, args: string[]) {
-    const command = ['netns', 'exec', ns.name, 'nice', '-n', '-15', NODE, PROGRAM, ...args];
-    this.#child = spawn('ip', command, { stdio: ['pipe', 'pipe', 'inherit'] });
+    const command = [...URGENTLY, NODE, PROGRAM, ...args];
+    this.#child = spawn('ip', ['netns', 'exec', ns.name, ...command], { stdio: ['pipe', 'pipe', 'inherit'] });
   }
 
   /** Ends it and returns its report. */
@@ -81,50 +80,42 @@ class End {
   }
 }
 
-/** Two streams that run, one through each gateway. */
+/** Streams that run, one through each gateway. */
 export class Streams {
   readonly #ovn: Ovn;
-  readonly #hosts: Record<GatewayName, string>;
   readonly #receiver: End;
   readonly #sender: End;
 
-  private constructor(ovn: Ovn, hosts: Record<GatewayName, string>, receiver: End, sender: End) {
+  private constructor(ovn: Ovn, receiver: End, sender: End) {
     this.#ovn = ovn;
-    this.#hosts = hosts;
     this.#receiver = receiver;
     this.#sender = sender;
   }
 
-  /** Finds a server address behind each gateway and starts to send. Both gateways must carry traffic. */
+  /** Finds a server address behind each gateway and starts to send. All gateways must carry traffic. */
   static async open(ovn: Ovn, family: 4 | 6 = 4): Promise<Streams> {
     const hosts = await until(() => findHosts(ovn, family), {
       what: 'a path through each gateway',
       timeoutMs: 15_000,
     });
     const receiver = await receive(ovn);
-    const sender = new End(ovn.client, ['send', `${PORT}`, `${RATE}`, hosts.gw1, hosts.gw2]);
+    const sender = new End(ovn.client, ['send', `${PORT}`, `${RATE}`, ...hosts]);
     await sleep(500);
-    return new Streams(ovn, hosts, receiver, sender);
+    return new Streams(ovn, receiver, sender);
   }
 
-  /** Stops and reports what the event at `eventAt` cost the stream through `pod`, and the other. */
-  async close(pod: GatewayPod, eventAt: number): Promise<FailoverReport> {
+  /** Stops and reports what the event at `eventAt` cost. */
+  async close(eventAt: number): Promise<FailoverReport> {
     const sent = await this.#sender.finish<Sent[]>();
     await sleep(SETTLE);
     const arrivals = await this.#receiver.finish<Arrival[]>();
-    const other = this.#ovn.pods.find(({ name }) => name !== pod.name)!;
-    const index = (name: GatewayName) => Object.keys(this.#hosts).indexOf(name);
-    const report = (through: GatewayPod) =>
-      streamReport(
-        sent,
-        arrivals.filter(({ host }) => host === index(through.name)),
-        Object.values(through.external),
-        eventAt,
-      );
+    const streams = this.#ovn.gateways.map(({ name, external }, i) => {
+      const own = arrivals.filter(({ host }) => host === i);
+      return [name, streamReport(sent, own, Object.values(external), eventAt)] as const;
+    });
     return {
-      affected: report(pod),
-      control: report(other),
-      senderStallMs: Math.max(0, ...sent.slice(1).map(({ at }, i) => at - sent[i]!.at)),
+      streams: Object.fromEntries(streams),
+      senderStallMs: round(Math.max(0, ...sent.slice(1).map(({ at }, i) => at - sent[i]!.at))),
     };
   }
 }
@@ -135,8 +126,8 @@ async function receive(ovn: Ovn): Promise<End> {
   return end;
 }
 
-/** A server address behind each gateway; undefined when all lie behind one. */
-async function findHosts(ovn: Ovn, family: 4 | 6): Promise<Record<GatewayName, string> | undefined> {
+/** A server address behind each gateway, in their order. Throws when one has none. */
+async function findHosts(ovn: Ovn, family: 4 | 6): Promise<string[]> {
   const hosts = SERVER_ADDRESSES[family];
   const receiver = await receive(ovn);
   const sender = new End(ovn.client, ['send', `${PORT}`, '50', ...hosts]);
@@ -144,12 +135,12 @@ async function findHosts(ovn: Ovn, family: 4 | 6): Promise<Record<GatewayName, s
   await sender.finish();
   await sleep(SETTLE);
   const arrivals = await receiver.finish<Arrival[]>();
-  const behind = (pod: GatewayPod) => {
-    const last = (host: number) => arrivals.findLast((arrival) => arrival.host === host)?.from;
-    return hosts.find((_, host) => last(host) === pod.external[family]);
-  };
-  const [gw1, gw2] = [behind(ovn.gateways.gw1), behind(ovn.gateways.gw2)];
-  return gw1 === undefined || gw2 === undefined ? undefined : { gw1, gw2 };
+  const sources = hosts.map((_, i) => arrivals.findLast(({ host }) => host === i)?.from);
+  return ovn.gateways.map(({ name, external }) => {
+    const found = hosts[sources.indexOf(external[family])];
+    if (found === undefined) throw new Error(`none through ${name}, seen are ${sources.join(' ')}`);
+    return found;
+  });
 }
 
 /** Compares what was sent with what arrived of one stream. */
@@ -178,6 +169,64 @@ export function streamReport(
 }
 
 const round = (ms: number): number => Math.round(ms * 10) / 10;
+
+/** What an event at one gateway cost, in ms after it. */
+export interface Failover extends StreamReport {
+  /** Packets that streams through the other gateways lost. */
+  othersLost: number;
+  senderStallMs: number;
+  /** When the gateway said Up for the last time. */
+  lastUpMs: number | undefined;
+  /** When OVN first said something else than Up. */
+  ovnNoticedMs: number | undefined;
+  /** When the northbound row left `up`, which takes the gateway out of the routes. */
+  statusMs: number | undefined;
+}
+
+/** Lets something happen to a gateway under traffic, and reports what the client lost in `afterMs` from then. */
+export async function failover(
+  ovn: Ovn,
+  pod: GatewayPod,
+  event: () => unknown,
+  { afterMs = 3000, family = 4 }: { afterMs?: number; family?: 4 | 6 } = {},
+): Promise<Failover> {
+  const own = pod.internal[family];
+  const capture = await ovn.capture(pod);
+  const streams = await Streams.open(ovn, family);
+  await sleep(500);
+  const eventAt = now();
+  await event();
+  await sleep(Math.max(0, eventAt + afterMs - now()));
+  const { streams: reports, senderStallMs } = await streams.close(eventAt);
+  const packets = capture.packets();
+  await capture.stop();
+  const since = (entry: { at: number } | undefined) => entry && round(entry.at - eventAt);
+  const others = Object.entries(reports).filter(([name]) => name !== pod.name);
+  return {
+    ...reports[pod.name]!,
+    othersLost: others.reduce((sum, [, { lost }]) => sum + lost, 0),
+    senderStallMs,
+    lastUpMs: since(packets.findLast(({ from, state }) => from === own && state === 'Up')),
+    ovnNoticedMs: since(packets.find(({ at, to, state }) => at > eventAt && to === own && state !== 'Up')),
+    statusMs: since(
+      ovn
+        .statusChanges()
+        .find(({ at, address, status }) => at > eventAt && address === own && status !== 'up'),
+    ),
+  };
+}
+
+/** `failover` as one line. */
+export function failoverLine(f: Failover): string {
+  const ms = (value: number | undefined) => (value === undefined ? 'never' : `${value} ms`);
+  return [
+    `lost ${f.lost} (others ${f.othersLost}, before ${f.lostBefore})`,
+    `longest gap ${f.longestGapMs} ms`,
+    `moved after ${ms(f.movedMs)}`,
+    `last Up ${ms(f.lastUpMs)}, OVN noticed ${ms(f.ovnNoticedMs)}, its row ${ms(f.statusMs)}`,
+    `sender stall ${f.senderStallMs} ms`,
+  ].join('; ');
+}
 
 // The program --------------------------------------------------------------------------------------------
 

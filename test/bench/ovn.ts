@@ -1,0 +1,301 @@
+/**
+ * What real OVN makes of the agent, measured: `node test/bench/ovn.ts WHAT… [--json FILE]`, as root, with the
+ * packages of `setup.sh ovn` and the build. WHAT is
+ *
+ *     start [N]        from the start of the agent to Up, a lone gateway on a quiet chassis
+ *     failover [N]     what a client loses, beside FRR's bfdd in the same OVN
+ *     restarts [N]     kill -9 and SIGUSR2, as OVN sees them
+ *     soak [MINUTES]   a policy that changes each second
+ *
+ * Each makes an OVN of its own. The figures of a release are in docs/design/0003-ovn.md.
+ */
+import { appendFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Failover, failover, now, Streams } from '../support/failover.ts';
+import { Scope, until } from '../support/netns.ts';
+import {
+  type AgentPod,
+  type GatewayPod,
+  Ovn,
+  type OvnOptions,
+  startFrrGateway,
+  stopForwarding,
+} from '../support/ovn.ts';
+import { peerUp } from '../support/peers.ts';
+
+type Row = Record<string, string | number | undefined>;
+
+const out = process.argv.indexOf('--json');
+const jsonFile = out < 0 ? undefined : process.argv[out + 1];
+
+function print(benchmark: string, row: Row): void {
+  const text = Object.entries(row).map(([key, value]) => `${key} ${value ?? '–'}`);
+  process.stdout.write(`${benchmark}: ${text.join(', ')}\n`);
+  if (jsonFile) appendFileSync(jsonFile, `${JSON.stringify({ benchmark, ...row })}\n`);
+}
+
+const round = (value: number) => Math.round(value * 10) / 10;
+/** `min/median/max`. */
+function spread(values: number[]): string {
+  const sorted = values.toSorted((a, b) => a - b);
+  return [sorted[0], sorted[Math.floor(sorted.length / 2)], sorted.at(-1)]
+    .map((v) => round(v ?? Number.NaN))
+    .join('/');
+}
+
+async function withOvn(options: OvnOptions, act: (ovn: Ovn, scope: Scope) => Promise<void>): Promise<void> {
+  const scope = new Scope();
+  try {
+    await act(await Ovn.start(scope, options), scope);
+  } catch (error) {
+    process.stderr.write(`${scope.logs()}\n`);
+    throw error;
+  } finally {
+    scope.dispose();
+  }
+}
+
+// Start ----------------------------------------------------------------------------------------------------
+
+const logTime = (log: string, pattern: RegExp): number | undefined => {
+  const line = log.split('\n').find((candidate) => pattern.test(candidate));
+  return line === undefined ? undefined : Date.parse((JSON.parse(line) as { time: string }).time);
+};
+
+const OVN_NOTICES = 1500;
+
+async function start(count: number): Promise<void> {
+  await withOvn({}, async (ovn) => {
+    const pod = ovn.agentPod(ovn.gateways[0]);
+    const before: Record<string, () => Promise<unknown>> = {
+      'new pod': async () => {},
+      'killed just now': () => pod.kill(),
+      'killed, OVN gave it up': () => pod.kill().then(() => sleep(OVN_NOTICES)),
+      'after AdminDown for 1.5 s': async () => {
+        await pod.agent.ask('POST', '/v1/drain?timeout=0');
+        await sleep(OVN_NOTICES);
+        await pod.kill();
+      },
+      'stopped, 65 s ago': () => pod.agent.stop().then(() => sleep(65_000)),
+    };
+    for (const [name, prepare] of Object.entries(before)) {
+      const listening: number[] = [];
+      const up: number[] = [];
+      const runs = name === 'new pod' || name.startsWith('stopped') ? 1 : count;
+      for (let i = 0; i < runs; i++) {
+        await prepare();
+        const began = now();
+        pod.startFresh();
+        const log = () => pod.agent.daemon.log();
+        const upAt = await until(() => logTime(log(), /"to":"Up"/), {
+          what: 'Up',
+          timeoutMs: 90_000,
+          everyMs: 50,
+        });
+        up.push(upAt - began);
+        listening.push(logTime(log(), /listening for BFD/)! - began);
+        await sleep(2000);
+      }
+      print('start', { predecessor: name, runs, 'listening ms': spread(listening), 'Up ms': spread(up) });
+    }
+  });
+}
+
+// Failover -------------------------------------------------------------------------------------------------
+
+/** OVN holds back what it says of sessions for so long after the last it said, ms. */
+const BATCH = 5500;
+
+const failoverRow = (f: Failover): Row => ({
+  lost: f.lost,
+  'longest gap ms': f.longestGapMs,
+  'moved ms': f.movedMs,
+  'last Up ms': f.lastUpMs,
+  'OVN noticed ms': f.ovnNoticedMs,
+  'row ms': f.statusMs,
+  'others lost': f.othersLost,
+  'sender stall ms': f.senderStallMs,
+});
+
+async function failovers(count: number): Promise<void> {
+  for (const [name, options] of Object.entries({
+    '100 x5, quiet': {},
+    '100 x5, awake': { wake: true },
+    '50 x3, awake': { wake: true, minTX: 50, minRX: 50, multiplier: 3 },
+  } satisfies Record<string, OvnOptions>)) {
+    await withOvn({ ...options, gateways: 3 }, async (ovn, scope) => {
+      const pods = ovn.gateways.map((gateway) => ovn.agentPod(gateway));
+      const [first, second] = pods as [AgentPod, AgentPod];
+      for (const pod of pods) pod.start();
+      await ovn.reaches('up');
+      const events: Record<string, () => Promise<unknown>> = {
+        'drained, then removed': async () => {
+          await first.agent.stop();
+          stopForwarding(first.pod);
+        },
+        'every process killed': () => first.kill(),
+        'pod dead': () => first.die(),
+        'uplink dead': async () => ovn.host.ip(`link set x-${first.pod.name} down`),
+      };
+      for (const [event, act] of Object.entries(events)) {
+        for (let i = 0; i < count; i++) {
+          await sleep(BATCH);
+          const result = await failover(ovn, first.pod, act, { afterMs: 4000 });
+          print('failover', { agent: 'veg-agent', timers: name, event, ...failoverRow(result) });
+          ovn.host.ip(`link set x-${first.pod.name} up`);
+          if (first.agent.daemon.exitCode !== undefined) first.start();
+          await ovn.reaches('up', ovn.gateways, 70_000);
+        }
+      }
+      for (const apart of [0, 1000, 4000]) await twoDrains(ovn, name, [first, second], apart);
+
+      await first.agent.stop();
+      first.apply();
+      for (const event of ['every process killed', 'pod dead']) {
+        for (let i = 0; i < count; i++) {
+          const frr = await startFrrGateway(scope, ovn, first.pod);
+          await peerUp(frr, 70_000);
+          await ovn.reaches('up', ovn.gateways, 70_000);
+          await sleep(BATCH);
+          const act = () => {
+            if (event === 'pod dead') stopForwarding(first.pod);
+            return frr.daemon.stop('SIGKILL');
+          };
+          const result = await failover(ovn, first.pod, act, { afterMs: 4000 });
+          print('failover', { agent: 'FRR bfdd', timers: name, event, ...failoverRow(result) });
+          first.apply();
+        }
+      }
+    });
+  }
+}
+
+async function twoDrains(ovn: Ovn, timers: string, pods: [AgentPod, AgentPod], apart: number): Promise<void> {
+  await sleep(BATCH);
+  const streams = await Streams.open(ovn);
+  const began = now();
+  const took = await Promise.all(
+    pods.map(async ({ agent, pod }, i) => {
+      await sleep(i * apart);
+      const asked = now();
+      await agent.stop();
+      stopForwarding(pod);
+      return round(now() - asked);
+    }),
+  );
+  await sleep(1000);
+  const { streams: reports, senderStallMs } = await streams.close(began);
+  print('two drains', {
+    timers,
+    'apart ms': apart,
+    'lost first': reports.gw1!.lost,
+    'lost second': reports.gw2!.lost,
+    'others lost': reports.gw3!.lost,
+    'first took ms': took[0],
+    'second took ms': took[1],
+    'second moved ms': reports.gw2!.movedMs && round(reports.gw2!.movedMs - apart),
+    'sender stall ms': senderStallMs,
+  });
+  for (const pod of pods) pod.start();
+  await ovn.reaches('up');
+}
+
+// Restarts and soak ----------------------------------------------------------------------------------------
+
+/** What OVN said to a gateway since a moment, and how the gateway sounded to it. */
+async function asOvnSaw(ovn: Ovn, pod: GatewayPod, act: () => Promise<void>): Promise<Row> {
+  const capture = await ovn.capture(pod);
+  const changes = ovn.statusChanges().length;
+  await sleep(1000);
+  await act();
+  const packets = capture.packets();
+  await capture.stop();
+  const own = pod.internal[4];
+  const gaps = (which: typeof packets) => spread(which.slice(1).map(({ at }, i) => at - which[i]!.at));
+  const [ovnSaid, said] = [
+    packets.filter(({ to }) => to === own),
+    packets.filter(({ from }) => from === own),
+  ];
+  const downs = ovnSaid.filter(({ state }, i) => state !== 'Up' && ovnSaid[i - 1]?.state === 'Up').length;
+  return {
+    'session-down at OVN': downs,
+    'row changes': ovn.statusChanges().length - changes,
+    'states sent': [...new Set(said.map(({ state }) => state))].join(' '),
+    'packets to OVN': said.length,
+    'gaps to OVN ms': gaps(said),
+    'packets from OVN': ovnSaid.length,
+    'gaps from OVN ms': gaps(ovnSaid),
+  };
+}
+
+async function restarts(count: number): Promise<void> {
+  await withOvn({}, async (ovn) => {
+    const pod = ovn.agentPod(ovn.gateways[0]);
+    pod.start();
+    await ovn.reaches('up', [pod.pod]);
+    for (const [how, stop] of [
+      ['kill -9', () => pod.kill()],
+      ['SIGUSR2', () => pod.agent.stop('SIGUSR2')],
+    ] as const) {
+      const seen = await asOvnSaw(ovn, pod.pod, async () => {
+        for (let i = 0; i < count; i++) {
+          await stop();
+          pod.start();
+          await sleep(1500);
+        }
+      });
+      print('restarts', { how, count, ...seen });
+    }
+  });
+}
+
+async function soak(minutes: number): Promise<void> {
+  await withOvn({}, async (ovn) => {
+    const pod = ovn.agentPod(ovn.gateways[0]);
+    pod.start();
+    await ovn.reaches('up', [pod.pod]);
+    const before = await pod.agent.status();
+    const seen = await asOvnSaw(ovn, pod.pod, async () => {
+      for (let i = 0; i < minutes * 60; i++) {
+        pod.policy.set({ ...ovn.policy(), policies: changingPolicies(i) });
+        await sleep(1000);
+      }
+    });
+    const after = await pod.agent.synced();
+    const transitions = (status: typeof before) =>
+      status.bfd.sessions.flatMap((s) => s.transitions).reduce((sum, { count }) => sum + count, 0);
+    print('soak', {
+      minutes,
+      'policies taken': after.policy.generation - before.policy.generation,
+      'transitions at the agent': transitions(after) - transitions(before),
+      ...seen,
+    });
+  });
+}
+
+/** Another policy each time: more and fewer blocks, forwarded and translated. */
+const changingPolicies = (i: number) => [
+  { name: 'web', snat: true, ipBlocks: ['10.17.0.0/16'] },
+  {
+    name: 'partners',
+    snat: i % 3 === 0,
+    ipBlocks: Array.from({ length: 1 + (i % 5) * 20 }, (_, j) => `10.${100 + (i % 7)}.${j}.0/24`),
+  },
+];
+
+const benchmarks: Record<string, { run: (n: number) => Promise<void>; n: number }> = {
+  start: { run: start, n: 10 },
+  failover: { run: failovers, n: 5 },
+  restarts: { run: restarts, n: 20 },
+  soak: { run: soak, n: 10 },
+};
+const words = process.argv.slice(2, out < 0 ? undefined : out);
+for (const [i, word] of words.entries()) {
+  const benchmark = benchmarks[word];
+  if (benchmark === undefined) {
+    if (i > 0 && /^\d+$/.test(word)) continue;
+    throw new Error(`unknown: ${word}; there are ${Object.keys(benchmarks).join(', ')}`);
+  }
+  const n = Number(words[i + 1]);
+  await benchmark.run(n > 0 ? n : benchmark.n);
+}
