@@ -4,13 +4,13 @@ import t from 'tap';
 import type { Schema } from '../../../agent/policy/json-schema.ts';
 import { GATEWAY_POLICY_SCHEMA } from '../../../agent/policy/schema.ts';
 import { UNSUPPORTED } from '../../../agent/policy/unsupported.ts';
-import { policyOf } from './support.ts';
+import { policyOf, supported } from './support.ts';
 
 const page = readFileSync(new URL('../../../docs/policy.md', import.meta.url), 'utf8');
 const examples = [...page.matchAll(/```yaml\n(.*?)```/gs)].map(([, text]) => text!);
 
 t.test('the two first examples mean the same', async (t) => {
-  const [own, kubeOvn] = examples.map((text) => policyOf({ 'gateway.yaml': text }));
+  const [own, kubeOvn] = examples.slice(0, 2).map((text) => policyOf({ 'gateway.yaml': text }));
   const { origin: _, rules, ...same } = own!;
   t.match(kubeOvn, same);
   t.same(
@@ -20,22 +20,31 @@ t.test('the two first examples mean the same', async (t) => {
   t.same([own!.warnings, kubeOvn!.warnings], [[], []]);
 });
 
-t.test('every example is a policy', async (t) => {
-  t.ok(examples.length >= 2);
-  for (const text of examples) t.doesNotThrow(() => policyOf({ 'gateway.yaml': text }));
+t.test('every example is a policy, or adds to one', async (t) => {
+  const [gateway] = examples;
+  t.equal(examples.length, 4);
+  for (const text of examples) {
+    if (/kind: (GatewayPolicy|VpcEgressGateway)/.test(text)) {
+      t.doesNotThrow(() => policyOf({ 'gateway.yaml': text }));
+      continue;
+    }
+    const { policy, errors } = supported({ 'gateway.yaml': gateway!, 'more.yaml': text });
+    t.same(errors, []);
+    t.match(policy.rules.at(-1), { ipBlocks: ['10.17.0.9/32'], egressIP: { owner: 'node1' } });
+  }
 });
 
 t.test(
   'every field of GatewayPolicy is on the page, and those not supported in their own table',
   async (t) => {
-    const [supported, refused] = page.split('These are checked as well') as [string, string];
+    const [obeyed, refused] = page.split('These are checked as well') as [string, string];
     const spec = (GATEWAY_POLICY_SCHEMA.properties as Record<string, Schema>).spec!;
     const unsupported = new Set(UNSUPPORTED.GatewayPolicy!.map(({ field }) => field.split('.').at(-1)));
     const names = (schema: Schema): string[] =>
       Object.entries((schema.properties ?? {}) as Record<string, Schema>).map(([name]) => name);
     const { policies, ...sections } = spec.properties as Record<string, Schema>;
     for (const name of [...Object.keys(sections), ...names(policies!.items as Schema)]) {
-      const table = unsupported.has(name) ? refused : supported;
+      const table = unsupported.has(name) ? refused : obeyed;
       t.match(table, new RegExp(`\`(policies\\[\\]\\.)?${name}\\b`), name);
     }
   },
