@@ -270,7 +270,7 @@ function parseState([word, diagnostic]: string[]): SessionCommand | string {
 }
 
 /** Log levels and types: OpenBFDD's, and what each type stands for. */
-export const LOG_LEVELS = ['none', 'minimal', 'normal', 'detailed', 'dev', 'all'] as const;
+const LOG_LEVELS = ['none', 'minimal', 'normal', 'detailed', 'dev', 'all'] as const;
 const LOG_TYPE_TEXT: Record<string, string | undefined> = {
   critical: undefined,
   error: undefined,
@@ -289,7 +289,22 @@ const LOG_TYPE_TEXT: Record<string, string | undefined> = {
   timer_detail: 'Detailed info about timers and scheduler',
   temp: 'Special temporary developer messages',
 };
-export const LOG_TYPES: readonly string[] = Object.keys(LOG_TYPE_TEXT);
+const LOG_TYPES: readonly string[] = Object.keys(LOG_TYPE_TEXT);
+
+/** The types of messages that a level lets through. */
+export function logTypesOf(level: string): Set<string> {
+  switch (level) {
+    case 'none':
+    case 'minimal':
+      return new Set(['critical', 'error', 'warn']);
+    case 'normal':
+      return new Set(['critical', 'error', 'warn', 'app', 'session', 'command']);
+    case 'detailed':
+      return new Set(LOG_TYPES.filter((type) => !type.startsWith('packet') && type !== 'temp'));
+    default:
+      return new Set(LOG_TYPES);
+  }
+}
 
 function parseLog([what, value, setting]: string[]): Command {
   const types = "'level', 'type' or 'timing'.";

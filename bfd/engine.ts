@@ -15,34 +15,41 @@ import {
   blockReply,
   type Command,
   connectReply,
-  LOG_TYPES,
+  logTypesOf,
   noSessionReply,
   parse,
   type Selector,
   type SessionCommand,
-  type SessionView,
   sessionReply,
   splitWords,
   statusReply,
   versionReply,
 } from './control-text.ts';
 import { type Path, pathKey, select } from './demux.ts';
-import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent, SessionReport } from './intent.ts';
-import { KeyRing } from './keys.ts';
+import {
+  type Entry,
+  nameOf,
+  reportOf,
+  type SessionDefaults,
+  sameNegotiation,
+  savedOf,
+  viewOf,
+} from './entry.ts';
+import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './intent.ts';
+import { KeyRing, keyReader } from './keys.ts';
 import { decode, encode } from './packet.ts';
 import {
   createSession,
   type Hold,
   nextDeadline,
   peerDetectionTime,
-  type Session,
   type SessionAction,
   type SessionConfig,
   type SessionEvent,
   step,
 } from './session.ts';
 import { NEVER } from './timers.ts';
-import { type Endpoint, type Log, type Sender, Transport } from './transport.ts';
+import { type Endpoint, type Log, Transport } from './transport.ts';
 
 export interface EngineOptions {
   logger: Log;
@@ -63,9 +70,6 @@ export interface EngineOptions {
   /** What sessions are made of that `bfdd-control allow` and `connect` bring about. */
   newSession?: Partial<SessionDefaults>;
 }
-
-/** The parameters of sessions that no policy describes. */
-export type SessionDefaults = Omit<PeerIntent, 'local' | 'remote' | 'role' | 'multihop'>;
 
 const NEW_SESSION: SessionDefaults = {
   desiredMinTx: 1_000_000,
@@ -100,34 +104,6 @@ const KNOCK = Buffer.alloc(0);
 /** The monotonic clock that the kernel's timers use, in microseconds: comparable across a restart. */
 const ORIGIN = Number(process.hrtime.bigint() / 1000n) - performance.now() * 1000;
 const clock = (): number => performance.now() * 1000 + ORIGIN;
-
-/** A session with everything that is not the protocol's. */
-interface Entry extends Path {
-  id: number;
-  key: string;
-  origin: 'intent' | 'connect' | 'allowed';
-  intent: PeerIntent;
-  /** Changes by `bfdd-control session … set`, until the policy says something new. */
-  overrides: Partial<
-    Pick<SessionConfig, 'desiredMinTx' | 'requiredMinRx' | 'detectMult' | 'controlPlaneIndependent'>
-  >;
-  session: Session;
-  sender: Sender;
-  keys: KeyRing;
-  packetsIn: number;
-  packetsOut: number;
-  /** States and when they began, Unix ms, the present one last. */
-  history: { state: Session['sessionState']; since: number }[];
-  transitions: SessionReport['transitions'];
-  /** Kept in a state by `bfdd-control session … state`. */
-  forced: Hold | undefined;
-  /** Times at which the session left Up, and until when it is held down for that, ms of the monotonic clock. */
-  flaps: number[];
-  heldDownUntil: number;
-  /** Set when the session is to be removed: it says AdminDown until then. */
-  leavingUntil: number;
-  sendErrorLogged: number;
-}
 
 export class Engine {
   readonly #log: Log;
@@ -175,7 +151,9 @@ export class Engine {
     );
     this.#maintenance = setInterval(() => this.#maintain(), MAINTENANCE_PERIOD);
     if (options.checkpoint !== undefined) {
-      this.#checkpoint = new Checkpoint(options.checkpoint, this.#log, () => this.#snapshot());
+      this.#checkpoint = new Checkpoint(options.checkpoint, this.#log, () =>
+        [...this.#entries.values()].map(savedOf),
+      );
       this.#resume();
     }
   }
@@ -290,7 +268,7 @@ export class Engine {
     const key = pathKey(peer);
     const { local, remote, multihop } = peer;
     const keys = new KeyRing();
-    this.#readKey(peer, keys, remote);
+    this.#readKey(peer, keys);
     const known = saved ?? this.#checkpoint?.recall(key);
     const taken = known === undefined || this.#byDiscriminator.has(known.localDiscr);
     const config = this.#config(peer, {}, keys);
@@ -353,8 +331,8 @@ export class Engine {
     };
   }
 
-  #reconfigure(entry: Entry): void {
-    this.#readKey(entry.intent, entry.keys, entry.remote);
+  #reconfigure(entry: Entry, read = keyReader()): void {
+    this.#readKey(entry.intent, entry.keys, read);
     const config = this.#config(entry.intent, entry.overrides, entry.keys);
     const present = entry.session.config;
     const same =
@@ -363,9 +341,9 @@ export class Engine {
     if (!same) this.#dispatch(entry, { type: 'configure', config });
   }
 
-  #readKey(intent: PeerIntent, keys: KeyRing, remote: string): void {
-    if (intent.auth === undefined) return;
-    const error = keys.refresh(intent.auth, clock());
+  #readKey({ auth, remote }: PeerIntent, keys: KeyRing, read = keyReader()): void {
+    if (auth === undefined) return;
+    const error = keys.refresh(auth, clock(), read);
     if (error !== undefined) {
       const effect =
         keys.keys.length > 0 ? 'the former key stays' : 'nothing is sent or accepted until it can';
@@ -429,12 +407,13 @@ export class Engine {
     if (entry.flaps.length < rule.flaps) return;
     entry.flaps = [];
     entry.heldDownUntil = now + rule.hold;
-    this.#log.warn({ session: name(entry), ms: rule.hold }, 'the session flaps; held down');
+    this.#log.warn({ session: nameOf(entry), ms: rule.hold }, 'the session flaps; held down');
     this.#applyHold(entry);
   }
 
   #maintain(): void {
     const now = clock();
+    const read = keyReader();
     let removed = false;
     for (const entry of this.#entries.values()) {
       const { session } = entry;
@@ -448,7 +427,7 @@ export class Engine {
         removed = true;
         continue;
       }
-      if (entry.intent.auth !== undefined) this.#reconfigure(entry);
+      if (entry.intent.auth !== undefined) this.#reconfigure(entry, read);
       this.#applyHold(entry);
     }
     if (removed) this.#listen();
@@ -484,7 +463,7 @@ export class Engine {
     }
     entry.packetsIn++;
     if (this.#logTypes.has('packet'))
-      this.#say('packet', { session: name(entry), packet }, 'packet received');
+      this.#say('packet', { session: nameOf(entry), packet }, 'packet received');
   }
 
   #create(path: Path): { session: Entry; stale: boolean } | DiscardReason {
@@ -492,7 +471,7 @@ export class Engine {
     if (this.#entries.size >= (this.#options.maxSessions ?? 256)) return 'too-many-sessions';
     const entry = this.#add({ ...this.#newSession, ...path, role: 'passive' }, 'allowed');
     this.#begin(entry);
-    this.#say('session', { session: name(entry) }, 'session created');
+    this.#say('session', { session: nameOf(entry) }, 'session created');
     return { session: entry, stale: false };
   }
 
@@ -539,7 +518,7 @@ export class Engine {
           lastTransmit: now,
         });
         if (this.#logTypes.has('packet')) {
-          this.#say('packet', { session: name(entry), packet: action.packet }, 'packet sent');
+          this.#say('packet', { session: nameOf(entry), packet: action.packet }, 'packet sent');
         }
         break;
       }
@@ -548,7 +527,7 @@ export class Engine {
         break;
       case 'adopt':
         this.#log.info(
-          { session: name(entry), from: action.from, to: action.to },
+          { session: nameOf(entry), from: action.from, to: action.to },
           'the peer keeps sending an earlier discriminator of this address; it is ours now',
         );
         this.#adopted++;
@@ -567,7 +546,7 @@ export class Engine {
     const now = performance.now();
     if (now - entry.sendErrorLogged > SEND_ERROR_LOG_PERIOD) {
       entry.sendErrorLogged = now;
-      this.#log.warn({ session: name(entry), err: error }, 'cannot send to the BFD peer; trying on');
+      this.#log.warn({ session: nameOf(entry), err: error }, 'cannot send to the BFD peer; trying on');
     }
     return false;
   }
@@ -582,7 +561,7 @@ export class Engine {
     else known.count++;
     this.#say(
       'session',
-      { session: name(entry), event, from, to, diagnostic, remoteDiagnostic: entry.session.remoteDiag },
+      { session: nameOf(entry), event, from, to, diagnostic, remoteDiagnostic: entry.session.remoteDiag },
       'BFD session state changed',
     );
     if (from === 'Up') this.#countFlap(entry);
@@ -672,7 +651,13 @@ export class Engine {
         if (found.length === 0 && command.select.by !== 'all') {
           return { ok: false, text: noSessionReply(command.select) };
         }
-        return done(statusReply(found.map(viewOf), command.style, command.select.by === 'all'));
+        return done(
+          statusReply(
+            found.map((entry) => viewOf(entry, Date.now())),
+            command.style,
+            command.select.by === 'all',
+          ),
+        );
       }
       case 'allow':
         this.#blocked.delete(command.address);
@@ -731,7 +716,7 @@ export class Engine {
       return { ok: false, text: connectReply(false, local, remote) };
     }
     if (entry !== undefined) {
-      entry.intent = { ...entry.intent, role: 'active' };
+      entry.overrides.role = 'active';
       entry.leavingUntil = NEVER;
       this.#reconfigure(entry);
       this.#applyHold(entry);
@@ -815,22 +800,6 @@ export class Engine {
 
   // Checkpoint ---------------------------------------------------------------------------------------------
 
-  /** What the state file is to hold. */
-  #snapshot(): SavedSession[] {
-    return [...this.#entries.values()].map((entry) => ({
-      id: entry.id,
-      origin: entry.origin,
-      intent: entry.intent,
-      port: entry.sender.port,
-      localDiscr: entry.session.localDiscr,
-      xmitAuthSeq: entry.session.xmitAuthSeq,
-      rcvAuthSeq: entry.session.rcvAuthSeq,
-      lastTransmit: Math.max(0, entry.session.lastTransmit),
-      peerDetectionTime: peerDetectionTime(entry.session),
-      session: entry.session.sessionState === 'Up' ? resumable(entry.session) : undefined,
-    }));
-  }
-
   /** Takes up the sessions that were Up a moment ago, before any policy has been read. */
   #resume(): void {
     const now = clock();
@@ -844,53 +813,11 @@ export class Engine {
         rcvAuthSeq: saved.rcvAuthSeq,
       });
       entry.history = [{ state: entry.session.sessionState, since: Date.now() }];
-      this.#log.info({ session: name(entry) }, 'BFD session resumed');
+      this.#log.info({ session: nameOf(entry) }, 'BFD session resumed');
       this.#dispatch(entry, { type: 'timer', unread: true });
     }
     this.#listen();
   }
-}
-
-const name = (entry: Entry) => ({ id: entry.id, local: entry.local, remote: entry.remote });
-
-/** What must be known to go on with a session that is Up. */
-function resumable(s: Session): Partial<Session> {
-  return {
-    sessionState: s.sessionState,
-    localDiag: s.localDiag,
-    desiredMinTx: s.desiredMinTx,
-    requiredMinRx: s.requiredMinRx,
-    effectiveMinTx: s.effectiveMinTx,
-    effectiveMinRx: s.effectiveMinRx,
-    polling: s.polling,
-    pollAgain: s.pollAgain,
-    remoteSessionState: s.remoteSessionState,
-    remoteDiscr: s.remoteDiscr,
-    remoteDiag: s.remoteDiag,
-    remoteMinTx: s.remoteMinTx,
-    remoteMinRx: s.remoteMinRx,
-    remoteDetectMult: s.remoteDetectMult,
-    remoteDemandMode: s.remoteDemandMode,
-    authSeqKnown: s.authSeqKnown,
-    transmitInterval: s.transmitInterval,
-    detectionTime: s.detectionTime,
-  };
-}
-
-/** Whether what is saved of a session is the same. */
-function sameNegotiation(a: Session, b: Session): boolean {
-  return (
-    a.sessionState === b.sessionState &&
-    a.localDiscr === b.localDiscr &&
-    a.remoteDiscr === b.remoteDiscr &&
-    a.polling === b.polling &&
-    a.desiredMinTx === b.desiredMinTx &&
-    a.requiredMinRx === b.requiredMinRx &&
-    a.transmitInterval === b.transmitInterval &&
-    a.detectionTime === b.detectionTime &&
-    a.config.detectMult === b.config.detectMult &&
-    a.remoteDemandMode === b.remoteDemandMode
-  );
 }
 
 /** What `set` changes of a session's parameters. */
@@ -905,73 +832,4 @@ function newSessionChange(what: SessionCommand & { action: 'set' }): Partial<Ses
     default:
       return {};
   }
-}
-
-/** The types of messages that a level lets through. */
-function logTypesOf(level: string): Set<string> {
-  switch (level) {
-    case 'none':
-    case 'minimal':
-      return new Set(['critical', 'error', 'warn']);
-    case 'normal':
-      return new Set(['critical', 'error', 'warn', 'app', 'session', 'command']);
-    case 'detailed':
-      return new Set(LOG_TYPES.filter((type) => !type.startsWith('packet') && type !== 'temp'));
-    default:
-      return new Set(LOG_TYPES);
-  }
-}
-
-function reportOf(entry: Entry): SessionReport {
-  const { session } = entry;
-  return {
-    id: entry.id,
-    local: entry.local,
-    remote: entry.remote,
-    role: session.config.role,
-    state: session.sessionState,
-    remoteState: session.remoteSessionState,
-    localDiagnostic: session.localDiag,
-    remoteDiagnostic: session.remoteDiag,
-    localDiscriminator: session.localDiscr,
-    remoteDiscriminator: session.remoteDiscr,
-    since: entry.history.at(-1)!.since,
-    transmitInterval: session.transmitInterval,
-    detectionTime: session.detectionTime,
-    packetsIn: entry.packetsIn,
-    packetsOut: entry.packetsOut,
-    transitions: entry.transitions.map((transition) => ({ ...transition })),
-  };
-}
-
-function viewOf(entry: Entry): SessionView {
-  const { session } = entry;
-  const until = [...entry.history.slice(1).map(({ since }) => since), Date.now()];
-  return {
-    id: entry.id,
-    local: entry.local,
-    remote: entry.remote,
-    role: session.config.role,
-    state: session.sessionState,
-    diagnostic: session.localDiag,
-    forced: entry.forced !== undefined,
-    suspended: session.suspended,
-    remoteState: session.remoteSessionState,
-    remoteDiagnostic: session.remoteDiag,
-    localDiscriminator: session.localDiscr,
-    remoteDiscriminator: session.remoteDiscr,
-    times: entry.history.map(({ state, since }, i) => ({ state, duration: until[i]! - since })).reverse(),
-    transmitInterval: session.transmitInterval,
-    detectionTime: session.detectionTime,
-    detectMult: session.config.detectMult,
-    desiredMinTx: {
-      advertised: session.desiredMinTx,
-      effective: session.effectiveMinTx,
-      configured: session.config.desiredMinTx,
-    },
-    requiredMinRx: { advertised: session.requiredMinRx, effective: session.effectiveMinRx },
-    remoteDetectMult: session.remoteDetectMult,
-    remoteDesiredMinTx: session.remoteMinTx,
-    remoteRequiredMinRx: session.remoteMinRx,
-  };
 }

@@ -21,6 +21,17 @@ export function readKey({ type, keyId, keyFile }: AuthIntent): AuthKey {
   return { type, id: keyId, secret: Uint8Array.from(bytes) };
 }
 
+/** Reads each file once, for sessions that share it. Good for one round of `KeyRing.refresh`. */
+export function keyReader(): (auth: AuthIntent) => AuthKey {
+  const read = new Map<string, AuthKey>();
+  return (auth) => {
+    const id = `${auth.type} ${auth.keyId} ${auth.keyFile}`;
+    const key = read.get(id) ?? readKey(auth);
+    read.set(id, key);
+    return key;
+  };
+}
+
 const sameKey = (a: AuthKey, b: AuthKey): boolean =>
   a.type === b.type && a.id === b.id && Buffer.compare(a.secret, b.secret) === 0;
 
@@ -37,10 +48,10 @@ export class KeyRing {
   }
 
   /** Reads the file again. Returns an error message when it cannot be read, once for each cause. */
-  refresh(auth: AuthIntent, now: number): string | undefined {
+  refresh(auth: AuthIntent, now: number, read: (auth: AuthIntent) => AuthKey = readKey): string | undefined {
     if (this.#keys.length > 1 && now > this.#formerUntil) this.#keys = this.#keys.slice(0, 1);
     try {
-      const key = readKey(auth);
+      const key = read(auth);
       this.#complaint = '';
       const present = this.#keys[0];
       if (present !== undefined && sameKey(present, key)) return undefined;

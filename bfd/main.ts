@@ -14,6 +14,7 @@ import { AUTH_TYPES } from './constants.ts';
 import { parseAddress } from './control-text.ts';
 import { Engine } from './engine.ts';
 import type { AuthTypeName, PeerIntent } from './intent.ts';
+import { raisePriority } from './priority.ts';
 
 /** package.json beside the sources, or one level up from dist/. */
 function version(): string {
@@ -141,6 +142,9 @@ const logger = pino(
   },
   output,
 );
+
+// Packets are due whatever else the machine does.
+logger.debug({ priority: raisePriority() }, 'scheduling');
 
 const { role: _role, multihop: _multihop, ...newSession } = common;
 const engine = new Engine({
