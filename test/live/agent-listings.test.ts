@@ -213,6 +213,10 @@ for (const backend of ['nft', 'legacy'] as const) {
     const { gateway, policy, veg } = pod(t, { cniRoutes: true });
     foreign(gateway, backend);
     const found = kernelState(gateway, backend);
+    const details = () =>
+      gateway.sh('ip -details route show table all') +
+      gateway.sh('sysctl net.ipv4.ip_forward net.ipv4.conf.eth0.rp_filter net.ipv6.conf.all.forwarding');
+    const foundDetails = details();
     const many: GatewaySpec = {
       policies: [
         { name: 'many', snat: false, ipBlocks: blocks(40) },
@@ -237,6 +241,7 @@ for (const backend of ['nft', 'legacy'] as const) {
     const cleaned = veg('cleanup');
     t.equal(cleaned.code, 0, cleaned.stderr);
     t.same(kernelState(gateway, backend), found);
+    t.equal(details(), foundDetails, 'protocols of routes and sysctls too');
     t.match(veg('cleanup'), { code: 0, stdout: '' }, 'nothing is left for a second one');
   });
 }

@@ -3,8 +3,8 @@
 #   setup.sh unit   npm packages (Node 24 among them) and the build; needs no root
 #   setup.sh lab    and what the lab's namespaces need
 #   setup.sh frr    and FRR, for the lab's --peer frr
-#   setup.sh live   and what the live tests need
-#   setup.sh ovn    what lab needs, and OVN
+#   setup.sh ovn    and OVN and Open vSwitch instead
+#   setup.sh live   and what the live tests need: all of it
 # Says what it does on stderr, and nothing when all is there.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -18,12 +18,13 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
 lab='ip:iproute2 sysctl:procps iptables:iptables ipset:ipset curl:curl'
 frr='/usr/lib/frr/bfdd:frr vtysh:frr'
+ovn='ovs-vswitchd:openvswitch-switch ovn-northd:ovn-central ovn-controller:ovn-host'
 case ${1:-} in
   unit) wanted='' ;;
   lab) wanted=$lab ;;
   frr) wanted="$lab $frr" ;;
-  live) wanted="$lab $frr bird:bird2 conntrack:conntrack tcpdump:tcpdump" ;;
-  ovn) wanted="$lab ovs-vswitchd:openvswitch-switch ovn-northd:ovn-central ovn-controller:ovn-host" ;;
+  live) wanted="$lab $frr $ovn bird:bird2 conntrack:conntrack tcpdump:tcpdump" ;;
+  ovn) wanted="$lab $ovn" ;;
   *) die 'usage: setup.sh unit|lab|frr|live|ovn' ;;
 esac
 
