@@ -1,0 +1,226 @@
+/**
+ * What a flow is to the gateway: translated, forwarded or the pod's own, and which policy it belongs to. Pure.
+ */
+import {
+  addressBytes,
+  type Family,
+  familyOf,
+  networkAddress,
+  type Prefix,
+  prefixLength,
+} from '../../routing/prefix.ts';
+import type { Flow, Verdict } from './table.ts';
+import { type Counters, PROTOCOL } from './wire.ts';
+
+export type NatType = 'snat' | 'dnat';
+
+/** What a policy says about sources, in the order in which the rules are tried. */
+export interface PolicyRule {
+  name: string;
+  /** True: translated. False: forwarded unchanged. */
+  snat: boolean;
+  /** Sources; empty means any. */
+  ipBlocks: readonly Prefix[];
+  /** Destinations; empty means any. */
+  destinationCIDRs?: readonly Prefix[];
+  /** Destinations that the rule is not for. */
+  excludedCIDRs?: readonly Prefix[];
+}
+
+/** A flow as records and answers show it. Addresses have 4 or 16 octets; ports as in `Tuple`. */
+export interface FlowView {
+  family: Family;
+  /** IP protocol number. */
+  protocol: number;
+  zone: number;
+  /** The kernel's id of the entry; absent for what comes from the store. */
+  id?: number;
+  verdict: Verdict;
+  /** Sorted. */
+  natType: NatType[];
+  policy: string;
+  source: Uint8Array;
+  sourcePort: number;
+  destination: Uint8Array;
+  destinationPort: number;
+  translatedSource: Uint8Array;
+  translatedSourcePort: number;
+  translatedDestination: Uint8Array;
+  translatedDestinationPort: number;
+  /** Unix time in ms. */
+  start: number;
+  /** Unix time in ms; absent while it lives. */
+  end?: number;
+  /** Its end was not seen: it was no longer there when the table was read, at `end`. */
+  endEstimated?: true;
+  counters?: Counters;
+}
+
+/** The policy of flows that no rule names. */
+export const DEFAULT_POLICY = 'default';
+
+/** A view of a flow that lives on when the cursor moves. */
+export function viewFlow(flow: Flow, policy: string, end?: number): FlowView {
+  const { counters } = flow;
+  return {
+    family: flow.family,
+    protocol: flow.protocol,
+    zone: flow.zone,
+    id: flow.id,
+    verdict: flow.verdict,
+    natType: natTypes(flow.snat, flow.dnat),
+    policy,
+    source: Uint8Array.from(flow.source),
+    sourcePort: flow.sourcePort,
+    destination: Uint8Array.from(flow.destination),
+    destinationPort: flow.destinationPort,
+    translatedSource: Uint8Array.from(flow.translatedSource),
+    translatedSourcePort: flow.translatedSourcePort,
+    translatedDestination: Uint8Array.from(flow.translatedDestination),
+    translatedDestinationPort: flow.translatedDestinationPort,
+    start: flow.start,
+    ...(end === undefined ? {} : { end }),
+    ...(counters === undefined ? {} : { counters }),
+  };
+}
+
+export const natTypes = (snat: boolean, dnat: boolean): NatType[] => [
+  ...(dnat ? (['dnat'] as const) : []),
+  ...(snat ? (['snat'] as const) : []),
+];
+
+const NAMED: Record<number, string> = {
+  [PROTOCOL.tcp]: 'tcp',
+  [PROTOCOL.udp]: 'udp',
+  [PROTOCOL.sctp]: 'sctp',
+  [PROTOCOL.icmp]: 'icmp',
+  [PROTOCOL.icmpv6]: 'icmpv6',
+};
+
+/** The protocol as metrics and records name it: the rest is `other`. */
+export const protocolName = (protocol: number): string => NAMED[protocol] ?? 'other';
+
+/** The leading bits of an address, as a key. */
+function leadingBits(address: Uint8Array, length: number): string {
+  const whole = length >> 3;
+  let key = '';
+  for (let i = 0; i < whole; i++) key += String.fromCharCode(address[i]!);
+  const rest = length & 7;
+  return rest === 0 ? key : key + String.fromCharCode(address[whole]! & (0xff00 >> rest));
+}
+
+/** Prefixes with a number each. Looking an address up costs one step for each length that occurs. */
+export class PrefixIndex {
+  readonly #lengths: Record<Family, Map<number, Map<string, number | number[]>>> = {
+    4: new Map(),
+    6: new Map(),
+  };
+
+  add(prefix: Prefix, value: number): void {
+    const lengths = this.#lengths[familyOf(prefix)];
+    const length = prefixLength(prefix);
+    let keys = lengths.get(length);
+    if (keys === undefined) {
+      keys = new Map();
+      lengths.set(length, keys);
+    }
+    const key = leadingBits(addressBytes(networkAddress(prefix)), length);
+    const known = keys.get(key);
+    if (known === undefined) keys.set(key, value);
+    else if (typeof known === 'number') keys.set(key, [known, value]);
+    else known.push(value);
+  }
+
+  /** The numbers of all prefixes that contain the address, the smallest first. */
+  find(address: Uint8Array): number[] {
+    const found: number[] = [];
+    for (const [length, keys] of this.#lengths[address.length === 4 ? 4 : 6]) {
+      const value = keys.get(leadingBits(address, length));
+      if (typeof value === 'number') found.push(value);
+      else if (value !== undefined) found.push(...value);
+    }
+    return found.sort((a, b) => a - b);
+  }
+
+  /** Whether any prefix contains the address. */
+  has(address: Uint8Array): boolean {
+    for (const [length, keys] of this.#lengths[address.length === 4 ? 4 : 6]) {
+      if (keys.has(leadingBits(address, length))) return true;
+    }
+    return false;
+  }
+}
+
+/** An index of prefixes, or undefined for an empty list. */
+export function prefixIndex(prefixes: readonly Prefix[] = []): PrefixIndex | undefined {
+  if (prefixes.length === 0) return undefined;
+  const index = new PrefixIndex();
+  for (const prefix of prefixes) index.add(prefix, 0);
+  return index;
+}
+
+/** Says which rule a flow belongs to, however many blocks the rules have. */
+export class PolicyIndex {
+  readonly #rules: {
+    name: string;
+    snat: boolean;
+    destinations: PrefixIndex | undefined;
+    excluded: PrefixIndex | undefined;
+  }[];
+  readonly #sources = new PrefixIndex();
+  /** The rules for any source. */
+  readonly #any: number[] = [];
+
+  constructor(rules: readonly PolicyRule[]) {
+    this.#rules = rules.map(({ name, snat, destinationCIDRs, excludedCIDRs }) => ({
+      name,
+      snat,
+      destinations: prefixIndex(destinationCIDRs),
+      excluded: prefixIndex(excludedCIDRs),
+    }));
+    for (const [i, { ipBlocks }] of rules.entries()) {
+      if (ipBlocks.length === 0) this.#any.push(i);
+      for (const block of ipBlocks) this.#sources.add(block, i);
+    }
+  }
+
+  /**
+   * The first rule with that `snat` that names the inner address; `named` is false when it was a rule for any
+   * source. Undefined when there is none.
+   */
+  find(inner: Uint8Array, outer: Uint8Array, snat: boolean): { name: string; named: boolean } | undefined {
+    const named = this.#sources.find(inner);
+    for (const i of [...named, ...this.#any].sort((a, b) => a - b)) {
+      const rule = this.#rules[i]!;
+      if (rule.snat !== snat) continue;
+      if (rule.destinations?.has(outer) === false || rule.excluded?.has(outer)) continue;
+      return { name: rule.name, named: named.includes(i) };
+    }
+    return undefined;
+  }
+}
+
+/**
+ * Decides on a new flow: verdict, policy and direction.
+ * @param isLocal whether an address is the pod's own
+ * @param number the number of a policy's name
+ */
+export function classify(
+  flow: Flow,
+  policies: PolicyIndex,
+  isLocal: (address: Uint8Array) => boolean,
+  number: (name: string) => number,
+): void {
+  const { snat, dnat, source, translatedDestination } = flow;
+  const translated = snat || dnat;
+  if (!translated && (isLocal(source) || isLocal(translatedDestination))) {
+    flow.verdict = 'local';
+    return;
+  }
+  flow.verdict = translated ? 'translated' : 'forwarded';
+  const outward = policies.find(source, translatedDestination, translated);
+  // A flow that was opened from outside has its pod at the other end.
+  const inward = outward?.named ? undefined : policies.find(translatedDestination, source, translated);
+  flow.inbound = inward?.named === true || (dnat && !outward?.named);
+  flow.policy = number((flow.inbound ? inward : outward)?.name ?? DEFAULT_POLICY);
+}

@@ -1,0 +1,322 @@
+/**
+ * Follows the conntrack table: from events and dumps to flows that begin and end, and to totals that count each
+ * packet once. Pure: sockets and clocks are the reader's.
+ *
+ * The rule that makes the totals exact: of every flow in the table here, the counters say what of it is in the
+ * totals already, and of a flow that is not in the table nothing is. So what a dump or the end of a flow adds is
+ * the difference, whatever was lost, read twice or read late.
+ *
+ * A part of a dump shows the table as it was when the kernel wrote it, and the events until then are in the event
+ * socket's queue by then: an entry is in the hash before its NEW is sent, and its DESTROY is sent before it
+ * leaves the hash. So between the receipt of a part and its use the events are read (`beginPart`, events,
+ * `applyPart`), and what ended meanwhile is skipped.
+ */
+import type { Family } from '../../routing/prefix.ts';
+import { Flow, FlowTable, VERDICTS, type Verdict } from './table.ts';
+import { type ConntrackEntry, IPS_DYING } from './wire.ts';
+
+/** Packets and octets of one kind of flow, in the order of the flow's counters, and how many began and ended. */
+export interface Total {
+  verdict: Verdict;
+  policy: string;
+  family: Family;
+  /** IP protocol number. */
+  protocol: number;
+  snat: boolean;
+  dnat: boolean;
+  inbound: boolean;
+  started: number;
+  ended: number;
+  /** originalPackets, originalBytes, replyPackets, replyBytes. */
+  counters: [number, number, number, number];
+}
+
+/** Events that were lost between two times (Unix, ms), and what reading the table again could tell of them. */
+export interface Gap {
+  from: number;
+  to: number;
+  /** Events that the kernel dropped; undefined when nobody counted them (the agent was away). */
+  events?: number;
+  /** Flows whose begin, and whose end, was found by reading the table. */
+  foundStarts: number;
+  foundEnds: number;
+  /** Events of which nothing is known. */
+  lost: number;
+}
+
+/** Who is told. The cursors are good during the call only. */
+export interface TrackerEvents {
+  /** Decides verdict, policy and direction of a new flow. */
+  classify(flow: Flow): void;
+  started(flow: Flow): void;
+  /** `estimated`: the end was not seen, only that the flow is no longer there. */
+  ended(flow: Flow, at: number, estimated: boolean): void;
+  /** A gap has been repaired as far as can be. */
+  repaired(gap: Gap): void;
+}
+
+/** What a restart needs, besides the flows of the table. */
+export interface TrackerState {
+  /** When it was taken; Unix, ms. */
+  at: number;
+  policies: string[];
+  totals: Total[];
+}
+
+/** A flow that two dumps in a row do not show is gone: one may skip an entry that is about to expire. */
+const MISSED_DUMPS = 2;
+
+/** Two time stamps of the same moment differ by less, ms. */
+const SAME_TIME = 1;
+
+export class Tracker {
+  readonly table: FlowTable;
+  /** Events taken, by kind. */
+  readonly events = { new: 0, destroy: 0 };
+  /** Flows for which there was no room: they are told and counted, but cannot be looked up while they live. */
+  untracked = 0;
+  readonly #out: TrackerEvents;
+  readonly #totals = new Map<number, Total>();
+  /** Names by number; 0 is no policy. */
+  readonly #policies: string[] = [''];
+  readonly #numbers = new Map<string, number>();
+  #generation = 0;
+  /** Until the first dump of a fresh start is over: what it finds was there before, and is not counted. */
+  #adopting = true;
+  /** The ids of flows that ended while a part of a dump waits to be used. */
+  #endedMeanwhile: Set<number> | undefined;
+  #gap: (Gap & { dumpsLeft: number }) | undefined;
+
+  constructor(capacity: number, out: TrackerEvents) {
+    this.table = new FlowTable(capacity);
+    this.#out = out;
+  }
+
+  /** The number of a policy's name. */
+  policyNumber(name: string): number {
+    let number = this.#numbers.get(name);
+    if (number === undefined) {
+      number = this.#policies.push(name) - 1;
+      this.#numbers.set(name, number);
+    }
+    return number;
+  }
+
+  policyName(flow: Flow): string {
+    return this.#policies[flow.policy]!;
+  }
+
+  get totals(): Iterable<Total> {
+    return this.#totals.values();
+  }
+
+  /** Whether the table has to be read now. */
+  get mustDump(): boolean {
+    return this.#adopting || this.#gap !== undefined;
+  }
+
+  /** A flow began. `now`: when at the earliest, if the kernel does not say. */
+  began(entry: ConntrackEntry, now: number): void {
+    this.events.new++;
+    const known = this.table.find(entry);
+    if (known?.announced) return;
+    const flow = known ?? this.#add(entry, now);
+    if (flow !== undefined) {
+      this.#announce(flow);
+    } else {
+      this.untracked++;
+      this.#out.started(this.#unseen(entry, now));
+    }
+  }
+
+  /** A flow ended. `now`: when, if the kernel does not say. */
+  ended(entry: ConntrackEntry, now: number): void {
+    this.events.destroy++;
+    this.#endedMeanwhile?.add(entry.id);
+    const known = this.#findSame(entry, now);
+    const flow = known ?? this.#unseen(entry, now);
+    if (known === undefined && this.#adopting) {
+      flow.announced = true;
+      if (entry.counters) flow.counters = entry.counters;
+    }
+    if (entry.startTime !== undefined) flow.start = entry.startTime;
+    this.#count(flow, entry);
+    this.#end(flow, entry.stopTime ?? entry.eventTime ?? now, false);
+    if (known !== undefined) this.table.remove(known);
+  }
+
+  /** Events were lost from `from` to `to`; `events` of them, if that is known. Asks for dumps. */
+  lost(from: number, to: number, events?: number): void {
+    const gap = this.#gap ?? { from, to, foundStarts: 0, foundEnds: 0, lost: 0, dumpsLeft: 0 };
+    gap.to = to;
+    if (events !== undefined) gap.events = (gap.events ?? 0) + events;
+    gap.dumpsLeft = MISSED_DUMPS;
+    this.#gap = gap;
+  }
+
+  beginDump(): void {
+    this.#generation = (this.#generation + 1) & 0xff;
+  }
+
+  /** A part of the dump was received; `applyPart` has to follow when the events that wait have been taken. */
+  beginPart(): void {
+    this.#endedMeanwhile = new Set();
+  }
+
+  /** The entries of the part that was received. */
+  applyPart(entries: Iterable<ConntrackEntry>, now: number): void {
+    for (const entry of entries) {
+      const gone = (entry.status & IPS_DYING) !== 0 || this.#endedMeanwhile?.has(entry.id);
+      if (!gone) this.#seen(entry, now);
+    }
+    this.#endedMeanwhile = undefined;
+  }
+
+  /** The dump is complete. */
+  endDump(now: number): void {
+    for (const flow of this.table) {
+      if (((this.#generation - flow.generation) & 0xff) >= MISSED_DUMPS) this.#vanished(flow, now);
+    }
+    this.#adopting = false;
+    if (this.#gap === undefined || --this.#gap.dumpsLeft > 0) return;
+    const { dumpsLeft: _, ...gap } = this.#gap;
+    this.#gap = undefined;
+    gap.lost = Math.max(0, (gap.events ?? 0) - gap.foundStarts - gap.foundEnds);
+    this.#out.repaired(gap);
+  }
+
+  /** What `load` needs to go on from here, besides the table's `save`. */
+  save(now: number): TrackerState {
+    return { at: now, policies: this.#policies, totals: [...this.#totals.values()] };
+  }
+
+  /** Goes on from what `save` and the table's `save` gave; the time between is a gap. For a new tracker. */
+  load({ at, policies, totals }: TrackerState, flows: Buffer, now: number): void {
+    for (const name of policies.slice(1)) this.policyNumber(name);
+    for (const total of totals) this.#totals.set(totalKey(total, this.policyNumber(total.policy)), total);
+    this.table.load(flows);
+    for (const flow of this.table) flow.generation = this.#generation;
+    this.#adopting = false;
+    this.lost(at, now);
+  }
+
+  /** The flow of an entry, unless that is one which took its place while nobody saw. */
+  #findSame(entry: ConntrackEntry, now: number): Flow | undefined {
+    const flow = this.table.find(entry);
+    if (flow === undefined || !isAnother(flow, entry)) return flow;
+    this.#vanished(flow, now);
+    return undefined;
+  }
+
+  #add(entry: ConntrackEntry, now: number): Flow | undefined {
+    const flow = this.table.add(entry);
+    if (flow !== undefined) this.#decide(flow, entry, now);
+    return flow;
+  }
+
+  /** A flow that is not in the table. */
+  #unseen(entry: ConntrackEntry, now: number): Flow {
+    const flow = new Flow();
+    flow.set(entry);
+    this.#decide(flow, entry, now);
+    return flow;
+  }
+
+  #decide(flow: Flow, entry: ConntrackEntry, now: number): void {
+    flow.start = entry.startTime ?? entry.eventTime ?? now;
+    flow.exactStart = entry.startTime !== undefined;
+    flow.generation = this.#generation;
+    this.#out.classify(flow);
+  }
+
+  #announce(flow: Flow): void {
+    flow.announced = true;
+    this.#totalOf(flow).started++;
+    this.#out.started(flow);
+  }
+
+  /** Adds to the totals what is new in an entry's counters. */
+  #count(flow: Flow, { counters }: ConntrackEntry): void {
+    if (counters === undefined) return;
+    const total = this.#totalOf(flow).counters;
+    // Somebody may set the kernel's counters to zero (conntrack -L -z).
+    total[0] += Math.max(0, counters.originalPackets - flow.counter(0));
+    total[1] += Math.max(0, counters.originalBytes - flow.counter(1));
+    total[2] += Math.max(0, counters.replyPackets - flow.counter(2));
+    total[3] += Math.max(0, counters.replyBytes - flow.counter(3));
+    flow.counters = counters;
+  }
+
+  #end(flow: Flow, at: number, estimated: boolean): void {
+    const total = this.#totalOf(flow);
+    // Its begin was lost, and it is a connection all the same.
+    if (!flow.announced) total.started++;
+    total.ended++;
+    this.#out.ended(flow, at, estimated);
+  }
+
+  /** A flow of the table is no longer there, and its end was not told. */
+  #vanished(flow: Flow, now: number): void {
+    if (this.#gap !== undefined) this.#gap.foundEnds++;
+    this.#end(flow, now, true);
+    this.table.remove(flow);
+  }
+
+  /** A dump shows an entry. */
+  #seen(entry: ConntrackEntry, now: number): void {
+    let flow = this.#findSame(entry, now);
+    if (flow === undefined) {
+      flow = this.#add(entry, now);
+      if (flow === undefined) return;
+      if (this.#adopting) {
+        flow.announced = true;
+        if (entry.counters) flow.counters = entry.counters;
+      }
+    }
+    flow.generation = this.#generation;
+    if (!flow.exactStart && entry.startTime !== undefined) {
+      flow.start = entry.startTime;
+      flow.exactStart = true;
+    }
+    this.#count(flow, entry);
+    if (!flow.announced && this.#gap !== undefined) {
+      this.#gap.foundStarts++;
+      this.#announce(flow);
+    }
+  }
+
+  #totalOf(flow: Flow): Total {
+    const key = totalKey(flow, flow.policy);
+    let total = this.#totals.get(key);
+    if (total === undefined) {
+      const { verdict, family, protocol, snat, dnat, inbound } = flow;
+      total = {
+        ...{ verdict, policy: this.policyName(flow), family, protocol, snat, dnat, inbound },
+        ...{ started: 0, ended: 0, counters: [0, 0, 0, 0] },
+      };
+      this.#totals.set(key, total);
+    }
+    return total;
+  }
+}
+
+/** Whether an entry with a flow's key is not that flow, but one after it. */
+function isAnother(flow: Flow, { startTime, counters }: ConntrackEntry): boolean {
+  if (flow.exactStart && startTime !== undefined) return Math.abs(startTime - flow.start) > SAME_TIME;
+  return (
+    counters !== undefined &&
+    (counters.originalPackets < flow.counter(0) || counters.replyPackets < flow.counter(2))
+  );
+}
+
+type Kind = Pick<Total, 'verdict' | 'family' | 'protocol' | 'snat' | 'dnat' | 'inbound'>;
+
+/** A number for each kind of flow that is counted apart. */
+const totalKey = ({ verdict, family, protocol, snat, dnat, inbound }: Kind, policy: number): number =>
+  policy * 0x10000 +
+  protocol * 0x100 +
+  VERDICTS.indexOf(verdict) * 0x10 +
+  (family === 6 ? 8 : 0) +
+  (snat ? 4 : 0) +
+  (dnat ? 2 : 0) +
+  (inbound ? 1 : 0);
