@@ -15,7 +15,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
-  agent: 'cadence interfaces messages moved options plan status',
+  agent: 'cadence interfaces messages moved options plan stale-flows status',
   'agent/policy': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
   bfd: 'auth constants control-text demux fsm intent packet session timers',
@@ -24,7 +24,7 @@ const PURE: Record<string, string> = {
 };
 
 const EFFECTS: Record<string, string> = {
-  agent: `bfd-link cli client conntrack-table control drain events exec facts gateway http kernels log loop main
+  agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels log loop main
     metrics netlink once process reconcile source supervisor sysctl version watch`,
   'agent/uplink': 'probe uplink',
   bfd: 'checkpoint control-socket engine keys libc main priority transport',

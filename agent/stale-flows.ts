@@ -1,0 +1,155 @@
+/**
+ * Which entries of the connection tracking table say something else than the policy: flows that began before its
+ * rules were there, or under others. An entry fixes the translation of a flow for as long as it lives, so UDP that
+ * never pauses and TCP that keeps trying would never follow the policy. Pure.
+ *
+ * Established TCP goes on as it is: it cannot change its address and live. Unless the address that it was given
+ * is no longer here; then no answer can come back, and the sooner both ends know the better.
+ */
+import { PrefixIndex, prefixIndex } from '../nat/conntrack/flow.ts';
+import { type ConntrackEntry, isIcmp, PROTOCOL } from '../nat/conntrack/wire.ts';
+import type { FamilyNat, NatIntent } from '../nat/desired.ts';
+import { type Address, addressBytes, type Family, familyOf } from '../routing/prefix.ts';
+
+/** enum tcp_conntrack: from the first to the last state of a connection that the other end has agreed to. */
+const TCP_SYN_RECV = 2;
+const TCP_TIME_WAIT = 7;
+
+/** What becomes of the source of a flow from the VPC. */
+type Action = 'masquerade' | 'forward' | 'drop' | ReadonlySet<string>;
+
+const key = (octets: Uint8Array): string => String.fromCharCode(...octets);
+const keyOf = (address: Address): string => key(addressBytes(address));
+const keys = (addresses: readonly Address[]): Set<string> => new Set(addresses.map(keyOf));
+
+/** Multicast, link-local, loopback and the limited broadcast: never forwarded. */
+function isLinkScope(octets: Uint8Array): boolean {
+  const [a = 0, b = 0] = octets;
+  if (octets.length === 4) return a >= 224 || a === 127 || (a === 169 && b === 254);
+  if (a === 0xff || (a === 0xfe && (b & 0xc0) === 0x80)) return true;
+  return octets[15] === 1 && octets.subarray(0, 15).every((octet) => octet === 0);
+}
+
+/** One family's policy, ready to be asked about many flows. */
+class FamilyPolicy {
+  readonly #nat: FamilyNat;
+  readonly #forward: PrefixIndex | undefined;
+  readonly #eips: Map<string, string>;
+  readonly #policies: {
+    action: Action;
+    sources: PrefixIndex | undefined;
+    destinations: PrefixIndex | undefined;
+    excluded: PrefixIndex | undefined;
+  }[];
+  /** The policies by source, and those for any. */
+  readonly #bySource = new PrefixIndex();
+  readonly #any: number[] = [];
+  /** Addresses that flows may be translated to besides the pod's own. */
+  readonly given: Set<string>;
+
+  constructor(nat: FamilyNat) {
+    const { forward, policies = [], eips = [] } = nat;
+    this.#nat = nat;
+    this.#forward = prefixIndex(forward);
+    this.#eips = new Map(eips.map(({ internal, external }) => [keyOf(internal), keyOf(external)]));
+    this.#policies = policies.map(({ action, sources, destinations, excluded }, i) => {
+      if (sources.length === 0) this.#any.push(i);
+      for (const source of sources) this.#bySource.add(source, i);
+      return {
+        action: typeof action === 'string' ? action : keys(action.snat),
+        sources: prefixIndex(sources),
+        destinations: prefixIndex(destinations),
+        excluded: prefixIndex(excluded),
+      };
+    });
+    const snat = policies.flatMap(({ action }) => (typeof action === 'string' ? [] : action.snat));
+    this.given = keys([...snat, ...eips.map(({ external }) => external)]);
+  }
+
+  /** What a flow that begins now would be given. */
+  action(source: Uint8Array, destination: Uint8Array): Action {
+    const eip = this.#eips.get(key(source));
+    if (eip !== undefined) return new Set([eip]);
+    if (this.#forward?.has(source) || this.#forward?.has(destination)) return 'forward';
+    for (const i of [...this.#bySource.find(source), ...this.#any].sort((a, b) => a - b)) {
+      const { action, destinations, excluded } = this.#policies[i]!;
+      if (destinations?.has(destination) === false || excluded?.has(destination)) continue;
+      return action;
+    }
+    return this.#nat.defaultAction ?? 'masquerade';
+  }
+
+  /**
+   * Forwarding goes both ways: from outside it is the destination that a policy speaks about. A source that
+   * policies name is not outside.
+   */
+  forwardsInwards(source: Uint8Array, destination: Uint8Array): boolean {
+    if (this.#bySource.find(source).length > 0) return false;
+    return this.#policies.some(
+      ({ action, sources, destinations, excluded }) =>
+        action === 'forward' &&
+        sources?.has(destination) !== false &&
+        destinations?.has(source) !== false &&
+        !excluded?.has(source),
+    );
+  }
+
+  /** Where a flow to an address of ours leads inside: the address, and the port when one port is meant. */
+  inside({ protocol, original }: ConntrackEntry): { address: string; port: number } | undefined {
+    const { dnats = [], eips = [] } = this.#nat;
+    const to = key(original.destination);
+    const port = original.destinationPort;
+    for (const { external, protocol: name, externalPorts, internal, internalPort } of dnats) {
+      const [first, last] = externalPorts;
+      if (PROTOCOL[name] !== protocol || keyOf(external) !== to || port < first || port > last) continue;
+      return { address: keyOf(internal), port: internalPort + port - first };
+    }
+    const eip = eips.find(({ external }) => keyOf(external) === to);
+    return eip && { address: keyOf(eip.internal), port };
+  }
+}
+
+/**
+ * A function that says of an entry whether it has to go. `own`: every address that the pod has. Entries of a
+ * family that is not in the intent, the pod's own flows and what is never forwarded stay.
+ */
+export function staleFlows(intent: NatIntent, own: readonly Address[]): (entry: ConntrackEntry) => boolean {
+  const families = new Map<Family, { policy: FamilyPolicy; own: Set<string> }>(
+    intent.map((nat) => [
+      nat.family,
+      {
+        policy: new FamilyPolicy(nat),
+        own: keys(own.filter((address) => familyOf(address) === nat.family)),
+      },
+    ]),
+  );
+  return (entry) => {
+    const known = families.get(entry.family);
+    if (known === undefined) return false;
+    const { policy } = known;
+    const { original, reply, protocol, tcpState = 0 } = entry;
+    const { source, destination } = original;
+    const from = key(source);
+    // What stands in the entry: where it leads, and what its source became.
+    const leadsTo = key(reply.source);
+    const became = key(reply.destination);
+    // An ICMP identifier stands in place of both ports and may be translated with the source.
+    const port = isIcmp(protocol) ? original.destinationPort : reply.sourcePort;
+    const redirected = leadsTo !== key(destination) || port !== original.destinationPort;
+    const translated = became !== from;
+
+    if (known.own.has(from) || isLinkScope(source) || isLinkScope(destination)) return false;
+    const settled = protocol === PROTOCOL.tcp && tcpState >= TCP_SYN_RECV && tcpState <= TCP_TIME_WAIT;
+    if (settled) return translated && !known.own.has(became) && !policy.given.has(became);
+
+    const inside = policy.inside(entry);
+    if (inside !== undefined)
+      return leadsTo !== inside.address || (!isIcmp(protocol) && port !== inside.port);
+    if (redirected) return true;
+    if (known.own.has(key(destination))) return false;
+    const action = policy.action(source, destination);
+    if (!translated) return action !== 'forward' && !policy.forwardsInwards(source, destination);
+    if (action === 'drop' || action === 'forward') return true;
+    return !(action === 'masquerade' ? known.own : action).has(became);
+  };
+}
