@@ -7,6 +7,7 @@ import {
   type Flags,
   GLOBAL_OPTIONS,
   KERNEL_OPTIONS,
+  LOOKUP_OPTIONS,
   type OptionName,
   type Options,
   parseDuration,
@@ -25,6 +26,7 @@ export const EXIT = {
   policyInvalid: 3,
   changesPending: 4,
   notReady: 5,
+  noneFound: 6,
 } as const;
 
 type OptionTable = Record<string, { value: string; help: string; fallback?: string }>;
@@ -138,6 +140,19 @@ function program(): Command {
       }),
     [],
     (command) => command.option('--json', 'as JSON').option('--watch', 'again every second'),
+  );
+
+  add(
+    'translations',
+    'show who was behind an external address and port; exit 6 when nobody was found',
+    async (options, own) => (await import('./translations-command.ts')).translations(options, own),
+    [],
+    (command) => {
+      for (const [name, { value, help }] of Object.entries(LOOKUP_OPTIONS)) {
+        command.option(`--${name} <${value}>`, help);
+      }
+      return command.option('--json', 'as JSON');
+    },
   );
 
   add(

@@ -5,13 +5,17 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../bfd/intent.ts';
 import type { Trigger } from './cadence.ts';
+import { addKubeOvnMetrics } from './kube-ovn-metrics.ts';
 import type { AgentView } from './status.ts';
+import type { Translations } from './translations.ts';
+import { addTranslationMetrics } from './translations-metrics.ts';
 
 /** What the metrics read at scrape time. */
 export interface MetricsSources {
   view(): AgentView;
   /** Entries and limit of this namespace's conntrack table; undefined where the kernel does not tell. */
   conntrack(): { entries: number; limit: number } | undefined;
+  translations: Pick<Translations, 'snapshot' | 'identity'>;
 }
 
 /** RFC 5880 6.8.1 bfd.SessionState as numbered in 4.1. */
@@ -49,7 +53,7 @@ export class Metrics {
   readonly #durations: Histogram;
   readonly #repairs: Counter<'object'>;
 
-  constructor({ view, conntrack }: MetricsSources) {
+  constructor({ view, conntrack, translations }: MetricsSources) {
     const registers = [this.registry];
     const gauge = (name: string, help: string, read: () => number | undefined) =>
       new Gauge({
@@ -195,6 +199,12 @@ export class Metrics {
 
     gauge('veg_conntrack_entries', 'Entries in the conntrack table.', () => conntrack()?.entries);
     gauge('veg_conntrack_limit', 'What the conntrack table holds at most.', () => conntrack()?.limit);
+    addTranslationMetrics(this.registry, () => translations.snapshot);
+    addKubeOvnMetrics(this.registry, {
+      snapshot: () => translations.snapshot,
+      identity: () => translations.identity,
+      interfaces: () => view().kernel.interfaces,
+    });
   }
 
   reconciled(result: { ok: boolean; trigger: Trigger; durationMs: number }): void {

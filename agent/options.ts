@@ -43,6 +43,19 @@ export const RUN_OPTIONS = {
   resync: { value: 'TIME', help: 'the longest time between two reconciles', fallback: '30s' },
   'drain-timeout': { value: 'TIME', help: 'the longest wait for traffic to move away', fallback: '5s' },
   'on-exit': { value: 'keep|remove', help: 'the kernel state after the daemon ended', fallback: 'keep' },
+  'translation-log': { value: 'FILE', help: 'translation records go there, rotated (default: stdout)' },
+} as const satisfies Record<string, OptionSpec>;
+
+/** What `translations` is asked, as flags and as the query of `GET /v1/translations`; not in the environment. */
+export const LOOKUP_OPTIONS = {
+  internal: { value: 'IP', help: 'the pod' },
+  external: { value: 'IP[:PORT]', help: 'what the outside saw: address and port, of ICMP the identifier' },
+  dest: { value: 'IP[:PORT]', help: 'where the connection went' },
+  proto: { value: 'P', help: 'tcp, udp, sctp, icmp, icmpv6, gre or a number' },
+  at: { value: 'TIME', help: 'alive at that time, RFC 3339; without a fraction: in that second' },
+  since: { value: 'TIME', help: 'alive at or after that time' },
+  until: { value: 'TIME', help: 'alive at or before that time' },
+  limit: { value: 'N', help: 'at most so many, the newest (default: 1000)' },
 } as const satisfies Record<string, OptionSpec>;
 
 export type OptionName = keyof typeof GLOBAL_OPTIONS | keyof typeof KERNEL_OPTIONS | keyof typeof RUN_OPTIONS;
@@ -69,6 +82,8 @@ export interface Options {
   /** Milliseconds. */
   drainTimeout: number;
   onExit: 'keep' | 'remove';
+  /** Absent: translation records go to stdout. */
+  translationLog?: string;
 }
 
 /** A flag or variable that cannot be used. The message names it and says what it may be. */
@@ -131,6 +146,7 @@ export function resolveOptions(
     const list = value.split(',').map((item) => parseListen(item.trim()));
     return list.includes(undefined) ? undefined : (list as ListenAddress[]);
   });
+  const translationLog = read('translation-log', 'a file', text);
   return {
     policyDir: read('policy-dir', 'a directory', text)!,
     stateDir: read('state-dir', 'a directory', text)!,
@@ -147,5 +163,6 @@ export function resolveOptions(
     })!,
     drainTimeout: read('drain-timeout', duration, parseDuration)!,
     onExit: read('on-exit', 'keep or remove', oneOf('keep', 'remove'))!,
+    ...(translationLog === undefined ? {} : { translationLog }),
   };
 }

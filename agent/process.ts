@@ -18,6 +18,7 @@ import { type ListenAddress, type Options, parseDuration } from './options.ts';
 import type { Look } from './reconcile.ts';
 import { watchSource } from './source.ts';
 import { type AgentView, notReady, statusDocument, statusText } from './status.ts';
+import { Translations } from './translations.ts';
 import { Uplink } from './uplink/uplink.ts';
 import { VERSION } from './version.ts';
 
@@ -43,7 +44,7 @@ function exit(code: number): never {
 process.on('SIGINT', () => {});
 process.on('SIGTERM', () => {});
 
-const { NODE_NAME, POD_NAMESPACE, POD_NAME } = process.env;
+const { NODE_NAME = '', POD_NAMESPACE, POD_NAME = '' } = process.env;
 const view: AgentView = {
   version: VERSION,
   ...(NODE_NAME && { node: NODE_NAME }),
@@ -68,7 +69,15 @@ const bfd = new BfdLink({
   onGone: () => exit(1),
 });
 
-const metrics = new Metrics({ view: () => view, conntrack: readConntrackUse });
+const translations = new Translations({
+  stateDir: options.stateDir,
+  ...(options.translationLog && { file: options.translationLog }),
+  pod: POD_NAME,
+  node: NODE_NAME,
+  logger,
+});
+
+const metrics = new Metrics({ view: () => view, conntrack: readConntrackUse, translations });
 
 const http = new HttpListeners(
   {
@@ -136,6 +145,7 @@ const control = await serveControl(
       drain.undrain();
       return { status: 200, body: 'no longer draining\n' };
     },
+    'GET /v1/translations': ({ query }) => translations.find(query),
     'POST /v1/reconcile': async () => {
       await gateway.reconcileNow();
       return { status: 200, body: view.kernel.last ?? { ok: false, error: 'no policy was loaded yet' } };
@@ -153,7 +163,10 @@ if (events.netfilterError !== undefined) {
   const reason = events.netfilterError.message;
   logger.warn({ reason }, 'no notice of nf_tables changes; only the timer finds them');
 }
-const source = watchSource(options.policyDir, process.env, (loaded) => gateway.takePolicy(loaded));
+const source = watchSource(options.policyDir, process.env, (loaded) => {
+  gateway.takePolicy(loaded);
+  if (loaded.result.ok) translations.onPolicy(loaded.result.policy);
+});
 await listen([]);
 
 process.on('SIGHUP', () => {
@@ -175,6 +188,7 @@ async function shutdown(remove: boolean): Promise<void> {
   uplink.close();
   drain.close();
   await gateway.stop();
+  await translations.stop();
   if (remove) await gateway.remove();
   await control.close();
   await http.close();

@@ -15,20 +15,23 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
-  agent: 'cadence interfaces messages moved options plan stale-flows status',
+  agent: 'cadence interfaces messages moved options plan stale-flows status translations-query',
   'agent/policy': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
   bfd: 'auth constants control-text demux fsm intent packet session timers',
   nat: 'chains desired diff egress errors inbound parse render rules sets state',
+  'nat/conntrack': 'flow lookup ports records table tracker wire',
   routing: 'desired diff events numbers ownership parse prefix render state',
 };
 
 const EFFECTS: Record<string, string> = {
-  agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels log loop main
-    metrics netlink once process reconcile source supervisor sysctl version watch`,
+  agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels
+    kube-ovn-metrics log loop main metrics netlink once process reconcile source supervisor sysctl translations
+    translations-command translations-metrics translations-output translations-worker version watch`,
   'agent/uplink': 'probe uplink',
   bfd: 'checkpoint control-socket engine keys libc main priority transport',
   nat: 'fingerprint kernel',
+  'nat/conntrack': 'checkpoint reader store',
   routing: 'kernel',
 };
 

@@ -14,8 +14,6 @@ interface Unsupported {
 
 const is = (wanted: unknown) => (value: unknown) => value === wanted;
 const isEmpty = (value: unknown) => Array.isArray(value) && value.length === 0;
-const has = (field: string, wanted: unknown) => (value: unknown) =>
-  ((value as Record<string, unknown>)[field] ?? false) === wanted;
 
 export const UNSUPPORTED: Readonly<Record<string, readonly Unsupported[]>> = {
   GatewayPolicy: [
@@ -28,7 +26,6 @@ export const UNSUPPORTED: Readonly<Record<string, readonly Unsupported[]>> = {
     { field: 'spec.eips', harmless: isEmpty },
     { field: 'spec.dnats', harmless: isEmpty },
     { field: 'spec.mssClamp', harmless: is(false) },
-    { field: 'spec.translationLog', harmless: has('enabled', false) },
   ],
   EgressGatewayPolicy: [{ field: 'kind' }],
   EgressPolicy: [{ field: 'kind' }],

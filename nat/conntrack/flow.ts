@@ -201,7 +201,8 @@ export class PolicyIndex {
 }
 
 /**
- * Decides on a new flow: verdict, policy and direction.
+ * Decides on a new flow: verdict, policy and direction. The pod's own connections to the outside are translated as
+ * others are, and belong to no policy.
  * @param isLocal whether an address is the pod's own
  * @param number the number of a policy's name
  */
@@ -211,16 +212,16 @@ export function classify(
   isLocal: (address: Uint8Array) => boolean,
   number: (name: string) => number,
 ): void {
-  const { snat, dnat, source, translatedDestination } = flow;
+  const { snat, dnat, source, translatedDestination: destination } = flow;
   const translated = snat || dnat;
-  if (!translated && (isLocal(source) || isLocal(translatedDestination))) {
-    flow.verdict = 'local';
-    return;
-  }
-  flow.verdict = translated ? 'translated' : 'forwarded';
-  const outward = policies.find(source, translatedDestination, translated);
+  const own = isLocal(source);
+  const toOwn = isLocal(destination);
+  flow.verdict =
+    (own && toOwn) || (!translated && (own || toOwn)) ? 'local' : translated ? 'translated' : 'forwarded';
+  if (own || toOwn) return;
+  const outward = policies.find(source, destination, translated);
   // A flow that was opened from outside has its pod at the other end.
-  const inward = outward?.named ? undefined : policies.find(translatedDestination, source, translated);
+  const inward = outward?.named ? undefined : policies.find(destination, source, translated);
   flow.inbound = inward?.named === true || (dnat && !outward?.named);
   flow.policy = number((flow.inbound ? inward : outward)?.name ?? DEFAULT_POLICY);
 }

@@ -44,7 +44,8 @@ const view: AgentView = {
   draining: false,
 };
 let conntrack: { entries: number; limit: number } | undefined = { entries: 5, limit: 1000 };
-const metrics = new Metrics({ view: () => view, conntrack: () => conntrack });
+const translations = { snapshot: undefined, identity: { namespace: '', name: '', pod: '', node: '' } };
+const metrics = new Metrics({ view: () => view, conntrack: () => conntrack, translations });
 
 const has = async (line: string, why = line) => {
   const { body } = await metrics.text();

@@ -54,10 +54,6 @@ const CASES: Record<string, { asks: [string, string][]; harmless: string[] }> = 
     asks: [['  mssClamp: true\n', '7:3: spec.mssClamp']],
     harmless: ['  mssClamp: false\n'],
   },
-  'spec.translationLog': {
-    asks: [['  translationLog: { enabled: true, events: [start] }\n', '7:3: spec.translationLog']],
-    harmless: ['  translationLog: {}\n', '  translationLog: { enabled: false }\n'],
-  },
 };
 
 for (const { field } of UNSUPPORTED.GatewayPolicy!) {

@@ -1,0 +1,42 @@
+/** The command `veg-agent translations`: who was behind an external address at some time. */
+import { EXIT } from './cli.ts';
+import { callControl, NoAgentError } from './control.ts';
+import { LOOKUP_OPTIONS, type Options, UsageError } from './options.ts';
+import {
+  LookupError,
+  parseLookup,
+  type TranslationsDocument,
+  translationsTable,
+} from './translations-query.ts';
+
+/** Asks the running agent. 0 found, 6 none found, 1 no agent or no log. Throws `UsageError`. */
+export async function translations(options: Options, flags: Record<string, unknown>): Promise<number> {
+  const params = Object.fromEntries(
+    Object.keys(LOOKUP_OPTIONS).flatMap((flag) =>
+      flags[flag] === undefined ? [] : [[flag, String(flags[flag])]],
+    ),
+  );
+  try {
+    parseLookup(params);
+  } catch (error) {
+    if (error instanceof LookupError) throw new UsageError(`--${error.message}`);
+    throw error;
+  }
+  const complain = (reason: string): number => {
+    process.stderr.write(`veg-agent: ${reason.trim()}\n`);
+    return EXIT.failed;
+  };
+  try {
+    const path = `/v1/translations?${new URLSearchParams(params)}`;
+    const { status, body } = await callControl(options.stateDir, 'GET', path);
+    if (status !== 200) return complain(body);
+    const document = JSON.parse(body) as TranslationsDocument;
+    const text =
+      flags.json === true ? `${JSON.stringify(document, undefined, 2)}\n` : translationsTable(document);
+    process.stdout.write(text);
+    return document.translations.length > 0 ? EXIT.ok : EXIT.noneFound;
+  } catch (error) {
+    if (error instanceof NoAgentError) return complain(error.message);
+    throw error;
+  }
+}

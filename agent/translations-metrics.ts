@@ -1,0 +1,94 @@
+/** What the translation log counts, as metrics: `veg_snat_*`, `veg_forward_*` and `veg_translation_*`. */
+import { Counter, Gauge, type Registry } from 'prom-client';
+import { protocolName } from '../nat/conntrack/flow.ts';
+import { addressText, familyName } from '../nat/conntrack/records.ts';
+import type { Total } from '../nat/conntrack/tracker.ts';
+import type { Snapshot } from './translations-worker.ts';
+
+/** What a policy's flows are called in metric names, and which those are. */
+const KINDS: { prefix: string; what: string; is: (total: Total) => boolean }[] = [
+  { prefix: 'veg_snat', what: 'whose source is translated', is: ({ snat }) => snat },
+  {
+    prefix: 'veg_forward',
+    what: 'that are forwarded unchanged',
+    is: ({ verdict }) => verdict === 'forwarded',
+  },
+];
+
+/** Adds the metrics. `snapshot` gives undefined while the log is off: then they have no values. */
+export function addTranslationMetrics(registry: Registry, snapshot: () => Snapshot | undefined): void {
+  const registers = [registry];
+  for (const { prefix, what, is } of KINDS) {
+    const totals = () => (snapshot()?.totals ?? []).filter(is);
+    const traffic = (unit: 'packets' | 'bytes', first: 0 | 1) =>
+      new Counter({
+        name: `${prefix}_${unit}_total`,
+        help: `${unit === 'packets' ? 'Packets' : 'Bytes'} of flows ${what}, by policy, as the kernel counts them; out is away from the VPC.`,
+        labelNames: ['policy', 'family', 'direction'],
+        registers,
+        collect() {
+          this.reset();
+          for (const { policy, family, inbound, counters } of totals()) {
+            const labels = { policy, family: familyName(family) };
+            this.inc({ ...labels, direction: inbound ? 'in' : 'out' }, counters[first]);
+            this.inc({ ...labels, direction: inbound ? 'out' : 'in' }, counters[first === 0 ? 2 : 3]);
+          }
+        },
+      });
+    traffic('packets', 0);
+    traffic('bytes', 1);
+    new Counter({
+      name: `${prefix}_connections_total`,
+      help: `Flows ${what} that began, by policy.`,
+      labelNames: ['policy', 'family'],
+      registers,
+      collect() {
+        this.reset();
+        for (const { policy, family, started } of totals()) {
+          this.inc({ policy, family: familyName(family) }, started);
+        }
+      },
+    });
+  }
+  new Gauge({
+    name: 'veg_snat_ports_in_use',
+    help: 'Ports (of ICMP identifiers) of an external address that translations hold.',
+    labelNames: ['external_ip', 'protocol'],
+    registers,
+    collect() {
+      this.reset();
+      for (const { address, protocol, used } of snapshot()?.ports ?? []) {
+        this.inc({ external_ip: addressText(address), protocol: protocolName(protocol) }, used);
+      }
+    },
+  });
+  new Counter({
+    name: 'veg_translation_records_total',
+    help: 'Translation records handed to the log, by event.',
+    labelNames: ['event'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [event, count] of Object.entries(snapshot()?.records ?? {})) this.inc({ event }, count);
+    },
+  });
+  new Counter({
+    name: 'veg_translation_records_lost_total',
+    help: 'Translation records that were lost, by reason.',
+    labelNames: ['reason'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [reason, count] of Object.entries(snapshot()?.lost ?? {})) this.inc({ reason }, count);
+    },
+  });
+  new Counter({
+    name: 'veg_translation_flows_untracked_total',
+    help: 'Flows that began while as many as can be held were known: they cannot be looked up while they live.',
+    registers,
+    collect() {
+      this.reset();
+      this.inc(snapshot()?.flows.untracked ?? 0);
+    },
+  });
+}

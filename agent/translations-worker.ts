@@ -1,0 +1,447 @@
+/**
+ * The thread that reads conntrack (translations.ts starts it): events and dumps to the tracker, from there to
+ * records, to the store and to the metrics. It tells the main thread what to print and answers its lookups.
+ *
+ * The metrics that it hands out are those of the last checkpoint: what was shown is on disk already, so counters
+ * do not go back when this process dies.
+ */
+import { readFileSync, statfsSync, writeFileSync } from 'node:fs';
+import { networkInterfaces } from 'node:os';
+import { join } from 'node:path';
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import * as libc from '../bfd/libc.ts';
+import { readCheckpoint, writeCheckpoint } from '../nat/conntrack/checkpoint.ts';
+import { classify, type FlowView, PolicyIndex, type PolicyRule, viewFlow } from '../nat/conntrack/flow.ts';
+import { type Lookup, matches } from '../nat/conntrack/lookup.ts';
+import { PORTS, PortCount, type PortUse } from '../nat/conntrack/ports.ts';
+import { ConntrackReader } from '../nat/conntrack/reader.ts';
+import {
+  addressText,
+  compileFilters,
+  type Identity,
+  type LogRules,
+  type RecordEvent,
+  recordLine,
+  TokenBucket,
+} from '../nat/conntrack/records.ts';
+import { TranslationStore } from '../nat/conntrack/store.ts';
+import type { Flow } from '../nat/conntrack/table.ts';
+import { type Gap, type Total, Tracker } from '../nat/conntrack/tracker.ts';
+import { address, addressBytes } from '../routing/prefix.ts';
+
+/** What the thread is started with. */
+export interface WorkerOptions {
+  /** The directory of store and checkpoint. */
+  directory: string;
+  settings: WorkerSettings;
+}
+
+/** What changes with the policy. */
+export interface WorkerSettings {
+  log: LogRules;
+  rules: PolicyRule[];
+  identity: Identity;
+}
+
+export type ToWorker =
+  | { type: 'settings'; settings: WorkerSettings }
+  | { type: 'find'; id: number; lookup: Lookup }
+  | { type: 'stop' };
+
+export type FromWorker =
+  | { type: 'records'; lines: string[] }
+  | { type: 'snapshot'; snapshot: Snapshot }
+  | { type: 'found'; id: number; found: Found }
+  | { type: 'note'; level: 'info' | 'warn' | 'error'; message: string; fields: object };
+
+/** Flows, the newest first, and when events were lost in the time that was asked for. */
+export interface Found {
+  flows: FlowView[];
+  /** There may be more than were asked for. */
+  more: boolean;
+  gaps: { from: number; to: number; lost: number }[];
+}
+
+/** Flows of one kind that live. */
+export interface Active extends Pick<Total, 'verdict' | 'family' | 'protocol' | 'snat' | 'dnat'> {
+  count: number;
+}
+
+/** What the metrics show. */
+export interface Snapshot {
+  totals: Total[];
+  active: Active[];
+  ports: PortUse[];
+  /** Flows in the table here, what it holds at most, and those for which there was no room. */
+  flows: { known: number; capacity: number; untracked: number };
+  events: { new: number; destroy: number };
+  /** Whether the kernel counts packets. */
+  accounting: boolean;
+  records: Record<RecordEvent, number>;
+  /** Records that were lost, by reason. */
+  lost: Record<string, number>;
+}
+
+/** What the thread counts itself, and keeps over a restart. */
+type Counts = Pick<Snapshot, 'records' | 'lost'>;
+
+/** As many as Kube-OVN's observer holds; 8 MiB when full. */
+const CAPACITY = 65_536;
+/** How often the sockets are read when little happens, ms. */
+const TICK = 50;
+/** How often ended flows go to the disk, ms. */
+const COMMIT_PERIOD = 500;
+/** The store: a tenth of the file system, at most so much, and less where the files are memory; octets. */
+const STORE_SHARE = 0.1;
+const STORE_BYTES = 256 << 20;
+const STORE_BYTES_TMPFS = 8 << 20;
+const TMPFS_MAGIC = 0x01021994;
+/** How long ended flows can be looked up, ms. */
+const STORE_AGE = 7 * 24 * 3600 * 1000;
+/** A store that cannot be opened is tried again, ms. */
+const STORE_RETRY = 10_000;
+/** From here on a warning says that ports run out, and from there on it may come again. */
+const PORTS_WARN = 0.8 * PORTS;
+const PORTS_CALM = 0.7 * PORTS;
+
+/** What the conntrack table has to do, by its name below /proc/sys/net/netfilter, and why. */
+const CONNTRACK_SETTINGS = {
+  nf_conntrack_acct: 'flows have no packet and byte counts',
+  nf_conntrack_timestamp: 'flows have no exact start times',
+  nf_conntrack_events: 'the end of flows that began while the log was off is seen late',
+} as const;
+
+class TranslationWorker {
+  readonly #options: WorkerOptions;
+  readonly #port: MessagePort;
+  readonly #tracker: Tracker;
+  readonly #reader: ConntrackReader;
+  #store: TranslationStore | undefined;
+  #storeDue = 0;
+  #storeTrouble = '';
+  #checkpointTrouble = '';
+  #policies!: PolicyIndex;
+  #wanted!: (flow: Flow) => boolean;
+  #bucket!: TokenBucket;
+  #log!: LogRules;
+  #identity!: Identity;
+  /** The pod's own addresses, as strings of their octets. */
+  #local = new Set<string>();
+  #counts: Counts = { records: { start: 0, end: 0 }, lost: {} };
+  /** Lines that wait to be printed. */
+  #lines: string[] = [];
+  #commitDue = 0;
+  #timer: NodeJS.Timeout | NodeJS.Immediate | undefined;
+  readonly #portsTold = new Set<string>();
+
+  constructor(options: WorkerOptions, port: MessagePort) {
+    this.#options = options;
+    this.#port = port;
+    this.#tracker = new Tracker(CAPACITY, {
+      classify: (flow) =>
+        classify(flow, this.#policies, this.#isLocal, (name) => this.#tracker.policyNumber(name)),
+      started: (flow) => this.#record('start', flow),
+      ended: (flow, at, estimated) => this.#ended(flow, at, estimated),
+      repaired: (gap) => this.#repaired(gap),
+    });
+    this.use(options.settings);
+    this.#readAddresses();
+    this.#openStore();
+    // From here on the kernel keeps events; opening the sockets loads its conntrack modules too.
+    this.#reader = new ConntrackReader({
+      libc,
+      tracker: this.#tracker,
+      now: Date.now,
+      onDump: () => this.#dumped(),
+    });
+    this.#settle();
+    this.#restore();
+    this.#turn();
+  }
+
+  /** Takes the settings of a new policy. Flows that live keep what was decided about them. */
+  use({ log, rules, identity }: WorkerSettings): void {
+    this.#policies = new PolicyIndex(rules);
+    this.#wanted = compileFilters(log.filters);
+    const rate = JSON.stringify(log.rateLimit);
+    if (rate !== JSON.stringify(this.#log?.rateLimit))
+      this.#bucket = new TokenBucket(log.rateLimit, Date.now());
+    this.#log = log;
+    this.#identity = identity;
+  }
+
+  /** The flows that were asked for, those that live among them. */
+  find(lookup: Lookup): Found {
+    const { limit } = lookup;
+    const now = Date.now();
+    this.#reader.drain();
+    const living: FlowView[] = [];
+    for (const flow of this.#tracker.table) {
+      if (matches(flow, lookup, now)) living.push(viewFlow(flow, this.#tracker.policyName(flow)));
+    }
+    const ask = { ...lookup, limit: limit + 1 };
+    const ended = this.#withStore((store) => store.find(ask)) ?? [];
+    const flows = [...living, ...ended].sort((a, b) => b.start - a.start);
+    const gaps = this.#withStore((store) => store.gaps(lookup)) ?? [];
+    return { flows: flows.slice(0, limit), more: flows.length > limit, gaps };
+  }
+
+  /** Takes what has happened until now, and keeps it. */
+  stop(): void {
+    clearTimeout(this.#timer as NodeJS.Timeout);
+    clearImmediate(this.#timer as NodeJS.Immediate);
+    this.#reader.drain();
+    this.#reader.dump();
+    this.#printLines();
+    this.#commit();
+    this.#store?.close();
+    this.#reader.close();
+  }
+
+  #turn(): void {
+    const more = this.#reader.turn();
+    this.#printLines();
+    if (performance.now() >= this.#commitDue) this.#commit();
+    this.#timer = more ? setImmediate(() => this.#turn()) : setTimeout(() => this.#turn(), TICK);
+  }
+
+  // Flows ------------------------------------------------------------------------------------------------
+
+  #isLocal = (bytes: Uint8Array): boolean => this.#local.has(String.fromCharCode(...bytes));
+
+  #readAddresses(): void {
+    this.#local = new Set(
+      Object.values(networkInterfaces())
+        .flatMap((list) => list ?? [])
+        .map((info) => String.fromCharCode(...addressBytes(address(info.address)))),
+    );
+  }
+
+  #ended(flow: Flow, at: number, estimated: boolean): void {
+    if (flow.verdict === 'local') return;
+    this.#record('end', flow, at, estimated);
+    const kept = this.#withStore((store) => {
+      store.add(flow, this.#tracker.policyName(flow), at, estimated);
+      return true;
+    });
+    if (!kept) this.#lose('store', 1);
+  }
+
+  #record(event: RecordEvent, flow: Flow, end?: number, estimated = false): void {
+    if (flow.verdict === 'local' || !this.#log.events.includes(event) || !this.#wanted(flow)) return;
+    if (!this.#bucket.take(Date.now())) {
+      this.#lose('rate_limit', 1);
+      return;
+    }
+    const view = viewFlow(flow, this.#tracker.policyName(flow), end);
+    if (estimated) view.endEstimated = true;
+    this.#lines.push(recordLine(event, view, this.#identity));
+    this.#counts.records[event]++;
+  }
+
+  #repaired(gap: Gap): void {
+    if (gap.events !== undefined) this.#lose('overrun', gap.lost);
+    this.#withStore((store) => store.addGap(gap));
+    const { from, to, events, foundStarts, foundEnds, lost } = gap;
+    const times = { from: new Date(from).toISOString(), to: new Date(to).toISOString() };
+    if (events === undefined) {
+      this.#note('info', 'conntrack was not read for a while; the table was read again', {
+        ...times,
+        ...{ foundStarts, foundEnds },
+      });
+    } else {
+      this.#note('warn', 'conntrack events came faster than they were read; the table was read again', {
+        ...times,
+        ...{ events, foundStarts, foundEnds, lost },
+      });
+    }
+  }
+
+  #lose(reason: string, count: number): void {
+    if (count > 0) this.#counts.lost[reason] = (this.#counts.lost[reason] ?? 0) + count;
+  }
+
+  #printLines(): void {
+    if (this.#lines.length === 0) return;
+    this.#post({ type: 'records', lines: this.#lines });
+    this.#lines = [];
+  }
+
+  // Store ------------------------------------------------------------------------------------------------
+
+  #openStore(): void {
+    this.#storeDue = performance.now() + STORE_RETRY;
+    const { directory } = this.#options;
+    try {
+      this.#store = new TranslationStore({
+        directory,
+        maxBytes: storeBytes(join(directory, '..')),
+        maxAge: STORE_AGE,
+        now: Date.now,
+        onAnew: (reason) =>
+          this.#note('warn', 'the stored translations could not be read; begun anew', { reason }),
+      });
+    } catch (error) {
+      this.#storeFailed(error as Error);
+    }
+  }
+
+  /** Does something with the store; undefined when that fails, which is told once. */
+  #withStore<T>(work: (store: TranslationStore) => T): T | undefined {
+    if (this.#store === undefined) return undefined;
+    const pending = this.#store.pending;
+    try {
+      return work(this.#store);
+    } catch (error) {
+      // What was not committed went with it.
+      this.#lose('store', pending);
+      this.#storeFailed(error as Error);
+      return undefined;
+    }
+  }
+
+  #storeFailed({ message }: Error): void {
+    if (message === this.#storeTrouble) return;
+    this.#storeTrouble = message;
+    const reason = message;
+    this.#note('error', 'translations cannot be kept for looking up; will try again', { reason });
+  }
+
+  #commit(): void {
+    this.#commitDue = performance.now() + COMMIT_PERIOD;
+    if (this.#store === undefined && performance.now() >= this.#storeDue) this.#openStore();
+    const kept = this.#withStore((store) => store.commit());
+    if (kept === undefined || kept === 0 || this.#storeTrouble === '') return;
+    this.#storeTrouble = '';
+    this.#note('info', 'translations are kept for looking up again', {});
+  }
+
+  // State ------------------------------------------------------------------------------------------------
+
+  get #checkpointFile(): string {
+    return join(this.#options.directory, 'checkpoint');
+  }
+
+  #restore(): void {
+    const saved = readCheckpoint<Counts>(this.#checkpointFile);
+    if (saved === undefined) return;
+    this.#tracker.load(saved.tracker, saved.flows, Date.now());
+    this.#counts = saved.extra;
+  }
+
+  #dumped(): void {
+    this.#readAddresses();
+    const tracker = this.#tracker.save(Date.now());
+    let trouble = '';
+    try {
+      writeCheckpoint(this.#checkpointFile, { tracker, extra: this.#counts }, this.#tracker.table.save());
+    } catch (error) {
+      trouble = (error as Error).message;
+    }
+    if (trouble !== '' && trouble !== this.#checkpointTrouble) {
+      this.#note('error', 'counters would begin anew after a restart: they cannot be saved', {
+        reason: trouble,
+      });
+    }
+    this.#checkpointTrouble = trouble;
+    this.#post({ type: 'snapshot', snapshot: this.#snapshot(tracker.totals) });
+  }
+
+  #snapshot(totals: Total[]): Snapshot {
+    const { table, untracked, events } = this.#tracker;
+    const active = new Map<string, Active>();
+    const ports = new PortCount();
+    for (const flow of table) {
+      const { verdict, family, protocol, snat, dnat } = flow;
+      const key = `${verdict} ${family} ${protocol} ${snat} ${dnat}`;
+      const kind = active.get(key);
+      if (kind === undefined) active.set(key, { verdict, family, protocol, snat, dnat, count: 1 });
+      else kind.count++;
+      if (snat) ports.add(flow);
+    }
+    this.#warnOfPorts(ports.uses);
+    return {
+      totals,
+      active: [...active.values()],
+      ports: ports.uses,
+      flows: { known: table.size, capacity: table.capacity, untracked },
+      events,
+      accounting: readSetting('nf_conntrack_acct') === '1',
+      ...this.#counts,
+    };
+  }
+
+  #warnOfPorts(uses: PortUse[]): void {
+    for (const { address: bytes, protocol, used } of uses) {
+      const externalIP = addressText(bytes);
+      const key = `${externalIP} ${protocol}`;
+      if (used < PORTS_CALM) this.#portsTold.delete(key);
+      if (used < PORTS_WARN || this.#portsTold.has(key)) continue;
+      this.#portsTold.add(key);
+      this.#note('warn', 'ports of an external address run out', { externalIP, protocol, used, of: PORTS });
+    }
+  }
+
+  /** Makes the kernel count and stamp flows, where that is permitted. */
+  #settle(): void {
+    for (const [name, consequence] of Object.entries(CONNTRACK_SETTINGS)) {
+      if (readSetting(name) === '1') continue;
+      try {
+        writeFileSync(settingFile(name), '1');
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException;
+        const wish = `sysctl net.netfilter.${name} has to be 1 and cannot be set here (${code})`;
+        this.#note('warn', `${wish}: ${consequence}; set it in an init container that is privileged`, {});
+      }
+    }
+  }
+
+  #note(level: 'info' | 'warn' | 'error', message: string, fields: object): void {
+    this.#post({ type: 'note', level, message, fields });
+  }
+
+  #post(message: FromWorker): void {
+    this.#port.postMessage(message);
+  }
+}
+
+const settingFile = (name: string): string => `/proc/sys/net/netfilter/${name}`;
+
+function readSetting(name: string): string | undefined {
+  try {
+    return readFileSync(settingFile(name), 'utf8').trim();
+  } catch {
+    return undefined;
+  }
+}
+
+/** How large the store may be on the file system of a directory. */
+function storeBytes(directory: string): number {
+  const { type, blocks, bsize } = statfsSync(directory);
+  return Math.min(type === TMPFS_MAGIC ? STORE_BYTES_TMPFS : STORE_BYTES, STORE_SHARE * blocks * bsize);
+}
+
+if (parentPort !== null) {
+  const port = parentPort;
+  const worker = new TranslationWorker(workerData as WorkerOptions, port);
+  port.on('message', (message: ToWorker) => {
+    switch (message.type) {
+      case 'settings':
+        worker.use(message.settings);
+        break;
+      case 'find':
+        port.postMessage({
+          type: 'found',
+          id: message.id,
+          found: worker.find(message.lookup),
+        } satisfies FromWorker);
+        break;
+      case 'stop':
+        worker.stop();
+        port.close();
+        break;
+      default:
+        message satisfies never;
+    }
+  });
+}

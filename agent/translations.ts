@@ -1,0 +1,209 @@
+/**
+ * The translation log, from the agent's main thread: starts the thread that reads conntrack while the policy asks
+ * for it (translations-worker.ts), again when it dies, prints its records, hands its lookups on and keeps its
+ * figures for the metrics.
+ */
+import { extname, join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import type { Identity } from '../nat/conntrack/records.ts';
+import type { ControlReply } from './control.ts';
+import type { Logger } from './log.ts';
+import type { EgressRule, Policy } from './policy/model.ts';
+import { RecordOutput } from './translations-output.ts';
+import { LookupError, parseLookup, translationsDocument } from './translations-query.ts';
+import type {
+  Found,
+  FromWorker,
+  Snapshot,
+  ToWorker,
+  WorkerOptions,
+  WorkerSettings,
+} from './translations-worker.ts';
+
+/** Delay before a thread that died is started again, doubled up to the longest, ms. */
+const RESTART_FIRST = 1000;
+const RESTART_LONGEST = 60_000;
+/** A thread that lived so long was well: the delay starts over, ms. */
+const RESTART_FORGIVEN = 60_000;
+/** How long a lookup, and the end of the thread, may take, ms. */
+const FIND_TIMEOUT = 4000;
+const STOP_TIMEOUT = 1500;
+/** The heap of the thread, MiB: flows are not in it. */
+const RESOURCES = { maxOldGenerationSizeMb: 24, maxYoungGenerationSizeMb: 4, stackSizeMb: 1 };
+/** The priority of a rule that names none. */
+const DEFAULT_PRIORITY = 1000;
+
+export interface TranslationsOptions {
+  /** Store and checkpoint are in `translations/` below it. */
+  stateDir: string;
+  /** Where records go; absent: stdout. */
+  file?: string;
+  pod: string;
+  node: string;
+  logger: Logger;
+}
+
+export class Translations {
+  readonly #options: TranslationsOptions;
+  readonly #output: RecordOutput;
+  #gateway = { namespace: '', name: '' };
+  /** Undefined while the policy asks for no log. */
+  #settings: WorkerSettings | undefined;
+  #worker: Worker | undefined;
+  #startedAt = 0;
+  #restartDelay = RESTART_FIRST;
+  #restart: NodeJS.Timeout | undefined;
+  #snapshot: Snapshot | undefined;
+  #lastLookup = 0;
+  readonly #lookups = new Map<number, (found: Found) => void>();
+  #ending: Promise<void> | undefined;
+
+  constructor(options: TranslationsOptions) {
+    this.#options = options;
+    this.#output = new RecordOutput(options);
+  }
+
+  /** Takes the policy that is in force. */
+  onPolicy(policy: Policy): void {
+    const slash = policy.name.indexOf('/');
+    this.#gateway = {
+      namespace: policy.name.slice(0, Math.max(0, slash)),
+      name: policy.name.slice(slash + 1),
+    };
+    const { translationLog: log, rules } = policy;
+    if (log === undefined) {
+      this.#settings = undefined;
+      void this.#end();
+      return;
+    }
+    const settings: WorkerSettings = { log, rules: inOrder(rules), identity: this.identity };
+    if (JSON.stringify(settings) === JSON.stringify(this.#settings)) return;
+    this.#settings = settings;
+    if (this.#worker === undefined) this.#start();
+    else this.#send({ type: 'settings', settings });
+  }
+
+  /** Whose records and metrics these are. */
+  get identity(): Identity {
+    const { pod, node } = this.#options;
+    return { ...this.#gateway, pod, node };
+  }
+
+  /** Answers `GET /v1/translations`. */
+  async find(query: URLSearchParams): Promise<ControlReply> {
+    try {
+      const lookup = parseLookup(Object.fromEntries(query));
+      if (this.#settings === undefined) {
+        return { status: 409, body: 'the policy has no translation log: spec.translationLog.enabled\n' };
+      }
+      const found = await this.#ask((id) => ({ type: 'find', id, lookup }));
+      if (found === undefined) return { status: 503, body: 'the translation log does not answer\n' };
+      return { status: 200, body: translationsDocument(found, Date.now()) };
+    } catch (error) {
+      if (!(error instanceof LookupError)) throw error;
+      return { status: 400, body: `${error.message}\n` };
+    }
+  }
+
+  /** The figures for the metrics; undefined while there is no log, or none yet. */
+  get snapshot(): Snapshot | undefined {
+    if (this.#snapshot === undefined) return undefined;
+    const { lost } = this.#snapshot;
+    return { ...this.#snapshot, lost: { ...lost, ...this.#output.lost } };
+  }
+
+  /** Ends the thread, and resolves when what it had has been written. */
+  async stop(): Promise<void> {
+    this.#settings = undefined;
+    await this.#end();
+    await this.#output.close();
+  }
+
+  #start(): void {
+    clearTimeout(this.#restart);
+    this.#startedAt = performance.now();
+    const file = join(import.meta.dirname, `translations-worker${extname(import.meta.filename)}`);
+    const options: WorkerOptions = {
+      directory: join(this.#options.stateDir, 'translations'),
+      settings: this.#settings!,
+    };
+    const worker = new Worker(file, { workerData: options, resourceLimits: RESOURCES });
+    this.#worker = worker;
+    worker.on('message', (message: FromWorker) => this.#receive(message));
+    worker.on('error', (error) => this.#options.logger.error({ err: error }, 'translation log'));
+    worker.once('exit', () => this.#exited());
+  }
+
+  #exited(): void {
+    if (this.#ending !== undefined) return;
+    this.#worker = undefined;
+    this.#snapshot = undefined;
+    if (performance.now() - this.#startedAt > RESTART_FORGIVEN) this.#restartDelay = RESTART_FIRST;
+    this.#options.logger.error({ restartInMs: this.#restartDelay }, 'the translation log ended by itself');
+    this.#restart = setTimeout(() => this.#start(), this.#restartDelay);
+    this.#restartDelay = Math.min(RESTART_LONGEST, this.#restartDelay * 2);
+  }
+
+  #receive(message: FromWorker): void {
+    switch (message.type) {
+      case 'records':
+        this.#output.write(message.lines);
+        break;
+      case 'snapshot':
+        this.#snapshot = message.snapshot;
+        break;
+      case 'found':
+        this.#lookups.get(message.id)?.(message.found);
+        break;
+      case 'note':
+        this.#options.logger[message.level](message.fields, message.message);
+        break;
+      default:
+        message satisfies never;
+    }
+  }
+
+  #send(message: ToWorker): void {
+    this.#worker?.postMessage(message);
+  }
+
+  #ask(make: (id: number) => ToWorker): Promise<Found | undefined> {
+    const id = ++this.#lastLookup;
+    return new Promise((resolve) => {
+      const finish = (found?: Found) => {
+        clearTimeout(timer);
+        this.#lookups.delete(id);
+        resolve(found);
+      };
+      const timer = setTimeout(finish, FIND_TIMEOUT);
+      this.#lookups.set(id, finish);
+      this.#send(make(id));
+    });
+  }
+
+  /** Ends the thread, after it has handed on what it had. */
+  #end(): Promise<void> {
+    clearTimeout(this.#restart);
+    const worker = this.#worker;
+    if (worker === undefined) return Promise.resolve();
+    this.#ending ??= new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, STOP_TIMEOUT);
+      worker.once('exit', () => {
+        clearTimeout(timer);
+        resolve();
+      });
+      this.#send({ type: 'stop' });
+    }).then(async () => {
+      await worker.terminate();
+      this.#worker = undefined;
+      this.#ending = undefined;
+      this.#snapshot = undefined;
+      if (this.#settings !== undefined) this.#start();
+    });
+    return this.#ending;
+  }
+}
+
+/** The rules in the order in which they decide. */
+const inOrder = (rules: readonly EgressRule[]): EgressRule[] =>
+  rules.toSorted((a, b) => (a.priority ?? DEFAULT_PRIORITY) - (b.priority ?? DEFAULT_PRIORITY));
