@@ -1,9 +1,10 @@
 /**
  * The engine: owns sessions, sockets, clock and randomness, and moves the sessions by `step`.
  *
- * One timer serves all sessions. What is due is done after the sockets were read (a timer leads to setImmediate,
- * which comes after the poll phase), so that a pause of the process does not make a session expire whose packets
- * have arrived meanwhile. An expiry is approached by a timer that comes early and then waited for precisely.
+ * One timer serves all sessions. It leads to setImmediate, which comes after the poll phase of the event loop, and
+ * a session expires only if it was due before the sockets were read: a pause of the process does not end a session
+ * whose packets have arrived meanwhile. An expiry is approached by a timer that comes early and then waited for
+ * precisely.
  */
 import { randomInt } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -95,7 +96,7 @@ const LONGEST_STOP = 10_000_000;
 const PRECISE = 2000;
 /** libuv reads so many packets of a socket in one iteration; as many may mean that there are more. */
 const READ_BATCH = 32;
-/** Iterations of reading before an expiry is believed in spite of unread packets. */
+/** So many full iterations of reading are taken for all: sessions expire under a flood, too. */
 const LONGEST_BACKLOG = 32;
 /** setTimeout takes no more, ms. */
 const LONGEST_TIMEOUT = 3_600_000;
@@ -129,8 +130,11 @@ export class Engine {
   #wakeAt = NEVER;
   #timer: NodeJS.Timeout | undefined;
   #immediate: NodeJS.Immediate | undefined;
+  #lastRun = 0;
   #readSinceRun = 0;
   #backlog = 0;
+  /** Packets that arrived until then have been read, microseconds. */
+  #readUntil = 0;
 
   readonly #discards: Record<string, number> = {};
   readonly #discardLogged = new Map<string, { at: number; count: number }>();
@@ -599,19 +603,26 @@ export class Engine {
   };
 
   readonly #run = (): void => {
-    const unread = this.#readSinceRun >= READ_BATCH && this.#backlog < LONGEST_BACKLOG;
-    this.#backlog = unread ? this.#backlog + 1 : 0;
+    const now = clock();
+    // The sockets were read since the last run, to their end unless a batch was full.
+    const all = this.#readSinceRun < READ_BATCH || this.#backlog === LONGEST_BACKLOG;
+    this.#backlog = all ? 0 : this.#backlog + 1;
+    if (all) this.#readUntil = this.#lastRun;
     this.#readSinceRun = 0;
-    this.#wakeAt = NEVER;
+    this.#lastRun = now;
+    // Armed once, at the end.
+    this.#wakeAt = -NEVER;
     let wake = NEVER;
     let precise = false;
-    const now = clock();
     for (const entry of this.#entries.values()) {
-      if (nextDeadline(entry.session) <= now) this.#dispatch(entry, { type: 'timer', unread });
+      if (nextDeadline(entry.session) <= now) {
+        this.#dispatch(entry, { type: 'timer', readUntil: this.#readUntil });
+      }
       const { detectAt } = entry.session;
       if (detectAt - now < PRECISE) precise = true;
       wake = Math.min(wake, nextDeadline(entry.session), detectAt - PRECISE / 2);
     }
+    this.#wakeAt = NEVER;
     if (precise) this.#soon();
     else this.#arm(wake);
   };
@@ -814,7 +825,7 @@ export class Engine {
       });
       entry.history = [{ state: entry.session.sessionState, since: Date.now() }];
       this.#log.info({ session: nameOf(entry) }, 'BFD session resumed');
-      this.#dispatch(entry, { type: 'timer', unread: true });
+      this.#dispatch(entry, { type: 'timer', readUntil: 0 });
     }
     this.#listen();
   }

@@ -102,8 +102,8 @@ export interface Session {
 export type SessionEvent =
   /** A packet for this session. `stale`: its Your Discriminator is no session's, the addresses are this one's. */
   | { type: 'receive'; packet: Packet; payload: Buffer; stale: boolean }
-  /** A deadline has come. `unread`: packets may still wait in a socket, so nothing expires yet. */
-  | { type: 'timer'; unread: boolean }
+  /** A deadline has come. What arrived until `readUntil` has been read: what was due by then may expire. */
+  | { type: 'timer'; readUntil: number }
   | { type: 'configure'; config: SessionConfig }
   | { type: 'hold'; hold: Hold | undefined }
   | { type: 'suspend'; suspended: boolean }
@@ -208,7 +208,7 @@ export function step(before: Session, event: SessionEvent, now: number, random: 
       discard = receive(s, event.packet, event.payload, event.stale, now, actions);
       break;
     case 'timer':
-      runTimers(s, event.unread, now, actions);
+      runTimers(s, event.readUntil, now, actions);
       break;
     case 'configure':
       s.config = event.config;
@@ -291,8 +291,8 @@ function adopt(s: Session, packet: Packet, actions: SessionAction[]): boolean {
 }
 
 /** Does what is due at `now`. */
-function runTimers(s: Session, unread: boolean, now: number, actions: SessionAction[]): void {
-  if (now >= s.detectAt && !unread) {
+function runTimers(s: Session, readUntil: number, now: number, actions: SessionAction[]): void {
+  if (readUntil >= s.detectAt) {
     // The peer is told with the discriminator that it knows, then forgotten (6.8.1, 6.8.4).
     apply(s, 'timeout', now, actions);
     Object.assign(s, NO_REMOTE);

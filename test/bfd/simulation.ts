@@ -102,7 +102,7 @@ export class Simulation {
     const end = this.now + milliseconds * 1000;
     for (let at = nextDeadline(this.session); at <= end; at = nextDeadline(this.session)) {
       this.now = Math.max(this.now, at);
-      this.event({ type: 'timer', unread: false });
+      this.event({ type: 'timer', readUntil: this.now });
     }
     this.now = end;
   }
