@@ -2,6 +2,7 @@
  * The gateway: the policy in force, the reconcile runs that put it into the kernel, and what the sessions may
  * say because of it. process.ts feeds it and shows its `view`.
  */
+import { isDeepStrictEqual } from 'node:util';
 import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import type { Trigger } from './cadence.ts';
@@ -58,8 +59,8 @@ export class Gateway {
   #policy: Policy | undefined;
   /** What the policy in force was made from, to tell a new one. */
   #policyText = '';
-  /** The wish that was last fulfilled: a change without a new wish is a repair. */
-  #fulfilled = '';
+  /** The wishes that were last fulfilled: a change without a new wish is a repair. */
+  readonly #fulfilled: Look['wishes'] = {};
   /** The last look, and the fingerprint of what it found; undefined when it has to be looked at again. */
   #look: Look | undefined;
   #fingerprint: string | undefined;
@@ -164,14 +165,17 @@ export class Gateway {
     try {
       const look = await this.#observe(this.#policy);
       changes = countChanges(look.changes);
-      repaired = changes > 0 && look.wish === this.#fulfilled;
+      const renewed = FAMILIES.some(
+        (family) => look.wishes[family] !== undefined && look.wishes[family] !== this.#fulfilled[family],
+      );
+      repaired = changes > 0 && !renewed;
       if (changes > 0) {
         this.#tellChanges(look, trigger, repaired);
         failures = await this.#reconciler.apply(look);
       }
-      const translation = look.changes.nat.length > 0 || look.wish !== this.#fulfilled;
+      const translation = look.changes.nat.length > 0 || renewed;
       if (failures.length === 0) {
-        this.#fulfilled = look.wish;
+        Object.assign(this.#fulfilled, look.wishes);
         if (repaired) this.#countRepairs(look);
       }
       this.#take(this.#policy, look, failures);
@@ -203,7 +207,7 @@ export class Gateway {
     Object.assign(view.kernel, { families, interfaces, notes: look.notes });
     if (backends.length > 0) view.kernel.backend = backends.join(', ');
     // What is changed now is looked at once more.
-    const settled = countChanges(look.changes) === 0 && look.wish === this.#look?.wish;
+    const settled = countChanges(look.changes) === 0 && isDeepStrictEqual(look.wishes, this.#look?.wishes);
     this.#fingerprint = settled ? before : undefined;
     this.#look = look;
     return look;

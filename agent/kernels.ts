@@ -15,7 +15,7 @@ import type { Kernels, Look } from './reconcile.ts';
 import { createSysctls } from './sysctl.ts';
 
 export interface OpenKernels extends Kernels {
-  /** Changes when something changed since a look that no event tells: a set's content, a legacy table. */
+  /** Changes when something changed since a look that no event tells: a set's content, a legacy table, a sysctl. */
   fingerprint(look: Look): string;
   /** Reports changes that others make. */
   watch(onEvent: (event: KernelEvent) => void): KernelWatch;
@@ -26,12 +26,17 @@ export interface OpenKernels extends Kernels {
 export function createKernels(options: Options): OpenKernels {
   const netlink = new NetlinkSocket(Protocol.ROUTE);
   const fingerprint = createFingerprint(libc);
+  const sysctls = createSysctls('/proc/sys', join(options.stateDir, 'sysctl.json'));
   return {
     routing: createRoutingKernel(netlink),
     nat: createNatKernel({ exec, readFile: (path) => readFile(path, 'utf8') }),
-    sysctls: createSysctls('/proc/sys', join(options.stateDir, 'sysctl.json')),
+    sysctls,
     facts: (observed) => readFacts(observed, options.networkStatus),
-    fingerprint: ({ backend, desiredNat }) => fingerprint.read(backend, desiredNat),
+    fingerprint({ plan, backend, desiredNat }) {
+      const programmed = plan.nat.map(({ family }) => family);
+      const settings = sysctls.fingerprint(programmed, plan.interfaces.internal);
+      return `${settings} ${fingerprint.read(backend, desiredNat)}`;
+    },
     watch: (onEvent) => watchKernel(netlink, onEvent),
     close() {
       netlink.close();

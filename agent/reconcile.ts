@@ -32,8 +32,8 @@ export interface Look {
   changes: Changes;
   /** The state of nat that is aimed at; the next look needs it. */
   desiredNat: NatState;
-  /** Everything that the plan asks of the kernel, as text: equal texts, equal wishes. */
-  wish: string;
+  /** What the plan asks of the kernel in each family, as text: equal texts, equal wishes. None where blocked. */
+  wishes: Partial<Record<Family, string>>;
   /** The iptables backend of each family. */
   backend: ObservedNat['backend'];
   notes: string[];
@@ -131,6 +131,17 @@ export class Reconciler {
       plan.families.filter(({ state }) => state === 'blocked').map(({ family }) => family),
     );
     const sysctl = await sysctls.look(programmed, plan.interfaces.internal);
+    const wishes: Look['wishes'] = {};
+    for (const family of FAMILIES) {
+      const ofFamily = (part: { family: Family }) => part.family === family;
+      const wish = JSON.stringify([plan.routing.filter(ofFamily), plan.nat.filter(ofFamily)]);
+      if (!blocked.has(family)) wishes[family] = wish;
+    }
+    // The gateway forwards nothing in a family whose forwarding is off and cannot be turned on from here.
+    plan.families = plan.families.map((status) => {
+      const reason = sysctl.problems[status.family];
+      return reason === undefined ? status : { ...status, state: 'blocked', reason };
+    });
     const changes: Changes = {
       routing: diffRouting(observedRouting, desiredRouting(plan.routing)).filter(
         (step) => !blocked.has(routingFamily(step)),
@@ -142,7 +153,7 @@ export class Reconciler {
       plan,
       changes,
       desiredNat: wantedNat,
-      wish: JSON.stringify([plan.routing, plan.nat]),
+      wishes,
       backend: observedNat.backend,
       notes: [...plan.notes, ...facts.notes, ...sysctl.notes],
     };

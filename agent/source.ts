@@ -3,7 +3,7 @@
 import { policyFromEnv } from './policy/kube-ovn-env.ts';
 import { loadPolicy } from './policy/load.ts';
 import type { PolicyResult } from './policy/model.ts';
-import { type PolicySource, readPolicy, watchPolicy } from './watch.ts';
+import { affordableTokens, type PolicySource, readPolicy, watchPolicy } from './watch.ts';
 
 type Environment = Record<string, string | undefined>;
 
@@ -13,14 +13,15 @@ export interface LoadedPolicy {
   result: PolicyResult;
 }
 
+const isEmpty = (content: PolicySource): boolean => 'unreadable' in content || content.length === 0;
+
 /** What the content of the directory comes to. The environment counts when the directory holds nothing. */
 function load(directory: string, content: PolicySource, env: Environment): LoadedPolicy {
-  const unreadable = 'unreadable' in content;
-  if (unreadable || content.length === 0) {
-    const result = policyFromEnv(env);
-    if (result !== undefined) return { source: 'environment', result };
+  const fromEnv = isEmpty(content) ? policyFromEnv(env) : undefined;
+  if (fromEnv !== undefined) return { source: 'environment', result: fromEnv };
+  if (!('unreadable' in content)) {
+    return { source: directory, result: loadPolicy(content, affordableTokens()) };
   }
-  if (!unreadable) return { source: directory, result: loadPolicy(content) };
   const error = { file: directory, line: 0, col: 0, path: '', message: content.unreadable };
   return { source: directory, result: { ok: false, errors: [error] } };
 }
@@ -35,7 +36,12 @@ export function watchSource(
   env: Environment,
   onChange: (loaded: LoadedPolicy) => void,
 ): { reread(): void; close(): void } {
-  const take = (content: PolicySource) => onChange(load(directory, content, env));
+  // A directory that held a policy and is gone for a while is no reason to take another one.
+  let inUse = false;
+  const take = (content: PolicySource) => {
+    inUse ||= !isEmpty(content);
+    onChange(load(directory, content, inUse ? {} : env));
+  };
   const watch = watchPolicy(directory, take);
   const reread = () => take(watch.read());
   reread();

@@ -3,6 +3,7 @@
  * (in a Kube-OVN pod only the init container may). The value that was there before is kept in
  * `<state-dir>/sysctl.json`, so that `cleanup` can put it back.
  */
+import { readFileSync } from 'node:fs';
 import { mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Family } from '../routing/prefix.ts';
@@ -11,6 +12,8 @@ import type { Family } from '../routing/prefix.ts';
 export interface Sysctl {
   path: string;
   value: string;
+  /** The family that forwards nothing without it; absent: it may work all the same. */
+  required?: Family;
 }
 
 /** A change of one setting. `line`: the command that would do the same. */
@@ -18,15 +21,20 @@ export interface SysctlStep extends Sysctl {
   line: string;
 }
 
+export interface SysctlLook {
+  steps: SysctlStep[];
+  problems: Partial<Record<Family, string>>;
+  notes: string[];
+}
+
 export interface Sysctls {
   /**
-   * What has to be changed for these families, and a note for each setting that is wrong and cannot be changed
-   * from here.
+   * What has to be changed for these families, and what is wrong and cannot be changed from here: a problem of
+   * its family, or a note where it may work all the same.
    */
-  look(
-    families: readonly Family[],
-    internalInterface: string,
-  ): Promise<{ steps: SysctlStep[]; notes: string[] }>;
+  look(families: readonly Family[], internalInterface: string): Promise<SysctlLook>;
+  /** The present values as one text. */
+  fingerprint(families: readonly Family[], internalInterface: string): string;
   /** Makes the changes, remembering what was there until it is there again. Rejects with the first error. */
   apply(steps: readonly SysctlStep[]): Promise<void>;
   /** What puts back the settings that still have the value that `apply` gave them. */
@@ -44,12 +52,14 @@ export function desiredSysctls(families: readonly Family[], internalInterface: s
   const settings: Sysctl[] = [];
   if (families.includes(4)) {
     settings.push(
-      { path: 'net/ipv4/ip_forward', value: '1' },
+      { path: 'net/ipv4/ip_forward', value: '1', required: 4 },
       { path: 'net/ipv4/conf/all/rp_filter', value: '0' },
       { path: `net/ipv4/conf/${internalInterface}/rp_filter`, value: '0' },
     );
   }
-  if (families.includes(6)) settings.push({ path: 'net/ipv6/conf/all/forwarding', value: '1' });
+  if (families.includes(6)) {
+    settings.push({ path: 'net/ipv6/conf/all/forwarding', value: '1', required: 6 });
+  }
   return settings;
 }
 
@@ -76,20 +86,33 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
 
   return {
     async look(families, internalInterface) {
-      const steps: SysctlStep[] = [];
-      const notes: string[] = [];
+      const found: SysctlLook = { steps: [], problems: {}, notes: [] };
       for (const wanted of desiredSysctls(families, internalInterface)) {
         try {
           const actual = await read(wanted.path);
           if (actual === wanted.value) continue;
           // Opening tells whether writing is permitted; access(2) would ask for the real user, without capabilities.
           await (await open(join(base, wanted.path), 'r+')).close();
-          steps.push(step(wanted));
+          found.steps.push(step(wanted));
         } catch (error) {
-          notes.push(problem(wanted, error as NodeJS.ErrnoException));
+          const text = problem(wanted, error as NodeJS.ErrnoException);
+          if (wanted.required === undefined) found.notes.push(text);
+          else found.problems[wanted.required] = text;
         }
       }
-      return { steps, notes };
+      return found;
+    },
+
+    fingerprint(families, internalInterface) {
+      return desiredSysctls(families, internalInterface)
+        .map(({ path }) => {
+          try {
+            return readFileSync(join(base, path), 'utf8').trim();
+          } catch {
+            return '';
+          }
+        })
+        .join(' ');
     },
 
     async apply(steps) {
@@ -117,7 +140,9 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
 }
 
 function problem({ path, value }: Sysctl, error: NodeJS.ErrnoException): string {
-  const wish = `sysctl ${path} has to be ${value}`;
+  // As sysctl(8) names it, unless an interface name with a dot would make that ambiguous.
+  const name = path.includes('.') ? path : path.replaceAll('/', '.');
+  const wish = `sysctl ${name} has to be ${value}`;
   switch (error.code) {
     case 'ENOENT':
       return `${wish}, but this kernel or pod has no such setting`;

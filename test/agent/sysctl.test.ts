@@ -54,7 +54,7 @@ t.test('what is wrong is set, once, also for an interface with a dot in its name
   await sysctls.apply(steps);
   t.equal(value(FORWARD), '1');
   t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '0');
-  t.strictSame(await sysctls.look([4, 6], 'eth0.7'), { steps: [], notes: [] });
+  t.strictSame(await sysctls.look([4, 6], 'eth0.7'), { steps: [], problems: {}, notes: [] });
 });
 
 t.test('the larger rp_filter counts, so the common one is set as well', async (t) => {
@@ -96,13 +96,29 @@ t.test('the first value is the one to put back, however often it is set again', 
 t.test('where nothing can be set, it says what to do', async (t) => {
   const { dir, sysctls, stateFile } = fixture(t);
   rmSync(`${dir}/sys/net/ipv6`, { recursive: true });
-  t.match((await sysctls.look([6], 'eth0.7')).notes, [
-    /^sysctl net\/ipv6\/conf\/all\/forwarding has to be 1, but this kernel or pod has no such setting$/,
-  ]);
+  t.match((await sysctls.look([6], 'eth0.7')).problems, {
+    6: /^sysctl net\.ipv6\.conf\.all\.forwarding has to be 1, but this kernel or pod has no such setting$/,
+  });
   rmSync(`${dir}/sys/${FORWARD}`);
   mkdirSync(`${dir}/sys/${FORWARD}`);
-  t.match((await sysctls.look([4], 'eth0.7')).notes, [/^sysctl net\/ipv4\/ip_forward has to be 1: EISDIR/]);
+  const { problems, notes } = await sysctls.look([4], 'eth0.7');
+  t.match(problems, { 4: /^sysctl net\.ipv4\.ip_forward has to be 1: EISDIR/ });
+  t.strictSame(notes, [], 'what a family cannot forward without is its problem, not a note');
+  rmSync(`${dir}/sys/net/ipv4/conf/eth0.7`, { recursive: true });
+  t.match((await sysctls.look([4], 'eth0.7')).notes, [
+    /^sysctl net\/ipv4\/conf\/eth0\.7\/rp_filter has to be 0/,
+  ]);
   t.notOk(existsSync(stateFile), 'looking writes nothing');
+});
+
+t.test('the fingerprint changes with a setting, and only then', async (t) => {
+  const { dir, sysctls } = fixture(t);
+  const before = sysctls.fingerprint([4], 'eth0.7');
+  t.equal(sysctls.fingerprint([4], 'eth0.7'), before);
+  writeFileSync(`${dir}/sys/${FORWARD}`, before.startsWith('1') ? '0' : '1');
+  t.not(sysctls.fingerprint([4], 'eth0.7'), before);
+  rmSync(`${dir}/sys/net`, { recursive: true });
+  t.equal(typeof sysctls.fingerprint([4], 'eth0.7'), 'string', 'settings that are gone are no error');
 });
 
 t.test('a damaged memory is as good as none', async (t) => {
