@@ -215,11 +215,23 @@ const namespacesNow = (): string[] => {
   }
 };
 
+/** Unmounts what a test has mounted below a directory, the innermost first. */
+function unmountBelow(directory: string): void {
+  const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
+  const points = mounts.map((line) => line.split(' ')[1] ?? '');
+  for (const point of points.filter((path) => path.startsWith(`${directory}/`)).reverse()) {
+    run('umount', ['--lazy', point]);
+  }
+}
+
 /** Removes every namespace and directory whose name begins so. */
 export function removeAll(prefix: string): void {
   for (const name of namespacesNow()) if (name.startsWith(prefix)) removeNamespace(name);
   for (const name of readdirSync('/tmp')) {
-    if (name.startsWith(prefix)) rmSync(join('/tmp', name), { recursive: true, force: true });
+    if (!name.startsWith(prefix)) continue;
+    const directory = join('/tmp', name);
+    unmountBelow(directory);
+    rmSync(directory, { recursive: true, force: true });
   }
 }
 
