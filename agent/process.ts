@@ -3,6 +3,7 @@
  * it tells what sessions there should be and which hears of nothing else. It may crash or hang: the kernel goes
  * on forwarding, the sessions stay Up, and it is started again. Wiring only.
  */
+import type { EngineReport } from '../bfd/intent.ts';
 import { BfdLink } from './bfd-link.ts';
 import { readConntrackUse } from './conntrack-table.ts';
 import { serveControl } from './control.ts';
@@ -16,6 +17,8 @@ import { Metrics } from './metrics.ts';
 import { NetlinkSocket, Protocol } from './netlink.ts';
 import { type ListenAddress, type Options, parseDuration } from './options.ts';
 import type { Look } from './reconcile.ts';
+import { Recovery, supervisorStatus } from './recovery.ts';
+import { addRecoveryMetrics } from './recovery-metrics.ts';
 import { watchSource } from './source.ts';
 import { type AgentView, notReady, statusDocument, statusText } from './status.ts';
 import { Translations } from './translations.ts';
@@ -63,11 +66,28 @@ const bfd = new BfdLink({
   onReport(report) {
     view.bfd = report;
     view.draining = report.draining;
+    void recover(report);
   },
   onShutdown: (remove) => void shutdown(remove),
   // Without its parent it must not go on: another agent may already be there.
   onGone: () => exit(1),
 });
+
+const clock = (): number => performance.now();
+const recovery = new Recovery();
+
+/** Puts the configuration of sessions that stayed down in force again. */
+async function recover(report: EngineReport): Promise<void> {
+  for (const episode of recovery.observe(report, clock())) {
+    const { local, remote, attempts } = episode;
+    const { ok, text } = await bfd.command(['allow', remote]);
+    recovery.finished(episode, ok ? undefined : text);
+    logger.warn(
+      { local, remote, attempts, ok },
+      'the session stays down; its configuration was put in force again',
+    );
+  }
+}
 
 const translations = new Translations({
   stateDir: options.stateDir,
@@ -78,11 +98,14 @@ const translations = new Translations({
 });
 
 const metrics = new Metrics({ view: () => view, conntrack: readConntrackUse, translations });
+addRecoveryMetrics(metrics.registry, recovery, clock);
+
+const notLive = (): string[] => (bfd.silence > BFD_SILENT ? ['no word from the BFD process'] : []);
 
 const http = new HttpListeners(
   {
     metrics: () => metrics.text(),
-    notLive: () => (bfd.silence > BFD_SILENT ? ['no word from the BFD process'] : []),
+    notLive,
     notReady: () => notReady(view),
     page: () => statusText(statusDocument(view, Date.now()), Date.now(), false),
   },
@@ -110,7 +133,10 @@ const gateway: Gateway = new Gateway({
   uplink,
   metrics,
   logger,
-  onIntent: (intent) => bfd.configure(intent),
+  onIntent(intent) {
+    recovery.expect(intent.peers);
+    bfd.configure(intent);
+  },
   onLook(look) {
     lastLook = look;
     return listen(look.plan.internalAddresses);
@@ -134,6 +160,10 @@ const control = await serveControl(
       const { ok, text } = await bfd.command(body.split(/\s+/).filter(Boolean));
       return { status: ok ? 200 : 400, body: `${text}\n` };
     },
+    'GET /v1/bfdd-supervisor': async () => ({
+      status: 200,
+      body: supervisorStatus(recovery, notLive().length === 0, clock(), Date.now()),
+    }),
     'POST /v1/drain': async ({ query }) => {
       bfd.drain();
       const done = await drain.moved(drainTime(query.get('timeout')));

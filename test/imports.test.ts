@@ -15,7 +15,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
-  agent: 'cadence interfaces messages moved options plan stale-flows status translations-query',
+  agent: 'cadence interfaces messages moved options plan recovery stale-flows status translations-query',
   'agent/policy': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
   bfd: 'auth constants control-text demux fsm intent packet session timers',
@@ -26,8 +26,9 @@ const PURE: Record<string, string> = {
 
 const EFFECTS: Record<string, string> = {
   agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels
-    kube-ovn-metrics log loop main metrics netlink once process reconcile source supervisor sysctl translations
-    translations-command translations-metrics translations-output translations-worker version watch`,
+    kube-ovn-metrics kube-ovn-supervisor log loop main metrics netlink once process reconcile
+    recovery-metrics source supervisor sysctl translations translations-command translations-metrics
+    translations-output translations-worker version watch`,
   'agent/uplink': 'probe uplink',
   bfd: 'checkpoint control-socket engine keys libc main priority transport',
   nat: 'fingerprint kernel',
