@@ -16,16 +16,19 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
 # --- Debian packages, each known by a file or command of its own ---------------------------------------
 
-lab='ip:iproute2 sysctl:procps iptables:iptables ipset:ipset curl:curl'
+lab='ip:iproute2 sysctl:procps iptables:iptables ipset:ipset curl:curl nc.openbsd:netcat-openbsd'
 frr='/usr/lib/frr/bfdd:frr vtysh:frr'
 ovn='ovs-vswitchd:openvswitch-switch ovn-northd:ovn-central ovn-controller:ovn-host'
+image='mmdebstrap:mmdebstrap buildah:buildah setcap:libcap2-bin strip:binutils'
 case ${1:-} in
   unit) wanted='' ;;
   lab) wanted=$lab ;;
   frr) wanted="$lab $frr" ;;
   live) wanted="$lab $frr $ovn bird:bird2 conntrack:conntrack tcpdump:tcpdump" ;;
   ovn) wanted="$lab $ovn" ;;
-  *) die 'usage: setup.sh unit|lab|frr|live|ovn' ;;
+  image) wanted=$image ;;
+  containers) wanted="$lab $frr $ovn $image podman:podman runc:runc" ;;
+  *) die 'usage: setup.sh unit|lab|frr|live|ovn|image|containers' ;;
 esac
 
 packages() { # the packages of $wanted that are not there
