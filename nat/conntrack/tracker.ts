@@ -81,9 +81,10 @@ export class Tracker {
   readonly #policies: string[] = [''];
   readonly #numbers = new Map<string, number>();
   #generation = 0;
+  #dumping = false;
   /** Until the first dump of a fresh start is over: what it finds was there before, and is not counted. */
   #adopting = true;
-  /** The ids of flows that ended while a part of a dump waits to be used. */
+  /** Flows that ended while a part of a dump waits to be used, as `nameOf` has them. */
   #endedMeanwhile: Set<number> | undefined;
   #gap: (Gap & { dumpsLeft: number }) | undefined;
 
@@ -132,7 +133,7 @@ export class Tracker {
   /** A flow ended. `now`: when, if the kernel does not say. */
   ended(entry: ConntrackEntry, now: number): void {
     this.events.destroy++;
-    this.#endedMeanwhile?.add(entry.id);
+    this.#endedMeanwhile?.add(nameOf(entry));
     const known = this.#findSame(entry, now);
     const flow = known ?? this.#unseen(entry, now);
     if (known === undefined && this.#adopting) {
@@ -150,11 +151,13 @@ export class Tracker {
     const gap = this.#gap ?? { from, to, foundStarts: 0, foundEnds: 0, lost: 0, dumpsLeft: 0 };
     gap.to = to;
     if (events !== undefined) gap.events = (gap.events ?? 0) + events;
-    gap.dumpsLeft = MISSED_DUMPS;
+    // A dump under way shows in part what was before.
+    gap.dumpsLeft = MISSED_DUMPS + (this.#dumping ? 1 : 0);
     this.#gap = gap;
   }
 
   beginDump(): void {
+    this.#dumping = true;
     this.#generation = (this.#generation + 1) & 0xff;
   }
 
@@ -166,7 +169,7 @@ export class Tracker {
   /** The entries of the part that was received. */
   applyPart(entries: Iterable<ConntrackEntry>, now: number): void {
     for (const entry of entries) {
-      const gone = (entry.status & IPS_DYING) !== 0 || this.#endedMeanwhile?.has(entry.id);
+      const gone = (entry.status & IPS_DYING) !== 0 || this.#endedMeanwhile?.has(nameOf(entry));
       if (!gone) this.#seen(entry, now);
     }
     this.#endedMeanwhile = undefined;
@@ -177,6 +180,7 @@ export class Tracker {
     for (const flow of this.table) {
       if (((this.#generation - flow.generation) & 0xff) >= MISSED_DUMPS) this.#vanished(flow, now);
     }
+    this.#dumping = false;
     this.#adopting = false;
     if (this.#gap === undefined || --this.#gap.dumpsLeft > 0) return;
     const { dumpsLeft: _, ...gap } = this.#gap;
@@ -299,6 +303,9 @@ export class Tracker {
     return total;
   }
 }
+
+/** A number that two flows hardly ever share: the id alone is one of 32 bits. */
+const nameOf = ({ id, original }: ConntrackEntry): number => id * 0x10000 + original.sourcePort;
 
 /** Whether an entry with a flow's key is not that flow, but one after it. */
 function isAnother(flow: Flow, { startTime, counters }: ConntrackEntry): boolean {
