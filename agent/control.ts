@@ -73,9 +73,13 @@ const isAlive = (path: string): Promise<boolean> =>
     socket.once('error', () => resolve(false));
   });
 
+/** Another agent serves the socket. */
+export class TakenError extends Error {}
+
 /**
- * Serves the control socket, mode 0600, and makes it anew when its file is deleted.
- * Throws when the directory cannot be written or another agent answers there.
+ * Serves the control socket, mode 0600, and makes it anew when its file is deleted. While the directory cannot be
+ * written there is none, and it is tried again: a gateway is not given up for it.
+ * Throws `TakenError` when another agent answers there.
  */
 export async function serveControl(
   stateDir: string,
@@ -88,7 +92,7 @@ export async function serveControl(
 
   const open = async () => {
     mkdirSync(stateDir, { recursive: true, mode: 0o755 });
-    if (await isAlive(path)) throw new Error(`another veg-agent answers on ${path}`);
+    if (await isAlive(path)) throw new TakenError(`another veg-agent answers on ${path}`);
     try {
       unlinkSync(path);
     } catch (error) {
@@ -130,17 +134,30 @@ export async function serveControl(
     await new Promise((resolve) => closing.close(resolve));
   };
 
-  await open();
+  /** What was told last, so that a retry does not tell it again. */
+  let told = '';
+  const fail = (error: Error): void => {
+    if (error.message !== told) log.error({ reason: error.message, path }, 'no control socket; trying on');
+    told = error.message;
+  };
+
+  await open().catch((error: Error) => {
+    if (error instanceof TakenError) throw error;
+    fail(error);
+  });
   let checking = false;
   const watcher = setInterval(async () => {
-    if (checking || statSync(path, { throwIfNoEntry: false })?.ino === inode) return;
+    if (checking) return;
     checking = true;
     try {
-      await close();
-      await open();
-      log.warn({ path }, 'the control socket was gone and is back');
+      if (server === undefined || statSync(path, { throwIfNoEntry: false })?.ino !== inode) {
+        await close();
+        await open();
+        log.warn({ path }, 'the control socket was gone and is back');
+        told = '';
+      }
     } catch (error) {
-      log.warn({ err: error, path }, 'cannot restore the control socket; will try again');
+      fail(error as Error);
     }
     checking = false;
   }, WATCH_PERIOD);

@@ -90,3 +90,20 @@ t.test('a deleted socket comes back', async (t) => {
   }
   t.equal(status, 200);
 });
+
+t.test('a directory that cannot be written is waited for', async (t) => {
+  const file = join(stateDir(t), 'state');
+  writeFileSync(file, 'in the way');
+  await serve(t, file);
+  await t.rejects(callControl(file, 'GET', '/v1/status'), { message: /no agent answers/ });
+  unlinkSync(file);
+  let status = 0;
+  for (let i = 0; i < 100 && status !== 200; i++) {
+    await sleep(50);
+    status = await callControl(file, 'GET', '/v1/status').then(
+      (reply) => reply.status,
+      () => 0,
+    );
+  }
+  t.equal(status, 200);
+});

@@ -25,7 +25,7 @@ function generator(seed: number): () => number {
 }
 
 /** A policy that always translates 10.17.0.0/16 and fd00:10:17::/64; the rest is drawn. */
-function draw(random: () => number): GatewaySpec {
+function draw(random: () => number, change: number): GatewaySpec {
   const pick = (n: number) => Math.floor(random() * n);
   const blocks = (count: number) =>
     Array.from({ length: count }, () => `10.${20 + pick(80)}.${pick(256)}.0/24`);
@@ -34,7 +34,11 @@ function draw(random: () => number): GatewaySpec {
   const more = {
     name: 'more',
     snat: false,
-    ipBlocks: [...blocks(counts[pick(counts.length)]!), ...six(counts[pick(4)]!), '10.111.0.0/16'],
+    ipBlocks: [
+      ...blocks(counts[pick(counts.length)]!),
+      ...six(counts[pick(4)]!),
+      `10.111.${change % 256}.0/24`,
+    ],
   };
   return {
     bfd: random() < 0.8 ? BFD : { enabled: false },
@@ -89,7 +93,7 @@ t.test(`${CHANGES} changes of the policy leave no packet untranslated`, async (t
   const random = generator(4711);
   let repaired = 0;
   for (let i = 1; i <= CHANGES; i++) {
-    policy.set(draw(random));
+    policy.set(draw(random, i));
     await until(
       async () => {
         const status = await agent.status();
