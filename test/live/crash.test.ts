@@ -16,8 +16,8 @@ import { startEchoServer } from '../support/traffic.ts';
 import { CONNECTIONS, Load, loadLine } from './load.ts';
 
 const LOCAL = ADDRESS.gatewayInternal[4];
-/** Tools that a change of the policy needs, at most: observing and changing both families, looking once more. */
-const STEPS = 6;
+/** Tools that a change of the policy needs: two observe, ipset, and one that changes the family. */
+const STEPS = 4;
 const TICKS = Number(must('getconf', ['CLK_TCK']));
 
 const scope = scopeOf(t);

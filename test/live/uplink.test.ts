@@ -1,8 +1,9 @@
 /** What BFD says about the way out: dead gateways, lost links, missing addresses, and a gateway that flaps. */
 import t, { type Test } from 'tap';
 import { Agent, BFD, type GatewaySpec, PolicyDirectory } from '../support/agent.ts';
-import { type Namespace, Scope, until } from '../support/netns.ts';
+import { type Namespace, until } from '../support/netns.ts';
 import { peerUp, startFrr } from '../support/peers.ts';
+import { scopeOf } from '../support/tap.ts';
 import { EXTERNAL_ADDRESSES, EXTERNAL_ADDRESSES_6, topology } from '../support/topology.ts';
 
 const PAIRS = [
@@ -11,14 +12,18 @@ const PAIRS = [
 ];
 const GATEWAY = { 4: '172.17.0.1', 6: 'fd00:172:17::1' } as const;
 
-/** failures × interval of the default policy, ms, and what a test allows on top: polls, a busy machine. */
+/** failures × interval of the default policy, ms, and what a test allows on top: vtysh, a busy machine. */
 const DETECTION = 600;
-const SLACK = 250;
+const SLACK = 500;
 
-async function start(t: Test, spec: GatewaySpec = {}, wrapper?: string[]) {
-  const scope = new Scope();
-  t.teardown(() => scope.dispose());
+async function start(
+  t: Test,
+  spec: GatewaySpec = {},
+  { wrapper, prepare }: { wrapper?: string[]; prepare?: (server: Namespace) => void } = {},
+) {
+  const scope = scopeOf(t);
   const net = topology(scope);
+  prepare?.(net.server);
   const policy = new PolicyDirectory(scope);
   policy.set({ bfd: BFD, ...spec });
   const agent = new Agent(net.gateway, {
@@ -152,12 +157,70 @@ t.test('a gateway that flaps is held down for longer each time', async (t) => {
 });
 
 t.test('without the privilege to probe, nothing is taken for dead', async (t) => {
-  const { agent, server, session } = await start(t, {}, ['setpriv', '--bounding-set', '-net_raw']);
+  const { agent, server, session } = await start(
+    t,
+    {},
+    { wrapper: ['setpriv', '--bounding-set', '-net_raw'] },
+  );
   setDeaf(server, 4, true);
   const { uplink } = await agent.statusUntil('the note', (s) => (s.uplink?.notes.length ?? 0) > 0);
   t.match(uplink?.notes[0], /172\.17\.0\.1 cannot be probed, so its failure will not be seen: .*EPERM/);
   t.match(uplink?.probes[0], { state: 'blind' });
   await new Promise((resolve) => setTimeout(resolve, 3 * DETECTION));
   t.equal(session(PAIRS[0]!.remote).state, 'Up');
+  t.equal(agent.http('/readyz').status, 200);
+});
+
+t.test('with ICMP, the gateways are asked the way that packets take', async (t) => {
+  const uplink = { probe: 'icmp', interval: '100ms', failures: 3 };
+  const { agent, server, session } = await start(t, { uplink } as GatewaySpec);
+  const [v4, v6] = PAIRS.map(({ remote }) => remote) as [string, string];
+  for (const [name, local, other] of [
+    ['net.ipv4.icmp_echo_ignore_all', v4, v6],
+    ['net.ipv6.icmp.echo_ignore_all', v6, v4],
+  ] as const) {
+    server.sysctl({ [name]: 1 });
+    const took = await timed(`${local} leaves Up`, () => session(local).state !== 'Up');
+    t.comment(`${Math.round(took)} ms`);
+    t.ok(took < 300 + SLACK, `seen within failures × interval (${Math.round(took)} ms)`);
+    t.equal(session(other).state, 'Up');
+    t.match(agent.http('/readyz'), { status: 503, body: /does not answer ICMP echo/ });
+    server.sysctl({ [name]: 0 });
+    await timed(`${local} comes back`, () => session(local).state === 'Up');
+  }
+});
+
+t.test('of the targets of a family one must answer', async (t) => {
+  const targets = ['198.51.100.1', '198.51.100.2', '2001:db8::1'];
+  const uplink = { interval: '100ms', failures: 2, targets, recovery: '0s' };
+  const add = targets.map((target) => `addr add ${target}/${target.includes(':') ? 128 : 32} dev lo`);
+  const { agent, server, session, policy } = await start(t, { uplink } as GatewaySpec, {
+    prepare: (ns) => ns.ip(add.join('\n')),
+  });
+  const [v4, v6] = PAIRS.map(({ remote }) => remote) as [string, string];
+  server.ip('addr del 198.51.100.1/32 dev lo');
+  await agent.statusUntil('the loss of one is seen', ({ uplink }) =>
+    uplink!.probes.some(({ address, state }) => address === '198.51.100.1' && state === 'silent'),
+  );
+  t.equal(session(v4).state, 'Up', 'one of two is enough');
+  server.ip('addr del 198.51.100.2/32 dev lo');
+  await timed('IPv4 leaves Up', () => session(v4).state !== 'Up');
+  t.equal(session(v6).state, 'Up');
+  t.match(agent.http('/readyz'), {
+    status: 503,
+    body: /IPv4 uplink: no target answers ICMP echo \(198\.51\.100\.1, 198\.51\.100\.2\)/,
+  });
+  server.ip('addr add 198.51.100.2/32 dev lo');
+  await timed('IPv4 comes back', () => session(v4).state === 'Up');
+
+  // Nothing is probed any more, and nothing is taken for dead.
+  policy.set({ bfd: BFD, uplink: { probe: 'none' } } as GatewaySpec);
+  await agent.statusUntil(
+    'the new policy',
+    ({ policy, uplink }) => policy.generation === 2 && uplink?.probes.length === 0,
+  );
+  setDeaf(server, 4, true);
+  await new Promise((resolve) => setTimeout(resolve, DETECTION));
+  t.equal(session(v4).state, 'Up');
   t.equal(agent.http('/readyz').status, 200);
 });

@@ -1,0 +1,87 @@
+// What status, /readyz and the metrics say of the uplink.
+import { readFileSync } from 'node:fs';
+import { Ajv } from 'ajv';
+import t from 'tap';
+import { Metrics } from '../../../agent/metrics.ts';
+import { type AgentView, notReady, statusDocument, statusText } from '../../../agent/status.ts';
+import type { UplinkView } from '../../../agent/uplink/uplink.ts';
+import { address } from '../../../routing/prefix.ts';
+
+const UPLINK: UplinkView = {
+  families: [
+    { family: 4, gateway: address('172.17.0.1'), state: 'down', reason: 'the gateway is silent', seconds: 4 },
+    { family: 6, gateway: address('fd00:172:17::1'), state: 'up', reason: null, seconds: 99 },
+  ],
+  probes: [
+    { address: address('172.17.0.1'), method: 'neighbour', state: 'silent' },
+    { address: address('fd00:172:17::1'), method: 'neighbour', state: 'answers' },
+    { address: address('192.0.2.1'), method: 'icmp', state: 'blind' },
+  ],
+  notes: ['192.0.2.1 cannot be probed'],
+};
+
+const view = (more: Partial<AgentView> = {}): AgentView => ({
+  version: '1.2.3',
+  startedAt: 0,
+  policy: { source: '/p', valid: true, name: 'default/gateway1', generation: 1, errors: [], warnings: [] },
+  kernel: {
+    inSync: true,
+    families: [
+      { family: 4, state: 'programmed' },
+      { family: 6, state: 'programmed' },
+    ],
+    notes: [],
+    last: { at: 0, trigger: 'start', ok: true, changes: 0, durationMs: 1 },
+    driftRepaired: {},
+  },
+  bfdEnabled: false,
+  uplink: UPLINK,
+  draining: false,
+  ...more,
+});
+
+t.test('a family whose uplink is down, or not known yet, is a reason not to be ready', async (t) => {
+  t.strictSame(notReady(view()), ['IPv4 uplink: the gateway is silent']);
+  const [down, up] = UPLINK.families as [UplinkView['families'][0], UplinkView['families'][0]];
+  t.strictSame(notReady(view({ uplink: { ...UPLINK, families: [up] } })), []);
+  const undecided = { ...down, state: 'undecided' as const, reason: null };
+  t.strictSame(notReady(view({ uplink: { ...UPLINK, families: [undecided, up] } })), [
+    'IPv4 uplink: not probed yet',
+  ]);
+});
+
+t.test('a family that is blocked says so once', async (t) => {
+  const { kernel } = view();
+  const families = [{ family: 4 as const, state: 'blocked' as const, reason: 'net1 is down' }];
+  t.strictSame(notReady(view({ kernel: { ...kernel, families } })), ['IPv4: net1 is down']);
+});
+
+t.test('the status shows families, probes and notes, and is what its schema says', async (t) => {
+  const document = statusDocument(view(), 1000);
+  const text = statusText(document, 1000, false);
+  t.match(
+    text,
+    [
+      'uplink   IPv4 down, IPv6 up',
+      '  IPv4: the gateway is silent',
+      '  172.17.0.1 does not answer ARP',
+      '  fd00:172:17::1 answers Neighbor Discovery',
+      '  192.0.2.1 cannot be probed with ICMP echo',
+      '  note: 192.0.2.1 cannot be probed',
+    ].join('\n'),
+  );
+  const schema = JSON.parse(
+    readFileSync(new URL('../../../docs/status.schema.json', import.meta.url), 'utf8'),
+  );
+  const validate = new Ajv({ strict: false, formats: { 'date-time': true } }).compile(schema);
+  t.ok(validate(JSON.parse(JSON.stringify(document))), JSON.stringify(validate.errors));
+});
+
+t.test('the metric has a series for each gateway', async (t) => {
+  const metrics = new Metrics({ view: () => view(), conntrack: () => undefined });
+  const { body } = await metrics.text();
+  t.match(
+    body,
+    'veg_agent_uplink_up{gateway="172.17.0.1"} 0\nveg_agent_uplink_up{gateway="fd00:172:17::1"} 1\n',
+  );
+});
