@@ -1,0 +1,143 @@
+import t from 'tap';
+import {
+  classify,
+  PolicyIndex,
+  type PolicyRule,
+  PrefixIndex,
+  viewFlow,
+} from '../../../nat/conntrack/flow.ts';
+import { Flow } from '../../../nat/conntrack/table.ts';
+import { address, addressBytes, contains, type Prefix, prefix } from '../../../routing/prefix.ts';
+import { type EntrySpec, entry } from './entries.ts';
+
+const octets = (text: string) => addressBytes(address(text));
+const OWN = ['10.16.0.12', '172.17.0.11', '127.0.0.1', 'fd00:172:17::11'];
+const isLocal = (bytes: Uint8Array) => OWN.some((own) => Buffer.from(bytes).equals(octets(own)));
+
+const RULES: PolicyRule[] = [
+  { name: 'direct', snat: false, ipBlocks: ['10.18.0.0/16', 'fd00:10:18::/64'].map(prefix) },
+  { name: 'web', snat: true, ipBlocks: ['10.17.0.0/16', 'fd00:10:17::/64'].map(prefix) },
+  { name: 'wide', snat: true, ipBlocks: [prefix('10.0.0.0/8')] },
+];
+
+/** `verdict policy in|out` of an entry under rules. */
+function decide(spec: EntrySpec, rules = RULES): string {
+  const flow = new Flow();
+  flow.set(entry(spec));
+  const names = [''];
+  classify(flow, new PolicyIndex(rules), isLocal, (name) => names.push(name) - 1);
+  return `${flow.verdict} ${names[flow.policy] || '-'} ${flow.inbound ? 'in' : 'out'}`;
+}
+
+t.test('verdict and policy of a flow, by what the kernel did to it and by its source', async (t) => {
+  const cases: [string, EntrySpec, string][] = [
+    ['translated', { flow: '10.17.0.9 1 1.1.1.1 2', snat: '172.17.0.11 3' }, 'translated web out'],
+    [
+      'translated, IPv6',
+      { flow: 'fd00:10:17::9 1 2001::1 2', snat: 'fd00:172:17::11 3' },
+      'translated web out',
+    ],
+    ['only the port changed', { flow: '10.17.0.9 1 1.1.1.1 2', snat: '10.17.0.9 3' }, 'translated web out'],
+    [
+      'the first rule that matches',
+      { flow: '10.99.0.9 1 1.1.1.1 2', snat: '172.17.0.11 3' },
+      'translated wide out',
+    ],
+    [
+      'a source of no rule',
+      { flow: '192.168.0.1 1 1.1.1.1 2', snat: '172.17.0.11 3' },
+      'translated default out',
+    ],
+    ['forwarded', { flow: '10.18.0.9 1 1.1.1.1 2' }, 'forwarded direct out'],
+    ['forwarded from outside', { flow: '1.1.1.1 1 10.18.0.9 2' }, 'forwarded direct in'],
+    ['forwarded, of no rule', { flow: '192.168.0.1 1 1.1.1.1 2' }, 'forwarded default out'],
+    [
+      'translated under an older policy',
+      { flow: '10.18.0.9 1 1.1.1.1 2', snat: '172.17.0.11 3' },
+      'translated wide out',
+    ],
+    ['to a pod by DNAT', { flow: '1.1.1.1 1 172.17.0.60 80', dnat: '10.17.0.9 80' }, 'translated web in'],
+    [
+      'to no pod of a rule',
+      { flow: '1.1.1.1 1 172.17.0.60 80', dnat: '192.168.0.1 80' },
+      'translated default in',
+    ],
+    [
+      'from a pod to another pod by its outer address',
+      { flow: '10.17.0.8 1 172.17.0.60 80', dnat: '10.17.0.9 80', snat: '10.16.0.12 5' },
+      'translated web out',
+    ],
+    [
+      "the pod's own, to the outside",
+      { flow: '172.17.0.11 1 1.1.1.1 2', snat: '172.17.0.11 3' },
+      'translated - out',
+    ],
+    ["the pod's own, unchanged", { flow: '172.17.0.11 1 1.1.1.1 2' }, 'local - out'],
+    ['to the pod', { flow: '1.1.1.1 1 10.16.0.12 10669' }, 'local - out'],
+    [
+      'inside the pod, translated for nothing',
+      { flow: '127.0.0.1 1 127.0.0.1 2', snat: '10.16.0.12 3' },
+      'local - out',
+    ],
+  ];
+  for (const [name, spec, expected] of cases) t.equal(decide(spec), expected, name);
+});
+
+t.test('destinations and exclusions of a rule decide with the source', async (t) => {
+  const rules: PolicyRule[] = [
+    {
+      name: 'bank',
+      snat: true,
+      ipBlocks: [prefix('10.17.0.0/16')],
+      destinationCIDRs: [prefix('198.51.100.0/24')],
+      excludedCIDRs: [prefix('198.51.100.7/32')],
+    },
+    { name: 'rest', snat: true, ipBlocks: [prefix('10.17.0.0/16')] },
+    { name: 'any', snat: true, ipBlocks: [] },
+  ];
+  const to = (destination: string, source = '10.17.0.9') =>
+    decide({ flow: `${source} 1 ${destination} 2`, snat: '172.17.0.11 3' }, rules);
+  t.equal(to('198.51.100.1'), 'translated bank out');
+  t.equal(to('198.51.100.7'), 'translated rest out');
+  t.equal(to('1.1.1.1'), 'translated rest out');
+  t.equal(to('1.1.1.1', '10.99.0.1'), 'translated any out', 'no block means any source');
+});
+
+t.test('an index of prefixes finds what contains does', async (t) => {
+  let seed = 5;
+  const random = (below: number) => {
+    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;
+    return (seed >> 8) % below;
+  };
+  const index = new PrefixIndex();
+  const prefixes: Prefix[] = [];
+  for (let i = 0; i < 300; i++) {
+    const one = random(2)
+      ? prefix(`10.${random(3)}.${random(256)}.${random(256)}/${random(33)}`)
+      : prefix(`fd00:${random(3)}::${random(9)}:${random(9)}/${random(129)}`);
+    prefixes.push(one);
+    index.add(one, i);
+  }
+  for (let i = 0; i < 300; i++) {
+    const wanted = address(
+      random(2)
+        ? `10.${random(3)}.${random(256)}.${random(256)}`
+        : `fd00:${random(3)}::${random(9)}:${random(9)}`,
+    );
+    const expected = [...prefixes.keys()].filter((n) => contains(prefixes[n]!, wanted));
+    const bytes = addressBytes(wanted);
+    if (JSON.stringify(index.find(bytes)) !== JSON.stringify(expected)) t.fail(wanted);
+    if (index.has(bytes) !== expected.length > 0) t.fail(wanted);
+  }
+  t.pass('300 addresses among 300 prefixes');
+});
+
+t.test('a view stays as it is when the flow changes', async (t) => {
+  const flow = new Flow();
+  flow.set(entry({ flow: '10.17.0.9 1 1.1.1.1 2', snat: '172.17.0.11 3' }));
+  flow.verdict = 'translated';
+  const view = viewFlow(flow, 'web', 5);
+  flow.set(entry({ flow: '9.9.9.9 1 8.8.8.8 2' }));
+  t.match(view, { policy: 'web', natType: ['snat'], sourcePort: 1, end: 5 });
+  t.same([...view.source], [10, 17, 0, 9]);
+});

@@ -1,0 +1,324 @@
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import t from 'tap';
+import type { FlowView } from '../../../nat/conntrack/flow.ts';
+import { type Lookup, matches } from '../../../nat/conntrack/lookup.ts';
+import { TranslationStore } from '../../../nat/conntrack/store.ts';
+import { Flow } from '../../../nat/conntrack/table.ts';
+import { address, addressBytes, addressFromBytes } from '../../../routing/prefix.ts';
+import { counters, type EntrySpec, entry } from './entries.ts';
+
+const DAY = 24 * 3600 * 1000;
+const ROOT = mkdtempSync(join(tmpdir(), 'veg-store-'));
+t.teardown(() => rmSync(ROOT, { recursive: true }));
+const directory = () => mkdtempSync(join(ROOT, 'd'));
+
+interface Opened {
+  store: TranslationStore;
+  anew: string[];
+  clock: { now: number };
+}
+
+function open(
+  dir: string,
+  options: { maxBytes?: number; maxAge?: number } = {},
+  now = 1_790_000_000_000,
+): Opened {
+  const anew: string[] = [];
+  const clock = { now };
+  const store = new TranslationStore({
+    directory: dir,
+    maxBytes: 64 << 20,
+    maxAge: 7 * DAY,
+    ...options,
+    now: () => clock.now,
+    onAnew: (reason) => anew.push(reason),
+  });
+  return { store, anew, clock };
+}
+
+function flow(spec: EntrySpec, start: number): Flow {
+  const made = new Flow();
+  made.set(entry(spec));
+  Object.assign(made, { start, verdict: made.snat || made.dnat ? 'translated' : 'forwarded' });
+  return made;
+}
+
+const at = (text: string, port?: number) => ({
+  address: addressBytes(address(text)),
+  ...(port !== undefined && { port }),
+});
+const ask = (lookup: Partial<Lookup> = {}): Lookup => ({
+  from: 0,
+  to: Number.MAX_SAFE_INTEGER,
+  limit: 100,
+  ...lookup,
+});
+const sources = (views: FlowView[]): string[] =>
+  views.map(({ source, sourcePort }) => `${addressFromBytes(source)} ${sourcePort}`);
+
+t.test('a flow is found by what the outside saw, with all that is known of it', async (t) => {
+  const { store } = open(directory());
+  const one = flow({ flow: '10.17.0.9 42136 203.0.113.10 443', snat: '172.17.0.11 39449', zone: 3 }, 1000.5);
+  one.counters = counters([8, 624, 2 ** 40, 591]);
+  store.add(one, 'web', 2000.5, false);
+  store.commit();
+  const [found] = store.find(
+    ask({ external: at('172.17.0.11', 39449), protocols: [6], from: 1500, to: 1500 }),
+  );
+  t.same(found, {
+    ...{ family: 4, protocol: 6, zone: 3, verdict: 'translated', natType: ['snat'], policy: 'web' },
+    ...{ source: Uint8Array.of(10, 17, 0, 9), sourcePort: 42136 },
+    ...{ destination: Uint8Array.of(203, 0, 113, 10), destinationPort: 443 },
+    ...{ translatedSource: Uint8Array.of(172, 17, 0, 11), translatedSourcePort: 39449 },
+    ...{ translatedDestination: Uint8Array.of(203, 0, 113, 10), translatedDestinationPort: 443 },
+    ...{ start: 1000, end: 2001, counters: counters([8, 624, 2 ** 40, 591]) },
+  });
+  store.close();
+});
+
+t.test('IPv6, DNAT, forwarded flows, and an end that nobody saw', async (t) => {
+  const { store } = open(directory());
+  store.add(flow({ flow: 'fd00:10:17::9 1 2001:db8::1 2', snat: 'fd00::11 3' }, 1000), 'web', 2000, true);
+  store.add(flow({ flow: '1.1.1.1 9 172.17.0.60 80', dnat: '10.17.0.9 8080' }, 1000), 'web', 2000, false);
+  store.add(flow({ flow: '10.18.0.9 5 1.1.1.1 80' }, 1000), 'direct', 2000, false);
+  const [v6] = store.find(ask({ external: at('fd00::11', 3) }));
+  t.match(v6, { family: 6, endEstimated: true, counters: undefined });
+  const [dnat] = store.find(ask({ external: at('172.17.0.60', 80) }));
+  t.match(dnat, {
+    natType: ['dnat'],
+    translatedDestination: Uint8Array.of(10, 17, 0, 9),
+    translatedDestinationPort: 8080,
+  });
+  t.same(
+    sources(store.find(ask({ internal: at('10.17.0.9') }))),
+    ['1.1.1.1 9'],
+    'the pod behind a DNAT is inside',
+  );
+  const [forwarded] = store.find(ask({ external: at('10.18.0.9', 5) }));
+  t.match(
+    forwarded,
+    { verdict: 'forwarded', natType: [], policy: 'direct' },
+    'unchanged, the outside sees it itself',
+  );
+  store.close();
+});
+
+t.test('what was committed survives a crash, and a new start goes on with the same file', async (t) => {
+  const dir = directory();
+  const first = open(dir);
+  first.store.add(flow({ flow: '10.17.0.9 1 1.1.1.1 2', snat: '2.2.2.2 3' }, 1000), 'web', 2000, false);
+  t.equal(first.store.commit(), 1);
+  first.store.add(flow({ flow: '10.17.0.9 2 1.1.1.1 2', snat: '2.2.2.2 4' }, 1000), 'web', 2000, false);
+  // The files as kill -9 would leave them.
+  const left = directory();
+  cpSync(dir, left, { recursive: true });
+  const second = open(left);
+  t.same(second.anew, []);
+  t.same(sources(second.store.find(ask())), ['10.17.0.9 1']);
+  second.store.add(flow({ flow: '10.17.0.9 3 1.1.1.1 2', snat: '2.2.2.2 5' }, 1000), 'web', 2000, false);
+  second.store.close();
+  const third = open(left);
+  t.same(sources(third.store.find(ask({ internal: at('10.17.0.9') }))).sort(), [
+    '10.17.0.9 1',
+    '10.17.0.9 3',
+  ]);
+  third.store.close();
+  first.store.close();
+});
+
+t.test(
+  'a file that is not a database, cut off, or of another layout is begun anew, and that is told',
+  async (t) => {
+    const spoil: [string, (file: string) => void][] = [
+      ['not a database', (file) => writeFileSync(file, Buffer.alloc(50_000, 0x5a))],
+      ['cut off', (file) => truncateSync(file, 5000)],
+      [
+        'another layout',
+        (file) => {
+          const db = new DatabaseSync(file);
+          db.exec('PRAGMA user_version = 99');
+          db.close();
+        },
+      ],
+    ];
+    for (const [what, how] of spoil) {
+      const dir = directory();
+      const { store } = open(dir);
+      for (let i = 0; i < 500; i++) {
+        store.add(flow({ flow: `10.17.0.9 ${i} 1.1.1.1 2`, snat: `2.2.2.2 ${i}` }, 1000), 'web', 2000, false);
+      }
+      store.close();
+      how(join(dir, 'flows.db'));
+      const { store: again, anew } = open(dir);
+      const add = () => {
+        again.add(flow({ flow: '10.17.0.9 1 1.1.1.1 2', snat: '2.2.2.2 3' }, 1000), 'web', 2000, false);
+        again.commit();
+      };
+      // Damage inside the file is found when it is come upon.
+      try {
+        again.find(ask());
+        add();
+      } catch {
+        add();
+      }
+      t.equal(anew.length, 1, what);
+      t.same(sources(again.find(ask({ external: at('2.2.2.2', 3) }))), ['10.17.0.9 1'], what);
+      again.close();
+    }
+  },
+);
+
+t.test('its size is bounded: the oldest goes, the newest stays', async (t) => {
+  const dir = directory();
+  const maxBytes = 2 << 20;
+  const { store, clock } = open(dir, { maxBytes });
+  const count = 40_000;
+  for (let i = 0; i < count; i++) {
+    const spec = {
+      flow: `10.17.${i % 200}.9 ${i % 65_536} 203.0.${i % 250}.10 443`,
+      snat: `172.17.0.11 ${i % 65_536}`,
+    };
+    store.add(flow(spec, clock.now), 'web', clock.now + 10, false);
+    clock.now += 5;
+    if (i % 500 === 0) store.commit();
+  }
+  store.commit();
+  const size = readdirSync(dir).reduce((sum, name) => sum + statSync(join(dir, name)).size, 0);
+  t.ok(size < maxBytes * 1.7, `${size} octets with the write-ahead log`);
+  const kept = store.find(ask({ limit: count }));
+  t.ok(kept.length > 5000 && kept.length < 20_000, `${kept.length} flows`);
+  t.equal(kept[0]!.start, clock.now - 5, 'the newest first');
+  const starts = kept.map(({ start }) => start);
+  t.equal(starts.at(-1), clock.now - 5 * kept.length, 'without holes');
+  store.close();
+});
+
+t.test('what is too old goes', async (t) => {
+  const { store, clock } = open(directory(), { maxAge: 8 * DAY });
+  for (let day = 0; day < 30; day++) {
+    store.add(
+      flow({ flow: `10.17.0.9 ${day + 1} 1.1.1.1 2`, snat: '2.2.2.2 3' }, clock.now),
+      'web',
+      clock.now + 1,
+      false,
+    );
+    store.commit();
+    clock.now += DAY;
+    store.commit();
+  }
+  const days = store.find(ask()).map(({ sourcePort }) => sourcePort);
+  t.same(days.slice(0, 8), [30, 29, 28, 27, 26, 25, 24, 23]);
+  t.ok(days.length <= 10, `${days.length} days`);
+  store.close();
+});
+
+t.test('gaps are remembered by time', async (t) => {
+  const dir = directory();
+  const { store } = open(dir);
+  const gap = { foundStarts: 0, foundEnds: 0 };
+  store.addGap({ ...gap, from: 1000.5, to: 2000.5, lost: 7 });
+  store.addGap({ ...gap, from: 5000, to: 6000, lost: 0 });
+  store.close();
+  const { store: again } = open(dir);
+  t.same(
+    again.gaps({ from: 0, to: 9999 }).map((one) => ({ ...one })),
+    [
+      { from: 5000, to: 6000, lost: 0 },
+      { from: 1000, to: 2001, lost: 7 },
+    ],
+  );
+  t.equal(again.gaps({ from: 2001, to: 4999 }).length, 1);
+  t.equal(again.gaps({ from: 2002, to: 4999 }).length, 0);
+  again.close();
+});
+
+t.test('a directory that cannot be had is an exception, not a crash', async (t) => {
+  const file = join(directory(), 'file');
+  writeFileSync(file, '');
+  t.throws(() => open(join(file, 'below')));
+  t.ok(existsSync(file));
+});
+
+t.test('the store finds ended flows by the same rules as the table finds those that live', async (t) => {
+  let seed = 11;
+  const random = (below: number) => {
+    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;
+    return (seed >> 8) % below;
+  };
+  const host = () => ['10.17.0.9', '10.17.0.8', '172.17.0.11', '1.1.1.1', 'fd00::9', 'fd00::11'][random(6)]!;
+  const port = () => 1 + random(3);
+  const { store } = open(directory());
+  const flows: { one: Flow; end: number }[] = [];
+  while (flows.length < 400) {
+    const [source, destination, seen, led] = [host(), host(), host(), host()];
+    if (new Set([source, destination, seen, led].map((text) => text.includes(':'))).size > 1) continue;
+    const start = random(1000);
+    const one = flow(
+      {
+        flow: `${source} ${port()} ${destination} ${port()}`,
+        ...(random(2) && { snat: `${seen} ${port()}` }),
+        ...(random(3) === 0 && { dnat: `${led} ${port()}` }),
+        protocol: random(2) ? 6 : 17,
+        id: flows.length,
+      },
+      start,
+    );
+    const end = start + random(300);
+    store.add(one, `p${random(3)}`, end, false);
+    flows.push({ one, end });
+  }
+  for (let i = 0; i < 400; i++) {
+    const endpoint = () => at(host(), random(2) ? port() : undefined);
+    const from = random(1200);
+    const lookup = ask({
+      ...(random(3) === 0 && { internal: endpoint() }),
+      ...(random(2) === 0 && { external: endpoint() }),
+      ...(random(3) === 0 && { dest: endpoint() }),
+      ...(random(3) === 0 && { protocols: [random(2) ? 6 : 17] }),
+      from,
+      to: from + random(200),
+      limit: 1000,
+    });
+    const expected = flows.filter(({ one, end }) => matches(one, lookup, end)).length;
+    if (store.find(lookup).length !== expected) t.fail(JSON.stringify(lookup));
+    const few = store.find({ ...lookup, limit: 3 });
+    if (few.length !== Math.min(3, expected)) t.fail('limit');
+  }
+  t.pass('400 lookups among 400 flows');
+  store.close();
+});
+
+t.test('a lookup by external address and port, by destination and by pod goes by an index', async (t) => {
+  const dir = directory();
+  const { store } = open(dir);
+  store.close();
+  const db = new DatabaseSync(join(dir, 'flows.db'));
+  const plan = (where: string) =>
+    db
+      .prepare(`EXPLAIN QUERY PLAN SELECT * FROM flows_1 WHERE start <= 9 AND end >= 1 AND (${where})`)
+      .all()
+      .map(({ detail }) => detail)
+      .join('; ');
+  const address = "x'01'";
+  t.match(
+    plan(
+      `(outside = ${address} AND outside_port = 1) OR (destination = ${address} AND destination_port = 1 AND inside IS NOT NULL)`,
+    ),
+    /outside_1.*destination_1/,
+  );
+  t.match(plan(`(source = ${address}) OR (inside = ${address})`), /source_1.*inside_1/);
+  t.match(plan(`(destination = ${address}) OR (inside = ${address})`), /destination_1.*inside_1/);
+  db.close();
+});
