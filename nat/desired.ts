@@ -83,14 +83,9 @@ const chain = (policy: string, texts: readonly string[]): Chain => ({
   rules: texts.map((text) => ({ text, packets: 0, bytes: 0 })),
 });
 
-function hashNet(
-  name: string,
-  family: Family,
-  elements: ReadonlyMap<Prefix, number>,
-  marked: boolean,
-): AddressSet {
+function hashNet(name: string, family: Family, elements: Map<Prefix, number>, marked: boolean): AddressSet {
   const maxelem = Math.max(MIN_MAXELEM, 2 ** Math.ceil(Math.log2(elements.size + 1)));
-  return { name, family, type: 'hash:net', maxelem, marked, elements: new Map(elements), plain: true };
+  return { name, family, type: 'hash:net', maxelem, marked, elements, plain: true };
 }
 
 const unmarked = (blocks: readonly Prefix[]): Map<Prefix, number> =>
@@ -114,15 +109,13 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
     chains.get(name)?.rules.push(...chain(policy, texts).rules) ?? chains.set(name, chain(policy, texts));
   };
   const hook = (table: string, name: string, ...texts: string[]): void => add(table, name, texts, 'ACCEPT');
-  const addSet = (name: string, elements: ReadonlyMap<Prefix, number>, marked = false): void =>
+  const addSet = (name: string, elements: Map<Prefix, number>, marked = false): void =>
     void sets.push(hashNet(name, family, elements, marked));
 
   const blocks = expressible(forward, family);
-  let forwarded = blocks.flatMap(returnPair);
-  if (blocks.length > MAX_FORWARD_RULES) {
-    addSet(FORWARD_SET[family], unmarked(blocks));
-    forwarded = returnPairOfSet(FORWARD_SET[family]);
-  }
+  const asSet = blocks.length > MAX_FORWARD_RULES;
+  if (asSet) addSet(FORWARD_SET[family], unmarked(blocks));
+  const forwarded = asSet ? returnPairOfSet(FORWARD_SET[family]) : blocks.flatMap(returnPair);
   add('nat', CHAIN_MASQUERADE, masqueradeChain);
   hook('nat', 'PREROUTING', markRule(internal));
 

@@ -88,7 +88,7 @@ const MASQUERADE = 2;
 const DROP = 3;
 
 /** So many comparisons stand in one chain; more become a tree. */
-const FANOUT = 4;
+const FANOUT = 16;
 
 /** The seed of the hash that gives a source its address; any number, as long as all gateways have the same. */
 const CLUSTER_SEED = 0x56454721;
@@ -128,7 +128,8 @@ function identities(known: Record<string, number> = {}): (text: string) => numbe
 
 /**
  * Adds to a chain the comparisons that lead from a mark to what belongs to it, over chains below it when there
- * are many: each looks at two more bits, which makes the fewest comparisons in all.
+ * are many: each looks at four more bits. (Two or three make fewer comparisons, but more chains to walk into, and
+ * are slower.)
  */
 function dispatch(chains: Map<string, string[]>, root: string, leaves: Map<number, string[]>): void {
   const node = (name: string, ids: number[], bits: number): void => {
@@ -138,7 +139,7 @@ function dispatch(chains: Map<string, string[]>, root: string, leaves: Map<numbe
       for (const id of ids) for (const target of leaves.get(id)!) rules.push(`${isMark(id)} ${target}`);
       return;
     }
-    const below = bits + 2;
+    const below = bits + 4;
     const mask = (0xffffffff << (32 - below)) >>> 0;
     const branches = Map.groupBy(ids, (id) => (id & mask) >>> 0);
     if (branches.size === 1) {
@@ -198,33 +199,47 @@ function targets(action: EgressAction): string[] {
   });
 }
 
-/** The sources of all policies, each with the policies whose blocks it lies in (itself included), in order. */
-function classify(policies: readonly EgressPolicy[], family: Family): Map<Prefix, number[]> {
-  const own = new Map<Prefix, number[]>();
+/** The first and last address of a block as numbers; for IPv4 without the cost of big ones. */
+function bounds(block: Prefix, family: Family): { first: number | bigint; last: number | bigint } {
+  const length = prefixLength(block);
+  if (family === 6) {
+    const first = addressNumber(networkAddress(block));
+    return { first, last: first | ((1n << BigInt(128 - length)) - 1n) };
+  }
+  const first = networkAddress(block)
+    .split('.')
+    .reduce((value, octet) => value * 256 + Number(octet), 0);
+  return { first, last: first + 2 ** (32 - length) - 1 };
+}
+
+/** Two ascending lists as one, without repetitions. */
+const merged = (a: readonly number[], b: readonly number[]): readonly number[] =>
+  a.length === 0 ? b : b.length === 0 ? a : [...new Set([...a, ...b])].sort((x, y) => x - y);
+
+/**
+ * The sources of all policies, each with the policies whose blocks it lies in (itself included), in order. Sources
+ * that have but one policy share the list.
+ */
+function classify(policies: readonly EgressPolicy[], family: Family): Map<Prefix, readonly number[]> {
+  const own = new Map<Prefix, readonly number[]>();
   policies.forEach(({ sources }, i) => {
-    for (const source of new Set(sources)) {
+    const alone = [i];
+    for (const source of sources) {
       const list = own.get(source);
-      if (list === undefined) own.set(source, [i]);
-      else list.push(i);
+      own.set(source, list === undefined ? alone : merged(list, alone));
     }
   });
-  const width = family === 4 ? 32 : 128;
-  const sorted = [...own.keys()]
-    .map((source) => {
-      const length = prefixLength(source);
-      const first = addressNumber(networkAddress(source));
-      return { source, length, first, last: first | ((1n << BigInt(width - length)) - 1n) };
-    })
-    .sort((a, b) => (a.first === b.first ? a.length - b.length : a.first < b.first ? -1 : 1));
-  const lists = new Map<Prefix, number[]>();
+  const sorted = [...own]
+    .map(([source, list]) => ({ source, list, ...bounds(source, family) }))
+    .sort((a, b) => (a.first < b.first ? -1 : a.first > b.first ? 1 : a.last > b.last ? -1 : 1));
+  const lists = new Map<Prefix, readonly number[]>();
   /** The blocks around the one at hand, each with its whole list. */
-  const around: { last: bigint; list: number[] }[] = [];
-  for (const { source, first, last } of sorted) {
-    while (around.length > 0 && around.at(-1)!.last < first) around.pop();
-    const outer = around.at(-1)?.list ?? [];
-    const list = [...new Set([...outer, ...own.get(source)!])].sort((a, b) => a - b);
-    lists.set(source, list);
-    around.push({ last, list });
+  const around: { last: number | bigint; list: readonly number[] }[] = [];
+  for (const block of sorted) {
+    while (around.length > 0 && around.at(-1)!.last < block.first) around.pop();
+    const list = merged(around.at(-1)?.list ?? [], block.list);
+    lists.set(block.source, list);
+    around.push({ last: block.last, list });
   }
   return lists;
 }
@@ -327,35 +342,40 @@ export function egressChains(
     return mark;
   }
 
-  /** Marks by list of policies: most sources share theirs with many. */
+  const anySource = speaking.flatMap(({ sources }, i) => (sources.length === 0 ? [i] : []));
+  /** Marks by list of policies, as it is and as it reads: most sources share theirs with many. */
+  const marks = new Map<readonly number[], number>();
   const known = new Map<string, number>();
-  function markOf(indexes: number[]): number {
+  function markOf(list: readonly number[]): number {
+    const same = marks.get(list);
+    if (same !== undefined) return same;
+    const indexes = merged(list, anySource);
     // Behind a policy that takes everything none is reached.
     const last = indexes.findIndex((i) => compiled[i]!.always);
     const reached = last < 0 ? indexes : indexes.slice(0, last + 1);
     const key = reached.join();
     let mark = known.get(key);
     if (mark === undefined) {
-      const list = reached.map((i) => compiled[i]!);
-      const [first] = list;
+      const members = reached.map((i) => compiled[i]!);
+      const [first] = members;
       mark =
         first === undefined
           ? markOfAction(defaultAction)
           : first.always
             ? markOfAction(first.action)
-            : markOfClass(list);
+            : markOfClass(members);
       known.set(key, mark);
     }
+    marks.set(list, mark);
     return mark;
   }
 
-  const anySource = speaking.flatMap(({ sources }, i) => (sources.length === 0 ? [i] : []));
   const sources = new Map<Prefix, number>();
   for (const [source, list] of classify(speaking, family)) {
-    sources.set(source, markOf([...new Set([...list, ...anySource])].sort((a, b) => a - b)));
+    sources.set(source, markOf(list));
   }
   const look = (side: 'src' | 'dst'): string[] => [
-    setMark(markOf(anySource)),
+    setMark(markOf([])),
     ...(sources.size > 0 ? [`-j SET --map-set ${SOURCE_SET[family]} ${side} --map-mark`] : []),
   ];
   const isClass = isMark(union(OURS, CLASS), union(OURS, CLASS));
