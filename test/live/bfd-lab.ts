@@ -76,6 +76,19 @@ export class VegBfdd {
     return promise;
   }
 
+  /**
+   * Ends the daemon by a signal and starts it again. Returns for how long the peers heard nothing, ms, of the
+   * session for which that was longest; Infinity when one could not be resumed.
+   */
+  async restart(signal: NodeJS.Signals, sessions: number): Promise<number> {
+    const code = await this.daemon.stop(signal);
+    if (signal !== 'SIGKILL' && code !== 0) throw new Error(`${signal}: exit code ${code}`);
+    this.start();
+    await until(() => this.daemon.log().split('listening for BFD').length > sessions, { what: 'it listens' });
+    const away = [...this.daemon.log().matchAll(/"awayMs":(\d+)/g)].map(([, ms]) => Number(ms));
+    return away.length === sessions ? Math.max(...away) : Number.POSITIVE_INFINITY;
+  }
+
   async up(count: number): Promise<void> {
     await until(async () => (await this.control('status')).split('state=Up').length - 1 === count, {
       what: `${count} sessions Up`,

@@ -1,0 +1,183 @@
+/**
+ * `veg-bfdd`: the BFD engine as a daemon of its own, for those who want only BFD, and the peer in the lab.
+ *
+ * Every local address has a session with every peer of its family. `bfdd-control` works through the control
+ * socket. SIGTERM and SIGINT tell the peers (AdminDown) and end; SIGUSR2 ends without a word, for a restart in
+ * place; SIGUSR1 writes the sessions to the log.
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import pino from 'pino';
+import { AUTH_TYPES } from './constants.ts';
+import { parseAddress } from './control-text.ts';
+import { Engine } from './engine.ts';
+import type { AuthTypeName, PeerIntent } from './intent.ts';
+
+/** package.json beside the sources, or one level up from dist/. */
+function version(): string {
+  for (const up of ['..', '../..']) {
+    try {
+      const text = readFileSync(join(import.meta.dirname, up, 'package.json'), 'utf8');
+      return (JSON.parse(text) as { version: string }).version;
+    } catch {
+      // not here
+    }
+  }
+  throw new Error('package.json is missing beside the program');
+}
+
+/** A whole number within bounds. */
+const integer = (least: number, greatest: number) => (text: string) => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < least || value > greatest || text.trim() === '') {
+    throw new InvalidArgumentError(`A whole number from ${least} to ${greatest} is needed.`);
+  }
+  return value;
+};
+
+/** Addresses separated by commas or blanks; a flag may also be given more than once. */
+function addresses(text: string, before: string[] = []): string[] {
+  const words = text.split(/[\s,]+/).filter((word) => word !== '');
+  const parsed = words.map((word) => {
+    const address = parseAddress(word);
+    if (address === undefined) throw new InvalidArgumentError(`${word} is not an IPv4 or IPv6 address.`);
+    return address;
+  });
+  return [...before, ...parsed];
+}
+
+/** Milliseconds on the command line, microseconds in the protocol. */
+const LONGEST_MS = Math.floor(0xffffffff / 1000);
+
+const program = new Command('veg-bfdd')
+  .description('A BFD daemon (RFC 5880, 5881, 5883)')
+  .version(version())
+  .addOption(new Option('--local <addresses>', 'local addresses').env('POD_IPS').argParser(addresses))
+  .addOption(new Option('--peer <addresses>', 'peers').env('BFD_PEER_IPS').argParser(addresses))
+  .addOption(
+    new Option('--min-tx <ms>', 'Desired Min TX Interval')
+      .env('BFD_MIN_TX')
+      .default(1000)
+      .argParser(integer(1, LONGEST_MS)),
+  )
+  .addOption(
+    new Option('--min-rx <ms>', 'Required Min RX Interval')
+      .env('BFD_MIN_RX')
+      .default(1000)
+      .argParser(integer(1, LONGEST_MS)),
+  )
+  .addOption(
+    new Option('--multiplier <n>', 'Detect Mult').env('BFD_MULTI').default(3).argParser(integer(1, 255)),
+  )
+  .option('--active', 'take the active role: send before anything was heard', false)
+  .option('--multihop', 'RFC 5883: port 4784', false)
+  .addOption(new Option('--min-ttl <n>', 'least TTL accepted').default(254).argParser(integer(1, 255)))
+  .option('--interface <name>', 'take packets of this interface only')
+  .option('--no-adopt', 'do not adopt a stale discriminator that a peer keeps sending')
+  .addOption(
+    new Option('--auth-type <type>', 'authentication').choices(
+      AUTH_TYPES.filter((type): type is AuthTypeName => type !== undefined),
+    ),
+  )
+  .addOption(new Option('--auth-key-id <n>', 'Auth Key ID').default(1).argParser(integer(0, 255)))
+  .option('--auth-key-file <file>', 'file with the secret')
+  .addOption(new Option('--demand-poll <ms>', 'Demand mode: poll so often').argParser(integer(1, LONGEST_MS)))
+  .option('--state-dir <dir>', 'control socket and state file', '/run/veg-bfdd')
+  .addOption(new Option('--log-level <level>').choices(['error', 'warn', 'info', 'debug']).default('info'));
+
+interface Flags {
+  local?: string[];
+  peer?: string[];
+  minTx: number;
+  minRx: number;
+  multiplier: number;
+  active: boolean;
+  multihop: boolean;
+  minTtl: number;
+  interface?: string;
+  adopt: boolean;
+  authType?: AuthTypeName;
+  authKeyId: number;
+  authKeyFile?: string;
+  demandPoll?: number;
+  stateDir: string;
+  logLevel: string;
+}
+
+function parameters(flags: Flags): Omit<PeerIntent, 'local' | 'remote'> {
+  const { authType: type, authKeyId: keyId, authKeyFile: keyFile } = flags;
+  if ((type === undefined) !== (keyFile === undefined)) {
+    program.error('error: --auth-type and --auth-key-file go together', { exitCode: 2 });
+  }
+  return {
+    desiredMinTx: flags.minTx * 1000,
+    requiredMinRx: flags.minRx * 1000,
+    detectMult: flags.multiplier,
+    role: flags.active ? 'active' : 'passive',
+    minTTL: flags.minTtl,
+    multihop: flags.multihop,
+    adoptDiscriminator: flags.adopt,
+    ...(flags.interface === undefined ? {} : { interface: flags.interface }),
+    ...(type === undefined || keyFile === undefined ? {} : { auth: { type, keyId, keyFile } }),
+    ...(flags.demandPoll === undefined ? {} : { demandPollInterval: flags.demandPoll * 1000 }),
+  };
+}
+
+program.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
+const flags = program.parse().opts<Flags>();
+const common = parameters(flags);
+const locals = flags.local ?? [];
+if (locals.length === 0) program.error('error: no local address: give --local or POD_IPS', { exitCode: 2 });
+
+const output = pino.destination({ dest: 1, sync: false, maxLength: 1 << 20 });
+const logger = pino(
+  {
+    level: flags.logLevel,
+    base: { component: 'bfd' },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+  },
+  output,
+);
+
+const { role: _role, multihop: _multihop, ...newSession } = common;
+const engine = new Engine({
+  logger,
+  version: version(),
+  checkpoint: join(flags.stateDir, 'bfd.json'),
+  newSession,
+  onStop: () => end(() => engine.stop()),
+});
+engine.configure({
+  peers: locals.flatMap((local) =>
+    (flags.peer ?? [])
+      .filter((remote) => remote.includes(':') === local.includes(':'))
+      .map((remote) => ({ ...common, local, remote })),
+  ),
+  readiness: { 4: { ready: true }, 6: { ready: true } },
+  // Peers that are let in later are single-hop ones.
+  listen: common.multihop ? [] : locals,
+});
+
+let ending = false;
+function end(how: () => Promise<void> | void): void {
+  if (ending) return;
+  ending = true;
+  Promise.resolve(how()).then(() => {
+    output.flushSync();
+    process.exit(0);
+  });
+}
+process.on('SIGTERM', () => end(() => engine.stop()));
+process.on('SIGINT', () => end(() => engine.stop()));
+process.on('SIGUSR2', () => end(() => engine.abandon()));
+process.on('SIGUSR1', () => logger.info({ report: engine.report() }, 'state'));
+
+// The sessions run already; the rest can load meanwhile.
+const { serve } = await import('./control-socket.ts');
+try {
+  await serve(join(flags.stateDir, 'control.sock'), (words) => engine.command(words));
+} catch (error) {
+  logger.error({ err: error }, 'no control socket');
+}
