@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { Agent, type AgentOptions, BFD, PolicyDirectory } from '../support/agent.ts';
-import { type Namespace, veth } from '../support/netns.ts';
+import { type Namespace, until, veth } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 import { EXTERNAL_ADDRESSES, EXTERNAL_ADDRESSES_6, type Topology, topology } from '../support/topology.ts';
 
@@ -39,7 +39,7 @@ async function told(t: Test, agent: Agent, reason: RegExp, where = 'reason'): Pr
   t.equal(ready, false);
   t.match(reasons.join('\n'), reason, 'told in status');
   t.match(agent.http('/readyz'), { status: 503, body: reason }, 'told in /readyz');
-  t.match(agent.daemon.log(), reason, 'told in the log');
+  await until(() => reason.test(agent.daemon.log()), { what: `${reason} in the log` });
   t.equal(agent.http('/livez').status, 200, 'the agent lives');
 }
 
