@@ -27,7 +27,12 @@ export const exec: Exec = async (file, args, { input, timeoutMs = DEFAULT_TIMEOU
     reject: false,
     stripFinalNewline: false,
     extendEnv: false,
-    env: { LC_ALL: 'C', PATH: process.env.PATH ?? TOOL_DIRECTORIES.join(':') },
+    env: {
+      LC_ALL: 'C',
+      PATH: process.env.PATH ?? TOOL_DIRECTORIES.join(':'),
+      // Where a user other than root can lock the legacy tables.
+      ...(process.env.XTABLES_LOCKFILE && { XTABLES_LOCKFILE: process.env.XTABLES_LOCKFILE }),
+    },
     timeout: timeoutMs,
     ...(input === undefined ? { stdin: 'ignore' as const } : { input }),
   });
