@@ -42,25 +42,27 @@ function call(path: string, method = 'GET', headers = {}): Promise<{ status: num
   });
 }
 
-t.strictSame(await call('/metrics'), { status: 200, body: 'a_metric 1\n' });
-t.strictSame(await call('/livez'), { status: 200, body: 'ok\n' });
-state.ready = ['BFD: no session is Up', 'draining'];
-t.strictSame(
-  await call('/readyz'),
-  { status: 503, body: 'BFD: no session is Up\ndraining\n' },
-  'the reasons as text',
-);
-state.live = ['no word from the BFD process'];
-t.equal((await call('/livez')).status, 503);
-t.strictSame(await call('/'), { status: 200, body: 'the page\n' }, 'the page on loopback');
-t.equal(
-  (await call('/', 'GET', { Host: 'evil.example' })).status,
-  403,
-  'not under a foreign name (DNS rebinding)',
-);
-t.equal((await call('/', 'GET', { Host: 'localhost:8080' })).status, 200, 'but through a port-forward');
-t.equal((await call('/v1/status')).status, 404, 'any other path is 404');
-t.equal((await call('/metrics', 'POST')).status, 405, 'any other method is 405');
-t.strictSame(await call('/metrics', 'HEAD'), { status: 200, body: '' });
-await http.listen([]);
-await t.rejects(call('/livez'), { code: 'ECONNREFUSED' }, 'an address that is no longer wanted is closed');
+t.test('probes, metrics and the page, and nothing else', async (t) => {
+  t.strictSame(await call('/metrics'), { status: 200, body: 'a_metric 1\n' });
+  t.strictSame(await call('/livez'), { status: 200, body: 'ok\n' });
+  state.ready = ['BFD: no session is Up', 'draining'];
+  t.strictSame(
+    await call('/readyz'),
+    { status: 503, body: 'BFD: no session is Up\ndraining\n' },
+    'the reasons as text',
+  );
+  state.live = ['no word from the BFD process'];
+  t.equal((await call('/livez')).status, 503);
+  t.strictSame(await call('/'), { status: 200, body: 'the page\n' }, 'the page on loopback');
+  t.equal(
+    (await call('/', 'GET', { Host: 'evil.example' })).status,
+    403,
+    'not under a foreign name (DNS rebinding)',
+  );
+  t.equal((await call('/', 'GET', { Host: 'localhost:8080' })).status, 200, 'but through a port-forward');
+  t.equal((await call('/v1/status')).status, 404, 'any other path is 404');
+  t.equal((await call('/metrics', 'POST')).status, 405, 'any other method is 405');
+  t.strictSame(await call('/metrics', 'HEAD'), { status: 200, body: '' });
+  await http.listen([]);
+  await t.rejects(call('/livez'), { code: 'ECONNREFUSED' }, 'an address that is no longer wanted is closed');
+});
