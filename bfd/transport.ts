@@ -133,8 +133,9 @@ class Receiver {
   #socket: Socket | undefined;
   #fd = -1;
   #interfaceIndex = 0;
-  /** Drops of sockets that are closed already. */
-  #formerDrops = 0;
+  /** Drops so far, and what the open socket's counter, 32 bits wide, said last. */
+  #drops = 0;
+  #dropCounter = 0;
   /** The error that was logged last, so that a retry does not log it again. */
   #complaint = '';
   readonly #receive: Receive;
@@ -201,7 +202,8 @@ class Receiver {
 
   close(): void {
     if (this.#socket === undefined) return;
-    this.#formerDrops = this.drops();
+    this.drops();
+    this.#dropCounter = 0;
     this.#fd = -1;
     this.#socket.close();
     this.#socket = undefined;
@@ -232,10 +234,14 @@ class Receiver {
 
   /** Packets that the kernel dropped: by the TTL filter, or for want of buffer. */
   drops(): number {
-    if (this.#fd < 0) return this.#formerDrops;
-    const info = Buffer.alloc(4 * (SK_MEMINFO_DROPS + 1));
-    getsockopt(this.#fd, SOL_SOCKET, SO_MEMINFO, info);
-    return this.#formerDrops + info.readUInt32LE(4 * SK_MEMINFO_DROPS);
+    if (this.#fd >= 0) {
+      const info = Buffer.alloc(4 * (SK_MEMINFO_DROPS + 1));
+      getsockopt(this.#fd, SOL_SOCKET, SO_MEMINFO, info);
+      const counter = info.readUInt32LE(4 * SK_MEMINFO_DROPS);
+      this.#drops += (counter - this.#dropCounter) >>> 0;
+      this.#dropCounter = counter;
+    }
+    return this.#drops;
   }
 }
 
