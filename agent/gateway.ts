@@ -7,7 +7,7 @@ import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import type { Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
-import { removeFlows } from './flows.ts';
+import { FlowCleaner } from './flows.ts';
 import type { OpenKernels } from './kernels.ts';
 import type { Logger } from './log.ts';
 import { Loop } from './loop.ts';
@@ -25,7 +25,6 @@ import {
   Reconciler,
 } from './reconcile.ts';
 import type { LoadedPolicy } from './source.ts';
-import { staleFlows } from './stale-flows.ts';
 import type { AgentView } from './status.ts';
 import type { Uplink } from './uplink/uplink.ts';
 
@@ -56,6 +55,7 @@ export class Gateway {
   readonly #reconciler: Reconciler;
   readonly #loop: Loop;
   readonly #driftTimer: NodeJS.Timeout;
+  readonly #flows: FlowCleaner;
   #policy: Policy | undefined;
   /** What the policy in force was made from, to tell a new one. */
   #policyText = '';
@@ -74,6 +74,7 @@ export class Gateway {
 
   constructor(parts: GatewayParts) {
     this.#parts = parts;
+    this.#flows = new FlowCleaner(parts.logger);
     this.#reconciler = new Reconciler(parts.kernels, parts.options);
     this.#loop = new Loop(
       parts.options.resync,
@@ -179,7 +180,7 @@ export class Gateway {
         if (repaired) this.#countRepairs(look);
       }
       this.#take(this.#policy, look, failures);
-      if (translation && failures.length === 0) await this.#removeStaleFlows(look);
+      if (translation && failures.length === 0) this.#flows.follow(look.plan);
       await onLook(look);
     } catch (error) {
       // The kernel could not be looked at: nothing is known to be wrong, so sessions stay as they are.
@@ -246,24 +247,6 @@ export class Gateway {
     });
     if (ip4 === undefined || ip6 === undefined) return;
     onIntent({ peers: [...this.#peers[4], ...this.#peers[6]], readiness: { 4: ip4, 6: ip6 } });
-  }
-
-  /** Flows that began under other rules, or under none, follow the policy from their next packet on. */
-  async #removeStaleFlows({ plan }: Look): Promise<void> {
-    const { logger } = this.#parts;
-    const own = plan.routing.flatMap(({ internal, external }) => [
-      ...internal.addresses,
-      ...external.addresses,
-    ]);
-    try {
-      const flows = await removeFlows(staleFlows(plan.nat, own));
-      if (flows > 0) logger.info({ flows }, 'removed flows that began under other rules');
-    } catch (error) {
-      logger.warn(
-        { reason: (error as Error).message },
-        'flows that began under other rules stay as they are',
-      );
-    }
   }
 
   #lookForDrift(): void {
