@@ -23,5 +23,6 @@ export async function readFacts(
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') ignored((error as Error).message);
   }
-  return { links, addresses, networks, notes };
+  const names = [process.env.POD_NAME, process.env.NODE_NAME].filter((name) => !!name) as string[];
+  return { links, addresses, networks, names, notes };
 }

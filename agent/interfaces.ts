@@ -22,6 +22,8 @@ export interface Facts {
   addresses: InterfaceAddress[];
   /** Empty when there is no network-status file. */
   networks: NetworkStatus[];
+  /** The names of the pod and of its node, as far as they are known: it is the owner of what names them. */
+  names: string[];
   /** What could not be learned, and why. */
   notes: string[];
 }

@@ -13,6 +13,7 @@ import { NetlinkSocket, Protocol } from './netlink.ts';
 import type { Options } from './options.ts';
 import type { Kernels, Look } from './reconcile.ts';
 import { createSysctls } from './sysctl.ts';
+import { Claims } from './uplink/claims.ts';
 
 export interface OpenKernels extends Kernels {
   /** Changes when something changed since a look that no event tells: a set's content, a legacy table, a sysctl. */
@@ -26,20 +27,26 @@ export interface OpenKernels extends Kernels {
 export function createKernels(options: Options): OpenKernels {
   const netlink = new NetlinkSocket(Protocol.ROUTE);
   const fingerprint = createFingerprint(libc);
+  const claims = new Claims();
   const sysctls = createSysctls('/proc/sys', join(options.stateDir, 'sysctl.json'));
   return {
     routing: createRoutingKernel(netlink),
     nat: createNatKernel({ exec, readFile: (path) => readFile(path, 'utf8') }),
     sysctls,
+    claims,
     facts: (observed) => readFacts(observed, options.networkStatus),
     fingerprint({ plan, backend, desiredNat }) {
       const programmed = plan.nat.map(({ family }) => family);
       const settings = sysctls.fingerprint(programmed, plan.interfaces.internal);
       return `${settings} ${fingerprint.read(backend, desiredNat)}`;
     },
-    watch: (onEvent) => watchKernel(netlink, onEvent),
+    watch(onEvent) {
+      claims.listen((address) => onEvent({ object: 'address', portid: 0, what: `${address} was asked for` }));
+      return watchKernel(netlink, onEvent);
+    },
     close() {
       netlink.close();
+      claims.close();
       fingerprint.close();
     },
   };

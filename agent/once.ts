@@ -58,7 +58,7 @@ export async function apply(options: Options): Promise<number> {
   const policy = load(options.policyDir);
   if (policy === undefined) return EXIT.policyInvalid;
   return withKernel(options, async (reconciler) => {
-    const look = await reconciler.look(policy);
+    const look = await reconciler.lookSettled(policy);
     for (const note of look.notes) complain(`note: ${note}`);
     for (const line of changeLines(look.changes)) say(line);
     const failures = await reconciler.apply(look);
@@ -76,7 +76,7 @@ export async function plan(options: Options, json: boolean): Promise<number> {
   const policy = load(options.policyDir);
   if (policy === undefined) return EXIT.policyInvalid;
   return withKernel(options, async (reconciler) => {
-    const look = await reconciler.look(policy);
+    const look = await reconciler.lookSettled(policy);
     const lines = changeLines(look.changes);
     if (json) {
       const { families, interfaces } = look.plan;

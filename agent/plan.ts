@@ -3,18 +3,23 @@
  */
 import type { PeerIntent } from '../bfd/intent.ts';
 import type { NatIntent } from '../nat/desired.ts';
+import type { VirtualAddress } from '../routing/addresses.ts';
 import type { RoutingIntent, RoutingSide } from '../routing/desired.ts';
+import { ownsAddress } from '../routing/ownership.ts';
 import {
   type Address,
   contains,
   FAMILIES,
   type Family,
   familyOf,
+  hostPrefix,
   type Prefix,
   parsePrefix,
+  prefixLength,
 } from '../routing/prefix.ts';
 import type { InterfaceAddress } from '../routing/state.ts';
 import { type Facts, findInterfaces, type InterfaceFlags } from './interfaces.ts';
+import { egressNotes, familyNat, heldAddresses, inboundTargets } from './plan-nat.ts';
 import type { Policy, Side } from './policy/model.ts';
 
 /** What became of one address family. */
@@ -34,6 +39,8 @@ export interface Plan {
   internalAddresses: Address[];
   routing: RoutingIntent;
   nat: NatIntent;
+  /** What has to be held on the external interface besides the addresses that the pod has. */
+  addresses: VirtualAddress[];
   /** The sessions of the programmed families. */
   peers: PeerIntent[];
   families: FamilyStatus[];
@@ -51,13 +58,14 @@ const milliseconds = (value: number): number => value * 1000;
 
 type LinkFacts = Pick<Facts, 'links' | 'addresses'>;
 
-/** The addresses of an interface that packets can be sent from. */
+/** The pod's own addresses on an interface that packets can be sent from; virtual ones are none of them. */
 export function usableAddresses(facts: LinkFacts, name: string, family: Family): InterfaceAddress[] {
   const link = facts.links.find((candidate) => candidate.name === name);
   return facts.addresses.filter(
     (address) =>
       address.ifindex === link?.index &&
       address.family === family &&
+      !ownsAddress(address) &&
       address.scope === SCOPE_UNIVERSE &&
       (address.flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE)) === 0,
   );
@@ -98,6 +106,7 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     ),
     routing: [],
     nat: [],
+    addresses: [],
     peers: [],
     families: [],
     notes: [],
@@ -136,25 +145,27 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
     addresses: usableAddresses(facts, name, family).map(({ address }) => address),
     gateway,
   });
-  const blocks = (snat?: boolean): Prefix[] => {
-    const rules = policy.rules.filter((rule) => snat === undefined || rule.snat === snat);
-    return [...new Set(rules.flatMap(({ ipBlocks }) => ipBlocks))].filter(
-      (block) => familyOf(block) === family,
-    );
-  };
+  const nat = familyNat(policy, family, internal);
+  const blocks = [...new Set(policy.rules.flatMap(({ ipBlocks }) => ipBlocks))].filter(
+    (block) => familyOf(block) === family,
+  );
   plan.routing.push({
     family,
     internal: side(internal, internalGateway),
     external: side(external, externalGateway),
-    internalBlocks: blocks().filter((block) => !isOnLink(block)),
+    internalBlocks: [
+      ...blocks,
+      ...inboundTargets(nat)
+        .filter((target) => !blocks.some((block) => prefixLength(block) > 0 && contains(block, target)))
+        .map(hostPrefix),
+    ].filter((block) => !isOnLink(block)),
     peers: peers.filter((peer) => !isOnLink(peer)),
   });
-  plan.nat.push({
-    family,
-    internalInterface: internal,
-    forward: blocks(false),
-    notrackBfd: policy.bfd.enabled,
-  });
+  plan.nat.push(nat);
+  plan.notes.push(...egressNotes(policy, family));
+  for (const address of heldAddresses(policy, family, facts.names)) {
+    plan.addresses.push({ family, address, dev: external });
+  }
   const { minTX, minRX, multiplier, mode, minTTL, adoptDiscriminator, auth } = policy.bfd;
   for (const remote of peers) {
     plan.peers.push({

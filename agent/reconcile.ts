@@ -8,16 +8,20 @@ import { diffNat, type NatStep } from '../nat/diff.ts';
 import type { NatKernel, ObservedNat } from '../nat/kernel.ts';
 import { commandLines, isRuleStep } from '../nat/render.ts';
 import type { NatState } from '../nat/state.ts';
+import { type AddressStep, diffAddresses, type VirtualAddress } from '../routing/addresses.ts';
 import { desiredRouting } from '../routing/desired.ts';
 import { diffRouting, type RoutingStep } from '../routing/diff.ts';
 import type { RoutingKernel } from '../routing/kernel.ts';
-import { FAMILIES, type Family } from '../routing/prefix.ts';
+import { type Address, FAMILIES, type Family } from '../routing/prefix.ts';
 import { renderStep } from '../routing/render.ts';
+import type { Link } from '../routing/state.ts';
 import type { Trigger } from './cadence.ts';
 import type { Facts, InterfaceFlags } from './interfaces.ts';
 import { makePlan, type Plan } from './plan.ts';
 import type { Policy } from './policy/model.ts';
 import type { SysctlStep, Sysctls } from './sysctl.ts';
+import type { Claims } from './uplink/claims.ts';
+import type { Origin } from './uplink/probe.ts';
 
 /** What is to be done, by part, in no particular order between the parts. */
 export interface Changes {
@@ -37,6 +41,8 @@ export interface Look {
   /** The iptables backend of each family. */
   backend: ObservedNat['backend'];
   notes: string[];
+  /** Where virtual addresses that are missing shall be. */
+  origins: ReadonlyMap<Address, Origin>;
 }
 
 /** How a run ended, for status and metrics. */
@@ -54,6 +60,7 @@ export interface Kernels {
   routing: RoutingKernel;
   nat: NatKernel;
   sysctls: Sysctls;
+  claims: Pick<Claims, 'ask' | 'notes' | 'settled' | 'announce' | 'withdraw'>;
   facts(observed: Awaited<ReturnType<RoutingKernel['observe']>>): Promise<Facts>;
 }
 
@@ -71,11 +78,13 @@ export function cleanupLines({ nat, routing, sysctl }: Changes): string[] {
   return [...sysctl.map(({ line }) => line), ...routing.map(renderStep), ...commandLines(nat)];
 }
 
+const OBJECTS = ['rule', 'route', 'address'] as const;
+
 /** How many things of each kind the steps touch: the label `object` of `veg_agent_drift_repairs_total`. */
 export function countObjects({ nat, routing, sysctl }: Changes): Record<string, number> {
   const objects = [
     ...nat.map((step) => (isRuleStep(step) ? 'chain' : 'set')),
-    ...routing.map(({ kind }) => (kind.endsWith('Rule') ? 'rule' : 'route')),
+    ...routing.map(({ kind }) => OBJECTS.find((object) => kind.toLowerCase().endsWith(object))!),
     ...sysctl.map(() => 'sysctl'),
   ];
   const counts: Record<string, number> = {};
@@ -89,7 +98,24 @@ export function explain(error: Error): string {
   return hint === undefined ? error.message : `${error.message} (${hint})`;
 }
 
-const routingFamily = (step: RoutingStep): Family => ('route' in step ? step.route.family : step.rule.family);
+function routingFamily(step: RoutingStep): Family {
+  if ('address' in step) return step.address.family;
+  return 'route' in step ? step.route.family : step.rule.family;
+}
+
+/** Where the addresses that steps add shall be, on links that can hold them. */
+function originsOf(steps: readonly AddressStep[], plan: Plan, links: readonly Link[]): Map<Address, Origin> {
+  const origins = new Map<Address, Origin>();
+  for (const { kind, address } of steps) {
+    const link = links.find(({ name }) => name === address.dev);
+    const side = plan.routing.find(({ family }) => family === address.family)?.external;
+    const source = side?.addresses[0];
+    if (kind !== 'addAddress' || link === undefined || source === undefined) continue;
+    const { index: ifindex, name, mac } = link;
+    origins.set(address.address, { ifindex, interface: name, mac, source });
+  }
+  return origins;
+}
 
 /** What could not be carried out, and the families that are not as the policy says because of it. */
 export interface ApplyFailure {
@@ -115,9 +141,16 @@ export class Reconciler {
     this.#flags = flags;
   }
 
+  /** The same when it is clear which virtual addresses can be had. */
+  async lookSettled(policy: Policy): Promise<Look> {
+    await this.look(policy);
+    await this.#kernels.claims.settled();
+    return this.look(policy);
+  }
+
   /** Observes and compares; changes nothing. Throws when the kernel cannot be observed. */
   async look(policy: Policy): Promise<Look> {
-    const { routing, nat, sysctls } = this.#kernels;
+    const { routing, nat, sysctls, claims } = this.#kernels;
     const observedRouting = await routing.observe();
     const facts = await this.#kernels.facts(observedRouting);
     const plan = makePlan(policy, facts, this.#flags);
@@ -131,10 +164,21 @@ export class Reconciler {
       plan.families.filter(({ state }) => state === 'blocked').map(({ family }) => family),
     );
     const sysctl = await sysctls.look(programmed, plan.interfaces.internal);
+    const addresses = diffAddresses(observedRouting, plan.addresses).filter(
+      (step) => !blocked.has(step.address.family),
+    );
+    const origins = originsOf(addresses, plan, observedRouting.links);
+    const free = claims.ask(origins);
+    const isPending = ({ address }: VirtualAddress) => origins.has(address) && !free.has(address);
     const wishes: Look['wishes'] = {};
     for (const family of FAMILIES) {
       const ofFamily = (part: { family: Family }) => part.family === family;
-      const wish = JSON.stringify([plan.routing.filter(ofFamily), plan.nat.filter(ofFamily)]);
+      const wish = JSON.stringify([
+        plan.routing.filter(ofFamily),
+        plan.nat.filter(ofFamily),
+        // An address is wished for when it is known that it can be had.
+        plan.addresses.filter((address) => ofFamily(address) && !isPending(address)),
+      ]);
       if (!blocked.has(family)) wishes[family] = wish;
     }
     // The gateway forwards nothing in a family whose forwarding is off and cannot be turned on from here.
@@ -143,9 +187,14 @@ export class Reconciler {
       return reason === undefined ? status : { ...status, state: 'blocked', reason };
     });
     const changes: Changes = {
-      routing: diffRouting(observedRouting, desiredRouting(plan.routing)).filter(
-        (step) => !blocked.has(routingFamily(step)),
-      ),
+      // What is no longer ours goes first; what becomes ours comes when everything behind it is there.
+      routing: [
+        ...addresses.filter(({ kind }) => kind === 'delAddress'),
+        ...diffRouting(observedRouting, desiredRouting(plan.routing)).filter(
+          (step) => !blocked.has(routingFamily(step)),
+        ),
+        ...addresses.filter(({ kind, address }) => kind === 'addAddress' && !isPending(address)),
+      ],
       nat: diffNat(observedNat, wantedNat, this.#previousNat).filter((step) => !blocked.has(step.family)),
       sysctl: sysctl.steps,
     };
@@ -155,7 +204,8 @@ export class Reconciler {
       desiredNat: wantedNat,
       wishes,
       backend: observedNat.backend,
-      notes: [...plan.notes, ...facts.notes, ...sysctl.notes],
+      notes: [...plan.notes, ...facts.notes, ...sysctl.notes, ...claims.notes()],
+      origins,
     };
   }
 
@@ -164,7 +214,7 @@ export class Reconciler {
    * that no packet is forwarded before it is translated. A part that fails does not hold up the others.
    * Returns what failed, by family; empty when all is done.
    */
-  async apply({ changes, desiredNat }: Look): Promise<ApplyFailure[]> {
+  async apply({ changes, desiredNat, origins }: Look): Promise<ApplyFailure[]> {
     const failures: ApplyFailure[] = [];
     const attempt = async (families: readonly Family[], work: () => Promise<void>) => {
       try {
@@ -183,7 +233,10 @@ export class Reconciler {
       const steps = changes.routing.filter((step) => routingFamily(step) === family);
       // Routes must not lead packets past a translation that is not there.
       const untranslated = failures.some(({ families }) => families.includes(family));
-      if (steps.length > 0 && !untranslated) await attempt([family], () => applyRouting(routing, steps));
+      if (steps.length > 0 && !untranslated) {
+        await attempt([family], () => applyRouting(routing, steps));
+        this.#announce(steps, origins);
+      }
     }
     if (changes.sysctl.length > 0 && failures.length === 0) {
       await attempt(FAMILIES, () => sysctls.apply(changes.sysctl));
@@ -191,12 +244,25 @@ export class Reconciler {
     return failures;
   }
 
+  /** Tells the link which addresses have come. */
+  #announce(steps: readonly RoutingStep[], origins: Look['origins']): void {
+    const { claims } = this.#kernels;
+    for (const step of steps) {
+      if (!('address' in step)) continue;
+      const { address } = step.address;
+      const origin = origins.get(address);
+      if (step.kind === 'delAddress') claims.withdraw(address);
+      else if (origin !== undefined) claims.announce(address, origin);
+    }
+  }
+
   /** What removing everything that the agent owns comes to. */
   async lookForCleanup(): Promise<Changes> {
     const { routing, nat, sysctls } = this.#kernels;
+    const observed = await routing.observe();
     return {
       sysctl: await sysctls.lookForCleanup(),
-      routing: diffRouting(await routing.observe(), desiredRouting([])),
+      routing: [...diffAddresses(observed, []), ...diffRouting(observed, desiredRouting([]))],
       nat: diffNat(await nat.observe([]), desiredNat([]), this.#previousNat),
     };
   }

@@ -6,6 +6,7 @@
  * adopted: it satisfies the wish, and stays when the wish is gone. A foreign route that says something else
  * about a wanted destination stays too; the agent's own goes in front of it (docs/ownership.md).
  */
+import type { AddressStep } from './addresses.ts';
 import type { DesiredRouting } from './desired.ts';
 import { RTPROT_KERNEL, RTPROT_VEG_AGENT, TABLE_INTERNAL } from './numbers.ts';
 import { ownsRoute, ownsRule } from './ownership.ts';
@@ -14,7 +15,8 @@ import type { Route, RoutingState, Rule } from './state.ts';
 /** One change. `prependRoute` is an add in front of routes with the same destination and metric (IPv4). */
 export type RoutingStep =
   | { kind: 'addRoute' | 'prependRoute' | 'replaceRoute' | 'delRoute'; route: Route }
-  | { kind: 'addRule' | 'delRule'; rule: Rule };
+  | { kind: 'addRule' | 'delRule'; rule: Rule }
+  | AddressStep;
 
 /** The IPv6 metric that wins against any other; 0 would mean the default. */
 const FIRST_METRIC_6 = 1;

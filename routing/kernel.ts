@@ -6,6 +6,7 @@ import type { RoutingStep } from './diff.ts';
 import { TABLE_INTERNAL, TABLE_MAIN } from './numbers.ts';
 import {
   addressDump,
+  formatAddress,
   formatRoute,
   formatRule,
   linkDump,
@@ -66,6 +67,8 @@ const REQUESTS = {
   delRoute: { type: MessageType.DELROUTE, flags: 0 },
   addRule: { type: MessageType.NEWRULE, flags: NLM_F_CREATE },
   delRule: { type: MessageType.DELRULE, flags: 0 },
+  addAddress: { type: MessageType.NEWADDR, flags: NLM_F_CREATE | NLM_F_EXCL },
+  delAddress: { type: MessageType.DELADDR, flags: 0 },
 } as const;
 
 /** Answers that mean that the step is done: there already, or gone already (with its link, with its table). */
@@ -76,19 +79,31 @@ const DONE_ALREADY: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
   delRoute: ['ESRCH', 'ENOENT'],
   addRule: ['EEXIST'],
   delRule: ['ENOENT', 'ESRCH'],
+  addAddress: ['EEXIST'],
+  delAddress: ['EADDRNOTAVAIL', 'ENODEV'],
 };
 
 /** Answers to a dump that mean that there is nothing: no such table, no such family in this kernel. */
 const NOTHING_THERE: readonly string[] = ['ENOENT', 'ENOTSUP', 'EAFNOSUPPORT'];
+
+/** The interface of a step, where it has one. */
+function deviceOf(step: RoutingStep): string | undefined {
+  if ('rule' in step) return undefined;
+  return 'route' in step ? step.route.dev : step.address.dev;
+}
+
+function payload(step: RoutingStep, indexes: ReadonlyMap<string, number>): Uint8Array {
+  if ('rule' in step) return formatRule(step.rule);
+  const ifindex = indexes.get(deviceOf(step) ?? '');
+  return 'route' in step ? formatRoute(step.route, ifindex) : formatAddress(step.address, ifindex ?? 0);
+}
 
 function* requestsFor(
   steps: readonly RoutingStep[],
   indexes: ReadonlyMap<string, number>,
 ): Iterable<{ type: number; flags: number; data: Uint8Array }> {
   for (const step of steps) {
-    const data =
-      'rule' in step ? formatRule(step.rule) : formatRoute(step.route, indexes.get(step.route.dev ?? ''));
-    yield { ...REQUESTS[step.kind], data };
+    yield { ...REQUESTS[step.kind], data: payload(step, indexes) };
   }
 }
 
@@ -128,8 +143,9 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
       const indexes = new Map(dumpLinks().map(({ index, name }) => [name, index]));
       const failures: RoutingError[] = [];
       const possible = steps.filter((step) => {
-        if ('rule' in step || step.kind === 'delRoute' || indexes.has(step.route.dev ?? '')) return true;
-        failures.push(new RoutingError(step, `there is no interface ${step.route.dev}`));
+        const dev = deviceOf(step);
+        if ('rule' in step || step.kind.startsWith('del') || indexes.has(dev ?? '')) return true;
+        failures.push(new RoutingError(step, `there is no interface ${dev}`));
         return false;
       });
       const results = await netlink.transact(requestsFor(possible, indexes));

@@ -33,6 +33,12 @@ export const TABLE_LOCAL = 255;
  */
 export const RTPROT_VEG_AGENT = 178;
 
+/**
+ * The metric (IFA_RT_PRIORITY) of addresses that the agent adds: a /32 or /128 that carries it is the agent's to
+ * remove. The number of its routes; unlike IFA_PROTO (5.18) every kernel since 4.18 keeps it.
+ */
+export const METRIC_VEG_AGENT = 178;
+
 /** Kernel route protocols (linux/rtnetlink.h). Table 1000 is wholly ours and says `boot`, as upstream's. */
 export const RTPROT_KERNEL = 2;
 export const RTPROT_BOOT = 3;

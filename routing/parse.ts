@@ -16,9 +16,12 @@ import {
   type RuleAttrs,
 } from 'netlink/dist/rt/structs.js';
 import { AttrStream, getU32, parseAttributes, putU32 } from 'netlink/dist/structs.js';
+import type { VirtualAddress } from './addresses.ts';
+import { METRIC_VEG_AGENT } from './numbers.ts';
 import { ownsRoute, ownsRule } from './ownership.ts';
 import {
   type Address,
+  addressBits,
   addressBytes,
   addressFromBytes,
   anyPrefix,
@@ -36,7 +39,7 @@ const AF_INET6 = 10;
 
 // Attributes that are read.
 const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, EXT_MASK: 29 } as const;
-const IFA = { ADDRESS: 1, LOCAL: 2, FLAGS: 8 } as const;
+const IFA = { ADDRESS: 1, LOCAL: 2, CACHEINFO: 6, FLAGS: 8, RT_PRIORITY: 9 } as const;
 const RTA = {
   DST: 1,
   SRC: 2,
@@ -84,6 +87,8 @@ const QUALIFIERS: readonly [type: number, name: string][] = [
 
 const IFF_UP = 0x1;
 const IFF_LOWER_UP = 0x10000;
+const IFA_F_NODAD = 0x02;
+const IFA_F_NOPREFIXROUTE = 0x200;
 const FIB_RULE_INVERT = 0x2;
 const RTM_F_CLONED = 0x200;
 const RTEXT_FILTER_SKIP_STATS = 0x8;
@@ -138,6 +143,7 @@ export function parseInterfaceAddress(data: Buffer): InterfaceAddress | undefine
   // On a point-to-point link IFA_ADDRESS is the other end's.
   const bytes = found.get(IFA.LOCAL) ?? found.get(IFA.ADDRESS);
   if (family === undefined || bytes === undefined) return undefined;
+  const metric = number(found.get(IFA.RT_PRIORITY));
   return {
     family,
     ifindex: data.readUInt32LE(4),
@@ -145,6 +151,7 @@ export function parseInterfaceAddress(data: Buffer): InterfaceAddress | undefine
     prefixLength: data.readUInt8(1),
     scope: data.readUInt8(3),
     flags: number(found.get(IFA.FLAGS)) ?? data.readUInt8(2),
+    ...(metric !== undefined && { metric }),
   };
 }
 
@@ -208,6 +215,30 @@ export function parseRule(data: Buffer): Rule | undefined {
   if (iif !== undefined) rule.iif = iif;
   if (ownsRule(rule)) rule.message = data;
   return rule;
+}
+
+/**
+ * The payload of RTM_NEWADDR and RTM_DELADDR. An IPv6 address comes deprecated, so that nothing chooses it as a
+ * source by itself, masquerading least of all (RFC 6724 5, rule 3), and unchecked: the agent has asked for it.
+ */
+export function formatAddress({ family, address }: VirtualAddress, ifindex: number): Uint8Array {
+  const header = Buffer.alloc(8);
+  header.writeUInt8(addressFamily(family), 0);
+  header.writeUInt8(addressBits(family), 1);
+  header.writeUInt32LE(ifindex, 4);
+  const out = new AttrStream();
+  out.emit(header);
+  out.push(IFA.LOCAL, bytesOf(address));
+  out.push(IFA.ADDRESS, bytesOf(address));
+  out.push(IFA.RT_PRIORITY, putU32(METRIC_VEG_AGENT));
+  if (family === 6) {
+    // struct ifa_cacheinfo: preferred for 0 s, valid for ever.
+    const lifetimes = Buffer.alloc(16);
+    lifetimes.writeUInt32LE(0xffffffff, 4);
+    out.push(IFA.FLAGS, putU32(IFA_F_NODAD | IFA_F_NOPREFIXROUTE));
+    out.push(IFA.CACHEINFO, lifetimes);
+  }
+  return Buffer.concat(out.bufs);
 }
 
 /** The payload of RTM_NEWROUTE, or of RTM_DELROUTE for a route as observed. */

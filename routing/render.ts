@@ -1,8 +1,8 @@
 /** Steps, routes and rules as the iproute2 command lines that would do the same. */
 import { defaultMetric } from './desired.ts';
 import type { RoutingStep } from './diff.ts';
-import { RTPROT_BOOT, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN } from './numbers.ts';
-import { type Family, iproute2Text } from './prefix.ts';
+import { METRIC_VEG_AGENT, RTPROT_BOOT, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN } from './numbers.ts';
+import { type Family, hostPrefix, iproute2Text } from './prefix.ts';
 import type { Route, Rule } from './state.ts';
 
 const TABLE_NAMES: Readonly<Record<number, string>> = {
@@ -36,6 +36,8 @@ const VERBS = {
   delRoute: 'route del',
   addRule: 'rule add',
   delRule: 'rule del',
+  addAddress: 'addr add',
+  delAddress: 'addr del',
 } as const;
 
 const command = (family: Family): string => (family === 4 ? 'ip' : 'ip -6');
@@ -44,6 +46,18 @@ const words = (...parts: (string | undefined | false)[]): string => parts.filter
 /** A step as one line: `ip rule add priority 1003 from 10.16.0.12 iif lo lookup 1000`. */
 export function renderStep(step: RoutingStep): string {
   const verb = VERBS[step.kind];
+  if ('address' in step) {
+    const { family, address, dev } = step.address;
+    const lifetime = family === 6 && step.kind === 'addAddress' && 'nodad noprefixroute preferred_lft 0';
+    return words(
+      command(family),
+      verb,
+      hostPrefix(address),
+      `dev ${dev}`,
+      step.kind === 'addAddress' && `metric ${METRIC_VEG_AGENT}`,
+      lifetime,
+    );
+  }
   return 'rule' in step
     ? words(command(step.rule.family), verb, renderRule(step.rule))
     : words(command(step.route.family), verb, renderRoute(step.route));

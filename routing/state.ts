@@ -26,6 +26,8 @@ export interface InterfaceAddress {
   scope: number;
   /** IFA_F_*: tentative (0x40) and dadfailed (0x08) addresses are not usable. */
   flags: number;
+  /** IFA_RT_PRIORITY; absent when the address has none. */
+  metric?: number;
 }
 
 /** A route (RTM_NEWROUTE). */

@@ -15,13 +15,13 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
-  agent: 'cadence interfaces messages moved options plan recovery stale-flows status translations-query',
+  agent: 'cadence interfaces messages moved options plan plan-nat recovery stale-flows status translations-query',
   'agent/policy': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
   bfd: 'auth constants control-text demux fsm intent packet session timers',
   nat: 'chains desired diff egress errors inbound parse render rules sets state',
   'nat/conntrack': 'flow lookup ports records table tracker wire',
-  routing: 'desired diff events numbers ownership parse prefix render state',
+  routing: 'addresses desired diff events numbers ownership parse prefix render state',
 };
 
 const EFFECTS: Record<string, string> = {
@@ -29,7 +29,7 @@ const EFFECTS: Record<string, string> = {
     kube-ovn-metrics kube-ovn-supervisor log loop main metrics netlink once process reconcile
     recovery-metrics source supervisor sysctl translations translations-command translations-metrics
     translations-output translations-worker version watch`,
-  'agent/uplink': 'probe uplink',
+  'agent/uplink': 'claims probe uplink',
   bfd: 'checkpoint control-socket engine keys libc main priority transport',
   nat: 'fingerprint kernel',
   'nat/conntrack': 'checkpoint reader store',

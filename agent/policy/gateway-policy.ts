@@ -14,10 +14,9 @@ import {
   type Side,
   type UplinkPolicy,
 } from './model.ts';
-import { PrefixIndex } from './overlap.ts';
 import type { Path } from './parse.ts';
 import { quote } from './quote.ts';
-import { addresses, checkOneGatewayAFamily, each, prefixes, programmedFamilies, sources } from './resolve.ts';
+import { addresses, checkOneGatewayAFamily, each, prefixes, programmedFamilies } from './resolve.ts';
 import { type TranslationLogSpec, translateTranslationLog } from './translation-log.ts';
 
 /** What the translator reads of the document; all of it is optional, see `PolicyDocument`. */
@@ -137,7 +136,6 @@ function translateRules(document: GatewayPolicy, families: readonly Family[]): E
     else document.fail([...path, 'name'], `policies[${earlier}] has the name ${quote(name)} already`);
     rules[i] = translateRule(document, path, name, policy, families);
   });
-  if (document.sound) refuseOrder(document, rules);
   return rules;
 }
 
@@ -195,34 +193,4 @@ function translateUplink(document: GatewayPolicy, uplink: UplinkSpec): UplinkPol
     document.fail(['spec', 'uplink', 'recovery'], `must be between 0s and 10m, is ${uplink.recovery}`);
   }
   return { probe, interval, failures, targets: addresses(uplink.targets), recovery };
-}
-
-/** Forwarded blocks come before all translated ones: a policy that needs the other order is refused. */
-function refuseOrder(document: PolicyDocument, rules: readonly EgressRule[]): void {
-  if (!rules.some((rule) => rule?.snat)) return;
-  const translated = new PrefixIndex<number>();
-  const forwarded = new PrefixIndex<number>();
-  for (const [i, rule] of rules.entries()) {
-    if (rule?.snat) for (const block of sources(rule)) translated.add(block, i);
-  }
-  for (const [j, rule] of [...rules.entries()].reverse()) {
-    if (rule?.snat === false) for (const block of sources(rule)) forwarded.add(block, j);
-  }
-  const refused = new Map<number, number>();
-  const meet = (i: number, j: number) => {
-    if (i < j) refused.set(j, Math.min(i, refused.get(j) ?? i));
-  };
-  each(rules, (rule, at) => {
-    for (const block of sources(rule)) {
-      if (rule.snat) for (const j of forwarded.holding(block)) meet(at, j);
-      else for (const i of translated.holding(block)) meet(i, at);
-    }
-  });
-  for (const [j, i] of refused) {
-    document.fail(
-      ['spec', 'policies', j],
-      `forwards sources that policies[${i}] before it translates: not supported by this version of veg-agent;` +
-        ' put what is forwarded first',
-    );
-  }
 }

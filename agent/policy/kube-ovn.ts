@@ -137,7 +137,10 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network, po
     internal: { gateways: internal ? subnetGateways(internal) : [] },
     external: { gateways: external ? subnetGateways(external) : [] },
     bfd: translateBfd(gateway, network, vpc),
-    rules: [...translateRules(gateway, network), ...selectorRules(gateway, pods)],
+    // What is forwarded comes first: with Kube-OVN it is, whatever the order.
+    rules: [...translateRules(gateway, network), ...selectorRules(gateway, pods)].sort(
+      (a, b) => Number(a.snat) - Number(b.snat),
+    ),
     ...(log && { translationLog: log }),
     warnings: [],
   };

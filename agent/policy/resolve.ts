@@ -101,6 +101,13 @@ export const sources = (rule: EgressRule): Prefix[] =>
 export const isForAll = ({ destinationCIDRs, excludedCIDRs }: EgressRule): boolean =>
   !destinationCIDRs?.length && !excludedCIDRs?.length;
 
+/** What a rule that says nothing about it has. */
+const DEFAULT_PRIORITY = 1000;
+
+/** The rules in the order in which they decide: the lower priority first, then as written. */
+export const byPriority = (rules: readonly EgressRule[]): EgressRule[] =>
+  rules.toSorted((a, b) => (a.priority ?? DEFAULT_PRIORITY) - (b.priority ?? DEFAULT_PRIORITY));
+
 /** So many blocks are named in a warning; the others are counted. */
 const MAX_NAMED = 5;
 
@@ -131,24 +138,22 @@ function familyWarnings(policy: Policy): PolicyWarning[] {
   });
 }
 
-/** A translated block that lies in a forwarded one is forwarded, whatever the destination. */
+/** A block that lies wholly in one that an earlier rule treats otherwise, whatever the destination. */
 function conflictWarnings(policy: Policy): PolicyWarning[] {
-  if (!policy.rules.some(({ snat }) => snat)) return [];
-  const forwarded = new PrefixIndex<string>();
-  for (const rule of policy.rules) {
-    if (!rule.snat && isForAll(rule)) for (const block of sources(rule)) forwarded.add(block, rule.name);
-  }
-  return policy.rules.flatMap((rule) => {
-    if (!rule.snat) return [];
+  const decided = { true: new PrefixIndex<string>(), false: new PrefixIndex<string>() };
+  const verb = (snat: boolean) => (snat ? 'translated' : 'forwarded');
+  return byPriority(policy.rules).flatMap((rule) => {
+    const { name, snat } = rule;
     const lost = sources(rule).flatMap((block) => {
-      const [by] = forwarded.holding(block);
+      const [by] = decided[`${!snat}`].holding(block);
       return by === undefined ? [] : [{ block, by }];
     });
+    if (isForAll(rule)) for (const block of sources(rule)) decided[`${snat}`].add(block, name);
     const named: PolicyWarning[] = lost.slice(0, MAX_NAMED).map(({ block, by }) => ({
-      message: `conflict: ${block} is translated by ${rule.name} and forwarded by ${by}; it is forwarded`,
+      message: `conflict: ${block} is ${verb(snat)} by ${name} and ${verb(!snat)} by ${by}; it is ${verb(!snat)}`,
     }));
     if (lost.length <= MAX_NAMED) return named;
     const others = lost.length - MAX_NAMED;
-    return [...named, { message: `conflict: ${others} more blocks of ${rule.name} are forwarded as well` }];
+    return [...named, { message: `conflict: ${others} more blocks of ${name} are ${verb(!snat)} as well` }];
   });
 }

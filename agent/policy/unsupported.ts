@@ -13,20 +13,9 @@ interface Unsupported {
 }
 
 const is = (wanted: unknown) => (value: unknown) => value === wanted;
-const isEmpty = (value: unknown) => Array.isArray(value) && value.length === 0;
 
 export const UNSUPPORTED: Readonly<Record<string, readonly Unsupported[]>> = {
-  GatewayPolicy: [
-    { field: 'spec.policies[].destinationCIDRs', harmless: isEmpty },
-    { field: 'spec.policies[].excludedCIDRs', harmless: isEmpty },
-    { field: 'spec.policies[].priority', harmless: is(1000) },
-    { field: 'spec.policies[].egressIP' },
-    { field: 'spec.policies[].portBlockSize', harmless: is(0) },
-    { field: 'spec.defaultAction', harmless: is('masquerade') },
-    { field: 'spec.eips', harmless: isEmpty },
-    { field: 'spec.dnats', harmless: isEmpty },
-    { field: 'spec.mssClamp', harmless: is(false) },
-  ],
+  GatewayPolicy: [{ field: 'spec.policies[].portBlockSize', harmless: is(0) }],
   EgressGatewayPolicy: [{ field: 'kind' }],
   EgressPolicy: [{ field: 'kind' }],
   EgressClusterPolicy: [{ field: 'kind' }],

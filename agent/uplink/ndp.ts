@@ -11,7 +11,9 @@ const SOLICITATION = 135;
 export const ADVERTISEMENT = 136;
 /** Both messages up to their options. */
 const FIXED = 24;
+const FLAG_ROUTER = 0x80;
 const FLAG_SOLICITED = 0x40;
+const FLAG_OVERRIDE = 0x20;
 const OPTION_SOURCE_MAC = 1;
 const OPTION_TARGET_MAC = 2;
 
@@ -29,14 +31,19 @@ function covered(packet: Buffer): [pseudoHeader: Buffer, message: Buffer] {
   return [Buffer.concat([packet.subarray(8, IPV6_HEADER), tail]), packet.subarray(IPV6_HEADER)];
 }
 
-/** A solicitation: the whole IPv6 packet. `destination`: the target itself, or its solicited-node address. */
-export function encodeSolicitation(solicitation: {
+interface Message {
+  type: number;
+  flags: number;
   source: Address;
-  sourceMac: string;
   destination: Address;
   target: Address;
-}): Buffer {
-  const { source, sourceMac, destination, target } = solicitation;
+  /** The one option, and the Ethernet address in it. */
+  option: number;
+  mac: string;
+}
+
+/** A message with its IPv6 header. */
+function encode({ type, flags, source, destination, target, option, mac }: Message): Buffer {
   const bytes = Buffer.alloc(IPV6_HEADER + FIXED + 8);
   bytes.writeUInt8(0x60, 0);
   bytes.writeUInt16BE(bytes.length - IPV6_HEADER, 4);
@@ -44,14 +51,42 @@ export function encodeSolicitation(solicitation: {
   bytes.writeUInt8(HOP_LIMIT, 7);
   bytes.set(addressBytes(source), 8);
   bytes.set(addressBytes(destination), 24);
-  bytes.writeUInt8(SOLICITATION, IPV6_HEADER);
+  bytes.writeUInt8(type, IPV6_HEADER);
+  bytes.writeUInt8(flags, IPV6_HEADER + 4);
   bytes.set(addressBytes(target), IPV6_HEADER + 8);
-  bytes.writeUInt8(OPTION_SOURCE_MAC, IPV6_HEADER + FIXED);
+  bytes.writeUInt8(option, IPV6_HEADER + FIXED);
   bytes.writeUInt8(1, IPV6_HEADER + FIXED + 1);
-  bytes.set(macBytes(sourceMac), IPV6_HEADER + FIXED + 2);
+  bytes.set(macBytes(mac), IPV6_HEADER + FIXED + 2);
   bytes.writeUInt16BE(checksum(...covered(bytes)), IPV6_HEADER + 2);
   return bytes;
 }
+
+/** A solicitation: the whole IPv6 packet. `destination`: the target itself, or its solicited-node address. */
+export const encodeSolicitation = ({
+  sourceMac,
+  ...addresses
+}: {
+  source: Address;
+  sourceMac: string;
+  destination: Address;
+  target: Address;
+}): Buffer =>
+  encode({ ...addresses, type: SOLICITATION, flags: 0, option: OPTION_SOURCE_MAC, mac: sourceMac });
+
+/** Where all nodes of the link listen. */
+export const ALL_NODES = addressFromBytes(Uint8Array.of(0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1));
+
+/** An unsolicited advertisement (RFC 4861 7.2.6) of an address of our own: the whole IPv6 packet. */
+export const encodeAdvertisement = (target: Address, targetMac: string): Buffer =>
+  encode({
+    type: ADVERTISEMENT,
+    flags: FLAG_ROUTER | FLAG_OVERRIDE,
+    source: target,
+    destination: ALL_NODES,
+    target,
+    option: OPTION_TARGET_MAC,
+    mac: targetMac,
+  });
 
 export interface Advertisement {
   destination: Address;

@@ -41,8 +41,8 @@ export interface Origin {
 export type Method = 'neighbour' | 'icmp';
 
 // linux/if_ether.h, linux/if_arp.h, asm-generic/socket.h, linux/icmp.h, linux/icmpv6.h, linux/fcntl.h
-const ETH_P_ARP = 0x0806;
-const ETH_P_IPV6 = 0x86dd;
+export const ETH_P_ARP = 0x0806;
+export const ETH_P_IPV6 = 0x86dd;
 const IPPROTO_ICMP = 1;
 const IPPROTO_ICMPV6 = 58;
 const SO_BINDTODEVICE = 25;
@@ -55,7 +55,7 @@ const F_SETSIG = 10;
 const O_NONBLOCK = 0x800;
 const O_ASYNC = 0x2000;
 const SIGURG = 23;
-const EAGAIN = 11;
+export const EAGAIN = 11;
 
 /** Packets that one call of `read` takes. */
 const READ_AT_MOST = 256;
@@ -66,13 +66,15 @@ const LOAD_HALF = 0x28;
 const LOAD_BYTE = 0x30;
 const JUMP_EQUAL = 0x15;
 const RETURN = 0x06;
+/** All ARP of the link. */
+export const ANY_ARP = [[RETURN, 0, 0, BUFFER]];
 const ARP_REPLIES = [
   [LOAD_HALF, 0, 0, 6],
   [JUMP_EQUAL, 0, 1, ARP_REPLY],
   [RETURN, 0, 0, BUFFER],
   [RETURN, 0, 0, 0],
 ];
-const ADVERTISEMENTS = [
+export const ADVERTISEMENTS = [
   [LOAD_BYTE, 0, 0, 6],
   [JUMP_EQUAL, 0, 3, IPPROTO_ICMPV6],
   [LOAD_BYTE, 0, 0, 40],
@@ -96,7 +98,7 @@ function attachFilter(fd: number, program: number[][]): void {
 }
 
 /** struct sockaddr_ll (linux/if_packet.h). */
-function linkAddress(protocol: number, ifindex: number, mac?: string): Uint8Array {
+export function linkAddress(protocol: number, ifindex: number, mac?: string): Uint8Array {
   const bytes = Buffer.alloc(20);
   bytes.writeUInt16LE(libc.AF_PACKET, 0);
   bytes.writeUInt16BE(protocol, 2);
@@ -143,7 +145,8 @@ function prober(fd: number, decode: (packet: Buffer) => Answer | undefined, send
   };
 }
 
-const packetSocket = (protocol: number, ifindex: number, filter: number[][]): number =>
+/** A packet socket on a link that hears what a filter lets through. Throws `SystemError`. */
+export const packetSocket = (protocol: number, ifindex: number, filter: number[][]): number =>
   open(libc.AF_PACKET, libc.SOCK_DGRAM, 0, (fd) => {
     attachFilter(fd, filter);
     libc.bind(fd, linkAddress(protocol, ifindex));

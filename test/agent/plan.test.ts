@@ -35,6 +35,7 @@ const POD: Facts = {
     on(3, 'fd00:172:17::11/64'),
   ],
   networks: [],
+  names: ['gateway1-0', 'node1'],
   notes: [],
 };
 

@@ -19,7 +19,7 @@ export class ModelKernel {
   apply(steps: readonly RoutingStep[]): void {
     for (const step of steps) {
       if ('rule' in step) this.#applyRule(step.kind, step.rule);
-      else this.#applyRoute(step.kind, step.route);
+      else if ('route' in step) this.#applyRoute(step.kind, step.route);
     }
   }
 

@@ -37,7 +37,7 @@ t.test('every example is a policy, or adds to one', async (t) => {
 t.test(
   'every field of GatewayPolicy is on the page, and those not supported in their own table',
   async (t) => {
-    const [obeyed, refused] = page.split('These are checked as well') as [string, string];
+    const [obeyed, refused] = page.split('This is checked as well') as [string, string];
     const spec = (GATEWAY_POLICY_SCHEMA.properties as Record<string, Schema>).spec!;
     const unsupported = new Set(UNSUPPORTED.GatewayPolicy!.map(({ field }) => field.split('.').at(-1)));
     const names = (schema: Schema): string[] =>

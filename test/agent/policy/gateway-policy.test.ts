@@ -432,20 +432,6 @@ const WRONG: [string, string, string[]][] = [
     '  policies:\n    - name: policy-1\n    - ipBlocks: [10.0.0.0/8]\n',
     ['a.yaml:9:7: spec.policies[1].name: policies[0] has the name "policy-1" already'],
   ],
-  [
-    'forwarding after translating the same sources',
-    '  policies:\n    - { name: all }\n    - { snat: false, ipBlocks: [10.18.0.0/16] }\n',
-    [
-      'a.yaml:9:7: spec.policies[1]: forwards sources that policies[0] before it translates: not supported by this version of veg-agent; put what is forwarded first',
-    ],
-  ],
-  [
-    'forwarding more than was translated before',
-    '  policies:\n    - { ipBlocks: [10.18.3.0/24] }\n    - { ipBlocks: [10.18.4.0/24] }\n    - { snat: false, ipBlocks: [10.18.0.0/16] }\n',
-    [
-      'a.yaml:10:7: spec.policies[2]: forwards sources that policies[0] before it translates: not supported by this version of veg-agent; put what is forwarded first',
-    ],
-  ],
 ];
 
 for (const [name, lines, errors] of WRONG) {
@@ -507,7 +493,6 @@ t.test('what is wrong in several ways is said in all of them at once', async (t)
   policies:
     - { name: web, ipBlocks: [10.0.0.0/40] }
     - { name: web, priority: 1.5 }
-  mssClamp: true
 `),
     [
       'a.yaml:7:32: spec.bfd.minTX: must be between 1 and 60000, is 0',
@@ -515,7 +500,6 @@ t.test('what is wrong in several ways is said in all of them at once', async (t)
       'a.yaml:9:31: spec.policies[0].ipBlocks[0]: "10.0.0.0/40" is not an address or CIDR: the length of an IPv4 CIDR is 0 to 32',
       'a.yaml:10:15: spec.policies[1].name: policies[0] has the name "web" already',
       'a.yaml:10:30: spec.policies[1].priority: must be a whole number, is 1.5',
-      'a.yaml:11:3: spec.mssClamp: not supported by this version of veg-agent',
     ],
   );
 });

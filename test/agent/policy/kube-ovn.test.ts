@@ -67,7 +67,7 @@ const SEEDS = {
     internal: { gateways: ['10.16.0.1'] },
     external: { gateways: ['172.17.0.1'] },
     bfd: { enabled: false, peers: [] },
-    rules: [rule(0, true, '10.17.0.0/16'), rule(1, false, '10.18.0.0/16')],
+    rules: [rule(1, false, '10.18.0.0/16'), rule(0, true, '10.17.0.0/16')],
   },
   'alauda-gateway2': {
     name: 'default/gateway2',

@@ -5,22 +5,6 @@ import { GATEWAY, printed } from './support.ts';
 
 /** For each entry of the table: lines that ask for it with the field's place, and lines that do not. */
 const CASES: Record<string, { asks: [string, string][]; harmless: string[] }> = {
-  'spec.policies[].destinationCIDRs': {
-    asks: [['  policies: [{ destinationCIDRs: [0.0.0.0/0] }]\n', '7:16: spec.policies[0].destinationCIDRs']],
-    harmless: ['  policies: [{ destinationCIDRs: [] }]\n'],
-  },
-  'spec.policies[].excludedCIDRs': {
-    asks: [['  policies: [{ excludedCIDRs: [10.0.0.0/8] }]\n', '7:16: spec.policies[0].excludedCIDRs']],
-    harmless: ['  policies: [{ excludedCIDRs: [] }]\n'],
-  },
-  'spec.policies[].priority': {
-    asks: [['  policies: [{}, { priority: 100 }]\n', '7:20: spec.policies[1].priority']],
-    harmless: ['  policies: [{ priority: 1000 }]\n'],
-  },
-  'spec.policies[].egressIP': {
-    asks: [['  policies: [{ egressIP: { address: [172.17.0.50] } }]\n', '7:16: spec.policies[0].egressIP']],
-    harmless: ['  policies: [{}]\n'],
-  },
   'spec.policies[].portBlockSize': {
     asks: [
       [
@@ -29,30 +13,6 @@ const CASES: Record<string, { asks: [string, string][]; harmless: string[] }> = 
       ],
     ],
     harmless: ['  policies: [{ portBlockSize: 0 }]\n'],
-  },
-  'spec.defaultAction': {
-    asks: [
-      ['  defaultAction: forward\n', '7:3: spec.defaultAction'],
-      ['  defaultAction: drop\n', '7:3: spec.defaultAction'],
-    ],
-    harmless: ['  defaultAction: masquerade\n'],
-  },
-  'spec.eips': {
-    asks: [['  eips: [{ externalIP: 172.17.0.60, internalIP: 10.17.0.9 }]\n', '7:3: spec.eips']],
-    harmless: ['  eips: []\n'],
-  },
-  'spec.dnats': {
-    asks: [
-      [
-        '  dnats: [{ externalIP: 172.17.0.11, protocol: tcp, externalPort: 8080, internalIP: 10.17.0.9, internalPort: "80" }]\n',
-        '7:3: spec.dnats',
-      ],
-    ],
-    harmless: ['  dnats: []\n'],
-  },
-  'spec.mssClamp': {
-    asks: [['  mssClamp: true\n', '7:3: spec.mssClamp']],
-    harmless: ['  mssClamp: false\n'],
   },
 };
 

@@ -1,0 +1,131 @@
+/** What NAT has to do in one family for a policy. Pure. */
+import type { FamilyNat } from '../nat/desired.ts';
+import type { EgressAction, EgressPolicy } from '../nat/egress.ts';
+import { type Address, type Family, familyOf, type Prefix } from '../routing/prefix.ts';
+import type { EgressRule, Policy } from './policy/model.ts';
+import { PrefixIndex } from './policy/overlap.ts';
+import { byPriority, isForAll, sources } from './policy/resolve.ts';
+
+/** The part of a list that is of a family. */
+const ofFamily = <T extends Address | Prefix>(values: readonly T[] | undefined, family: Family): T[] =>
+  [...new Set(values)].filter((value) => familyOf(value) === family);
+
+/** What a rule says about one family; undefined when it says nothing about it. */
+function inFamily(rule: EgressRule, family: Family): EgressRule | undefined {
+  const { ipBlocks, destinationCIDRs, excludedCIDRs, egressIP, ...rest } = rule;
+  const own = ofFamily(ipBlocks, family);
+  const destinations = ofFamily(destinationCIDRs, family);
+  const nothing =
+    (ipBlocks.length > 0 && own.length === 0) || (destinationCIDRs?.length && destinations.length === 0);
+  if (nothing) return undefined;
+  const addresses = ofFamily(egressIP?.addresses, family);
+  return {
+    ...rest,
+    ipBlocks: own,
+    destinationCIDRs: destinations,
+    excludedCIDRs: ofFamily(excludedCIDRs, family),
+    ...(egressIP && addresses.length > 0 && { egressIP: { ...egressIP, addresses } }),
+  };
+}
+
+/**
+ * The blocks that are forwarded whatever their destination, in order, without those that an earlier rule
+ * translates, wholly or in part.
+ */
+function forwardedBlocks(rules: readonly EgressRule[], family: Family): Set<Prefix> {
+  const translated = new PrefixIndex<number>();
+  const forwarded = new PrefixIndex<{ block: Prefix; at: number }>();
+  const blocks = new Set<Prefix>();
+  for (const [at, rule] of rules.entries()) {
+    for (const block of ofFamily(sources(rule), family)) {
+      if (rule.snat) translated.add(block, at);
+      else if (isForAll(rule) && !blocks.has(block)) {
+        forwarded.add(block, { block, at });
+        if (![...translated.holding(block)].some((earlier) => earlier < at)) blocks.add(block);
+      }
+    }
+  }
+  for (const [at, rule] of rules.entries()) {
+    if (!rule.snat) continue;
+    for (const part of ofFamily(sources(rule), family)) {
+      for (const around of forwarded.holding(part)) if (at < around.at) blocks.delete(around.block);
+    }
+  }
+  return blocks;
+}
+
+const actionOf = ({ snat, egressIP }: EgressRule): EgressAction =>
+  !snat ? 'forward' : egressIP === undefined ? 'masquerade' : { snat: egressIP.addresses };
+
+/**
+ * NAT's part of the policy. Blocks that are simply forwarded stay what Kube-OVN makes of them (`forward`);
+ * `policies` are there when something needs a decision that these and masquerading are not.
+ */
+export function familyNat(policy: Policy, family: Family, internalInterface: string): FamilyNat {
+  const rules = byPriority(policy.rules).flatMap((rule) => inFamily(rule, family) ?? []);
+  const forward = forwardedBlocks(rules, family);
+  const policies = rules.flatMap((rule): EgressPolicy[] => {
+    const left = rule.snat || !isForAll(rule) ? rule.ipBlocks : rule.ipBlocks.filter((b) => !forward.has(b));
+    if (rule.ipBlocks.length > 0 && left.length === 0) return [];
+    return [
+      {
+        name: rule.name,
+        action: actionOf(rule),
+        sources: left,
+        destinations: rule.destinationCIDRs ?? [],
+        excluded: rule.excludedCIDRs ?? [],
+      },
+    ];
+  });
+  const { defaultAction = 'masquerade', eips = [], dnats = [], mssClamp = false } = policy;
+  const decides = defaultAction !== 'masquerade' || policies.some(({ action }) => action !== 'masquerade');
+  const familyEips = eips.filter(({ externalIP }) => familyOf(externalIP) === family);
+  const familyDnats = dnats.filter(({ externalIP }) => familyOf(externalIP) === family);
+  return {
+    family,
+    internalInterface,
+    forward: [...forward],
+    notrackBfd: policy.bfd.enabled,
+    ...(decides && { policies, defaultAction }),
+    ...(familyEips.length > 0 && {
+      eips: familyEips.map(({ externalIP, internalIP }) => ({ external: externalIP, internal: internalIP })),
+    }),
+    ...(familyDnats.length > 0 && {
+      dnats: familyDnats.map(
+        ({ externalIP, protocol, externalPorts, internalIP, internalPorts, preserveClientIP }) => ({
+          external: externalIP,
+          protocol,
+          externalPorts: [externalPorts.first, externalPorts.last] as [number, number],
+          internal: internalIP,
+          internalPort: internalPorts.first,
+          preserveClientIP,
+        }),
+      ),
+    }),
+    ...(mssClamp && { mssClamp }),
+    dropInvalid: true,
+  };
+}
+
+/** The internal addresses that EIPs and DNATs lead to. */
+export const inboundTargets = ({ eips = [], dnats = [] }: FamilyNat): Address[] => [
+  ...new Set([...eips, ...dnats].map(({ internal }) => internal)),
+];
+
+/** The external addresses that the gateway has to hold in a family, when it is called by one of these names. */
+export function heldAddresses(policy: Policy, family: Family, names: readonly string[]): Address[] {
+  const egress = policy.rules.flatMap(({ snat, egressIP }) => {
+    const held = snat && egressIP?.announce;
+    return held && (egressIP.owner === undefined || names.includes(egressIP.owner)) ? egressIP.addresses : [];
+  });
+  const { eips = [], dnats = [] } = policy;
+  return ofFamily([...egress, ...[...eips, ...dnats].map(({ externalIP }) => externalIP)], family);
+}
+
+/** What a family does otherwise than a policy may seem to say. */
+export function egressNotes(policy: Policy, family: Family): string[] {
+  return policy.rules
+    .filter((rule) => rule.egressIP && inFamily(rule, family)?.egressIP === undefined)
+    .filter((rule) => inFamily(rule, family) !== undefined && rule.ipBlocks.length > 0)
+    .map(({ name }) => `policy ${name} has no IPv${family} egress address: IPv${family} is masqueraded`);
+}

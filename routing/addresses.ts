@@ -1,0 +1,39 @@
+/** The virtual addresses that the gateway holds on its external interface: which to add and which to withdraw. */
+import { ownsAddress } from './ownership.ts';
+import type { Address, Family } from './prefix.ts';
+import type { RoutingState } from './state.ts';
+
+/** An address that is on an interface for as long as the policy says, alone (/32, /128). */
+export interface VirtualAddress {
+  family: Family;
+  address: Address;
+  dev: string;
+}
+
+export interface AddressStep {
+  kind: 'addAddress' | 'delAddress';
+  address: VirtualAddress;
+}
+
+/** The steps to the wanted addresses. One that somebody else has put on the interface is there, and theirs. */
+export function diffAddresses(
+  { links, addresses }: Pick<RoutingState, 'links' | 'addresses'>,
+  wanted: readonly VirtualAddress[],
+): AddressStep[] {
+  const names = new Map(links.map(({ index, name }) => [index, name]));
+  const key = ({ address, dev }: Pick<VirtualAddress, 'address' | 'dev'>) => `${address} ${dev}`;
+  const there = addresses.map((found) => ({
+    owned: ownsAddress(found),
+    value: { family: found.family, address: found.address, dev: names.get(found.ifindex) ?? '' },
+  }));
+  const present = new Set(there.map(({ value }) => key(value)));
+  const wishes = new Set(wanted.map(key));
+  return [
+    ...there
+      .filter(({ owned, value }) => owned && !wishes.has(key(value)))
+      .map(({ value }): AddressStep => ({ kind: 'delAddress', address: value })),
+    ...wanted
+      .filter((wish) => !present.has(key(wish)))
+      .map((wish): AddressStep => ({ kind: 'addAddress', address: wish })),
+  ];
+}
