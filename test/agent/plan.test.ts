@@ -129,3 +129,95 @@ t.test('without BFD there are no sessions and nothing is kept from conntrack', a
   t.strictSame(plan.routing[0]!.peers, []);
   t.equal(plan.nat[0]!.notrackBfd, false);
 });
+
+/** NAT of one family for rules and more of the policy. */
+const natOf = (more: Partial<Policy>, family: 4 | 6 = 4) =>
+  makePlan({ ...POLICY, ...more }, POD, {}).nat.find((nat) => nat.family === family)!;
+const web = POLICY.rules[0]!;
+const all = [prefix('10.17.0.0/16'), prefix('fd00:10:17::/64')];
+
+t.test('what masquerading and forwarded blocks can do needs no decisions', async (t) => {
+  t.strictSame(natOf({}), {
+    family: 4,
+    internalInterface: 'eth0',
+    forward: ['10.18.0.0/16', '10.16.7.0/24'],
+    notrackBfd: true,
+    dropInvalid: true,
+  });
+});
+
+t.test(
+  'a block that an earlier rule translates, wholly or in part, is not forwarded before it',
+  async (t) => {
+    const late = (...blocks: string[]) =>
+      natOf({
+        rules: [web, { name: 'late', snat: false, ipBlocks: [...blocks, '10.18.0.0/16'].map(prefix) }],
+      });
+    for (const block of ['10.17.0.0/16', '10.17.3.0/24', '10.16.0.0/14', '0.0.0.0/0']) {
+      const { forward, policies } = late(block);
+      t.strictSame(forward, ['10.18.0.0/16'], block);
+      t.match(policies, [
+        { name: 'web', action: 'masquerade' },
+        { name: 'late', action: 'forward', sources: [block] },
+      ]);
+    }
+    t.equal(late('10.19.0.0/16').policies, undefined);
+    const first = { name: 'first', snat: false, ipBlocks: all, priority: 5 };
+    t.match(natOf({ rules: [web, first] }), { forward: ['10.17.0.0/16'], policies: undefined });
+  },
+);
+
+t.test(
+  'rules decide by priority, then in order; a family that a rule does not speak about lacks it',
+  async (t) => {
+    const rules = [
+      { ...web, name: 'a', egressIP: { addresses: [address('172.17.0.50')], announce: true } },
+      { ...web, name: 'b', priority: 2000 },
+      { ...web, name: 'c', priority: 10, destinationCIDRs: [prefix('192.0.2.0/24')], snat: false },
+    ];
+    t.match(natOf({ rules }).policies, [
+      { name: 'c', action: 'forward', destinations: ['192.0.2.0/24'], sources: ['10.17.0.0/16'] },
+      { name: 'a', action: { snat: ['172.17.0.50'] } },
+      { name: 'b', action: 'masquerade' },
+    ]);
+    t.equal(natOf({ rules }, 6).policies, undefined, 'IPv6 is only masqueraded');
+    t.strictSame(makePlan({ ...POLICY, rules }, POD, {}).notes, [
+      'policy a has no IPv6 egress address: IPv6 is masqueraded',
+    ]);
+  },
+);
+
+t.test(
+  'the addresses to hold: announced ones while this is their owner, and those of EIPs and DNATs',
+  async (t) => {
+    const held = (more: object) =>
+      makePlan(
+        {
+          ...POLICY,
+          rules: [{ ...web, egressIP: { addresses: [address('172.17.0.50')], announce: true, ...more } }],
+        },
+        POD,
+        {},
+      ).addresses;
+    const one = [{ family: 4, address: '172.17.0.50', dev: 'net1' }];
+    t.strictSame(held({}), one);
+    t.strictSame(held({ owner: 'gateway1-0' }), one);
+    t.strictSame(held({ owner: 'node1' }), one);
+    t.strictSame(held({ owner: 'gateway1-1' }), []);
+    t.strictSame(held({ owner: '' }), []);
+    t.strictSame(held({ announce: false }), []);
+    const eips = [{ externalIP: address('fd00:172:17::60'), internalIP: address('fd00:99::9') }];
+    const plan = makePlan({ ...POLICY, eips }, POD, {});
+    t.strictSame(plan.addresses, [{ family: 6, address: 'fd00:172:17::60', dev: 'net1' }]);
+    t.strictSame(
+      plan.routing[1]!.internalBlocks,
+      ['fd00:10:17::/64', 'fd00:99::9/128'],
+      'it needs a way inside',
+    );
+  },
+);
+
+t.test('an address that the agent has added is not one that the pod sends from', async (t) => {
+  const addresses = [...POD.addresses, { ...on(3, '172.17.0.50/32'), metric: 178 }];
+  t.strictSame(makePlan(POLICY, { ...POD, addresses }, {}).routing[0]!.external.addresses, ['172.17.0.11']);
+});

@@ -4,7 +4,7 @@ import t from 'tap';
 import { MAX_FILE_SIZE } from '../../../agent/policy/documents.ts';
 import { formatError, loadPolicy } from '../../../agent/policy/load.ts';
 import type { PolicyFile } from '../../../agent/policy/model.ts';
-import { DOCUMENT, GATEWAY, load, printed } from './support.ts';
+import { DOCUMENT, GATEWAY, load, policyOf, printed } from './support.ts';
 
 const NO_GATEWAY = '.: no gateway: one GatewayPolicy or VpcEgressGateway document is needed';
 
@@ -56,6 +56,17 @@ t.test('what is no map, and what is not YAML, is an error at its place', async (
   ]);
 });
 
+t.test('the network attachment in the manifests of a gateway is read and says nothing to it', async (t) => {
+  const network = `apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: { name: macvlan1, namespace: default }
+spec:
+  config: '{ "cniVersion": "0.3.0", "type": "macvlan", "master": "eth1", "mode": "bridge" }'
+`;
+  t.strictSame(policyOf({ 'a.yaml': GATEWAY, 'b.yaml': network }), policyOf({ 'a.yaml': GATEWAY }));
+  t.same(printed({ 'a.yaml': `${GATEWAY}---\n${network}specs: {}\n` }).length, 1, 'its fields are checked');
+});
+
 t.test('apiVersion and kind: missing, of a wrong type, unknown, not belonging together', async (t) => {
   t.same(printed({ 'a.yaml': 'metadata: { name: x }\n' }), [
     'a.yaml:1:1: apiVersion: this field is required',
@@ -65,8 +76,8 @@ t.test('apiVersion and kind: missing, of a wrong type, unknown, not belonging to
     'a.yaml:1:13: apiVersion: must be a string, is 1',
     'a.yaml:2:7: kind: must be a string, is a list',
   ]);
-  t.same(printed({ 'a.yaml': 'apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\n' }), [
-    'a.yaml:2:7: kind: unknown kind "NetworkAttachmentDefinition"; the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc, EgressGateway, EgressGatewayPolicy, EgressPolicy, EgressClusterPolicy, EgressEndpointSlice, EgressClusterEndpointSlice, Pod, Namespace and List',
+  t.same(printed({ 'a.yaml': 'apiVersion: v1\nkind: ConfigMap\n' }), [
+    'a.yaml:2:7: kind: unknown kind "ConfigMap"; the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc, EgressGateway, EgressGatewayPolicy, EgressPolicy, EgressClusterPolicy, EgressEndpointSlice, EgressClusterEndpointSlice, Pod, Namespace, NetworkAttachmentDefinition and List',
   ]);
   t.match(printed({ 'a.yaml': 'apiVersion: kubeovn.io/v1\nkind: VpcEgressGatway\n' }), [
     /^a.yaml:2:7: kind: unknown kind "VpcEgressGatway" \(did you mean "VpcEgressGateway"\?\); the kinds/,

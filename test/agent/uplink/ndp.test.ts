@@ -1,7 +1,12 @@
 import t from 'tap';
 import { checksum } from '../../../agent/uplink/icmp.ts';
 import { multicastMac } from '../../../agent/uplink/mac.ts';
-import { decodeAdvertisement, encodeSolicitation, solicitedNode } from '../../../agent/uplink/ndp.ts';
+import {
+  decodeAdvertisement,
+  encodeAdvertisement,
+  encodeSolicitation,
+  solicitedNode,
+} from '../../../agent/uplink/ndp.ts';
 import { address } from '../../../routing/prefix.ts';
 
 const SOURCE = address('fd00:172:17::11');
@@ -23,6 +28,18 @@ t.test('a solicitation is what RFC 4861 4.3 says, octet for octet', async (t) =>
   t.equal(alone, header + SOURCE_HEX + GATEWAY_HEX + body);
   const everybody = solicit(solicitedNode(GATEWAY)).toString('hex');
   t.match(everybody, `${header}${SOURCE_HEX}ff0200000000000000000001ff000001`);
+});
+
+t.test('an announcement goes to all nodes, unsolicited, and replaces what they knew', async (t) => {
+  const packet = encodeAdvertisement(GATEWAY, '02:42:ac:11:00:0b');
+  t.match(packet.toString('hex'), `${GATEWAY_HEX}ff020000000000000000000000000001`);
+  t.equal(packet[44], 0xa0, 'from a router, override');
+  t.strictSame(decodeAdvertisement(packet), {
+    destination: address('ff02::1'),
+    target: GATEWAY,
+    solicited: false,
+    targetMac: '02:42:ac:11:00:0b',
+  });
 });
 
 /** An advertisement for the gateway as the kernel sends one, with a valid checksum. */
