@@ -1,0 +1,60 @@
+#!/bin/sh
+# npm run image: builds the image without a registry, from Debian's packages and npm's. Root, Debian or Ubuntu.
+#
+#   build.sh [--tag NAME] [--archive FILE]     NAME: localhost/veg-agent; FILE: also written as an OCI archive
+#
+# It is what the Dockerfile makes: the same packages, files and settings. Two builds of one commit from one state of
+# Debian's archive are the same, octet for octet; DEBIAN_MIRROR and DEBIAN_SECURITY_MIRROR name a state, such as
+# http://snapshot.debian.org/archive/debian/20261101T000000Z.
+set -eu
+cd "$(dirname "$0")/../.."
+PATH=$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin
+export PATH
+tag=localhost/veg-agent archive=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    --tag) tag=$2 ;;
+    --archive) archive=$2 ;;
+    *) echo 'usage: build.sh [--tag NAME] [--archive FILE]' >&2; exit 2 ;;
+  esac
+  shift 2
+done
+sh test/support/setup.sh image
+
+# Every time in the image is that of the commit.
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+work=$(mktemp -d)
+chmod 755 "$work"
+container=''
+finish() {
+  [ -z "$container" ] || buildah rm "$container" >/dev/null
+  rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+sh images/gateway/tree.sh "$work/tree"
+packages=$(sed 's/#.*//' images/gateway/packages | xargs | tr ' ' ,)
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
+# In a hook, $1 is the root that mmdebstrap makes.
+mmdebstrap --quiet --variant=essential --skip=cleanup/run --include="$packages" \
+  --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+  --customize-hook="cp -R '$work/tree/.' \"\$1\"" \
+  --customize-hook='sh images/gateway/prepare.sh "$1"' \
+  --customize-hook='node images/gateway/sbom.ts "$1"' \
+  --customize-hook='sh images/gateway/slim.sh "$1"' \
+  bookworm "$work/root.tar" \
+  "deb $mirror bookworm main" "deb $mirror bookworm-updates main" "deb $security bookworm-security main"
+
+container=$(buildah from scratch)
+buildah add --quiet "$container" "$work/root.tar" / >/dev/null
+buildah config --user 65534:65534 --cmd '["veg-agent","run"]' --port 10669/tcp \
+  --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+  --label org.opencontainers.image.title=veg-agent \
+  --label "org.opencontainers.image.version=$(node -p 'require("./package.json").version')" \
+  --label "org.opencontainers.image.revision=$(git rev-parse HEAD)" \
+  --label org.opencontainers.image.licenses=Apache-2.0 "$container"
+buildah commit --quiet --timestamp "$SOURCE_DATE_EPOCH" "$container" "$tag"
+[ -z "$archive" ] || buildah push --quiet "$tag" "oci-archive:$archive:$tag"

@@ -1,0 +1,102 @@
+/**
+ * Bundles the programs of the image: `node images/gateway/bundle.ts DIRECTORY` writes the tree that the image
+ * has at /opt/veg-agent.
+ *
+ *     package.json                    name and version
+ *     dist/agent/*.js, dist/bfd/*.js  the programs, and what they share
+ *     build/koffi/…/koffi.node        where koffi looks for its library
+ *     inputs.json                     the npm packages that are in the bundle, for the SBOM
+ */
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build, type Plugin } from 'esbuild';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+
+/** The programs: what is started, forked or run as a thread by its file name. */
+const PROGRAMS = [
+  'agent/main',
+  'agent/kube-ovn-supervisor',
+  'agent/process',
+  'agent/translations-worker',
+  'bfd/main',
+];
+
+/** Parts of packages that nothing here uses, and that load half of Node. */
+const UNUSED = /\/prom-client\/lib\/(?:cluster|pushgateway)\.js$/;
+
+const leaveOutUnused: Plugin = {
+  name: 'leave-out-unused',
+  setup: ({ onLoad }) => onLoad({ filter: UNUSED }, () => ({ contents: 'module.exports = {};' })),
+};
+
+/** esbuild's statement for an import of Node's own: `import a from"node:x"`, `import{b as c}from"node:x"`, … */
+const NODE_IMPORT = /\bimport\s*(?:([\w$]+)|\*\s*as\s+([\w$]+)|\{([^}]*)\})\s*from\s*"(node:[\w/]+)";?/g;
+
+/**
+ * Node's own modules by `require`, not `import`: to import one reads every property of it, and so loads what
+ * nobody asked for (`node:http` its WebSocket, `node:process` the table of all flags): 30 ms and 3 MiB a process.
+ */
+function requireNode(text: string): string {
+  const head: string[] = [];
+  const body = text.replace(NODE_IMPORT, (_, whole, namespace, names, module) => {
+    const target = whole ?? namespace ?? `{${names.replaceAll(' as ', ':')}}`;
+    head.push(`const ${target}=require("${module}");`);
+    return '';
+  });
+  return body.replace(BANNER, () => BANNER + head.join(''));
+}
+
+const BANNER =
+  "import{createRequire as createRequire$}from'node:module';const require=createRequire$(import.meta.url);";
+
+/** The npm package that a file is of; undefined for one of ours. */
+const packageOf = (file: string): string | undefined =>
+  /.*node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(file)?.[0].replace(/\/$/, '');
+
+async function bundle(out: string): Promise<void> {
+  const { metafile, outputFiles } = await build({
+    absWorkingDir: ROOT,
+    entryPoints: Object.fromEntries(PROGRAMS.map((name) => [name, `${name}.ts`])),
+    outdir: join(out, 'dist'),
+    // Shared parts lie beside the programs that start others by the directory that they are in.
+    chunkNames: 'agent/[name]-[hash]',
+    bundle: true,
+    splitting: true,
+    format: 'esm',
+    platform: 'node',
+    target: 'node24',
+    minifySyntax: true,
+    minifyWhitespace: true,
+    legalComments: 'none',
+    metafile: true,
+    plugins: [leaveOutUnused],
+    banner: { js: BANNER },
+    write: false,
+  });
+  for (const { path, text } of outputFiles) {
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, requireNode(text));
+  }
+
+  const { name, version, license } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
+  writeFileSync(join(out, 'package.json'), json({ name, version, license, type: 'module' }));
+
+  const koffi = `@koromix/koffi-linux-${process.arch}`;
+  const library = `linux_${process.arch}/koffi.node`;
+  const target = join(out, 'build/koffi', library);
+  mkdirSync(dirname(target), { recursive: true });
+  copyFileSync(createRequire(import.meta.url).resolve(`${koffi}/${library}`), target);
+
+  const packages = Object.keys(metafile.inputs).map((file) => packageOf(file));
+  const inputs = new Set([...packages, `node_modules/${koffi}`].filter((path) => path !== undefined));
+  writeFileSync(join(out, 'inputs.json'), json([...inputs].sort()));
+}
+
+const json = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}\n`;
+
+const [out] = process.argv.slice(2);
+if (out === undefined) throw new Error('usage: node images/gateway/bundle.ts DIRECTORY');
+await bundle(out);

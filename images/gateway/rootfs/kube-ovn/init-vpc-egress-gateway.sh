@@ -1,0 +1,43 @@
+#!/bin/bash
+# The init container of Kube-OVN's gateway pods, the only privileged one: brings the pod to the policy that is in
+# its environment, and saves that for the container that keeps it so, which is not given it.
+set -eu
+# The one directory that every release shares between the two. Only root writes there: it has the sticky bit.
+saved=/usr/local/sbin/veg-agent.env
+
+# Says why on stderr and where `kubectl describe pod` shows it.
+fail() {
+  printf 'veg-agent: error: %s\n' "$1" >&2
+  { printf '%s\n' "$1" >/dev/termination-log; } 2>/dev/null || true
+  exit 1
+}
+
+save() {
+  local name value
+  for name in {INTERNAL_GATEWAY,EXTERNAL_GATEWAY,NO_SNAT_SOURCES}_IPV{4,6} ENABLE_BGP; do
+    value=${!name-}
+    [[ -z $value ]] || printf "export %s='%s'\n" "$name" "${value//\'/\'\\\'\'}"
+  done >"$saved"
+}
+
+if [[ ${ENABLE_EVPN-} == true ]]; then
+  fail "EVPN (ENABLE_EVPN, VNI ${VNI-}) is not part of this image: take spec.image away from this gateway, so that Kube-OVN's own image runs it"
+fi
+if [[ ${ENABLE_BGP-} == true ]]; then
+  echo 'veg-agent: a BGP gateway (ENABLE_BGP): forwarding is turned on, and nothing else is programmed'
+  echo 1 >/proc/sys/net/ipv4/ip_forward
+  [[ ! -e /proc/sys/net/ipv6/conf/all/forwarding ]] || echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+  echo 0 >/proc/sys/net/ipv4/conf/eth0/rp_filter
+  save
+  exit 0
+fi
+if [[ -z ${INTERNAL_GATEWAY_IPV4-}${INTERNAL_GATEWAY_IPV6-} ]]; then
+  fail 'no policy: neither INTERNAL_GATEWAY_IPV4 nor INTERNAL_GATEWAY_IPV6 is set'
+fi
+
+if ! report=$(veg-agent apply 2>&1); then
+  printf '%s\n' "$report"
+  fail "${report##*$'\n'}"
+fi
+printf '%s\n' "$report"
+save
