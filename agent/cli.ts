@@ -3,6 +3,7 @@
  * that `run` stays small and `check` needs no kernel.
  */
 import { Command, CommanderError, type OptionValues } from 'commander';
+import { VERSION } from '../bfd/version.ts';
 import {
   type Flags,
   GLOBAL_OPTIONS,
@@ -16,7 +17,6 @@ import {
   UsageError,
   variableOf,
 } from './options.ts';
-import { VERSION } from './version.ts';
 
 /** What the exit code of a command says (docs/commands.md). */
 export const EXIT = {

@@ -3,10 +3,12 @@
  * it tells what sessions there should be and which hears of nothing else. It may crash or hang: the kernel goes
  * on forwarding, the sessions stay Up, and it is started again. Wiring only.
  */
+
+import { serveControl } from '../bfd/control-socket.ts';
 import type { EngineReport } from '../bfd/intent.ts';
+import { VERSION } from '../bfd/version.ts';
 import { BfdLink } from './bfd-link.ts';
 import { readConntrackUse } from './conntrack-table.ts';
-import { serveControl } from './control.ts';
 import { DrainWatch } from './drain.ts';
 import { exec } from './exec.ts';
 import { Gateway } from './gateway.ts';
@@ -23,7 +25,6 @@ import { watchSource } from './source.ts';
 import { type AgentView, notReady, statusDocument, statusText } from './status.ts';
 import { Translations } from './translations.ts';
 import { Uplink } from './uplink/uplink.ts';
-import { VERSION } from './version.ts';
 
 /** The port for metrics and probes, as Kube-OVN's. */
 const HTTP_PORT = 10_669;

@@ -13,10 +13,10 @@ import { extname, join } from 'node:path';
 import { Engine } from '../bfd/engine.ts';
 import type { BfdIntent, FromEngine } from '../bfd/intent.ts';
 import { raisePriority } from '../bfd/priority.ts';
+import { VERSION } from '../bfd/version.ts';
 import { createLog } from './log.ts';
 import type { FromAgent } from './messages.ts';
 import type { Options } from './options.ts';
-import { VERSION } from './version.ts';
 
 /** How often the agent process is told the sessions when nothing changes, ms. */
 const REPORT_PERIOD = 1000;

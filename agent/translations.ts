@@ -5,8 +5,8 @@
  */
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import type { ControlReply } from '../bfd/control-socket.ts';
 import type { Identity } from '../nat/conntrack/records.ts';
-import type { ControlReply } from './control.ts';
 import type { Logger } from './log.ts';
 import type { EgressRule, Policy } from './policy/model.ts';
 import { RecordOutput } from './translations-output.ts';

@@ -5,27 +5,14 @@
  * socket. SIGTERM and SIGINT tell the peers (AdminDown) and end; SIGUSR2 ends without a word, for a restart in
  * place; SIGUSR1 writes the sessions to the log.
  */
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import pino from 'pino';
 import { AUTH_TYPES } from './constants.ts';
-import { parseAddress } from './control-text.ts';
+import { parseAddress, splitWords } from './control-text.ts';
 import { Engine } from './engine.ts';
 import type { AuthTypeName, PeerIntent } from './intent.ts';
-
-/** package.json beside the sources, or one level up from dist/. */
-function version(): string {
-  for (const up of ['..', '../..']) {
-    try {
-      const text = readFileSync(join(import.meta.dirname, up, 'package.json'), 'utf8');
-      return (JSON.parse(text) as { version: string }).version;
-    } catch {
-      // not here
-    }
-  }
-  throw new Error('package.json is missing beside the program');
-}
+import { VERSION } from './version.ts';
 
 /** A whole number within bounds. */
 const integer = (least: number, greatest: number) => (text: string) => {
@@ -52,7 +39,7 @@ const LONGEST_MS = Math.floor(0xffffffff / 1000);
 
 const program = new Command('veg-bfdd')
   .description('A BFD daemon (RFC 5880, 5881, 5883)')
-  .version(version())
+  .version(VERSION)
   .addOption(new Option('--local <addresses>', 'local addresses').env('POD_IPS').argParser(addresses))
   .addOption(new Option('--peer <addresses>', 'peers').env('BFD_PEER_IPS').argParser(addresses))
   .addOption(
@@ -144,7 +131,7 @@ const logger = pino(
 const { role: _role, multihop: _multihop, ...newSession } = common;
 const engine = new Engine({
   logger,
-  version: version(),
+  version: VERSION,
   checkpoint: join(flags.stateDir, 'bfd.json'),
   newSession,
   onStop: () => end(() => engine.stop()),
@@ -175,9 +162,23 @@ process.on('SIGUSR2', () => end(() => engine.abandon()));
 process.on('SIGUSR1', () => logger.info({ report: engine.report() }, 'state'));
 
 // The sessions run already; the rest can load meanwhile.
-const { serve } = await import('./control-socket.ts');
+const { serveControl, TakenError } = await import('./control-socket.ts');
 try {
-  await serve(join(flags.stateDir, 'control.sock'), (words) => engine.command(words));
+  await serveControl(
+    flags.stateDir,
+    {
+      'POST /v1/bfdd': async ({ body }) => {
+        const { ok, text } = engine.command(splitWords(body));
+        return { status: ok ? 200 : 400, body: `${text}\n` };
+      },
+    },
+    logger,
+  );
 } catch (error) {
-  logger.error({ err: error }, 'no control socket');
+  if (!(error instanceof TakenError)) throw error;
+  // Two daemons would share the packets of each session between them.
+  logger.error({ reason: error.message, hint: 'stop it, or give --state-dir' }, 'cannot start');
+  engine.abandon();
+  output.flushSync();
+  process.exit(1);
 }

@@ -644,8 +644,10 @@ export class Engine {
 
   /** Carries out a `bfdd-control` command. `ok: false`: the words are no command, or it could not be done. */
   command(words: readonly string[]): { ok: boolean; text: string } {
-    this.#say('command', { words }, 'bfdd-control');
-    return this.#execute(parse(words), 0);
+    const command = parse(words);
+    // Probes ask for the status each second.
+    if (command.command !== 'status') this.#say('command', { words }, 'bfdd-control');
+    return this.#execute(command, 0);
   }
 
   #execute(command: Command, depth: number): { ok: boolean; text: string } {

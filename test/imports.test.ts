@@ -28,9 +28,9 @@ const EFFECTS: Record<string, string> = {
   agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels
     kube-ovn-metrics kube-ovn-supervisor log loop main metrics netlink once process reconcile
     recovery-metrics source supervisor sysctl translations translations-command translations-metrics
-    translations-output translations-worker version watch`,
+    translations-output translations-worker watch`,
   'agent/uplink': 'claims probe uplink',
-  bfd: 'checkpoint control-socket engine keys libc main priority transport',
+  bfd: 'checkpoint control-socket daemon engine entry keys libc main priority transport version',
   nat: 'fingerprint kernel',
   'nat/conntrack': 'checkpoint reader store',
   routing: 'kernel',

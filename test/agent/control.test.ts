@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pino from 'pino';
 import t, { type Test } from 'tap';
-import { callControl, NoAgentError, serveControl, socketPath } from '../../agent/control.ts';
+import { callControl, NoAgentError } from '../../agent/control.ts';
+import { serveControl, socketPath } from '../../bfd/control-socket.ts';
 
 const silent = pino({ level: 'silent' });
 
@@ -70,7 +71,7 @@ t.test('no agent is an error of its own that says where it looked', async (t) =>
 
 t.test('takes the place of a dead socket, not of a living agent', async (t) => {
   const dir = await serve(t);
-  await t.rejects(serveControl(dir, {}, silent), { message: /another veg-agent answers/ });
+  await t.rejects(serveControl(dir, {}, silent), { message: /another daemon answers/ });
   const dead = stateDir(t);
   writeFileSync(socketPath(dead), '');
   await serve(t, dead);
