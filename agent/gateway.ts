@@ -205,6 +205,7 @@ export class Gateway {
     const look = await this.#reconciler.look(policy);
     const { families, interfaces } = look.plan;
     const backends = [...new Set([look.backend[4], look.backend[6]])].filter(Boolean);
+    this.#tellNotes(look.notes);
     Object.assign(view.kernel, { families, interfaces, notes: look.notes });
     if (backends.length > 0) view.kernel.backend = backends.join(', ');
     // What is changed now is looked at once more.
@@ -247,6 +248,14 @@ export class Gateway {
     });
     if (ip4 === undefined || ip6 === undefined) return;
     onIntent({ peers: [...this.#peers[4], ...this.#peers[6]], readiness: { 4: ip4, 6: ip6 } });
+  }
+
+  /** Logs the notes that are new. */
+  #tellNotes(notes: readonly string[]): void {
+    const { view, logger } = this.#parts;
+    for (const note of notes) {
+      if (!view.kernel.notes.includes(note)) logger.warn({ note }, 'not everything is as the policy says');
+    }
   }
 
   #lookForDrift(): void {

@@ -15,16 +15,18 @@ function inFamily(rule: EgressRule, family: Family): EgressRule | undefined {
   const { ipBlocks, destinationCIDRs, excludedCIDRs, egressIP, ...rest } = rule;
   const own = ofFamily(ipBlocks, family);
   const destinations = ofFamily(destinationCIDRs, family);
-  const nothing =
-    (ipBlocks.length > 0 && own.length === 0) || (destinationCIDRs?.length && destinations.length === 0);
-  if (nothing) return undefined;
   const addresses = ofFamily(egressIP?.addresses, family);
+  const nothing =
+    (ipBlocks.length > 0 && own.length === 0) ||
+    (destinationCIDRs?.length && destinations.length === 0) ||
+    (egressIP && addresses.length === 0);
+  if (nothing) return undefined;
   return {
     ...rest,
     ipBlocks: own,
     destinationCIDRs: destinations,
     excludedCIDRs: ofFamily(excludedCIDRs, family),
-    ...(egressIP && addresses.length > 0 && { egressIP: { ...egressIP, addresses } }),
+    ...(egressIP && { egressIP: { ...egressIP, addresses } }),
   };
 }
 
@@ -122,10 +124,12 @@ export function heldAddresses(policy: Policy, family: Family, names: readonly st
   return ofFamily([...egress, ...[...eips, ...dnats].map(({ externalIP }) => externalIP)], family);
 }
 
-/** What a family does otherwise than a policy may seem to say. */
+/** The policies that name sources of a family, and no address for them. */
 export function egressNotes(policy: Policy, family: Family): string[] {
   return policy.rules
-    .filter((rule) => rule.egressIP && inFamily(rule, family)?.egressIP === undefined)
-    .filter((rule) => inFamily(rule, family) !== undefined && rule.ipBlocks.length > 0)
-    .map(({ name }) => `policy ${name} has no IPv${family} egress address: IPv${family} is masqueraded`);
+    .filter(({ egressIP, ipBlocks }) => egressIP !== undefined && ofFamily(ipBlocks, family).length > 0)
+    .filter(({ egressIP }) => ofFamily(egressIP!.addresses, family).length === 0)
+    .map(
+      ({ name }) => `policy ${name} has no IPv${family} egress address and says nothing about IPv${family}`,
+    );
 }

@@ -40,8 +40,11 @@ export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOK
       gateway.kind === 'GatewayPolicy'
         ? translateGatewayPolicy(gateway as PolicyDocument<object>)
         : translateVpcEgressGateway(gateway as PolicyDocument<object>, network, pods);
+    const own = policy.rules.length;
     addDeckhouse(policy, set, pods);
     addSpidernet(policy, set, pods);
+    // They are about single pods, the gateway's own about whole networks: at equal priority they come first.
+    policy.rules.unshift(...policy.rules.splice(own));
   } else if (files.length > 0 && !set.incomplete) {
     failDirectory(`no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
   }

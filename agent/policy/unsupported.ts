@@ -16,9 +16,6 @@ const is = (wanted: unknown) => (value: unknown) => value === wanted;
 
 export const UNSUPPORTED: Readonly<Record<string, readonly Unsupported[]>> = {
   GatewayPolicy: [{ field: 'spec.policies[].portBlockSize', harmless: is(0) }],
-  EgressGatewayPolicy: [{ field: 'kind' }],
-  EgressPolicy: [{ field: 'kind' }],
-  EgressClusterPolicy: [{ field: 'kind' }],
 };
 
 /** Reports every field of a document that asks for what is not there yet. */

@@ -182,7 +182,7 @@ t.test(
     ]);
     t.equal(natOf({ rules }, 6).policies, undefined, 'IPv6 is only masqueraded');
     t.strictSame(makePlan({ ...POLICY, rules }, POD, {}).notes, [
-      'policy a has no IPv6 egress address: IPv6 is masqueraded',
+      'policy a has no IPv6 egress address and says nothing about IPv6',
     ]);
   },
 );

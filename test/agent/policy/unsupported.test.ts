@@ -27,14 +27,3 @@ for (const { field } of UNSUPPORTED.GatewayPolicy!) {
     for (const lines of harmless) t.same(printed({ 'a.yaml': `${GATEWAY}${lines}` }), [], lines);
   });
 }
-
-t.test('the policies of other systems', async (t) => {
-  for (const [apiVersion, kind] of [
-    ['network.deckhouse.io/v1alpha1', 'EgressGatewayPolicy'],
-    ['egressgateway.spidernet.io/v1beta1', 'EgressPolicy'],
-    ['egressgateway.spidernet.io/v1beta1', 'EgressClusterPolicy'],
-  ] as const) {
-    const errors = printed({ 'a.yaml': `${GATEWAY}---\napiVersion: ${apiVersion}\nkind: ${kind}\n` });
-    t.ok(errors.includes('a.yaml:9:1: kind: not supported by this version of veg-agent'), kind);
-  }
-});

@@ -1,0 +1,126 @@
+/** Deckhouse's and Spidernet's resources, with the whole agent: which source the server sees. */
+import t from 'tap';
+import { Agent, gatewayPolicy, PolicyDirectory } from '../support/agent.ts';
+import { until } from '../support/netns.ts';
+import { scopeOf } from '../support/tap.ts';
+import { ADDRESS, topology } from '../support/topology.ts';
+import { ask, startMirror } from './nat-lab.ts';
+
+const MIRROR = 9999;
+const POD = `apiVersion: v1
+kind: Pod
+metadata: { name: backend-1, namespace: my-ns, labels: { app: backend } }
+status: { podIPs: [{ ip: 10.17.0.9 }, { ip: "fd00:10:17::9" }] }
+`;
+const deckhouse = (name: string, ip: string, node: string, excluded = '[]'): string => `---
+apiVersion: network.deckhouse.io/v1alpha1
+kind: EgressGateway
+metadata: { name: ${name} }
+spec:
+  nodeSelector: { node-role.deckhouse.io/egress: "" }
+  sourceIP: { mode: VirtualIPAddress, virtualIPAddress: { ip: "${ip}" } }
+status: { activeNodeName: ${node} }
+---
+apiVersion: network.deckhouse.io/v1alpha1
+kind: EgressGatewayPolicy
+metadata: { name: ${name} }
+spec:
+  egressGatewayName: ${name}
+  destinationCIDRs: [0.0.0.0/0, "::/0"]
+  excludedCIDRs: ${excluded}
+  selectors:
+    - podSelector: { matchLabels: { app: backend, io.kubernetes.pod.namespace: my-ns } }
+`;
+const spidernet = (v4: string, v6: string, node: string): string => `---
+apiVersion: egressgateway.spidernet.io/v1beta1
+kind: EgressGateway
+metadata: { name: default }
+spec:
+  ippools:
+    ipv4: [172.17.0.100-172.17.0.110]
+    ipv6: ["fd00:172:17::100-fd00:172:17::10a"]
+    ipv4DefaultEIP: 172.17.0.110
+    ipv6DefaultEIP: "fd00:172:17::10a"
+  nodeSelector: { selector: { matchLabels: { egress: "true" } } }
+---
+apiVersion: egressgateway.spidernet.io/v1beta1
+kind: EgressPolicy
+metadata: { name: test, namespace: default }
+spec:
+  egressGatewayName: default
+  appliedTo: { podSelector: { matchLabels: { app: visitor } } }
+status: { eip: { ipv4: ${v4}, ipv6: "${v6}" }, node: ${node} }
+---
+apiVersion: egressgateway.spidernet.io/v1beta1
+kind: EgressEndpointSlice
+metadata: { name: test-kvlp6, namespace: default, labels: { spidernet.io/policy-name: test } }
+endpoints:
+  - { ns: default, pod: visitor-1, ipv4: [10.17.0.9], ipv6: ["fd00:10:17::9"], node: node2 }
+`;
+
+const scope = scopeOf(t);
+const { client, gateway, server } = topology(scope);
+const policy = new PolicyDirectory(scope);
+policy.set();
+const agent = new Agent(gateway, {
+  policyDir: policy.dir,
+  stateDir: scope.directory('state'),
+  env: { NODE_NAME: 'node1' },
+});
+await agent.synced();
+await startMirror(server, MIRROR);
+const before = gateway.sh('ip addr show net1');
+
+let generation = 1;
+async function edit(documents: string): Promise<void> {
+  policy.write({ 'gateway.yaml': gatewayPolicy(), ...(documents && { 'more.yaml': documents }) });
+  generation++;
+  await agent.statusUntil('in force', ({ policy: seen }) => seen.valid && seen.generation === generation);
+  await agent.ask('POST', '/v1/reconcile');
+}
+const held = (address: string): boolean => gateway.sh('ip -o addr show dev net1').includes(` ${address}/`);
+const isHeld = (address: string) => until(() => held(address), { what: `${address} on net1` });
+const seen = (family: 4 | 6): string => ask(client, ADDRESS.server[family], MIRROR);
+
+t.test('Deckhouse: a virtual address while the node is the active one', async (t) => {
+  const [v4, v6] = ['172.17.0.242', 'fd00:172:17::242'];
+  const both = (node: string, excluded?: string) =>
+    POD + deckhouse('myeg', v4, node, excluded) + deckhouse('myeg6', v6, node, excluded);
+  await edit(POD + deckhouse('myeg', v4, 'node1'));
+  await isHeld(v4);
+  t.equal(seen(4), v4);
+  await edit(POD + deckhouse('myeg6', v6, 'node1'));
+  await isHeld(v6);
+  t.equal(seen(6), v6);
+  t.notOk(held(v4));
+  await edit(both('node1'));
+  await isHeld(v4);
+  t.same([seen(4), seen(6)], [v4, v6], 'one for each family');
+  await edit(both('node2'));
+  t.notOk(held(v4) || held(v6), 'another node is active');
+  await edit(both('node1', '[172.17.0.0/16, "fd00:172:17::/64"]'));
+  t.equal(seen(4), ADDRESS.gatewayExternal[4], 'not to excluded destinations');
+  t.equal(seen(6), ADDRESS.gatewayExternal[6]);
+});
+
+t.test('Spidernet: the EIP of the policy while the node has it', async (t) => {
+  await edit(spidernet('172.17.0.110', 'fd00:172:17::10a', 'node1'));
+  await isHeld('172.17.0.110');
+  await isHeld('fd00:172:17::10a');
+  t.equal(seen(4), '172.17.0.110');
+  t.equal(seen(6), 'fd00:172:17::10a');
+  await edit(spidernet('172.17.0.101', 'fd00:172:17::101', 'node1'));
+  await isHeld('172.17.0.101');
+  await isHeld('fd00:172:17::101');
+  t.equal(seen(4), '172.17.0.101', 'after an edit');
+  t.equal(seen(6), 'fd00:172:17::101');
+  await edit(spidernet('172.17.0.101', 'fd00:172:17::101', 'node2'));
+  t.notOk(held('172.17.0.101'), 'another node has it');
+});
+
+t.test('without them nothing of theirs is left', async (t) => {
+  await edit('');
+  t.equal(gateway.sh('ip addr show net1'), before);
+  t.equal(gateway.sh('ipset list -n'), '');
+  t.equal(seen(4), ADDRESS.gatewayExternal[4]);
+});
