@@ -19,15 +19,16 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 lab='ip:iproute2 sysctl:procps iptables:iptables ipset:ipset curl:curl nc.openbsd:netcat-openbsd'
 frr='/usr/lib/frr/bfdd:frr vtysh:frr'
 ovn='ovs-vswitchd:openvswitch-switch ovn-northd:ovn-central ovn-controller:ovn-host'
+tools='conntrack:conntrack tcpdump:tcpdump traceroute:traceroute setcap:libcap2-bin'
 image='mmdebstrap:mmdebstrap buildah:buildah setcap:libcap2-bin strip:binutils'
 case ${1:-} in
   unit) wanted='' ;;
   lab) wanted=$lab ;;
   frr) wanted="$lab $frr" ;;
-  live) wanted="$lab $frr $ovn bird:bird2 conntrack:conntrack tcpdump:tcpdump" ;;
+  live) wanted="$lab $frr $ovn $tools bird:bird2" ;;
   ovn) wanted="$lab $ovn" ;;
   image) wanted=$image ;;
-  containers) wanted="$lab $frr $ovn $image podman:podman runc:runc" ;;
+  containers) wanted="$lab $frr $ovn $tools $image podman:podman runc:runc" ;;
   *) die 'usage: setup.sh unit|lab|frr|live|ovn|image|containers' ;;
 esac
 

@@ -1,0 +1,220 @@
+/**
+ * The image's scripts and programs as Kube-OVN's controller starts and probes them, for each of its variants, without
+ * a container around them (test/images/root.ts). `npm run test:image` does the same with the image itself.
+ */
+import t, { type Test } from 'tap';
+import {
+  allPeersUp,
+  BFD_COMMAND,
+  BFD_ENV,
+  INIT_ENV,
+  initCommand,
+  NAT_LISTING,
+  PROBE,
+  type Variant,
+} from '../images/pod.ts';
+import { ImageRoot } from '../images/root.ts';
+import { type Daemon, type Namespace, until } from '../support/netns.ts';
+import { type BfdPeer, peerUp, startFrr } from '../support/peers.ts';
+import { scopeOf } from '../support/tap.ts';
+import { type Topology, topology } from '../support/topology.ts';
+import { sourceSeen, startEchoServer } from '../support/traffic.ts';
+
+const NOBODY = { user: 'nobody' } as const;
+
+interface Pod extends Topology {
+  root: ImageRoot;
+  /** Runs the init container. */
+  init(env?: Record<string, string>): ReturnType<ImageRoot['run']>;
+  /** Starts the BFD container. */
+  start(env?: Record<string, string>): Daemon;
+  /** A probe's or operator's command in the BFD container. */
+  exec(...argv: string[]): ReturnType<ImageRoot['run']>;
+  frr(): Promise<BfdPeer>;
+}
+
+function pod(t: Test, variant: Variant): Pod {
+  const scope = scopeOf(t);
+  const net = topology(scope, { cniRoutes: true });
+  const root = new ImageRoot(scope);
+  const { gateway, router } = net;
+  return {
+    ...net,
+    root,
+    init: (env = INIT_ENV) => root.run(gateway, initCommand(variant), { env }),
+    start: (env = BFD_ENV) =>
+      root.spawn(gateway, BFD_COMMAND[variant === 'A' ? 'A' : 'B'], { ...NOBODY, env }),
+    exec: (...argv) => root.run(gateway, argv, { ...NOBODY, env: BFD_ENV }),
+    frr: () => startFrr(scope, router, { sessions: [{ local: '10.255.255.255', remote: '10.16.0.12' }] }),
+  };
+}
+
+const natOf = (ns: Namespace): string => ns.sh('iptables -t nat -S');
+
+t.test('variant B: the supervisor is the agent, and keeps what the init container made', async (t) => {
+  const { gateway, router, init, start, exec, frr } = pod(t, 'B');
+  t.match(exec(...PROBE.live), { code: 1, stdout: '' }, 'not live before the start');
+  const initialised = init();
+  t.equal(initialised.code, 0, initialised.stdout + initialised.stderr);
+  t.equal(natOf(gateway), NAT_LISTING);
+
+  const daemon = start();
+  await until(() => exec(...PROBE.live).code === 0, { what: 'live' });
+  t.same(exec(...PROBE.live), { code: 0, stdout: '', stderr: '' }, 'a probe says nothing');
+  t.same(exec(...PROBE.ready), { code: 1, stdout: '', stderr: '' }, 'not ready without a session');
+  const status = () => JSON.parse(exec(BFD_COMMAND.B[0], 'status').stdout);
+  await until(() => status().Sessions[0]?.State === 'Down', { what: 'the session is expected' });
+  t.match(status(), {
+    Live: true,
+    Ready: false,
+    Sessions: [
+      {
+        Pair: { Local: '10.16.0.12', Remote: '10.255.255.255' },
+        State: 'Down',
+        Phase: 'Grace',
+        Attempts: 0,
+        LastAction: 'None',
+      },
+    ],
+    ChildCircuitOpen: false,
+  });
+
+  await peerUp(await frr());
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready' });
+  t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
+  const livez = ['-s', '-m', '5', '-o', '/dev/null', '-w', '%{http_code}', 'http://10.16.0.12:10669/livez'];
+  t.equal(router.run('curl', livez).stdout, '200', 'the kubelet’s GET /livez');
+
+  gateway.sh('iptables -t nat -F');
+  gateway.sh('ip rule del priority 1002');
+  await until(() => natOf(gateway) === NAT_LISTING && gateway.sh('ip rule').includes('1002:'), {
+    what: 'what was deleted is back, without root',
+  });
+
+  t.match(exec(BFD_COMMAND.B[0], 'nonsense'), { code: 1, stderr: /usage:/ });
+  t.match(exec(BFD_COMMAND.B[0]), { code: 1, stderr: /usage:/ });
+  t.equal(await daemon.stop('SIGTERM', 15_000), 0, 'a drain, and a clean end');
+  t.same(exec(...PROBE.live), { code: 1, stdout: '', stderr: '' });
+  t.match(exec(...PROBE.status), { code: 1, stderr: /no answer from veg-agent/ });
+  t.equal(natOf(gateway), NAT_LISTING, 'the rules stay');
+});
+
+t.test('variant A: the same behind the scripts of older releases', async (t) => {
+  const { gateway, init, start, exec, frr } = pod(t, 'A');
+  t.equal(init().code, 0);
+  t.equal(natOf(gateway), NAT_LISTING);
+  const daemon = start();
+  const { code, stderr } = exec(...PROBE.prestart);
+  t.equal(code, 0, stderr);
+  await until(() => exec(...PROBE.status).code === 0, { what: 'the liveness probe of 1.14' });
+  await until(() => exec(...PROBE.healthcheck).code === 0, { what: 'that of 1.15.20' });
+  await peerUp(await frr());
+  await until(() => allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']), { what: 'Up' });
+  gateway.sh('iptables -t nat -F');
+  await until(() => natOf(gateway) === NAT_LISTING, { what: 'drift is repaired here too' });
+  daemon.signal('SIGKILL');
+  await daemon.ended();
+});
+
+t.test('a gateway without BFD has its rules from the init container alone', async (t) => {
+  const { gateway, client, server, init } = pod(t, 'none');
+  t.equal(init().code, 0);
+  t.equal(natOf(gateway), NAT_LISTING);
+  await startEchoServer(server);
+  t.match(await sourceSeen(client, '172.17.0.1'), /^172\.17\.0\.11 /);
+});
+
+t.test('an init container that cannot do its work says why', async (t) => {
+  const { gateway, init } = pod(t, 'B');
+  const before = natOf(gateway);
+  t.match(init({}), { code: 1, stderr: /neither INTERNAL_GATEWAY_IPV4 nor INTERNAL_GATEWAY_IPV6 is set/ });
+  t.match(init({ ...INIT_ENV, EXTERNAL_GATEWAY_IPV4: '' }), { code: 1, stderr: /error: .*EXTERNAL_GATEWAY/ });
+  t.match(init({ ...INIT_ENV, NO_SNAT_SOURCES_IPV4: '10.18.0.0/33' }), {
+    code: 1,
+    stderr: /error: .*NO_SNAT_SOURCES_IPV4.*10\.18\.0\.0\/33/,
+  });
+  gateway.sh('ip link set net1 down');
+  t.match(init(), { code: 1, stderr: /error: .*net1 is down/ });
+  t.match(init({ ...INIT_ENV, ENABLE_BGP: 'true', ENABLE_EVPN: 'true', VNI: '7' }), {
+    code: 1,
+    stderr: /EVPN.*VNI 7.*spec\.image/,
+  });
+  t.equal(natOf(gateway), before);
+});
+
+t.test('of a BGP gateway nothing but forwarding is touched, and BFD is answered', async (t) => {
+  const { gateway, init, start, exec, frr } = pod(t, 'B');
+  const before = natOf(gateway);
+  t.match(init({ ...INIT_ENV, ENABLE_BGP: 'true' }), { code: 0, stdout: /a BGP gateway/ });
+  t.equal(natOf(gateway), before);
+  t.notMatch(gateway.sh('ip rule'), /100[1-4]:/);
+  t.equal(gateway.sh('sysctl -n net.ipv4.ip_forward net.ipv4.conf.eth0.rp_filter'), '1\n0\n');
+  gateway.sh('ip route add 10.255.255.255 via 10.16.0.1 dev eth0');
+  start();
+  await peerUp(await frr());
+  t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
+});
+
+t.test('what cannot be obeyed is refused at the start, in so many words', async (t) => {
+  const { init, start } = pod(t, 'B');
+  const early = start();
+  t.equal(await early.ended(), 1);
+  t.match(early.log(), /no policy: the init container left none/);
+  t.equal(init().code, 0);
+  const daemon = start({ ...BFD_ENV, BFD_MULTI: '256' });
+  t.equal(await daemon.ended(), 1);
+  t.match(daemon.log(), /error: BFD_MULTI: must be a whole number between 1 and 255, is "256"/);
+});
+
+t.test('the policy passes from container to container as it is, whatever is in it', async (t) => {
+  const { gateway, root, init } = pod(t, 'A');
+  t.equal(init({ ...INIT_ENV, NO_SNAT_SOURCES_IPV4: '10.18.0.0/16,10.19.0.0/16' }).code, 0);
+  const read = ['sh', '-c', '. /usr/local/sbin/veg-agent.env; printenv NO_SNAT_SOURCES_IPV4'];
+  t.equal(root.run(gateway, read, NOBODY).stdout, '10.18.0.0/16,10.19.0.0/16\n');
+  const replace = ['sh', '-c', 'rm -f /usr/local/sbin/veg-agent.env; echo x >/usr/local/sbin/veg-agent.env'];
+  t.not(root.run(gateway, replace, NOBODY).code, 0, 'and nobody but the init container writes it');
+});
+
+t.test('the programs get what the container may have, and say what they lack', async (t) => {
+  const { gateway, root, init } = pod(t, 'B');
+  t.equal(init().code, 0);
+  const plan = ['sh', '-c', '. /usr/local/sbin/veg-agent.env; veg-agent plan'];
+  t.match(root.run(gateway, plan, NOBODY), { code: 0, stdout: '' });
+  const noCapability = { ...NOBODY, capabilities: ['net_bind_service'] };
+  t.match(root.run(gateway, plan, noCapability), { code: 1, stderr: /add NET_ADMIN/ });
+  t.match(root.run(gateway, plan, { ...NOBODY, noNewPrivileges: true }), {
+    code: 1,
+    stderr: /warning: .*allowPrivilegeEscalation/,
+  });
+  for (const tool of [
+    'ip rule show',
+    'ip -6 route show',
+    'iptables -t nat -S',
+    'ip6tables -t raw -S',
+    'iptables-legacy --version',
+    'ipset list -n',
+    'conntrack -L',
+    'traceroute -n -m 1 10.16.0.1',
+    'timeout -s INT --preserve-status 1 tcpdump -n -c 1 -i eth0',
+    'curl -sS http://127.0.0.1:1 -o /dev/null',
+  ]) {
+    const { code, stderr } = root.run(gateway, tool.split(' '), NOBODY);
+    const expected = tool.startsWith('curl') ? 7 : 0;
+    t.equal(code, expected, `${tool}: ${stderr}`);
+  }
+});
+
+t.test('Node’s flags follow the memory limit', async (t) => {
+  const { gateway, root } = pod(t, 'B');
+  root.write('opt/veg-agent/dist/flags.js', 'console.log(process.execArgv.join(" "))\n');
+  const flags = (limit: string): string => {
+    root.write('sys/fs/cgroup/memory.max', `${limit}\n`);
+    const { stdout, stderr } = root.run(gateway, ['/usr/libexec/veg-agent/launch', 'flags.js'], NOBODY);
+    return stdout + stderr;
+  };
+  t.match(flags('67108864'), /^--lite-mode --max-old-space-size=24 /);
+  t.match(flags('52428800'), /^--lite-mode --max-old-space-size=24 /);
+  t.match(flags('268435456'), /^--max-old-space-size=96 /);
+  t.equal(flags('max'), '\n');
+  t.equal(flags('9223372036854771712'), '\n', 'no limit, as cgroup v1 has it');
+});
