@@ -221,3 +221,18 @@ t.test('the first policy again leaves nothing of all that', async (t) => {
   t.equal(listing(), first);
   t.equal(agent.cli('apply').code, 0);
 });
+
+t.test('the commands that do one thing know virtual addresses', async (t) => {
+  await edit({ policies: [{ ...WEB, egressIP: { address: values(BOTH) } }] });
+  await taken(BOTH);
+  await agent.stop('SIGTERM', 20_000);
+  t.equal(agent.cli('plan').code, 0, 'nothing to do: the daemon left them there');
+  gateway.ip('addr del 172.17.0.50/32 dev net1');
+  const plan = agent.cli('plan');
+  t.equal(plan.code, 4);
+  t.equal(plan.stdout, 'ip addr add 172.17.0.50/32 dev net1 metric 178\n');
+  t.equal(agent.cli('apply').code, 0);
+  t.ok(held(BOTH[4]));
+  t.equal(agent.cli('cleanup').code, 0);
+  for (const family of FAMILIES) t.notOk(held(BOTH[family]));
+});
