@@ -180,9 +180,9 @@ function uplinkLines({ families, probes, notes }: UplinkView, { good, bad, stron
   const lines = [`${strong('uplink')}   ${states.join(', ') || 'not watched'}`];
   for (const { family, reason } of families)
     if (reason !== null) lines.push(`  ${bad(`IPv${family}: ${reason}`)}`);
-  for (const { address, method, state } of probes) {
+  for (const { address, method, state, kernel } of probes) {
     const asked = method === 'icmp' ? 'ICMP echo' : address.includes(':') ? 'Neighbor Discovery' : 'ARP';
-    lines.push(`  ${address} ${PROBE_WORDS[state]} ${asked}`);
+    lines.push(`  ${address} ${PROBE_WORDS[state]} ${asked}${kernel === null ? '' : ` (kernel: ${kernel})`}`);
   }
   for (const note of notes) lines.push(`  note: ${note}`);
   return lines;

@@ -1,5 +1,5 @@
-/** What the kernel knows of neighbours on a link (linux/neighbour.h): when it last had proof that one is there. Pure. */
-import { AttrStream, getU32, parseAttributes, putU32 } from 'netlink/dist/structs.js';
+/** What the kernel's own neighbour detection has found on a link (linux/neighbour.h). Pure. */
+import { AttrStream, parseAttributes, putU32 } from 'netlink/dist/structs.js';
 import { type Address, addressFromBytes } from '../../routing/prefix.ts';
 
 /** RTM_GETNEIGH. */
@@ -8,19 +8,14 @@ export const GET_NEIGHBOURS = 30;
 // struct ndmsg and its attributes
 const NDMSG = 12;
 const NDA_DST = 1;
-const NDA_CACHEINFO = 3;
 const NDA_IFINDEX = 8;
 const NUD_REACHABLE = 0x02;
 const NUD_FAILED = 0x20;
-/** nda_cacheinfo counts in ticks of USER_HZ. */
-const TICK_MS = 10;
 
 export interface Neighbour {
   address: Address;
   /** What the kernel found; `other` says nothing about now. */
   state: 'reachable' | 'failed' | 'other';
-  /** Milliseconds since the last proof that it is there, in steps of 10. */
-  confirmedAgo: number;
 }
 
 /** The payload of a request for the neighbours of one interface, both families. */
@@ -31,19 +26,13 @@ export function neighbourDump(ifindex: number): Uint8Array {
   return Buffer.concat(out.bufs);
 }
 
-/** Reads one entry; undefined for one that is of no IP family or has never been confirmed. */
+/** Reads one entry; undefined for one that is of no IP family. */
 export function parseNeighbour(payload: Buffer): Neighbour | undefined {
   const state = payload.readUInt16LE(8);
   let address: Address | undefined;
-  let confirmedAgo: number | undefined;
   parseAttributes(payload.subarray(NDMSG), ({ type, data }) => {
     if (type === NDA_DST && (data.length === 4 || data.length === 16)) address = addressFromBytes(data);
-    if (type === NDA_CACHEINFO) confirmedAgo = getU32(data.subarray(0, 4)) * TICK_MS;
   });
-  if (address === undefined || confirmedAgo === undefined) return undefined;
-  return {
-    address,
-    state: state & NUD_REACHABLE ? 'reachable' : state & NUD_FAILED ? 'failed' : 'other',
-    confirmedAgo,
-  };
+  if (address === undefined) return undefined;
+  return { address, state: state & NUD_REACHABLE ? 'reachable' : state & NUD_FAILED ? 'failed' : 'other' };
 }

@@ -32,7 +32,7 @@ import {
   type Path,
   sent,
 } from './health.ts';
-import { GET_NEIGHBOURS, neighbourDump, parseNeighbour } from './neighbours.ts';
+import { GET_NEIGHBOURS, type Neighbour, neighbourDump, parseNeighbour } from './neighbours.ts';
 import { type Method, type Origin, openProber, type Prober } from './probe.ts';
 
 /** What is watched. */
@@ -53,7 +53,8 @@ export interface UplinkView {
     /** How long it has been in its state, seconds. */
     seconds: number;
   }[];
-  probes: { address: Address; method: Method; state: Path['state'] }[];
+  /** `kernel`: what its own neighbour detection, which is too slow to act on, has come to; null: nothing now. */
+  probes: { address: Address; method: Method; state: Path['state']; kernel: 'reachable' | 'failed' | null }[];
   notes: string[];
 }
 
@@ -94,6 +95,8 @@ interface Watched {
   origin: Origin | undefined;
   /** What is wrong with the link or its addresses. */
   linkProblem: string | undefined;
+  /** What the kernel found of the neighbours on the link. */
+  neighbours: ReadonlyMap<Address, Neighbour['state']>;
 }
 
 export class Uplink {
@@ -137,6 +140,7 @@ export class Uplink {
         sockets: new Map<Method, Prober>(),
         origin: undefined,
         linkProblem: undefined,
+        neighbours: new Map(),
       };
       return [{ ...kept, gateway, probes }];
     });
@@ -171,8 +175,11 @@ export class Uplink {
         reason: downReason(health, now) ?? null,
         seconds: Math.floor((now - health.since) / 1000),
       })),
-      probes: this.#watched.flatMap(({ probes }) =>
-        probes.map(({ address, method, path: { state } }) => ({ address, method, state })),
+      probes: this.#watched.flatMap(({ probes, neighbours }) =>
+        probes.map(({ address, method, path: { state } }) => {
+          const kernel = neighbours.get(address) ?? 'other';
+          return { address, method, state, kernel: kernel === 'other' ? null : kernel };
+        }),
       ),
       notes: [...new Set([...this.#probeNotes(), ...this.#conntrackNotes()])],
     };
@@ -238,12 +245,23 @@ export class Uplink {
         continue;
       }
       watched.linkProblem = undefined;
+      watched.neighbours = this.#neighbours(link.index);
       const source = localAddress(usableAddresses(facts, name, watched.family), watched.gateway);
       const origin: Origin = { ifindex: link.index, interface: name, mac: link.mac, source };
       if (JSON.stringify(origin) !== JSON.stringify(watched.origin)) {
         closeAll(watched.sockets);
         watched.origin = origin;
       }
+    }
+  }
+
+  /** What the kernel has found of the neighbours on a link. */
+  #neighbours(ifindex: number): Watched['neighbours'] {
+    try {
+      const found = this.#parts.netlink.dump(GET_NEIGHBOURS, neighbourDump(ifindex), parseNeighbour);
+      return new Map(found.map(({ address, state }) => [address, state]));
+    } catch {
+      return new Map();
     }
   }
 
@@ -263,11 +281,7 @@ export class Uplink {
   #probe(watched: Watched, probe: Probe, now: number): void {
     const { policy } = this.#setup!;
     const { path } = probe;
-    if (path.waitingSince !== undefined && this.#kernelKnows(watched, probe, now - path.waitingSince)) {
-      answered(path, policy, now);
-    }
     due(path, policy);
-    if (path.nextAt > now) return;
     try {
       const socket = watched.sockets.get(probe.method) ?? openProber(probe.method, watched.origin!);
       watched.sockets.set(probe.method, socket);
@@ -281,21 +295,6 @@ export class Uplink {
       probe.problem = (error as Error).message;
       notSent(path, policy, now);
       for (const note of this.#probeNotes()) this.#note(note);
-    }
-  }
-
-  /** Whether the kernel has had proof of the neighbour since the probe was sent. */
-  #kernelKnows(watched: Watched, { method, address }: Probe, age: number): boolean {
-    if (method !== 'neighbour') return false;
-    try {
-      return this.#parts.netlink
-        .dump(GET_NEIGHBOURS, neighbourDump(watched.origin!.ifindex), parseNeighbour)
-        .some(
-          (neighbour) =>
-            neighbour.address === address && neighbour.state === 'reachable' && neighbour.confirmedAgo < age,
-        );
-    } catch {
-      return false;
     }
   }
 

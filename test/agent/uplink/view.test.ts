@@ -13,9 +13,9 @@ const UPLINK: UplinkView = {
     { family: 6, gateway: address('fd00:172:17::1'), state: 'up', reason: null, seconds: 99 },
   ],
   probes: [
-    { address: address('172.17.0.1'), method: 'neighbour', state: 'silent' },
-    { address: address('fd00:172:17::1'), method: 'neighbour', state: 'answers' },
-    { address: address('192.0.2.1'), method: 'icmp', state: 'blind' },
+    { address: address('172.17.0.1'), method: 'neighbour', state: 'silent', kernel: 'failed' },
+    { address: address('fd00:172:17::1'), method: 'neighbour', state: 'answers', kernel: null },
+    { address: address('192.0.2.1'), method: 'icmp', state: 'blind', kernel: null },
   ],
   notes: ['192.0.2.1 cannot be probed'],
 };
@@ -64,7 +64,7 @@ t.test('the status shows families, probes and notes, and is what its schema says
     [
       'uplink   IPv4 down, IPv6 up',
       '  IPv4: the gateway is silent',
-      '  172.17.0.1 does not answer ARP',
+      '  172.17.0.1 does not answer ARP (kernel: failed)',
       '  fd00:172:17::1 answers Neighbor Discovery',
       '  192.0.2.1 cannot be probed with ICMP echo',
       '  note: 192.0.2.1 cannot be probed',
