@@ -15,7 +15,8 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
-  agent: 'cadence interfaces messages moved options plan plan-nat recovery stale-flows status translations-query',
+  agent:
+    'cadence interfaces messages moved options plan plan-nat recovery stale-flows status translations-query',
   'agent/policy': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
   bfd: 'auth constants control-text demux fsm intent packet session timers',

@@ -9,7 +9,12 @@ t.test('a network-status file is optional, and a bad one is noted and left aside
     bad: '[{"name": "a", ',
     directory: {},
   });
-  t.strictSame(await readFacts(observed, `${dir}/missing`), { ...observed, networks: [], names: [], notes: [] });
+  t.strictSame(await readFacts(observed, `${dir}/missing`), {
+    ...observed,
+    networks: [],
+    names: [],
+    notes: [],
+  });
   t.strictSame(await readFacts(observed, `${dir}/good`), {
     ...observed,
     networks: [{ name: 'a', interface: 'net1', default: false }],
