@@ -100,8 +100,12 @@ function program(): Command {
     'run',
     'run the daemon until SIGTERM',
     async (options) => {
+      // First of all, so that a restart on a busy machine is over before the peers miss a packet; what is forked
+      // later starts with the normal priority.
+      const { raisePriority } = await import('../bfd/priority.ts');
+      const priority = raisePriority();
       const { supervise } = await import('./supervisor.ts');
-      process.exit(await supervise(options));
+      process.exit(await supervise(options, priority));
     },
     [RUN_OPTIONS, KERNEL_OPTIONS],
   );

@@ -3,6 +3,7 @@
  * environment. What makes the command line is left out, because this has to be up within a second on a fifth of a
  * core. An argument is what the process is to be called: Kube-OVN's tests look at /proc/1/cmdline.
  */
+import { raisePriority } from '../bfd/priority.ts';
 import { type Options, resolveOptions } from './options.ts';
 import { policyFromEnv } from './policy/kube-ovn-env.ts';
 import { supervise } from './supervisor.ts';
@@ -26,4 +27,4 @@ if (title !== undefined) process.title = title;
 // Nothing can mend the environment while this runs: the container had better not start.
 const policy = policyFromEnv(process.env);
 if (policy?.ok === false) refuse(...policy.errors.map(({ path, message }) => `${path}: ${message}`));
-process.exit(await supervise(options()));
+process.exit(await supervise(options(), raisePriority()));

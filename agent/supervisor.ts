@@ -12,7 +12,7 @@ import os from 'node:os';
 import { extname, join } from 'node:path';
 import { Engine } from '../bfd/engine.ts';
 import type { BfdIntent, FromEngine } from '../bfd/intent.ts';
-import { raisePriority } from '../bfd/priority.ts';
+import type { Priority } from '../bfd/priority.ts';
 import { VERSION } from '../bfd/version.ts';
 import { createLog } from './log.ts';
 import type { FromAgent } from './messages.ts';
@@ -38,8 +38,11 @@ const GONE: BfdIntent['readiness'][4] = {
   reason: 'the agent process is gone and nobody watches the gateway',
 };
 
-/** Runs until a signal ends it. Returns the exit code: 0 after a clean end, 1 when it could not start. */
-export async function supervise(options: Options): Promise<number> {
+/**
+ * Runs until a signal ends it. `priority`: what this process was given.
+ * Returns the exit code: 0 after a clean end, 1 when it could not start.
+ */
+export async function supervise(options: Options, priority: Priority): Promise<number> {
   const { logger, flush } = await createLog({
     level: options.logLevel,
     format: options.logFormat,
@@ -51,8 +54,6 @@ export async function supervise(options: Options): Promise<number> {
     logger.warn({ err: error }, 'cannot make the state directory');
   }
 
-  // Before anything is forked: children start with the normal priority.
-  const priority = raisePriority();
   logger.info({ priority }, 'scheduling');
 
   let child: ChildProcess | undefined;
