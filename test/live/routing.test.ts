@@ -308,10 +308,10 @@ t.test('a read-only /proc/sys is told, with what to do', async (t) => {
     `mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec ${NODE} ${CHILD} sysctls`,
   ]);
   t.equal(stderr, '');
-  const { steps, notes } = JSON.parse(stdout) as { steps: unknown[]; notes: string[] };
+  const { steps, problems } = JSON.parse(stdout) as { steps: unknown[]; problems: Record<number, string> };
   t.strictSame(steps, []);
   t.match(
-    notes[0],
-    /^sysctl net\/ipv4\/ip_forward has to be 1, and cannot be set here \(EROFS\): set it in an init/,
+    problems[4],
+    /^sysctl net\.ipv4\.ip_forward has to be 1, and cannot be set here \(EROFS\): set it in an init/,
   );
 });
