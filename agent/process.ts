@@ -184,7 +184,7 @@ const control = await serveControl(
   },
   logger,
 ).catch((error: Error): never => {
-  const hint = 'set --state-dir to a directory that can be written';
+  const hint = 'end it, or give this one another --state-dir';
   logger.fatal({ reason: error.message, hint }, 'cannot start: no control socket');
   exit(1);
 });
