@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.." || exit 1
 
 usage() {
   cat <<'TEXT'
-usage: npm run lab -- [--peer builtin|frr] [--keep] [--no-color]
+usage: npm run lab -- [--peer builtin|frr|ovn] [--keep] [--no-color]
        npm run lab -- --down
 
 Makes a small VPC in network namespaces of this machine, runs veg-agent in its gateway pod, shows what it
@@ -13,6 +13,7 @@ does, and removes everything. Needs root and installs what is missing (Debian or
 
   --peer builtin   BFD peer in the VPC's router: our own engine (the default)
   --peer frr       the same with FRR's bfdd
+  --peer ovn       two gateways behind real OVN, and a client whose traffic moves when one fails
   --keep           leave it running, to play with
   --down           remove a lab that was kept
   --no-color       plain text, also on a terminal
@@ -36,7 +37,7 @@ done
 case $peer in
   builtin) level=lab ;;
   frr) level=frr ;;
-  ovn) refuse 'the peer ovn is not available yet' ;;
+  ovn) level=ovn ;;
   *) refuse "unknown peer: $peer" ;;
 esac
 

@@ -6,6 +6,7 @@ import { alive, type Namespace, NODE, removeAll, Scope, until } from '../support
 import { type BfdPeer, peerUp, startFrr, startVegBfdd } from '../support/peers.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
 import { sourceSeen, startEchoServer, Traffic } from '../support/traffic.ts';
+import { ovnTools, tellOvn } from './ovn.ts';
 import { Story } from './story.ts';
 
 const PREFIX = 'veg-lab-';
@@ -218,17 +219,22 @@ function startPeer(scope: Scope, router: Namespace): Promise<BfdPeer> {
   return (peerName === 'frr' ? startFrr : startVegBfdd)(scope, router, { sessions });
 }
 
-function howToPlay(scope: Scope): void {
+/** What to do with a lab that was kept, with one gateway. */
+function gatewayTools(scope: Scope): string {
   const inside = (name: string, command: string) => `ip netns exec ${PREFIX}${name} ${command}`;
-  process.stdout.write(`The lab goes on running. To play with:
-
+  return `
   ${scope.dir}/veg-agent status
   ${scope.dir}/bfdd-control status
   ${inside('gateway', 'iptables -t nat -S')}
   ${inside('gateway', 'curl -s localhost:10669/metrics')}
   ${inside('gateway', 'tcpdump -ni any')}
   ${inside('client', 'curl -s --max-time 1 telnet://172.17.0.1:8000')}     the source that the server sees
-  $EDITOR ${scope.dir}/policy-*/gateway.yaml
+  $EDITOR ${scope.dir}/policy-*/gateway.yaml`;
+}
+
+function howToPlay(tools: string): void {
+  process.stdout.write(`The lab goes on running. To play with:
+${tools}
 
 To remove it:
 
@@ -243,7 +249,7 @@ if (action === 'run') {
   writeFileSync(join(scope.dir, 'pid'), `${process.pid}\n`);
   process.stdout.write('A VPC egress gateway on this machine, from nothing to a drained session.\n');
   try {
-    await tell(scope);
+    await (peerName === 'ovn' ? tellOvn(story, scope) : tell(scope));
   } catch (error) {
     story.check(false, `the story ended early: ${(error as Error).message}`);
     process.stderr.write(`${scope.logs()}\n`);
@@ -252,7 +258,7 @@ if (action === 'run') {
   process.exitCode = good ? 0 : 1;
   if (keep && good) {
     scope.keep();
-    howToPlay(scope);
+    howToPlay(peerName === 'ovn' ? ovnTools(scope) : gatewayTools(scope));
   } else {
     scope.dispose();
     process.stdout.write('Everything that was made for this is removed.\n');

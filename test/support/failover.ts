@@ -256,7 +256,7 @@ async function sender(port: number, rate: number, hosts: string[]): Promise<void
   const send = () => {
     const at = now();
     // What a pause kept from being sent is sent now, but no more than so much of it: no burst fills a queue.
-    const late = at - began - (sent.length / rate) * 1000;
+    const late = at - began - ((sent.length + 1) / rate) * 1000;
     if (late > LONGEST_BURST) began += late - LONGEST_BURST;
     const due = Math.floor(((at - began) * rate) / 1000);
     for (; sent.length < due; sent.push({ at })) {

@@ -66,6 +66,8 @@ export interface StatusChange {
 export const URGENTLY = [
   ...['sh', '-c', 'chrt -r 1 true 2>/dev/null && exec chrt -r 1 "$@"; exec nice -n -15 "$@"', 'sh'],
 ];
+/** What packets go through. The others of OVN may take a while, and would keep these from running. */
+const ON_THE_PATH = ['ovs-vswitchd', 'ovn-controller'];
 
 export const CLIENT = { 4: '10.17.0.9', 6: 'fd00:10:17::9' } as const;
 export const BFD_PORT = { 4: '10.255.255.255', 6: 'fd00:ffff::1' } as const;
@@ -165,7 +167,8 @@ export class Ovn {
 
   /** Starts a daemon of OVS or OVN in the host namespace. */
   #daemon(program: string, args: string[], name = program): Daemon {
-    const [file, ...words] = [...URGENTLY, program, ...args, '-vconsole:warn', '-vsyslog:off'];
+    const urgency = ON_THE_PATH.includes(program) ? URGENTLY : ['nice', '-n', '-15'];
+    const [file, ...words] = [...urgency, program, ...args, '-vconsole:warn', '-vsyslog:off'];
     return this.host.spawn(file!, words, { name, env: this.#env });
   }
 
@@ -186,7 +189,7 @@ export class Ovn {
     for (const pod of this.gateways) {
       connect(pod.ns, 'eth0', `v-${pod.name}`, pod.mac);
       connect(pod.ns, 'net1', `x-${pod.name}`);
-      host.ip(`link set x-${pod.name} master external`);
+      this.restoreUplink(pod);
       pod.ns.ip(`
         addr add ${pod.internal[4]}/16 dev eth0
         addr add ${pod.external[4]}/16 dev net1
@@ -409,6 +412,15 @@ export class Ovn {
     this.#transact(this.#sessions());
   }
 
+  /** Pulls the cable of a gateway's uplink, or only lets nothing through it, which the gateway cannot see. */
+  cutUplink({ name }: GatewayPod, how: 'cable' | 'silent'): void {
+    this.host.ip(`link set x-${name} ${how === 'cable' ? 'down' : 'nomaster'}`);
+  }
+
+  restoreUplink({ name }: GatewayPod): void {
+    this.host.ip(`link set x-${name} master external up`);
+  }
+
   /** Records the BFD packets of a gateway from now on. */
   capture({ name }: GatewayPod): Promise<BfdCapture> {
     return BfdCapture.start(this.#scope, this.host, `v-${name}`);
@@ -458,15 +470,20 @@ export class AgentPod {
   }
 
   /** Starts an agent with the state that the one before left. */
-  start(args: string[] = []): Agent {
-    this.#agent = new Agent(this.pod.ns, { policyDir: this.policy.dir, stateDir: this.stateDir, args });
+  start(wrapper: string[] = []): Agent {
+    this.#agent = new Agent(this.pod.ns, { policyDir: this.policy.dir, stateDir: this.stateDir, wrapper });
     return this.#agent;
   }
 
+  /** As `start`, not held up by what else runs on this machine: the peer's Detection Time is running. */
+  startUrgently(): Agent {
+    return this.start(URGENTLY);
+  }
+
   /** As `start` in a pod that was made anew: with an empty state directory. */
-  startFresh(args: string[] = []): Agent {
+  startFresh(): Agent {
     this.stateDir = this.#scope.directory('state');
-    return this.start(args);
+    return this.start();
   }
 
   /** Programs the kernel as the policy says, and leaves nothing running: what the FRR baseline stands on. */
