@@ -126,6 +126,34 @@ function program(): Command {
   );
 
   add(
+    'render',
+    'print what runs a VpcEgressGateway without its controller: kubernetes (for kubectl apply) or ovn (a script)',
+    async (_options, own, [what]) => {
+      const { RENDERED, render } = await import('./render.ts');
+      const target = RENDERED.find((name) => name === what);
+      if (target === undefined) {
+        throw new UsageError(`render takes ${RENDERED.join(' or ')}, not ${JSON.stringify(what)}`);
+      }
+      return render({
+        what: target,
+        paths: own.file as string[],
+        ...(own.image === undefined ? {} : { image: String(own.image) }),
+        serviceMonitor: own.serviceMonitor === true,
+      });
+    },
+    [],
+    (command) =>
+      command
+        .argument('<what>', 'kubernetes or ovn')
+        .requiredOption(
+          '-f, --file <PATH...>',
+          'files or directories with the VpcEgressGateway, its Subnets and Vpc',
+        )
+        .option('--image <IMAGE>', "the pod's image (default: spec.image)")
+        .option('--service-monitor', 'a Service and a ServiceMonitor too'),
+  );
+
+  add(
     'plan',
     'show what a reconcile would change now; exit 4 when there is something',
     async (options, own) => (await import('./once.ts')).plan(options, own.json === true),

@@ -18,6 +18,7 @@ const PURE: Record<string, string> = {
   agent:
     'cadence interfaces messages moved options plan plan-nat recovery stale-flows status translations-query',
   'agent/policy': '*',
+  'agent/render': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
   bfd: 'auth constants control-text demux fsm intent packet session timers',
   nat: 'chains desired diff egress errors inbound parse render rules sets state',
@@ -28,7 +29,7 @@ const PURE: Record<string, string> = {
 const EFFECTS: Record<string, string> = {
   agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels
     kube-ovn-metrics kube-ovn-supervisor log loop main metrics netlink once process reconcile
-    recovery-metrics source supervisor sysctl translations translations-command translations-metrics
+    recovery-metrics render source supervisor sysctl translations translations-command translations-metrics
     translations-output translations-worker watch`,
   'agent/uplink': 'claims probe uplink',
   bfd: 'checkpoint control-socket daemon engine entry keys libc main priority transport version',

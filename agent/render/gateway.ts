@@ -1,0 +1,156 @@
+/**
+ * What `veg-agent render` needs to know of a gateway beyond its policy: the fields of a `VpcEgressGateway` that
+ * Kube-OVN's controller acts on, and the pod does not. Pure.
+ */
+import { type Address, FAMILIES, type Family, familyOf, type Prefix } from '../../routing/prefix.ts';
+import type { DocumentSet } from '../policy/documents.ts';
+import { splitPair } from '../policy/formats.ts';
+import type { Policy, PolicyFile } from '../policy/model.ts';
+
+/** The parts of the resource that are read here; `policy/schema.ts` has checked their types. */
+interface Spec {
+  vpc?: string;
+  internalSubnet?: string;
+  externalSubnet?: string;
+  internalIPs?: string[];
+  internalIPPool?: string;
+  externalIPs?: string[];
+  externalIPPool?: string;
+  policies?: unknown[];
+  selectors?: unknown[];
+  replicas?: number;
+  prefix?: string;
+  image?: string;
+  bgpConf?: string;
+  nodeSelector?: NodeSelector[];
+  podAntiAffinity?: string;
+  tolerations?: object[];
+  trafficPolicy?: string;
+  resources?: object;
+  bandwidth?: { ingress?: number | string; egress?: number | string };
+}
+
+export interface NodeSelector {
+  matchLabels?: Record<string, string>;
+  matchExpressions?: object[];
+  matchFields?: object[];
+}
+
+export interface Gateway {
+  namespace: string;
+  name: string;
+  /** The Deployment's name. */
+  workload: string;
+  vpc: string;
+  internalSubnet: string;
+  /** The provider of the external subnet, `NAD.NAMESPACE` or `NAD.NAMESPACE.ovn`. */
+  externalProvider: string;
+  replicas: number;
+  /** Of `spec`, and absent when not there. */
+  image: string | undefined;
+  /** One entry a replica and more: an address, or one of each family. */
+  internalIPs: Address[][];
+  externalIPs: Address[][];
+  internalIPPool: string | undefined;
+  externalIPPool: string | undefined;
+  nodeSelector: NodeSelector[];
+  spread: 'Required' | 'Preferred';
+  tolerations: object[];
+  resources: object | undefined;
+  /** Sources by family, sorted. */
+  sources: Record<Family, Prefix[]>;
+  /** The families that have gateways on both sides. */
+  families: Family[];
+  policy: Policy;
+  /** The documents, for the pod's policy directory. */
+  files: readonly PolicyFile[];
+  /** What is not rendered. */
+  warnings: string[];
+}
+
+/** Kube-OVN's own VPC, and its subnet. */
+export const DEFAULT_VPC = 'ovn-cluster';
+const DEFAULT_SUBNET = 'ovn-default';
+
+/** A gateway that cannot be rendered; the message names the field. */
+export class RenderError extends Error {}
+
+/** Puts the gateway together. `policy` is what the files come to. Throws `RenderError`. */
+export function readGateway(policy: Policy, set: DocumentSet, files: readonly PolicyFile[]): Gateway {
+  if (policy.origin.kind !== 'VpcEgressGateway') {
+    throw new RenderError(`${policy.origin.kind} ${policy.name}: only a VpcEgressGateway can be rendered`);
+  }
+  const document = set.documents.find(({ kind }) => kind === 'VpcEgressGateway')!;
+  const spec = (document.value as { spec: Spec }).spec;
+  const vpc = spec.vpc || DEFAULT_VPC;
+  const internalSubnet = spec.internalSubnet || (vpc === DEFAULT_VPC ? DEFAULT_SUBNET : undefined);
+  if (internalSubnet === undefined) throw new RenderError('spec.internalSubnet is needed to render');
+  if (spec.bgpConf) throw new RenderError('spec.bgpConf: a BGP gateway cannot be rendered');
+  const externalProvider = providerOf(set, spec.externalSubnet!);
+  const replicas = spec.replicas ?? 1;
+  const [namespace = '', name = ''] = policy.name.split('/');
+  const pairs = (list: string[] = []) => list.map((pair) => splitPair(pair) as Address[]);
+  const internalIPs = pairs(spec.internalIPs);
+  const externalIPs = pairs(spec.externalIPs);
+  for (const [field, list] of Object.entries({ internalIPs, externalIPs })) {
+    if (list.length > 0 && list.length < replicas) {
+      throw new RenderError(`spec.${field} has ${list.length} entries for ${replicas} replicas`);
+    }
+  }
+  return {
+    namespace,
+    name,
+    workload: `${spec.prefix ?? ''}${name}`,
+    vpc,
+    internalSubnet,
+    externalProvider,
+    replicas,
+    image: spec.image || undefined,
+    internalIPs,
+    externalIPs,
+    internalIPPool: spec.internalIPPool || undefined,
+    externalIPPool: spec.externalIPPool || undefined,
+    nodeSelector: spec.nodeSelector ?? [],
+    spread: spec.podAntiAffinity === 'Preferred' ? 'Preferred' : 'Required',
+    tolerations: spec.tolerations ?? [],
+    resources: spec.resources,
+    sources: { 4: sourcesOf(policy, 4), 6: sourcesOf(policy, 6) },
+    families: FAMILIES.filter((family) =>
+      [policy.internal, policy.external].every(({ gateways }) =>
+        gateways.some((gateway) => familyOf(gateway) === family),
+      ),
+    ),
+    policy,
+    files,
+    warnings: [...notRendered(spec)],
+  };
+}
+
+/** The provider of the external subnet, which names the network attachment. */
+function providerOf(set: DocumentSet, subnet: string): string {
+  const document = set.documents.find(({ kind, name }) => kind === 'Subnet' && name === subnet);
+  const { provider = '' } = (document?.value as { spec?: { provider?: string } } | undefined)?.spec ?? {};
+  if (!provider.includes('.')) {
+    throw new RenderError(
+      `Subnet ${subnet}: spec.provider must name the network attachment as NAME.NAMESPACE, is "${provider}"`,
+    );
+  }
+  return provider;
+}
+
+const sourcesOf = (policy: Policy, family: Family): Prefix[] =>
+  [...new Set(policy.rules.flatMap(({ ipBlocks }) => ipBlocks))]
+    .filter((block) => familyOf(block) === family)
+    .sort();
+
+function* notRendered(spec: Spec): Generator<string> {
+  if (spec.selectors?.length) {
+    yield 'spec.selectors: pods come and go, and OVN has to be told by a controller; only what has addresses here is rendered';
+  }
+  if (spec.trafficPolicy === 'Local') {
+    yield 'spec.trafficPolicy Local needs to know the nodes; rendered as Cluster';
+  }
+  if (spec.bandwidth !== undefined) {
+    yield 'spec.bandwidth is not rendered; annotate the pod as Kube-OVN says';
+  }
+}

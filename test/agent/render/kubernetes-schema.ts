@@ -1,0 +1,198 @@
+/**
+ * The shape of the Kubernetes resources that `render` writes, after the API reference of Kubernetes 1.31 and of
+ * Prometheus' operator: every field that is used, and no other. A field that is misspelt or of the wrong type fails.
+ */
+import { Ajv, type ValidateFunction } from 'ajv';
+
+type Schema = Record<string, unknown>;
+
+const text: Schema = { type: 'string', minLength: 1 };
+const flag: Schema = { type: 'boolean' };
+const count: Schema = { type: 'integer', minimum: 0 };
+const list = (items: Schema): Schema => ({ type: 'array', items, minItems: 1 });
+const map = (values: Schema): Schema => ({ type: 'object', additionalProperties: values, minProperties: 1 });
+const object = (properties: Record<string, Schema>, required: string[] = []): Schema => ({
+  type: 'object',
+  properties,
+  required,
+  additionalProperties: false,
+});
+
+/** RFC 1123 label. */
+const label: Schema = { type: 'string', pattern: '^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$' };
+const quantity: Schema = { type: 'string', pattern: '^\\d+(\\.\\d+)?(m|Ki|Mi|Gi|k|M|G)?$' };
+const absolutePath: Schema = { type: 'string', pattern: '^/' };
+
+const metadata = object({ name: label, namespace: label, labels: map(text) }, ['name', 'namespace']);
+const selector = object({ matchLabels: map(text) }, ['matchLabels']);
+const requirement = object(
+  {
+    key: text,
+    operator: { enum: ['In', 'NotIn', 'Exists', 'DoesNotExist', 'Gt', 'Lt'] },
+    values: list(text),
+  },
+  ['key', 'operator'],
+);
+const fieldRef = object({ fieldPath: text }, ['fieldPath']);
+const execAction = object({ command: list(text) }, ['command']);
+const probe = {
+  ...object({
+    httpGet: object({ path: absolutePath, port: text }, ['port']),
+    exec: execAction,
+    periodSeconds: count,
+    timeoutSeconds: count,
+    failureThreshold: count,
+  }),
+  oneOf: [{ required: ['httpGet'] }, { required: ['exec'] }],
+};
+const podAffinityTerm = object({ labelSelector: selector, topologyKey: text }, ['topologyKey']);
+
+const container = object(
+  {
+    name: label,
+    image: text,
+    command: list(text),
+    env: list(object({ name: text, valueFrom: object({ fieldRef }) }, ['name'])),
+    ports: list(object({ name: label, containerPort: count, protocol: { const: 'TCP' } }, ['containerPort'])),
+    startupProbe: probe,
+    livenessProbe: probe,
+    readinessProbe: probe,
+    lifecycle: object({ preStop: object({ exec: execAction }) }),
+    resources: object({ requests: map(quantity), limits: map(quantity) }),
+    securityContext: object({
+      privileged: flag,
+      runAsUser: count,
+      runAsGroup: count,
+      runAsNonRoot: flag,
+      readOnlyRootFilesystem: flag,
+      allowPrivilegeEscalation: flag,
+      capabilities: object({ add: list(text), drop: list(text) }),
+    }),
+    volumeMounts: list(
+      object({ name: label, mountPath: absolutePath, readOnly: flag }, ['name', 'mountPath']),
+    ),
+  },
+  ['name', 'image'],
+);
+
+const podSpec = object(
+  {
+    automountServiceAccountToken: flag,
+    enableServiceLinks: flag,
+    terminationGracePeriodSeconds: count,
+    securityContext: object({ seccompProfile: object({ type: { const: 'RuntimeDefault' } }, ['type']) }),
+    affinity: object({
+      podAntiAffinity: object({
+        requiredDuringSchedulingIgnoredDuringExecution: list(podAffinityTerm),
+        preferredDuringSchedulingIgnoredDuringExecution: list(
+          object({ weight: { type: 'integer', minimum: 1, maximum: 100 }, podAffinityTerm }, [
+            'weight',
+            'podAffinityTerm',
+          ]),
+        ),
+      }),
+      nodeAffinity: object({
+        requiredDuringSchedulingIgnoredDuringExecution: object(
+          {
+            nodeSelectorTerms: list(
+              object({ matchExpressions: list(requirement), matchFields: list(requirement) }),
+            ),
+          },
+          ['nodeSelectorTerms'],
+        ),
+      }),
+    }),
+    tolerations: list(
+      object({
+        key: text,
+        operator: { enum: ['Exists', 'Equal'] },
+        value: text,
+        effect: { enum: ['NoSchedule', 'PreferNoSchedule', 'NoExecute'] },
+        tolerationSeconds: { type: 'integer' },
+      }),
+    ),
+    initContainers: list(container),
+    containers: list(container),
+    volumes: list({
+      ...object(
+        {
+          name: label,
+          configMap: object({ name: label }, ['name']),
+          emptyDir: object({}),
+          downwardAPI: object({ items: list(object({ path: text, fieldRef }, ['path', 'fieldRef'])) }),
+        },
+        ['name'],
+      ),
+      minProperties: 2,
+      maxProperties: 2,
+    }),
+  },
+  ['containers'],
+);
+
+const resource = (apiVersion: string, kind: string, rest: Record<string, Schema>): Schema =>
+  object({ apiVersion: { const: apiVersion }, kind: { const: kind }, metadata, ...rest }, [
+    'apiVersion',
+    'kind',
+    'metadata',
+    ...Object.keys(rest),
+  ]);
+
+const SCHEMAS: Record<string, Schema> = {
+  ConfigMap: resource('v1', 'ConfigMap', { data: map({ type: 'string' }) }),
+  Deployment: resource('apps/v1', 'Deployment', {
+    spec: object(
+      {
+        replicas: count,
+        selector,
+        strategy: object({
+          type: { const: 'RollingUpdate' },
+          rollingUpdate: object({ maxUnavailable: count, maxSurge: count }),
+        }),
+        minReadySeconds: count,
+        template: object(
+          { metadata: object({ labels: map(text), annotations: map(text) }, ['labels']), spec: podSpec },
+          ['metadata', 'spec'],
+        ),
+      },
+      ['selector', 'template'],
+    ),
+  }),
+  PodDisruptionBudget: resource('policy/v1', 'PodDisruptionBudget', {
+    spec: object({ maxUnavailable: count, selector }, ['selector']),
+  }),
+  Service: resource('v1', 'Service', {
+    spec: object({
+      clusterIP: { const: 'None' },
+      publishNotReadyAddresses: flag,
+      selector: map(text),
+      ports: list(object({ name: label, port: count, targetPort: text }, ['port'])),
+    }),
+  }),
+  ServiceMonitor: resource('monitoring.coreos.com/v1', 'ServiceMonitor', {
+    spec: object(
+      {
+        selector,
+        endpoints: list(
+          object({ port: text, path: absolutePath, interval: { type: 'string', pattern: '^\\d+s$' } }),
+        ),
+      },
+      ['selector', 'endpoints'],
+    ),
+  }),
+};
+
+const ajv = new Ajv({ allErrors: true, strict: true, strictRequired: false, strictTypes: false });
+const validators = new Map<string, ValidateFunction>(
+  Object.entries(SCHEMAS).map(([kind, schema]) => [kind, ajv.compile(schema)]),
+);
+
+/** What is wrong with a resource; empty when it is sound. */
+export function faults(value: { kind: string }): string[] {
+  const validate = validators.get(value.kind);
+  if (validate === undefined) return [`unknown kind ${value.kind}`];
+  validate(value);
+  return (validate.errors ?? []).map(
+    ({ instancePath, message, params }) => `${instancePath} ${message} ${JSON.stringify(params)}`,
+  );
+}
