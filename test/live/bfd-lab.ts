@@ -105,18 +105,21 @@ export async function startBird(
   ns: Namespace,
   pairs: { local: string; remote: string }[],
   authentication = '',
+  device = 'eth0',
 ): Promise<Bird> {
   const dir = scope.directory('bird');
   const [config, control] = [join(dir, 'bird.conf'), join(dir, 'bird.ctl')];
   const write = (auth: string) => {
-    const neighbors = pairs.map(({ local, remote }) => `  neighbor ${remote} dev "eth0" local ${local};`);
+    const neighbors = pairs.map(
+      ({ local, remote }) => `  neighbor ${remote} dev "${device}" local ${local};`,
+    );
     const timers = 'interval 100 ms; idle tx interval 1 s; multiplier 5;';
     writeFileSync(
       config,
       `router id 10.99.0.2;
 protocol device {}
 protocol bfd {
-  interface "eth0" { ${timers} ${auth} };
+  interface "${device}" { ${timers} ${auth} };
 ${neighbors.join('\n')}
 }
 `,
@@ -130,7 +133,7 @@ ${neighbors.join('\n')}
   return {
     daemon,
     sessions: () =>
-      [...birdc('show', 'bfd', 'sessions').matchAll(/^(\S+)\s+eth0\s+(\w+) /gm)]
+      [...birdc('show', 'bfd', 'sessions').matchAll(/^(\S+)\s+\w+\s+(Up|Down|Init|AdminDown) /gm)]
         .map(([, address, state]) => `${address} ${state}`)
         .sort(),
     configure(auth) {
