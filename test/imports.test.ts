@@ -16,7 +16,7 @@ const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
   agent:
-    'cadence interfaces messages moved options plan plan-nat recovery stale-flows status translations-query',
+    'cadence interfaces messages moved observer-config options plan plan-nat recovery stale-flows status translations-query',
   'agent/policy': '*',
   'agent/render': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
@@ -28,9 +28,9 @@ const PURE: Record<string, string> = {
 
 const EFFECTS: Record<string, string> = {
   agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels
-    kube-ovn-metrics kube-ovn-supervisor log loop main metrics netlink once process reconcile
-    recovery-metrics render source supervisor sysctl translations translations-command translations-metrics
-    translations-output translations-worker watch`,
+    kube-ovn-metrics kube-ovn-observer kube-ovn-supervisor log loop main metrics netlink once process
+    reconcile recovery-metrics render source supervisor sysctl translations translations-command
+    translations-metrics translations-output translations-worker watch`,
   'agent/uplink': 'claims probe uplink',
   bfd: 'checkpoint control-socket daemon engine entry keys libc main priority transport version',
   nat: 'fingerprint kernel',

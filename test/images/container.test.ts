@@ -3,7 +3,7 @@
  * container, the container with BFD under its limits, its probes at their times, and what Kube-OVN's own tests ask of
  * the pod.
  */
-import { chmodSync, mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
@@ -190,6 +190,39 @@ t.test('a container that was killed goes on where it was', async (t) => {
   container.restart();
   await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready again', timeoutMs: 30_000 });
   await peerUp(frr);
+});
+
+t.test('the observer beside it: read-only, NET_ADMIN alone', async (t) => {
+  const pod = await initialised(t, 'none');
+  const config = pod.scope.directory('observer');
+  chmodSync(config, 0o755);
+  const observability = { interfaceMetrics: { enabled: true }, conntrack: { metrics: { enabled: true } } };
+  const written = { namespace: 'default', name: 'gateway1', externalNetwork: 'default/net', observability };
+  writeFileSync(join(config, 'config.json'), JSON.stringify(written));
+  const command =
+    'if [ -x /kube-ovn/vpc-egress-gateway-observer ]; then exec /kube-ovn/vpc-egress-gateway-observer --config /etc/kube-ovn-observer/config.json --network-status /etc/podinfo/network-status; fi; exec sleep infinity';
+  const observer = pod.start({
+    command: ['/bin/sh', '-ec', command],
+    env: { POD_NAME: 'gateway1-0', NODE_NAME: 'node1' },
+    security: { capabilities: CAPABILITIES.observer },
+    volumes: { '/etc/kube-ovn-observer': config },
+    readOnly: true,
+    memory: 256,
+    cpu: 200,
+  });
+  const check =
+    'if [ ! -x /kube-ovn/vpc-egress-gateway-observer ]; then exit 0; fi; exec /kube-ovn/vpc-egress-gateway-observer --health-check';
+  await until(() => observer.exec('/bin/sh', '-ec', check).code === 0, {
+    what: 'healthy',
+    timeoutMs: 20_000,
+  });
+  const metrics = () => observer.exec('/bin/sh', '-c', 'curl -fsS http://127.0.0.1:10666/metrics').stdout;
+  await until(() => /collector_up\{.*collector="conntrack"\} 1/.test(metrics()), {
+    what: 'conntrack is read',
+  });
+  t.match(metrics(), /interface_tx_packets_total\{.*namespace="default"/);
+  const { anonymous, charged } = observer.memory;
+  t.comment(`memory: ${anonymous} MiB anonymous, ${charged} charged of 256`);
 });
 
 t.test('our own pod: read-only, a policy that changes live', async (t) => {

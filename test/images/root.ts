@@ -46,6 +46,7 @@ export class ImageRoot {
     must('mount', ['-t', 'overlay', '-o', layers, 'overlay', dir]);
     must('mount', ['-t', 'proc', 'proc', join(dir, 'proc')]);
     must('mount', ['--bind', '/dev', join(dir, 'dev')]);
+    must('mount', ['-t', 'tmpfs', '-o', 'mode=1777', 'tmpfs', join(dir, 'dev/shm')]);
     must('mount', ['-t', 'tmpfs', '-o', 'mode=777', 'tmpfs', join(dir, 'usr/local/sbin')]);
     must('sh', [join(ROOT, 'images/gateway/prepare.sh'), dir]);
     this.#dir = dir;

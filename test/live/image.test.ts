@@ -204,6 +204,67 @@ t.test('the programs get what the container may have, and say what they lack', a
   }
 });
 
+t.test('the observer tells of translated flows, with what its container has', async (t) => {
+  const { gateway, client, server, root, init } = pod(t, 'none');
+  t.equal(init().code, 0);
+  const config = (recordsPerSecond: number) => ({
+    namespace: 'default',
+    name: 'gateway1',
+    externalNetwork: 'default/macvlan1',
+    observability: {
+      interfaceMetrics: { enabled: true },
+      conntrack: { metrics: { enabled: true }, log: { enabled: true, rateLimit: { recordsPerSecond } } },
+    },
+  });
+  const write = (value: object) => root.write('etc/kube-ovn-observer/config.json', JSON.stringify(value));
+  write(config(100));
+  const identity = {
+    ...NOBODY,
+    capabilities: ['net_admin'],
+    env: { POD_NAME: 'gateway1-0', NODE_NAME: 'node1' },
+  };
+  const flags = [
+    '--config',
+    '/etc/kube-ovn-observer/config.json',
+    '--network-status',
+    '/etc/podinfo/network-status',
+  ];
+  const program = '/kube-ovn/vpc-egress-gateway-observer';
+  t.equal(root.run(gateway, [program, '--health-check'], identity).code, 1, 'nobody is there');
+  const observer = root.spawn(gateway, [program, ...flags], identity);
+  await until(() => root.run(gateway, [program, '--health-check'], identity).code === 0, { what: 'healthy' });
+
+  await startEchoServer(server);
+  await sourceSeen(client, '172.17.0.1');
+  const records = () =>
+    observer
+      .log()
+      .split('\n')
+      .filter((line) => line.includes('"schemaVersion"'))
+      .map((line) => JSON.parse(line));
+  await until(() => records().length > 0, { what: 'a record' });
+  t.match(records()[0], {
+    schemaVersion: 'v1',
+    event: 'start',
+    namespace: 'default',
+    name: 'gateway1',
+    pod: 'gateway1-0',
+    node: 'node1',
+    natType: ['snat'],
+    original: { sourceIP: '10.17.0.9', destinationIP: '172.17.0.1' },
+  });
+  const metrics = () => gateway.run('curl', ['-fsS', 'http://127.0.0.1:10666/metrics']).stdout;
+  const labels = 'namespace="default",name="gateway1",pod="gateway1-0",node="node1"';
+  await until(() => metrics().includes(`conntrack_nat_flows_started_total{${labels},`), { what: 'flows' });
+  t.match(metrics(), `interface_rx_bytes_total{${labels},interface="net1",type="external"}`);
+  t.match(metrics(), `observability_config_reload_total{${labels},result="success"} 1`);
+  write(config(50));
+  await until(() => metrics().includes(`config_reload_total{${labels},result="success"} 2`), {
+    what: 'a reload',
+  });
+  t.equal(await observer.stop('SIGTERM'), 0);
+});
+
 t.test('Node’s flags follow the memory limit', async (t) => {
   const { gateway, root } = pod(t, 'B');
   root.write('opt/veg-agent/dist/flags.js', 'console.log(process.execArgv.join(" "))\n');

@@ -1,0 +1,126 @@
+/**
+ * The program of the observer container that Kube-OVN 1.16 puts beside a gateway (images/gateway): its configuration
+ * in, flow records on stdout and metrics on port 10666, as Kube-OVN's own observer has them. It reads conntrack and
+ * changes nothing.
+ *
+ *     kube-ovn-observer.js --config FILE --network-status FILE [--listen-address HOST:PORT]
+ */
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { dirname } from 'node:path';
+import { parseArgs } from 'node:util';
+import { Counter, Registry } from 'prom-client';
+import { parseNetworkStatus } from './interfaces.ts';
+import { addKubeOvnMetrics } from './kube-ovn-metrics.ts';
+import { createLog } from './log.ts';
+import { readObserverConfig } from './observer-config.ts';
+import { parseListen } from './options.ts';
+import type { PolicyFile } from './policy/model.ts';
+import { Translations } from './translations.ts';
+import { watchPolicy } from './watch.ts';
+
+/** Its file system is read-only but for this, and what it keeps need not outlive it. */
+const STATE_DIR = '/dev/shm/veg-agent-observer';
+const LIMITS = { maxHeaderSize: 8192, headersTimeout: 5000, requestTimeout: 10_000, keepAliveTimeout: 5000 };
+
+const { values } = parseArgs({
+  options: {
+    config: { type: 'string', default: '/etc/kube-ovn-observer/config.json' },
+    'network-status': { type: 'string', default: '/etc/podinfo/network-status' },
+    'listen-address': { type: 'string', default: ':10666' },
+  },
+});
+const { logger, flush } = await createLog({ level: 'info', format: 'json', component: 'observer' });
+
+const translations = new Translations({
+  stateDir: STATE_DIR,
+  pod: process.env.POD_NAME ?? '',
+  node: process.env.NODE_NAME ?? '',
+  logger,
+});
+let wanted = { interfaces: false, externalNetwork: '' };
+
+/** The interfaces as Multus tells; the usual names where it does not. */
+function interfaces(): { internal: string; external: string } | undefined {
+  if (!wanted.interfaces) return undefined;
+  try {
+    const status = parseNetworkStatus(readFileSync(values['network-status'], 'utf8'));
+    const networks = 'networks' in status ? status.networks : [];
+    const named = (found: { interface: string } | undefined, usual: string) => found?.interface || usual;
+    return {
+      internal: named(
+        networks.find((network) => network.default),
+        'eth0',
+      ),
+      external: named(
+        networks.find(({ name }) => name === wanted.externalNetwork),
+        'net1',
+      ),
+    };
+  } catch {
+    return { internal: 'eth0', external: 'net1' };
+  }
+}
+
+const registry = new Registry();
+const reloads = new Counter({
+  name: 'kube_ovn_vpc_egress_gateway_observability_config_reload_total',
+  help: 'How often the configuration was read, by result.',
+  labelNames: ['namespace', 'name', 'pod', 'node', 'result'],
+  registers: [registry],
+});
+addKubeOvnMetrics(registry, {
+  snapshot: () => translations.snapshot,
+  identity: () => translations.identity,
+  interfaces,
+});
+
+/** Puts a configuration in force; one that cannot be used changes nothing. */
+function take(files: PolicyFile[] | { unreadable: string }): void {
+  const config = readObserverConfig(files);
+  if ('problem' in config) {
+    reloads.inc({ ...translations.identity, result: 'error' });
+    logger.error(
+      { problem: config.problem },
+      'the configuration cannot be used; the last one stays in force',
+    );
+    return;
+  }
+  wanted = { interfaces: config.interfaces, externalNetwork: config.externalNetwork };
+  translations.onPolicy(config.policy);
+  reloads.inc({ ...translations.identity, result: 'success' });
+  logger.info({ config: config.policy.name, log: config.policy.translationLog ?? null }, 'configured');
+}
+
+const watch = watchPolicy(dirname(values.config), take);
+take(watch.read());
+
+const { host, port } = parseListen(values['listen-address']) ?? { host: '::', port: 10_666 };
+const server = createServer(LIMITS, (request, response) => {
+  const reply = (status: number, body: string, type = 'text/plain; charset=utf-8') => {
+    response.writeHead(status, { 'Content-Type': type });
+    response.end(body);
+  };
+  request.resume();
+  if (request.method !== 'GET') reply(405, 'method not allowed\n');
+  else if (request.url === '/healthz') reply(200, 'ok\n');
+  else if (request.url !== '/metrics') reply(404, 'not found\n');
+  else registry.metrics().then((body) => reply(200, body, registry.contentType));
+});
+server.maxConnections = 64;
+server.on('error', (error) => {
+  logger.fatal({ err: error }, 'cannot listen');
+  flush();
+  process.exit(1);
+});
+server.listen({ host, port });
+
+async function stop(): Promise<void> {
+  watch.close();
+  server.close();
+  await translations.stop();
+  flush();
+  process.exit(0);
+}
+process.on('SIGTERM', stop);
+process.on('SIGINT', stop);
