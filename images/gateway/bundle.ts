@@ -5,9 +5,10 @@
  *     package.json                    name and version
  *     dist/agent/*.js, dist/bfd/*.js  the programs, and what they share
  *     build/koffi/…/koffi.node        where koffi looks for its library
- *     inputs.json                     the npm packages that are in the bundle, for the SBOM
+ *     LICENSE, THIRD-PARTY            our licence, and those of Node and of the npm packages in the bundle
+ *     inputs.json                     the paths of those packages, for the SBOM
  */
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -92,8 +93,20 @@ async function bundle(out: string): Promise<void> {
   copyFileSync(createRequire(import.meta.url).resolve(`${koffi}/${library}`), target);
 
   const packages = Object.keys(metafile.inputs).map((file) => packageOf(file));
-  const inputs = new Set([...packages, `node_modules/${koffi}`].filter((path) => path !== undefined));
+  const node = `node_modules/node-linux-${process.arch}`;
+  const inputs = new Set([...packages, `node_modules/${koffi}`, node].filter((path) => path !== undefined));
   writeFileSync(join(out, 'inputs.json'), json([...inputs].sort()));
+  copyFileSync(join(ROOT, 'LICENSE'), join(out, 'LICENSE'));
+  writeFileSync(join(out, 'THIRD-PARTY'), [...inputs].sort().map(licenseOf).join('\n'));
+}
+
+/** The licence of a package as it comes with it, else by its name. */
+function licenseOf(path: string): string {
+  const directory = join(ROOT, path);
+  const { name, version, license } = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8'));
+  const file = readdirSync(directory).find((candidate) => /^licen[cs]e/i.test(candidate));
+  const text = file === undefined ? `${license}\n` : readFileSync(join(directory, file), 'utf8');
+  return `${name} ${version}\n${'='.repeat(79)}\n${text}`;
 }
 
 const json = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}\n`;

@@ -41,13 +41,13 @@ function debianPackages(root: string): Component[] {
     });
 }
 
-/** The npm packages that the bundle has something of, and Node, which comes by npm too. */
+/** The npm packages that the image has something of, Node among them. */
 function npmPackages(application: string): Component[] {
   const lock = JSON.parse(readFileSync(join(SOURCE, 'package-lock.json'), 'utf8')) as {
     packages: Record<string, LockedPackage>;
   };
   const inputs = JSON.parse(readFileSync(join(application, 'inputs.json'), 'utf8')) as string[];
-  return [...inputs, `node_modules/node-linux-${process.arch}`].map((path) => {
+  return inputs.map((path) => {
     const { version, license = 'NOASSERTION' } = lock.packages[path]!;
     const name = path.replace(/^.*node_modules\//, '');
     return { name, version, license, purl: `pkg:npm/${name.replace('@', '%40')}@${version}` };

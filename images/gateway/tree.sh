@@ -7,7 +7,6 @@ cd "$(dirname "$0")"
 umask 022
 mkdir -p "$tree/opt/veg-agent" "$tree/usr/bin"
 node bundle.ts "$tree/opt/veg-agent"
-cp ../../LICENSE "$tree/opt/veg-agent/"
 cp -R rootfs/. "$tree/"
 cp bfdd-control "$tree/usr/bin/"
 # 18 MB of symbols that only a debugger reads.
