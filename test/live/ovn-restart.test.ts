@@ -32,7 +32,7 @@ t.test('OVN does not see', async (t) => {
     const since = now();
     for (let i = 0; i < RESTARTS; i++) {
       await how();
-      pod.start();
+      pod.startUrgently();
       await sleep(PAUSE);
     }
     stayedUp(t, capture, pod, since);
