@@ -113,7 +113,7 @@ export function addKubeOvnMetrics(registry: Registry, sources: KubeOvnSources): 
     },
   );
 
-  const active = () => (snapshot()?.active ?? []).filter(({ verdict }) => verdict === 'translated');
+  const active = () => snapshot()?.active ?? [];
   const totals = () => (snapshot()?.totals ?? []).filter(({ verdict }) => verdict === 'translated');
   add('gauge', 'conntrack_nat_flows_active', 'Translated flows that live.', FLOW, () =>
     active().map((kind) => [flowLabels(kind), kind.count]),

@@ -7,7 +7,11 @@ import type { Snapshot } from './translations-worker.ts';
 
 /** What a policy's flows are called in metric names, and which those are. */
 const KINDS: { prefix: string; what: string; is: (total: Total) => boolean }[] = [
-  { prefix: 'veg_snat', what: 'whose source is translated', is: ({ snat }) => snat },
+  {
+    prefix: 'veg_snat',
+    what: 'whose source is translated',
+    is: ({ verdict, snat }) => verdict === 'translated' && snat,
+  },
   {
     prefix: 'veg_forward',
     what: 'that are forwarded unchanged',

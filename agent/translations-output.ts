@@ -1,7 +1,7 @@
 /**
- * Where translation records go: stdout, or a file that is rotated. One write at a time; what waits is bounded, and
- * each record that is not written is counted. (pino's destination can neither say how many records it dropped
- * nor give up on a reader that hangs.)
+ * Where translation records go: stdout, or a file that is rotated. One write at a time; the caller hears when its
+ * records were written, so that it can bound what waits, and each that is not written is counted. (pino's
+ * destination can neither say how many records it dropped nor give up on a reader that hangs.)
  */
 import { closeSync, fstatSync, mkdirSync, openSync, renameSync, write } from 'node:fs';
 import { dirname } from 'node:path';
@@ -10,10 +10,9 @@ import { promisify } from 'node:util';
 import type { Logger } from './log.ts';
 
 const STDOUT = 1;
-/** What a pipe takes without mixing it with what others write (PIPE_BUF). */
-const PIECE = 4096;
-/** Records that wait at most; about 5 MiB. */
-const MAX_WAITING = 8192;
+/** What one write takes: a pipe does not mix so much with what others write (PIPE_BUF). A file is ours alone. */
+const STDOUT_PIECE = 4096;
+const FILE_PIECE = 65_536;
 /** A full non-blocking pipe is tried again, ms. */
 const RETRY = 50;
 /** After a failure a file is opened again, ms. */
@@ -26,11 +25,6 @@ const OLD_FILES = 4;
 
 const writeTo = promisify(write);
 
-interface Piece {
-  text: string;
-  records: number;
-}
-
 export interface RecordOutputOptions {
   /** Absent: stdout. */
   file?: string;
@@ -40,13 +34,13 @@ export interface RecordOutputOptions {
 }
 
 export class RecordOutput {
-  /** Records that were not written, by reason. */
-  readonly lost = { queue_full: 0, write_error: 0 };
+  /** Records that were not written. */
+  lost = 0;
   readonly #options: RecordOutputOptions;
-  #pieces: Piece[] = [];
-  /** Records in `#pieces`. */
+  readonly #piece: number;
+  /** Records that wait, and the end of the last write. */
   #waiting = 0;
-  #writing: Promise<void> | undefined;
+  #last: Promise<void> = Promise.resolve();
   #fd: number | undefined;
   #size = 0;
   #openDue = 0;
@@ -54,51 +48,41 @@ export class RecordOutput {
 
   constructor(options: RecordOutputOptions) {
     this.#options = options;
-    if (options.file === undefined) this.#fd = STDOUT;
+    this.#piece = options.file === undefined ? STDOUT_PIECE : FILE_PIECE;
   }
 
-  /** Takes lines, each with its end. */
-  write(lines: readonly string[]): void {
-    const room = Math.max(0, MAX_WAITING - this.#waiting);
-    this.lost.queue_full += Math.max(0, lines.length - room);
-    for (const line of lines.slice(0, room)) {
-      const last = this.#pieces.at(-1);
-      if (last !== undefined && last.text.length + line.length <= PIECE) {
-        last.text += line;
-        last.records++;
-      } else {
-        this.#pieces.push({ text: line, records: 1 });
-      }
-      this.#waiting++;
-    }
-    this.#writing ??= this.#writeAll();
+  /** Writes lines, each with its end. Resolves when they were written, or counted as lost. */
+  write(lines: readonly string[]): Promise<void> {
+    this.#waiting += lines.length;
+    this.#last = this.#last.then(() => this.#writeLines(lines));
+    return this.#last;
   }
 
   /** Resolves when everything was written, or nobody reads it. */
   async close(): Promise<void> {
     const timeout = new AbortController();
-    await Promise.race([
-      this.#writing,
-      sleep(CLOSE_TIMEOUT, undefined, { signal: timeout.signal }).catch(() => {}),
-    ]);
+    const patience = sleep(CLOSE_TIMEOUT, undefined, { signal: timeout.signal }).catch(() => {});
+    await Promise.race([this.#last, patience]);
     timeout.abort();
-    this.lost.write_error += this.#waiting;
-    this.#pieces = [];
-    if (this.#fd !== undefined && this.#fd !== STDOUT) closeSync(this.#fd);
+    this.lost += this.#waiting;
+    if (this.#fd !== undefined) closeSync(this.#fd);
   }
 
-  async #writeAll(): Promise<void> {
-    for (let piece = this.#pieces.shift(); piece !== undefined; piece = this.#pieces.shift()) {
+  async #writeLines(lines: readonly string[]): Promise<void> {
+    for (let i = 0; i < lines.length; ) {
+      let piece = lines[i++]!;
+      let records = 1;
+      for (; i < lines.length && piece.length + lines[i]!.length <= this.#piece; records++)
+        piece += lines[i++]!;
       try {
-        await this.#writePiece(Buffer.from(piece.text));
+        await this.#writePiece(Buffer.from(piece));
         this.#tell('');
       } catch (error) {
-        this.lost.write_error += piece.records;
+        this.lost += records;
         this.#tell((error as Error).message);
       }
-      this.#waiting -= piece.records;
+      this.#waiting -= records;
     }
-    this.#writing = undefined;
   }
 
   async #writePiece(octets: Buffer): Promise<void> {

@@ -10,7 +10,7 @@ import { addressBytes, parseAddress } from '../routing/prefix.ts';
 import { LOOKUP_OPTIONS } from './options.ts';
 
 const DEFAULT_LIMIT = 1000;
-const MAX_LIMIT = 5000;
+const MAX_LIMIT = 2000;
 
 /** A question that cannot be asked so. The message names the parameter and says what it may be. */
 export class LookupError extends Error {}

@@ -8,6 +8,7 @@
 import { readFileSync, statfsSync, writeFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import * as libc from '../bfd/libc.ts';
 import { readCheckpoint, writeCheckpoint } from '../nat/conntrack/checkpoint.ts';
@@ -46,6 +47,8 @@ export interface WorkerSettings {
 export type ToWorker =
   | { type: 'settings'; settings: WorkerSettings }
   | { type: 'find'; id: number; lookup: Lookup }
+  /** So many records have been written, or lost. */
+  | { type: 'written'; records: number }
   | { type: 'stop' };
 
 export type FromWorker =
@@ -62,8 +65,8 @@ export interface Found {
   gaps: { from: number; to: number; lost: number }[];
 }
 
-/** Flows of one kind that live. */
-export interface Active extends Pick<Total, 'verdict' | 'family' | 'protocol' | 'snat' | 'dnat'> {
+/** Translated flows of one kind that live. */
+export interface Active extends Pick<Total, 'family' | 'protocol' | 'snat' | 'dnat'> {
   count: number;
 }
 
@@ -87,8 +90,12 @@ type Counts = Pick<Snapshot, 'records' | 'lost'>;
 
 /** As many as Kube-OVN's observer holds; 8 MiB when full. */
 const CAPACITY = 65_536;
+/** Records that are made and not yet written, at most; about 5 MiB. */
+const MAX_UNDER_WAY = 8192;
 /** How often the sockets are read when little happens, ms. */
 const TICK = 50;
+/** Answers beyond the limit that are gathered before they are sorted out. */
+const KEPT_BEYOND = 1000;
 /** How often ended flows go to the disk, ms. */
 const COMMIT_PERIOD = 500;
 /** The store: a tenth of the file system, at most so much, and less where the files are memory; octets. */
@@ -128,8 +135,9 @@ class TranslationWorker {
   /** The pod's own addresses, as strings of their octets. */
   #local = new Set<string>();
   #counts: Counts = { records: { start: 0, end: 0 }, lost: {} };
-  /** Lines that wait to be printed. */
+  /** Lines to hand on, and how many records are under way altogether. */
   #lines: string[] = [];
+  #underWay = 0;
   #commitDue = 0;
   #timer: NodeJS.Timeout | NodeJS.Immediate | undefined;
   readonly #portsTold = new Set<string>();
@@ -170,19 +178,32 @@ class TranslationWorker {
     this.#identity = identity;
   }
 
-  /** The flows that were asked for, those that live among them. */
-  find(lookup: Lookup): Found {
+  /** So many records have been written, or lost. */
+  written(records: number): void {
+    this.#underWay -= records;
+  }
+
+  /** The flows that were asked for, those that live among them. Events are read meanwhile. */
+  async find(lookup: Lookup): Promise<Found> {
     const { limit } = lookup;
     const now = Date.now();
+    let flows: FlowView[] = [];
+    const keepNewest = () => {
+      flows = flows.sort((a, b) => b.start - a.start).slice(0, limit + 1);
+    };
     this.#reader.drain();
-    const living: FlowView[] = [];
     for (const flow of this.#tracker.table) {
-      if (matches(flow, lookup, now)) living.push(viewFlow(flow, this.#tracker.policyName(flow)));
+      if (matches(flow, lookup, now)) flows.push(viewFlow(flow, this.#tracker.policyName(flow)));
+      if (flows.length > limit + KEPT_BEYOND) keepNewest();
     }
-    const ask = { ...lookup, limit: limit + 1 };
-    const ended = this.#withStore((store) => store.find(ask)) ?? [];
-    const flows = [...living, ...ended].sort((a, b) => b.start - a.start);
     const gaps = this.#withStore((store) => store.gaps(lookup)) ?? [];
+    const parts = this.#store?.findInParts({ ...lookup, limit: limit + 1 });
+    const next = () => parts && this.#withStore(() => parts.next());
+    for (let part = next(); part !== undefined && !part.done; part = next()) {
+      flows.push(...part.value);
+      await turn();
+    }
+    keepNewest();
     return { flows: flows.slice(0, limit), more: flows.length > limit, gaps };
   }
 
@@ -233,6 +254,11 @@ class TranslationWorker {
       this.#lose('rate_limit', 1);
       return;
     }
+    if (this.#underWay === MAX_UNDER_WAY) {
+      this.#lose('queue_full', 1);
+      return;
+    }
+    this.#underWay++;
     const view = viewFlow(flow, this.#tracker.policyName(flow), end);
     if (estimated) view.endEstimated = true;
     this.#lines.push(recordLine(event, view, this.#identity));
@@ -349,13 +375,14 @@ class TranslationWorker {
 
   #snapshot(totals: Total[]): Snapshot {
     const { table, untracked, events } = this.#tracker;
-    const active = new Map<string, Active>();
+    const active = new Map<number, Active>();
     const ports = new PortCount();
     for (const flow of table) {
       const { verdict, family, protocol, snat, dnat } = flow;
-      const key = `${verdict} ${family} ${protocol} ${snat} ${dnat}`;
+      if (verdict !== 'translated') continue;
+      const key = protocol * 8 + (family === 6 ? 4 : 0) + (snat ? 2 : 0) + (dnat ? 1 : 0);
       const kind = active.get(key);
-      if (kind === undefined) active.set(key, { verdict, family, protocol, snat, dnat, count: 1 });
+      if (kind === undefined) active.set(key, { family, protocol, snat, dnat, count: 1 });
       else kind.count++;
       if (snat) ports.add(flow);
     }
@@ -430,11 +457,12 @@ if (parentPort !== null) {
         worker.use(message.settings);
         break;
       case 'find':
-        port.postMessage({
-          type: 'found',
-          id: message.id,
-          found: worker.find(message.lookup),
-        } satisfies FromWorker);
+        void worker.find(message.lookup).then((found) => {
+          port.postMessage({ type: 'found', id: message.id, found } satisfies FromWorker);
+        });
+        break;
+      case 'written':
+        worker.written(message.records);
         break;
       case 'stop':
         worker.stop();

@@ -109,7 +109,7 @@ export class Translations {
   get snapshot(): Snapshot | undefined {
     if (this.#snapshot === undefined) return undefined;
     const { lost } = this.#snapshot;
-    return { ...this.#snapshot, lost: { ...lost, ...this.#output.lost } };
+    return { ...this.#snapshot, lost: { ...lost, write_error: this.#output.lost } };
   }
 
   /** Ends the thread, and resolves when what it had has been written. */
@@ -129,7 +129,7 @@ export class Translations {
     };
     const worker = new Worker(file, { workerData: options, resourceLimits: RESOURCES });
     this.#worker = worker;
-    worker.on('message', (message: FromWorker) => this.#receive(message));
+    worker.on('message', (message: FromWorker) => this.#receive(worker, message));
     worker.on('error', (error) => this.#options.logger.error({ err: error }, 'translation log'));
     worker.once('exit', () => this.#exited());
   }
@@ -144,10 +144,12 @@ export class Translations {
     this.#restartDelay = Math.min(RESTART_LONGEST, this.#restartDelay * 2);
   }
 
-  #receive(message: FromWorker): void {
+  #receive(worker: Worker, message: FromWorker): void {
     switch (message.type) {
       case 'records':
-        this.#output.write(message.lines);
+        void this.#output.write(message.lines).then(() => {
+          worker.postMessage({ type: 'written', records: message.lines.length } satisfies ToWorker);
+        });
         break;
       case 'snapshot':
         this.#snapshot = message.snapshot;

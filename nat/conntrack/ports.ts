@@ -18,25 +18,33 @@ export const PORTS = 65_536 - 1024;
  * moment at which a destination may get no more connections.
  */
 export class PortCount {
-  readonly #uses = new Map<string, PortUse & { index: number }>();
-  /** The ports that were counted, each with the index of its address and protocol. */
+  readonly uses: PortUse[] = [];
+  /** The place of an address and protocol in `uses`. */
+  readonly #places = new Map<string, number>();
+  /** The ports that were counted, each with that place. */
   readonly #seen = new Set<number>();
+  /** Mostly a flow has the address and protocol of the one before it. */
+  #last = 0;
 
   /** Counts a flow that has a translated source. */
   add({ translatedSource, translatedSourcePort, protocol }: Flow): void {
-    const key = `${protocol} ${translatedSource.toString('latin1')}`;
-    let use = this.#uses.get(key);
-    if (use === undefined) {
-      use = { address: Uint8Array.from(translatedSource), protocol, used: 0, index: this.#uses.size };
-      this.#uses.set(key, use);
+    const last = this.uses[this.#last];
+    if (last?.protocol !== protocol || !translatedSource.equals(last.address)) {
+      this.#last = this.#place(translatedSource, protocol);
     }
-    const port = use.index * 65_536 + translatedSourcePort;
+    const port = this.#last * 65_536 + translatedSourcePort;
     if (this.#seen.has(port)) return;
     this.#seen.add(port);
-    use.used++;
+    this.uses[this.#last]!.used++;
   }
 
-  get uses(): PortUse[] {
-    return [...this.#uses.values()].map(({ index: _, ...use }) => use);
+  #place(address: Buffer, protocol: number): number {
+    const key = `${protocol} ${address.toString('latin1')}`;
+    let place = this.#places.get(key);
+    if (place === undefined) {
+      place = this.uses.push({ address: Uint8Array.from(address), protocol, used: 0 }) - 1;
+      this.#places.set(key, place);
+    }
+    return place;
   }
 }

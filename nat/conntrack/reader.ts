@@ -48,8 +48,9 @@ const ENOBUFS = 105;
 export const RECEIVE_BUFFER = 8 << 20;
 /** More than the kernel puts into one datagram (32 KiB of a dump). */
 const DATAGRAM = 65_536;
-/** Events, and time in ms, that one turn takes before other work gets its own. */
-const EVENTS_PER_TURN = 4096;
+/** Events, ends that a dump shows, and time in ms of a dump that one turn takes before other work gets its own. */
+const EVENTS_PER_TURN = 2048;
+const ENDS_PER_TURN = 2048;
 const DUMP_SLICE = 20;
 /** The shortest time between two dumps, ms, and the longest share of the time that they may take. */
 const DUMP_PERIOD = 2000;
@@ -60,10 +61,20 @@ export interface ReaderOptions {
   tracker: Tracker;
   /** Unix time in ms. */
   now: () => number;
-  /** Called after each complete dump. */
+  /** Called after each complete dump; what it takes counts as part of the dump. */
   onDump: () => void;
   /** Octets; default `RECEIVE_BUFFER`. */
   receiveBuffer?: number;
+}
+
+/** A dump under way. */
+interface Dump {
+  /** What was received and is to be used when the events that wait have been taken. */
+  part?: ConntrackEntry[];
+  /** Everything was received. */
+  complete: boolean;
+  /** What it has cost, ms. */
+  cost: number;
 }
 
 /** A socket; returns its address (nl_pid) too. */
@@ -88,13 +99,12 @@ function droppedBy(port: number): number | undefined {
 export class ConntrackReader {
   readonly #options: ReaderOptions;
   readonly #events: { fd: number; port: number };
-  readonly #dump: { fd: number };
+  readonly #dumpSocket: { fd: number };
   readonly #eventBuffer = Buffer.allocUnsafeSlow(DATAGRAM);
   readonly #dumpBuffer = Buffer.allocUnsafeSlow(DATAGRAM);
   #sequence = 0;
-  #dumping = false;
-  /** Time that the dump under way has cost, and when the next is due, ms of the monotonic clock. */
-  #dumpCost = 0;
+  #dump: Dump | undefined;
+  /** When the next dump is due, ms of the monotonic clock. */
   #dumpDue = 0;
   /** When the queue was last seen empty: what is read now happened later. */
   #caughtUp: number;
@@ -107,7 +117,7 @@ export class ConntrackReader {
     this.#options = options;
     const { libc, receiveBuffer = RECEIVE_BUFFER } = options;
     this.#events = open(libc);
-    this.#dump = open(libc);
+    this.#dumpSocket = open(libc);
     const { fd } = this.#events;
     try {
       libc.setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, receiveBuffer);
@@ -126,11 +136,15 @@ export class ConntrackReader {
    */
   turn(): boolean {
     const { tracker } = this.#options;
-    const drained = this.#takeEvents(EVENTS_PER_TURN);
-    if (!this.#dumping && (tracker.mustDump || performance.now() >= this.#dumpDue)) this.#beginDump();
+    let drained = this.#takeEvents(EVENTS_PER_TURN);
+    if (this.#dump === undefined && (tracker.mustDump || performance.now() >= this.#dumpDue))
+      this.#beginDump();
     const end = performance.now() + DUMP_SLICE;
-    while (this.#dumping && performance.now() < end) this.#takePart();
-    return !drained || this.#dumping || tracker.mustDump;
+    while (this.#dump !== undefined && drained && performance.now() < end) {
+      if (!this.#stepDump(this.#dump, ENDS_PER_TURN)) return true;
+      drained = this.#takeEvents(EVENTS_PER_TURN);
+    }
+    return !drained || this.#dump !== undefined || tracker.mustDump;
   }
 
   /** Takes every event that waits. */
@@ -140,14 +154,17 @@ export class ConntrackReader {
 
   /** Reads the whole table once more. */
   dump(): void {
-    if (!this.#dumping) this.#beginDump();
-    while (this.#dumping) this.#takePart();
+    if (this.#dump === undefined) this.#beginDump();
+    while (this.#dump !== undefined) {
+      this.drain();
+      this.#stepDump(this.#dump, Number.POSITIVE_INFINITY);
+    }
   }
 
   close(): void {
     const { libc } = this.#options;
     libc.close(this.#events.fd);
-    libc.close(this.#dump.fd);
+    libc.close(this.#dumpSocket.fd);
   }
 
   /** Whether the queue was read to its end. */
@@ -186,41 +203,54 @@ export class ConntrackReader {
 
   #beginDump(): void {
     const { libc, tracker } = this.#options;
-    const sent = libc.sendto(this.#dump.fd, dumpRequest(++this.#sequence));
-    if (sent < 0) throw new Error(`cannot ask for the conntrack table: errno ${-sent}`);
-    this.#dumping = true;
-    this.#dumpCost = 0;
+    // The first part is written within the call.
     tracker.beginDump();
+    const sent = libc.sendto(this.#dumpSocket.fd, dumpRequest(++this.#sequence));
+    if (sent < 0) throw new Error(`cannot ask for the conntrack table: errno ${-sent}`);
+    this.#dump = { complete: false, cost: 0 };
   }
 
-  /** Takes the next part of the dump. */
-  #takePart(): void {
-    const { libc, tracker, now, onDump } = this.#options;
+  /**
+   * Goes on with a dump, when the queue of events has been read to its end: what waits there is later than the
+   * part at hand. Returns false when other work should come first.
+   */
+  #stepDump(dump: Dump, mostEnds: number): boolean {
+    const { tracker, now, onDump } = this.#options;
     const began = performance.now();
+    let goOn = true;
+    if (dump.part !== undefined) {
+      tracker.applyPart(dump.part, now());
+      delete dump.part;
+    } else if (!dump.complete) {
+      dump.part = this.#receivePart(dump);
+    } else if (tracker.endDump(now(), mostEnds)) {
+      onDump();
+      this.#dump = undefined;
+    } else {
+      goOn = false;
+    }
+    dump.cost += performance.now() - began;
+    this.#dumpDue = performance.now() + Math.max(DUMP_PERIOD, dump.cost / DUMP_SHARE);
+    return goOn;
+  }
+
+  /** The entries of the next part. They are views of the buffer. */
+  #receivePart(dump: Dump): ConntrackEntry[] {
     const buffer = this.#dumpBuffer;
-    const length = libc.recv(this.#dump.fd, buffer);
-    if (length === -EINTR) return;
+    const length = this.#options.libc.recv(this.#dumpSocket.fd, buffer);
+    if (length === -EINTR) return [];
     if (length < 0) throw new Error(`cannot read the conntrack table: errno ${-length}`);
     const entries: ConntrackEntry[] = [];
-    let done = false;
     forEachMessage(buffer, length, (type, _flags, sequence, start, end) => {
       if (sequence !== this.#sequence) return;
       if (type === NLMSG_DONE || type === NLMSG_ERROR) {
-        done = true;
+        dump.complete = true;
         const errno = -buffer.readInt32LE(start);
         if (errno !== 0) throw new Error(`the kernel refuses to show the conntrack table: errno ${errno}`);
       }
       const entry = type === CT_NEW ? decodeEntry(buffer, start, end) : undefined;
       if (entry !== undefined) entries.push(entry);
     });
-    tracker.beginPart();
-    this.#takeEvents(Number.POSITIVE_INFINITY);
-    tracker.applyPart(entries, now());
-    this.#dumpCost += performance.now() - began;
-    if (!done) return;
-    this.#dumping = false;
-    this.#dumpDue = performance.now() + Math.max(DUMP_PERIOD, this.#dumpCost / DUMP_SHARE);
-    tracker.endDump(now());
-    onDump();
+    return entries;
   }
 }

@@ -148,7 +148,7 @@ export function recordLine(event: RecordEvent, view: FlowView, identity: Identit
   const { zone, ...rest } = flowRecord(view);
   return `${JSON.stringify({
     schemaVersion: 'v1',
-    timestamp: time(event === 'start' ? start : end),
+    timestamp: event === 'start' ? rest.startTime : time(end),
     event,
     conntrackID: id,
     zone,

@@ -18,8 +18,9 @@ const FILE = 'flows.db';
 /** Changes when the tables do: an older file is started anew. */
 const SCHEMA = 1;
 const PAGE = 4096;
-/** How much the oldest segment takes with it, as a share of the whole. */
+/** How much the oldest segment takes with it, as a share of the whole, and how large one is at most, octets. */
 const SEGMENTS = 8;
+const SEGMENT_BYTES = 8 << 20;
 /** Pages in memory, KiB. */
 const CACHE = 2048;
 /** Pages of the write-ahead log before they go to the file. */
@@ -179,21 +180,29 @@ export class TranslationStore {
 
   /** The flows that were asked for, the newest first, at most `lookup.limit`. */
   find(lookup: Lookup): FlowView[] {
-    return this.#guard(() => {
-      const { where, values } = conditions(lookup);
-      const found: FlowView[] = [];
-      for (const { n, first, last } of this.#segments.toReversed()) {
-        if (first > lookup.to || last < lookup.from || found.length >= lookup.limit) continue;
-        const rows = this.#db
+    return [...this.findInParts(lookup)].flat();
+  }
+
+  /** The same a segment at a time, so that the caller can do something else in between. */
+  *findInParts(lookup: Lookup): Generator<FlowView[]> {
+    const { where, values } = conditions(lookup);
+    let left = lookup.limit;
+    for (const { n } of this.#segments.toReversed()) {
+      // It may have been dropped since.
+      const segment = this.#segments.find((candidate) => candidate.n === n);
+      if (segment === undefined || segment.first > lookup.to || segment.last < lookup.from) continue;
+      const rows = this.#guard(() =>
+        this.#db
           .prepare(
             `SELECT ${COLUMNS}, name FROM flows_${n} LEFT JOIN policies ON id = policy
              WHERE ${where} ORDER BY start DESC LIMIT ?`,
           )
-          .all(...values, lookup.limit - found.length);
-        found.push(...rows.map(viewRow));
-      }
-      return found;
-    });
+          .all(...values, left),
+      );
+      left -= rows.length;
+      yield rows.map(viewRow);
+      if (left === 0) return;
+    }
   }
 
   close(): void {
@@ -275,7 +284,7 @@ export class TranslationStore {
     const { maxBytes, maxAge, now } = this.#options;
     const pages = maxBytes / PAGE;
     const newest = this.#segments.at(-1)!;
-    const large = pagesUsed(db) - newest.base >= pages / SEGMENTS;
+    const large = pagesUsed(db) - newest.base >= Math.min(SEGMENT_BYTES / PAGE, pages / SEGMENTS);
     const old = newest.last > newest.created && now() - newest.created >= maxAge / SEGMENTS;
     if (large || old) this.#beginSegment(db);
     for (;;) {

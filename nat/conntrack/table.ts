@@ -304,7 +304,7 @@ export class FlowTable {
   }
 
   /** Every flow; what is added meanwhile may or may not come, and the one at hand may be removed. */
-  *[Symbol.iterator](): Generator<Flow> {
+  *[Symbol.iterator](): Generator<Flow, void> {
     const cursor = new Flow();
     for (let slot = 0; slot < this.#used; slot++) {
       this.#move(slot, cursor);

@@ -6,10 +6,10 @@
  * totals already, and of a flow that is not in the table nothing is. So what a dump or the end of a flow adds is
  * the difference, whatever was lost, read twice or read late.
  *
- * A part of a dump shows the table as it was when the kernel wrote it, and the events until then are in the event
- * socket's queue by then: an entry is in the hash before its NEW is sent, and its DESTROY is sent before it
- * leaves the hash. So between the receipt of a part and its use the events are read (`beginPart`, events,
- * `applyPart`), and what ended meanwhile is skipped.
+ * A part of a dump shows the table as it was when the kernel wrote it, which it does when the part before it is
+ * fetched. The events until then are in the event socket's queue by then: an entry is in the hash before its NEW is
+ * sent, and its DESTROY is sent before it leaves the hash. So the events that wait are taken before a part is used,
+ * and flows that ended since the dump began are left out of it: they may be in a part that was written before.
  */
 import type { Family } from '../../routing/prefix.ts';
 import { Flow, FlowTable, VERDICTS, type Verdict } from './table.ts';
@@ -82,10 +82,12 @@ export class Tracker {
   readonly #numbers = new Map<string, number>();
   #generation = 0;
   #dumping = false;
+  /** Where the look for flows that are gone has come. */
+  #sweep: Iterator<Flow, void> | undefined;
   /** Until the first dump of a fresh start is over: what it finds was there before, and is not counted. */
   #adopting = true;
-  /** Flows that ended while a part of a dump waits to be used, as `nameOf` has them. */
-  #endedMeanwhile: Set<number> | undefined;
+  /** Flows that have ended since the dump under way began, as `nameOf` has them. */
+  readonly #endedMeanwhile = new Set<number>();
   #gap: (Gap & { dumpsLeft: number }) | undefined;
 
   constructor(capacity: number, out: TrackerEvents) {
@@ -133,7 +135,7 @@ export class Tracker {
   /** A flow ended. `now`: when, if the kernel does not say. */
   ended(entry: ConntrackEntry, now: number): void {
     this.events.destroy++;
-    this.#endedMeanwhile?.add(nameOf(entry));
+    if (this.#dumping) this.#endedMeanwhile.add(nameOf(entry));
     const known = this.#findSame(entry, now);
     const flow = known ?? this.#unseen(entry, now);
     if (known === undefined && this.#adopting) {
@@ -156,37 +158,39 @@ export class Tracker {
     this.#gap = gap;
   }
 
+  /** A dump is asked for now. */
   beginDump(): void {
     this.#dumping = true;
+    this.#endedMeanwhile.clear();
     this.#generation = (this.#generation + 1) & 0xff;
   }
 
-  /** A part of the dump was received; `applyPart` has to follow when the events that wait have been taken. */
-  beginPart(): void {
-    this.#endedMeanwhile = new Set();
-  }
-
-  /** The entries of the part that was received. */
+  /** The entries of a part of the dump, when the events that wait have been taken. */
   applyPart(entries: Iterable<ConntrackEntry>, now: number): void {
     for (const entry of entries) {
-      const gone = (entry.status & IPS_DYING) !== 0 || this.#endedMeanwhile?.has(nameOf(entry));
+      const gone = (entry.status & IPS_DYING) !== 0 || this.#endedMeanwhile.has(nameOf(entry));
       if (!gone) this.#seen(entry, now);
     }
-    this.#endedMeanwhile = undefined;
   }
 
-  /** The dump is complete. */
-  endDump(now: number): void {
-    for (const flow of this.table) {
-      if (((this.#generation - flow.generation) & 0xff) >= MISSED_DUMPS) this.#vanished(flow, now);
+  /**
+   * The dump is complete: flows that two in a row did not show are gone. Tells at most `most` of them, and returns
+   * whether that were all; if not, it has to be called again before the next dump.
+   */
+  endDump(now: number, most = Number.POSITIVE_INFINITY): boolean {
+    this.#sweep ??= this.table[Symbol.iterator]();
+    for (let told = 0; told < most; ) {
+      const { value: flow, done } = this.#sweep.next();
+      if (done) {
+        this.#sweep = undefined;
+        this.#dumpOver();
+        return true;
+      }
+      if (((this.#generation - flow.generation) & 0xff) < MISSED_DUMPS) continue;
+      this.#vanished(flow, now);
+      told++;
     }
-    this.#dumping = false;
-    this.#adopting = false;
-    if (this.#gap === undefined || --this.#gap.dumpsLeft > 0) return;
-    const { dumpsLeft: _, ...gap } = this.#gap;
-    this.#gap = undefined;
-    gap.lost = Math.max(0, (gap.events ?? 0) - gap.foundStarts - gap.foundEnds);
-    this.#out.repaired(gap);
+    return false;
   }
 
   /** What `load` needs to go on from here, besides the table's `save`. */
@@ -202,6 +206,16 @@ export class Tracker {
     for (const flow of this.table) flow.generation = this.#generation;
     this.#adopting = false;
     this.lost(at, now);
+  }
+
+  #dumpOver(): void {
+    this.#dumping = false;
+    this.#adopting = false;
+    if (this.#gap === undefined || --this.#gap.dumpsLeft > 0) return;
+    const { dumpsLeft: _, ...gap } = this.#gap;
+    this.#gap = undefined;
+    gap.lost = Math.max(0, (gap.events ?? 0) - gap.foundStarts - gap.foundEnds);
+    this.#out.repaired(gap);
   }
 
   /** The flow of an entry, unless that is one which took its place while nobody saw. */

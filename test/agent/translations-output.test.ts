@@ -1,5 +1,17 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  read,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pino from 'pino';
@@ -33,7 +45,7 @@ t.test('records go to the file in order, and close waits for them', async (t) =>
     numbers(file),
     Array.from({ length: 1000 }, (_, i) => i),
   );
-  t.same(out.lost, { queue_full: 0, write_error: 0 });
+  t.equal(out.lost, 0);
   t.equal(statSync(file).mode & 0o777, 0o600, 'it names pods');
   t.same(log, []);
   const again = output(file).out;
@@ -72,31 +84,27 @@ t.test('what cannot be written is counted and told once, and so is its end', asy
   out.write(lines(0, 100));
   out.write(lines(100, 100));
   await out.close();
-  t.same(out.lost, { queue_full: 0, write_error: 200 });
+  t.equal(out.lost, 200);
   t.equal(log.length, 1);
   t.match(log[0], 'cannot write translation records');
   rmSync(place);
   mkdirSync(place);
 });
 
-t.test(
-  'a reader that hangs holds up nothing: what does not fit is counted, and the end does not wait for it',
-  async (t) => {
-    const fifo = join(ROOT, 'fifo');
-    execFileSync('mkfifo', [fifo]);
-    // A reader that opens and never reads; without one, opening would wait.
-    const { openSync, closeSync, constants } = await import('node:fs');
-    const reader = openSync(fifo, constants.O_RDWR);
-    const { out } = output(fifo);
-    out.write(lines(0, 5000));
-    out.write(lines(5000, 5000));
-    t.equal(out.lost.queue_full, 10_000 - 8192);
-    const closing = out.close();
-    await closing;
-    t.ok(out.lost.write_error > 7000, `${out.lost.write_error} records`);
-    // Let the write under way end, so that this process can.
-    const { read } = await import('node:fs');
-    await new Promise((resolve) => read(reader, Buffer.alloc(65_536), 0, 65_536, null, resolve));
-    closeSync(reader);
-  },
-);
+t.test('a reader that hangs does not hold up the end; what it did not take is counted', async (t) => {
+  const fifo = join(ROOT, 'fifo');
+  execFileSync('mkfifo', [fifo]);
+  // A reader that opens and does not read; without one, opening would wait.
+  const reader = openSync(fifo, constants.O_RDWR);
+  const { out } = output(fifo);
+  let written = false;
+  void out.write(lines(0, 5000)).then(() => {
+    written = true;
+  });
+  await out.close();
+  t.notOk(written);
+  t.ok(out.lost > 3000 && out.lost <= 5000, `${out.lost} records`);
+  // Let the write under way end, so that this process can.
+  await new Promise((resolve) => read(reader, Buffer.alloc(65_536), 0, 65_536, null, resolve));
+  closeSync(reader);
+});

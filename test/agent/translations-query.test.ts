@@ -89,7 +89,7 @@ t.test('a question that cannot be asked is refused, with what may stand there', 
   refused({ proto: '256' }, 'proto must be tcp, udp, sctp, icmp, icmpv6, gre or a number, is "256"');
   refused({ at: 'noon' }, 'at must be a time such as 2026-11-21T14:03:00Z, is "noon"');
   refused({ limit: '0' }, 'limit must be a number above 0, is "0"');
-  refused({ limit: '9999' }, 'limit must be at most 5000, is "9999"');
+  refused({ limit: '9999' }, 'limit must be at most 2000, is "9999"');
   refused({ from: '1' }, 'from is none of internal, external, dest, proto, at, since, until, limit');
   refused({ at: '2026-11-21T14:03:00Z', since: '2026-11-21T14:03:00Z' }, 'at goes without since and until');
   refused({ since: '2026-11-21T14:03:01Z', until: '2026-11-21T14:03:00Z' }, 'until lies before since');
