@@ -12,7 +12,7 @@ chown -R 65534:65534 "$root/run/kube-ovn" "$root/run/xtables.lock"
 
 # Capabilities of programs that a user who is not root may run. A container that lacks one of them cannot start the
 # program at all (EPERM), so each has no more than it needs; but for setpriv, which takes what it can get (=p).
-give() { setcap "$1" "$root$(chroot "$root" readlink -f "$2")"; }
+give() { setcap "$1" "$root$(chroot "$root/" readlink -f "$2")"; }
 cp -p "$root/usr/bin/setpriv" "$root/usr/libexec/veg-agent/setpriv"
 give cap_net_admin,cap_net_raw,cap_net_bind_service,cap_sys_nice=p /usr/libexec/veg-agent/setpriv
 give cap_net_admin=ep /usr/bin/ip
