@@ -231,16 +231,21 @@ function lookups(): void {
 
   const time = (what: string, questions: Lookup[]) => {
     const times: number[] = [];
+    const cpus: number[] = [];
     let found = 0;
     for (const lookup of questions) {
       began = performance.now();
+      const before = process.cpuUsage();
       found += store.find(lookup).length;
+      const { user, system } = process.cpuUsage(before);
       times.push(performance.now() - began);
+      cpus.push((user + system) / 1000);
     }
-    times.sort((a, b) => a - b);
-    const at = (share: number) => times[Math.floor(times.length * share)]!.toFixed(2);
+    const at = (share: number, list = times) =>
+      list.sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(list.length * share))]!.toFixed(2);
     say(
-      `${what}: median ${at(0.5)} ms, p99 ${at(0.99)} ms, worst ${times.at(-1)!.toFixed(2)} ms, ${(found / questions.length).toFixed(1)} found each`,
+      `${what}: median ${at(0.5)} ms, p99 ${at(0.99)} ms, worst ${at(1)} ms; ` +
+        `CPU ${at(0.5, cpus)}, ${at(0.99, cpus)}, ${at(1, cpus)} ms; ${(found / questions.length).toFixed(1)} found each`,
     );
   };
   asked.sort(() => Math.random() - 0.5);
