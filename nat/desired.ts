@@ -177,7 +177,11 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
 
   hook('nat', 'POSTROUTING', ...forwarded, jump(CHAIN_MASQUERADE));
   if (nat.notrackBfd) {
-    add('raw', CHAIN_NOTRACK, BFD_PORTS.flatMap(notrackRules));
+    add(
+      'raw',
+      CHAIN_NOTRACK,
+      BFD_PORTS.flatMap((port) => notrackRules(internal, port)),
+    );
     for (const name of ['PREROUTING', 'OUTPUT']) hook('raw', name, `-p udp ${jump(CHAIN_NOTRACK)}`);
   }
   return { tables, sets };

@@ -51,14 +51,18 @@ export const masqueradeChain: readonly string[] = [
   '-j MASQUERADE --random-fully',
 ];
 
+/** The source ports of BFD (RFC 5881 section 4, RFC 5883 section 5). */
+const BFD_SOURCE_PORTS = '49152:65535';
+
 /**
  * BFD of this pod, received or sent, past connection tracking. A packet of a client that happens to go to the
- * same port elsewhere is neither from nor to a local address, and must be tracked to be translated.
+ * same port elsewhere is neither from nor to a local address, and must be tracked to be translated. So must the
+ * answer to a flow that masquerading gave such a port: it is to a local address, but comes in outside.
  */
-export const notrackRules = (port: number): string[] =>
-  ['--dst-type', '--src-type'].map(
-    (type) => `-p udp -m udp --dport ${port} -m addrtype ${type} LOCAL -j CT --notrack`,
-  );
+export const notrackRules = (internalInterface: string, port: number): string[] => [
+  `-i ${internalInterface} -p udp -m udp --sport ${BFD_SOURCE_PORTS} --dport ${port} -m addrtype --dst-type LOCAL -j CT --notrack`,
+  `-p udp -m udp --dport ${port} -m addrtype --src-type LOCAL -j CT --notrack`,
+];
 
 /** The words of a rule as iptables-save writes them: quoted when they hold more than letters, digits, `_` and `-`. */
 const words = (text: string): string[] => text.match(/"(?:[^"\\]|\\.)*"|\S+/gs) ?? [];

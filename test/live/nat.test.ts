@@ -335,6 +335,7 @@ t.test('packets: translated, forwarded, and BFD of the pod untracked', async (t)
   };
   await startMirror(server, 3784);
   await startMirror(server, 9999);
+  await startMirror(server, 50_000);
   await startMirror(router, 4784);
   for (const blocks of [1, 40]) {
     await reconcile(kernel, wanted(blocks));
@@ -356,6 +357,16 @@ t.test('packets: translated, forwarded, and BFD of the pod untracked', async (t)
     const tracked = FAMILIES.map((family) => gateway.sh(`conntrack -L -f ipv${family} -p udp`)).join('');
     t.match(tracked, /dport=3784/, "a client's is tracked");
     t.notMatch(tracked, /dst=(?:10\.255\.255\.255|fd00:ffff::1) /, "the pod's is not");
+  }
+  // Masquerading picks any port from 1024 on, those of BFD too.
+  for (const family of FAMILIES) {
+    for (const port of [3784, 4784]) {
+      const chosen = `${program[family]}-nft -t nat -I POSTROUTING -p udp --dport 50000 -j MASQUERADE --to-ports ${port}`;
+      gateway.sh(chosen);
+      const seen = ask(client, ADDRESS.server[family], 50_000);
+      t.equal(seen, ADDRESS.gatewayExternal[family], `IPv${family} translated to port ${port}`);
+      gateway.sh(chosen.replace('-I', '-D'));
+    }
   }
 });
 

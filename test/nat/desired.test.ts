@@ -68,9 +68,9 @@ t.test('BFD of the pod is kept out of connection tracking, that of others is not
     '-N VEG-NOTRACK',
     '-A PREROUTING -p udp -j VEG-NOTRACK',
     '-A OUTPUT -p udp -j VEG-NOTRACK',
-    '-A VEG-NOTRACK -p udp -m udp --dport 3784 -m addrtype --dst-type LOCAL -j CT --notrack',
+    '-A VEG-NOTRACK -i eth0 -p udp -m udp --sport 49152:65535 --dport 3784 -m addrtype --dst-type LOCAL -j CT --notrack',
     '-A VEG-NOTRACK -p udp -m udp --dport 3784 -m addrtype --src-type LOCAL -j CT --notrack',
-    '-A VEG-NOTRACK -p udp -m udp --dport 4784 -m addrtype --dst-type LOCAL -j CT --notrack',
+    '-A VEG-NOTRACK -i eth0 -p udp -m udp --sport 49152:65535 --dport 4784 -m addrtype --dst-type LOCAL -j CT --notrack',
     '-A VEG-NOTRACK -p udp -m udp --dport 4784 -m addrtype --src-type LOCAL -j CT --notrack',
   ]);
   t.end();
