@@ -7,11 +7,11 @@
  */
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Counter, Registry } from 'prom-client';
 import { parseNetworkStatus } from './interfaces.ts';
-import { addKubeOvnMetrics } from './kube-ovn-metrics.ts';
+import { addKubeOvnMetrics, interfaceCounters } from './kube-ovn-metrics.ts';
 import { createLog } from './log.ts';
 import { readObserverConfig } from './observer-config.ts';
 import { parseListen } from './options.ts';
@@ -19,8 +19,8 @@ import type { PolicyFile } from './policy/model.ts';
 import { Translations } from './translations.ts';
 import { watchPolicy } from './watch.ts';
 
-/** Its file system is read-only but for this, and what it keeps need not outlive it. */
-const STATE_DIR = '/dev/shm/veg-agent-observer';
+/** Its file system is read-only but for this directory, and what it keeps need not outlive it. */
+const MEMORY = '/dev/shm';
 const LIMITS = { maxHeaderSize: 8192, headersTimeout: 5000, requestTimeout: 10_000, keepAliveTimeout: 5000 };
 
 const { values } = parseArgs({
@@ -30,35 +30,52 @@ const { values } = parseArgs({
     'listen-address': { type: 'string', default: ':10666' },
   },
 });
+const { host, port } = parseListen(values['listen-address']) ?? { host: '::', port: 10_666 };
 const { logger, flush } = await createLog({ level: 'info', format: 'json', component: 'observer' });
 
 const translations = new Translations({
-  stateDir: STATE_DIR,
+  // Two of them at once are two that listen.
+  stateDir: join(MEMORY, `veg-agent-observer-${port}`),
   pod: process.env.POD_NAME ?? '',
   node: process.env.NODE_NAME ?? '',
   logger,
 });
 let wanted = { interfaces: false, externalNetwork: '' };
 
-/** The interfaces as Multus tells; the usual names where it does not. */
-function interfaces(): { internal: string; external: string } | undefined {
-  if (!wanted.interfaces) return undefined;
+/** The interfaces, as Multus names them. Throws when it does not, or they are not there. */
+function findInterfaces(): { internal: string; external: string } {
+  const status = parseNetworkStatus(readFileSync(values['network-status'], 'utf8'));
+  if ('problem' in status) throw new Error(`${values['network-status']}: ${status.problem}`);
+  const internal = status.networks.find((network) => network.default)?.interface;
+  const external = status.networks.find(({ name }) => name === wanted.externalNetwork)?.interface;
+  if (!internal || !external) {
+    throw new Error(
+      `${values['network-status']} does not name the interface of ${wanted.externalNetwork} and the internal one`,
+    );
+  }
+  const counters = readFileSync('/proc/net/dev', 'utf8');
+  for (const name of [internal, external]) {
+    if (interfaceCounters(counters, name) === undefined) throw new Error(`${name} does not exist`);
+  }
+  return { internal, external };
+}
+
+/** As of the last scrape. */
+let interfaces: ReturnType<typeof findInterfaces> | undefined;
+let trouble = '';
+
+/** Looks for the interfaces before each scrape: Multus' annotation may come late. */
+function lookForInterfaces(): void {
+  interfaces = undefined;
+  if (!wanted.interfaces) return;
   try {
-    const status = parseNetworkStatus(readFileSync(values['network-status'], 'utf8'));
-    const networks = 'networks' in status ? status.networks : [];
-    const named = (found: { interface: string } | undefined, usual: string) => found?.interface || usual;
-    return {
-      internal: named(
-        networks.find((network) => network.default),
-        'eth0',
-      ),
-      external: named(
-        networks.find(({ name }) => name === wanted.externalNetwork),
-        'net1',
-      ),
-    };
-  } catch {
-    return { internal: 'eth0', external: 'net1' };
+    interfaces = findInterfaces();
+    trouble = '';
+  } catch (error) {
+    errors.inc({ ...translations.identity, collector: 'interface', operation: 'collect' });
+    const { message } = error as Error;
+    if (message !== trouble) logger.error({ problem: message }, 'the interfaces cannot be counted');
+    trouble = message;
   }
 }
 
@@ -69,10 +86,16 @@ const reloads = new Counter({
   labelNames: ['namespace', 'name', 'pod', 'node', 'result'],
   registers: [registry],
 });
+const errors = new Counter({
+  name: 'kube_ovn_vpc_egress_gateway_observability_errors_total',
+  help: 'What a collector could not do.',
+  labelNames: ['namespace', 'name', 'pod', 'node', 'collector', 'operation'],
+  registers: [registry],
+});
 addKubeOvnMetrics(registry, {
   snapshot: () => translations.snapshot,
   identity: () => translations.identity,
-  interfaces,
+  interfaces: () => interfaces,
 });
 
 /** Puts a configuration in force; one that cannot be used changes nothing. */
@@ -95,7 +118,6 @@ function take(files: PolicyFile[] | { unreadable: string }): void {
 const watch = watchPolicy(dirname(values.config), take);
 take(watch.read());
 
-const { host, port } = parseListen(values['listen-address']) ?? { host: '::', port: 10_666 };
 const server = createServer(LIMITS, (request, response) => {
   const reply = (status: number, body: string, type = 'text/plain; charset=utf-8') => {
     response.writeHead(status, { 'Content-Type': type });
@@ -105,7 +127,10 @@ const server = createServer(LIMITS, (request, response) => {
   if (request.method !== 'GET') reply(405, 'method not allowed\n');
   else if (request.url === '/healthz') reply(200, 'ok\n');
   else if (request.url !== '/metrics') reply(404, 'not found\n');
-  else registry.metrics().then((body) => reply(200, body, registry.contentType));
+  else {
+    lookForInterfaces();
+    registry.metrics().then((body) => reply(200, body, registry.contentType));
+  }
 });
 server.maxConnections = 64;
 server.on('error', (error) => {

@@ -31,6 +31,12 @@ export const BFD_COMMAND = {
   B: ['/kube-ovn/kube-ovn-bfdd-supervisor', 'run'],
 } as const;
 
+/** What Multus says of the pod's networks. */
+export const NETWORK_STATUS = JSON.stringify([
+  { name: 'kube-ovn', interface: 'eth0', ips: ['10.16.0.12'], default: true },
+  { name: 'default/macvlan1', interface: 'net1', ips: ['172.17.0.11'], default: false },
+]);
+
 export const PROBE = {
   prestart: ['bash', '/kube-ovn/bfdd-prestart.sh'],
   status: ['bfdd-control', 'status'],

@@ -10,6 +10,7 @@ import {
   INIT_ENV,
   initCommand,
   NAT_LISTING,
+  NETWORK_STATUS,
   PROBE,
   type Variant,
 } from '../images/pod.ts';
@@ -218,6 +219,7 @@ t.test('the observer tells of translated flows, with what its container has', as
   });
   const write = (value: object) => root.write('etc/kube-ovn-observer/config.json', JSON.stringify(value));
   write(config(100));
+  root.write('etc/podinfo/network-status', NETWORK_STATUS);
   const identity = {
     ...NOBODY,
     capabilities: ['net_admin'],
@@ -253,11 +255,38 @@ t.test('the observer tells of translated flows, with what its container has', as
     natType: ['snat'],
     original: { sourceIP: '10.17.0.9', destinationIP: '172.17.0.1' },
   });
+  const [{ protocol, conntrackID, original }] = records();
+  const flow = ['-p', protocol, '-s', original.sourceIP, '-d', original.destinationIP];
+  const ports = ['--sport', `${original.sourcePort}`, '--dport', `${original.destinationPort}`];
+  root.run(gateway, ['conntrack', '-D', '-w', '0', ...flow, ...ports], identity);
+  await until(() => records().some((r) => r.event === 'end' && r.conntrackID === conntrackID), {
+    what: 'its end',
+  });
   const metrics = () => gateway.run('curl', ['-fsS', 'http://127.0.0.1:10666/metrics']).stdout;
   const labels = 'namespace="default",name="gateway1",pod="gateway1-0",node="node1"';
   await until(() => metrics().includes(`conntrack_nat_flows_started_total{${labels},`), { what: 'flows' });
   t.match(metrics(), `interface_rx_bytes_total{${labels},interface="net1",type="external"}`);
   t.match(metrics(), `observability_config_reload_total{${labels},result="success"} 1`);
+  // Kube-OVN's own test: a second one beside it, to which Multus has told nothing.
+  const second = [
+    ...flags.slice(0, 2),
+    '--network-status',
+    '/nonexistent',
+    '--listen-address',
+    '127.0.0.1:10667',
+  ];
+  root.spawn(gateway, [program, ...second], identity);
+  await until(
+    () => {
+      const text = gateway.run('curl', ['-fsS', 'http://127.0.0.1:10667/metrics']).stdout;
+      return (
+        text.includes(`collector_up{${labels},collector="interface"} 0`) &&
+        text.includes(`collector_up{${labels},collector="conntrack"} 1`) &&
+        /observability_errors_total\{.*collector="interface",operation="collect"\} [1-9]/.test(text)
+      );
+    },
+    { what: 'one collector goes on without the other' },
+  );
   write(config(50));
   await until(() => metrics().includes(`config_reload_total{${labels},result="success"} 2`), {
     what: 'a reload',
