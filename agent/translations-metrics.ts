@@ -2,29 +2,21 @@
 import { Counter, Gauge, type Registry } from 'prom-client';
 import { protocolName } from '../nat/conntrack/flow.ts';
 import { addressText, familyName } from '../nat/conntrack/records.ts';
-import type { Total } from '../nat/conntrack/tracker.ts';
+import { policyVolumes, type Treatment } from '../nat/conntrack/totals.ts';
 import type { Snapshot } from './translations-worker.ts';
 
-/** What a policy's flows are called in metric names, and which those are. */
-const KINDS: { prefix: string; what: string; is: (total: Total) => boolean }[] = [
-  {
-    prefix: 'veg_snat',
-    what: 'whose source is translated',
-    is: ({ verdict, snat }) => verdict === 'translated' && snat,
-  },
-  {
-    prefix: 'veg_forward',
-    what: 'that are forwarded unchanged',
-    is: ({ verdict }) => verdict === 'forwarded',
-  },
+/** What a policy's flows are called in metric names. */
+const KINDS: { prefix: string; what: string; treatment: Treatment }[] = [
+  { prefix: 'veg_snat', what: 'whose source is translated', treatment: 'snat' },
+  { prefix: 'veg_forward', what: 'that are forwarded unchanged', treatment: 'forward' },
 ];
 
 /** Adds the metrics. `snapshot` gives undefined while the log is off: then they have no values. */
 export function addTranslationMetrics(registry: Registry, snapshot: () => Snapshot | undefined): void {
   const registers = [registry];
-  for (const { prefix, what, is } of KINDS) {
-    const totals = () => (snapshot()?.totals ?? []).filter(is);
-    const traffic = (unit: 'packets' | 'bytes', first: 0 | 1) =>
+  for (const { prefix, what, treatment } of KINDS) {
+    const policies = () => policyVolumes(snapshot()?.totals ?? [], treatment);
+    for (const unit of ['packets', 'bytes'] as const) {
       new Counter({
         name: `${prefix}_${unit}_total`,
         help: `${unit === 'packets' ? 'Packets' : 'Bytes'} of flows ${what}, by policy, as the kernel counts them; out is away from the VPC.`,
@@ -32,15 +24,14 @@ export function addTranslationMetrics(registry: Registry, snapshot: () => Snapsh
         registers,
         collect() {
           this.reset();
-          for (const { policy, family, inbound, counters } of totals()) {
+          for (const { policy, family, [unit]: counted } of policies()) {
             const labels = { policy, family: familyName(family) };
-            this.inc({ ...labels, direction: inbound ? 'in' : 'out' }, counters[first]);
-            this.inc({ ...labels, direction: inbound ? 'out' : 'in' }, counters[first === 0 ? 2 : 3]);
+            this.inc({ ...labels, direction: 'out' }, counted.out);
+            this.inc({ ...labels, direction: 'in' }, counted.in);
           }
         },
       });
-    traffic('packets', 0);
-    traffic('bytes', 1);
+    }
     new Counter({
       name: `${prefix}_connections_total`,
       help: `Flows ${what} that began, by policy.`,
@@ -48,8 +39,8 @@ export function addTranslationMetrics(registry: Registry, snapshot: () => Snapsh
       registers,
       collect() {
         this.reset();
-        for (const { policy, family, started } of totals()) {
-          this.inc({ policy, family: familyName(family) }, started);
+        for (const { policy, family, connections } of policies()) {
+          this.inc({ policy, family: familyName(family) }, connections);
         }
       },
     });
