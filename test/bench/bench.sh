@@ -1,0 +1,8 @@
+#!/bin/sh
+# npm run bench: measures the agent beside what else does its work, and writes docs/benchmarks.md and docs/bench/.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+PATH=$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin
+export PATH
+sh test/support/setup.sh live || exit 1
+exec node test/bench/bench.ts "$@"
