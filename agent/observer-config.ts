@@ -8,7 +8,7 @@ import { formatError } from './policy/load.ts';
 import type { Policy, PolicyError, PolicyFile } from './policy/model.ts';
 import { DEFAULT_TOKENS } from './policy/parse.ts';
 import { KUBE_OVN_BFD } from './policy/resolve.ts';
-import { KUBE_OVN } from './policy/schema.ts';
+import { KUBE_OVN } from './policy/schema-kube-ovn-nat.ts';
 import { translateTranslationLog } from './policy/translation-log.ts';
 
 export interface ObserverConfig {

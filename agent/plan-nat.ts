@@ -114,14 +114,28 @@ export const inboundTargets = ({ eips = [], dnats = [] }: FamilyNat): Address[] 
   ...new Set([...eips, ...dnats].map(({ internal }) => internal)),
 ];
 
-/** The external addresses that the gateway has to hold in a family, when it is called by one of these names. */
+/**
+ * The external addresses that the gateway has to hold in a family, when it is called by one of these names. Whoever
+ * names an owner for an address decides for all that use it.
+ */
 export function heldAddresses(policy: Policy, family: Family, names: readonly string[]): Address[] {
-  const egress = policy.rules.flatMap(({ snat, egressIP }) => {
-    const held = snat && egressIP?.announce;
-    return held && (egressIP.owner === undefined || names.includes(egressIP.owner)) ? egressIP.addresses : [];
-  });
-  const { eips = [], dnats = [] } = policy;
-  return ofFamily([...egress, ...[...eips, ...dnats].map(({ externalIP }) => externalIP)], family);
+  const { rules, eips = [], dnats = [] } = policy;
+  const uses = [
+    ...rules.flatMap(({ snat, egressIP }) =>
+      snat && egressIP?.announce
+        ? egressIP.addresses.map((address) => [address, egressIP.owner] as const)
+        : [],
+    ),
+    ...[...eips, ...dnats].map(({ externalIP, owner }) => [externalIP, owner] as const),
+  ];
+  const others = uses.flatMap(([address, owner]) =>
+    owner === undefined || names.includes(owner) ? [] : [address],
+  );
+  const elsewhere = new Set(others);
+  return ofFamily(
+    uses.map(([address]) => address).filter((address) => !elsewhere.has(address)),
+    family,
+  );
 }
 
 /** The policies that name sources of a family, and no address for them. */

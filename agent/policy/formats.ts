@@ -97,6 +97,14 @@ export const FORMATS: Record<string, Format> = {
   'ipv4-or-empty': { test: (text) => text === '' || isOfFamily(4)(text), explain: notOfFamily(4) },
   'ipv6-or-empty': { test: (text) => text === '' || isOfFamily(6)(text), explain: notOfFamily(6) },
   'host-address': { test: isHostAddress, explain: explainHost },
+  'ipv4-host-or-empty': {
+    test: (text) => text === '' || (isOfFamily(4)(text) && isHostAddress(text)),
+    explain: (text) => (isOfFamily(4)(text) ? explainHost(text) : notOfFamily(4)(text)),
+  },
+  'ipv6-host-or-empty': {
+    test: (text) => text === '' || (isOfFamily(6)(text) && isHostAddress(text)),
+    explain: (text) => (isOfFamily(6)(text) ? explainHost(text) : notOfFamily(6)(text)),
+  },
   'address-pair': {
     test: isPairOf(isAddress),
     explain: notAn('an address, or one of each family with a comma'),
@@ -105,6 +113,10 @@ export const FORMATS: Record<string, Format> = {
     test: isPairOf(isHostAddress),
     explain: (text) =>
       text.includes(',') ? notAn('an address, or one of each family with a comma')(text) : explainHost(text),
+  },
+  'prefix-pair': {
+    test: isPairOf(isPrefix),
+    explain: notAn('an address or CIDR, or one of each family with a comma'),
   },
   'cidr-pair': {
     test: isPairOf((part) => part.includes('/') && isPrefix(part)),

@@ -2,7 +2,7 @@
 import { anyPrefix, type Family, parseAddress } from '../../routing/prefix.ts';
 import type { PolicyDocument } from './documents.ts';
 import { parseDuration } from './formats.ts';
-import { type DnatSpec, type EipSpec, translateDnats, translateEips } from './inbound.ts';
+import { addDnats, addEips, type DnatSpec, type EipSpec, type Inbound } from './inbound.ts';
 import {
   type BfdAuthType,
   type BfdPolicy,
@@ -73,8 +73,11 @@ interface UplinkSpec {
 
 type GatewayPolicy = PolicyDocument<GatewayPolicyResource>;
 
-/** Translates the document. Its errors are reported through it; the result counts only when there are none. */
-export function translateGatewayPolicy(document: GatewayPolicy): Policy {
+/**
+ * Translates the document; its EIPs and DNATs go to `inbound`. Its errors are reported through it; the result counts
+ * only when there are none.
+ */
+export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound): Policy {
   const spec = document.value.spec ?? {};
   for (const side of ['internal', 'external'] as const) {
     checkOneGatewayAFamily(document, ['spec', side, 'gateways'], spec[side]?.gateways);
@@ -85,8 +88,8 @@ export function translateGatewayPolicy(document: GatewayPolicy): Policy {
   const internal = translateSide(spec.internal);
   const external = translateSide(spec.external);
   const rules = translateRules(document, programmedFamilies({ internal, external }));
-  const eips = translateEips(document, spec.eips);
-  const dnats = translateDnats(document, spec.dnats, eips);
+  addEips(inbound, document, spec.eips);
+  addDnats(inbound, document, spec.dnats);
   const log = translateTranslationLog(document, ['spec', 'translationLog'], spec.translationLog);
   return {
     name: document.name,
@@ -96,8 +99,6 @@ export function translateGatewayPolicy(document: GatewayPolicy): Policy {
     bfd: translateBfd(spec.bfd ?? {}),
     rules,
     ...(spec.defaultAction && { defaultAction: spec.defaultAction }),
-    ...(eips.length > 0 && { eips }),
-    ...(dnats.length > 0 && { dnats }),
     ...(spec.mssClamp !== undefined && { mssClamp: spec.mssClamp }),
     ...(spec.uplink && { uplink: translateUplink(document, spec.uplink) }),
     ...(log && { translationLog: log }),

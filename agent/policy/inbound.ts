@@ -1,14 +1,15 @@
-/** The EIPs and DNATs of a `GatewayPolicy`: each on its own, and that no two claim the same. */
+/** EIPs and DNATs, wherever they are written: each on its own, and that no two claim the same. */
 import { type Address, familyOf, parseAddress } from '../../routing/prefix.ts';
 import type { PolicyDocument } from './documents.ts';
 import { parsePorts } from './formats.ts';
-import type { Dnat, Eip } from './model.ts';
+import type { Dnat, Eip, Policy } from './model.ts';
 import type { Path } from './parse.ts';
 import { each, familyName } from './resolve.ts';
 
 export interface EipSpec {
   externalIP?: string;
   internalIP?: string;
+  owner?: string;
 }
 
 export interface DnatSpec extends EipSpec {
@@ -18,79 +19,167 @@ export interface DnatSpec extends EipSpec {
   preserveClientIP?: boolean;
 }
 
-/** Translates `spec.eips`; an address can be in one of them only. */
-export function translateEips(document: PolicyDocument, specs: readonly EipSpec[] | undefined): Eip[] {
-  const seen = { externalIP: new Map<Address, number>(), internalIP: new Map<Address, number>() };
-  return each(specs, (spec, i) => {
-    const path = ['spec', 'eips', i];
-    const eip = translateAddresses(document, path, spec);
-    if (eip === undefined) return [];
-    for (const side of ['externalIP', 'internalIP'] as const) {
-      const other = seen[side].get(eip[side]);
-      if (other === undefined) seen[side].set(eip[side], i);
-      else document.fail([...path, side], `${eip[side]} is in eips[${other}] already`);
-    }
-    return [eip];
-  }).flat();
+/** Where an EIP or DNAT is written, and what messages about another one call it. */
+export interface Place {
+  document: PolicyDocument;
+  name: string;
+  /** The fields that hold its parts; only a DNAT has ports. */
+  external: Path;
+  internal: Path;
+  port: Path;
+  owner: Path;
 }
 
-/** Translates `spec.dnats`; a port can lead to one place only, and not be an EIP's. */
-export function translateDnats(
+interface Claim<T> {
+  place: Place;
+  value: T;
+}
+
+/** All EIPs and DNATs of a directory. */
+export class Inbound {
+  readonly #eips: Claim<Eip>[] = [];
+  readonly #dnats: Claim<Dnat>[] = [];
+
+  addEip(place: Place, value: Eip): void {
+    this.#eips.push({ place, value });
+  }
+
+  addDnat(place: Place, value: Dnat): void {
+    this.#dnats.push({ place, value });
+  }
+
+  /** Puts them into the policy, and reports what is claimed twice. */
+  finish(policy: Policy): void {
+    this.#checkEips();
+    this.#checkDnats();
+    this.#checkOwners(policy);
+    for (const { place, value } of [...this.#eips, ...this.#dnats]) {
+      if (!policy.external.gateways.includes(value.externalIP)) continue;
+      place.document.fail(place.external, `${value.externalIP} is the external gateway's address`);
+    }
+    if (this.#eips.length > 0) policy.eips = this.#eips.map(({ value }) => value);
+    if (this.#dnats.length > 0) policy.dnats = this.#dnats.map(({ value }) => value);
+  }
+
+  /** An address can be in one EIP only, on either side. */
+  #checkEips(): void {
+    const seen = { externalIP: new Map<Address, string>(), internalIP: new Map<Address, string>() };
+    for (const { place, value } of this.#eips) {
+      for (const side of ['externalIP', 'internalIP'] as const) {
+        const other = seen[side].get(value[side]);
+        const field = side === 'externalIP' ? place.external : place.internal;
+        if (other === undefined) seen[side].set(value[side], place.name);
+        else place.document.fail(field, `${value[side]} is in ${other} already`);
+      }
+    }
+  }
+
+  /** A port can lead to one place only, and not be an EIP's. */
+  #checkDnats(): void {
+    const eips = new Map(this.#eips.map(({ value }) => [value.externalIP, value.internalIP]));
+    for (const { place, value } of this.#dnats) {
+      const whole = eips.get(value.externalIP);
+      if (whole === undefined) continue;
+      place.document.fail(place.external, `${value.externalIP} is an EIP: all of it leads to ${whole}`);
+    }
+    const numbered = this.#dnats.map((claim, index) => ({ ...claim, ...claim.value.externalPorts, index }));
+    const groups = Map.groupBy(numbered, ({ value }) => `${value.externalIP} ${value.protocol}`);
+    for (const [what, ranges] of groups) {
+      // By their first ports; `widest` is the range that reaches furthest so far.
+      const [first, ...others] = ranges.toSorted((a, b) => a.first - b.first || a.index - b.index);
+      let widest = first!;
+      for (const range of others) {
+        if (range.first <= widest.last) {
+          const [earlier, later] = [widest, range].sort((a, b) => a.index - b.index) as [
+            typeof range,
+            typeof range,
+          ];
+          const message = `port ${range.first} of ${what} is in ${earlier.place.name} already`;
+          later.place.document.fail(later.place.port, message);
+        }
+        if (range.last > widest.last) widest = range;
+      }
+    }
+  }
+
+  /** An address has one owner, whatever it is used for. */
+  #checkOwners(policy: Policy): void {
+    const owners = new Map<Address, { owner: string; by: string }>();
+    for (const { name, egressIP } of policy.rules) {
+      if (egressIP?.owner === undefined || !egressIP.announce) continue;
+      for (const address of egressIP.addresses) {
+        if (!owners.has(address)) owners.set(address, { owner: egressIP.owner, by: `policy ${name}` });
+      }
+    }
+    for (const { place, value } of [...this.#eips, ...this.#dnats]) {
+      const { externalIP, owner } = value;
+      if (owner === undefined) continue;
+      const known = owners.get(externalIP);
+      if (known === undefined) owners.set(externalIP, { owner, by: place.name });
+      else if (known.owner !== owner) {
+        const other = known.owner === '' ? 'nobody' : known.owner;
+        place.document.fail(place.owner, `${externalIP} belongs to ${other} according to ${known.by}`);
+      }
+    }
+  }
+}
+
+const placeIn = (document: PolicyDocument, list: 'eips' | 'dnats', i: number): Place => {
+  const field = (name: string): Path => ['spec', list, i, name];
+  return {
+    document,
+    name: `${list}[${i}]`,
+    external: field('externalIP'),
+    internal: field('internalIP'),
+    port: field('externalPort'),
+    owner: field('owner'),
+  };
+};
+
+/** Adds `spec.eips` of a `GatewayPolicy`. */
+export function addEips(
+  inbound: Inbound,
+  document: PolicyDocument,
+  specs: readonly EipSpec[] | undefined,
+): void {
+  each(specs, (spec, i) => {
+    const place = placeIn(document, 'eips', i);
+    const eip = translateAddresses(place, spec);
+    if (eip !== undefined) inbound.addEip(place, eip);
+  });
+}
+
+/** Adds `spec.dnats` of a `GatewayPolicy`. */
+export function addDnats(
+  inbound: Inbound,
   document: PolicyDocument,
   specs: readonly DnatSpec[] | undefined,
-  eips: readonly Eip[],
-): Dnat[] {
-  const owners = new Map(eips.map(({ externalIP, internalIP }) => [externalIP, internalIP]));
-  const claims = new Map<string, { first: number; last: number; index: number }[]>();
-  const dnats = each(specs, (spec, i) => {
-    const path = ['spec', 'dnats', i];
-    const addresses = translateAddresses(document, path, spec);
+): void {
+  each(specs, (spec, i) => {
+    const place = placeIn(document, 'dnats', i);
+    const addresses = translateAddresses(place, spec);
     const { protocol, externalPort, internalPort, preserveClientIP = false } = spec;
-    if (addresses === undefined || !protocol || !externalPort || !internalPort) return [];
+    if (addresses === undefined || !protocol || !externalPort || !internalPort) return;
     const externalPorts = parsePorts(externalPort)!;
     const internalPorts = parsePorts(internalPort)!;
     if (externalPorts.last - externalPorts.first !== internalPorts.last - internalPorts.first) {
-      document.fail([...path, 'internalPort'], `must be as many ports as externalPort, ${externalPort}`);
+      const path = ['spec', 'dnats', i, 'internalPort'];
+      document.fail(path, `must be as many ports as externalPort, ${externalPort}`);
     }
-    const { externalIP } = addresses;
-    const owner = owners.get(externalIP);
-    if (owner !== undefined) {
-      document.fail([...path, 'externalIP'], `${externalIP} is an EIP: all of it leads to ${owner}`);
-    }
-    const claim = `${externalIP} ${protocol}`;
-    const claimed = claims.get(claim) ?? [];
-    claimed.push({ ...externalPorts, index: i });
-    claims.set(claim, claimed);
-    return [{ ...addresses, protocol, externalPorts, internalPorts, preserveClientIP }];
-  }).flat();
-  for (const [claim, ranges] of claims) {
-    // By their first ports; `widest` is the range that reaches furthest so far.
-    const [first, ...others] = ranges.toSorted((a, b) => a.first - b.first || a.index - b.index);
-    let widest = first!;
-    for (const range of others) {
-      if (range.first <= widest.last) {
-        const [earlier, later] = [widest.index, range.index].sort((a, b) => a - b);
-        document.fail(
-          ['spec', 'dnats', later!, 'externalPort'],
-          `port ${range.first} of ${claim} is in dnats[${earlier}] already`,
-        );
-      }
-      if (range.last > widest.last) widest = range;
-    }
-  }
-  return dnats;
+    inbound.addDnat(place, { ...addresses, protocol, externalPorts, internalPorts, preserveClientIP });
+  });
 }
 
 /** The two addresses, which must be of one family; undefined when one of them is wrong. */
-function translateAddresses(document: PolicyDocument, path: Path, spec: EipSpec): Eip | undefined {
+function translateAddresses(place: Place, spec: EipSpec): Eip | undefined {
   const externalIP = spec.externalIP && parseAddress(spec.externalIP);
   const internalIP = spec.internalIP && parseAddress(spec.internalIP);
   if (!externalIP || !internalIP) return undefined;
   if (familyOf(externalIP) !== familyOf(internalIP)) {
-    document.fail(
-      [...path, 'internalIP'],
+    place.document.fail(
+      place.internal,
       `is ${familyName(familyOf(internalIP))}, and externalIP ${externalIP} is ${familyName(familyOf(externalIP))}`,
     );
   }
-  return { externalIP, internalIP };
+  return { externalIP, internalIP, ...(spec.owner !== undefined && { owner: spec.owner }) };
 }

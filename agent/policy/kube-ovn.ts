@@ -22,7 +22,7 @@ import type { BfdPolicy, EgressRule, Policy } from './model.ts';
 import type { Path } from './parse.ts';
 import { quote } from './quote.ts';
 import { byName, each, familyName, KUBE_OVN_BFD, prefixes } from './resolve.ts';
-import { KUBE_OVN } from './schema.ts';
+import { KUBE_OVN } from './schema-kube-ovn-nat.ts';
 import { checkSelector, type LabelSelector, type Pods, selects } from './selectors.ts';
 import { type TranslationLogSpec, translateTranslationLog } from './translation-log.ts';
 
@@ -99,7 +99,7 @@ function checkSubnet(subnet: Subnet): void {
 }
 
 /** The CIDRs of a subnet, one a family. */
-const subnetBlocks = (subnet: Subnet): Prefix[] =>
+export const subnetBlocks = (subnet: Subnet): Prefix[] =>
   splitPair(subnet.value.spec?.cidrBlock ?? '').map((text) => parsePrefix(text)!);
 
 /** The gateways of a subnet. Where none is given it is the first address of the CIDR, as in Kube-OVN. */

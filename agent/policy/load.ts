@@ -6,7 +6,9 @@
 import { addDeckhouse } from './deckhouse.ts';
 import { type PolicyDocument, readDocuments } from './documents.ts';
 import { translateGatewayPolicy } from './gateway-policy.ts';
+import { Inbound } from './inbound.ts';
 import { readNetwork, translateVpcEgressGateway } from './kube-ovn.ts';
+import { addKubeOvnNat } from './kube-ovn-nat.ts';
 import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
 import { DEFAULT_TOKENS } from './parse.ts';
 import { quote } from './quote.ts';
@@ -36,15 +38,18 @@ export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOK
   const [gateway, ...more] = set.documents.filter(({ kind }) => GATEWAYS.includes(kind));
   let policy: Policy | undefined;
   if (gateway !== undefined) {
+    const inbound = new Inbound();
     policy =
       gateway.kind === 'GatewayPolicy'
-        ? translateGatewayPolicy(gateway as PolicyDocument<object>)
+        ? translateGatewayPolicy(gateway as PolicyDocument<object>, inbound)
         : translateVpcEgressGateway(gateway as PolicyDocument<object>, network, pods);
     const own = policy.rules.length;
     addDeckhouse(policy, set, pods);
     addSpidernet(policy, set, pods);
+    addKubeOvnNat(policy, set, network, gateway as PolicyDocument<object>, inbound);
     // They are about single pods, the gateway's own about whole networks: at equal priority they come first.
     policy.rules.unshift(...policy.rules.splice(own));
+    inbound.finish(policy);
   } else if (files.length > 0 && !set.incomplete) {
     failDirectory(`no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
   }

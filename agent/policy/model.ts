@@ -73,6 +73,8 @@ export type DefaultAction = 'masquerade' | 'forward' | 'drop';
 export interface Eip {
   externalIP: Address;
   internalIP: Address;
+  /** As of `EgressIP`. An address that is used in several places belongs to the owner that one of them names. */
+  owner?: string;
 }
 
 /** A port, or as many consecutive ports, inclusive. */
@@ -90,6 +92,8 @@ export interface Dnat {
   internalPorts: PortRange;
   /** False: inbound connections get the gateway's internal address as source, so that replies return here. */
   preserveClientIP: boolean;
+  /** As of `Eip`. */
+  owner?: string;
 }
 
 /** What must work outside for BFD to be Up. */

@@ -126,11 +126,15 @@ function familyWarnings(policy: Policy): PolicyWarning[] {
     const external = among(policy.external.gateways);
     const blocks = policy.rules.reduce((sum, rule) => sum + among(rule.ipBlocks), 0);
     const peers = among(policy.bfd.peers);
-    if (internal + external + blocks + peers === 0) return [];
+    const inbound = among(
+      [...(policy.eips ?? []), ...(policy.dnats ?? [])].map(({ externalIP }) => externalIP),
+    );
+    if (internal + external + blocks + peers + inbound === 0) return [];
     const name = familyName(family);
     const where = internal > 0 ? 'external side has' : external > 0 ? 'internal side has' : 'two sides have';
     const unused = [
       ...(blocks > 0 ? [`${blocks} ${name} ${blocks === 1 ? 'block' : 'blocks'}`] : []),
+      ...(inbound > 0 ? [`${inbound} ${name} ${inbound === 1 ? 'EIP or DNAT' : 'EIPs and DNATs'}`] : []),
       ...(peers > 0 ? [`${peers} ${name} BFD ${peers === 1 ? 'peer' : 'peers'}`] : []),
     ].join(' and ');
     const message = `${name} is not programmed: the ${where} no ${name} gateway`;

@@ -28,6 +28,7 @@ import {
 } from './json-schema.ts';
 import { CORE_KINDS } from './schema-core.ts';
 import { DECKHOUSE_KINDS } from './schema-deckhouse.ts';
+import { KUBE_OVN, KUBE_OVN_NAT_KINDS } from './schema-kube-ovn-nat.ts';
 import { SPIDERNET_KINDS } from './schema-spidernet.ts';
 
 export const BFD_AUTH_TYPES = [
@@ -103,6 +104,7 @@ const translationLog = object(
   'Who was behind which address and port, as records in the log.',
 );
 
+const owner = text('The pod or node that holds the address; every one when absent.');
 const cidrs = (description: string): Schema => list(formatted('prefix'), description);
 const ports: Schema = {
   type: ['integer', 'string'],
@@ -165,7 +167,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
                   minItems: 1,
                 },
                 announce: withDefault(flag('Hold and announce the addresses (ARP, NDP).'), true),
-                owner: text('The pod or node that holds them; every one when absent.'),
+                owner,
               },
               ['address'],
               'The address that sources get; absent: that of the external interface.',
@@ -183,6 +185,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
             {
               externalIP: formatted('host-address', 'The address outside.'),
               internalIP: formatted('host-address', 'The address that it belongs to.'),
+              owner,
             },
             ['externalIP', 'internalIP'],
           ),
@@ -200,6 +203,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
                 flag('Do not translate the source of inbound connections.'),
                 false,
               ),
+              owner,
             },
             ['externalIP', 'protocol', 'externalPort', 'internalIP', 'internalPort'],
           ),
@@ -235,8 +239,6 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
     ),
   }),
 };
-
-export const KUBE_OVN = 'kubeovn.io/v1';
 
 const requirement = object(
   { key: text(), operator: oneOf(['In', 'NotIn', 'Exists', 'DoesNotExist', 'Gt', 'Lt']), values: texts },
@@ -389,6 +391,7 @@ export const KINDS: readonly Kind[] = [
   kubeOvn('VpcEgressGateway', true, VPC_EGRESS_GATEWAY_SCHEMA),
   kubeOvn('Subnet', false, SUBNET_SCHEMA),
   kubeOvn('Vpc', false, VPC_SCHEMA),
+  ...KUBE_OVN_NAT_KINDS,
   ...DECKHOUSE_KINDS,
   ...SPIDERNET_KINDS,
   ...CORE_KINDS,

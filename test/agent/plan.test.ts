@@ -217,6 +217,31 @@ t.test(
   },
 );
 
+t.test('an EIP or DNAT is translated everywhere, and held by its owner', async (t) => {
+  const pair = { externalIP: address('172.17.0.60'), internalIP: address('10.99.0.9') };
+  const ports = { first: 80, last: 80 };
+  const dnat = {
+    protocol: 'tcp',
+    externalPorts: ports,
+    internalPorts: ports,
+    preserveClientIP: false,
+  } as const;
+  const plan = (...owners: (string | undefined)[]) => {
+    const [eip, ...dnats] = owners.map((owner) => ({ ...pair, ...(owner !== undefined && { owner }) }));
+    return makePlan({ ...POLICY, eips: [eip!], dnats: dnats.map((one) => ({ ...one, ...dnat })) }, POD, {});
+  };
+  const one = [{ family: 4, address: '172.17.0.60', dev: 'net1' }];
+  t.strictSame(plan('gateway1-0').addresses, one);
+  t.strictSame(plan('node1').addresses, one);
+  t.strictSame(plan('gateway1-1').addresses, []);
+  t.strictSame(plan('').addresses, []);
+  t.strictSame(plan(undefined, 'node1').addresses, one, 'an owner that one names is that of all');
+  t.strictSame(plan(undefined, 'node2').addresses, []);
+  t.strictSame(plan('node2').nat, plan('node1').nat, 'so that the next owner is ready');
+  const rules = [{ ...web, egressIP: { addresses: [pair.externalIP], announce: true, owner: 'node2' } }];
+  t.strictSame(makePlan({ ...POLICY, rules, eips: [pair] }, POD, {}).addresses, []);
+});
+
 t.test('an address that the agent has added is not one that the pod sends from', async (t) => {
   const addresses = [...POD.addresses, { ...on(3, '172.17.0.50/32'), metric: 178 }];
   t.strictSame(makePlan(POLICY, { ...POD, addresses }, {}).routing[0]!.external.addresses, ['172.17.0.11']);

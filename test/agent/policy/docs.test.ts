@@ -4,7 +4,7 @@ import t from 'tap';
 import type { Schema } from '../../../agent/policy/json-schema.ts';
 import { GATEWAY_POLICY_SCHEMA } from '../../../agent/policy/schema.ts';
 import { UNSUPPORTED } from '../../../agent/policy/unsupported.ts';
-import { policyOf, supported } from './support.ts';
+import { policyOf } from './support.ts';
 
 const page = readFileSync(new URL('../../../docs/policy.md', import.meta.url), 'utf8');
 const examples = [...page.matchAll(/```yaml\n(.*?)```/gs)].map(([, text]) => text!);
@@ -22,15 +22,19 @@ t.test('the two first examples mean the same', async (t) => {
 
 t.test('every example is a policy, or adds to one', async (t) => {
   const [gateway] = examples;
-  t.equal(examples.length, 5);
+  t.equal(examples.length, 6);
   for (const text of examples) {
     if (/kind: (GatewayPolicy|VpcEgressGateway)/.test(text)) {
       t.doesNotThrow(() => policyOf({ 'gateway.yaml': text }));
       continue;
     }
-    const { policy, errors } = supported({ 'gateway.yaml': gateway!, 'more.yaml': text });
-    t.same(errors, []);
-    t.match(policy.rules.at(-1), { ipBlocks: ['10.17.0.9/32'], egressIP: { owner: 'node1' } });
+    const { eips, dnats, rules, warnings } = policyOf({ 'gateway.yaml': gateway!, 'more.yaml': text });
+    t.same(warnings, []);
+    if (text.includes('IptablesEIP')) {
+      t.match(rules[0], { name: 'kube-ovn/snat1', egressIP: { addresses: ['172.17.0.61'] } });
+      t.match(eips, [{ externalIP: '172.17.0.60', internalIP: '10.17.0.9' }]);
+      t.match(dnats, [{ externalIP: '172.17.0.61', internalIP: '10.17.0.10' }]);
+    } else t.match(rules[0], { ipBlocks: ['10.17.0.9/32'], egressIP: { owner: 'node1' } });
   }
 });
 

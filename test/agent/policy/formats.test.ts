@@ -63,6 +63,10 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
         '"10.0.0.1,fd00::1,fd00::2" is not an address, or one of each family with a comma',
     },
   },
+  'prefix-pair': {
+    good: ['10.0.0.1', '10.0.0.0/8,fd00::/64', ''],
+    bad: { x: '"x" is not an address or CIDR, or one of each family with a comma' },
+  },
   'cidr-pair': {
     good: ['10.0.0.0/8', '10.0.0.0/8,fd00::/64', ''],
     bad: {
@@ -134,6 +138,20 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
   },
   ipv6: { good: ['fd00::1'], bad: { '10.0.0.1': '"10.0.0.1" is not an IPv6 address' } },
   'ipv4-or-empty': { good: ['', '10.0.0.1'], bad: { 'fd00::1': '"fd00::1" is not an IPv4 address' } },
+  'ipv4-host-or-empty': {
+    good: ['', '10.0.0.1'],
+    bad: {
+      'fd00::1': '"fd00::1" is not an IPv4 address',
+      '127.0.0.1': '"127.0.0.1" is not the address of a host',
+    },
+  },
+  'ipv6-host-or-empty': {
+    good: ['', 'fd00::1'],
+    bad: {
+      '10.0.0.1': '"10.0.0.1" is not an IPv6 address',
+      'ff02::1': '"ff02::1" is not the address of a host',
+    },
+  },
   'ipv6-or-empty': { good: ['', 'fd00::1'], bad: { '10.0.0.1': '"10.0.0.1" is not an IPv6 address' } },
   address: { good: ['0.0.0.0', '::1'], bad: { 'x/8': '"x/8" is not an address' } },
 };

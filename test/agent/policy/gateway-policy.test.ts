@@ -79,10 +79,11 @@ t.test('every field that there will be', async (t) => {
       },
     ],
     defaultAction: 'drop',
-    eips: [{ externalIP: '172.17.0.60', internalIP: '10.17.0.9' }],
+    eips: [{ externalIP: '172.17.0.60', internalIP: '10.17.0.9', owner: 'node1' }],
     dnats: [
       {
         externalIP: '172.17.0.11',
+        owner: 'gateway1-0',
         protocol: 'tcp',
         externalPorts: { first: 8080, last: 8080 },
         internalIP: '10.17.0.9',
@@ -552,4 +553,22 @@ t.test('a translated block that is forwarded all the same is a conflict', async 
       'conflict: 3 more blocks of t are forwarded as well',
     ],
   );
+});
+
+t.test('an address belongs to one owner, and is not that of the external gateway', async (t) => {
+  const dnat = (owner: string, port: number) =>
+    `{ externalIP: 172.17.0.50, protocol: tcp, externalPort: ${port}, internalIP: 10.17.0.9, internalPort: 80${owner && `, owner: ${owner}`} }`;
+  const text = (...dnats: string[]) => `${GATEWAY}  policies:
+    - { name: web, egressIP: { address: [172.17.0.50], owner: node1 } }
+  dnats:
+${dnats.map((one) => `    - ${one}\n`).join('')}`;
+  t.same(printed({ 'a.yaml': text(dnat('node1', 80), dnat('', 81)) }), []);
+  t.same(printed({ 'a.yaml': text(dnat('node1', 80), dnat('node2', 81), dnat('""', 82)) }), [
+    'a.yaml:11:115: spec.dnats[1].owner: 172.17.0.50 belongs to node1 according to policy web',
+    'a.yaml:12:115: spec.dnats[2].owner: 172.17.0.50 belongs to node1 according to policy web',
+  ]);
+  const eips = `${GATEWAY}  eips: [{ externalIP: 172.17.0.1, internalIP: 10.17.0.9 }]\n`;
+  t.same(printed({ 'a.yaml': eips }), [
+    "a.yaml:7:24: spec.eips[0].externalIP: 172.17.0.1 is the external gateway's address",
+  ]);
 });

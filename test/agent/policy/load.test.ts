@@ -77,7 +77,7 @@ t.test('apiVersion and kind: missing, of a wrong type, unknown, not belonging to
     'a.yaml:2:7: kind: must be a string, is a list',
   ]);
   t.same(printed({ 'a.yaml': 'apiVersion: v1\nkind: ConfigMap\n' }), [
-    'a.yaml:2:7: kind: unknown kind "ConfigMap"; the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc, EgressGateway, EgressGatewayPolicy, EgressPolicy, EgressClusterPolicy, EgressEndpointSlice, EgressClusterEndpointSlice, Pod, Namespace, NetworkAttachmentDefinition and List',
+    'a.yaml:2:7: kind: unknown kind "ConfigMap"; the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc, IptablesEIP, IptablesFIPRule, IptablesDnatRule, IptablesSnatRule, EgressGateway, EgressGatewayPolicy, EgressPolicy, EgressClusterPolicy, EgressEndpointSlice, EgressClusterEndpointSlice, Pod, Namespace, NetworkAttachmentDefinition and List',
   ]);
   t.match(printed({ 'a.yaml': 'apiVersion: kubeovn.io/v1\nkind: VpcEgressGatway\n' }), [
     /^a.yaml:2:7: kind: unknown kind "VpcEgressGatway" \(did you mean "VpcEgressGateway"\?\); the kinds/,

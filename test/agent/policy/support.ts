@@ -2,6 +2,7 @@
 import { addDeckhouse } from '../../../agent/policy/deckhouse.ts';
 import { type PolicyDocument, readDocuments } from '../../../agent/policy/documents.ts';
 import { translateGatewayPolicy } from '../../../agent/policy/gateway-policy.ts';
+import { Inbound } from '../../../agent/policy/inbound.ts';
 import { formatError, loadPolicy } from '../../../agent/policy/load.ts';
 import type { Policy, PolicyError, PolicyResult } from '../../../agent/policy/model.ts';
 import { Pods } from '../../../agent/policy/selectors.ts';
@@ -51,9 +52,11 @@ export function supported(files: Record<string, string>): { policy: Policy; erro
   const set = readDocuments(texts, errors, { tokens: 1_000_000 });
   const pods = new Pods(set);
   const gateway = set.documents.find(({ kind }) => kind === 'GatewayPolicy') as PolicyDocument<object>;
-  const policy = translateGatewayPolicy(gateway);
+  const inbound = new Inbound();
+  const policy = translateGatewayPolicy(gateway, inbound);
   addDeckhouse(policy, set, pods);
   addSpidernet(policy, set, pods);
+  inbound.finish(policy);
   const sorted = errors.toSorted((a, b) => a.line - b.line || a.col - b.col || a.path.localeCompare(b.path));
   return { policy, errors: sorted.map(formatError) };
 }
