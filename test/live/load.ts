@@ -7,14 +7,14 @@
  * Each line on stdin is answered with one JSON line, a `LoadReport` of what has happened since the last one.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { createConnection } from 'node:net';
 import { createInterface, type Interface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { type Namespace, NODE } from '../support/netns.ts';
+import { type Namespace, NODE, URGENTLY } from '../support/netns.ts';
 import { ECHO_PORT } from '../support/traffic.ts';
+import { roomySocket } from '../support/udp.ts';
 
 export const PACKETS_PER_SECOND = 1000;
 export const CONNECTIONS = 200;
@@ -48,8 +48,10 @@ export class Load {
 
   /** Starts it and waits until all connections are there. */
   static async start(ns: Namespace, host: string): Promise<Load> {
-    const args = ['netns', 'exec', ns.name, NODE, fileURLToPath(import.meta.url), host, `${ECHO_PORT}`];
-    const load = new Load(spawn('ip', args, { stdio: ['pipe', 'pipe', 'inherit'] }));
+    const program = [...URGENTLY, NODE, fileURLToPath(import.meta.url), host, `${ECHO_PORT}`];
+    const load = new Load(
+      spawn('ip', ['netns', 'exec', ns.name, ...program], { stdio: ['pipe', 'pipe', 'inherit'] }),
+    );
     for (;;) {
       if ((await load.report()).open === CONNECTIONS) return load;
     }
@@ -71,7 +73,7 @@ export class Load {
 const SETTLE = 250;
 
 async function client(host: string, port: number): Promise<void> {
-  const udp = createSocket(host.includes(':') ? 'udp6' : 'udp4');
+  const udp = roomySocket(host.includes(':') ? 6 : 4);
   udp.on('error', () => {});
   const began = performance.now();
   let sequence = 0;

@@ -11,8 +11,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Namespace, NODE, ROOT, until } from './netns.ts';
-import { type GatewayPod, type Ovn, SERVER_ADDRESSES, URGENTLY } from './ovn.ts';
+import { type Namespace, NODE, ROOT, URGENTLY, until } from './netns.ts';
+import { type GatewayPod, type Ovn, SERVER_ADDRESSES } from './ovn.ts';
 
 /** Packets a second of each stream. */
 export const RATE = 1000;

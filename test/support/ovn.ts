@@ -18,7 +18,7 @@ import koffi from 'koffi';
 import { AF_INET, close, libc, SOCK_DGRAM, SystemError, socket } from '../../bfd/libc.ts';
 import { Agent, cli, type GatewaySpec, PolicyDirectory, WEB } from './agent.ts';
 import { BfdCapture } from './capture.ts';
-import { type Daemon, must, type Namespace, type Scope, until, veth } from './netns.ts';
+import { type Daemon, must, type Namespace, type Scope, URGENTLY, until, veth } from './netns.ts';
 import { type BfdPeer, startFrr } from './peers.ts';
 
 /** What OVN says of a session, as its database spells it. */
@@ -59,13 +59,6 @@ export interface StatusChange {
   status: BfdStatus;
 }
 
-/**
- * Runs the command that follows ahead of the rest of a machine that may be busy, in real time where that is
- * permitted: what is measured is BFD and OVN, not how they share the machine with others.
- */
-export const URGENTLY = [
-  ...['sh', '-c', 'chrt -r 1 true 2>/dev/null && exec chrt -r 1 "$@"; exec nice -n -15 "$@"', 'sh'],
-];
 /** What packets go through. The others of OVN may take a while, and would keep these from running. */
 const ON_THE_PATH = ['ovs-vswitchd', 'ovn-controller'];
 

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface, type Interface } from 'node:readline';
 import type { Report } from './echo.ts';
-import { type Daemon, type Namespace, NODE, ROOT, until } from './netns.ts';
+import { type Daemon, type Namespace, NODE, ROOT, URGENTLY, until } from './netns.ts';
 
 export type { Report } from './echo.ts';
 
@@ -14,7 +14,8 @@ const PROGRAM = `${ROOT}/test/support/echo.ts`;
 
 /** Starts the server end and waits until it listens. */
 export async function startEchoServer(ns: Namespace): Promise<Daemon> {
-  const daemon = ns.spawn(NODE, [PROGRAM, 'server', `${ECHO_PORT}`], { name: 'echo' });
+  const [file, ...args] = [...URGENTLY, NODE, PROGRAM, 'server', `${ECHO_PORT}`];
+  const daemon = ns.spawn(file!, args, { name: 'echo' });
   await until(() => /:8000\b/.test(ns.sh('ss -Hltn')), { what: 'the echo server listens' });
   return daemon;
 }
@@ -31,8 +32,8 @@ export class Traffic {
 
   /** Opens `tcp:HOST`, `udp:HOST` and `new:HOST` paths (see echo.ts) and waits until each has had an answer. */
   static async open(ns: Namespace, paths: string[]): Promise<Traffic> {
-    const args = ['netns', 'exec', ns.name, NODE, PROGRAM, 'client', `${ECHO_PORT}`, ...paths];
-    const child = spawn('ip', args, { stdio: ['pipe', 'pipe', 'inherit'] });
+    const program = [...URGENTLY, NODE, PROGRAM, 'client', `${ECHO_PORT}`, ...paths];
+    const child = spawn('ip', ['netns', 'exec', ns.name, ...program], { stdio: ['pipe', 'pipe', 'inherit'] });
     const traffic = new Traffic(child);
     await until(async () => (await traffic.report()).every((r) => r.received > 0), {
       what: `an answer on every path of ${paths.join(' ')} from ${ns.name}`,
@@ -41,7 +42,7 @@ export class Traffic {
   }
 
   async #next(): Promise<Report[]> {
-    const [line] = (await once(this.#lines, 'line', { signal: AbortSignal.timeout(5000) })) as [string];
+    const [line] = (await once(this.#lines, 'line', { signal: AbortSignal.timeout(20_000) })) as [string];
     return JSON.parse(line) as Report[];
   }
 
