@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as libc from '../bfd/libc.ts';
+import { dumpRequest } from '../nat/conntrack/wire.ts';
 import { createFingerprint } from '../nat/fingerprint.ts';
 import { createNatKernel } from '../nat/kernel.ts';
 import { createRoutingKernel } from '../routing/kernel.ts';
@@ -23,9 +24,17 @@ export interface OpenKernels extends Kernels {
   close(): void;
 }
 
+/** Makes the kernel load its connection tracking: its settings are there from then on. */
+function loadConntrack(): void {
+  const fd = libc.socket(libc.AF_NETLINK, libc.SOCK_RAW, Protocol.NETFILTER);
+  libc.sendto(fd, dumpRequest(1));
+  libc.close(fd);
+}
+
 /** Opens the sockets. Throws when netlink cannot be had at all. */
 export function createKernels(options: Options): OpenKernels {
   const netlink = new NetlinkSocket(Protocol.ROUTE);
+  loadConntrack();
   const fingerprint = createFingerprint(libc);
   const claims = new Claims();
   const sysctls = createSysctls('/proc/sys', join(options.stateDir, 'sysctl.json'));
@@ -36,9 +45,7 @@ export function createKernels(options: Options): OpenKernels {
     claims,
     facts: (observed) => readFacts(observed, options.networkStatus),
     fingerprint({ plan, backend, desiredNat }) {
-      const programmed = plan.nat.map(({ family }) => family);
-      const settings = sysctls.fingerprint(programmed, plan.interfaces.internal);
-      return `${settings} ${fingerprint.read(backend, desiredNat)}`;
+      return `${sysctls.fingerprint(plan.sysctls)} ${fingerprint.read(backend, desiredNat)}`;
     },
     watch(onEvent) {
       claims.listen((address) => onEvent({ object: 'address', portid: 0, what: `${address} was asked for` }));

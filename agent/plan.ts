@@ -18,6 +18,7 @@ import {
   prefixLength,
 } from '../routing/prefix.ts';
 import type { InterfaceAddress } from '../routing/state.ts';
+import { desiredSysctls, type Sysctl } from './desired-sysctls.ts';
 import { type Facts, findInterfaces, type InterfaceFlags } from './interfaces.ts';
 import { egressNotes, familyNat, heldAddresses, inboundTargets } from './plan-nat.ts';
 import type { Policy, Side } from './policy/model.ts';
@@ -41,6 +42,7 @@ export interface Plan {
   nat: NatIntent;
   /** What has to be held on the external interface besides the addresses that the pod has. */
   addresses: VirtualAddress[];
+  sysctls: Sysctl[];
   /** The sessions of the programmed families. */
   peers: PeerIntent[];
   families: FamilyStatus[];
@@ -107,6 +109,7 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     routing: [],
     nat: [],
     addresses: [],
+    sysctls: [],
     peers: [],
     families: [],
     notes: [],
@@ -114,6 +117,14 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
   for (const family of FAMILIES) {
     plan.families.push(planFamily(plan, policy, facts, family));
   }
+  // Kube-OVN's observer counts beside a gateway without a log of its own, and cannot set anything.
+  const counting = policy.translationLog !== undefined || policy.origin.kind === 'Environment';
+  const programmed = plan.families.filter(({ state }) => state === 'programmed');
+  plan.sysctls = desiredSysctls(
+    programmed.map(({ family }) => family),
+    internal,
+    counting,
+  );
   return plan;
 }
 

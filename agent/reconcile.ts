@@ -163,7 +163,7 @@ export class Reconciler {
     const blocked = new Set(
       plan.families.filter(({ state }) => state === 'blocked').map(({ family }) => family),
     );
-    const sysctl = await sysctls.look(programmed, plan.interfaces.internal);
+    const sysctl = await sysctls.look(plan.sysctls);
     const addresses = diffAddresses(observedRouting, plan.addresses).filter(
       (step) => !blocked.has(step.address.family),
     );

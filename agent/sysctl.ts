@@ -1,5 +1,5 @@
 /**
- * The three kernel settings that a gateway needs. Set where /proc/sys can be written, reported where it cannot
+ * The kernel settings of desired-sysctls.ts. Set where /proc/sys can be written, reported where it cannot
  * (in a Kube-OVN pod only the init container may). The value that was there before is kept in
  * `<state-dir>/sysctl.json`, so that `cleanup` can put it back.
  */
@@ -7,17 +7,10 @@ import { readFileSync } from 'node:fs';
 import { mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Family } from '../routing/prefix.ts';
-
-/** A setting, by its path below /proc/sys: an interface name may hold dots, which dotted names confuse. */
-export interface Sysctl {
-  path: string;
-  value: string;
-  /** The family that forwards nothing without it; absent: it may work all the same. */
-  required?: Family;
-}
+import type { Sysctl } from './desired-sysctls.ts';
 
 /** A change of one setting. `line`: the command that would do the same. */
-export interface SysctlStep extends Sysctl {
+export interface SysctlStep extends Pick<Sysctl, 'path' | 'value'> {
   line: string;
 }
 
@@ -29,12 +22,12 @@ export interface SysctlLook {
 
 export interface Sysctls {
   /**
-   * What has to be changed for these families, and what is wrong and cannot be changed from here: a problem of
-   * its family, or a note where it may work all the same.
+   * What has to be changed, and what is wrong and cannot be changed from here: a problem of its family, or a note
+   * where it may work all the same.
    */
-  look(families: readonly Family[], internalInterface: string): Promise<SysctlLook>;
+  look(settings: readonly Sysctl[]): Promise<SysctlLook>;
   /** The present values as one text. */
-  fingerprint(families: readonly Family[], internalInterface: string): string;
+  fingerprint(settings: readonly Sysctl[]): string;
   /** Makes the changes, remembering what was there until it is there again. Rejects with the first error. */
   apply(steps: readonly SysctlStep[]): Promise<void>;
   /** What puts back the settings that still have the value that `apply` gave them. */
@@ -44,26 +37,11 @@ export interface Sysctls {
 /** What was there before and what the agent put in its place. */
 type Remembered = Record<string, { before: string; ours: string }>;
 
-/**
- * The settings. The kernel takes the larger of `all` and the interface's own rp_filter, so both must be 0:
- * packets from the VPC have sources whose way back the filter looks for in the main table, outside.
- */
-export function desiredSysctls(families: readonly Family[], internalInterface: string): Sysctl[] {
-  const settings: Sysctl[] = [];
-  if (families.includes(4)) {
-    settings.push(
-      { path: 'net/ipv4/ip_forward', value: '1', required: 4 },
-      { path: 'net/ipv4/conf/all/rp_filter', value: '0' },
-      { path: `net/ipv4/conf/${internalInterface}/rp_filter`, value: '0' },
-    );
-  }
-  if (families.includes(6)) {
-    settings.push({ path: 'net/ipv6/conf/all/forwarding', value: '1', required: 6 });
-  }
-  return settings;
-}
-
-const step = ({ path, value }: Sysctl): SysctlStep => ({ path, value, line: `sysctl -w ${path}=${value}` });
+const step = ({ path, value }: Pick<Sysctl, 'path' | 'value'>): SysctlStep => ({
+  path,
+  value,
+  line: `sysctl -w ${path}=${value}`,
+});
 
 /** `base` is /proc/sys; `stateFile` is made when the first setting is changed. */
 export function createSysctls(base: string, stateFile: string): Sysctls {
@@ -85,9 +63,9 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
   };
 
   return {
-    async look(families, internalInterface) {
+    async look(settings) {
       const found: SysctlLook = { steps: [], problems: {}, notes: [] };
-      for (const wanted of desiredSysctls(families, internalInterface)) {
+      for (const wanted of settings) {
         try {
           const actual = await read(wanted.path);
           if (actual === wanted.value) continue;
@@ -103,8 +81,8 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
       return found;
     },
 
-    fingerprint(families, internalInterface) {
-      return desiredSysctls(families, internalInterface)
+    fingerprint(settings) {
+      return settings
         .map(({ path }) => {
           try {
             return readFileSync(join(base, path), 'utf8').trim();
@@ -139,10 +117,10 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
   };
 }
 
-function problem({ path, value }: Sysctl, error: NodeJS.ErrnoException): string {
+function problem({ path, value, otherwise }: Sysctl, error: NodeJS.ErrnoException): string {
   // As sysctl(8) names it, unless an interface name with a dot would make that ambiguous.
   const name = path.includes('.') ? path : path.replaceAll('/', '.');
-  const wish = `sysctl ${name} has to be ${value}`;
+  const wish = `sysctl ${name} has to be ${value}${otherwise === undefined ? '' : `, or ${otherwise}`}`;
   switch (error.code) {
     case 'ENOENT':
       return `${wish}, but this kernel or pod has no such setting`;

@@ -5,7 +5,7 @@
  * The metrics that it hands out are those of the last checkpoint: what was shown is on disk already, so counters
  * do not go back when this process dies.
  */
-import { readFileSync, statfsSync, writeFileSync } from 'node:fs';
+import { readFileSync, statfsSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
@@ -111,12 +111,8 @@ const STORE_RETRY = 10_000;
 const PORTS_WARN = 0.8 * PORTS;
 const PORTS_CALM = 0.7 * PORTS;
 
-/** What the conntrack table has to do, by its name below /proc/sys/net/netfilter, and why. */
-const CONNTRACK_SETTINGS = {
-  nf_conntrack_acct: 'flows have no packet and byte counts',
-  nf_conntrack_timestamp: 'flows have no exact start times',
-  nf_conntrack_events: 'the end of flows that began while the log was off is seen late',
-} as const;
+/** Whether the kernel counts packets. */
+const ACCOUNTING = '/proc/sys/net/netfilter/nf_conntrack_acct';
 
 class TranslationWorker {
   readonly #options: WorkerOptions;
@@ -155,14 +151,13 @@ class TranslationWorker {
     this.use(options.settings);
     this.#readAddresses();
     this.#openStore();
-    // From here on the kernel keeps events; opening the sockets loads its conntrack modules too.
+    // From here on the kernel keeps events.
     this.#reader = new ConntrackReader({
       libc,
       tracker: this.#tracker,
       now: Date.now,
       onDump: () => this.#dumped(),
     });
-    this.#settle();
     this.#restore();
     this.#turn();
   }
@@ -393,7 +388,7 @@ class TranslationWorker {
       ports: ports.uses,
       flows: { known: table.size, capacity: table.capacity, untracked },
       events,
-      accounting: readSetting('nf_conntrack_acct') === '1',
+      accounting: isAccounting(),
       ...this.#counts,
     };
   }
@@ -409,20 +404,6 @@ class TranslationWorker {
     }
   }
 
-  /** Makes the kernel count and stamp flows, where that is permitted. */
-  #settle(): void {
-    for (const [name, consequence] of Object.entries(CONNTRACK_SETTINGS)) {
-      if (readSetting(name) === '1') continue;
-      try {
-        writeFileSync(settingFile(name), '1');
-      } catch (error) {
-        const { code } = error as NodeJS.ErrnoException;
-        const wish = `sysctl net.netfilter.${name} has to be 1 and cannot be set here (${code})`;
-        this.#note('warn', `${wish}: ${consequence}; set it in an init container that is privileged`, {});
-      }
-    }
-  }
-
   #note(level: 'info' | 'warn' | 'error', message: string, fields: object): void {
     this.#post({ type: 'note', level, message, fields });
   }
@@ -432,13 +413,11 @@ class TranslationWorker {
   }
 }
 
-const settingFile = (name: string): string => `/proc/sys/net/netfilter/${name}`;
-
-function readSetting(name: string): string | undefined {
+function isAccounting(): boolean {
   try {
-    return readFileSync(settingFile(name), 'utf8').trim();
+    return readFileSync(ACCOUNTING, 'utf8').trim() === '1';
   } catch {
-    return undefined;
+    return false;
   }
 }
 

@@ -16,7 +16,7 @@ const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
   agent:
-    'cadence interfaces messages moved observer-config options plan plan-nat recovery stale-flows status translations-query',
+    'cadence desired-sysctls interfaces messages moved observer-config options plan plan-nat recovery stale-flows status translations-query',
   'agent/policy': '*',
   'agent/render': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',

@@ -246,3 +246,19 @@ t.test('an address that the agent has added is not one that the pod sends from',
   const addresses = [...POD.addresses, { ...on(3, '172.17.0.50/32'), metric: 178 }];
   t.strictSame(makePlan(POLICY, { ...POD, addresses }, {}).routing[0]!.external.addresses, ['172.17.0.11']);
 });
+
+t.test(
+  'conntrack counts where the policy has a translation log, and where Kube-OVN may have an observer',
+  async (t) => {
+    const paths = (policy: Policy) => makePlan(policy, POD, {}).sysctls.map(({ path }) => path);
+    const acct = 'net/netfilter/nf_conntrack_acct';
+    t.notOk(paths(POLICY).includes(acct));
+    const translationLog: NonNullable<Policy['translationLog']> = {
+      events: ['start', 'end'],
+      rateLimit: { recordsPerSecond: 100, burst: 1000 },
+      filters: { include: [], exclude: [] },
+    };
+    t.ok(paths({ ...POLICY, translationLog }).includes(acct));
+    t.ok(paths({ ...POLICY, origin: { ...POLICY.origin, kind: 'Environment' } }).includes(acct));
+  },
+);

@@ -1,6 +1,8 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
-import { createSysctls, desiredSysctls } from '../../agent/sysctl.ts';
+import { desiredSysctls } from '../../agent/desired-sysctls.ts';
+import { createSysctls } from '../../agent/sysctl.ts';
+import type { Family } from '../../routing/prefix.ts';
 
 /** A /proc/sys of files, and the settings over it. */
 function fixture(t: Test, values: { forward?: string; all?: string; eth0?: string; v6?: string } = {}) {
@@ -26,10 +28,11 @@ function fixture(t: Test, values: { forward?: string; all?: string; eth0?: strin
   };
 }
 const FORWARD = 'net/ipv4/ip_forward';
+const wanted = (...families: Family[]) => desiredSysctls(families, 'eth0.7', false);
 
 t.test('each family asks for its own settings', async (t) => {
   const paths = (families: (4 | 6)[]) =>
-    desiredSysctls(families, 'eth0').map(({ path, value }) => `${path}=${value}`);
+    desiredSysctls(families, 'eth0', false).map(({ path, value }) => `${path}=${value}`);
   t.strictSame(paths([4]), [
     'net/ipv4/ip_forward=1',
     'net/ipv4/conf/all/rp_filter=0',
@@ -39,9 +42,30 @@ t.test('each family asks for its own settings', async (t) => {
   t.strictSame(paths([]), []);
 });
 
+t.test('where flows are counted conntrack has to do so, and it is said what is missing else', async (t) => {
+  const { dir, sysctls } = fixture(t);
+  const settings = desiredSysctls([], 'eth0', true);
+  const names = ['acct', 'timestamp', 'events'].map((name) => `net/netfilter/nf_conntrack_${name}`);
+  t.strictSame(
+    settings.map(({ path, value }) => `${path}=${value}`),
+    names.map((name) => `${name}=1`),
+  );
+  mkdirSync(`${dir}/sys/net/netfilter`);
+  for (const name of names.slice(1)) writeFileSync(`${dir}/sys/${name}`, '2\n');
+  const { steps, notes, problems } = await sysctls.look(settings);
+  t.strictSame(
+    steps.map(({ path }) => path),
+    names.slice(1),
+  );
+  t.match(notes, [
+    /^sysctl net\.netfilter\.nf_conntrack_acct has to be 1, or flows have no packet and byte counts, but /,
+  ]);
+  t.strictSame(problems, {}, 'no family stops for it');
+});
+
 t.test('what is wrong is set, once, also for an interface with a dot in its name', async (t) => {
   const { sysctls, value } = fixture(t);
-  const { steps, notes } = await sysctls.look([4, 6], 'eth0.7');
+  const { steps, notes } = await sysctls.look(wanted(4, 6));
   t.strictSame(notes, []);
   t.strictSame(
     steps.map(({ line }) => line),
@@ -54,20 +78,20 @@ t.test('what is wrong is set, once, also for an interface with a dot in its name
   await sysctls.apply(steps);
   t.equal(value(FORWARD), '1');
   t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '0');
-  t.strictSame(await sysctls.look([4, 6], 'eth0.7'), { steps: [], problems: {}, notes: [] });
+  t.strictSame(await sysctls.look(wanted(4, 6)), { steps: [], problems: {}, notes: [] });
 });
 
 t.test('the larger rp_filter counts, so the common one is set as well', async (t) => {
   const { sysctls } = fixture(t, { all: '2\n', eth0: '0\n', forward: '1\n' });
   t.strictSame(
-    (await sysctls.look([4], 'eth0.7')).steps.map(({ line }) => line),
+    (await sysctls.look(wanted(4))).steps.map(({ line }) => line),
     ['sysctl -w net/ipv4/conf/all/rp_filter=0'],
   );
 });
 
 t.test('cleanup puts back what still is as we left it, and then forgets', async (t) => {
   const { sysctls, value, put, stateFile } = fixture(t, { all: '1\n' });
-  await sysctls.apply((await sysctls.look([4], 'eth0.7')).steps);
+  await sysctls.apply((await sysctls.look(wanted(4))).steps);
   put('net/ipv4/conf/eth0.7/rp_filter', '2\n');
   const steps = await sysctls.lookForCleanup();
   t.strictSame(
@@ -86,7 +110,7 @@ t.test('cleanup puts back what still is as we left it, and then forgets', async 
 t.test('the first value is the one to put back, however often it is set again', async (t) => {
   const { sysctls, value, put } = fixture(t, { forward: '0\n' });
   for (let n = 0; n < 3; n++) {
-    await sysctls.apply((await sysctls.look([4], 'eth0.7')).steps);
+    await sysctls.apply((await sysctls.look(wanted(4))).steps);
     if (n < 2) put(FORWARD, '2\n');
   }
   await sysctls.apply(await sysctls.lookForCleanup());
@@ -96,34 +120,32 @@ t.test('the first value is the one to put back, however often it is set again', 
 t.test('where nothing can be set, it says what to do', async (t) => {
   const { dir, sysctls, stateFile } = fixture(t);
   rmSync(`${dir}/sys/net/ipv6`, { recursive: true });
-  t.match((await sysctls.look([6], 'eth0.7')).problems, {
+  t.match((await sysctls.look(wanted(6))).problems, {
     6: /^sysctl net\.ipv6\.conf\.all\.forwarding has to be 1, but this kernel or pod has no such setting$/,
   });
   rmSync(`${dir}/sys/${FORWARD}`);
   mkdirSync(`${dir}/sys/${FORWARD}`);
-  const { problems, notes } = await sysctls.look([4], 'eth0.7');
+  const { problems, notes } = await sysctls.look(wanted(4));
   t.match(problems, { 4: /^sysctl net\.ipv4\.ip_forward has to be 1: EISDIR/ });
   t.strictSame(notes, [], 'what a family cannot forward without is its problem, not a note');
   rmSync(`${dir}/sys/net/ipv4/conf/eth0.7`, { recursive: true });
-  t.match((await sysctls.look([4], 'eth0.7')).notes, [
-    /^sysctl net\/ipv4\/conf\/eth0\.7\/rp_filter has to be 0/,
-  ]);
+  t.match((await sysctls.look(wanted(4))).notes, [/^sysctl net\/ipv4\/conf\/eth0\.7\/rp_filter has to be 0/]);
   t.notOk(existsSync(stateFile), 'looking writes nothing');
 });
 
 t.test('the fingerprint changes with a setting, and only then', async (t) => {
   const { dir, sysctls } = fixture(t);
-  const before = sysctls.fingerprint([4], 'eth0.7');
-  t.equal(sysctls.fingerprint([4], 'eth0.7'), before);
+  const before = sysctls.fingerprint(wanted(4));
+  t.equal(sysctls.fingerprint(wanted(4)), before);
   writeFileSync(`${dir}/sys/${FORWARD}`, before.startsWith('1') ? '0' : '1');
-  t.not(sysctls.fingerprint([4], 'eth0.7'), before);
+  t.not(sysctls.fingerprint(wanted(4)), before);
   rmSync(`${dir}/sys/net`, { recursive: true });
-  t.equal(typeof sysctls.fingerprint([4], 'eth0.7'), 'string', 'settings that are gone are no error');
+  t.equal(typeof sysctls.fingerprint(wanted(4)), 'string', 'settings that are gone are no error');
 });
 
 t.test('a damaged memory is as good as none', async (t) => {
   const { sysctls, stateFile, value } = fixture(t);
-  const { steps } = await sysctls.look([4], 'eth0.7');
+  const { steps } = await sysctls.look(wanted(4));
   await sysctls.apply(steps);
   writeFileSync(stateFile, '{ half');
   t.strictSame(await sysctls.lookForCleanup(), []);

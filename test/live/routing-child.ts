@@ -4,6 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { desiredSysctls } from '../../agent/desired-sysctls.ts';
 import { watchKernel } from '../../agent/events.ts';
 import { NetlinkListener, NetlinkSocket, Protocol } from '../../agent/netlink.ts';
 import { createSysctls } from '../../agent/sysctl.ts';
@@ -69,7 +70,7 @@ async function overrun(): Promise<void> {
 
 async function sysctls(): Promise<void> {
   const settings = createSysctls('/proc/sys', '/nonexistent/sysctl.json');
-  print(await settings.look([4, 6], 'eth0'));
+  print(await settings.look(desiredSysctls([4, 6], 'eth0', false)));
 }
 
 const commands: Record<string, () => Promise<void>> = { reconcile, watch, overrun, sysctls };
