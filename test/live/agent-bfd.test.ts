@@ -104,7 +104,7 @@ t.test('one session in IPv4 alone prints what Kube-OVN’s pods print', async (t
   const scope = scopeOf(t);
   const { router, gateway } = topology(scope);
   const policy = new PolicyDirectory(scope);
-  policy.copy('seeds/alauda-gateway2');
+  policy.copy('alauda-bfd');
   const agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
   await agent.synced();
   const frr = await startFrr(scope, router, { sessions: [PAIRS[0]!] });

@@ -90,7 +90,7 @@ const SEEDS_6 = {
 t.test('the resources of the seeds give the listings of the seeds', async (t) => {
   const { gateway, policy, veg } = pod(t, { cniRoutes: true });
   const before = { rules: listing(gateway, 'ip -6 rule show'), nat: listing(gateway, 'ip6tables -t nat -S') };
-  policy.copy('seeds/alauda-gateway1');
+  policy.copy('alauda');
   const applied = veg('apply');
   t.equal(applied.code, 0, applied.stderr);
   for (const [command, expected] of Object.entries(SEEDS_4)) {

@@ -44,9 +44,9 @@ export class PolicyDirectory {
     }
   }
 
-  /** Replaces all by the files of a directory below test/fixtures/policy. */
-  copy(fixture: string): void {
-    const from = join(ROOT, 'test/fixtures/policy', fixture);
+  /** Replaces all by the files of a directory below docs/examples. */
+  copy(example: string): void {
+    const from = join(ROOT, 'docs/examples', example);
     this.write(Object.fromEntries(readdirSync(from).map((name) => [name, readFileSync(join(from, name))])));
   }
 

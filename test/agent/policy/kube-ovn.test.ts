@@ -1,7 +1,4 @@
 // VpcEgressGateway with its Subnets and Vpc: the documents people have, and every way in which they miss.
-import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { policyOf, printed } from './support.ts';
 
@@ -45,51 +42,6 @@ const rule = (index: number, snat: boolean, ...ipBlocks: string[]) => ({
   snat,
   ipBlocks,
 });
-
-/** What the manifests of each seed mean. */
-const SEEDS = {
-  'kube-ovn-gateway1': {
-    name: 'default/gateway1',
-    internal: { gateways: ['10.16.0.1'] },
-    external: { gateways: ['172.17.0.1'] },
-    bfd: { enabled: false, peers: [] },
-    rules: [rule(0, true, '10.16.0.0/16')],
-  },
-  'kube-ovn-gateway2': {
-    name: 'default/gateway2',
-    internal: { gateways: ['192.168.0.1'] },
-    external: { gateways: ['172.17.0.1'] },
-    bfd: { enabled: true, peers: ['10.255.255.255'], minTX: 1000, minRX: 1000, multiplier: 3 },
-    rules: [rule(0, true, '192.168.0.0/24')],
-  },
-  'alauda-gateway1': {
-    name: 'default/gateway1',
-    internal: { gateways: ['10.16.0.1'] },
-    external: { gateways: ['172.17.0.1'] },
-    bfd: { enabled: false, peers: [] },
-    rules: [rule(1, false, '10.18.0.0/16'), rule(0, true, '10.17.0.0/16')],
-  },
-  'alauda-gateway2': {
-    name: 'default/gateway2',
-    internal: { gateways: ['10.16.0.1'] },
-    external: { gateways: ['172.17.0.1'] },
-    bfd: { enabled: true, peers: ['10.255.255.255'], minTX: 100, minRX: 100, multiplier: 5 },
-    rules: [rule(0, true, '10.18.0.0/16')],
-  },
-};
-
-for (const [seed, meaning] of Object.entries(SEEDS)) {
-  t.test(`the manifests of ${seed}`, async (t) => {
-    const path = fileURLToPath(new URL(`../../fixtures/policy/seeds/${seed}/`, import.meta.url));
-    const files = Object.fromEntries(
-      readdirSync(path).map((name) => [name, readFileSync(join(path, name), 'utf8')]),
-    );
-    const policy = policyOf(files);
-    t.match(policy, meaning);
-    t.match(policy.bfd, { mode: 'passive', minTTL: 254, adoptDiscriminator: true });
-    t.same(policy.warnings, []);
-  });
-}
 
 t.test('the defaults', async (t) => {
   t.strictSame(policyOf(directory()), {

@@ -1,0 +1,138 @@
+// docs/examples: each directory is a policy, and means what is said here. The manifests of other people's pages are in
+// them as they are there; what those leave out stands in files beside them.
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+import { policyOf } from './support.ts';
+
+const EXAMPLES = fileURLToPath(new URL('../../../docs/examples/', import.meta.url));
+
+const kubeOvn = (internal: string, peers: string[], rules: object[], bfd: object = {}) => ({
+  origin: { kind: 'VpcEgressGateway' },
+  internal: { gateways: [internal] },
+  external: { gateways: ['172.17.0.1'] },
+  bfd: {
+    enabled: peers.length > 0,
+    peers,
+    minTX: 1000,
+    minRX: 1000,
+    multiplier: 3,
+    mode: 'passive',
+    minTTL: 254,
+    adoptDiscriminator: true,
+    ...bfd,
+  },
+  rules,
+});
+const rule = (name: string, snat: boolean, ...ipBlocks: string[]) => ({ name, snat, ipBlocks });
+const from = (address: string, owner?: string) => ({
+  addresses: [address],
+  announce: true,
+  ...(owner !== undefined && { owner }),
+});
+const ports = (first: number, last = first) => ({ first, last });
+
+const MEANING: Record<string, object> = {
+  'kube-ovn': kubeOvn('10.16.0.1', [], [rule('policy-0', true, '10.16.0.0/16')]),
+  'kube-ovn-bfd': kubeOvn('192.168.0.1', ['10.255.255.255'], [rule('policy-0', true, '192.168.0.0/24')]),
+  'kube-ovn-nat': {
+    ...kubeOvn(
+      '10.16.0.1',
+      [],
+      [
+        { ...rule('kube-ovn/snat01', true, '10.17.0.0/24'), egressIP: from('172.17.0.61') },
+        rule('policy-0', true, '10.16.0.0/16'),
+      ],
+    ),
+    eips: [{ externalIP: '172.17.0.60', internalIP: '10.17.0.9' }],
+    dnats: [
+      {
+        externalIP: '172.17.0.61',
+        internalIP: '10.17.0.10',
+        protocol: 'tcp',
+        externalPorts: ports(8888),
+        internalPorts: ports(80),
+        preserveClientIP: false,
+      },
+    ],
+  },
+  alauda: kubeOvn(
+    '10.16.0.1',
+    [],
+    [rule('policy-1', false, '10.18.0.0/16'), rule('policy-0', true, '10.17.0.0/16')],
+  ),
+  'alauda-bfd': kubeOvn('10.16.0.1', ['10.255.255.255'], [rule('policy-0', true, '10.18.0.0/16')], {
+    minTX: 100,
+    minRX: 100,
+    multiplier: 5,
+  }),
+  deckhouse: {
+    origin: { kind: 'GatewayPolicy' },
+    rules: [
+      {
+        ...rule('deckhouse/my-egressgw-policy', true, '10.17.0.9/32'),
+        destinationCIDRs: ['0.0.0.0/0'],
+        egressIP: from('172.18.18.243', 'node1'),
+      },
+    ],
+  },
+  spidernet: {
+    rules: [
+      {
+        ...rule('spidernet/default/test', true, '172.40.14.195/32'),
+        egressIP: from('172.22.0.110', 'egressgateway-worker2'),
+      },
+    ],
+  },
+  'spidernet-created': {
+    rules: [
+      {
+        ...rule('spidernet/default/test', true, '172.40.14.195/32'),
+        egressIP: from('172.22.0.110', ''),
+      },
+    ],
+  },
+  'gateway-policy': {
+    internal: { interface: 'eth0', gateways: ['10.16.0.1', 'fd00:10:16::1'] },
+    external: { interface: 'net1', gateways: ['172.17.0.1', 'fd00:172:17::1'] },
+    bfd: { enabled: true, peers: ['10.255.255.255'], minTX: 100, minRX: 100, multiplier: 5 },
+    rules: [
+      {
+        ...rule('web', true, '10.17.0.0/16'),
+        destinationCIDRs: ['0.0.0.0/0'],
+        excludedCIDRs: ['10.0.0.0/8'],
+        priority: 100,
+        egressIP: from('172.17.0.50', 'gateway1-0'),
+      },
+      rule('partner', false, '10.18.0.0/16'),
+    ],
+    defaultAction: 'masquerade',
+    eips: [{ externalIP: '172.17.0.60', internalIP: '10.17.0.9', owner: 'gateway1-0' }],
+    dnats: [
+      { protocol: 'tcp', externalPorts: ports(8080), internalPorts: ports(80), preserveClientIP: false },
+      {
+        protocol: 'udp',
+        externalPorts: ports(8000, 8010),
+        internalPorts: ports(9000, 9010),
+        preserveClientIP: true,
+      },
+    ],
+    mssClamp: true,
+  },
+};
+
+t.test('each example has its meaning here', async (t) => {
+  t.same(readdirSync(EXAMPLES).sort(), Object.keys(MEANING).sort());
+});
+
+for (const [name, meaning] of Object.entries(MEANING)) {
+  t.test(name, async (t) => {
+    const directory = join(EXAMPLES, name);
+    const files = readdirSync(directory).map((file) => [file, readFileSync(join(directory, file), 'utf8')]);
+    const policy = policyOf(Object.fromEntries(files));
+    t.match(policy, meaning);
+    t.equal(policy.rules.length, (meaning as { rules: object[] }).rules.length);
+    t.same(policy.warnings, []);
+  });
+}
