@@ -121,6 +121,8 @@ export class Engine {
   #newSession: SessionDefaults;
   readonly #allowed = new Set<string>();
   readonly #blocked = new Set<string>();
+  /** Sessions of the intent that were killed while their peer was blocked, by path; as the intent had them. */
+  readonly #killed = new Map<string, string>();
   #lastId = 0;
   #draining = false;
   #closed = false;
@@ -175,7 +177,11 @@ export class Engine {
     for (const entry of this.#byPath.values()) {
       if (entry.origin === 'intent' && !wanted.has(entry.key)) this.#leave(entry);
     }
+    for (const key of this.#killed.keys()) if (!wanted.has(key)) this.#killed.delete(key);
     for (const [key, peer] of wanted) {
+      const killed = this.#killed.get(key);
+      if (killed === JSON.stringify(peer)) continue;
+      if (killed !== undefined) this.#revive(peer.remote);
       const entry = this.#byPath.get(key);
       if (entry === undefined) {
         if (this.#hasRoom(peer.remote)) this.#begin(this.#add(peer, 'intent'));
@@ -673,8 +679,9 @@ export class Engine {
         );
       }
       case 'allow':
-        this.#blocked.delete(command.address);
         this.#allowed.add(command.address);
+        this.#revive(command.address);
+        this.configure(this.#intent);
         return done(allowReply(command.address));
       case 'block':
         this.#allowed.delete(command.address);
@@ -771,14 +778,27 @@ export class Engine {
         this.#dispatch(entry, { type: 'suspend', suspended: what.action === 'suspend' });
         break;
       case 'kill':
-        if (entry.origin === 'intent') this.#reset(entry);
-        else this.#leave(entry);
+        // A peer that is not blocked would have its session again with its next packet.
+        if (entry.origin === 'intent' && !this.#blocked.has(entry.remote)) {
+          this.#reset(entry);
+          break;
+        }
+        if (entry.origin === 'intent') this.#killed.set(entry.key, JSON.stringify(entry.intent));
+        this.#leave(entry);
         break;
       case 'reset':
         this.#reset(entry);
         break;
       default:
         what satisfies never;
+    }
+  }
+
+  /** A peer is no longer blocked, and may have the sessions that were killed. */
+  #revive(remote: string): void {
+    this.#blocked.delete(remote);
+    for (const [key, intent] of this.#killed) {
+      if ((JSON.parse(intent) as PeerIntent).remote === remote) this.#killed.delete(key);
     }
   }
 

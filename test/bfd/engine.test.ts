@@ -348,6 +348,32 @@ t.test('bfdd-control allow: a peer may create a session; block: no more', async 
   await until('blocked', () => e.report().discards['no-session'] === 2);
 });
 
+t.test('bfdd-control kill: a session begins anew; while its peer is blocked there is none', async (t) => {
+  const [a, b] = [address(), address()];
+  const e = engine(t);
+  const intent = { peers: [peer(a, b)], readiness: READY };
+  e.configure(intent);
+  const { id } = only(e);
+  e.command(['session', 'all', 'kill']);
+  t.match(only(e), { state: 'Down', remote: b });
+  t.not(only(e).id, id);
+  e.command(['block', b]);
+  e.command(['session', 'all', 'kill']);
+  const none = 'There are 0 sessions:';
+  t.equal(e.command(['status']).text.trim(), none);
+  e.configure(intent);
+  t.equal(e.command(['status']).text.trim(), none, 'the same configuration brings nothing back');
+  e.command(['allow', b]);
+  t.match(only(e), { state: 'Down', remote: b });
+  e.command(['block', b]);
+  e.command(['session', 'all', 'kill']);
+  e.configure({ ...intent, peers: [peer(a, b, { detectMult: 7 })] });
+  t.match(only(e), { state: 'Down', remote: b }, 'another configuration of it does');
+  const other = await raw(t, b, a);
+  other.say();
+  await until('heard', () => only(e).state === 'Init');
+});
+
 t.test('at most maxSessions sessions', async (t) => {
   const [a, b, c, d] = [address(), address(), address(), address()];
   const e = engine(t, { maxSessions: 2 });

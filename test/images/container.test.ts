@@ -3,26 +3,31 @@
  * container, the container with BFD under its limits, its probes at their times, and what Kube-OVN's own tests ask of
  * the pod.
  */
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import { gatewayPolicy, PolicyDirectory } from '../support/agent.ts';
-import { type Scope, until } from '../support/netns.ts';
+import { parseAllDocuments } from 'yaml';
+import { PolicyDirectory } from '../support/agent.ts';
+import { ROOT, type Scope, until } from '../support/netns.ts';
 import { type BfdPeer, peerUp, startFrr } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
-import { type Topology, topology } from '../support/topology.ts';
+import { ADDRESS, type Topology, topology } from '../support/topology.ts';
+import { sourceSeen, startEchoServer } from '../support/traffic.ts';
 import { CAPABILITIES, Container, type ContainerSpec } from './container.ts';
 import {
   allPeersUp,
   BFD_COMMAND,
   BFD_ENV,
   DETECT_SUPERVISOR,
+  DUAL,
   INIT_ENV,
   initCommand,
   isSupervisor,
   NAT_LISTING,
+  NETWORK_STATUS,
   PROBE,
+  TAKE_SESSIONS_AWAY,
   type Variant,
 } from './pod.ts';
 
@@ -31,11 +36,22 @@ const PEERS = [BFD_ENV.BFD_PEER_IPS];
 interface Pod extends Topology {
   scope: Scope;
   start(spec: Partial<ContainerSpec> & Pick<ContainerSpec, 'command'>): Container;
+  /** A peer for each of the pod's addresses. */
   frr(): Promise<BfdPeer>;
 }
 
+/** The environments of its containers. */
+interface Environment {
+  init: Record<string, string>;
+  bfd: Record<string, string>;
+}
+
 /** A pod of the variant whose init container has run. */
-async function initialised(t: Test, variant: Variant, env: Record<string, string> = INIT_ENV): Promise<Pod> {
+async function initialised(
+  t: Test,
+  variant: Variant,
+  env: Environment = { init: INIT_ENV, bfd: BFD_ENV },
+): Promise<Pod> {
   const scope = scopeOf(t);
   const net = topology(scope, { cniRoutes: true });
   const base = scope.directory('volumes');
@@ -47,24 +63,25 @@ async function initialised(t: Test, variant: Variant, env: Record<string, string
   };
   const volumes: Record<string, string> = { '/usr/local/sbin': volume('sbin') };
   if (variant === 'B') volumes['/var/run/kube-ovn/bfdd-supervisor'] = volume('state');
+  const families = env === DUAL ? ([4, 6] as const) : ([4] as const);
+  const sessions = families.map((f) => ({ local: ADDRESS.bfdPort[f], remote: ADDRESS.gatewayInternal[f] }));
   const pod: Pod = {
     ...net,
     scope,
     start(spec) {
       const security = { capabilities: CAPABILITIES.bfd };
-      const container = Container.start(scope, net.gateway, { security, volumes, env: BFD_ENV, ...spec });
+      const container = Container.start(scope, net.gateway, { security, volumes, env: env.bfd, ...spec });
       t.teardown(() => {
         if (!t.passing()) t.comment(container.log().slice(-5000));
         container.remove();
       });
       return container;
     },
-    frr: () => startFrr(scope, net.router, { sessions: [{ local: '10.255.255.255', remote: '10.16.0.12' }] }),
+    frr: () => startFrr(scope, net.router, { sessions }),
   };
-  const init = pod.start({ command: initCommand(variant), env, security: 'privileged' });
+  const init = pod.start({ command: initCommand(variant), env: env.init, security: 'privileged' });
   const { code, log } = await init.ended();
   t.equal(code, 0, `the init container: ${log}`);
-  t.equal(net.gateway.sh('iptables -t nat -S'), NAT_LISTING);
   return pod;
 }
 
@@ -75,6 +92,7 @@ const slowest = (times: number[]): string => `${Math.max(...times).toFixed(0)} m
 
 t.test('variant B: probes at their times, limits, Kube-OVN’s own assertions, a drain', async (t) => {
   const pod = await initialised(t, 'B');
+  t.equal(pod.gateway.sh('iptables -t nat -S'), NAT_LISTING);
   const frr = await pod.frr();
   const container = supervisor(pod);
 
@@ -134,8 +152,10 @@ t.test('variant B: sessions that somebody took away come back without a restart'
   };
   await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
   const { pid } = container;
-  container.exec('bfdd-control', 'block', PEERS[0]!);
-  container.exec('bfdd-control', 'session', 'all', 'kill');
+  t.equal(container.exec(...TAKE_SESSIONS_AWAY).code, 0);
+  await until(() => container.exec(...PROBE.status).stdout.startsWith('There are 0 sessions:'), {
+    what: 'no session',
+  });
   await until(() => container.exec(...PROBE.ready).code !== 0, { what: 'no longer ready' });
   await until(
     () => {
@@ -179,6 +199,45 @@ t.test('variant A: the startup probe succeeds at its one call, on 200m and 50 Mi
   t.ok(idle.running, 'the gateway container beside it, which sleeps');
 });
 
+t.test('variant A: without sessions it is started again by its liveness probe', async (t) => {
+  const pod = await initialised(t, 'A');
+  const frr = await pod.frr();
+  const container = pod.start({ command: BFD_COMMAND.A, memory: 50, cpu: 200 });
+  const up = () =>
+    until(() => allPeersUp(container.exec(...PROBE.status).stdout, PEERS), { what: 'Up', timeoutMs: 30_000 });
+  await up();
+  t.equal(container.exec(...TAKE_SESSIONS_AWAY).code, 0);
+  for (let failures = 0; failures < 3; failures++) {
+    const { code, stderr } = container.exec(...PROBE.healthcheck);
+    t.match({ code, stderr }, { code: 1, stderr: /^There are 0 sessions:/ });
+    await sleep(5000);
+  }
+  container.restart();
+  await sleep(1000);
+  t.equal(container.exec(...PROBE.prestart).code, 0);
+  await up();
+  await peerUp(frr);
+});
+
+t.test('both families: sessions, rules, and the way that forwarded packets take', async (t) => {
+  const pod = await initialised(t, 'B', DUAL);
+  const { gateway, client, client2, server } = pod;
+  const frr = await pod.frr();
+  const container = supervisor(pod);
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
+  await peerUp(frr);
+  t.ok(allPeersUp(container.exec(...PROBE.status).stdout, DUAL.bfd.BFD_PEER_IPS.split(',')));
+  t.match(gateway.sh('ip6tables -t nat -S'), /-A VEG-MASQUERADE -j MASQUERADE --random-fully/);
+  await startEchoServer(server);
+  for (const family of [4, 6] as const) {
+    const host = ADDRESS.server[family];
+    const way = client2.run('traceroute', ['-n', '-q', '1', '-w', '2', host]).stdout;
+    t.match(way, new RegExp(`^ *2 +${ADDRESS.gatewayInternal[family]} `, 'm'), way);
+    t.match(await sourceSeen(client, host), `${ADDRESS.gatewayExternal[family]} `);
+    t.match(await sourceSeen(client2, host), `${ADDRESS.client2[family]} `);
+  }
+});
+
 t.test('a container that was killed goes on where it was', async (t) => {
   const pod = await initialised(t, 'B');
   const frr = await pod.frr();
@@ -192,20 +251,70 @@ t.test('a container that was killed goes on where it was', async (t) => {
   await peerUp(frr);
 });
 
+t.test('memory that runs out costs a restart at most, and no forwarding', async (t) => {
+  const pod = await initialised(t, 'B');
+  const frr = await pod.frr();
+  const container = supervisor(pod);
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
+  t.equal(container.exec('tail', '/dev/zero').code, 137);
+  t.equal(pod.gateway.sh('iptables -t nat -S'), NAT_LISTING, 'forwarding goes on');
+  await until(
+    () => {
+      if (!container.running) container.restart();
+      return container.exec(...PROBE.ready).code === 0;
+    },
+    { what: 'ready again', timeoutMs: 30_000 },
+  );
+  await peerUp(frr);
+  pod.gateway.sh('iptables -t nat -F');
+  await until(() => pod.gateway.sh('iptables -t nat -S') === NAT_LISTING, { what: 'drift is repaired' });
+});
+
+t.test('a thousand blocks, repaired again and again beside the probes, in 64 MiB', async (t) => {
+  const blocks = Array.from({ length: 1000 }, (_, i) => `10.${100 + (i >> 8)}.${i & 255}.0/24`);
+  const init = { ...INIT_ENV, NO_SNAT_SOURCES_IPV4: blocks.join(',') };
+  const pod = await initialised(t, 'B', { init, bfd: BFD_ENV });
+  const frr = await pod.frr();
+  const container = supervisor(pod);
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
+  const listing = () =>
+    ['iptables -t nat -S', 'ip rule', 'ipset save'].map((c) => pod.gateway.sh(c)).join('');
+  const programmed = listing();
+  for (let i = 0; i < 20; i++) {
+    pod.gateway.sh('iptables -t nat -F');
+    pod.gateway.sh('ip rule del priority 1002');
+    for (const probe of [PROBE.live, PROBE.ready, PROBE.status]) t.equal(container.exec(...probe).code, 0);
+    await until(() => listing() === programmed, { what: 'repaired' });
+  }
+  await peerUp(frr);
+  const { charged, anonymous, peak } = container.memory;
+  t.comment(`memory: ${anonymous} MiB anonymous, ${charged} charged, peak ${peak} of 64`);
+  t.equal(container.outOfMemoryKills, 0);
+  t.notMatch(container.log(), /"from":"Up"/);
+});
+
 t.test('the observer beside it: read-only, NET_ADMIN alone', async (t) => {
   const pod = await initialised(t, 'none');
   const config = pod.scope.directory('observer');
   chmodSync(config, 0o755);
   const observability = { interfaceMetrics: { enabled: true }, conntrack: { metrics: { enabled: true } } };
-  const written = { namespace: 'default', name: 'gateway1', externalNetwork: 'default/net', observability };
+  const written = {
+    namespace: 'default',
+    name: 'gateway1',
+    externalNetwork: 'default/macvlan1',
+    observability,
+  };
   writeFileSync(join(config, 'config.json'), JSON.stringify(written));
+  const podinfo = pod.scope.directory('podinfo');
+  chmodSync(podinfo, 0o755);
+  writeFileSync(join(podinfo, 'network-status'), NETWORK_STATUS);
   const command =
     'if [ -x /kube-ovn/vpc-egress-gateway-observer ]; then exec /kube-ovn/vpc-egress-gateway-observer --config /etc/kube-ovn-observer/config.json --network-status /etc/podinfo/network-status; fi; exec sleep infinity';
   const observer = pod.start({
     command: ['/bin/sh', '-ec', command],
     env: { POD_NAME: 'gateway1-0', NODE_NAME: 'node1' },
     security: { capabilities: CAPABILITIES.observer },
-    volumes: { '/etc/kube-ovn-observer': config },
+    volumes: { '/etc/kube-ovn-observer': config, '/etc/podinfo': podinfo },
     readOnly: true,
     memory: 256,
     cpu: 200,
@@ -223,42 +332,74 @@ t.test('the observer beside it: read-only, NET_ADMIN alone', async (t) => {
   t.match(metrics(), /interface_tx_packets_total\{.*namespace="default"/);
   const { anonymous, charged } = observer.memory;
   t.comment(`memory: ${anonymous} MiB anonymous, ${charged} charged of 256`);
+  t.equal(observer.exec('/bin/sh', '-c', 'kill 1').code, 0);
+  t.equal((await observer.ended()).code, 0);
+  observer.restart();
+  await until(() => observer.exec('/bin/sh', '-ec', check).code === 0, {
+    what: 'healthy again',
+    timeoutMs: 20_000,
+  });
 });
 
-t.test('our own pod: read-only, a policy that changes live', async (t) => {
+t.test('the pod of images/kubernetes, as it is written there', async (t) => {
   const scope = scopeOf(t);
-  const { gateway } = topology(scope, { cniRoutes: true });
+  const { gateway, router } = topology(scope);
+  const text = readFileSync(join(ROOT, 'images/kubernetes/gateway.yaml'), 'utf8');
+  const [configMap, deployment] = parseAllDocuments(text).map((document) => document.toJS());
+  const { initContainers, containers } = deployment.spec.template.spec;
   const policy = new PolicyDirectory(scope);
-  policy.set();
-  chmodSync(policy.dir, 0o755);
-  const state = scope.directory('state');
-  chmodSync(state, 0o777);
-  const volumes = { '/etc/veg-agent/policy': policy.dir, '/run/veg-agent': state };
-  const start = (command: string[], security: ContainerSpec['security']): Container => {
+  policy.write(configMap.data);
+  const volumes: Record<string, string> = {
+    '/etc/veg-agent/policy': policy.dir,
+    '/run/veg-agent': scope.directory('state'),
+    '/etc/podinfo': scope.directory('podinfo'),
+  };
+  writeFileSync(join(volumes['/etc/podinfo']!, 'network-status'), NETWORK_STATUS);
+  for (const directory of Object.values(volumes)) chmodSync(directory, 0o755);
+  chmodSync(volumes['/run/veg-agent']!, 0o777); // emptyDir
+  const [init, agent] = [initContainers[0], containers[0]].map(({ command, securityContext, resources }) => {
     const container = Container.start(scope, gateway, {
       command,
       volumes,
-      security,
-      readOnly: true,
-      memory: 64,
+      security: securityContext.privileged
+        ? 'privileged'
+        : { capabilities: securityContext.capabilities.add },
+      readOnly: securityContext.readOnlyRootFilesystem === true,
+      ...(resources && {
+        memory: Number.parseInt(resources.limits.memory, 10),
+        cpu: Number.parseInt(resources.limits.cpu, 10),
+      }),
     });
     t.teardown(() => {
       if (!t.passing()) t.comment(container.log().slice(-5000));
       container.remove();
     });
     return container;
-  };
-  const init = await start(['veg-agent', 'apply'], 'privileged').ended();
-  t.equal(init.code, 0, init.log);
-  const container = start(['veg-agent', 'run'], { capabilities: CAPABILITIES.gateway });
-  await until(() => container.exec('veg-agent', 'status').code === 0, { what: 'ready', timeoutMs: 30_000 });
-  t.match(container.exec('touch', '/file').stderr, /Read-only file system/);
-  policy.write({ 'gateway.yaml': gatewayPolicy({ policies: [] }) });
-  await until(() => !gateway.sh('iptables -t nat -S').includes('10.18.0.0/16'), { what: 'the new policy' });
-  const exec = container.exec('veg-agent', 'drain', '--timeout', '1s');
-  t.equal(exec.code, 0, exec.stderr);
-  container.signal('SIGTERM');
-  t.equal((await container.ended()).code, 0);
+  }) as [Container, Container];
+  const { code, log } = await init.ended();
+  t.equal(code, 0, log);
+  const { startupProbe, livenessProbe, readinessProbe, lifecycle } = containers[0];
+  const probe = ({ httpGet }: { httpGet: { path: string } }) =>
+    router.run('curl', ['-fsS', '-m', '5', `http://10.16.0.12:10669${httpGet.path}`]).code;
+  await until(() => probe(startupProbe) === 0, { what: 'started', timeoutMs: 30_000 });
+  const frr = await startFrr(scope, router, {
+    sessions: [{ local: '10.255.255.255', remote: '10.16.0.12' }],
+  });
+  await until(() => probe(readinessProbe) === 0, { what: 'ready', timeoutMs: 30_000 });
+  t.equal(probe(livenessProbe), 0);
+  t.match(agent.exec('touch', '/file').stderr, /Read-only file system/);
+  t.match(gateway.sh('iptables -t nat -S'), '-s 10.18.0.0/16 -j RETURN');
+  policy.write({ 'veg.yaml': configMap.data['veg.yaml'].replace('10.18.0.0/16', '10.19.0.0/16') });
+  await until(() => gateway.sh('iptables -t nat -S').includes('-s 10.19.0.0/16 -j RETURN'), {
+    what: 'the new policy',
+  });
+  const preStop = agent.exec(...lifecycle.preStop.exec.command);
+  t.equal(preStop.code, 0, preStop.stderr);
+  await until(() => frr.sessions().every(({ drained }) => drained), { what: 'AdminDown at the peer' });
+  t.not(probe(readinessProbe), 0);
+  t.equal(probe(livenessProbe), 0);
+  agent.signal('SIGTERM');
+  t.equal((await agent.ended()).code, 0);
 });
 
 t.test('the image holds its parts list', async (t) => {

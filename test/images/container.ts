@@ -51,26 +51,32 @@ class Podman {
 
 export class Container {
   readonly #podman: Podman;
-  readonly #id: string;
-  readonly #cgroup: string;
+  readonly #ns: Namespace;
+  readonly #spec: ContainerSpec;
+  #id!: string;
+  #cgroup!: string;
 
-  private constructor(podman: Podman, id: string) {
+  private constructor(podman: Podman, ns: Namespace, spec: ContainerSpec) {
     this.#podman = podman;
-    this.#id = id;
-    this.#cgroup = this.#state('CgroupPath');
+    this.#ns = ns;
+    this.#spec = spec;
+    this.#start();
   }
 
   /** Starts a container. The caller removes it. */
   static start(scope: Scope, ns: Namespace, spec: ContainerSpec): Container {
-    const podman = new Podman(scope);
-    const { command, env = {}, security, volumes = {}, memory, cpu, readOnly = false } = spec;
+    return new Container(new Podman(scope), ns, spec);
+  }
+
+  #start(): void {
+    const { command, env = {}, security, volumes = {}, memory, cpu, readOnly = false } = this.#spec;
     const user =
       security === 'privileged'
         ? ['--privileged', '--user', '0']
         : ['--user', '65534', '--cap-drop', 'ALL', '--cap-add', security.capabilities.join(',')];
-    const id = podman
+    this.#id = this.#podman
       .run(
-        ...['create', '--network', `ns:/run/netns/${ns.name}`, ...ULIMITS, ...user],
+        ...['create', '--network', `ns:/run/netns/${this.#ns.name}`, ...ULIMITS, ...user],
         ...Object.entries(env).flatMap(([name, value]) => ['--env', `${name}=${value}`]),
         ...Object.entries(volumes).flatMap(([path, source]) => ['--volume', `${source}:${path}`]),
         ...(memory === undefined ? [] : ['--memory', `${memory}m`, '--memory-swap', `${memory}m`]),
@@ -79,8 +85,8 @@ export class Container {
         ...[IMAGE, ...command],
       )
       .trim();
-    podman.run('start', id);
-    return new Container(podman, id);
+    this.#podman.run('start', this.#id);
+    this.#cgroup = this.#state('CgroupPath');
   }
 
   #state(field: string): string {
@@ -118,32 +124,42 @@ export class Container {
     this.#podman.run('kill', '--signal', name, this.#id);
   }
 
-  /** Starts it again after it has ended, as a kubelet does: with what is in its volumes. */
+  /** Ends it and starts another in its place, as a kubelet does: of the old one only its volumes are left. */
   restart(): void {
-    this.#podman.run('start', this.#id);
+    this.remove();
+    this.#start();
   }
 
   remove(): void {
     this.#podman.run('rm', '--force', '--time', '0', this.#id);
   }
 
-  #memory(v1: string, v2: string): number {
+  /** A file of its memory cgroup. */
+  #read(v1: string, v2: string): string {
     const file = join('/sys/fs/cgroup/memory', this.#cgroup, v1);
-    const text = readFileSync(existsSync(file) ? file : join('/sys/fs/cgroup', this.#cgroup, v2), 'utf8');
-    return Number(text);
+    return readFileSync(existsSync(file) ? file : join('/sys/fs/cgroup', this.#cgroup, v2), 'utf8');
   }
 
-  /** Memory that is charged to it now, page cache included, and anonymous memory alone, MiB. */
+  /** MiB that are charged to it now, page cache included; of it anonymous memory; and the most there was. */
   get memory(): { charged: number; anonymous: number; peak: number } {
-    const stat = join('/sys/fs/cgroup/memory', this.#cgroup, 'memory.stat');
-    const v1 = existsSync(stat);
-    const text = readFileSync(v1 ? stat : join('/sys/fs/cgroup', this.#cgroup, 'memory.stat'), 'utf8');
-    const anonymous = Number((v1 ? /^rss (\d+)$/m : /^anon (\d+)$/m).exec(text)?.[1]);
-    const mib = (octets: number) => Math.round(octets / 1024 / 102.4) / 10;
+    const mib = (octets: string | undefined) => Math.round(Number(octets) / 1024 / 102.4) / 10;
     return {
-      charged: mib(this.#memory('memory.usage_in_bytes', 'memory.current')),
-      anonymous: mib(anonymous),
-      peak: mib(this.#memory('memory.max_usage_in_bytes', 'memory.peak')),
+      charged: mib(this.#read('memory.usage_in_bytes', 'memory.current')),
+      anonymous: mib(/^(?:rss|anon) (\d+)$/m.exec(this.#read('memory.stat', 'memory.stat'))?.[1]),
+      peak: mib(this.#read('memory.max_usage_in_bytes', 'memory.peak')),
     };
+  }
+
+  /** How many of its processes the kernel has killed because they needed more. */
+  get outOfMemoryKills(): number {
+    return Number(/^oom_kill (\d+)$/m.exec(this.#read('memory.oom_control', 'memory.events'))?.[1]);
+  }
+
+  /** When its first process began, Unix ms. */
+  get startedAt(): number {
+    const [, fields = ''] = readFileSync(`/proc/${this.pid}/stat`, 'utf8').split(') ');
+    const ticks = Number(fields.split(' ')[19]);
+    const [uptime = ''] = readFileSync('/proc/uptime', 'utf8').split(' ');
+    return Date.now() - (Number(uptime) - ticks / 100) * 1000;
   }
 }

@@ -25,6 +25,17 @@ export const BFD_ENV = {
   BFD_MULTI: '5',
 };
 
+/** The same in both families. */
+export const DUAL = {
+  init: {
+    ...INIT_ENV,
+    INTERNAL_GATEWAY_IPV6: 'fd00:10:16::1',
+    EXTERNAL_GATEWAY_IPV6: 'fd00:172:17::1',
+    NO_SNAT_SOURCES_IPV6: 'fd00:10:18::/64',
+  },
+  bfd: { ...BFD_ENV, POD_IPS: '10.16.0.12,fd00:10:16::12', BFD_PEER_IPS: '10.255.255.255,fd00:ffff::1' },
+};
+
 /** The container with BFD: its command line and its probes. */
 export const BFD_COMMAND = {
   A: ['bash', '/kube-ovn/start-bfdd.sh'],
@@ -58,6 +69,13 @@ export const NAT_LISTING = `-P PREROUTING ACCEPT
 -A VEG-MASQUERADE -j MARK --set-xmark 0x0/0xffffffff
 -A VEG-MASQUERADE -j MASQUERADE --random-fully
 `;
+
+/** How Kube-OVN's test takes every session away: the peers are blocked first, so that they do not come back. */
+export const TAKE_SESSIONS_AWAY = [
+  'bash',
+  '-c',
+  'set -e; for peer in $(tr , " " <<<"$BFD_PEER_IPS"); do bfdd-control block "$peer"; done; bfdd-control session all kill',
+];
 
 /** Kube-OVN's test for a supervisor: what process 1 is called, and its socket. */
 export const DETECT_SUPERVISOR = `tr '\\0' ' ' </proc/1/cmdline; printf '\\n'; if [ -S /var/run/kube-ovn/bfdd-supervisor/control.sock ]; then printf socket; else printf missing; fi`;

@@ -7,11 +7,13 @@ import {
   allPeersUp,
   BFD_COMMAND,
   BFD_ENV,
+  DUAL,
   INIT_ENV,
   initCommand,
   NAT_LISTING,
   NETWORK_STATUS,
   PROBE,
+  TAKE_SESSIONS_AWAY,
   type Variant,
 } from '../images/pod.ts';
 import { ImageRoot } from '../images/root.ts';
@@ -86,6 +88,13 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
   const livez = ['-s', '-m', '5', '-o', '/dev/null', '-w', '%{http_code}', 'http://10.16.0.12:10669/livez'];
   t.equal(router.run('curl', livez).stdout, '200', 'the kubelet’s GET /livez');
 
+  t.equal(exec(...TAKE_SESSIONS_AWAY).code, 0);
+  t.match(exec(...PROBE.status).stdout, /^There are 0 sessions:/);
+  t.match(exec(...PROBE.healthcheck), { code: 1, stderr: /^There are 0 sessions:/ });
+  t.equal(exec(...PROBE.live).code, 0, 'live without a session');
+  exec('bfdd-control', 'allow', '10.255.255.255');
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready again' });
+
   gateway.sh('iptables -t nat -F');
   gateway.sh('ip rule del priority 1002');
   await until(() => natOf(gateway) === NAT_LISTING && gateway.sh('ip rule').includes('1002:'), {
@@ -123,6 +132,21 @@ t.test('a gateway without BFD has its rules from the init container alone', asyn
   t.equal(natOf(gateway), NAT_LISTING);
   await startEchoServer(server);
   t.match(await sourceSeen(client, '172.17.0.1'), /^172\.17\.0\.11 /);
+});
+
+t.test('an internal dual stack with an external network in IPv4 alone', async (t) => {
+  const { gateway, init, start, exec, frr } = pod(t, 'B');
+  t.equal(init({ ...DUAL.init, EXTERNAL_GATEWAY_IPV6: '' }).code, 0);
+  t.equal(natOf(gateway), NAT_LISTING);
+  t.notMatch(gateway.sh('ip -6 rule'), /100[1-4]:/);
+  start(DUAL.bfd);
+  await peerUp(await frr());
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready' });
+  t.match(
+    exec(...PROBE.status).stdout,
+    /^There are 1 sessions:/,
+    'nothing is drawn to where there is no way out',
+  );
 });
 
 t.test('an init container that cannot do its work says why', async (t) => {
