@@ -108,6 +108,7 @@ export class Gateway {
     view.policy.name = policy.name;
     view.policy.generation += 1;
     view.policy.lastChange = Date.now();
+    view.policy.rules = policy.rules;
     view.policy.warnings = policy.warnings.map(({ message }) => message);
     view.bfdEnabled = policy.bfd.enabled && policy.bfd.peers.length > 0;
     logger.info({ source, policy: policy.name, generation: view.policy.generation }, 'policy loaded');

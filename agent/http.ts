@@ -11,8 +11,10 @@ export interface HttpContent {
   notLive(): string[];
   /** Empty when the gateway is ready. */
   notReady(): string[];
-  /** The page for people; shown on loopback only, because it names pods. */
-  page(): string;
+  /** The page for people, with what its browser may do (Content-Security-Policy). */
+  page: { html: string; policy: string };
+  /** What the page shows, by path; an answer that is no text goes as JSON. */
+  data: Record<string, (query: URLSearchParams) => Promise<{ status: number; body: unknown }>>;
 }
 
 /** Bounds on what a client may take. */
@@ -28,8 +30,9 @@ const LIMITS = {
 const isLoopback = (address: string | undefined): boolean =>
   address !== undefined && (address === '::1' || /^(?:::ffff:)?127\./.test(address));
 
-function reply(response: ServerResponse, status: number, type: string, body: string): void {
+function reply(response: ServerResponse, status: number, type: string, body: string, more = {}): void {
   response.writeHead(status, {
+    ...more,
     'Content-Type': type,
     'Content-Length': Buffer.byteLength(body),
     'Cache-Control': 'no-store',
@@ -40,12 +43,21 @@ function reply(response: ServerResponse, status: number, type: string, body: str
 
 const TEXT = 'text/plain; charset=utf-8';
 
+/** Whether a page and its data may be shown: they name pods, so only on loopback, and by its names. */
+function isLocal({ socket, headers }: IncomingMessage): boolean {
+  // A Host header that is a name would let a page elsewhere read this one through DNS rebinding.
+  const host = (headers.host ?? '').replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
+  const local = isLoopback(socket.localAddress) && isLoopback(socket.remoteAddress);
+  return local && (host === 'localhost' || isLoopback(host));
+}
+
 async function answer(request: IncomingMessage, response: ServerResponse, content: HttpContent) {
-  const path = (request.url ?? '/').split('?', 1)[0];
+  const [path = '/', query] = (request.url ?? '/').split('?', 2);
   const probe = (reasons: string[]) =>
     reply(response, reasons.length === 0 ? 200 : 503, TEXT, `${reasons.join('\n') || 'ok'}\n`);
+  const data = Object.hasOwn(content.data, path) ? content.data[path] : undefined;
   const known = path === '/' || path === '/metrics' || path === '/livez' || path === '/readyz';
-  if (!known) return reply(response, 404, TEXT, 'not found\n');
+  if (!known && data === undefined) return reply(response, 404, TEXT, 'not found\n');
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     response.setHeader('Allow', 'GET, HEAD');
     return reply(response, 405, TEXT, 'method not allowed\n');
@@ -56,13 +68,19 @@ async function answer(request: IncomingMessage, response: ServerResponse, conten
     const { type, body } = await content.metrics();
     return reply(response, 200, type, body);
   }
-  // A Host header that is a name would let a page elsewhere read this one through DNS rebinding.
-  const host = (request.headers.host ?? '').replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
-  const local = isLoopback(request.socket.localAddress) && isLoopback(request.socket.remoteAddress);
-  if (!local || !(host === 'localhost' || isLoopback(host))) {
+  if (!isLocal(request)) {
     return reply(response, 403, TEXT, 'this page answers on loopback only: use kubectl port-forward\n');
   }
-  return reply(response, 200, TEXT, content.page());
+  if (data !== undefined) {
+    const { status, body } = await data(new URLSearchParams(query));
+    if (typeof body === 'string') return reply(response, status, TEXT, body);
+    return reply(response, status, 'application/json', JSON.stringify(body));
+  }
+  const { html, policy } = content.page;
+  return reply(response, 200, 'text/html; charset=utf-8', html, {
+    'Content-Security-Policy': policy,
+    'Referrer-Policy': 'no-referrer',
+  });
 }
 
 /** A set of listeners that follows the addresses it is told. */

@@ -12,17 +12,19 @@ import { readConntrackUse } from './conntrack-table.ts';
 import { DrainWatch } from './drain.ts';
 import { exec } from './exec.ts';
 import { Gateway } from './gateway.ts';
+import { SessionHistory } from './history.ts';
 import { HttpListeners } from './http.ts';
 import { createKernels } from './kernels.ts';
 import { createLog } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { NetlinkSocket, Protocol } from './netlink.ts';
 import { type ListenAddress, type Options, parseDuration } from './options.ts';
+import { page } from './page/page.ts';
 import type { Look } from './reconcile.ts';
 import { Recovery, supervisorStatus } from './recovery.ts';
 import { addRecoveryMetrics } from './recovery-metrics.ts';
 import { watchSource } from './source.ts';
-import { type AgentView, notReady, statusDocument, statusText } from './status.ts';
+import { type AgentView, notReady, statusDocument } from './status.ts';
 import { Translations } from './translations.ts';
 import { Uplink } from './uplink/uplink.ts';
 
@@ -61,11 +63,23 @@ const view: AgentView = {
   get uplink() {
     return uplink.view();
   },
+  historyOf: (session) => history.of(session),
+  get translationLog() {
+    return translations.enabled;
+  },
+  get traffic() {
+    return translations.traffic;
+  },
+  get conntrack() {
+    return readConntrackUse();
+  },
 };
+const history = new SessionHistory();
 
 const bfd = new BfdLink({
   onReport(report) {
     view.bfd = report;
+    history.observe(report, Date.now());
     view.draining = report.draining;
     void recover(report);
   },
@@ -103,12 +117,24 @@ addRecoveryMetrics(metrics.registry, recovery, clock);
 
 const notLive = (): string[] => (bfd.silence > BFD_SILENT ? ['no word from the BFD process'] : []);
 
+/** What can be looked at, on the control socket and by the page. */
+const looks = {
+  status: async () => ({ status: 200, body: statusDocument(view, Date.now()) }),
+  sources: () => translations.sources(),
+  translations: (query: URLSearchParams) => translations.find(query),
+};
+
 const http = new HttpListeners(
   {
     metrics: () => metrics.text(),
     notLive,
     notReady: () => notReady(view),
-    page: () => statusText(statusDocument(view, Date.now()), Date.now(), false),
+    page,
+    data: {
+      '/data/status': looks.status,
+      '/data/sources': looks.sources,
+      '/data/translations': looks.translations,
+    },
   },
   logger,
 );
@@ -156,7 +182,8 @@ function drainTime(text: string | null): number {
 const control = await serveControl(
   options.stateDir,
   {
-    'GET /v1/status': async () => ({ status: 200, body: statusDocument(view, Date.now()) }),
+    'GET /v1/status': looks.status,
+    'GET /v1/sources': looks.sources,
     'POST /v1/bfdd': async ({ body }) => {
       const { ok, text } = await bfd.command(body.split(/\s+/).filter(Boolean));
       return { status: ok ? 200 : 400, body: `${text}\n` };
@@ -176,7 +203,7 @@ const control = await serveControl(
       drain.undrain();
       return { status: 200, body: 'no longer draining\n' };
     },
-    'GET /v1/translations': ({ query }) => translations.find(query),
+    'GET /v1/translations': ({ query }) => looks.translations(query),
     'POST /v1/reconcile': async () => {
       await gateway.reconcileNow();
       return { status: 200, body: view.kernel.last ?? { ok: false, error: 'no policy was loaded yet' } };

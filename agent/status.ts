@@ -3,10 +3,14 @@
  * (docs/status.schema.json), the text of `veg-agent status`, and the reasons why it is not ready. Pure.
  */
 import type { EngineReport, SessionReport } from '../bfd/intent.ts';
+import type { ConntrackUse } from './conntrack-table.ts';
+import type { StateChange } from './history.ts';
 import type { FamilyStatus } from './plan.ts';
 import { formatError } from './policy/load.ts';
-import type { PolicyError } from './policy/model.ts';
+import type { EgressRule, PolicyError } from './policy/model.ts';
 import type { ReconcileResult } from './reconcile.ts';
+import type { PolicyTraffic } from './traffic.ts';
+import { duration, scaled } from './units.ts';
 import type { UplinkView } from './uplink/uplink.ts';
 
 /** Where the policy came from and whether it can be obeyed. */
@@ -23,6 +27,8 @@ export interface PolicyView {
   lastChange?: number;
   errors: PolicyError[];
   warnings: string[];
+  /** The rules of the one in force. */
+  rules?: Pick<EgressRule, 'name' | 'snat' | 'ipBlocks'>[];
 }
 
 /** What the last reconciles found and did. */
@@ -51,6 +57,13 @@ export interface AgentView {
   bfdEnabled: boolean;
   /** The last word of the BFD process; absent before the first. */
   bfd?: EngineReport;
+  /** The state changes of a session, the newest last. */
+  historyOf?(session: SessionReport): readonly StateChange[];
+  /** Whether the policy asks for the translation log, which counts traffic; and what it has counted. */
+  translationLog?: boolean;
+  traffic?: readonly PolicyTraffic[] | undefined;
+  /** Absent where the kernel does not tell. */
+  conntrack?: ConntrackUse | undefined;
   /** Absent before the first policy. */
   uplink?: UplinkView;
   draining: boolean;
@@ -84,6 +97,43 @@ export function notReady(view: AgentView): string[] {
 }
 
 const iso = (time: number): string => new Date(time).toISOString();
+
+/** At most so many blocks of a rule are named. */
+const NAMED_BLOCKS = 4;
+
+/** The rules in their order, then the flows that no rule names. */
+function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
+  const isOf = (counted: PolicyTraffic, name: string, snat: boolean) =>
+    counted.policy === name && counted.treatment === (snat ? 'snat' : 'forward');
+  const row = ({ policy: _, treatment: __, open, rates, ...total }: PolicyTraffic) => ({
+    ...total,
+    open,
+    rates: rates ?? null,
+  });
+  const named = rules.map(({ name, snat, ipBlocks }) => {
+    const counted = traffic.find((candidate) => isOf(candidate, name, snat));
+    return {
+      name,
+      snat,
+      configured: true,
+      ipBlocks: ipBlocks.slice(0, NAMED_BLOCKS) as string[],
+      blocks: ipBlocks.length,
+      traffic: counted === undefined ? null : row(counted),
+    };
+  });
+  const others = traffic.filter((counted) => !rules.some(({ name, snat }) => isOf(counted, name, snat)));
+  return [
+    ...named,
+    ...others.map((counted) => ({
+      name: counted.policy,
+      snat: counted.treatment === 'snat',
+      configured: false,
+      ipBlocks: [],
+      blocks: 0,
+      traffic: row(counted),
+    })),
+  ];
+}
 
 /** The body of `GET /v1/status`. */
 export function statusDocument(view: AgentView, now: number) {
@@ -130,25 +180,19 @@ export function statusDocument(view: AgentView, now: number) {
     uplink: view.uplink ?? null,
     bfd: {
       enabled: view.bfdEnabled,
-      sessions: view.bfd?.sessions ?? [],
+      sessions: (view.bfd?.sessions ?? []).map((session) => ({
+        ...session,
+        history: view.historyOf?.(session) ?? [],
+      })),
       discards: view.bfd?.discards ?? {},
     },
+    conntrack: view.conntrack ?? null,
+    translationLog: view.translationLog ?? false,
+    policies: policiesOf(view),
   };
 }
 
 export type StatusDocument = ReturnType<typeof statusDocument>;
-
-/** `42s`, `3m10s`, `2h5m`, `4d1h`. */
-function duration(seconds: number): string {
-  const scale = [
-    { size: 86_400, unit: 'd', part: 3600, partUnit: 'h' },
-    { size: 3600, unit: 'h', part: 60, partUnit: 'm' },
-    { size: 60, unit: 'm', part: 1, partUnit: 's' },
-  ].find(({ size }) => seconds >= size);
-  if (scale === undefined) return `${Math.floor(seconds)}s`;
-  const { size, unit, part, partUnit } = scale;
-  return `${Math.floor(seconds / size)}${unit}${Math.floor((seconds % size) / part)}${partUnit}`;
-}
 
 function sessionLine(session: SessionReport, now: number): string {
   const { state, local, remote, since, transmitInterval, detectionTime } = session;
@@ -188,6 +232,28 @@ function uplinkLines({ families, probes, notes }: UplinkView, { good, bad, stron
   return lines;
 }
 
+/** What is said where nothing is counted. */
+export const NO_LOG = 'not counted: the policy has no translationLog';
+
+/** What a policy is called; its own traffic the gateway sends without one. */
+export const policyLabel = (name: string): string => name || 'the gateway itself';
+
+/** `traffic  web: 12 connections open, 340 since the start, 1.2 MB out, 3.4 MB in`. */
+function trafficLines({ translationLog, policies }: StatusDocument, { strong, faint }: Painter): string[] {
+  const title = strong('traffic');
+  if (!translationLog) return [`${title}  ${faint(NO_LOG)}`];
+  return [
+    title,
+    ...policies.map(({ name, snat, traffic }) => {
+      const what = `  ${policyLabel(name)} (${snat ? 'translated' : 'forwarded'}): `;
+      if (traffic === null) return `${what}nothing yet`;
+      const { open, connections, bytes } = traffic;
+      const moved = `${scaled(bytes.out, 'B')} out, ${scaled(bytes.in, 'B')} in`;
+      return `${what}${open} connections open, ${connections} altogether, ${moved}`;
+    }),
+  ];
+}
+
 /** The text of `veg-agent status`, ending with a newline. */
 export function statusText(status: StatusDocument, now: number, colours: boolean): string {
   const { good, bad, faint, strong } = painter(colours);
@@ -216,6 +282,7 @@ export function statusText(status: StatusDocument, now: number, colours: boolean
   }
   lines.push(`  drift repaired: ${repaired.join(', ') || 'none'}`);
   if (uplink !== null) lines.push(...uplinkLines(uplink, painter(colours)));
+  lines.push(...trafficLines(status, painter(colours)));
   lines.push(`${strong('bfd')}      ${bfd.enabled ? `${bfd.sessions.length} session(s)` : 'not used'}`);
   for (const session of bfd.sessions) lines.push(sessionLine(session, now));
   return `${lines.join('\n')}\n`;

@@ -25,10 +25,12 @@ import {
   recordLine,
   TokenBucket,
 } from '../nat/conntrack/records.ts';
+import { type SourceUse, topSources } from '../nat/conntrack/sources.ts';
 import { TranslationStore } from '../nat/conntrack/store.ts';
 import type { Flow } from '../nat/conntrack/table.ts';
 import { type Gap, type Total, Tracker } from '../nat/conntrack/tracker.ts';
 import { address, addressBytes } from '../routing/prefix.ts';
+import type { OpenFlows } from './traffic.ts';
 
 /** What the thread is started with. */
 export interface WorkerOptions {
@@ -47,6 +49,7 @@ export interface WorkerSettings {
 export type ToWorker =
   | { type: 'settings'; settings: WorkerSettings }
   | { type: 'find'; id: number; lookup: Lookup }
+  | { type: 'sources'; id: number }
   /** So many records have been written, or lost. */
   | { type: 'written'; records: number }
   | { type: 'stop' };
@@ -54,7 +57,7 @@ export type ToWorker =
 export type FromWorker =
   | { type: 'records'; lines: string[] }
   | { type: 'snapshot'; snapshot: Snapshot }
-  | { type: 'found'; id: number; found: Found }
+  | { type: 'answer'; id: number; answer: Found | Sources }
   | { type: 'note'; level: 'info' | 'warn' | 'error'; message: string; fields: object };
 
 /** Flows, the newest first, and when events were lost in the time that was asked for. */
@@ -63,6 +66,12 @@ export interface Found {
   /** There may be more than were asked for. */
   more: boolean;
   gaps: { from: number; to: number; lost: number }[];
+}
+
+/** The addresses inside with the most of the flows that live, and how many there are. */
+export interface Sources {
+  sources: SourceUse[];
+  total: number;
 }
 
 /** Translated flows of one kind that live. */
@@ -74,6 +83,7 @@ export interface Active extends Pick<Total, 'family' | 'protocol' | 'snat' | 'dn
 export interface Snapshot {
   totals: Total[];
   active: Active[];
+  open: OpenFlows[];
   ports: PortUse[];
   /** Flows in the table here, what it holds at most, and those for which there was no room. */
   flows: { known: number; capacity: number; untracked: number };
@@ -96,6 +106,8 @@ const MAX_UNDER_WAY = 8192;
 const TICK = 50;
 /** Answers beyond the limit that are gathered before they are sorted out. */
 const KEPT_BEYOND = 1000;
+/** So many sources are named, of each order. */
+const TOP_SOURCES = 10;
 /** How often ended flows go to the disk, ms. */
 const COMMIT_PERIOD = 500;
 /** The store: a tenth of the file system, at most so much, and less where the files are memory; octets. */
@@ -183,11 +195,15 @@ class TranslationWorker {
     const { limit } = lookup;
     const now = Date.now();
     let flows: FlowView[] = [];
+    /** Older ones are beyond the limit. */
+    let oldest = Number.NEGATIVE_INFINITY;
     const keepNewest = () => {
       flows = flows.sort((a, b) => b.start - a.start).slice(0, limit + 1);
+      if (flows.length > limit) oldest = flows[limit]!.start;
     };
     this.#reader.drain();
     for (const flow of this.#tracker.table) {
+      if (flow.start < oldest) continue;
       if (matches(flow, lookup, now)) flows.push(viewFlow(flow, this.#tracker.policyName(flow)));
       if (flows.length > limit + KEPT_BEYOND) keepNewest();
     }
@@ -200,6 +216,11 @@ class TranslationWorker {
     }
     keepNewest();
     return { flows: flows.slice(0, limit), more: flows.length > limit, gaps };
+  }
+
+  /** The addresses inside with the most of the flows that live. */
+  sources(): Sources {
+    return topSources(this.#tracker.table, TOP_SOURCES);
   }
 
   /** Takes what has happened until now, and keeps it. */
@@ -371,9 +392,17 @@ class TranslationWorker {
   #snapshot(totals: Total[]): Snapshot {
     const { table, untracked, events } = this.#tracker;
     const active = new Map<number, Active>();
+    const open = new Map<number, OpenFlows>();
     const ports = new PortCount();
     for (const flow of table) {
       const { verdict, family, protocol, snat, dnat } = flow;
+      const treatment = verdict === 'forwarded' ? 'forward' : verdict === 'translated' && snat ? 'snat' : '';
+      if (treatment !== '') {
+        const number = flow.policy * 2 + Number(snat);
+        const known = open.get(number);
+        if (known !== undefined) known.flows++;
+        else open.set(number, { policy: this.#tracker.policyName(flow), treatment, flows: 1 });
+      }
       if (verdict !== 'translated') continue;
       const key = protocol * 8 + (family === 6 ? 4 : 0) + (snat ? 2 : 0) + (dnat ? 1 : 0);
       const kind = active.get(key);
@@ -385,6 +414,7 @@ class TranslationWorker {
     return {
       totals,
       active: [...active.values()],
+      open: [...open.values()],
       ports: ports.uses,
       flows: { known: table.size, capacity: table.capacity, untracked },
       events,
@@ -431,14 +461,17 @@ if (parentPort !== null) {
   const port = parentPort;
   const worker = new TranslationWorker(workerData as WorkerOptions, port);
   port.on('message', (message: ToWorker) => {
+    const answer = (id: number, answer: Found | Sources) =>
+      port.postMessage({ type: 'answer', id, answer } satisfies FromWorker);
     switch (message.type) {
       case 'settings':
         worker.use(message.settings);
         break;
       case 'find':
-        void worker.find(message.lookup).then((found) => {
-          port.postMessage({ type: 'found', id: message.id, found } satisfies FromWorker);
-        });
+        void worker.find(message.lookup).then((found) => answer(message.id, found));
+        break;
+      case 'sources':
+        answer(message.id, worker.sources());
         break;
       case 'written':
         worker.written(message.records);

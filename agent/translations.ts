@@ -6,15 +6,17 @@
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { ControlReply } from '../bfd/control-socket.ts';
-import type { Identity } from '../nat/conntrack/records.ts';
+import { addressText, type Identity } from '../nat/conntrack/records.ts';
 import type { Logger } from './log.ts';
 import type { EgressRule, Policy } from './policy/model.ts';
+import { type PolicyTraffic, TrafficMeter } from './traffic.ts';
 import { RecordOutput } from './translations-output.ts';
 import { LookupError, parseLookup, translationsDocument } from './translations-query.ts';
 import type {
   Found,
   FromWorker,
   Snapshot,
+  Sources,
   ToWorker,
   WorkerOptions,
   WorkerSettings,
@@ -32,6 +34,15 @@ const STOP_TIMEOUT = 1500;
 const RESOURCES = { maxOldGenerationSizeMb: 24, maxYoungGenerationSizeMb: 4, stackSizeMb: 1 };
 /** The priority of a rule that names none. */
 const DEFAULT_PRIORITY = 1000;
+
+/** The answer to `GET /v1/sources`. */
+export interface SourcesDocument {
+  schemaVersion: 'v1';
+  /** Those that carried most octets and those with most connections, of what lives now. */
+  sources: { address: string; connections: number; bytes: { out: number; in: number } }[];
+  /** How many there are. */
+  total: number;
+}
 
 export interface TranslationsOptions {
   /** Store and checkpoint are in `translations/` below it. */
@@ -54,8 +65,9 @@ export class Translations {
   #restartDelay = RESTART_FIRST;
   #restart: NodeJS.Timeout | undefined;
   #snapshot: Snapshot | undefined;
+  readonly #meter = new TrafficMeter();
   #lastLookup = 0;
-  readonly #lookups = new Map<number, (found: Found) => void>();
+  readonly #lookups = new Map<number, (answer: Found | Sources) => void>();
   #ending: Promise<void> | undefined;
 
   constructor(options: TranslationsOptions) {
@@ -89,20 +101,44 @@ export class Translations {
     return { ...this.#gateway, pod, node };
   }
 
+  /** Whether the policy asks for a log. */
+  get enabled(): boolean {
+    return this.#settings !== undefined;
+  }
+
+  /** What each policy's flows carry; undefined while there is no log, or none yet. */
+  get traffic(): readonly PolicyTraffic[] | undefined {
+    return this.#meter.traffic;
+  }
+
   /** Answers `GET /v1/translations`. */
   async find(query: URLSearchParams): Promise<ControlReply> {
     try {
       const lookup = parseLookup(Object.fromEntries(query));
-      if (this.#settings === undefined) {
-        return { status: 409, body: 'the policy has no translation log: spec.translationLog.enabled\n' };
-      }
-      const found = await this.#ask((id) => ({ type: 'find', id, lookup }));
-      if (found === undefined) return { status: 503, body: 'the translation log does not answer\n' };
-      return { status: 200, body: translationsDocument(found, Date.now()) };
+      return await this.#answer<Found>(
+        (id) => ({ type: 'find', id, lookup }),
+        (found) => translationsDocument(found, Date.now()),
+      );
     } catch (error) {
       if (!(error instanceof LookupError)) throw error;
       return { status: 400, body: `${error.message}\n` };
     }
+  }
+
+  /** Answers `GET /v1/sources`. */
+  sources(): Promise<ControlReply> {
+    return this.#answer<Sources>(
+      (id) => ({ type: 'sources', id }),
+      ({ sources, total }): SourcesDocument => ({
+        schemaVersion: 'v1',
+        sources: sources.map(({ address, flows, out, in: inward }) => ({
+          address: addressText(address),
+          connections: flows,
+          bytes: { out, in: inward },
+        })),
+        total,
+      }),
+    );
   }
 
   /** The figures for the metrics; undefined while there is no log, or none yet. */
@@ -137,7 +173,7 @@ export class Translations {
   #exited(): void {
     if (this.#ending !== undefined) return;
     this.#worker = undefined;
-    this.#snapshot = undefined;
+    this.#forget();
     if (performance.now() - this.#startedAt > RESTART_FORGIVEN) this.#restartDelay = RESTART_FIRST;
     this.#options.logger.error({ restartInMs: this.#restartDelay }, 'the translation log ended by itself');
     this.#restart = setTimeout(() => this.#start(), this.#restartDelay);
@@ -153,9 +189,10 @@ export class Translations {
         break;
       case 'snapshot':
         this.#snapshot = message.snapshot;
+        this.#meter.take(message.snapshot.totals, message.snapshot.open, performance.now());
         break;
-      case 'found':
-        this.#lookups.get(message.id)?.(message.found);
+      case 'answer':
+        this.#lookups.get(message.id)?.(message.answer);
         break;
       case 'note':
         this.#options.logger[message.level](message.fields, message.message);
@@ -165,22 +202,37 @@ export class Translations {
     }
   }
 
+  /** The figures of a thread that has ended. */
+  #forget(): void {
+    this.#snapshot = undefined;
+    this.#meter.clear();
+  }
+
   #send(message: ToWorker): void {
     this.#worker?.postMessage(message);
   }
 
-  #ask(make: (id: number) => ToWorker): Promise<Found | undefined> {
+  /** What the thread answers to a message, as a document. */
+  async #answer<T extends Found | Sources>(
+    make: (id: number) => ToWorker,
+    document: (answer: T) => object,
+  ): Promise<ControlReply> {
+    if (this.#settings === undefined) {
+      return { status: 409, body: 'the policy has no translation log: spec.translationLog.enabled\n' };
+    }
     const id = ++this.#lastLookup;
-    return new Promise((resolve) => {
-      const finish = (found?: Found) => {
+    const answer = await new Promise<T | undefined>((resolve) => {
+      const finish = (answer?: Found | Sources) => {
         clearTimeout(timer);
         this.#lookups.delete(id);
-        resolve(found);
+        resolve(answer as T | undefined);
       };
       const timer = setTimeout(finish, FIND_TIMEOUT);
       this.#lookups.set(id, finish);
       this.#send(make(id));
     });
+    if (answer === undefined) return { status: 503, body: 'the translation log does not answer\n' };
+    return { status: 200, body: document(answer) };
   }
 
   /** Ends the thread, after it has handed on what it had. */
@@ -199,7 +251,7 @@ export class Translations {
       await worker.terminate();
       this.#worker = undefined;
       this.#ending = undefined;
-      this.#snapshot = undefined;
+      this.#forget();
       if (this.#settings !== undefined) this.#start();
     });
     return this.#ending;

@@ -16,13 +16,13 @@ const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
   agent:
-    'cadence desired-sysctls interfaces messages moved observer-config options plan plan-nat recovery stale-flows status translations-query',
+    'cadence desired-sysctls history interfaces messages moved observer-config options plan plan-nat recovery stale-flows status traffic translations-query units',
   'agent/policy': '*',
   'agent/render': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
   bfd: 'auth constants control-text demux fsm intent packet session timers',
   nat: 'chains desired diff egress errors inbound parse render rules sets state',
-  'nat/conntrack': 'flow lookup ports records table totals tracker wire',
+  'nat/conntrack': 'flow lookup ports records sources table totals tracker wire',
   routing: 'addresses desired diff events numbers ownership parse prefix render state',
 };
 
@@ -31,6 +31,7 @@ const EFFECTS: Record<string, string> = {
     kube-ovn-metrics kube-ovn-observer kube-ovn-supervisor log loop main metrics netlink once process
     reconcile recovery-metrics render source supervisor sysctl translations translations-command
     translations-metrics translations-output translations-worker watch`,
+  'agent/page': 'client dom page style',
   'agent/uplink': 'claims probe uplink',
   bfd: 'checkpoint control-socket daemon engine entry keys libc main priority transport version',
   nat: 'fingerprint kernel',

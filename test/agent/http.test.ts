@@ -19,7 +19,11 @@ const http = new HttpListeners(
     metrics: async () => ({ type: 'text/plain', body: 'a_metric 1\n' }),
     notLive: () => state.live,
     notReady: () => state.ready,
-    page: () => 'the page\n',
+    page: { html: 'the page\n', policy: "default-src 'none'" },
+    data: {
+      '/data/text': async () => ({ status: 409, body: 'not now\n' }),
+      '/data/echo': async (query) => ({ status: 200, body: Object.fromEntries(query) }),
+    },
   },
   pino({ level: 'silent' }),
 );
@@ -60,6 +64,20 @@ t.test('probes, metrics and the page, and nothing else', async (t) => {
     'not under a foreign name (DNS rebinding)',
   );
   t.equal((await call('/', 'GET', { Host: 'localhost:8080' })).status, 200, 'but through a port-forward');
+  t.strictSame(await call('/data/echo?external=172.17.0.11:1&at='), {
+    status: 200,
+    body: '{"external":"172.17.0.11:1","at":""}',
+  });
+  t.strictSame(await call('/data/text'), { status: 409, body: 'not now\n' });
+  t.equal(
+    (await call('/data/echo', 'GET', { Host: 'evil.example' })).status,
+    403,
+    'nor the data of the page',
+  );
+  t.equal((await call('/data/echo', 'POST')).status, 405);
+  for (const path of ['/data', '/data/', '/data/toString', '/data/echo/x']) {
+    t.equal((await call(path)).status, 404, path);
+  }
   t.equal((await call('/v1/status')).status, 404, 'any other path is 404');
   t.equal((await call('/metrics', 'POST')).status, 405, 'any other method is 405');
   t.strictSame(await call('/metrics', 'HEAD'), { status: 200, body: '' });

@@ -3,6 +3,7 @@ import { Ajv } from 'ajv';
 import t from 'tap';
 import { type AgentView, notReady, statusDocument, statusText } from '../../agent/status.ts';
 import type { SessionReport } from '../../bfd/intent.ts';
+import { prefix } from '../../routing/prefix.ts';
 
 const NOW = Date.parse('2026-11-21T14:03:00Z');
 
@@ -25,6 +26,8 @@ const session: SessionReport = {
   transitions: [{ from: 'Down', to: 'Up', diagnostic: 0, count: 1 }],
 };
 
+const TRAFFIC = { connections: 340, packets: { out: 9, in: 8 }, bytes: { out: 1_200_000, in: 90 }, open: 12 };
+
 /** A gateway that works. */
 function healthy(): AgentView {
   return {
@@ -40,6 +43,10 @@ function healthy(): AgentView {
       lastChange: NOW - 60_000,
       errors: [],
       warnings: ['10.18.0.0/16 is in a true and a false policy'],
+      rules: [
+        { name: 'legacy', snat: false, ipBlocks: [1, 2, 3, 4, 5].map((n) => prefix(`10.${n}.0.0/16`)) },
+        { name: 'web', snat: true, ipBlocks: [] },
+      ],
     },
     kernel: {
       inSync: true,
@@ -53,6 +60,13 @@ function healthy(): AgentView {
       last: { at: NOW - 5000, trigger: 'policy', ok: true, changes: 2, durationMs: 31 },
       driftRepaired: { rule: 2 },
     },
+    historyOf: () => [{ at: NOW - 190_000, from: 'Init', to: 'Up', diagnostic: 0 }],
+    conntrack: { entries: 12, limit: 1000 },
+    translationLog: true,
+    traffic: [
+      { ...TRAFFIC, policy: '', treatment: 'snat' },
+      { ...TRAFFIC, policy: 'web', treatment: 'snat', rates: TRAFFIC },
+    ],
     bfdEnabled: true,
     bfd: {
       sessions: [session],
@@ -128,5 +142,31 @@ t.test('the text names what a person looks for', async (t) => {
   t.match(text, /last reconcile 5s ago \(policy\): 2 changes in 31 ms/);
   t.match(text, /drift repaired: 2 rule/);
   t.match(text, /Up {8}10\.16\.0\.12 → 10\.255\.255\.255, for 3m10s, every 100 ms, detection 500 ms/);
+  t.match(text, /^ {2}legacy \(forwarded\): nothing yet$/m);
+  t.match(text, /web \(translated\): 12 connections open, 340 altogether, 1\.20 MB out, 90 B in/);
+  t.match(text, /the gateway itself \(translated\)/);
+  t.match(
+    statusText(statusDocument({ ...healthy(), translationLog: false }, NOW), NOW, false),
+    /traffic {2}not counted: the policy has no translationLog/,
+  );
   t.notMatch(text, /\x1b/, 'without colours unless asked for');
 });
+
+t.test(
+  'policies stand in their order, then what none names; of many blocks the first are named',
+  async (t) => {
+    const { policies } = statusDocument(healthy(), NOW);
+    t.match(policies, [
+      { name: 'legacy', snat: false, configured: true, blocks: 5, traffic: null },
+      {
+        name: 'web',
+        snat: true,
+        configured: true,
+        blocks: 0,
+        traffic: { open: 12, rates: { connections: 340 } },
+      },
+      { name: '', snat: true, configured: false, traffic: { connections: 340, rates: null } },
+    ]);
+    t.equal(policies[0]!.ipBlocks.length, 4);
+  },
+);

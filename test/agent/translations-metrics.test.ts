@@ -28,6 +28,7 @@ const SNAPSHOT: Snapshot = {
     total({ verdict: 'local', policy: '' }),
   ],
   active: [{ family: 4, protocol: 6, snat: true, dnat: true, count: 4 }],
+  open: [],
   ports: [{ address: Uint8Array.of(172, 17, 0, 11), protocol: 6, used: 321 }],
   flows: { known: 13, capacity: 65_536, untracked: 5 },
   events: { new: 30, destroy: 20 },
