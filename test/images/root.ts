@@ -3,7 +3,17 @@
  * its file capabilities set. What runs in it runs as a container of Kube-OVN's gateway pod would: with its user, its
  * bounding set and its environment, in a namespace of the test. It takes a second, where an image takes a minute.
  */
-import { copyFileSync, cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { type Daemon, must, type Namespace, NODE, type Output, ROOT, type Scope } from '../support/netns.ts';
 
@@ -24,6 +34,18 @@ export interface ContainerOptions {
   noNewPrivileges?: boolean;
 }
 
+/** The bundle, made once. It goes with this process. */
+let bundled: string | undefined;
+function bundle(): string {
+  if (bundled === undefined) {
+    const directory = mkdtempSync(join(tmpdir(), 'vegt-bundle-'));
+    process.once('exit', () => rmSync(directory, { recursive: true }));
+    must(NODE, [join(ROOT, 'images/gateway/bundle.ts'), directory]);
+    bundled = directory;
+  }
+  return bundled;
+}
+
 export class ImageRoot {
   readonly #dir: string;
 
@@ -38,8 +60,8 @@ export class ImageRoot {
     ];
     for (const made of [upper, work, dir]) mkdirSync(made);
     cpSync(join(ROOT, 'images/gateway/rootfs'), upper, { recursive: true });
-    mkdirSync(join(upper, 'opt/veg-agent'), { recursive: true });
-    must(NODE, [join(ROOT, 'images/gateway/bundle.ts'), join(upper, 'opt/veg-agent')]);
+    cpSync(bundle(), join(upper, 'opt/veg-agent'), { recursive: true });
+    chmodSync(join(upper, 'opt/veg-agent'), 0o755);
     copyFileSync(join(ROOT, 'images/gateway/bfdd-control'), join(upper, 'usr/bin/bfdd-control'));
     symlinkSync(NODE, join(upper, 'usr/bin/node'));
     const layers = `lowerdir=/,upperdir=${upper},workdir=${work}`;

@@ -24,6 +24,8 @@ import { type Topology, topology } from '../support/topology.ts';
 import { sourceSeen, startEchoServer } from '../support/traffic.ts';
 
 const NOBODY = { user: 'nobody' } as const;
+/** For programs that start on a busy machine, ms. */
+const PATIENCE = 30_000;
 
 interface Pod extends Topology {
   root: ImageRoot;
@@ -62,7 +64,7 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
   t.equal(natOf(gateway), NAT_LISTING);
 
   const daemon = start();
-  await until(() => exec(...PROBE.live).code === 0, { what: 'live' });
+  await until(() => exec(...PROBE.live).code === 0, { what: 'live', timeoutMs: PATIENCE });
   t.same(exec(...PROBE.live), { code: 0, stdout: '', stderr: '' }, 'a probe says nothing');
   t.same(exec(...PROBE.ready), { code: 1, stdout: '', stderr: '' }, 'not ready without a session');
   const status = () => JSON.parse(exec(BFD_COMMAND.B[0], 'status').stdout);
@@ -82,8 +84,8 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
     ChildCircuitOpen: false,
   });
 
-  await peerUp(await frr());
-  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready' });
+  await peerUp(await frr(), PATIENCE);
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
   t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
   const livez = ['-s', '-m', '5', '-o', '/dev/null', '-w', '%{http_code}', 'http://10.16.0.12:10669/livez'];
   t.equal(router.run('curl', livez).stdout, '200', 'the kubelet’s GET /livez');
@@ -116,9 +118,12 @@ t.test('variant A: the same behind the scripts of older releases', async (t) => 
   const daemon = start();
   const { code, stderr } = exec(...PROBE.prestart);
   t.equal(code, 0, stderr);
-  await until(() => exec(...PROBE.status).code === 0, { what: 'the liveness probe of 1.14' });
+  await until(() => exec(...PROBE.status).code === 0, {
+    what: 'the liveness probe of 1.14',
+    timeoutMs: PATIENCE,
+  });
   await until(() => exec(...PROBE.healthcheck).code === 0, { what: 'that of 1.15.20' });
-  await peerUp(await frr());
+  await peerUp(await frr(), PATIENCE);
   await until(() => allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']), { what: 'Up' });
   gateway.sh('iptables -t nat -F');
   await until(() => natOf(gateway) === NAT_LISTING, { what: 'drift is repaired here too' });
@@ -140,8 +145,8 @@ t.test('an internal dual stack with an external network in IPv4 alone', async (t
   t.equal(natOf(gateway), NAT_LISTING);
   t.notMatch(gateway.sh('ip -6 rule'), /100[1-4]:/);
   start(DUAL.bfd);
-  await peerUp(await frr());
-  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready' });
+  await peerUp(await frr(), PATIENCE);
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
   t.match(
     exec(...PROBE.status).stdout,
     /^There are 1 sessions:/,
@@ -176,7 +181,7 @@ t.test('of a BGP gateway nothing but forwarding is touched, and BFD is answered'
   t.equal(gateway.sh('sysctl -n net.ipv4.ip_forward net.ipv4.conf.eth0.rp_filter'), '1\n0\n');
   gateway.sh('ip route add 10.255.255.255 via 10.16.0.1 dev eth0');
   start();
-  await peerUp(await frr());
+  await peerUp(await frr(), PATIENCE);
   t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
 });
 
@@ -258,8 +263,17 @@ t.test('the observer tells of translated flows, with what its container has', as
   const program = '/kube-ovn/vpc-egress-gateway-observer';
   t.equal(root.run(gateway, [program, '--health-check'], identity).code, 1, 'nobody is there');
   const observer = root.spawn(gateway, [program, ...flags], identity);
-  await until(() => root.run(gateway, [program, '--health-check'], identity).code === 0, { what: 'healthy' });
+  await until(() => root.run(gateway, [program, '--health-check'], identity).code === 0, {
+    what: 'healthy',
+    timeoutMs: PATIENCE,
+  });
 
+  const metrics = () => gateway.run('curl', ['-fsS', 'http://127.0.0.1:10666/metrics']).stdout;
+  const labels = 'namespace="default",name="gateway1",pod="gateway1-0",node="node1"';
+  await until(() => metrics().includes(`collector_up{${labels},collector="conntrack"} 1`), {
+    what: 'conntrack is read',
+    timeoutMs: PATIENCE,
+  });
   await startEchoServer(server);
   await sourceSeen(client, '172.17.0.1');
   const records = () =>
@@ -286,8 +300,6 @@ t.test('the observer tells of translated flows, with what its container has', as
   await until(() => records().some((r) => r.event === 'end' && r.conntrackID === conntrackID), {
     what: 'its end',
   });
-  const metrics = () => gateway.run('curl', ['-fsS', 'http://127.0.0.1:10666/metrics']).stdout;
-  const labels = 'namespace="default",name="gateway1",pod="gateway1-0",node="node1"';
   await until(() => metrics().includes(`conntrack_nat_flows_started_total{${labels},`), { what: 'flows' });
   t.match(metrics(), `interface_rx_bytes_total{${labels},interface="net1",type="external"}`);
   t.match(metrics(), `observability_config_reload_total{${labels},result="success"} 1`);
@@ -309,7 +321,7 @@ t.test('the observer tells of translated flows, with what its container has', as
         /observability_errors_total\{.*collector="interface",operation="collect"\} [1-9]/.test(text)
       );
     },
-    { what: 'one collector goes on without the other' },
+    { what: 'one collector goes on without the other', timeoutMs: PATIENCE },
   );
   write(config(50));
   await until(() => metrics().includes(`config_reload_total{${labels},result="success"} 2`), {
