@@ -15,6 +15,8 @@ export interface MetricsSources {
   view(): AgentView;
   /** Entries and limit of this namespace's conntrack table; undefined where the kernel does not tell. */
   conntrack(): { entries: number; limit: number } | undefined;
+  /** First packets of flows that could not enter that table. */
+  insertFailures(): number | undefined;
   translations: Pick<Translations, 'snapshot' | 'identity'>;
 }
 
@@ -53,7 +55,7 @@ export class Metrics {
   readonly #durations: Histogram;
   readonly #repairs: Counter<'object'>;
 
-  constructor({ view, conntrack, translations }: MetricsSources) {
+  constructor({ view, conntrack, insertFailures, translations }: MetricsSources) {
     const registers = [this.registry];
     const gauge = (name: string, help: string, read: () => number | undefined) =>
       new Gauge({
@@ -199,6 +201,17 @@ export class Metrics {
 
     gauge('veg_conntrack_entries', 'Entries in the conntrack table.', () => conntrack()?.entries);
     gauge('veg_conntrack_limit', 'What the conntrack table holds at most.', () => conntrack()?.limit);
+    new Counter({
+      name: 'veg_conntrack_insert_failed_total',
+      help: 'New connections whose first packet was dropped because they could not enter the conntrack table.',
+      registers,
+      collect() {
+        this.reset();
+        const failures = insertFailures();
+        if (failures === undefined) this.remove();
+        else this.inc(failures);
+      },
+    });
     addTranslationMetrics(this.registry, () => translations.snapshot);
     addKubeOvnMetrics(this.registry, {
       snapshot: () => translations.snapshot,

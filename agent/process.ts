@@ -8,7 +8,7 @@ import { serveControl } from '../bfd/control-socket.ts';
 import type { EngineReport } from '../bfd/intent.ts';
 import { VERSION } from '../bfd/version.ts';
 import { BfdLink } from './bfd-link.ts';
-import { readConntrackUse } from './conntrack-table.ts';
+import { readConntrackUse, readInsertFailures } from './conntrack-table.ts';
 import { DrainWatch } from './drain.ts';
 import { exec } from './exec.ts';
 import { Gateway } from './gateway.ts';
@@ -112,7 +112,12 @@ const translations = new Translations({
   logger,
 });
 
-const metrics = new Metrics({ view: () => view, conntrack: readConntrackUse, translations });
+const metrics = new Metrics({
+  view: () => view,
+  conntrack: readConntrackUse,
+  insertFailures: readInsertFailures,
+  translations,
+});
 addRecoveryMetrics(metrics.registry, recovery, clock);
 
 const notLive = (): string[] => (bfd.silence > BFD_SILENT ? ['no word from the BFD process'] : []);

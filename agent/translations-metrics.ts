@@ -58,6 +58,21 @@ export function addTranslationMetrics(registry: Registry, snapshot: () => Snapsh
     },
   });
   new Counter({
+    name: 'veg_snat_port_exhaustion_total',
+    help: 'New connections that were dropped because no port of the external address was left for them.',
+    labelNames: ['external_ip', 'protocol'],
+    registers,
+    collect() {
+      this.reset();
+      for (const { address, protocol } of snapshot()?.ports ?? []) {
+        this.inc({ external_ip: addressText(address), protocol: protocolName(protocol) }, 0);
+      }
+      for (const { externalIP, protocol, connections } of snapshot()?.exhausted ?? []) {
+        this.inc({ external_ip: externalIP, protocol }, connections);
+      }
+    },
+  });
+  new Counter({
     name: 'veg_translation_records_total',
     help: 'Translation records handed to the log, by event.',
     labelNames: ['event'],

@@ -12,7 +12,15 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import * as libc from '../bfd/libc.ts';
 import { readCheckpoint, writeCheckpoint } from '../nat/conntrack/checkpoint.ts';
-import { classify, type FlowView, PolicyIndex, type PolicyRule, viewFlow } from '../nat/conntrack/flow.ts';
+import { exhaustedRange } from '../nat/conntrack/exhaustion.ts';
+import {
+  classify,
+  type FlowView,
+  PolicyIndex,
+  type PolicyRule,
+  protocolName,
+  viewFlow,
+} from '../nat/conntrack/flow.ts';
 import { type Lookup, matches } from '../nat/conntrack/lookup.ts';
 import { PORTS, PortCount, type PortUse } from '../nat/conntrack/ports.ts';
 import { ConntrackReader } from '../nat/conntrack/reader.ts';
@@ -30,6 +38,7 @@ import { TranslationStore } from '../nat/conntrack/store.ts';
 import type { Flow } from '../nat/conntrack/table.ts';
 import { type Gap, type Total, Tracker } from '../nat/conntrack/tracker.ts';
 import { address, addressBytes } from '../routing/prefix.ts';
+import { readInsertFailures } from './conntrack-table.ts';
 import type { OpenFlows } from './traffic.ts';
 
 /** What the thread is started with. */
@@ -85,6 +94,8 @@ export interface Snapshot {
   active: Active[];
   open: OpenFlows[];
   ports: PortUse[];
+  /** New connections that got no port, by external address and protocol. */
+  exhausted: { externalIP: string; protocol: string; connections: number }[];
   /** Flows in the table here, what it holds at most, and those for which there was no room. */
   flows: { known: number; capacity: number; untracked: number };
   events: { new: number; destroy: number };
@@ -96,7 +107,10 @@ export interface Snapshot {
 }
 
 /** What the thread counts itself, and keeps over a restart. */
-type Counts = Pick<Snapshot, 'records' | 'lost'>;
+interface Counts extends Pick<Snapshot, 'records' | 'lost' | 'exhausted'> {
+  /** The kernel's number of failed insertions as it was last seen. */
+  insertFailures?: number;
+}
 
 /** As many as Kube-OVN's observer holds; 8 MiB when full. */
 const CAPACITY = 65_536;
@@ -122,6 +136,8 @@ const STORE_RETRY = 10_000;
 /** From here on a warning says that ports run out, and from there on it may come again. */
 const PORTS_WARN = 0.8 * PORTS;
 const PORTS_CALM = 0.7 * PORTS;
+/** How often the log tells that no port was left, ms. */
+const EXHAUSTED_PERIOD = 60_000;
 
 /** Whether the kernel counts packets. */
 const ACCOUNTING = '/proc/sys/net/netfilter/nf_conntrack_acct';
@@ -142,13 +158,18 @@ class TranslationWorker {
   #identity!: Identity;
   /** The pod's own addresses, as strings of their octets. */
   #local = new Set<string>();
-  #counts: Counts = { records: { start: 0, end: 0 }, lost: {} };
+  #counts: Counts = { records: { start: 0, end: 0 }, lost: {}, exhausted: [] };
   /** Lines to hand on, and how many records are under way altogether. */
   #lines: string[] = [];
   #underWay = 0;
   #commitDue = 0;
   #timer: NodeJS.Timeout | NodeJS.Immediate | undefined;
   readonly #portsTold = new Set<string>();
+  /** Policies whose sources have ports for themselves, and how many. */
+  #blockSizes = new Map<string, number>();
+  /** Connections without a port that the log does not tell of yet, and when it may. */
+  #exhaustedUntold = 0;
+  #exhaustedDue = 0;
 
   constructor(options: WorkerOptions, port: MessagePort) {
     this.#options = options;
@@ -177,6 +198,7 @@ class TranslationWorker {
   /** Takes the settings of a new policy. Flows that live keep what was decided about them. */
   use({ log, rules, identity }: WorkerSettings): void {
     this.#policies = new PolicyIndex(rules);
+    this.#blockSizes = new Map(rules.map(({ name, portBlockSize = 0 }) => [name, portBlockSize]));
     this.#wanted = compileFilters(log.filters);
     const rate = JSON.stringify(log.rateLimit);
     if (rate !== JSON.stringify(this.#log?.rateLimit))
@@ -368,11 +390,12 @@ class TranslationWorker {
     const saved = readCheckpoint<Counts>(this.#checkpointFile);
     if (saved === undefined) return;
     this.#tracker.load(saved.tracker, saved.flows, Date.now());
-    this.#counts = saved.extra;
+    this.#counts = { ...this.#counts, ...saved.extra };
   }
 
   #dumped(): void {
     this.#readAddresses();
+    this.#countExhaustion();
     const tracker = this.#tracker.save(Date.now());
     let trouble = '';
     try {
@@ -419,7 +442,9 @@ class TranslationWorker {
       flows: { known: table.size, capacity: table.capacity, untracked },
       events,
       accounting: isAccounting(),
-      ...this.#counts,
+      records: this.#counts.records,
+      lost: this.#counts.lost,
+      exhausted: this.#counts.exhausted,
     };
   }
 
@@ -432,6 +457,36 @@ class TranslationWorker {
       this.#portsTold.add(key);
       this.#note('warn', 'ports of an external address run out', { externalIP, protocol, used, of: PORTS });
     }
+  }
+
+  /** Counts the new connections that have got no port since the last look. */
+  #countExhaustion(): void {
+    const failures = readInsertFailures();
+    const before = this.#counts.insertFailures;
+    if (failures === undefined) return;
+    this.#counts.insertFailures = failures;
+    if (before === undefined || failures <= before) return;
+    const range = exhaustedRange(
+      this.#tracker.table,
+      (flow) => this.#blockSizes.get(this.#tracker.policyName(flow)) ?? 0,
+    );
+    if (range === undefined) return;
+    const { exhausted } = this.#counts;
+    const externalIP = addressText(range.address);
+    const protocol = protocolName(range.protocol);
+    const known = exhausted.find((one) => one.externalIP === externalIP && one.protocol === protocol);
+    const fresh = failures - before;
+    if (known !== undefined) known.connections += fresh;
+    else exhausted.push({ externalIP, protocol, connections: fresh });
+    this.#exhaustedUntold += fresh;
+    if (performance.now() < this.#exhaustedDue) return;
+    this.#note('warn', 'no port was left for new connections; they were dropped', {
+      ...{ externalIP, protocol, connections: this.#exhaustedUntold },
+      ...{ destination: addressText(range.destination), destinationPort: range.destinationPort },
+      ...{ used: range.used, of: range.of },
+    });
+    this.#exhaustedUntold = 0;
+    this.#exhaustedDue = performance.now() + EXHAUSTED_PERIOD;
   }
 
   #note(level: 'info' | 'warn' | 'error', message: string, fields: object): void {

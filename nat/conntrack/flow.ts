@@ -25,6 +25,8 @@ export interface PolicyRule {
   destinationCIDRs?: readonly Prefix[];
   /** Destinations that the rule is not for. */
   excludedCIDRs?: readonly Prefix[];
+  /** Ports that each source has for itself; absent: they share all. */
+  portBlockSize?: number;
 }
 
 /** A flow as records and answers show it. Addresses have 4 or 16 octets; ports as in `Tuple`. */

@@ -45,7 +45,12 @@ const view: AgentView = {
 };
 let conntrack: { entries: number; limit: number } | undefined = { entries: 5, limit: 1000 };
 const translations = { snapshot: undefined, identity: { namespace: '', name: '', pod: '', node: '' } };
-const metrics = new Metrics({ view: () => view, conntrack: () => conntrack, translations });
+const metrics = new Metrics({
+  view: () => view,
+  conntrack: () => conntrack,
+  insertFailures: () => conntrack && 7,
+  translations,
+});
 
 const has = async (line: string, why = line) => {
   const { body } = await metrics.text();
@@ -69,6 +74,7 @@ await has('veg_bfd_transmit_lateness_seconds_bucket{le="0.01"} 9');
 await has('veg_bfd_transmit_lateness_seconds_bucket{le="+Inf"} 10');
 await has('veg_bfd_transmit_lateness_seconds_count 10');
 await has('veg_conntrack_limit 1000');
+await has('veg_conntrack_insert_failed_total 7');
 await has('veg_bfd_packets_discarded_total{reason="ttl"} 4', 'a second scrape counts nothing twice');
 
 metrics.reconciled({ ok: true, trigger: 'policy', durationMs: 30 });
@@ -81,4 +87,8 @@ await has('veg_agent_reconcile_duration_seconds_count 2');
 
 conntrack = undefined;
 const { body } = await metrics.text();
-t.notMatch(body, /^veg_conntrack_entries /m, 'what the kernel does not tell is absent, not 0');
+t.notMatch(
+  body,
+  /^veg_conntrack_(entries|insert_failed_total) /m,
+  'what the kernel does not tell is absent, not 0',
+);

@@ -80,7 +80,12 @@ t.test('the status shows families, probes and notes, and is what its schema says
 t.test('the metric has a series for each gateway', async (t) => {
   const identity = { namespace: '', name: '', pod: '', node: '' };
   const translations = { snapshot: undefined, identity };
-  const metrics = new Metrics({ view: () => view(), conntrack: () => undefined, translations });
+  const metrics = new Metrics({
+    view: () => view(),
+    conntrack: () => undefined,
+    insertFailures: () => undefined,
+    translations,
+  });
   const { body } = await metrics.text();
   t.match(
     body,

@@ -1,0 +1,83 @@
+/**
+ * Connections that got no port. The kernel tells of them in one number only: a new flow for which NAT finds no free
+ * port keeps one that is taken, and its first packet is dropped when the flow is to enter the table
+ * (`insert_failed` in /proc/net/stat/nf_conntrack). That is exact, but says neither whose packet it was nor that
+ * ports were the reason: two packets that take the same port at the same time end likewise. So the drops count for
+ * the range of ports that is fullest towards one destination, and for none where no range is near its end. Pure.
+ */
+import { protocolName } from './flow.ts';
+import type { Flow } from './table.ts';
+import { isIcmp } from './wire.ts';
+
+/** Ports of one external address and protocol, as taken towards one destination. */
+export interface PortRangeUse {
+  address: Uint8Array;
+  /** IP protocol number. */
+  protocol: number;
+  destination: Uint8Array;
+  destinationPort: number;
+  used: number;
+  /** Ports in the range. */
+  of: number;
+}
+
+/**
+ * As long as less of a range is taken the kernel, which tries up to 248 ports from random places on, finds one. A
+ * full range would be the rule; the rest allows for flows that ended between the drop and the look.
+ */
+const NEAR_THE_END = 0.5;
+
+/** The ports that NAT chooses from, by the port of the source (nf_nat_l4proto_unique_tuple), and a key for it. */
+function rangeOf(flow: Flow, blockSize: number): { of: number; key: string } {
+  const { protocol, sourcePort } = flow;
+  if (blockSize > 0) return { of: blockSize, key: flow.source.toString('latin1') };
+  if (isIcmp(protocol)) return { of: 65_536, key: '' };
+  if (sourcePort < 512) return { of: 511, key: '1' };
+  if (sourcePort < 1024) return { of: 1023 - 600 + 1, key: '600' };
+  return { of: 65_536 - 1024, key: '1024' };
+}
+
+/**
+ * The range that is fullest towards one destination; undefined when none is near its end.
+ * @param blockSize the ports that the flow's source has for itself; 0 when it shares all
+ */
+export function exhaustedRange(
+  flows: Iterable<Flow>,
+  blockSize: (flow: Flow) => number,
+): PortRangeUse | undefined {
+  const ranges = new Map<string, PortRangeUse>();
+  for (const flow of flows) {
+    const { protocol, snat, translatedSource, translatedDestination } = flow;
+    if (flow.verdict !== 'translated' || !snat || protocolName(protocol) === 'other') continue;
+    const destinationPort = isIcmp(protocol) ? 0 : flow.translatedDestinationPort;
+    const { of, key: range } = rangeOf(flow, blockSize(flow));
+    const key = [
+      ...[protocol, destinationPort, range],
+      ...[translatedSource.toString('latin1'), translatedDestination.toString('latin1')],
+    ].join(' ');
+    const known = ranges.get(key);
+    if (known !== undefined) {
+      known.used++;
+      continue;
+    }
+    const [address, destination] = [translatedSource, translatedDestination].map((bytes) =>
+      Uint8Array.from(bytes),
+    );
+    ranges.set(key, { address: address!, protocol, destination: destination!, destinationPort, used: 1, of });
+  }
+  let fullest: PortRangeUse | undefined;
+  for (const range of ranges.values()) {
+    const share = range.used / range.of;
+    if (share >= NEAR_THE_END && share > (fullest === undefined ? 0 : fullest.used / fullest.of))
+      fullest = range;
+  }
+  return fullest;
+}
+
+/** `insert_failed` of all processors in the text of /proc/net/stat/nf_conntrack; undefined where it has none. */
+export function insertFailures(text: string): number | undefined {
+  const [head = '', ...lines] = text.trim().split('\n');
+  const at = head.trim().split(/\s+/).indexOf('insert_failed');
+  if (at < 0) return undefined;
+  return lines.reduce((sum, line) => sum + Number.parseInt(line.trim().split(/\s+/)[at] ?? '0', 16), 0);
+}
