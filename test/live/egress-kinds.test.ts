@@ -1,5 +1,6 @@
 /** Deckhouse's and Spidernet's resources, with the whole agent: which source the server sees. */
 import t from 'tap';
+import { FAMILIES } from '../../routing/prefix.ts';
 import { Agent, gatewayPolicy, PolicyDirectory } from '../support/agent.ts';
 import { until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
@@ -59,7 +60,7 @@ endpoints:
 `;
 
 const scope = scopeOf(t);
-const { client, gateway, server } = topology(scope);
+const { client, client2, gateway, server } = topology(scope);
 const policy = new PolicyDirectory(scope);
 policy.set();
 const agent = new Agent(gateway, {
@@ -68,7 +69,7 @@ const agent = new Agent(gateway, {
   env: { NODE_NAME: 'node1' },
 });
 await agent.synced();
-await startMirror(server, MIRROR);
+for (const ns of [server, client, client2]) await startMirror(ns, MIRROR);
 const before = gateway.sh('ip addr show net1');
 
 let generation = 1;
@@ -116,6 +117,46 @@ t.test('Spidernet: the EIP of the policy while the node has it', async (t) => {
   t.equal(seen(6), 'fd00:172:17::101');
   await edit(spidernet('172.17.0.101', 'fd00:172:17::101', 'node2'));
   t.notOk(held('172.17.0.101'), 'another node has it');
+});
+
+const eip = (name: string, v4: string, v6: string): string => `---
+apiVersion: kubeovn.io/v1
+kind: IptablesEIP
+metadata: { name: ${name} }
+spec: { v4ip: ${v4}, v6ip: "${v6}", natGwDp: gw1 }
+`;
+const rule = (kind: string, name: string, spec: object): string =>
+  `---\n${JSON.stringify({ apiVersion: 'kubeovn.io/v1', kind, metadata: { name }, spec })}\n`;
+
+t.test('Kube-OVN: floating IPs, ports, and sources of an EIP', async (t) => {
+  const own = { 4: '172.17.0.60', 6: 'fd00:172:17::60' } as const;
+  const shared = { 4: '172.17.0.61', 6: 'fd00:172:17::61' } as const;
+  const eips = eip('own', own[4], own[6]) + eip('shared', shared[4], shared[6]);
+  const fip = (owner: typeof ADDRESS.client | typeof ADDRESS.client2): string =>
+    FAMILIES.map((family) =>
+      rule('IptablesFIPRule', `fip${family}`, { eip: 'own', internalIp: owner[family] }),
+    ).join('');
+  const port = { externalPort: '8053', internalPort: `${MIRROR}`, protocol: 'UDP', eip: 'shared' };
+  const dnat = FAMILIES.map((family) =>
+    rule('IptablesDnatRule', `dnat${family}`, { ...port, internalIp: ADDRESS.client2[family] }),
+  ).join('');
+  const internalCIDR = '10.16.0.0/12,fd00:10::/32';
+  const snat = rule('IptablesSnatRule', 'snat', { eip: 'shared', internalCIDR });
+  await edit(eips + fip(ADDRESS.client) + dnat + snat);
+  for (const address of [...Object.values(own), ...Object.values(shared)]) await isHeld(address);
+  for (const family of FAMILIES) {
+    t.equal(seen(family), own[family], 'outwards, the floating IP');
+    t.equal(ask(server, own[family], MIRROR), ADDRESS.gatewayInternal[family], 'inwards');
+    t.equal(ask(client2, own[family], MIRROR), ADDRESS.gatewayInternal[family], 'hairpin');
+    t.equal(ask(server, shared[family], 8053), ADDRESS.gatewayInternal[family], 'a port');
+    t.equal(ask(client2, ADDRESS.server[family], MIRROR), shared[family], 'the sources of the CIDR');
+  }
+  await edit(eips + fip(ADDRESS.client2));
+  for (const family of FAMILIES) {
+    t.equal(ask(client2, ADDRESS.server[family], MIRROR), own[family], 'after an edit it is another pod’s');
+    t.equal(seen(family), ADDRESS.gatewayExternal[family]);
+    t.notOk(held(shared[family]), 'no rule names it any more');
+  }
 });
 
 t.test('without them nothing of theirs is left', async (t) => {

@@ -4,6 +4,7 @@ import { stringify } from 'yaml';
 import { FAMILIES, type Family } from '../../routing/prefix.ts';
 import { Agent, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
 import { type Namespace, until } from '../support/netns.ts';
+import { associate } from '../support/sctp.ts';
 import { scopeOf } from '../support/tap.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
 import { sourceSeen, startEchoServer } from '../support/traffic.ts';
@@ -101,6 +102,22 @@ t.test('an egress address is taken, seen outside, and given up', async (t) => {
   server.ip('route del 172.17.0.51/32\nroute del fd00:172:17::51/128');
 });
 
+t.test('of several egress addresses a source keeps one, whatever the protocol and the time', async (t) => {
+  const several = [...values(OTHER), '172.17.0.53', '172.17.0.56', 'fd00:172:17::53', 'fd00:172:17::56'];
+  await edit({ policies: [{ name: 'all', egressIP: { address: several } }] });
+  await until(() => several.every(held), { what: 'all of them on net1' });
+  for (const family of FAMILIES) {
+    for (const ns of [client, client2]) {
+      const one = seen(ns, family);
+      t.ok(several.includes(one), one);
+      t.equal(seen(ns, family), one, 'UDP again');
+      t.match(await sourceSeen(ns, ADDRESS.server[family]), one, 'TCP');
+      const listener = { ns: server, ports: [9] };
+      t.equal(await associate(ns, { host: ADDRESS.server[family], port: 9 }, listener), `${one} 9`, 'SCTP');
+    }
+  }
+});
+
 t.test('an address that somebody else has is left to them until they give it up', async (t) => {
   server.ip('addr add 172.17.0.50/32 dev eth0\naddr add fd00:172:17::50/128 dev eth0 nodad');
   await edit({ policies: [{ ...WEB, egressIP: { address: values(BOTH) } }] });
@@ -170,14 +187,21 @@ t.test('an EIP: both ways, and from inside', async (t) => {
     t.equal(ask(client2, EIP[family], MIRROR), ADDRESS.gatewayInternal[family], 'hairpin');
     t.equal(seen(client2, family), ADDRESS.client2[family], 'the forwarded block is still forwarded');
   }
-  await edit({
-    policies: [],
-    eips: eips.map((eip, i) => ({ ...eip, internalIP: values(ADDRESS.client2)[i] })),
-  });
+  const moved = eips.map((eip, i) => ({ ...eip, internalIP: values(ADDRESS.client2)[i] }));
+  await edit({ policies: [], eips: moved });
   for (const family of FAMILIES) {
     t.equal(seen(client2, family), EIP[family], 'after an edit it is another pod’s');
     t.equal(seen(client, family), ADDRESS.gatewayExternal[family]);
   }
+  await edit({ policies: [], eips: moved.map((eip) => ({ ...eip, owner: 'gateway1-1' })) });
+  for (const family of FAMILIES) {
+    t.notOk(held(EIP[family]), 'another gateway is the owner');
+    server.sh(`ip neigh flush to ${EIP[family]} dev eth0`);
+    t.equal(ask(server, EIP[family], MIRROR), '', 'nobody here answers for it');
+  }
+  await edit({ policies: [], eips: moved.map((eip) => ({ ...eip, owner: 'node1' })) });
+  await taken(EIP);
+  for (const family of FAMILIES) t.equal(ask(server, EIP[family], MIRROR), ADDRESS.gatewayInternal[family]);
 });
 
 t.test('DNAT, with and without the address of the client', async (t) => {
@@ -193,13 +217,25 @@ t.test('DNAT, with and without the address of the client', async (t) => {
   );
   const greeting = (ns: Namespace, host: string, port: number): string =>
     ns.run('timeout', ['2', 'bash', '-c', `read -t 1 line < /dev/tcp/${host}/${port}; echo $line`]).stdout;
-  await edit({ policies: [WEB], dnats });
+  const ranges = FAMILIES.flatMap((family) =>
+    (['udp', 'sctp'] as const).map((protocol) => ({
+      ...{ externalIP: ADDRESS.gatewayExternal[family], protocol, preserveClientIP: protocol === 'sctp' },
+      ...{ externalPort: '7100-7109', internalIP: ADDRESS.client2[family], internalPort: '9993-10002' },
+    })),
+  );
+  await edit({ policies: [WEB], dnats: [...dnats, ...ranges] });
   for (const family of FAMILIES) {
     const external = ADDRESS.gatewayExternal[family];
     t.equal(ask(server, external, 7000), ADDRESS.gatewayInternal[family]);
     t.equal(ask(server, external, 7001), ADDRESS.server[family], 'preserved');
     t.match(greeting(server, external, 7000), `${ADDRESS.gatewayInternal[family]} `, 'TCP');
     t.match(greeting(server, external, 7001), `${ADDRESS.server[family]} `, 'TCP, preserved');
+    t.equal(ask(server, external, 7106), ADDRESS.gatewayInternal[family], 'the seventh port of a range');
+    t.equal(ask(client, external, 7106), ADDRESS.gatewayInternal[family], 'hairpin');
+    const ports = { ns: client2, ports: [9993, 10002] };
+    const sctp = (ns: Namespace, port: number) => associate(ns, { host: external, port }, ports);
+    t.equal(await sctp(server, 7100), `${ADDRESS.server[family]} 9993`, 'SCTP, preserved');
+    t.equal(await sctp(client, 7109), `${ADDRESS.gatewayInternal[family]} 10002`, 'SCTP from inside');
   }
   await edit({
     policies: [WEB],
