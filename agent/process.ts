@@ -5,7 +5,7 @@
  */
 
 import { serveControl } from '../bfd/control-socket.ts';
-import type { EngineReport } from '../bfd/intent.ts';
+import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
 import { VERSION } from '../bfd/version.ts';
 import { BfdLink } from './bfd-link.ts';
 import { readConntrackUse, readInsertFailures } from './conntrack-table.ts';
@@ -81,7 +81,7 @@ const bfd = new BfdLink({
     view.bfd = report;
     history.observe(report, Date.now());
     view.draining = report.draining;
-    void recover(report);
+    recover(report);
   },
   onShutdown: (remove) => void shutdown(remove),
   // Without its parent it must not go on: another agent may already be there.
@@ -91,16 +91,16 @@ const bfd = new BfdLink({
 const clock = (): number => performance.now();
 const recovery = new Recovery();
 
-/** Puts the configuration of sessions that stayed down in force again. */
-async function recover(report: EngineReport): Promise<void> {
+/** The sessions that there are to be, as last told to the BFD process. */
+let bfdIntent: BfdIntent | undefined;
+
+/** Says again how sessions that stay down are configured. What an operator did with `bfdd-control` lasts. */
+function recover(report: EngineReport): void {
   for (const episode of recovery.observe(report, clock())) {
     const { local, remote, attempts } = episode;
-    const { ok, text } = await bfd.command(['allow', remote]);
-    recovery.finished(episode, ok ? undefined : text);
-    logger.warn(
-      { local, remote, attempts, ok },
-      'the session stays down; its configuration was put in force again',
-    );
+    if (bfdIntent !== undefined) bfd.configure(bfdIntent);
+    recovery.finished(episode, notLive()[0]);
+    logger.warn({ local, remote, attempts }, 'the session stays down; its configuration was said again');
   }
 }
 
@@ -166,6 +166,7 @@ const gateway: Gateway = new Gateway({
   metrics,
   logger,
   onIntent(intent) {
+    bfdIntent = intent;
     recovery.expect(intent.peers);
     bfd.configure(intent);
   },

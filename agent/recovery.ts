@@ -3,8 +3,8 @@
  * gives (its `status`, its metrics), kept here in its words. Pure.
  *
  * What there is to do is little. A session that is down because of its peer comes back by itself, stale
- * discriminators included (docs/bfd.md). Only what somebody changed with `bfdd-control` stays changed, so after a
- * grace period the peer is allowed again, as the configuration says: "ReplayConfiguration".
+ * discriminators included (docs/bfd.md). So after a grace period the BFD process is told again how it is configured:
+ * "ReplayConfiguration". What an operator changed with `bfdd-control`, a block for instance, stays as it is.
  */
 import type { EngineReport, PeerIntent, SessionStateName } from '../bfd/intent.ts';
 
@@ -64,7 +64,7 @@ export class Recovery {
     );
   }
 
-  /** Takes the state of the sessions, and returns those whose peer is to be allowed again now. */
+  /** Takes the state of the sessions, and returns those whose configuration is to be said again now. */
   observe(report: EngineReport, now: number): Episode[] {
     const states = new Map(report.sessions.map((s) => [keyOf(s.local, s.remote), s.state]));
     for (const [key, episode] of this.#episodes) episode.state = states.get(key) ?? '';

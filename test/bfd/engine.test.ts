@@ -374,6 +374,24 @@ t.test('bfdd-control kill: a session begins anew; while its peer is blocked ther
   await until('heard', () => only(e).state === 'Init');
 });
 
+t.test('bfdd-control block: lasts until the configuration of the session changes', async (t) => {
+  const [a, b] = [address(), address()];
+  const e = engine(t);
+  const intent = { peers: [peer(a, b)], readiness: READY };
+  e.configure(intent);
+  e.command(['block', b]);
+  const other = await raw(t, b, a);
+  other.say();
+  await until('blocked', () => e.report().discards.blocked === 1);
+  e.configure(intent);
+  other.say();
+  await until('still blocked', () => e.report().discards.blocked === 2);
+  t.match(only(e), { state: 'Down' });
+  e.configure({ ...intent, peers: [peer(a, b, { detectMult: 7 })] });
+  other.say();
+  await until('heard', () => only(e).state === 'Init');
+});
+
 t.test('at most maxSessions sessions', async (t) => {
   const [a, b, c, d] = [address(), address(), address(), address()];
   const e = engine(t, { maxSessions: 2 });
