@@ -1,6 +1,7 @@
 /** What processes cost: processor time and memory, read from /proc and cgroups. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { until } from '../support/netns.ts';
 
 const TICKS_PER_SECOND = 100; // USER_HZ
 
@@ -69,8 +70,6 @@ const V2 = existsSync('/sys/fs/cgroup/cgroup.controllers');
 /** A control group of its own that counts what its processes are charged for: memory, and the kernel's for them. */
 export class MemoryGroup {
   readonly #path: string;
-  /** A command in front of another that puts it into the group. */
-  readonly wrapper: string[];
 
   /** Throws where this process may not make groups. */
   constructor(name: string) {
@@ -78,7 +77,11 @@ export class MemoryGroup {
     if (V2) writeFileSync(join(root, 'cgroup.subtree_control'), '+memory');
     this.#path = join(root, name);
     mkdirSync(this.#path);
-    this.wrapper = ['sh', '-c', `echo $$ > ${this.#path}/cgroup.procs && exec "$@"`, 'sh'];
+  }
+
+  /** Puts a process into the group, best as soon as it was started: what it was charged before stays elsewhere. */
+  add(pid: number): void {
+    writeFileSync(join(this.#path, 'cgroup.procs'), `${pid}`);
   }
 
   /** What the group is charged now, MiB: with the page cache that its processes have brought in. */
@@ -94,8 +97,8 @@ export class MemoryGroup {
     return this.charged() - Number(inactive) / 2 ** 20;
   }
 
-  /** Removes it, when its processes have ended. */
-  remove(): void {
-    rmdirSync(this.#path);
+  /** Removes it, as soon as its processes have ended. */
+  async remove(): Promise<void> {
+    await until(() => rmdirSync(this.#path) === undefined, { what: `the end of the group ${this.#path}` });
   }
 }
