@@ -70,6 +70,9 @@ const view: AgentView = {
   get traffic() {
     return translations.traffic;
   },
+  get ports() {
+    return translations.ports;
+  },
   get conntrack() {
     return readConntrackUse();
   },

@@ -3,6 +3,8 @@
  * (docs/status.schema.json), the text of `veg-agent status`, and the reasons why it is not ready. Pure.
  */
 import type { EngineReport, SessionReport } from '../bfd/intent.ts';
+import { PORTS, PORTS_WARN, type PortStatus } from '../nat/conntrack/ports.ts';
+import { sumVolumes } from '../nat/conntrack/totals.ts';
 import type { ConntrackUse } from './conntrack-table.ts';
 import type { StateChange } from './history.ts';
 import type { FamilyStatus } from './plan.ts';
@@ -62,6 +64,8 @@ export interface AgentView {
   /** Whether the policy asks for the translation log, which counts traffic; and what it has counted. */
   translationLog?: boolean;
   traffic?: readonly PolicyTraffic[] | undefined;
+  /** The ports that translations hold. */
+  ports?: readonly PortStatus[] | undefined;
   /** Absent where the kernel does not tell. */
   conntrack?: ConntrackUse | undefined;
   /** Absent before the first policy. */
@@ -135,6 +139,17 @@ function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
   ];
 }
 
+/** All that is translated, and the ports that it takes; null while nothing is counted. */
+function snatOf({ traffic, ports = [] }: AgentView) {
+  if (traffic === undefined) return null;
+  const translated = traffic.filter(({ treatment }) => treatment === 'snat');
+  return {
+    ...sumVolumes(translated),
+    open: translated.reduce((sum, { open }) => sum + open, 0),
+    ports: ports.map((port) => ({ ...port, of: PORTS, runningOut: port.used >= PORTS_WARN })),
+  };
+}
+
 /** The body of `GET /v1/status`. */
 export function statusDocument(view: AgentView, now: number) {
   const { policy, kernel } = view;
@@ -188,6 +203,7 @@ export function statusDocument(view: AgentView, now: number) {
     },
     conntrack: view.conntrack ?? null,
     translationLog: view.translationLog ?? false,
+    snat: snatOf(view),
     policies: policiesOf(view),
   };
 }
@@ -238,18 +254,31 @@ export const NO_LOG = 'not counted: the policy has no translationLog';
 /** What a policy is called; its own traffic the gateway sends without one. */
 export const policyLabel = (name: string): string => name || 'the gateway itself';
 
-/** `traffic  web: 12 connections open, 340 since the start, 1.2 MB out, 3.4 MB in`. */
-function trafficLines({ translationLog, policies }: StatusDocument, { strong, faint }: Painter): string[] {
+/** `12 connections open, 340 altogether, 1.20 MB out, 3.40 MB in`. */
+function trafficText({
+  open,
+  connections,
+  bytes,
+}: Pick<PolicyTraffic, 'open' | 'connections' | 'bytes'>): string {
+  const moved = `${scaled(bytes.out, 'B')} out, ${scaled(bytes.in, 'B')} in`;
+  return `${open} connections open, ${connections} altogether, ${moved}`;
+}
+
+/** SNAT altogether, each policy, and the ports of each external address. */
+function trafficLines(status: StatusDocument, { strong, faint, bad }: Painter): string[] {
+  const { translationLog, snat, policies } = status;
   const title = strong('traffic');
   if (!translationLog) return [`${title}  ${faint(NO_LOG)}`];
   return [
-    title,
+    `${title}  SNAT: ${snat === null ? 'not read yet' : trafficText(snat)}`,
     ...policies.map(({ name, snat, traffic }) => {
       const what = `  ${policyLabel(name)} (${snat ? 'translated' : 'forwarded'}): `;
-      if (traffic === null) return `${what}nothing yet`;
-      const { open, connections, bytes } = traffic;
-      const moved = `${scaled(bytes.out, 'B')} out, ${scaled(bytes.in, 'B')} in`;
-      return `${what}${open} connections open, ${connections} altogether, ${moved}`;
+      return what + (traffic === null ? 'nothing yet' : trafficText(traffic));
+    }),
+    ...(snat?.ports ?? []).map(({ externalIP, protocol, used, of, runningOut, lacking }) => {
+      const use = `${used} of ${of} ports in use`;
+      const dropped = lacking > 0 ? bad(`, ${lacking} connections got none`) : '';
+      return `  ${externalIP} ${protocol}: ${runningOut ? bad(use) : use}${dropped}`;
     }),
   ];
 }

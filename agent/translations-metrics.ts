@@ -1,7 +1,6 @@
 /** What the translation log counts, as metrics: `veg_snat_*`, `veg_forward_*` and `veg_translation_*`. */
 import { Counter, Gauge, type Registry } from 'prom-client';
-import { protocolName } from '../nat/conntrack/flow.ts';
-import { addressText, familyName } from '../nat/conntrack/records.ts';
+import { familyName } from '../nat/conntrack/records.ts';
 import { policyVolumes, type Treatment } from '../nat/conntrack/totals.ts';
 import type { Snapshot } from './translations-worker.ts';
 
@@ -47,13 +46,13 @@ export function addTranslationMetrics(registry: Registry, snapshot: () => Snapsh
   }
   new Gauge({
     name: 'veg_snat_ports_in_use',
-    help: 'Ports (of ICMP identifiers) of an external address that translations hold.',
+    help: 'Ports of an external address (of ICMP identifiers) that translations hold.',
     labelNames: ['external_ip', 'protocol'],
     registers,
     collect() {
       this.reset();
-      for (const { address, protocol, used } of snapshot()?.ports ?? []) {
-        this.inc({ external_ip: addressText(address), protocol: protocolName(protocol) }, used);
+      for (const { externalIP, protocol, used } of snapshot()?.ports ?? []) {
+        this.set({ external_ip: externalIP, protocol }, used);
       }
     },
   });
@@ -64,11 +63,8 @@ export function addTranslationMetrics(registry: Registry, snapshot: () => Snapsh
     registers,
     collect() {
       this.reset();
-      for (const { address, protocol } of snapshot()?.ports ?? []) {
-        this.inc({ external_ip: addressText(address), protocol: protocolName(protocol) }, 0);
-      }
-      for (const { externalIP, protocol, connections } of snapshot()?.exhausted ?? []) {
-        this.inc({ external_ip: externalIP, protocol }, connections);
+      for (const { externalIP, protocol, lacking } of snapshot()?.ports ?? []) {
+        this.inc({ external_ip: externalIP, protocol }, lacking);
       }
     },
   });

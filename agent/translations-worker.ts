@@ -22,7 +22,15 @@ import {
   viewFlow,
 } from '../nat/conntrack/flow.ts';
 import { type Lookup, matches } from '../nat/conntrack/lookup.ts';
-import { PORTS, PortCount, type PortUse } from '../nat/conntrack/ports.ts';
+import {
+  PORTS,
+  PORTS_WARN,
+  PortCount,
+  type PortStatus,
+  type PortsLacking,
+  type PortUse,
+  portStatus,
+} from '../nat/conntrack/ports.ts';
 import { ConntrackReader } from '../nat/conntrack/reader.ts';
 import {
   addressText,
@@ -93,9 +101,7 @@ export interface Snapshot {
   totals: Total[];
   active: Active[];
   open: OpenFlows[];
-  ports: PortUse[];
-  /** New connections that got no port, by external address and protocol. */
-  exhausted: { externalIP: string; protocol: string; connections: number }[];
+  ports: PortStatus[];
   /** Flows in the table here, what it holds at most, and those for which there was no room. */
   flows: { known: number; capacity: number; untracked: number };
   events: { new: number; destroy: number };
@@ -107,10 +113,14 @@ export interface Snapshot {
 }
 
 /** What the thread counts itself, and keeps over a restart. */
-interface Counts extends Pick<Snapshot, 'records' | 'lost' | 'exhausted'> {
+interface Counts extends Pick<Snapshot, 'records' | 'lost'> {
+  lacking: PortsLacking[];
   /** The kernel's number of failed insertions as it was last seen. */
   insertFailures?: number;
 }
+
+/** The reasons for which this thread loses records: a counter that was never 0 cannot be seen to begin. */
+const NOTHING_LOST = { rate_limit: 0, overrun: 0, queue_full: 0, store: 0 };
 
 /** As many as Kube-OVN's observer holds; 8 MiB when full. */
 const CAPACITY = 65_536;
@@ -133,8 +143,7 @@ const TMPFS_MAGIC = 0x01021994;
 const STORE_AGE = 7 * 24 * 3600 * 1000;
 /** A store that cannot be opened is tried again, ms. */
 const STORE_RETRY = 10_000;
-/** From here on a warning says that ports run out, and from there on it may come again. */
-const PORTS_WARN = 0.8 * PORTS;
+/** Below that the warning that ports run out may come again. */
 const PORTS_CALM = 0.7 * PORTS;
 /** How often the log tells that no port was left, ms. */
 const EXHAUSTED_PERIOD = 60_000;
@@ -158,7 +167,7 @@ class TranslationWorker {
   #identity!: Identity;
   /** The pod's own addresses, as strings of their octets. */
   #local = new Set<string>();
-  #counts: Counts = { records: { start: 0, end: 0 }, lost: {}, exhausted: [] };
+  #counts: Counts = { records: { start: 0, end: 0 }, lost: { ...NOTHING_LOST }, lacking: [] };
   /** Lines to hand on, and how many records are under way altogether. */
   #lines: string[] = [];
   #underWay = 0;
@@ -438,13 +447,12 @@ class TranslationWorker {
       totals,
       active: [...active.values()],
       open: [...open.values()],
-      ports: ports.uses,
+      ports: portStatus(ports.uses, this.#counts.lacking),
       flows: { known: table.size, capacity: table.capacity, untracked },
       events,
       accounting: isAccounting(),
       records: this.#counts.records,
       lost: this.#counts.lost,
-      exhausted: this.#counts.exhausted,
     };
   }
 
@@ -471,13 +479,13 @@ class TranslationWorker {
       (flow) => this.#blockSizes.get(this.#tracker.policyName(flow)) ?? 0,
     );
     if (range === undefined) return;
-    const { exhausted } = this.#counts;
+    const { lacking } = this.#counts;
     const externalIP = addressText(range.address);
     const protocol = protocolName(range.protocol);
-    const known = exhausted.find((one) => one.externalIP === externalIP && one.protocol === protocol);
+    const known = lacking.find((one) => one.externalIP === externalIP && one.protocol === protocol);
     const fresh = failures - before;
     if (known !== undefined) known.connections += fresh;
-    else exhausted.push({ externalIP, protocol, connections: fresh });
+    else lacking.push({ externalIP, protocol, connections: fresh });
     this.#exhaustedUntold += fresh;
     if (performance.now() < this.#exhaustedDue) return;
     this.#note('warn', 'no port was left for new connections; they were dropped', {

@@ -6,6 +6,7 @@
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { ControlReply } from '../bfd/control-socket.ts';
+import type { PortStatus } from '../nat/conntrack/ports.ts';
 import { addressText, type Identity } from '../nat/conntrack/records.ts';
 import type { Logger } from './log.ts';
 import type { EgressRule, Policy } from './policy/model.ts';
@@ -109,6 +110,11 @@ export class Translations {
   /** What each policy's flows carry; undefined while there is no log, or none yet. */
   get traffic(): readonly PolicyTraffic[] | undefined {
     return this.#meter.traffic;
+  }
+
+  /** The ports that translations hold; undefined likewise. */
+  get ports(): readonly PortStatus[] | undefined {
+    return this.#snapshot?.ports;
   }
 
   /** Answers `GET /v1/translations`. */

@@ -1,4 +1,6 @@
 /** How many ports of each external address translations hold. Pure. */
+import { protocolName } from './flow.ts';
+import { addressText } from './records.ts';
 import type { Flow } from './table.ts';
 
 /** The ports of one address and protocol that are in use towards anybody. */
@@ -12,6 +14,9 @@ export interface PortUse {
 
 /** The ports that masquerading gives to sources above 1023 (nf_nat_core.c): 1024 to 65535. */
 export const PORTS = 65_536 - 1024;
+
+/** From so many on they run out. */
+export const PORTS_WARN = 0.8 * PORTS;
 
 /**
  * Counts the ports. The kernel can use a port again towards another destination, so all in use is the earliest
@@ -47,4 +52,35 @@ export class PortCount {
     }
     return place;
   }
+}
+
+/** New connections that got no port of an address. */
+export interface PortsLacking {
+  externalIP: string;
+  protocol: string;
+  connections: number;
+}
+
+/** The ports of an address and protocol that are in use, and the new connections for which none was left. */
+export interface PortStatus {
+  externalIP: string;
+  protocol: string;
+  used: number;
+  lacking: number;
+}
+
+/** Both together, by the names of addresses and protocols. */
+export function portStatus(uses: readonly PortUse[], lacking: readonly PortsLacking[]): PortStatus[] {
+  const all = new Map<string, PortStatus>();
+  const of = (externalIP: string, protocol: string): PortStatus => {
+    const key = `${externalIP} ${protocol}`;
+    const status = all.get(key) ?? { externalIP, protocol, used: 0, lacking: 0 };
+    all.set(key, status);
+    return status;
+  };
+  for (const { address, protocol, used } of uses)
+    of(addressText(address), protocolName(protocol)).used += used;
+  for (const { externalIP, protocol, connections } of lacking)
+    of(externalIP, protocol).lacking += connections;
+  return [...all.values()];
 }

@@ -66,6 +66,11 @@ function healthy(): AgentView {
     traffic: [
       { ...TRAFFIC, policy: '', treatment: 'snat' },
       { ...TRAFFIC, policy: 'web', treatment: 'snat', rates: TRAFFIC },
+      { ...TRAFFIC, policy: 'direct', treatment: 'forward' },
+    ],
+    ports: [
+      { externalIP: '172.17.0.11', protocol: 'tcp', used: 321, lacking: 0 },
+      { externalIP: '172.17.0.11', protocol: 'udp', used: 60_000, lacking: 9 },
     ],
     bfdEnabled: true,
     bfd: {
@@ -145,6 +150,9 @@ t.test('the text names what a person looks for', async (t) => {
   t.match(text, /^ {2}legacy \(forwarded\): nothing yet$/m);
   t.match(text, /web \(translated\): 12 connections open, 340 altogether, 1\.20 MB out, 90 B in/);
   t.match(text, /the gateway itself \(translated\)/);
+  t.match(text, /^traffic {2}SNAT: 24 connections open, 680 altogether, 2\.40 MB out, 180 B in$/m);
+  t.match(text, /^ {2}172\.17\.0\.11 tcp: 321 of 64512 ports in use$/m);
+  t.match(text, /^ {2}172\.17\.0\.11 udp: 60000 of 64512 ports in use, 9 connections got none$/m);
   t.match(
     statusText(statusDocument({ ...healthy(), translationLog: false }, NOW), NOW, false),
     /traffic {2}not counted: the policy has no translationLog/,
@@ -166,6 +174,7 @@ t.test(
         traffic: { open: 12, rates: { connections: 340 } },
       },
       { name: '', snat: true, configured: false, traffic: { connections: 340, rates: null } },
+      { name: 'direct', snat: false, configured: false },
     ]);
     t.equal(policies[0]!.ipBlocks.length, 4);
   },

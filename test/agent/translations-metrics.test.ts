@@ -29,8 +29,10 @@ const SNAPSHOT: Snapshot = {
   ],
   active: [{ family: 4, protocol: 6, snat: true, dnat: true, count: 4 }],
   open: [],
-  ports: [{ address: Uint8Array.of(172, 17, 0, 11), protocol: 6, used: 321 }],
-  exhausted: [{ externalIP: '172.17.0.11', protocol: 'udp', connections: 9 }],
+  ports: [
+    { externalIP: '172.17.0.11', protocol: 'tcp', used: 321, lacking: 0 },
+    { externalIP: '172.17.0.11', protocol: 'udp', used: 424, lacking: 9 },
+  ],
   flows: { known: 13, capacity: 65_536, untracked: 5 },
   events: { new: 30, destroy: 20 },
   accounting: true,

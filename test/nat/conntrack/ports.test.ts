@@ -1,5 +1,5 @@
 import t from 'tap';
-import { PortCount } from '../../../nat/conntrack/ports.ts';
+import { PortCount, portStatus } from '../../../nat/conntrack/ports.ts';
 import { Flow } from '../../../nat/conntrack/table.ts';
 import { addressFromBytes } from '../../../routing/prefix.ts';
 import { type EntrySpec, entry } from './entries.ts';
@@ -25,3 +25,22 @@ t.test(
     );
   },
 );
+
+t.test('an address that has no flow any more has lacked ports all the same', async (t) => {
+  const use = { address: Uint8Array.of(172, 17, 0, 11), protocol: 6, used: 7 };
+  const gre = { ...use, protocol: 47, used: 1 };
+  t.same(
+    portStatus(
+      [use, gre, { ...gre, protocol: 50 }],
+      [
+        { externalIP: '172.17.0.11', protocol: 'tcp', connections: 3 },
+        { externalIP: 'fd00::11', protocol: 'udp', connections: 5 },
+      ],
+    ),
+    [
+      { externalIP: '172.17.0.11', protocol: 'tcp', used: 7, lacking: 3 },
+      { externalIP: '172.17.0.11', protocol: 'other', used: 2, lacking: 0 },
+      { externalIP: 'fd00::11', protocol: 'udp', used: 0, lacking: 5 },
+    ],
+  );
+});
