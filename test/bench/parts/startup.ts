@@ -64,7 +64,7 @@ sysctl -qw net.ipv4.conf.eth0.rp_filter=0 net.ipv4.ip_forward=1`;
 
 /** Says when forwarding was turned on: the last thing that either does. */
 const WATCH_FORWARDING =
-  'while read -r on < /proc/sys/net/ipv4/ip_forward && [ "$on" = 0 ]; do sleep 0.002; done; date +%s%N';
+  'while read -r on < /proc/sys/net/ipv4/ip_forward; [ "$on" = 0 ]; do sleep 0.002; done; date +%s%N';
 
 const POLICY = gatewayPolicy({
   internal: { gateways: [ADDRESS.router[4]] },
