@@ -14,7 +14,7 @@ const GATEWAY = { 4: '172.17.0.1', 6: 'fd00:172:17::1' } as const;
 
 /** failures × interval of the default policy, ms, and what a test allows on top: vtysh, a busy machine. */
 const DETECTION = 600;
-const SLACK = 500;
+const SLACK = 1500;
 
 async function start(
   t: Test,
@@ -92,7 +92,9 @@ t.test('a gateway that no longer answers takes its family’s session down, and 
 });
 
 t.test('a lost carrier, a link set down and a missing address are seen at once', async (t) => {
-  const { agent, gateway, server, session } = await start(t);
+  // Probes alone would take ten seconds.
+  const uplink = { interval: '2s', failures: 5 };
+  const { agent, gateway, server, session } = await start(t, { uplink } as GatewaySpec);
   const [v4, v6] = PAIRS.map(({ remote }) => remote) as [string, string];
   const down = (remotes: string[]) => () => remotes.every((remote) => session(remote).state !== 'Up');
   const up = async () => {
@@ -131,7 +133,7 @@ t.test('a lost carrier, a link set down and a missing address are seen at once',
     break_();
     const took = await timed(what, down(remotes));
     t.comment(`${what}: ${Math.round(took)} ms`);
-    t.ok(took < 250, `${what}: seen at once (${Math.round(took)} ms)`);
+    t.ok(took < 2000, `${what}: seen at once (${Math.round(took)} ms)`);
     if (remotes.length === 1) t.equal(session(v6).state, 'Up');
     t.match(agent.http('/readyz'), { status: 503, body: reason });
     mend();
@@ -147,13 +149,16 @@ t.test('a gateway that flaps is held down for longer each time', async (t) => {
     setDeaf(server, 4, true);
     await timed('down', () => session(local).state !== 'Up');
     setDeaf(server, 4, false);
+    const began = performance.now();
     await agent.statusUntil('the wait is told', ({ reasons }) =>
       reasons.some((r) => /held down for/.test(r)),
     );
-    steady.push(await timed('up', () => session(local).state === 'Up'));
+    await timed('up', () => session(local).state === 'Up');
+    steady.push(performance.now() - began);
   }
-  t.comment(`held down for ${steady.map(Math.round).join(' ms, then ')} ms`);
-  t.ok(steady[1]! > steady[0]! + 500, 'the second time for a second more');
+  t.comment(`back after ${steady.map(Math.round).join(' ms, then ')} ms`);
+  t.ok(steady[0]! >= 1000, 'held down for a second');
+  t.ok(steady[1]! >= 2000, 'the second time for two');
 });
 
 t.test('without the privilege to probe, nothing is taken for dead', async (t) => {
