@@ -5,6 +5,7 @@ import * as libc from '../bfd/libc.ts';
 import { dumpRequest } from '../nat/conntrack/wire.ts';
 import { createFingerprint } from '../nat/fingerprint.ts';
 import { createNatKernel } from '../nat/kernel.ts';
+import { createPortKernel } from '../nat/port-kernel.ts';
 import { createRoutingKernel } from '../routing/kernel.ts';
 import type { KernelEvent } from './events.ts';
 import { type KernelWatch, watchKernel } from './events.ts';
@@ -34,13 +35,18 @@ function loadConntrack(): void {
 /** Opens the sockets. Throws when netlink cannot be had at all. */
 export function createKernels(options: Options): OpenKernels {
   const netlink = new NetlinkSocket(Protocol.ROUTE);
+  let netfilter: NetlinkSocket | undefined;
+  const ports = createPortKernel(() => {
+    netfilter = new NetlinkSocket(Protocol.NETFILTER);
+    return netfilter;
+  });
   loadConntrack();
   const fingerprint = createFingerprint(libc);
   const claims = new Claims();
   const sysctls = createSysctls('/proc/sys', join(options.stateDir, 'sysctl.json'));
   return {
     routing: createRoutingKernel(netlink),
-    nat: createNatKernel({ exec, readFile: (path) => readFile(path, 'utf8') }),
+    nat: createNatKernel({ exec, readFile: (path) => readFile(path, 'utf8'), ports }),
     sysctls,
     claims,
     facts: (observed) => readFacts(observed, options.networkStatus),
@@ -53,6 +59,7 @@ export function createKernels(options: Options): OpenKernels {
     },
     close() {
       netlink.close();
+      netfilter?.close();
       claims.close();
       fingerprint.close();
     },

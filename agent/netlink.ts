@@ -170,6 +170,45 @@ export class NetlinkSocket {
     return results;
   }
 
+  /** The answer to a question about one thing. Throws `NetlinkError` (ENOENT: there is no such thing). */
+  ask(type: number, data: Uint8Array): Buffer {
+    const sequence = this.#send([{ type, flags: Flags.ACK, data }]);
+    let answer: Buffer | undefined;
+    for (;;) {
+      for (const message of this.#answers(sequence)) {
+        if (message.type !== MessageType.ERROR) answer = message.data;
+        else {
+          const error = acknowledgedError(message);
+          if (error !== undefined) throw error;
+          return answer!;
+        }
+      }
+    }
+  }
+
+  /**
+   * Sends a transaction: the messages between the first and the last, which enclose them. Throws the `NetlinkError`
+   * of the first that is refused; then none is carried out.
+   */
+  sendAll(messages: readonly NetlinkRequest[]): void {
+    const last = messages.length - 2;
+    const first = this.#send(
+      messages.map((message, i) =>
+        i === last ? { ...message, flags: (message.flags ?? 0) | Flags.ACK } : message,
+      ),
+    );
+    let failure: NetlinkError | undefined;
+    for (let done = false; !done; ) {
+      for (const message of this.#answers(first, messages.length - 1)) {
+        if (message.type !== MessageType.ERROR) continue;
+        failure ??= acknowledgedError(message);
+        // One about the first is about all of them: there are no others.
+        done ||= message.seq === first + last || message.seq === first;
+      }
+    }
+    if (failure !== undefined) throw failure;
+  }
+
   /** Closes the socket; it cannot be used any more. */
   close(): void {
     libc.close(this.#fd);

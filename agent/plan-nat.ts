@@ -56,8 +56,12 @@ function forwardedBlocks(rules: readonly EgressRule[], family: Family): Set<Pref
   return blocks;
 }
 
-const actionOf = ({ snat, egressIP }: EgressRule): EgressAction =>
-  !snat ? 'forward' : egressIP === undefined ? 'masquerade' : { snat: egressIP.addresses };
+const actionOf = ({ snat, egressIP, portBlockSize }: EgressRule): EgressAction =>
+  !snat
+    ? 'forward'
+    : egressIP === undefined
+      ? 'masquerade'
+      : { snat: egressIP.addresses, ...(portBlockSize !== undefined && { portBlockSize }) };
 
 /**
  * NAT's part of the policy. Blocks that are simply forwarded stay what Kube-OVN makes of them (`forward`);

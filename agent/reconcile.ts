@@ -157,8 +157,8 @@ export class Reconciler {
     const programmed = plan.families
       .filter(({ state }) => state === 'programmed')
       .map(({ family }) => family);
-    const observedNat = await nat.observe(programmed);
     const wantedNat = desiredNat(plan.nat);
+    const observedNat = await nat.observe(programmed, wantedNat.ports !== undefined);
     // A blocked family is left as it is: what is there may still work, and nothing better is known.
     const blocked = new Set(
       plan.families.filter(({ state }) => state === 'blocked').map(({ family }) => family),

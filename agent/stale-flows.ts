@@ -9,14 +9,16 @@
 import { PrefixIndex, prefixIndex } from '../nat/conntrack/flow.ts';
 import { type ConntrackEntry, isIcmp, PROTOCOL } from '../nat/conntrack/wire.ts';
 import type { FamilyNat, NatIntent } from '../nat/desired.ts';
-import { type Address, addressBytes, type Family, familyOf } from '../routing/prefix.ts';
+import type { EgressAction } from '../nat/egress.ts';
+import { BlockIndex, isDivided, type PortBlock } from '../nat/port-blocks.ts';
+import { type Address, addressBytes, type Family, familyOf, type Prefix } from '../routing/prefix.ts';
 
 /** enum tcp_conntrack: from the first to the last state of a connection that the other end has agreed to. */
 const TCP_SYN_RECV = 2;
 const TCP_TIME_WAIT = 7;
 
 /** What becomes of the source of a flow from the VPC. */
-type Action = 'masquerade' | 'forward' | 'drop' | ReadonlySet<string>;
+type Action = 'masquerade' | 'forward' | 'drop' | ReadonlySet<string> | PortBlock;
 
 const key = (octets: Uint8Array): string => String.fromCharCode(...octets);
 const keyOf = (address: Address): string => key(addressBytes(address));
@@ -30,13 +32,19 @@ function isLinkScope(octets: Uint8Array): boolean {
   return octets[15] === 1 && octets.subarray(0, 15).every((octet) => octet === 0);
 }
 
+function compileAction(action: EgressAction, sources: readonly Prefix[]): Action | BlockIndex {
+  if (typeof action === 'string') return action;
+  const { snat: addresses, portBlockSize: size } = action;
+  return size === undefined ? keys(addresses) : new BlockIndex({ sources, addresses, size });
+}
+
 /** One family's policy, ready to be asked about many flows. */
 class FamilyPolicy {
   readonly #nat: FamilyNat;
   readonly #forward: PrefixIndex | undefined;
   readonly #eips: Map<string, string>;
   readonly #policies: {
-    action: Action;
+    action: Action | BlockIndex;
     sources: PrefixIndex | undefined;
     destinations: PrefixIndex | undefined;
     excluded: PrefixIndex | undefined;
@@ -56,7 +64,7 @@ class FamilyPolicy {
       if (sources.length === 0) this.#any.push(i);
       for (const source of sources) this.#bySource.add(source, i);
       return {
-        action: typeof action === 'string' ? action : keys(action.snat),
+        action: compileAction(action, sources),
         sources: prefixIndex(sources),
         destinations: prefixIndex(destinations),
         excluded: prefixIndex(excluded),
@@ -74,7 +82,7 @@ class FamilyPolicy {
     for (const i of [...this.#bySource.find(source), ...this.#any].sort((a, b) => a - b)) {
       const { action, destinations, excluded } = this.#policies[i]!;
       if (destinations?.has(destination) === false || excluded?.has(destination)) continue;
-      return action;
+      return action instanceof BlockIndex ? (action.blockOf(source) ?? 'drop') : action;
     }
     return this.#nat.defaultAction ?? 'masquerade';
   }
@@ -150,6 +158,11 @@ export function staleFlows(intent: NatIntent, own: readonly Address[]): (entry: 
     const action = policy.action(source, destination);
     if (!translated) return action !== 'forward' && !policy.forwardsInwards(source, destination);
     if (action === 'drop' || action === 'forward') return true;
+    if (typeof action === 'object' && 'first' in action) {
+      if (became !== keyOf(action.address)) return true;
+      const becamePort = reply.destinationPort;
+      return isDivided(protocol) && (becamePort < action.first || becamePort > action.last);
+    }
     return !(action === 'masquerade' ? known.own : action).has(became);
   };
 }

@@ -13,12 +13,14 @@ import {
   CHAIN_INVALID,
   CHAIN_TRANSLATE,
   type DefaultAction,
+  type EgressChains,
   type EgressPolicy,
   egressChains,
   isOurs,
   SOURCE_SET,
 } from './egress.ts';
 import { CHAIN_DNAT, CHAIN_INBOUND, type Dnat, type Eip, EXTERNAL_SET, inboundChains } from './inbound.ts';
+import { sumOf } from './nftables.ts';
 import {
   interfaceName,
   jump,
@@ -28,7 +30,14 @@ import {
   returnPair,
   returnPairOfSet,
 } from './rules.ts';
-import { type AddressSet, type Chain, emptyState, type NatState, type Tables } from './state.ts';
+import {
+  type AddressSet,
+  type Chain,
+  emptyState,
+  type NatState,
+  type PortTable,
+  type Tables,
+} from './state.ts';
 
 /** What NAT has to do in one family. */
 export interface FamilyNat {
@@ -97,12 +106,18 @@ const needsDecisions = ({ policies = [], defaultAction = 'masquerade', eips = []
 
 const CHAIN_MSS = 'VEG-MSS';
 
+const portTable = (ports: EgressChains['ports'], family: Family): PortTable => ({
+  intact: true,
+  policies: new Map([...ports].map(([mark, blocks]) => [mark, { ...sumOf(blocks, family), blocks }])),
+});
+
 /** The tables and sets of one family. */
-function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
+function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; ports?: PortTable } {
   const { family, forward, policies = [], defaultAction = 'masquerade', eips = [], dnats = [] } = nat;
   const internal = interfaceName(nat.internalInterface);
   const tables: Tables = new Map();
   const sets: AddressSet[] = [];
+  let ports: PortTable | undefined;
   const add = (table: string, name: string, texts: readonly string[], policy = '-'): void => {
     const chains = tables.get(table) ?? new Map<string, Chain>();
     tables.set(table, chains);
@@ -161,6 +176,7 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
     const egress = egressChains(family, all, defaultAction, dropInvalid);
     for (const [name, texts] of egress.mangle) add('mangle', name, texts);
     for (const [name, texts] of egress.nat) add('nat', name, texts);
+    if (egress.ports.size > 0) ports = portTable(egress.ports, family);
     for (const [name, list] of egress.destinations) addSet(name, unmarked(expressible(list, family)));
     if (egress.sources.size > 0) addSet(SOURCE_SET[family], egress.sources, true);
     hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_EGRESS)}`);
@@ -184,7 +200,7 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
     );
     for (const name of ['PREROUTING', 'OUTPUT']) hook('raw', name, `-p udp ${jump(CHAIN_NOTRACK)}`);
   }
-  return { tables, sets };
+  return { tables, sets, ...(ports && { ports }) };
 }
 
 /**
@@ -194,9 +210,10 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[] } {
 export function desiredNat(intent: NatIntent): NatState {
   const state = emptyState();
   for (const nat of intent) {
-    const { tables, sets } = familyState(nat);
+    const { tables, sets, ports } = familyState(nat);
     state.tables[nat.family] = tables;
     for (const set of sets) state.sets.set(set.name, set);
+    if (ports !== undefined) state.ports = { ...state.ports, [nat.family]: ports };
   }
   return state;
 }

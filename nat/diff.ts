@@ -7,6 +7,7 @@ import { CHAIN_MASQUERADE } from '../routing/numbers.ts';
 import { FAMILIES, type Family } from '../routing/prefix.ts';
 import { editChain } from './chains.ts';
 import { isByMark } from './egress.ts';
+import { editPorts, type PortStep } from './port-steps.ts';
 import { isOwnedName, ownedByForm, setsOf } from './rules.ts';
 import { editSet, isOtherKind, type SetStep } from './sets.ts';
 import type { AddressSet, Chain, NatState, Rule, Tables } from './state.ts';
@@ -26,7 +27,7 @@ export type RuleStep =
   | ({ type: 'flush-chain' } & InChain)
   | ({ type: 'delete-chain' } & InChain);
 
-export type NatStep = SetStep | RuleStep;
+export type NatStep = SetStep | RuleStep | PortStep;
 
 /** The order in which tables stand in a transaction: the order in which packets meet them. */
 const TABLE_ORDER = ['raw', 'mangle', 'nat', 'filter', 'security'];
@@ -239,4 +240,8 @@ function withOld(wanted: Tables, there: Tables, keeps: (chain: string) => boolea
  *   other half was deleted by hand)
  */
 export const diffNat = (observed: NatState, desired: NatState, previous?: NatState): NatStep[] =>
-  FAMILIES.flatMap((family) => diffFamily(observed, desired, previous, family));
+  FAMILIES.flatMap((family) => {
+    // Marks lead to port blocks as to rules: the new are there before them, the old go after them.
+    const { before, after } = editPorts(observed.ports?.[family], desired.ports?.[family], family);
+    return [...before, ...diffFamily(observed, desired, previous, family), ...after];
+  });

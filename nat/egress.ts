@@ -10,6 +10,8 @@
  *             FORWARD      -o eth0, new   → VEG-INGRESS    the same by destination, for what is forwarded
  *     nat     POSTROUTING  mark is ours   → VEG-TRANSLATE  mark → ACCEPT, MASQUERADE, SNAT, or a class's chain
  *
+ * A source with a block of ports of its own is accepted there with a mark that nftables.ts looks up next.
+ *
  * A mark is a hash of what it means, so that it never changes its meaning: old and new stand side by side while
  * policies change (diff.ts).
  */
@@ -22,7 +24,8 @@ import {
   type Prefix,
   prefixLength,
 } from '../routing/prefix.ts';
-import { DECISION_MASK, hex } from './rules.ts';
+import type { PortBlocks } from './port-blocks.ts';
+import { DECISION_MASK, hex, PORT_BLOCKS_MARK } from './rules.ts';
 
 /** What is done to the source address of a connection. */
 export type EgressAction =
@@ -31,9 +34,9 @@ export type EgressAction =
   | 'forward'
   /**
    * Translated to one of these addresses, the same for all connections of a source. `keepPorts`: the address
-   * belongs to one source alone, whose ports are kept.
+   * belongs to one source alone, whose ports are kept. `portBlockSize`: each source has so many ports of its own.
    */
-  | { snat: Address[]; keepPorts?: boolean };
+  | { snat: Address[]; keepPorts?: boolean; portBlockSize?: number };
 
 /** A policy in one family. Empty sources or destinations mean any. */
 export interface EgressPolicy {
@@ -56,6 +59,8 @@ export interface EgressChains {
   destinations: Map<string, Prefix[]>;
   /** The set of sources: each with its decision or class. */
   sources: Map<Prefix, number>;
+  /** Port blocks by mark. */
+  ports: Map<number, PortBlocks>;
   /** Whether `CHAIN_INGRESS` is there: something is forwarded. */
   ingress: boolean;
 }
@@ -81,7 +86,7 @@ const INWARDS = 0x40000000;
 /** The next: the mark is a class. */
 const CLASS = 0x20000000;
 /** The bits that tell one meaning from another. */
-const IDENTITY = (DECISION_MASK & ~(OURS | INWARDS | CLASS)) >>> 0;
+const IDENTITY = (DECISION_MASK & ~(PORT_BLOCKS_MARK | INWARDS | CLASS)) >>> 0;
 /** What needs no hash. */
 const FORWARD = 1;
 const MASQUERADE = 2;
@@ -174,12 +179,18 @@ function ranges(addresses: readonly Address[]): string[] {
   return found.map(({ first, last }) => (first === last ? first : `${first}-${last}`));
 }
 
+/** An action as rules know it: port blocks are a mark. */
+type CompiledAction = EgressAction | { ports: number };
+
+const portChain = (mark: number): string => `${CHAIN_TRANSLATE}-P-${hex8(mark)}`;
+
 /**
  * The targets that translate as an action says. Throws `RangeError` for more addresses than can be told apart.
  */
-function targets(action: EgressAction): string[] {
+function targets(action: CompiledAction): string[] {
   if (action === 'forward') return ['-j ACCEPT'];
   if (action === 'masquerade') return ['-j MASQUERADE --random-fully'];
+  if ('ports' in action) return [`-g ${portChain(action.ports)}`];
   const snat = (to: string): string =>
     `-j SNAT --to-source ${to}${action.keepPorts ? '' : ' --random-fully'} --persistent`;
   const whole = ranges(action.snat);
@@ -246,7 +257,7 @@ function classify(policies: readonly EgressPolicy[], family: Family): Map<Prefix
 
 /** A policy as rules know it. */
 interface Compiled {
-  action: EgressAction;
+  action: CompiledAction;
   /** Whether it takes every packet of its sources. */
   always: boolean;
   /** The matches for packets to its destinations (`d`) or from them (`s`), each followed by a blank. */
@@ -271,11 +282,21 @@ export function egressChains(
   const actionOf = identities({ forward: FORWARD, masquerade: MASQUERADE, drop: DROP });
   const classOf = identities();
   const setOf = identities();
+  const portsOf = identities();
+  const ports = new Map<number, PortBlocks>();
 
   const speaking = policies
     .filter(({ excluded }) => !excluded.includes(any))
     .map((policy) => ({ ...policy, sources: policy.sources.includes(any) ? [] : policy.sources }));
-  const compiled = speaking.map(({ name, action, destinations: wanted, excluded }): Compiled => {
+  function compileAction({ action, sources }: EgressPolicy): CompiledAction {
+    if (typeof action === 'string' || action.portBlockSize === undefined) return action;
+    const blocks = { sources, addresses: action.snat, size: action.portBlockSize };
+    const mark = union(PORT_BLOCKS_MARK, portsOf(JSON.stringify(blocks)));
+    ports.set(mark, blocks);
+    return { ports: mark };
+  }
+  const compiled = speaking.map((policy): Compiled => {
+    const { name, destinations: wanted, excluded } = policy;
     const match = { d: '', s: '' };
     const add = (d: string, s: string): void => {
       match.d += d;
@@ -289,7 +310,7 @@ export function egressChains(
     if (wanted.length === 1 && wanted[0] !== any) add(`-d ${wanted[0]} `, `-s ${wanted[0]} `);
     if (wanted.length > 1 && !wanted.includes(any)) addSet('TO', '', wanted);
     if (excluded.length > 0) addSet('NOT', '! ', excluded);
-    return { action, always: match.d === '', match };
+    return { action: compileAction(policy), always: match.d === '', match };
   });
   const ingress = defaultAction === 'forward' || compiled.some(({ action }) => action === 'forward');
 
@@ -297,19 +318,25 @@ export function egressChains(
   const rulesOf = (
     list: readonly Compiled[],
     side: 'd' | 's',
-    lead: (action: EgressAction | 'drop') => string[],
+    lead: (action: CompiledAction | 'drop') => string[],
   ): string[] => {
     const rules = list.flatMap(({ action, match }) => lead(action).map((target) => match[side] + target));
     return [...new Set(list.at(-1)?.always ? rules : [...rules, ...lead(defaultAction)])];
   };
   // What is to be dropped is dropped in mangle; should it come here all the same, it is translated.
-  const outwards = (action: EgressAction | 'drop'): string[] =>
-    targets(action === 'drop' ? 'masquerade' : action);
-  const inwards = (action: EgressAction | 'drop'): string[] => [
+  const outwards = (action: CompiledAction | 'drop'): string[] => {
+    if (typeof action !== 'string' && 'ports' in action) {
+      nat.set(portChain(action.ports), [setMark(action.ports), '-j ACCEPT']);
+    }
+    return targets(action === 'drop' ? 'masquerade' : action);
+  };
+  const inwards = (action: CompiledAction | 'drop'): string[] => [
     action === 'forward' ? '-j ACCEPT' : '-j RETURN',
   ];
-  const allowed = (action: EgressAction | 'drop'): string[] => [action === 'drop' ? '-j DROP' : '-j RETURN'];
-  const unchanged = (action: EgressAction | 'drop'): string[] => [
+  const allowed = (action: CompiledAction | 'drop'): string[] => [
+    action === 'drop' ? '-j DROP' : '-j RETURN',
+  ];
+  const unchanged = (action: CompiledAction | 'drop'): string[] => [
     action === 'forward' ? '-j RETURN' : '-j DROP',
   ];
 
@@ -318,7 +345,11 @@ export function egressChains(
   const allow = new Map<number, string[]>();
   const invalid = new Map<number, string[]>();
 
-  function markOfAction(action: EgressAction | 'drop'): number {
+  function markOfAction(action: CompiledAction | 'drop'): number {
+    if (typeof action !== 'string' && 'ports' in action) {
+      translate.set(action.ports, ['-j ACCEPT']);
+      return action.ports;
+    }
     const mark = union(OURS, actionOf(typeof action === 'string' ? action : targets(action).join('\n')));
     if (action !== 'drop') translate.set(mark, targets(action));
     if (action === 'forward') translate.set(union(mark, INWARDS), inwards(action));
@@ -398,5 +429,5 @@ export function egressChains(
     dispatch(mangle, CHAIN_INVALID_CLASS, invalid);
   }
   dispatch(nat, CHAIN_TRANSLATE, translate);
-  return { mangle, nat, destinations, sources, ingress };
+  return { mangle, nat, destinations, sources, ports, ingress };
 }

@@ -29,7 +29,8 @@ const HINTS: Record<NatErrorKind, string> = {
   'lock-file': 'make /run/xtables.lock writable for this user, or set XTABLES_LOCKFILE to a file that is',
   unsupported:
     'load the modules on the node: nf_nat, xt_MASQUERADE, xt_mark, xt_CT, xt_addrtype, xt_set, ip_set_hash_net, ' +
-    'and nft_compat (nf_tables) or iptable_nat and iptable_raw (legacy; ip6table_… for IPv6)',
+    'and nft_compat (nf_tables) or iptable_nat and iptable_raw (legacy; ip6table_… for IPv6); ' +
+    'port blocks need nf_tables with nft_chain_nat and nft_nat',
   incompatible: 'remove the rules of nft from that table, or put them in a table of another name',
   changed:
     'something else edits the same rules and it is tried again with what is there now; if it stays, ' +

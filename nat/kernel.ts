@@ -10,7 +10,9 @@ import { FAMILIES, type Family } from '../routing/prefix.ts';
 import type { NatStep } from './diff.ts';
 import { NatError, type NatErrorKind, natError } from './errors.ts';
 import { parseSets, parseTables } from './parse.ts';
-import { isRuleStep, rulesInput, setsInput } from './render.ts';
+import type { PortKernel } from './port-kernel.ts';
+import type { PortStep } from './port-steps.ts';
+import { isRuleStep, isSetStep, rulesInput, setsInput } from './render.ts';
 import { isOwnedName, namesOurs, setsOf } from './rules.ts';
 import type { AddressSet, NatState, Table, Tables } from './state.ts';
 
@@ -31,9 +33,9 @@ export interface ObservedNat extends NatState {
 export interface NatKernel {
   /**
    * Reads the state. A family that is not required may be missing in this kernel or image; it then has no rules.
-   * Throws `NatError`.
+   * Throws `NatError`. `needsPorts`: the port blocks must not be missing.
    */
-  observe(required: readonly Family[]): Promise<ObservedNat>;
+  observe(required: readonly Family[], needsPorts?: boolean): Promise<ObservedNat>;
   /**
    * Carries steps out. A family that fails does not hold up the other; what failed is thrown afterwards, as a
    * `NatError`.
@@ -59,21 +61,28 @@ function evidence(tables: Tables): 'ours' | 'used' | 'empty' {
   return chains.some(([, { policy, rules }]) => policy !== 'ACCEPT' || rules.length > 0) ? 'used' : 'empty';
 }
 
+const isPortStep = (step: NatStep): step is PortStep => !isRuleStep(step) && !isSetStep(step);
+const partOf = (step: NatStep): 'rules' | 'sets' | 'ports' =>
+  isRuleStep(step) ? 'rules' : isSetStep(step) ? 'sets' : 'ports';
+
 const isKind = (error: unknown, ...kinds: NatErrorKind[]): boolean =>
   error instanceof NatError && kinds.includes(error.kind);
 
 /**
  * The access to the packet filter of this network namespace.
  * @param backend chooses the backend instead of finding out which one the pod uses
+ * @param ports the access to port blocks; without it there are none
  */
 export function createNatKernel({
   exec,
   readFile,
   backend: forced,
+  ports,
 }: {
   exec: Exec;
   readFile: (path: string) => Promise<string>;
   backend?: Backend;
+  ports?: PortKernel;
 }): NatKernel {
   /** The prefix of the programs of a backend: `iptables-nft`, or `iptables` when that is the same thing. */
   const programs = new Map<string, string>();
@@ -190,24 +199,26 @@ export function createNatKernel({
 
   async function applyFamily(family: Family, steps: readonly NatStep[]): Promise<void> {
     for (let i = 0; i < steps.length; ) {
-      const rules = isRuleStep(steps[i]!);
+      const part = partOf(steps[i]!);
       let end = i;
-      while (end < steps.length && isRuleStep(steps[end]!) === rules) end++;
+      while (end < steps.length && partOf(steps[end]!) === part) end++;
       const batch = steps.slice(i, end);
-      if (rules) {
+      if (part === 'rules') {
         const file = `${await find(family, await backendOf(family))}-restore`;
         const input = rulesInput(batch.filter(isRuleStep));
         await run(file, ['--noflush', '-w', `${LOCK_WAIT}`], { input, timeoutMs: RESTORE_TIMEOUT });
-      } else {
-        const input = setsInput(batch.filter((step) => !isRuleStep(step)));
+      } else if (part === 'sets') {
+        const input = setsInput(batch.filter(isSetStep));
         await run('ipset', ['-exist', 'restore'], { input, timeoutMs: RESTORE_TIMEOUT });
+      } else {
+        await ports?.apply(batch.filter(isPortStep));
       }
       i = end;
     }
   }
 
   return {
-    async observe(required) {
+    async observe(required, needsPorts = false) {
       const state: ObservedNat = { tables: { 4: new Map(), 6: new Map() }, sets: new Map(), backend: {} };
       for (const family of FAMILIES) {
         try {
@@ -220,6 +231,7 @@ export function createNatKernel({
       }
       const matched = FAMILIES.flatMap((family) => allRules(state.tables[family]).flatMap(setsOf));
       state.sets = await observeSets(matched.some(isOwnedName));
+      if (ports !== undefined) state.ports = ports.observe(needsPorts);
       return state;
     },
 

@@ -1,10 +1,14 @@
 /** Steps as text: as the commands that a person would type (`plan`), and as input of the restore programs. */
 import type { Family } from '../routing/prefix.ts';
 import type { NatStep, RuleStep } from './diff.ts';
+import { portLine } from './port-steps.ts';
 import type { SetStep } from './sets.ts';
 
-/** Whether a step is one of iptables'; else it is one of ipset's. */
+/** Whether a step is one of iptables'. */
 export const isRuleStep = (step: NatStep): step is RuleStep => 'chain' in step;
+
+/** Whether a step is one of ipset's. */
+export const isSetStep = (step: NatStep): step is SetStep => 'set' in step;
 
 /** The iptables arguments of a step, without program and table. */
 function ruleArguments(step: RuleStep): string {
@@ -53,7 +57,9 @@ export const commandLines = (steps: readonly NatStep[]): string[] =>
   steps.flatMap((step) =>
     isRuleStep(step)
       ? [`${program(step.family)} -t ${step.table} ${ruleArguments(step)}`]
-      : setCommands(step).map((command) => `ipset ${command}`),
+      : isSetStep(step)
+        ? setCommands(step).map((command) => `ipset ${command}`)
+        : [portLine(step)],
   );
 
 /** Input of `iptables-restore --noflush`: each table's steps between `*table` and `COMMIT`. */

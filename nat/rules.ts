@@ -17,6 +17,9 @@ export const hex = (value: number): string => `0x${value.toString(16)}`;
  */
 export const DECISION_MASK = (0xffffffff ^ MARK) >>> 0;
 
+/** A decision with these bits means: the source gets its block of ports (port-blocks.ts). */
+export const PORT_BLOCKS_MARK = 0x90000000;
+
 /** Linux interface names that can stand in a rule: no blanks, quotes, `!`, and not the wildcard `+`. */
 const INTERFACE = /^[A-Za-z0-9_][\w.@:-]{0,14}$/;
 

@@ -1,5 +1,6 @@
 /** What the kernel's packet filter looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. */
 import type { Family, Prefix } from '../routing/prefix.ts';
+import type { PortBlocks } from './port-blocks.ts';
 
 /** One rule of a chain. */
 export interface Rule {
@@ -38,6 +39,14 @@ export interface AddressSet {
   plain: boolean;
 }
 
+/** The port blocks of a family (nftables.ts). */
+export interface PortTable {
+  /** Whether chain, rules and map are as they must be; if not, nothing else is known. */
+  intact: boolean;
+  /** By mark: how many sources have a block, and a sum over all of them. Desired: also what they are. */
+  policies: Map<number, { elements: number; digest: number; blocks?: PortBlocks }>;
+}
+
 export interface NatState {
   /**
    * Observed: every table, everybody's rules. Desired: our chains whole, and of a built-in chain the rules that
@@ -46,6 +55,8 @@ export interface NatState {
   tables: { 4: Tables; 6: Tables };
   /** The agent's sets (`VEG-*`) by name. Other sets are nobody's business here. */
   sets: Map<string, AddressSet>;
+  /** Port blocks, in a family that has any. */
+  ports?: { 4?: PortTable; 6?: PortTable };
 }
 
 /** A state with nothing in it. */

@@ -21,7 +21,7 @@ const PURE: Record<string, string> = {
   'agent/render': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
   bfd: 'auth constants control-text demux fsm intent packet session timers',
-  nat: 'chains desired diff egress errors inbound parse render rules sets state',
+  nat: 'chains desired diff egress errors inbound nftables parse port-blocks port-steps render rules sets state',
   'nat/conntrack': 'exhaustion flow lookup ports records sources table totals tracker wire',
   routing: 'addresses desired diff events numbers ownership parse prefix render state',
 };
@@ -34,7 +34,7 @@ const EFFECTS: Record<string, string> = {
   'agent/page': 'client dom page style',
   'agent/uplink': 'claims probe uplink',
   bfd: 'checkpoint control-socket daemon engine entry keys libc main priority transport version',
-  nat: 'fingerprint kernel',
+  nat: 'fingerprint kernel port-kernel',
   'nat/conntrack': 'checkpoint reader store',
   routing: 'kernel',
 };

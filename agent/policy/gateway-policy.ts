@@ -15,6 +15,7 @@ import {
   type UplinkPolicy,
 } from './model.ts';
 import type { Path } from './parse.ts';
+import { checkPortBlocks } from './port-blocks.ts';
 import { quote } from './quote.ts';
 import { addresses, checkOneGatewayAFamily, each, prefixes, programmedFamilies } from './resolve.ts';
 import { type TranslationLogSpec, translateTranslationLog } from './translation-log.ts';
@@ -154,10 +155,7 @@ function translateRule(
     if (!snat && policy[field])
       document.fail([...path, field], 'has no meaning for what is not translated', 'key');
   }
-  if (snat && anything && portBlockSize) {
-    document.fail([...path, 'portBlockSize'], 'needs ipBlocks: each source gets ports of its own', 'key');
-  }
-  return {
+  const rule: EgressRule = {
     name,
     snat,
     ipBlocks: anything && !snat ? families.map(anyPrefix) : blocks,
@@ -167,6 +165,8 @@ function translateRule(
     ...(policy.egressIP && { egressIP: translateEgressIP(document, [...path, 'egressIP'], policy.egressIP) }),
     ...(portBlockSize && { portBlockSize }),
   };
+  if (snat) checkPortBlocks(document, path, rule);
+  return rule;
 }
 
 function translateEgressIP(

@@ -11,11 +11,11 @@ import { readNetwork, translateVpcEgressGateway } from './kube-ovn.ts';
 import { addKubeOvnNat } from './kube-ovn-nat.ts';
 import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
 import { DEFAULT_TOKENS } from './parse.ts';
+import { checkNotShared } from './port-blocks.ts';
 import { quote } from './quote.ts';
 import { addWarnings, programmedFamilies } from './resolve.ts';
 import { Pods } from './selectors.ts';
 import { addSpidernet } from './spidernet.ts';
-import { refuseUnsupported } from './unsupported.ts';
 
 /** The kinds of which there is one in a directory: they say where the two sides are. */
 const GATEWAYS = ['GatewayPolicy', 'VpcEgressGateway'];
@@ -32,7 +32,6 @@ export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOK
   const failDirectory = (message: string) => errors.push({ file: '.', line: 0, col: 0, path: '', message });
   if (files.length === 0) failDirectory('no policy: the directory holds no .yaml, .yml or .json file');
   const set = readDocuments(files, errors, { tokens: maxTokens });
-  for (const document of set.documents) refuseUnsupported(document);
   const network = readNetwork(set);
   const pods = new Pods(set);
   const [gateway, ...more] = set.documents.filter(({ kind }) => GATEWAYS.includes(kind));
@@ -50,6 +49,7 @@ export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOK
     // They are about single pods, the gateway's own about whole networks: at equal priority they come first.
     policy.rules.unshift(...policy.rules.splice(own));
     inbound.finish(policy);
+    checkNotShared(gateway, policy, policy.rules.length - own);
   } else if (files.length > 0 && !set.incomplete) {
     failDirectory(`no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
   }

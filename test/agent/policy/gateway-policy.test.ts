@@ -70,7 +70,7 @@ t.test('every field that there will be', async (t) => {
       {
         name: 'web',
         snat: true,
-        ipBlocks: ['10.17.0.0/16'],
+        ipBlocks: ['10.17.0.0/24'],
         destinationCIDRs: ['0.0.0.0/0'],
         excludedCIDRs: ['10.0.0.0/8'],
         priority: 100,

@@ -1,0 +1,382 @@
+/**
+ * The nf_tables messages (linux/netfilter/nf_tables.h) for the one thing that iptables and ipset cannot do: to look
+ * a source up and find the address and the ports that it gets. Everything else is iptables' (docs/design/0007).
+ *
+ *     table VEG-PORT-BLOCKS
+ *       map blocks     mark . source : address . first port - address . last port
+ *       chain          nat, POSTROUTING, behind iptables': a mark of port blocks → SNAT to what the map says,
+ *                      and DROP when it says nothing
+ *
+ * Pure.
+ */
+import { addressBits, addressBytes, type Family } from '../routing/prefix.ts';
+import { eachBlock, type PortBlocks } from './port-blocks.ts';
+
+export const PORT_TABLE = 'VEG-PORT-BLOCKS';
+const MAP = 'blocks';
+const CHAIN = 'postrouting';
+
+/** One message: its type with the subsystem, its flags, nfgenmsg header and attributes. */
+export interface NftMessage {
+  type: number;
+  flags: number;
+  data: Uint8Array;
+}
+
+const SUBSYSTEM = 10;
+const message = (type: number): number => (SUBSYSTEM << 8) | type;
+export const NFT_GET = {
+  table: message(1),
+  chain: message(4),
+  rule: message(7),
+  set: message(10),
+  elements: message(13),
+  generation: message(16),
+} as const;
+const NEW = {
+  table: message(0),
+  chain: message(3),
+  rule: message(6),
+  set: message(9),
+  elements: message(12),
+};
+const DELETE = { table: message(2), elements: message(14) };
+
+// linux/netfilter/nfnetlink.h: what encloses the messages of a transaction.
+const BATCH_BEGIN = 16;
+const BATCH_END = 17;
+
+// linux/netlink.h
+const NLM_F_CREATE = 0x400;
+const NLM_F_APPEND = 0x800;
+const NLA_F_NESTED = 0x8000;
+const NLA_TYPE_MASK = 0x3fff;
+const NLA_HEADER = 4;
+const NFGEN_HEADER = 4;
+
+const NFPROTO = { 4: 2, 6: 10 } as const;
+const NF_INET_POST_ROUTING = 4;
+/** Right behind nat POSTROUTING of iptables, which decides and leaves the marks: NF_IP_PRI_NAT_SRC is 100. */
+const PRIORITY = 101;
+const NF_NAT_RANGE_PROTO_RANDOM_FULLY = 1 << 4;
+const NFT_SET_MAP = 8;
+const NFT_META_MARK = 3;
+const NFT_PAYLOAD_NETWORK_HEADER = 1;
+/** Registers of four octets, from which wider values go on. */
+const NFT_REG32_00 = 8;
+/** nft's numbers of data types, six bits each in a concatenation: only `nft list` looks at them. */
+const TYPE = { mark: 19, 4: 7, 6: 8, port: 13 } as const;
+
+/** Elements that go into one message: an attribute has at most 64 KiB. */
+const ELEMENTS_PER_MESSAGE = 700;
+
+function u32(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value >>> 0);
+  return bytes;
+}
+
+/** As the kernel keeps a mark: in the order of the machine, which is little-endian wherever Node runs us. */
+function markBytes(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(value >>> 0);
+  return bytes;
+}
+
+const text = (value: string): Buffer => Buffer.from(`${value}\0`, 'latin1');
+
+function attribute(type: number, ...content: Uint8Array[]): Buffer {
+  const length = NLA_HEADER + content.reduce((sum, part) => sum + part.length, 0);
+  const header = Buffer.alloc(NLA_HEADER);
+  header.writeUInt16LE(length, 0);
+  header.writeUInt16LE(type, 2);
+  return Buffer.concat([header, ...content], (length + 3) & ~3);
+}
+
+const nest = (type: number, ...content: Uint8Array[]): Buffer => attribute(type | NLA_F_NESTED, ...content);
+
+/** NFTA_DATA_VALUE and NFTA_DATA_VERDICT in an attribute. */
+const value = (type: number, bytes: Uint8Array): Buffer => nest(type, attribute(1, bytes));
+const DROP = nest(2, nest(2, attribute(1, u32(0))));
+
+const payload = (family: Family, ...attributes: Uint8Array[]): Buffer =>
+  Buffer.concat([Buffer.of(NFPROTO[family], 0, 0, 0), ...attributes]);
+
+const create = (type: number, family: Family, ...attributes: Uint8Array[]): NftMessage => ({
+  type,
+  flags: NLM_F_CREATE,
+  data: payload(family, ...attributes),
+});
+
+/** The transaction that holds messages: all of them are carried out, or none. */
+export function transaction(messages: readonly NftMessage[]): NftMessage[] {
+  const frame = (type: number): NftMessage => ({ type, flags: 0, data: Buffer.of(0, 0, 0, SUBSYSTEM) });
+  return [frame(BATCH_BEGIN), ...messages, frame(BATCH_END)];
+}
+
+/** An expression of a rule by name, with its attributes numbered from 1 where there is something. */
+const expression = (name: string, ...attributes: Uint8Array[]): Buffer =>
+  nest(1, attribute(1, text(name)), nest(2, ...attributes));
+
+const numbers = (...list: (number | undefined)[]): Buffer[] =>
+  list.flatMap((number, i) => (number === undefined ? [] : [attribute(i + 1, u32(number))]));
+
+/** Says which rules are ours, and as we make them now: NFTA_RULE_USERDATA, a comment as nft writes it. */
+const COMMENTS = ['veg-agent 1: the block of the source', 'veg-agent 1: a source without a block'] as const;
+const comment = (words: string): Buffer => Buffer.concat([Buffer.of(0, words.length + 1), text(words)]);
+
+/** The rules of the chain. `bits` of the mark (in `mask`) say that it is one of port blocks. */
+function rules(family: Family, bits: number, mask: number): Buffer[][] {
+  const words = addressBits(family) / 32;
+  const registers = (n: number): number => NFT_REG32_00 + n;
+  const isOurs = [
+    expression('meta', ...numbers(NFT_REG32_00, NFT_META_MARK)),
+    expression(
+      'bitwise',
+      ...numbers(NFT_REG32_00, NFT_REG32_00, 4),
+      value(4, markBytes(bits)),
+      value(5, markBytes(0)),
+    ),
+    expression('cmp', ...numbers(NFT_REG32_00, 0), value(3, markBytes(bits))),
+  ];
+  return [
+    [
+      ...isOurs,
+      expression('meta', ...numbers(NFT_REG32_00, NFT_META_MARK)),
+      expression(
+        'bitwise',
+        ...numbers(NFT_REG32_00, NFT_REG32_00, 4),
+        value(4, markBytes(mask)),
+        value(5, markBytes(0)),
+      ),
+      expression(
+        'payload',
+        ...numbers(registers(1), NFT_PAYLOAD_NETWORK_HEADER, family === 4 ? 12 : 8, words * 4),
+      ),
+      expression('lookup', attribute(1, text(MAP)), ...numbers(undefined, NFT_REG32_00, NFT_REG32_00)),
+      expression(
+        'nat',
+        ...numbers(
+          0,
+          NFPROTO[family],
+          registers(0),
+          registers(words + 1),
+          registers(words),
+          registers(2 * words + 1),
+          NF_NAT_RANGE_PROTO_RANDOM_FULLY,
+        ),
+      ),
+    ],
+    [...isOurs, expression('counter'), expression('immediate', ...numbers(0), DROP)],
+  ];
+}
+
+/**
+ * Makes table, map, chain and rules anew, empty.
+ * @param bits the bits of a mark that say that it is one of port blocks
+ * @param mask the bits of a mark that are looked up
+ * @param isThere whether something of that name is to be removed first
+ */
+export function createTable(family: Family, bits: number, mask: number, isThere: boolean): NftMessage[] {
+  const words = addressBits(family) / 32;
+  const table = attribute(1, text(PORT_TABLE));
+  const pair = (TYPE[family] << 6) | TYPE.port;
+  const set = create(
+    NEW.set,
+    family,
+    table,
+    attribute(2, text(MAP)),
+    attribute(3, u32(NFT_SET_MAP)),
+    attribute(4, u32((TYPE.mark << 6) | TYPE[family])),
+    attribute(5, u32(4 + 4 * words)),
+    attribute(6, u32(pair)),
+    attribute(7, u32(8 + 8 * words)),
+    attribute(10, u32(1)),
+    // NFTNL_UDATA_SET_DATA_INTERVAL: nft prints ranges.
+    attribute(13, Buffer.of(6, 4, 1, 0, 0, 0)),
+  );
+  const chain = create(
+    NEW.chain,
+    family,
+    table,
+    attribute(3, text(CHAIN)),
+    nest(4, attribute(1, u32(NF_INET_POST_ROUTING)), attribute(2, u32(PRIORITY))),
+    attribute(7, text('nat')),
+  );
+  return [
+    ...(isThere ? [deleteTable(family)] : []),
+    create(NEW.table, family, table),
+    set,
+    chain,
+    ...rules(family, bits, mask).map((expressions, i) => ({
+      ...create(
+        NEW.rule,
+        family,
+        table,
+        attribute(2, text(CHAIN)),
+        nest(4, ...expressions),
+        attribute(7, comment(COMMENTS[i]!)),
+      ),
+      flags: NLM_F_CREATE | NLM_F_APPEND,
+    })),
+  ];
+}
+
+/** Removes the table with everything in it. */
+export const deleteTable = (family: Family): NftMessage => ({
+  type: DELETE.table,
+  flags: 0,
+  data: payload(family, attribute(1, text(PORT_TABLE))),
+});
+
+/** A question about the table, the map, the chain, its rules, or the elements of the map. */
+export function question(what: Exclude<keyof typeof NFT_GET, 'generation'>, family: Family): Buffer {
+  const table = attribute(1, text(PORT_TABLE));
+  switch (what) {
+    case 'table':
+      return payload(family, table);
+    case 'chain':
+      return payload(family, table, attribute(3, text(CHAIN)));
+    case 'rule':
+      return payload(family, table, attribute(2, text(CHAIN)));
+    case 'set':
+    case 'elements':
+      return payload(family, table, attribute(2, text(MAP)));
+  }
+}
+
+/** The question for the number of the last transaction, and what the answer says. */
+export const generationQuestion = (): Buffer => Buffer.alloc(NFGEN_HEADER);
+export const generationOf = (answer: Buffer): number => attributesOf(answer).get(1)?.readUInt32BE(0) ?? 0;
+
+/** The attributes in a part of a message, each type once. */
+function attributesOf(bytes: Buffer, start = NFGEN_HEADER): Map<number, Buffer> {
+  const found = new Map<number, Buffer>();
+  walk(bytes, start, (type, content) => void found.set(type, content));
+  return found;
+}
+
+function walk(bytes: Buffer, start: number, visit: (type: number, content: Buffer) => void): void {
+  for (let at = start; at + NLA_HEADER <= bytes.length; ) {
+    const length = bytes.readUInt16LE(at);
+    if (length < NLA_HEADER || at + length > bytes.length) return;
+    visit(bytes.readUInt16LE(at + 2) & NLA_TYPE_MASK, bytes.subarray(at + NLA_HEADER, at + length));
+    at += (length + 3) & ~3;
+  }
+}
+
+/** Whether answers describe chain, rules and map as `createTable` makes them. */
+export function isIntact(family: Family, chain: Buffer, ruleList: readonly Buffer[], set: Buffer): boolean {
+  const hook = attributesOf(attributesOf(chain).get(4) ?? Buffer.alloc(0), 0);
+  const map = attributesOf(set);
+  const words = addressBits(family) / 32;
+  const expected = COMMENTS.map((words) => comment(words).toString('latin1'));
+  return (
+    hook.get(1)?.readUInt32BE(0) === NF_INET_POST_ROUTING &&
+    hook.get(2)?.readUInt32BE(0) === PRIORITY &&
+    map.get(5)?.readUInt32BE(0) === 4 + 4 * words &&
+    map.get(7)?.readUInt32BE(0) === 8 + 8 * words &&
+    ruleList.length === expected.length &&
+    ruleList.every((rule, i) => attributesOf(rule).get(7)?.toString('latin1') === expected[i])
+  );
+}
+
+/** An element: the mark, and the octets of source and of what it gets. */
+export interface PortElement {
+  mark: number;
+  source: Buffer;
+  data: Buffer;
+}
+
+/** Calls `visit` for each element in an answer. */
+export function eachElement(answer: Buffer, visit: (element: PortElement) => void): void {
+  const list = attributesOf(answer).get(3) ?? Buffer.alloc(0);
+  for (let at = 0; at + NLA_HEADER <= list.length; ) {
+    const end = at + list.readUInt16LE(at);
+    const element: PortElement = { mark: 0, source: list, data: list };
+    for (let inner = at + NLA_HEADER; inner + NLA_HEADER <= end; ) {
+      const length = list.readUInt16LE(inner);
+      const type = list.readUInt16LE(inner + 2) & NLA_TYPE_MASK;
+      // Key and data are attributes that hold one attribute: the octets.
+      const content = inner + 2 * NLA_HEADER;
+      if (type === 1) {
+        element.mark = list.readUInt32LE(content);
+        element.source = list.subarray(content + 4, inner + length);
+      } else if (type === 2) element.data = list.subarray(content, inner + length);
+      inner += (length + 3) & ~3 || NLA_HEADER;
+    }
+    visit(element);
+    at = Math.max(end, at + NLA_HEADER);
+  }
+}
+
+/** The elements that port blocks come to; their octets are good until the next one. */
+export function* elementsOf(mark: number, blocks: PortBlocks, family: Family): Generator<PortElement> {
+  const length = addressBits(family) / 8;
+  const data = Buffer.alloc(2 * length + 8);
+  let address: string | undefined;
+  for (const { source, block } of eachBlock(blocks)) {
+    if (block.address !== address) {
+      address = block.address;
+      const bytes = addressBytes(block.address);
+      data.set(bytes, 0);
+      data.set(bytes, length + 4);
+    }
+    data.writeUInt16BE(block.first, length);
+    data.writeUInt16BE(block.last, 2 * length + 4);
+    yield { mark, source: Buffer.from(source.buffer, source.byteOffset, source.length), data };
+  }
+}
+
+/** Sums elements up so that their order does not matter. */
+export interface ElementSum {
+  elements: number;
+  digest: number;
+}
+
+/** Adds an element to a sum. */
+export function addElement(sum: ElementSum, { source, data }: PortElement): void {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < source.length; i++) hash = Math.imul(hash ^ source[i]!, 0x01000193);
+  for (let i = 0; i < data.length; i++) hash = Math.imul(hash ^ data[i]!, 0x01000193);
+  sum.elements++;
+  sum.digest = (sum.digest + hash) >>> 0;
+}
+
+/** The sum of the elements that port blocks come to. */
+export function sumOf(blocks: PortBlocks, family: Family): ElementSum {
+  const sum = { elements: 0, digest: 0 };
+  for (const element of elementsOf(0, blocks, family)) addElement(sum, element);
+  return sum;
+}
+
+/** Messages that add elements, or that delete them by their keys. */
+export function* elementMessages(
+  action: 'add' | 'delete',
+  family: Family,
+  elements: Iterable<PortElement>,
+): Generator<NftMessage> {
+  const start = [attribute(1, text(PORT_TABLE)), attribute(2, text(MAP))];
+  const length = addressBits(family) / 8;
+  const key = value(1, Buffer.alloc(4 + length));
+  const empty = action === 'add' ? nest(1, key, value(2, Buffer.alloc(2 * length + 8))) : nest(1, key);
+  const list = Buffer.alloc(ELEMENTS_PER_MESSAGE * empty.length);
+  let end = 0;
+  const take = (): NftMessage => {
+    const data = payload(family, ...start, nest(3, list.subarray(0, end)));
+    end = 0;
+    return action === 'add'
+      ? { type: NEW.elements, flags: NLM_F_CREATE, data }
+      : { type: DELETE.elements, flags: 0, data };
+  };
+  for (const { mark, source, data } of elements) {
+    list.set(empty, end);
+    const content = end + 3 * NLA_HEADER;
+    list.writeUInt32LE(mark, content);
+    list.set(source, content + 4);
+    if (action === 'add') list.set(data, end + NLA_HEADER + key.length + 2 * NLA_HEADER);
+    end += empty.length;
+    if (end === list.length) yield take();
+  }
+  if (end > 0) yield take();
+}

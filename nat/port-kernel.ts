@@ -1,0 +1,200 @@
+/** Reads and writes the port blocks in the kernel: the table of `nftables.ts`, over netlink. */
+import { setImmediate as turn } from 'node:timers/promises';
+import { FAMILIES, type Family } from '../routing/prefix.ts';
+import { NatError, type NatErrorKind } from './errors.ts';
+import {
+  addElement,
+  createTable,
+  deleteTable,
+  eachElement,
+  elementMessages,
+  elementsOf,
+  generationOf,
+  generationQuestion,
+  isIntact,
+  NFT_GET,
+  type NftMessage,
+  type PortElement,
+  question,
+  transaction,
+} from './nftables.ts';
+import type { PortStep } from './port-steps.ts';
+import { DECISION_MASK, PORT_BLOCKS_MARK } from './rules.ts';
+import type { PortTable } from './state.ts';
+
+/** The netlink socket (NETLINK_NETFILTER) that is needed. All throw errors that have the errno's name as `code`. */
+export interface NetfilterSocket {
+  /** The answer to a question about one thing. */
+  ask(type: number, data: Uint8Array): Buffer;
+  /** What `parse` makes of each answer. */
+  dump<T>(type: number, data: Uint8Array, parse: (answer: Buffer) => T | undefined): T[];
+  /** Sends messages at once, and throws the first error that one of them meets. */
+  sendAll(messages: readonly NftMessage[]): void;
+}
+
+export interface PortKernel {
+  /**
+   * The tables of both families; none where there is none. What cannot be read is not there, unless it is
+   * required: then throws `NatError`.
+   */
+  observe(required: boolean): Partial<Record<Family, PortTable>>;
+  /** Throws `NatError`. */
+  apply(steps: readonly PortStep[]): Promise<void>;
+}
+
+const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
+
+const KINDS: Record<string, NatErrorKind> = {
+  EPERM: 'not-permitted',
+  EACCES: 'not-permitted',
+  ENOENT: 'changed',
+  EEXIST: 'changed',
+  EBUSY: 'changed',
+  EOPNOTSUPP: 'unsupported',
+  EPROTONOSUPPORT: 'unsupported',
+  EINVAL: 'unsupported',
+};
+
+const natError = (what: string, error: unknown): NatError =>
+  new NatError(KINDS[codeOf(error) ?? ''] ?? 'failed', `nf_tables: ${what}: ${(error as Error).message}`);
+
+/** Does something with the kernel. Throws `NatError`. */
+function attempt<T>(what: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    throw natError(what, error);
+  }
+}
+
+const keyOf = (source: Buffer): string => source.toString('latin1');
+
+/** The access to the port blocks of this network namespace. `open` gives the socket when it is first needed. */
+export function createPortKernel(open: () => NetfilterSocket): PortKernel {
+  let opened: NetfilterSocket | undefined;
+  const socket = (): NetfilterSocket => {
+    opened ??= open();
+    return opened;
+  };
+  /** What was read last, and the generation of nf_tables that it was. */
+  let last: { generation: number; tables: Partial<Record<Family, PortTable>> } | undefined;
+
+  function isThere(family: Family): boolean {
+    try {
+      socket().ask(NFT_GET.table, question('table', family));
+      return true;
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return false;
+      throw error;
+    }
+  }
+
+  /** Reads the elements of the map, of one mark or of all. */
+  function eachInKernel(family: Family, visit: (element: PortElement) => void, mark?: number): void {
+    socket().dump(NFT_GET.elements, question('elements', family), (answer) =>
+      eachElement(answer, (element) => {
+        if (mark === undefined || element.mark === mark) visit(element);
+      }),
+    );
+  }
+
+  function observeTable(family: Family): PortTable | undefined {
+    if (!isThere(family)) return undefined;
+    const table: PortTable = { intact: false, policies: new Map() };
+    try {
+      const chain = socket().ask(NFT_GET.chain, question('chain', family));
+      const set = socket().ask(NFT_GET.set, question('set', family));
+      const rules = socket().dump(NFT_GET.rule, question('rule', family), (answer) => answer);
+      table.intact = isIntact(family, chain, rules, set);
+    } catch (error) {
+      if (codeOf(error) !== 'ENOENT') throw error;
+    }
+    if (!table.intact) return table;
+    eachInKernel(family, (element) => {
+      let sum = table.policies.get(element.mark);
+      if (sum === undefined) {
+        sum = { elements: 0, digest: 0 };
+        table.policies.set(element.mark, sum);
+      }
+      addElement(sum, element);
+    });
+    return table;
+  }
+
+  function send(what: string, messages: readonly NftMessage[]): void {
+    attempt(what, () => socket().sendAll(transaction(messages)));
+  }
+
+  /** Makes the elements of a mark those that `wanted` gives. */
+  async function write(family: Family, mark: number, wanted: () => Iterable<PortElement>): Promise<void> {
+    const wrong = new Map<string, PortElement>();
+    attempt('read port blocks', () =>
+      eachInKernel(
+        family,
+        ({ source, data }) => {
+          wrong.set(keyOf(source), { mark, source, data });
+        },
+        mark,
+      ),
+    );
+    const right = new Set<string>();
+    if (wrong.size > 0) {
+      for (const { source, data } of wanted()) {
+        const key = keyOf(source);
+        if (wrong.get(key)?.data.equals(data) !== true) continue;
+        wrong.delete(key);
+        right.add(key);
+      }
+    }
+    function* missing(): Generator<PortElement> {
+      for (const element of wanted()) if (!right.has(keyOf(element.source))) yield element;
+    }
+    // An element cannot be changed: what is wrong goes first.
+    for (const message of elementMessages('delete', family, wrong.values())) {
+      send('delete port blocks', [message]);
+      await turn();
+    }
+    for (const message of elementMessages('add', family, missing())) {
+      send('add port blocks', [message]);
+      await turn();
+    }
+  }
+
+  async function carryOut(step: PortStep): Promise<void> {
+    const { family } = step;
+    switch (step.type) {
+      case 'create-port-table':
+        return send('make the table', createTable(family, PORT_BLOCKS_MARK, DECISION_MASK, step.replace));
+      case 'write-port-blocks':
+        return write(family, step.mark, () => elementsOf(step.mark, step.blocks, family));
+      case 'delete-port-blocks':
+        return write(family, step.mark, () => []);
+      case 'delete-port-table':
+        return send('delete the table', [deleteTable(family)]);
+    }
+  }
+
+  return {
+    observe(required) {
+      try {
+        const generation = generationOf(socket().ask(NFT_GET.generation, generationQuestion()));
+        if (last?.generation !== generation) {
+          const tables: Partial<Record<Family, PortTable>> = {};
+          for (const family of FAMILIES) {
+            const table = observeTable(family);
+            if (table !== undefined) tables[family] = table;
+          }
+          last = { generation, tables };
+        }
+        return last.tables;
+      } catch (error) {
+        if (!required) return {};
+        throw natError('read port blocks', error);
+      }
+    },
+
+    async apply(steps) {
+      for (const step of steps) await carryOut(step);
+    },
+  };
+}

@@ -1,0 +1,56 @@
+/** The steps that bring the port blocks in the kernel to what the policy says, and the steps as text. Pure. */
+import { type Address, type Family, networkAddress } from '../routing/prefix.ts';
+import { PORT_TABLE } from './nftables.ts';
+import { blockAt, type PortBlocks, sourceCount } from './port-blocks.ts';
+import { hex } from './rules.ts';
+import type { PortTable } from './state.ts';
+
+export type PortStep =
+  /** Makes the table, empty; `replace`: in the place of one that is not as it must be. */
+  | { type: 'create-port-table'; family: Family; replace: boolean }
+  /** Makes what the map says about a mark these blocks. */
+  | { type: 'write-port-blocks'; family: Family; mark: number; blocks: PortBlocks }
+  /** Removes what the map says about a mark. */
+  | { type: 'delete-port-blocks'; family: Family; mark: number }
+  | { type: 'delete-port-table'; family: Family };
+
+/** The steps that come before the rules that leave the marks, and those that come after. */
+export function editPorts(
+  observed: PortTable | undefined,
+  desired: PortTable | undefined,
+  family: Family,
+): { before: PortStep[]; after: PortStep[] } {
+  if (desired === undefined) {
+    return { before: [], after: observed === undefined ? [] : [{ type: 'delete-port-table', family }] };
+  }
+  const before: PortStep[] = [];
+  const intact = observed?.intact === true;
+  if (!intact) before.push({ type: 'create-port-table', family, replace: observed !== undefined });
+  for (const [mark, { elements, digest, blocks }] of desired.policies) {
+    const there = intact ? observed.policies.get(mark) : undefined;
+    if (there?.elements === elements && there.digest === digest) continue;
+    before.push({ type: 'write-port-blocks', family, mark, blocks: blocks! });
+  }
+  const old = intact ? [...observed.policies.keys()].filter((mark) => !desired.policies.has(mark)) : [];
+  return { before, after: old.map((mark) => ({ type: 'delete-port-blocks', family, mark })) };
+}
+
+/** A step as a line: in nft's words, but for the elements, of which the first and their number are told. */
+export function portLine(step: PortStep): string {
+  const table = `${step.family === 4 ? 'ip' : 'ip6'} ${PORT_TABLE}`;
+  switch (step.type) {
+    case 'create-port-table':
+      return `nft add table ${table}`;
+    case 'delete-port-table':
+      return `nft delete table ${table}`;
+    case 'delete-port-blocks':
+      return `nft delete element ${table} blocks { ${hex(step.mark)} . * }`;
+    case 'write-port-blocks': {
+      const { address, first, last } = blockAt(step.blocks, 0)!;
+      const source: Address = networkAddress(step.blocks.sources[0]!);
+      const more = sourceCount(step.blocks.sources) - 1;
+      const rest = more > 0 ? `, and ${more} more` : '';
+      return `nft add element ${table} blocks { ${hex(step.mark)} . ${source} : ${address} . ${first}-${last}${rest} }`;
+    }
+  }
+}
