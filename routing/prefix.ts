@@ -3,7 +3,8 @@
  *
  * An `Address` and a `Prefix` are strings in the one form that the kernel and its tools print (RFC 5952 for
  * IPv6, host bits of a prefix cleared), so that equality is `===`, a `Set` works, and nothing that was not
- * parsed here can reach a command line. Parsing itself is ip-address's.
+ * parsed here can reach a command line. Parsing itself is ip-address's, but for what long lists are made of:
+ * canonical IPv4, and IPv6 hosts. Of those a hundred thousand would cost seconds.
  */
 import { Address4, Address6 } from 'ip-address';
 
@@ -31,6 +32,28 @@ export const familyOf = (value: Address | Prefix): Family => (value.includes(':'
 // Only these can stand in an address; ip-address takes more (zones, surrounding blanks in some forms).
 const SHAPE = /^[0-9A-Fa-f.:]{2,45}(?:\/[0-9]{1,3})?$/;
 
+const OCTET = '(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])';
+const ADDRESS_4 = new RegExp(`^${OCTET}(?:\\.${OCTET}){3}$`);
+const PREFIX_4 = new RegExp(`^${OCTET}(?:\\.${OCTET}){3}/(?:3[0-2]|[12]?[0-9])$`);
+/** Without dotted decimal, which has forms of its own. */
+const HOST_6 = /^[0-9A-Fa-f:]{2,39}(?:\/128)?$/;
+
+/** A canonical IPv4 address as a number. */
+const number4 = (value: string): number =>
+  value.split('.').reduce((sum, octet) => sum * 256 + Number(octet), 0);
+
+/** An IPv4 address from its number. */
+const text4 = (value: number): Address =>
+  `${value >>> 24}.${(value >>> 16) & 255}.${(value >>> 8) & 255}.${value & 255}` as Address;
+
+/** The IPv4 prefix of a length that an address lies in. */
+const clear4 = (value: string, length: number): Prefix =>
+  `${text4(length === 0 ? 0 : number4(value) & (0xffffffff << (32 - length)))}/${length}` as Prefix;
+
+/** An IPv6 address in its canonical spelling, which URLs have too; undefined for no address. */
+const canonical6 = (text: string): Address | undefined =>
+  URL.parse(`http://[${text}]`)?.hostname.slice(1, -1) as Address | undefined;
+
 function parse(text: string): Address4 | Address6 | undefined {
   if (!SHAPE.test(text)) return undefined;
   try {
@@ -42,6 +65,7 @@ function parse(text: string): Address4 | Address6 | undefined {
 
 /** Parses one address without a length. Returns undefined for anything else. */
 export function parseAddress(text: string): Address | undefined {
+  if (ADDRESS_4.test(text)) return text as Address;
   if (text.includes('/')) return undefined;
   return parse(text)?.correctForm() as Address | undefined;
 }
@@ -51,6 +75,13 @@ export function parseAddress(text: string): Address | undefined {
  * Returns undefined for anything else.
  */
 export function parsePrefix(text: string): Prefix | undefined {
+  if (ADDRESS_4.test(text)) return `${text}/32` as Prefix;
+  if (PREFIX_4.test(text)) {
+    const length = prefixLength(text as Prefix);
+    return length === 32 ? (text as Prefix) : clear4(networkAddress(text as Prefix), length);
+  }
+  const host = HOST_6.test(text) && canonical6(text.replace('/128', ''));
+  if (host) return `${host}/128` as Prefix;
   const parsed = parse(text);
   if (parsed === undefined) return undefined;
   return `${parsed.startAddress().correctForm()}/${parsed.subnetMask}` as Prefix;
@@ -81,7 +112,7 @@ export const networkAddress = (value: Prefix): Address => value.slice(0, value.i
 
 /** The address as a number, most significant octet first. */
 export function addressNumber(value: Address): bigint {
-  return familyOf(value) === 4 ? new Address4(value).bigInt() : new Address6(value).bigInt();
+  return familyOf(value) === 4 ? BigInt(number4(value)) : new Address6(value).bigInt();
 }
 
 /** The address as 4 or 16 octets in network order. */
@@ -105,12 +136,16 @@ export function contains(outer: Prefix, inner: Address | Prefix): boolean {
   const family = familyOf(outer);
   if (family !== familyOf(inner)) return false;
   const innerPrefix = inner.includes('/') ? (inner as Prefix) : hostPrefix(inner as Address);
-  const length = prefixLength(outer);
-  if (prefixLength(innerPrefix) < length) return false;
-  const shift = BigInt(addressBits(family) - length);
   return (
-    addressNumber(networkAddress(innerPrefix)) >> shift === addressNumber(networkAddress(outer)) >> shift
+    prefixLength(innerPrefix) >= prefixLength(outer) && around(innerPrefix, prefixLength(outer)) === outer
   );
+}
+
+/** The prefix of a length, at most its own, that a prefix lies in. */
+export function around(inner: Prefix, length: number): Prefix {
+  if (length === prefixLength(inner)) return inner;
+  const network = networkAddress(inner);
+  return familyOf(inner) === 4 ? clear4(network, length) : prefix(`${network}/${length}`);
 }
 
 /** A prefix as iproute2 prints it: a host without its length, the whole space as `default`. */

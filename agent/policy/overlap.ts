@@ -1,38 +1,24 @@
 /** Which blocks lie in which, for many blocks at once. Two CIDRs are disjoint or one holds the other. */
-import {
-  addressBits,
-  addressNumber,
-  type Family,
-  familyOf,
-  networkAddress,
-  type Prefix,
-  prefixLength,
-} from '../../routing/prefix.ts';
+import { around, type Family, familyOf, type Prefix, prefixLength } from '../../routing/prefix.ts';
 
 /** Prefixes with a value each, that can be asked which of them hold another one. The first value stays. */
 export class PrefixIndex<Value> {
-  /** By family and length, the network numbers. */
-  readonly #lengths: Record<Family, Map<number, Map<bigint, Value>>> = { 4: new Map(), 6: new Map() };
+  readonly #values = new Map<Prefix, Value>();
+  readonly #lengths: Record<Family, Set<number>> = { 4: new Set(), 6: new Set() };
 
   add(prefix: Prefix, value: Value): void {
-    const length = prefixLength(prefix);
-    const lengths = this.#lengths[familyOf(prefix)];
-    const networks = lengths.get(length) ?? new Map<bigint, Value>();
-    lengths.set(length, networks);
-    const network = networkBits(prefix, length);
-    if (!networks.has(network)) networks.set(network, value);
+    if (this.#values.has(prefix)) return;
+    this.#values.set(prefix, value);
+    this.#lengths[familyOf(prefix)].add(prefixLength(prefix));
   }
 
   /** The values of all prefixes that hold this one wholly, in no order. */
   *holding(prefix: Prefix): Generator<Value> {
-    for (const [length, networks] of this.#lengths[familyOf(prefix)]) {
-      if (length > prefixLength(prefix)) continue;
-      const value = networks.get(networkBits(prefix, length));
+    const own = prefixLength(prefix);
+    for (const length of this.#lengths[familyOf(prefix)]) {
+      if (length > own) continue;
+      const value = this.#values.get(around(prefix, length));
       if (value !== undefined) yield value;
     }
   }
 }
-
-/** The first `length` bits of a prefix's address. */
-const networkBits = (prefix: Prefix, length: number): bigint =>
-  addressNumber(networkAddress(prefix)) >> BigInt(addressBits(familyOf(prefix)) - length);
