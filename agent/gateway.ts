@@ -13,6 +13,7 @@ import type { Logger } from './log.ts';
 import { Loop } from './loop.ts';
 import type { Metrics } from './metrics.ts';
 import type { Options } from './options.ts';
+import type { Plan } from './plan.ts';
 import { formatError } from './policy/load.ts';
 import { DEFAULT_UPLINK, type Policy } from './policy/model.ts';
 import {
@@ -43,6 +44,8 @@ export interface GatewayParts {
   logger: Logger;
   /** Called when what is asked of the BFD process may have changed. */
   onIntent(intent: BfdIntent): void;
+  /** Called when the kernel is as the plan says. */
+  onApplied(plan: Plan): void;
   /** Called after each look at the pod. */
   onLook(look: Look): Promise<void>;
 }
@@ -179,6 +182,7 @@ export class Gateway {
       if (failures.length === 0) {
         Object.assign(this.#fulfilled, look.wishes);
         if (repaired) this.#countRepairs(look);
+        this.#parts.onApplied(look.plan);
       }
       this.#take(this.#policy, look, failures);
       if (translation && failures.length === 0) this.#flows.follow(look.plan);

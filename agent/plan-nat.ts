@@ -142,6 +142,17 @@ export function heldAddresses(policy: Policy, family: Family, names: readonly st
   );
 }
 
+/** The policies whose port blocks share their address with all that is masqueraded. */
+export const portNotes = (policy: Policy, own: readonly Address[]): string[] =>
+  policy.rules.flatMap(({ name, portBlockSize, egressIP }) =>
+    (portBlockSize === undefined ? [] : (egressIP?.addresses ?? []))
+      .filter((address) => own.includes(address))
+      .map(
+        (address) =>
+          `policy ${name}: ${address} is the external interface's own address, so masqueraded connections and the pod's own use ports of its blocks too`,
+      ),
+  );
+
 /** The policies that name sources of a family, and no address for them. */
 export function egressNotes(policy: Policy, family: Family): string[] {
   return policy.rules

@@ -20,7 +20,7 @@ import {
 import type { InterfaceAddress } from '../routing/state.ts';
 import { desiredSysctls, type Sysctl } from './desired-sysctls.ts';
 import { type Facts, findInterfaces, type InterfaceFlags } from './interfaces.ts';
-import { egressNotes, familyNat, heldAddresses, inboundTargets } from './plan-nat.ts';
+import { egressNotes, familyNat, heldAddresses, inboundTargets, portNotes } from './plan-nat.ts';
 import type { Policy, Side } from './policy/model.ts';
 
 /** What became of one address family. */
@@ -173,7 +173,8 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
     peers: peers.filter((peer) => !isOnLink(peer)),
   });
   plan.nat.push(nat);
-  plan.notes.push(...egressNotes(policy, family));
+  const own = usableAddresses(facts, external, family).map(({ address }) => address);
+  plan.notes.push(...egressNotes(policy, family), ...portNotes(policy, own));
   for (const address of heldAddresses(policy, family, facts.names)) {
     plan.addresses.push({ family, address, dev: external });
   }

@@ -7,6 +7,7 @@
 import { serveControl } from '../bfd/control-socket.ts';
 import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
 import { VERSION } from '../bfd/version.ts';
+import type { Family } from '../routing/prefix.ts';
 import { BfdLink } from './bfd-link.ts';
 import { readConntrackUse, readInsertFailures } from './conntrack-table.ts';
 import { DrainWatch } from './drain.ts';
@@ -20,6 +21,7 @@ import { Metrics } from './metrics.ts';
 import { NetlinkSocket, Protocol } from './netlink.ts';
 import { type ListenAddress, type Options, parseDuration } from './options.ts';
 import { page } from './page/page.ts';
+import { portBlocksOf } from './port-history.ts';
 import type { Look } from './reconcile.ts';
 import { Recovery, supervisorStatus } from './recovery.ts';
 import { addRecoveryMetrics } from './recovery-metrics.ts';
@@ -172,6 +174,11 @@ const gateway: Gateway = new Gateway({
     bfdIntent = intent;
     recovery.expect(intent.peers);
     bfd.configure(intent);
+  },
+  onApplied({ nat, families }) {
+    const known = families.filter(({ state }) => state !== 'blocked').map(({ family }) => family);
+    const blocks = (family: Family) => nat.filter((one) => one.family === family).flatMap(portBlocksOf);
+    translations.onPortBlocks(Object.fromEntries(known.map((family) => [family, blocks(family)])));
   },
   onLook(look) {
     lastLook = look;

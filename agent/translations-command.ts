@@ -34,7 +34,8 @@ export async function translations(options: Options, flags: Record<string, unkno
     const text =
       flags.json === true ? `${JSON.stringify(document, undefined, 2)}\n` : translationsTable(document);
     process.stdout.write(text);
-    return document.translations.length > 0 ? EXIT.ok : EXIT.noneFound;
+    const found = document.translations.length + (document.computed?.length ?? 0);
+    return found > 0 ? EXIT.ok : EXIT.noneFound;
   } catch (error) {
     if (error instanceof NoAgentError) return complain(error.message);
     throw error;

@@ -8,6 +8,7 @@ import { type FlowRecord, flowRecord, seconds } from '../nat/conntrack/records.t
 import { PROTOCOL } from '../nat/conntrack/wire.ts';
 import { addressBytes, parseAddress } from '../routing/prefix.ts';
 import { LOOKUP_OPTIONS } from './options.ts';
+import type { ComputedTranslation } from './port-history.ts';
 
 const DEFAULT_LIMIT = 1000;
 const MAX_LIMIT = 2000;
@@ -114,6 +115,8 @@ export interface TranslationsDocument {
   more: boolean;
   /** When in that time events were lost, and how many of which nothing is known. */
   gaps: { from: string; to: string; lost: number }[];
+  /** What port blocks tell, whether there is a record or not; absent when they tell nothing. */
+  computed?: ComputedTranslation[];
 }
 
 const time = (ms: number): string => new Date(ms).toISOString();
@@ -122,6 +125,7 @@ const time = (ms: number): string => new Date(ms).toISOString();
 export function translationsDocument(
   found: { flows: FlowView[]; more: boolean; gaps: { from: number; to: number; lost: number }[] },
   now: number,
+  computed: ComputedTranslation[] = [],
 ): TranslationsDocument {
   return {
     schemaVersion: 'v1',
@@ -133,11 +137,36 @@ export function translationsDocument(
     })),
     more: found.more,
     gaps: found.gaps.map(({ from, to, lost }) => ({ from: time(from), to: time(to), lost })),
+    ...(computed.length > 0 && { computed }),
   };
 }
 
+/** Rows as lines, in columns. */
+function columns(rows: readonly string[][]): string[] {
+  const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)));
+  return rows.map((row) =>
+    row
+      .map((cell, i) => cell.padEnd(widths[i]!))
+      .join('  ')
+      .trimEnd(),
+  );
+}
+
+/** The part of the answer that port blocks tell. */
+function computedLines(computed: readonly ComputedTranslation[]): string[] {
+  if (computed.length === 0) return [];
+  const rows = computed.map(({ policy, sourceIP, externalIP, ports, since, until }) => [
+    sourceIP,
+    `${externalIP} ${ports.start}-${ports.end}`,
+    policy,
+    `since ${since}${until === undefined ? '' : ` until ${until}`}`,
+  ]);
+  return columns([['COMPUTED: PORTS OF', 'SEEN AS', 'POLICY', 'IN FORCE'], ...rows]);
+}
+
 /** The answer for a person, a line a flow. */
-export function translationsTable({ translations, more, gaps }: TranslationsDocument): string {
+export function translationsTable(document: TranslationsDocument): string {
+  const { translations, more, gaps, computed = [] } = document;
   const rows = translations.map((flow): string[] => {
     const { original, translated, counters } = flow;
     const port = (number?: number, id?: number) => ((number ?? id) === undefined ? '' : ` ${number ?? id}`);
@@ -162,17 +191,11 @@ export function translationsTable({ translations, more, gaps }: TranslationsDocu
       ['START', 'LASTED', 'PROTO', 'FROM', 'SEEN AS', 'TO', 'POLICY', 'BYTES SENT / RECEIVED'],
       ...rows,
     ];
-    const widths = table[0]!.map((_, i) => Math.max(...table.map((row) => row[i]!.length)));
-    for (const row of table)
-      lines.push(
-        row
-          .map((cell, i) => cell.padEnd(widths[i]!))
-          .join('  ')
-          .trimEnd(),
-      );
-  } else {
+    lines.push(...columns(table));
+  } else if (computed.length === 0) {
     lines.push('none found');
   }
+  lines.push(...computedLines(computed));
   if (more) lines.push('there are more: narrow the question, or raise --limit');
   for (const { from, to, lost } of gaps) {
     lines.push(`between ${from} and ${to} ${lost === 0 ? 'events' : `${lost} events`} may be missing`);

@@ -491,6 +491,7 @@ class TranslationWorker {
     this.#note('warn', 'no port was left for new connections; they were dropped', {
       ...{ externalIP, protocol, connections: this.#exhaustedUntold },
       ...{ destination: addressText(range.destination), destinationPort: range.destinationPort },
+      ...(range.source && { source: addressText(range.source) }),
       ...{ used: range.used, of: range.of },
     });
     this.#exhaustedUntold = 0;

@@ -3,13 +3,16 @@
  * for it (translations-worker.ts), again when it dies, prints its records, hands its lookups on and keeps its
  * figures for the metrics.
  */
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { ControlReply } from '../bfd/control-socket.ts';
 import type { PortStatus } from '../nat/conntrack/ports.ts';
 import { addressText, type Identity } from '../nat/conntrack/records.ts';
+import { FAMILIES, type Family } from '../routing/prefix.ts';
 import type { Logger } from './log.ts';
 import type { EgressRule, Policy } from './policy/model.ts';
+import { type HistoryEntry, type PolicyBlocks, PortHistory } from './port-history.ts';
 import { type PolicyTraffic, TrafficMeter } from './traffic.ts';
 import { RecordOutput } from './translations-output.ts';
 import { LookupError, parseLookup, translationsDocument } from './translations-query.ts';
@@ -33,6 +36,9 @@ const FIND_TIMEOUT = 4000;
 const STOP_TIMEOUT = 1500;
 /** The heap of the thread, MiB: flows are not in it. */
 const RESOURCES = { maxOldGenerationSizeMb: 24, maxYoungGenerationSizeMb: 4, stackSizeMb: 1 };
+/** Which port blocks were in force when, in the state directory; the version changes with what is in it. */
+const HISTORY_FILE = 'port-blocks.json';
+const HISTORY_VERSION = 1;
 /** The priority of a rule that names none. */
 const DEFAULT_PRIORITY = 1000;
 
@@ -70,9 +76,11 @@ export class Translations {
   #lastLookup = 0;
   readonly #lookups = new Map<number, (answer: Found | Sources) => void>();
   #ending: Promise<void> | undefined;
+  readonly #portHistory: PortHistory;
 
   constructor(options: TranslationsOptions) {
     this.#options = options;
+    this.#portHistory = new PortHistory(readHistory(join(options.stateDir, HISTORY_FILE)));
     this.#output = new RecordOutput(options);
   }
 
@@ -94,6 +102,25 @@ export class Translations {
     this.#settings = settings;
     if (this.#worker === undefined) this.#start();
     else this.#send({ type: 'settings', settings });
+  }
+
+  /** These port blocks are in force; a family that is not named keeps those that it has. */
+  onPortBlocks(blocks: Partial<Record<Family, PolicyBlocks[]>>): void {
+    const news = FAMILIES.filter((family) => {
+      const policies = blocks[family];
+      return policies !== undefined && this.#portHistory.take(family, policies, Date.now());
+    });
+    if (news.length === 0) return;
+    const { stateDir, logger } = this.#options;
+    try {
+      writeHistory(join(stateDir, HISTORY_FILE), this.#portHistory.entries);
+    } catch (error) {
+      const reason = (error as Error).message;
+      logger.error(
+        { reason },
+        'cannot save which port blocks are in force: a restart will forget earlier ones',
+      );
+    }
   }
 
   /** Whose records and metrics these are. */
@@ -121,9 +148,14 @@ export class Translations {
   async find(query: URLSearchParams): Promise<ControlReply> {
     try {
       const lookup = parseLookup(Object.fromEntries(query));
+      const computed = this.#portHistory.answers(lookup);
+      if (this.#settings === undefined && this.#portHistory.any) {
+        const nothing = { flows: [], more: false, gaps: [] };
+        return { status: 200, body: translationsDocument(nothing, Date.now(), computed) };
+      }
       return await this.#answer<Found>(
         (id) => ({ type: 'find', id, lookup }),
-        (found) => translationsDocument(found, Date.now()),
+        (found) => translationsDocument(found, Date.now(), computed),
       );
     } catch (error) {
       if (!(error instanceof LookupError)) throw error;
@@ -262,6 +294,24 @@ export class Translations {
     });
     return this.#ending;
   }
+}
+
+/** The port blocks in force and those before; none when the file cannot be read. */
+function readHistory(file: string): HistoryEntry[] {
+  try {
+    const { version, entries } = JSON.parse(readFileSync(file, 'utf8')) as {
+      version: number;
+      entries: HistoryEntry[];
+    };
+    return version === HISTORY_VERSION ? entries : [];
+  } catch {
+    return [];
+  }
+}
+
+function writeHistory(file: string, entries: readonly HistoryEntry[]): void {
+  writeFileSync(`${file}.new`, JSON.stringify({ version: HISTORY_VERSION, entries }), { mode: 0o600 });
+  renameSync(`${file}.new`, file);
 }
 
 /** The rules in the order in which they decide. */

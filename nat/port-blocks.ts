@@ -83,7 +83,21 @@ export function blockAt({ addresses, size }: PortBlocks, n: number): PortBlock |
   return { address, first, last: first + size - 1 };
 }
 
-/** Tells the block of any source, however many there are. */
+/** The block of one source; undefined when it has none. */
+export function blockOf(blocks: PortBlocks, source: Address): PortBlock | undefined {
+  const wanted = toNumber(octets(source));
+  let before = 0;
+  for (const prefix of blocks.sources) {
+    if (familyOf(prefix) !== familyOf(source)) return undefined;
+    const count = sourceCount([prefix]);
+    const offset = wanted - toNumber(octets(networkAddress(prefix)));
+    if (offset >= 0n && offset < BigInt(count)) return blockAt(blocks, before + Number(offset));
+    before += count;
+  }
+  return undefined;
+}
+
+/** Tells the blocks of many sources. */
 export class BlockIndex {
   readonly #blocks: PortBlocks;
   readonly #prefixes = new PrefixIndex();

@@ -16,6 +16,8 @@ export interface PortRangeUse {
   protocol: number;
   destination: Uint8Array;
   destinationPort: number;
+  /** Whose ports they are, where a source has ports for itself. */
+  source?: Uint8Array;
   used: number;
   /** Ports in the range. */
   of: number;
@@ -50,7 +52,8 @@ export function exhaustedRange(
     const { protocol, snat, translatedSource, translatedDestination } = flow;
     if (flow.verdict !== 'translated' || !snat || protocolName(protocol) === 'other') continue;
     const destinationPort = isIcmp(protocol) ? 0 : flow.translatedDestinationPort;
-    const { of, key: range } = rangeOf(flow, blockSize(flow));
+    const size = blockSize(flow);
+    const { of, key: range } = rangeOf(flow, size);
     const key = [
       ...[protocol, destinationPort, range],
       ...[translatedSource.toString('latin1'), translatedDestination.toString('latin1')],
@@ -63,7 +66,10 @@ export function exhaustedRange(
     const [address, destination] = [translatedSource, translatedDestination].map((bytes) =>
       Uint8Array.from(bytes),
     );
-    ranges.set(key, { address: address!, protocol, destination: destination!, destinationPort, used: 1, of });
+    ranges.set(key, {
+      ...{ address: address!, protocol, destination: destination!, destinationPort, used: 1, of },
+      ...(size > 0 && { source: Uint8Array.from(flow.source) }),
+    });
   }
   let fullest: PortRangeUse | undefined;
   for (const range of ranges.values()) {
