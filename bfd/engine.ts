@@ -1,10 +1,10 @@
 /**
  * The engine: owns sessions, sockets, clock and randomness, and moves the sessions by `step`.
  *
- * One timer serves all sessions. It leads to setImmediate, which comes after the poll phase of the event loop, and
- * a session expires only if it was due before the sockets were read: a pause of the process does not end a session
- * whose packets have arrived meanwhile. An expiry is approached by a timer that comes early and then waited for
- * precisely.
+ * One timer serves all sessions. What is due to be sent is sent when it rings. An expiry is approached by a timer
+ * that comes early and then waited for precisely with setImmediate, which comes after the poll phase of the event
+ * loop: a session expires only if it was due before the sockets were read, so that a pause of the process does not
+ * end a session whose packets have arrived meanwhile.
  */
 import { randomInt } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -44,6 +44,7 @@ import {
   type Hold,
   nextDeadline,
   peerDetectionTime,
+  type Session,
   type SessionAction,
   type SessionConfig,
   type SessionEvent,
@@ -130,6 +131,8 @@ export class Engine {
   #drainedAt = 0;
 
   #wakeAt = NEVER;
+  /** Inside `#ring`. */
+  #running = false;
   #timer: NodeJS.Timeout | undefined;
   #immediate: NodeJS.Immediate | undefined;
   #lastRun = 0;
@@ -509,7 +512,10 @@ export class Engine {
     }
     if (!sameNegotiation(before, session)) this.#checkpoint?.changed();
     for (const action of actions) this.#act(entry, action, now);
-    this.#arm(nextDeadline(entry.session));
+    const wake = wakeOf(entry.session);
+    // A lone session that has heard its peer need not be woken to see that it is not overdue.
+    if (this.#entries.size === 1 && !this.#running && wake > this.#wakeAt) this.#wakeAt = NEVER;
+    this.#arm(wake);
     return discard;
   }
 
@@ -592,42 +598,47 @@ export class Engine {
 
   // Timers -------------------------------------------------------------------------------------------------
 
-  /** Makes sure that `#run` comes at `at`, or a little before an expiry. */
+  /** Makes sure that `#ring` comes at `at`. */
   #arm(at: number): void {
-    if (at >= this.#wakeAt || this.#closed) return;
+    if (at >= this.#wakeAt || this.#running || this.#closed) return;
     this.#wakeAt = at;
     clearTimeout(this.#timer);
     const wait = Math.ceil((at - clock()) / 1000);
     if (wait <= 0) this.#soon();
-    else this.#timer = setTimeout(this.#soon, Math.min(wait, LONGEST_TIMEOUT));
+    else this.#timer = setTimeout(this.#ring, Math.min(wait, LONGEST_TIMEOUT));
   }
 
   /** After the sockets were read. */
-  readonly #soon = (): void => {
+  #soon(): void {
     clearImmediate(this.#immediate);
-    this.#immediate = setImmediate(this.#run);
-  };
+    this.#immediate = setImmediate(this.#afterReading);
+  }
 
-  readonly #run = (): void => {
-    const now = clock();
-    // The sockets were read since the last run, to their end unless a batch was full.
+  readonly #afterReading = (): void => {
+    // The sockets were read since the last time, to their end unless a batch was full.
     const all = this.#readSinceRun < READ_BATCH || this.#backlog === LONGEST_BACKLOG;
     this.#backlog = all ? 0 : this.#backlog + 1;
     if (all) this.#readUntil = this.#lastRun;
     this.#readSinceRun = 0;
-    this.#lastRun = now;
+    this.#lastRun = clock();
+    this.#ring();
+  };
+
+  /** Does what is due, and arms the timer for what comes next. */
+  readonly #ring = (): void => {
+    const now = clock();
     // Armed once, at the end.
-    this.#wakeAt = -NEVER;
+    this.#running = true;
     let wake = NEVER;
     let precise = false;
     for (const entry of this.#entries.values()) {
       if (nextDeadline(entry.session) <= now) {
         this.#dispatch(entry, { type: 'timer', readUntil: this.#readUntil });
       }
-      const { detectAt } = entry.session;
-      if (detectAt - now < PRECISE) precise = true;
-      wake = Math.min(wake, nextDeadline(entry.session), detectAt - PRECISE / 2);
+      if (entry.session.detectAt - now < PRECISE) precise = true;
+      wake = Math.min(wake, wakeOf(entry.session));
     }
+    this.#running = false;
     this.#wakeAt = NEVER;
     if (precise) this.#soon();
     else this.#arm(wake);
@@ -854,6 +865,9 @@ export class Engine {
     this.#listen();
   }
 }
+
+/** When the timer has to ring for a session: at its next deadline, or a little before it expires. */
+const wakeOf = (session: Session): number => Math.min(nextDeadline(session), session.detectAt - PRECISE / 2);
 
 /** What `set` changes of a session's parameters. */
 function newSessionChange(what: SessionCommand & { action: 'set' }): Partial<SessionDefaults> {
