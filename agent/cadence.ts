@@ -38,6 +38,9 @@ export const CADENCE = {
 /** Requests that a person or a new fact stands behind: they do not wait for a backoff. */
 const URGENT: ReadonlySet<Trigger> = new Set(['start', 'policy', 'sighup', 'control', 'link', 'address']);
 
+/** Requests that gathered already, or that somebody waits for: they wait for no others. */
+const IMMEDIATE: ReadonlySet<Trigger> = new Set(['policy', 'sighup', 'control']);
+
 export interface Cadence {
   /** What was asked for since the last run started; the first one names the run. */
   pending: Trigger[];
@@ -92,7 +95,8 @@ export function nextRun(cadence: Cadence): { at: number; trigger: Trigger } | un
     if (backoffEnd !== undefined) return { at: backoffEnd, trigger: 'retry' };
     return lastEnd === undefined ? undefined : { at: lastEnd + cadence.resync, trigger: 'timer' };
   }
-  let at = cadence.pendingSince + CADENCE.settle;
+  const immediate = cadence.pending.some((trigger) => IMMEDIATE.has(trigger));
+  let at = cadence.pendingSince + (immediate ? 0 : CADENCE.settle);
   if (lastEnd !== undefined) at = Math.max(at, lastEnd + CADENCE.pause);
   if (urgent !== undefined) return { at, trigger: wanted };
   if (backoffEnd !== undefined) at = Math.max(at, backoffEnd);

@@ -127,17 +127,21 @@ export function watchPolicy(
   let delivered: string | undefined;
   let seen: string | undefined;
   let firstEvent: number | undefined;
+  let swapped = false;
   let timer: NodeJS.Timeout | undefined;
 
-  const changed = () => {
+  const changed = (name?: string) => {
     const now = performance.now();
     firstEvent ??= now;
+    // What is swapped in is whole, it has no need to rest; what is cleared away behind it changes nothing.
+    swapped ||= name === DATA_LINK;
+    const rest = swapped ? 0 : settle;
     clearTimeout(timer);
-    timer = setTimeout(deliver, Math.max(0, Math.min(settle, firstEvent + settleAtMost - now)));
+    timer = setTimeout(deliver, Math.max(0, Math.min(rest, firstEvent + settleAtMost - now)));
   };
 
   const deliver = () => {
-    firstEvent = undefined;
+    [firstEvent, swapped] = [undefined, false];
     watchAll();
     seen = metadata(directory);
     const source = readPolicy(directory);
@@ -162,7 +166,7 @@ export function watchPolicy(
       try {
         const concerns = location === parent ? (name: string) => name === self : isPolicyName;
         const watcher = fs.watch(location, (_event, name) => {
-          if (name === null || name === DATA_LINK || concerns(name)) changed();
+          if (name === null || name === DATA_LINK || concerns(name)) changed(name ?? undefined);
         });
         // A watch that breaks is had again at the next look; until then that look finds the changes.
         watcher.on('error', () => {

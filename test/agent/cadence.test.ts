@@ -26,6 +26,15 @@ t.test('requests that come together are one run, named by the first', async (t) 
   t.strictSame(nextRun(cadence), { at: 1100 + RESYNC, trigger: 'timer' }, 'then only the timer is due');
 });
 
+t.test('a policy, and whoever waits for a run, does not wait for more requests', async (t) => {
+  for (const trigger of ['policy', 'control', 'sighup'] as const) {
+    const cadence = settled();
+    request(cadence, 'route', 1000);
+    request(cadence, trigger, 1005);
+    t.strictSame(nextRun(cadence), { at: 1000, trigger });
+  }
+});
+
 t.test('a request during a run causes one more', async (t) => {
   const cadence = settled();
   request(cadence, 'policy', 1000);

@@ -120,6 +120,16 @@ t.test('a swap of a ConfigMap is delivered once, whole', async (t) => {
   t.equal(watch.delivered.length, 3);
 });
 
+t.test('a swap of a ConfigMap does not wait for files to rest', async (t) => {
+  const dir = t.testdir();
+  const write = configMap(dir);
+  write({ 'a.yaml': '1' });
+  const watch = watching(t, dir, { settle: 600_000, settleAtMost: 600_000, poll: 600_000 });
+  watch.read();
+  write({ 'a.yaml': '2' });
+  t.same(await watch.next(), [{ name: 'a.yaml', text: '2' }]);
+});
+
 t.test('a file edited in place, replaced by rename, added and removed is delivered', async (t) => {
   const dir = t.testdir({ 'a.yaml': '1' });
   const watch = watching(t, dir);
