@@ -164,14 +164,16 @@ function program(): Command {
   add(
     'status',
     'show the running agent; exit 5 when it is not ready, 1 when there is none',
-    async (options, own) =>
-      (await import('./client.ts')).status(options, {
-        json: own.json === true,
-        watch: own.watch === true,
-        colours: colours(process.stdout),
-      }),
+    async (options, own) => {
+      const form = { json: own.json === true, colours: colours(process.stdout) };
+      if (own.watch === true) return (await import('./status-watch.ts')).watchStatus(options.stateDir, form);
+      return (await import('./client.ts')).status(options, form);
+    },
     [],
-    (command) => command.option('--json', 'as JSON').option('--watch', 'again every second'),
+    (command) =>
+      command
+        .option('--json', 'as JSON')
+        .option('--watch', 'again every second; on a terminal with traffic, until Ctrl-C'),
   );
 
   add(

@@ -1,12 +1,9 @@
 /** The commands that talk to a running agent over its control socket. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { EXIT } from './cli.ts';
 import { callControl, NoAgentError } from './control.ts';
 import type { Options } from './options.ts';
 import { type StatusDocument, statusText } from './status.ts';
 
-/** `status --watch` looks so often, ms. */
-const WATCH_PERIOD = 1000;
 /** What an answer may take beyond the drain itself, ms. */
 const ANSWER_GRACE = 5000;
 
@@ -26,22 +23,15 @@ async function call(...parameters: Parameters<typeof callControl>): Promise<stri
 /** `status`: 0 ready, 5 not ready, 1 no agent. */
 export async function status(
   options: Options,
-  { json, watch, colours }: { json: boolean; watch: boolean; colours: boolean },
+  { json, colours }: { json: boolean; colours: boolean },
 ): Promise<number> {
-  for (;;) {
-    const body = await call(options.stateDir, 'GET', '/v1/status');
-    if (body === undefined && !watch) return EXIT.failed;
-    if (body !== undefined) {
-      const document = JSON.parse(body) as StatusDocument;
-      const text = json
-        ? `${JSON.stringify(document, undefined, watch ? 0 : 2)}\n`
-        : statusText(document, Date.now(), colours);
-      // Home and clear, so that a watched status stays in place.
-      process.stdout.write(watch && !json && process.stdout.isTTY ? `\x1b[H\x1b[2J${text}` : text);
-      if (!watch) return document.ready ? EXIT.ok : EXIT.notReady;
-    }
-    await sleep(WATCH_PERIOD);
-  }
+  const body = await call(options.stateDir, 'GET', '/v1/status');
+  if (body === undefined) return EXIT.failed;
+  const document = JSON.parse(body) as StatusDocument;
+  process.stdout.write(
+    json ? `${JSON.stringify(document, undefined, 2)}\n` : statusText(document, Date.now(), colours),
+  );
+  return document.ready ? EXIT.ok : EXIT.notReady;
 }
 
 /** `drain`: returns when traffic has moved or the time is over. */

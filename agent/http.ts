@@ -2,6 +2,7 @@
  * The HTTP side that a kubelet, Prometheus and a person with a port-forward see. Read-only, small, bounded.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { networkInterfaces } from 'node:os';
 import type { Logger } from './log.ts';
 import type { ListenAddress } from './options.ts';
 
@@ -43,11 +44,21 @@ function reply(response: ServerResponse, status: number, type: string, body: str
 
 const TEXT = 'text/plain; charset=utf-8';
 
+/**
+ * Whether an address is this machine's. The gateway's own masquerade rule gives what goes to 127.0.0.1 the source of
+ * another interface, because that of `lo` is of scope host (inet_select_addr).
+ */
+function isOwn(address = ''): boolean {
+  const plain = address.replace(/^::ffff:/, '');
+  const own = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+  return isLoopback(plain) || own.some((info) => info.address === plain);
+}
+
 /** Whether a page and its data may be shown: they name pods, so only on loopback, and by its names. */
 function isLocal({ socket, headers }: IncomingMessage): boolean {
   // A Host header that is a name would let a page elsewhere read this one through DNS rebinding.
   const host = (headers.host ?? '').replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
-  const local = isLoopback(socket.localAddress) && isLoopback(socket.remoteAddress);
+  const local = isLoopback(socket.localAddress) && isOwn(socket.remoteAddress);
   return local && (host === 'localhost' || isLoopback(host));
 }
 

@@ -16,7 +16,7 @@ const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
   agent:
-    'cadence desired-sysctls history interfaces messages moved observer-config options plan plan-nat port-history recovery stale-flows status traffic translations-query units',
+    'cadence desired-sysctls history interfaces messages moved observer-config options plan plan-nat port-history recovery stale-flows status terminal traffic translations-query units',
   'agent/policy': '*',
   'agent/render': '*',
   'agent/uplink': 'arp health icmp mac ndp neighbours',
@@ -29,7 +29,7 @@ const PURE: Record<string, string> = {
 const EFFECTS: Record<string, string> = {
   agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels
     kube-ovn-metrics kube-ovn-observer kube-ovn-supervisor log loop main metrics netlink once process
-    reconcile recovery-metrics render source supervisor sysctl translations translations-command
+    reconcile recovery-metrics render source status-watch supervisor sysctl translations translations-command
     translations-metrics translations-output translations-worker watch`,
   'agent/page': 'client dom page style',
   'agent/uplink': 'claims probe uplink',

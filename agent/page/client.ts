@@ -128,7 +128,10 @@ export function client(document: Page, tools: Tools): void {
 
     const last = kernel.lastReconcile;
     const repaired = Object.values(kernel.driftRepaired).reduce((sum, count) => sum + count, 0);
-    const programmed = kernel.families.map(({ family, state }) => `IPv${family} ${state}`).join(', ');
+    const states = [...new Set(kernel.families.map(({ state }) => state))].map((state) => {
+      const alike = kernel.families.filter((family) => family.state === state);
+      return `${alike.map(({ family }) => `IPv${family}`).join(' and ')} ${state}`;
+    });
     const ups = uplink?.families.filter(({ state }) => state === 'up') ?? [];
     const families = uplink?.families ?? [];
     const sessions = bfd.sessions.filter(({ state }) => state === 'Up').length;
@@ -144,7 +147,7 @@ export function client(document: Page, tools: Tools): void {
       tile(
         'Kernel',
         kernel.inSync ? badge('good', 'In sync') : badge('bad', 'Not in sync'),
-        programmed,
+        states.join(', '),
         last === null ? 'not reconciled yet' : `checked ${ago(Date.parse(last.at))} ago (${last.trigger})`,
         repaired === 0 ? 'no drift repaired' : `${plural(repaired, 'repair')} of drift`,
       ),

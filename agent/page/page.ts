@@ -58,7 +58,7 @@ const HTML = `<!doctype html>
       <h2 id="bfd-title">BFD sessions</h2>
       <label>Timeline of the last
         <select id="span" autocomplete="off">
-          <option value="600">10 minutes</option>
+          <option value="300">5 minutes</option>
           <option value="3600" selected>hour</option>
           <option value="86400">day</option>
         </select>
@@ -66,7 +66,7 @@ const HTML = `<!doctype html>
     </div>
     <p id="no-bfd" class="card plain" hidden></p>
     <div id="bfd" class="card" hidden>
-      ${table('BFD sessions', 'sessions', `<tr role="row">${headings(['State'], ['Peer'], ['Packets every'], ['Timeline'])}</tr>`)}
+      ${table('BFD sessions', 'sessions', `<tr role="row">${headings(['State'], ['Peer'], ['Packets every'], ['Timeline, now at the right'])}</tr>`)}
       <ol id="changes" aria-label="State changes, the newest first"></ol>
     </div>
   </section>

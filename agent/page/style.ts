@@ -16,7 +16,7 @@ export const STYLE = `
 }
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
-html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; scrollbar-gutter: stable; }
+html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; overflow-y: scroll; }
 body {
   margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 76rem; background: var(--paper); color: var(--ink);
   font: 0.875rem/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
@@ -102,7 +102,7 @@ button { cursor: pointer; font-weight: 600; }
 button[type="reset"] { font-weight: 400; }
 form { display: grid; grid-template-columns: 1.3fr 1fr 1fr auto auto; gap: 0.5rem 0.75rem; align-items: end; margin-bottom: 0.5rem; }
 form label { display: block; color: var(--soft); font-size: 0.75rem; }
-form input { display: block; width: 100%; margin-top: 0.15rem; font-size: 0.875rem; }
+form input { display: block; width: 100%; height: 2.1rem; margin-top: 0.15rem; font-size: 0.875rem; }
 form input[type="text"] { font-family: var(--mono); }
 #found { color: var(--soft); margin-bottom: 0.5rem; min-height: 1.45em; overflow-wrap: anywhere; }
 .split { display: grid; grid-template-columns: minmax(0, 1fr); gap: 0 1.5rem; }
@@ -111,12 +111,14 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: 0.8125rem; }
 
 @media (max-width: 60rem) {
   body { padding: 1rem 0.75rem 3rem; }
+  header { grid-template-columns: 1fr; }
+  #live { padding: 0; }
   #tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   #tiles li { min-height: 0; padding: 0.6rem 0.75rem; }
   #tiles li:first-child:nth-last-child(odd) { grid-column: 1 / -1; }
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   table, tbody, td { display: block; }
-  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); gap: 0.35rem 0.75rem; padding: 0.6rem 0.75rem; }
+  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: 0.35rem 0.75rem; padding: 0.6rem 0.75rem; }
   tbody tr + tr { border-top: 1px solid var(--line); }
   tbody tr + tr td { border-top: 0; }
   td, td:first-child, td:last-child, td.number { padding: 0; min-width: 0; width: auto; text-align: left; white-space: normal; }

@@ -62,6 +62,7 @@ export interface GatewaySpec {
   external?: object;
   bfd?: object;
   policies?: { name?: string; snat?: boolean; ipBlocks?: string[] }[];
+  translationLog?: object;
 }
 
 /** The policies of docs and seeds: 10.17.0.0/16 is translated, 10.18.0.0/16 is forwarded unchanged. */

@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
-import { type Namespace, run, type Scope } from './netns.ts';
+import { type Namespace, run, type Scope, until } from './netns.ts';
 
 /** The first that is there; the Debian package is chromium-headless-shell. */
 const PROGRAMS = ['chromium-headless-shell', 'chromium', 'google-chrome'];
@@ -48,7 +48,6 @@ export class Browser {
   readonly #waiting = new Map<number, (message: Message) => void>();
   #lastId = 0;
   #session: string | undefined;
-  #loaded = Promise.withResolvers<void>();
 
   private constructor(scope: Scope, ns: Namespace) {
     const program = PROGRAMS.find((name) => run('sh', ['-c', `command -v ${name}`]).code === 0);
@@ -86,9 +85,10 @@ export class Browser {
 
   /** Goes to a page and waits until it is loaded. */
   async open(url: string): Promise<void> {
-    this.#loaded = Promise.withResolvers();
-    await this.#call('Page.navigate', { url });
-    await this.#loaded.promise;
+    const { errorText } = await this.#call('Page.navigate', { url });
+    if (errorText !== undefined) throw new Error(`${url}: ${errorText}`);
+    const there = `location.href === ${JSON.stringify(url)} && document.readyState === 'complete'`;
+    await until(() => this.value<boolean>(there), { what: `${url} loaded` });
   }
 
   async view({ width, height, dark = false, scale = 1 }: View): Promise<void> {
@@ -116,9 +116,9 @@ export class Browser {
     return this.value(`document.querySelector(${JSON.stringify(selector)})?.innerText ?? ''`);
   }
 
-  /** A PNG of the view, or of the whole page. */
-  async screenshot(whole = false): Promise<Buffer> {
-    const { data } = await this.#call('Page.captureScreenshot', { captureBeyondViewport: whole });
+  /** A PNG of the view. */
+  async screenshot(): Promise<Buffer> {
+    const { data } = await this.#call('Page.captureScreenshot');
     return Buffer.from(data as string, 'base64');
   }
 
@@ -134,7 +134,6 @@ export class Browser {
       return;
     }
     const of = <T>(): T => params as T;
-    if (method === 'Page.loadEventFired') this.#loaded.resolve();
     if (method === 'Network.requestWillBeSent') {
       this.requests.push(of<{ request: { url: string } }>().request.url);
     }

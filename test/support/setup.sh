@@ -20,12 +20,15 @@ lab='ip:iproute2 sysctl:procps iptables:iptables ipset:ipset curl:curl nc.openbs
 frr='/usr/lib/frr/bfdd:frr vtysh:frr'
 ovn='ovs-vswitchd:openvswitch-switch ovn-northd:ovn-central ovn-controller:ovn-host'
 tools='conntrack:conntrack tcpdump:tcpdump traceroute:traceroute setcap:libcap2-bin'
+# Ubuntu has Chromium as a snap only: there test/live/page.test.ts asks for a browser to be installed by hand.
+browser='chromium-headless-shell:chromium-headless-shell'
+grep -qs '^ID=ubuntu' /etc/os-release && browser=''
 image='mmdebstrap:mmdebstrap buildah:buildah setcap:libcap2-bin strip:binutils'
 case ${1:-} in
   unit) wanted='' ;;
   lab) wanted=$lab ;;
   frr) wanted="$lab $frr" ;;
-  live) wanted="$lab $frr $ovn $tools bird:bird2" ;;
+  live) wanted="$lab $frr $ovn $tools bird:bird2 $browser" ;;
   ovn) wanted="$lab $ovn" ;;
   image) wanted=$image ;;
   containers) wanted="$lab $frr $ovn $tools $image podman:podman runc:runc" ;;

@@ -1,11 +1,11 @@
 /**
- * Makes the pictures of docs/page.md again: `node test/bench/page.ts` (root, Chromium, FRR) runs an agent in the
+ * Makes the pictures of docs/page.md again: `node test/bench/pictures.ts` (root, Chromium, FRR) runs an agent in the
  * VPC of the tests with traffic of several sources, and writes what the page and the terminal show to docs/images.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Agent, BFD, DIRECT, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
+import { AGENT, Agent, BFD, DIRECT, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
 import { Browser } from '../support/browser.ts';
 import { type Namespace, NODE, ROOT, Scope, until } from '../support/netns.ts';
 import { peerUp, startFrr } from '../support/peers.ts';
@@ -14,6 +14,9 @@ import { topology } from '../support/topology.ts';
 const IMAGES = join(ROOT, 'docs/images');
 /** How long traffic runs before the pictures, s. */
 const RUN = 25;
+/** The terminal. */
+const COLUMNS = 118;
+const ROWS = 38;
 
 /** A server that sends as many octets as the path says. */
 const SERVER = `
@@ -49,9 +52,9 @@ policy.write({
     translationLog: { enabled: true },
   }),
 });
+const directories = { policyDir: policy.dir, stateDir: scope.directory('state') };
 const agent = new Agent(gateway, {
-  policyDir: policy.dir,
-  stateDir: scope.directory('state'),
+  ...directories,
   args: ['--translation-log', join(scope.directory('log'), 'translations')],
   env: { POD_NAMESPACE: 'default', POD_NAME: 'gateway1-7c9b8f8db7-r9x8m', NODE_NAME: 'worker-1' },
 });
@@ -78,7 +81,10 @@ download(client2, '10.18.2.33', 5000, 0.7);
 await sleep(6000);
 server.ip('link set eth0 down');
 await sleep(2500);
-server.ip('link set eth0 up');
+server.ip(`
+  link set eth0 up
+  addr add fd00:172:17::1/64 dev eth0 nodad
+  route add 10.18.0.0/16 via 172.17.0.11`);
 await agent.statusUntil('ready again', ({ ready }) => ready, 20_000);
 await sleep(RUN * 1000);
 
@@ -98,8 +104,53 @@ async function picture(name: string, view: Parameters<Browser['view']>[0], prepa
   writeFileSync(join(IMAGES, name), await browser.screenshot());
 }
 
-const TEN_MINUTES = "document.getElementById('span').value = '600'";
-await picture('page-light.png', { width: 1200, height: 1180, scale: 1 }, TEN_MINUTES);
-await picture('page-phone-dark.png', { width: 360, height: 780, scale: 2, dark: true }, TEN_MINUTES);
+const FIVE_MINUTES = "document.getElementById('span').value = '300'";
+await picture('page-light.png', { width: 1200, height: 1180, scale: 1 }, FIVE_MINUTES);
+await picture('page-phone-dark.png', { width: 360, height: 780, scale: 2, dark: true }, FIVE_MINUTES);
 await browser.close();
+writeFileSync(join(IMAGES, 'status-watch.svg'), terminalPicture(lastFrame()));
 scope.dispose();
+
+/** What `status --watch` shows on a terminal of `COLUMNS` x `ROWS`: the lines of its last frame. */
+function lastFrame(): string[] {
+  const { policyDir, stateDir } = directories;
+  const watch = `${NODE} ${AGENT} status --watch --policy-dir ${policyDir} --state-dir ${stateDir}`;
+  const command = `stty cols ${COLUMNS} rows ${ROWS}; timeout -s INT 3 ${watch}`;
+  const { stdout } = gateway.run('script', ['-qefc', command, '/dev/null'], { env: { TERM: 'xterm' } });
+  const frame = stdout.split('\x1b[H').at(-1)!.split('\x1b[J')[0]!;
+  return frame.replaceAll('\x1b[K', '').split('\r\n');
+}
+
+/** Lines with SGR colours as SVG. */
+function terminalPicture(lines: string[]): string {
+  const [cell, line, margin] = [7.83, 18, 16];
+  const colours: Record<string, string> = {
+    ...{ 1: '#ffffff', 2: '#8b949e' },
+    ...{ 31: '#ff7b72', 32: '#3fb950', 33: '#d29922' },
+  };
+  const escaped = (text: string) => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
+  /** Words between wide gaps, each at its column. */
+  const words = (part: string, column: number, style: string) =>
+    [...part.matchAll(/\S+(?: \S+)*/g)].map(({ 0: word, index }) => {
+      const x = (margin + (column + index) * cell).toFixed(1);
+      const length = (word.length * cell).toFixed(1);
+      return `<tspan x="${x}" textLength="${length}"${style}>${escaped(word)}</tspan>`;
+    });
+  const rows = lines.map((text, row) => {
+    let column = 0;
+    const spans: string[] = [];
+    for (const [, code = '', part = ''] of text.matchAll(/(?:\x1b\[(\d+)m)?([^\x1b]+)(?:\x1b\[0m)?/g)) {
+      const weight = code === '1' ? ' font-weight="bold"' : '';
+      spans.push(...words(part, column, code === '' ? '' : ` fill="${colours[code]}"${weight}`));
+      column += part.length;
+    }
+    return `<text y="${margin + 13 + row * line}">${spans.join('')}</text>`;
+  });
+  const [width, height] = [Math.round(2 * margin + COLUMNS * cell), 2 * margin + lines.length * line];
+  const font = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace";
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="${font}" font-size="13" fill="#e6edf3">
+<rect width="100%" height="100%" rx="8" fill="#0d1117"/>
+${rows.join('\n')}
+</svg>
+`;
+}
