@@ -8,8 +8,11 @@ import { type Failover, failover, failoverLine, now, RATE, Streams } from '../su
 import { type AgentPod, Ovn, stopForwarding } from '../support/ovn.ts';
 import { scopeOf } from '../support/tap.ts';
 
-/** A stream whose gateway is gone comes back within this time, or never (OVN sleeps up to 60 s), seconds. */
-const SOON = 5;
+/**
+ * A stream whose gateway is gone comes back within this time, seconds: the Detection Time, and the five for which OVN
+ * may hold a change back. Or not for long: OVN sleeps up to 60.
+ */
+const SOON = 8;
 /** When streams that nothing happened to lose packets, this machine lost them: it is measured again. */
 const ATTEMPTS = 3;
 

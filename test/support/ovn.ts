@@ -464,7 +464,10 @@ export class AgentPod {
 
   /** Starts an agent with the state that the one before left. */
   start(wrapper: string[] = []): Agent {
-    this.#agent = new Agent(this.pod.ns, { policyDir: this.policy.dir, stateDir: this.stateDir, wrapper });
+    const { policy, stateDir } = this;
+    // As docs/operations.md advises: OVN may act five seconds late.
+    const args = ['--drain-timeout', '20s'];
+    this.#agent = new Agent(this.pod.ns, { policyDir: policy.dir, stateDir, args, wrapper });
     return this.#agent;
   }
 
