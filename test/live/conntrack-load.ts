@@ -5,11 +5,12 @@
  *     node conntrack-load.ts udp HOST PORT COUNT PACKETS RATE       COUNT flows, to ports from PORT on
  *     node conntrack-load.ts tcp HOST PORT COUNT                    COUNT connections, one message each
  *     node conntrack-load.ts icmp HOST ID COUNT PACKETS             COUNT echo identifiers, from ID on
+ *     node conntrack-load.ts bound HOST PORT FROM COUNT ADDRESS…    a packet from each of COUNT ports of each address
  *
  * A UDP flow is a destination port, so that one socket makes as many as are wanted; the server sends all ports to
  * its echo. RATE is in flows a second. The client prints what it has sent and received as one JSON line.
  */
-import { createSocket } from 'node:dgram';
+import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
 import { createConnection, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -65,6 +66,32 @@ async function udp(host: string, port: number, count: number, packets: number, r
   const end = performance.now() + PATIENCE;
   while (seen.received < seen.sent && performance.now() < end) await sleep(STEP);
   socket.close();
+  return seen;
+}
+
+async function bound(
+  host: string,
+  port: number,
+  from: number,
+  count: number,
+  addresses: string[],
+): Promise<Sent> {
+  const seen: Sent = { sent: 0, received: 0 };
+  const sockets: Socket[] = [];
+  for (const address of addresses) {
+    for (let i = 0; i < count; i++) {
+      const socket = createSocket('udp4');
+      sockets.push(socket);
+      socket.on('message', () => seen.received++);
+      const listening = once(socket, 'listening');
+      socket.bind({ address, port: from + i });
+      await listening;
+      socket.send('x', port, host);
+      seen.sent++;
+    }
+  }
+  await sleep(500);
+  for (const socket of sockets) socket.close();
   return seen;
 }
 
@@ -163,7 +190,9 @@ if (import.meta.main) {
         ? await udp(host, first, count, packets, rate)
         : mode === 'tcp'
           ? await tcp(host, first, count)
-          : await icmp(host, first, count, packets);
+          : mode === 'bound'
+            ? await bound(host, first, count, packets, rest.slice(3))
+            : await icmp(host, first, count, packets);
     process.stdout.write(`${JSON.stringify(seen)}\n`);
   }
 }

@@ -28,7 +28,7 @@ case ${1:-} in
   unit) wanted='' ;;
   lab) wanted=$lab ;;
   frr) wanted="$lab $frr" ;;
-  live) wanted="$lab $frr $ovn $tools bird:bird2 $browser" ;;
+  live) wanted="$lab $frr $ovn $tools bird:bird2 promtool:prometheus $browser" ;;
   ovn) wanted="$lab $ovn" ;;
   image) wanted=$image ;;
   containers) wanted="$lab $frr $ovn $tools $image podman:podman runc:runc" ;;
