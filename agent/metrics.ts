@@ -23,6 +23,9 @@ export interface MetricsSources {
 /** RFC 5880 6.8.1 bfd.SessionState as numbered in 4.1. */
 const STATE_NUMBER = { AdminDown: 0, Down: 1, Init: 2, Up: 3 } as const;
 
+/** What drifts: a counter that was never 0 cannot be seen to begin. */
+const DRIFTING = ['rule', 'route', 'address', 'chain', 'set', 'sysctl'];
+
 const LATENESS = 'veg_bfd_transmit_lateness_seconds';
 
 /** A histogram that somebody else keeps, in prom-client's terms. */
@@ -123,6 +126,7 @@ export class Metrics {
       labelNames: ['object'],
       registers,
     });
+    for (const object of DRIFTING) this.#repairs.inc({ object }, 0);
 
     const sessions = () => view().bfd?.sessions ?? [];
     const perSession = (

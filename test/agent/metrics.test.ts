@@ -83,6 +83,10 @@ metrics.repaired('rule', 2);
 await has('veg_agent_reconcile_total{result="ok",trigger="policy"} 1');
 await has('veg_agent_reconcile_total{result="failed",trigger="retry"} 1');
 await has('veg_agent_drift_repairs_total{object="rule"} 2');
+await has(
+  'veg_agent_drift_repairs_total{object="chain"} 0',
+  'there before the first, so that an increase is seen',
+);
 await has('veg_agent_reconcile_duration_seconds_count 2');
 
 conntrack = undefined;

@@ -201,6 +201,21 @@ t.test('the status says of SNAT what the metrics say', async (t) => {
   );
 });
 
+t.test('counters go on where they were when the agent process is killed', async (t) => {
+  const KEPT = [
+    'veg_snat_connections_total',
+    'veg_snat_port_exhaustion_total',
+    'veg_translation_records_total',
+    'kube_ovn_vpc_egress_gateway_conntrack_nat_flows_started_total',
+  ];
+  const before = scrape();
+  const [child = ''] = gateway.run('pgrep', ['-P', `${agent.daemon.pid}`]).stdout.split('\n');
+  process.kill(Number(child), 'SIGKILL');
+  await until(() => values(scrape(), 'veg_snat_connections_total').size > 0, { what: 'counters again' });
+  const after = scrape();
+  for (const name of KEPT) t.equal(sum(after, name), sum(before, name), name);
+});
+
 t.test('promtool has nothing to say against a scrape', async (t) => {
   const { code, stdout, stderr } = gateway.run('promtool', ['check', 'metrics'], { input: scrape() });
   t.same({ code, stdout, stderr }, { code: 0, stdout: '', stderr: '' });
