@@ -4,6 +4,7 @@
  */
 import { AGENT, PolicyDirectory } from '../../support/agent.ts';
 import { must, type Namespace, NODE, type Scope, veth } from '../../support/netns.ts';
+import { block, blocks } from '../blocks.ts';
 import { type Context, inScope, type Part } from '../context.ts';
 import { Packets } from '../packets.ts';
 import type { Cell } from '../report.ts';
@@ -14,7 +15,7 @@ const NEW_MS = 200;
 const FLOW_MS = 80;
 const PINGS = 300;
 
-type Kind = 'blocks' | 'policies' | 'linear';
+export type Kind = 'blocks' | 'policies' | 'linear';
 
 const KINDS: Record<Kind, string> = {
   blocks: 'veg-agent, forwarded blocks',
@@ -23,7 +24,7 @@ const KINDS: Record<Kind, string> = {
 };
 
 /** A gateway between the client and the server, and what was measured through it. */
-interface Gateway {
+export interface Gateway {
   kind: Kind;
   size: number;
   ns: Namespace;
@@ -35,8 +36,6 @@ interface Gateway {
   /** The share of the packets of new connections that found a place in the table. */
   tracked: number[];
 }
-
-const block = (i: number): string => `10.${64 + (i >> 12)}.${(i >> 4) & 0xff}.${(i & 0xf) << 4}/28`;
 
 /** The i-th gateway's cables and addresses. */
 function wire(scope: Scope, client: Namespace, server: Namespace, i: number): Namespace {
@@ -57,11 +56,7 @@ function wire(scope: Scope, client: Namespace, server: Namespace, i: number): Na
 
 /** Lets `veg-agent apply` program a gateway. */
 function programByAgent(scope: Scope, { kind, size, ns, i }: Gateway): void {
-  const forwarded = {
-    name: 'direct',
-    snat: false,
-    ipBlocks: Array.from({ length: size }, (_, n) => block(n)),
-  };
+  const forwarded = { name: 'direct', snat: false, ipBlocks: blocks(size) };
   // Each with a destination of its own, so that no two are the same to the kernel; the client is in the last.
   const policies = Array.from({ length: size }, (_, n) => ({
     ...{ name: `p${n}`, snat: true, ipBlocks: [n === size - 1 ? `${SOURCE}/32` : block(n)] },
@@ -101,10 +96,9 @@ function programLinear({ size, ns, i }: Gateway): void {
     route add default via 10.100.${i}.1 dev eth0 table 1000`,
     4,
   );
-  const blocks = Array.from({ length: size }, (_, n) => block(n));
   const rules = [
     ...['*nat', '-N VEG-MASQUERADE', '-A PREROUTING -i eth0 -j MARK --set-xmark 0x4000/0x4000'],
-    ...blocks.flatMap((each) => [
+    ...blocks(size).flatMap((each) => [
       `-A POSTROUTING -d ${each} -j RETURN`,
       `-A POSTROUTING -s ${each} -j RETURN`,
     ]),
@@ -132,27 +126,14 @@ async function measure(packets: Packets, gateway: Gateway): Promise<void> {
   gateway.roundTrips.push(...roundTrips!);
 }
 
-async function measureAll(context: Context): Promise<Gateway[]> {
-  const { pick, say } = context;
-  const wanted: [Kind, number][] = pick(
-    [
-      ...([0, 10, 1000, 10_000] as const).flatMap(
-        (n) =>
-          [
-            ['linear', n],
-            ['blocks', n],
-          ] as [Kind, number][],
-      ),
-      ...([10, 1000, 10_000] as const).map((n) => ['policies', n] as [Kind, number]),
-    ],
-    [
-      ['linear', 0],
-      ['blocks', 0],
-      ['linear', 1000],
-      ['blocks', 1000],
-      ['policies', 100],
-    ],
-  );
+/** Makes a gateway for each of what is wanted, and measures through all of them in turn, at most so many rounds. */
+export async function measureGateways(
+  context: Context,
+  wanted: [Kind, number][],
+  most: number,
+  reserveMs: number,
+): Promise<Gateway[]> {
+  const { say } = context;
   return inScope(async (scope) => {
     const [client, server] = [scope.namespace('client'), scope.namespace('server')];
     client.ip(`addr add ${SOURCE}/32 dev lo`);
@@ -166,7 +147,7 @@ async function measureAll(context: Context): Promise<Gateway[]> {
       gateways.push(gateway);
     }
     const packets = new Packets(client, SOURCE);
-    const rounds = await context.rounds(pick(40, 2), 5000, async (round) => {
+    const rounds = await context.rounds(most, reserveMs, async (round) => {
       if (round % 5 === 0) say(`round ${round + 1}`);
       // Turned by one each time: nobody is always the one after the slowest.
       for (let n = 0; n < gateways.length; n++)
@@ -179,7 +160,23 @@ async function measureAll(context: Context): Promise<Gateway[]> {
 }
 
 export const part: Part = async (context) => {
-  const gateways = await measureAll(context);
+  const wanted: [Kind, number][] = context.pick(
+    [
+      ...[0, 10, 1000, 10_000].flatMap((n): [Kind, number][] => [
+        ['linear', n],
+        ['blocks', n],
+      ]),
+      ...[10, 1000, 10_000].map((n): [Kind, number] => ['policies', n]),
+    ],
+    [
+      ['linear', 0],
+      ['blocks', 0],
+      ['linear', 1000],
+      ['blocks', 1000],
+      ['policies', 100],
+    ],
+  );
+  const gateways = await measureGateways(context, wanted, context.pick(40, 2), 5000);
   const find = (kind: Kind, size: number) => gateways.find((g) => g.kind === kind && g.size === size)!;
   const none = find('blocks', 0);
   /** The median of the ratios of one round, in percent of what there is without any blocks. */

@@ -9,6 +9,7 @@ import { forwardedBlocks } from '../../support/kernel.ts';
 import { must, type Namespace, type Scope } from '../../support/netns.ts';
 import { startVegBfdd } from '../../support/peers.ts';
 import { ADDRESS, topology } from '../../support/topology.ts';
+import { block, blocks } from '../blocks.ts';
 import { type Context, inScope, type Part } from '../context.ts';
 import { ownCpu, tree, treeCpu } from '../processes.ts';
 import { median, type Summary, summary } from '../stats.ts';
@@ -19,13 +20,7 @@ const LAST_BLOCKS = 250;
 /** Two rules a block. */
 const CALLS = 2;
 
-/** The i-th of many blocks, sorted in no particular way; `generation` gives another set of the same size. */
-const block = (i: number, generation: number): string =>
-  `10.${64 + generation * 64 + (i >> 12)}.${(i >> 4) & 0xff}.${(i & 0xf) << 4}/28`;
-const blocks = (count: number, generation = 0): string[] =>
-  Array.from({ length: count }, (_, i) => block(i, generation));
-
-interface Run {
+export interface Run {
   agent: Agent;
   policy: PolicyDirectory;
 }
@@ -47,7 +42,7 @@ function write({ policy }: Run, ipBlocks: string[]): void {
 }
 
 /** Puts a list of blocks into force. Returns the milliseconds from the file's change until the agent says that the kernel has it. */
-async function change(run: Run, list: string[]): Promise<number> {
+export async function change(run: Run, list: string[]): Promise<number> {
   const { generation } = (await run.agent.status()).policy;
   const began = performance.now();
   write(run, list);

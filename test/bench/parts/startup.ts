@@ -21,6 +21,7 @@ import { type Daemon, must, NODE, ROOT, type Scope, until } from '../../support/
 import { startFrr } from '../../support/peers.ts';
 import { ADDRESS, type Topology, topology } from '../../support/topology.ts';
 import { Counterpart } from '../bfd-daemons.ts';
+import { blocks } from '../blocks.ts';
 import { type Context, inScope, type Part } from '../context.ts';
 import { type Memory, MemoryGroup, memory, tree } from '../processes.ts';
 import type { Cell } from '../report.ts';
@@ -179,14 +180,7 @@ const usage = (name: string, when: string, { pid }: Daemon, group: MemoryGroup |
   ...{ name, when, memory: memory(tree(pid)), charged: group?.charged(), workingSet: group?.workingSet() },
 });
 
-const forwarded = (count: number, first: number) => ({
-  name: 'direct',
-  snat: false,
-  ipBlocks: Array.from(
-    { length: count },
-    (_, n) => `10.${64 + ((n + first) >> 12)}.${((n + first) >> 4) & 0xff}.${((n + first) & 0xf) << 4}/28`,
-  ),
-});
+const forwarded = (ipBlocks: string[]) => ({ name: 'direct', snat: false, ipBlocks });
 
 /** An agent, idle with one session, and then with 10 000 blocks, a change a second, and new flows that are logged. */
 async function agentMemory(context: Context, name: string, more: Partial<AgentOptions>): Promise<Usage[]> {
@@ -196,7 +190,7 @@ async function agentMemory(context: Context, name: string, more: Partial<AgentOp
     const policy = new PolicyDirectory(scope);
     const spec = {
       bfd: { ...BFD, peers: [REMOTE] },
-      policies: [forwarded(1, 0), WEB],
+      policies: [forwarded(blocks(1)), WEB],
       translationLog: { enabled: true },
     };
     policy.set(spec);
@@ -215,7 +209,7 @@ async function agentMemory(context: Context, name: string, more: Partial<AgentOp
     const load = sendMeanwhile(client, 'udp', ADDRESS.server[4], 10_000, 2000 * seconds, 1, 2000);
     let most = idle;
     for (let i = 0; i < seconds; i++) {
-      policy.set({ ...spec, policies: [forwarded(10_000, i), WEB] });
+      policy.set({ ...spec, policies: [forwarded(blocks(10_001).slice(i % 2)), WEB] });
       await sleep(1000);
       const present = usage(name, '10 000 blocks, a change and 2000 flows a second', agent.daemon, group);
       if (present.memory.resident > most.memory.resident) most = present;
