@@ -12,6 +12,7 @@ import { type BfdPeer, peerUp, startFrr } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
 import { topology } from '../support/topology.ts';
 import { type Report, startEchoServer, Traffic } from '../support/traffic.ts';
+import { Load, loadLine } from './load.ts';
 
 /** An address of the server that both gateways lead to. */
 const SERVER = '192.0.2.1';
@@ -114,19 +115,22 @@ COMMIT
 const sources = (reports: Report[]) => [...new Set(reports.flatMap((r) => r.sources))].sort();
 
 t.test('new connections move, open ones go on, and the drain ends', async (t) => {
-  const { client, agent, other } = await start(t);
+  const { client, agent, other } = await start(t, ['--drain-timeout', '20s']);
+  const load = await Load.start(client, SERVER);
+  t.teardown(() => load.stop());
   const open = await Traffic.open(client, Array<string>(20).fill(`tcp:${SERVER}`));
   const fresh = await Traffic.open(client, [`new:${SERVER}`, `new:${SERVER}`]);
   t.same(sources(await open.report()), [FIRST.external, SECOND.external], 'both gateways carry connections');
   // What was usual is known after ten seconds.
   await sleep(11_000);
 
+  await load.report();
   const began = performance.now();
   const drained = await agent.drain('20s');
   const took = performance.now() - began;
   t.equal(drained, 'drained: traffic has moved\n');
   t.comment(`drained in ${Math.round(took)} ms with open connections`);
-  t.ok(took < 10_000, 'open connections do not hold it up');
+  t.ok(took < 15_000, 'open connections do not hold it up');
   t.match(agent.http('/readyz'), { status: 503, body: /draining/ });
   t.equal(agent.metric('veg_agent_draining'), 1);
 
@@ -139,7 +143,7 @@ t.test('new connections move, open ones go on, and the drain ends', async (t) =>
   const terminated = performance.now();
   t.equal(await agent.stop('SIGTERM', 20_000), 0);
   t.comment(`ended ${Math.round(performance.now() - terminated)} ms after SIGTERM`);
-  t.ok(performance.now() - terminated < 4000, 'SIGTERM does not wait for what has moved already');
+  t.ok(performance.now() - terminated < 10_000, 'SIGTERM does not wait for what has moved already');
 
   for (const [name, reports] of [
     ['open', await open.close()],
@@ -154,6 +158,9 @@ t.test('new connections move, open ones go on, and the drain ends', async (t) =>
     );
     t.comment(`${name}: longest wait for an answer ${Math.max(...reports.map(({ stallMs }) => stallMs))} ms`);
   }
+  const report = await load.report();
+  t.comment(loadLine(report));
+  t.same({ lost: report.lost, broken: report.broken }, { lost: 0, broken: 0 }, 'under load, too');
   t.ok((await other.status()).ready);
 });
 
