@@ -1,6 +1,6 @@
 /**
  * The translation log: what a flow costs the agent that records its begin and its end, beside `conntrack -E`, whether the
- * counts are the kernel's, and how soon a lookup among a million flows is answered.
+ * counts are the kernel's, whether BFD notices, and how soon a lookup among a million flows is answered.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -17,7 +17,7 @@ import { ADDRESS, topology } from '../../support/topology.ts';
 import { type Context, inScope, type Part } from '../context.ts';
 import { memory, ownCpu, tree } from '../processes.ts';
 import type { Cell } from '../report.ts';
-import { quantile } from '../stats.ts';
+import { figure, quantile } from '../stats.ts';
 
 /** Of images/gateway/rootfs/usr/libexec/veg-agent/launch. */
 const SMALL_FLAGS =
@@ -45,22 +45,47 @@ interface Cost {
   conntrackEnd: number;
   /** At most so many flows began in a second. */
   rate: number;
-  /** MiB of the agent process, before and with all flows. */
+  /** Anonymous MiB of the agent process, before and with all flows, and of `conntrack`. */
   idle: number;
   loaded: number;
+  conntrackMemory: number;
+  /** How late BFD packets left, before any flow and while they began and ended. */
+  late: { before: Lateness; during: Lateness };
   flows: number;
   connections: number;
   /** Start and end records, and the lost ones by the agent's own count. */
   records: number;
   lost: number;
-  bytesExact: boolean;
+  exact: boolean;
 }
 
+/** `veg_bfd_transmit_lateness_seconds`: packets, the sum of their delays, and how many left within 2 ms. */
+interface Lateness {
+  packets: number;
+  seconds: number;
+  prompt: number;
+}
+
+function lateness(agent: Agent): Lateness {
+  const value = (suffix: string) => agent.metric(`veg_bfd_transmit_lateness_seconds_${suffix}`) ?? 0;
+  return { packets: value('count'), seconds: value('sum'), prompt: value('bucket{le="0.002"}') };
+}
+
+const since = (now: Lateness, then: Lateness): Lateness => ({
+  packets: now.packets - then.packets,
+  seconds: now.seconds - then.seconds,
+  prompt: now.prompt - then.prompt,
+});
+
+const latenessText = ({ packets, seconds, prompt }: Lateness): string =>
+  `${figure((seconds / packets) * 1000)} ms, ${figure((prompt / packets) * 100)} %`;
+
 /** What the kernel has counted on UDP flows. */
-function kernelCounts(ns: Namespace): { flows: number; bytes: number } {
-  const lines = ns.run('conntrack', ['-L', '-p', 'udp']).stdout.split('\n').filter(Boolean);
-  const bytes = lines.flatMap((line) => [...line.matchAll(/bytes=(\d+)/g)].map(([, n]) => Number(n)));
-  return { flows: lines.length, bytes: bytes.reduce((all, one) => all + one, 0) };
+function kernelCounts(ns: Namespace): { flows: number; packets: number; bytes: number } {
+  const { stdout } = ns.run('conntrack', ['-L', '-p', 'udp']);
+  const all = (name: string) =>
+    [...stdout.matchAll(new RegExp(`${name}=(\\d+)`, 'g'))].reduce((total, [, n]) => total + Number(n), 0);
+  return { flows: stdout.split('\n').filter(Boolean).length, packets: all('packets'), bytes: all('bytes') };
 }
 
 async function flows(context: Context, { name: kind, all, flags }: Kind): Promise<Cost> {
@@ -107,6 +132,7 @@ async function flows(context: Context, { name: kind, all, flags }: Kind): Promis
       return [...found].reduce((total, [, n]) => total + Number(n), 0);
     };
     const connections = () => sum('veg_snat_connections_total\\{policy="web",family="ipv4"');
+    const packets = () => sum('veg_snat_packets_total\\{policy="web",family="ipv4"');
     const bytes = () => sum('veg_snat_bytes_total\\{policy="web",family="ipv4"');
     const records = () => sum('veg_translation_records_total');
     const lost = () => sum('veg_translation_records_lost_total');
@@ -118,6 +144,9 @@ async function flows(context: Context, { name: kind, all, flags }: Kind): Promis
       cost.conntrack.push(((ownCpu(events.pid) - before[1]) / count) * 1e6);
     };
     const idle = memory([pid]).anonymous;
+    const start = lateness(agent);
+    await sleep(context.pick(5000, 1000));
+    const calm = lateness(agent);
     await measure(() =>
       sendMeanwhile(client, 'udp', ADDRESS.server[4], 10_000, count, 1, rate)
         .ended(60_000)
@@ -125,9 +154,10 @@ async function flows(context: Context, { name: kind, all, flags }: Kind): Promis
     );
     await until(() => connections() >= count, { what: 'all flows', timeoutMs: 30_000, everyMs: 500 });
     const loaded = memory([pid]).anonymous;
-    const wanted = kernelCounts(gateway).bytes;
-    const bytesExact = await until(() => bytes() === wanted, {
-      what: 'the kernel’s bytes',
+    const conntrackMemory = memory([events.pid]).anonymous;
+    const wanted = kernelCounts(gateway);
+    const exact = await until(() => bytes() === wanted.bytes && packets() === wanted.packets, {
+      what: 'the kernel’s counts',
       timeoutMs: 15_000,
       everyMs: 500,
     }).catch(() => false);
@@ -147,8 +177,9 @@ async function flows(context: Context, { name: kind, all, flags }: Kind): Promis
     return {
       ...{ kind, agentBegin: cost.agent[0]!, agentEnd: cost.agent[1]! },
       ...{ conntrackBegin: cost.conntrack[0]!, conntrackEnd: cost.conntrack[1]! },
-      ...{ rate, idle, loaded, flows: count, connections: connections() },
-      ...{ records: records(), lost: lost(), bytesExact },
+      ...{ rate, idle, loaded, conntrackMemory, flows: count, connections: connections() },
+      ...{ records: records(), lost: lost(), exact },
+      late: { before: since(calm, start), during: since(lateness(agent), calm) },
     };
   });
 }
@@ -281,11 +312,24 @@ export const part: Part = async (context) => {
             (c) => c.conntrackEnd,
           ),
           row('against conntrack -E', (c) => ratio(c.agentEnd, c.conntrackEnd)),
+          row(
+            'processor time in a second with 500 begins and 500 ends, ms',
+            (c) => (c.agentBegin + c.agentEnd) / 2,
+            (c) => (c.conntrackBegin + c.conntrackEnd) / 2,
+          ),
           row('anonymous memory, idle, MiB', (c) => c.idle),
-          row('with all flows', (c) => c.loaded),
+          row(
+            'with all flows',
+            (c) => c.loaded,
+            (c) => c.conntrackMemory,
+          ),
           row('connections counted', (c) => c.connections),
           row('records, and lost ones by their own count', (c) => `${c.records} + ${c.lost}`),
-          row('bytes are the kernel’s', (c) => (c.bytesExact ? 'yes' : 'no')),
+          row('packets and bytes are the kernel’s', (c) => (c.exact ? 'yes' : 'no')),
+          row('BFD packets late by, on average, and within 2 ms: before', ({ late }) =>
+            latenessText(late.before),
+          ),
+          row('while flows begin and end', ({ late }) => latenessText(late.during)),
         ],
         note: 'Both read the events of the same flows at the same time. The agent’s share is that of its whole process, with its idle share; it keeps the flow, counts, writes the record and stores it. Records beyond the rate limit are lost on purpose and counted.',
       },
