@@ -189,12 +189,13 @@ function sessionLines({ bfd }: StatusDocument, now: number, { columns }: Screen)
 
 /** The newest changes of state first. */
 function changeLines({ bfd }: StatusDocument): Line[] {
+  const width = Math.max(0, ...bfd.sessions.map(({ remote }) => remote.length));
   return bfd.sessions
     .flatMap(({ remote, history }) => history.map((change) => ({ remote, ...change })))
     .sort((a, b) => b.at - a.at)
     .map(
       ({ remote, at, from, to, diagnostic }): Line => [
-        `  ${clock(at)}  ${remote}  ${from === null ? 'was' : `${from} →`} `,
+        `  ${clock(at)}  ${remote.padEnd(width)}  ${from === null ? 'was' : `${from} →`} `,
         [to, STYLES[to]],
         [diagnostic === 0 ? '' : `  ${DIAGNOSTICS[diagnostic] ?? diagnostic}`, 'faint'],
       ],

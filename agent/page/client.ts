@@ -106,6 +106,8 @@ export function client(document: Page, tools: Tools): void {
   };
   const at = (time: number): Description => h('time', { datetime: iso(time), title: iso(time) }, clock(time));
   const whole = (count: number): string => count.toLocaleString('en');
+  /** Counts that may grow large. */
+  const counted = (count: number): string => (count < 1e6 ? whole(count) : scaled(count));
   const plural = (count: number, what: string): string => `${whole(count)} ${what}${count === 1 ? '' : 's'}`;
 
   // Health -------------------------------------------------------------------------------------------------
@@ -148,7 +150,7 @@ export function client(document: Page, tools: Tools): void {
         'Kernel',
         kernel.inSync ? badge('good', 'In sync') : badge('bad', 'Not in sync'),
         states.join(', '),
-        last === null ? 'not reconciled yet' : `checked ${ago(Date.parse(last.at))} ago (${last.trigger})`,
+        last === null ? 'not reconciled yet' : `checked ${ago(Date.parse(last.at))} ago`,
         repaired === 0 ? 'no drift repaired' : `${plural(repaired, 'repair')} of drift`,
       ),
       tile(
@@ -301,7 +303,7 @@ export function client(document: Page, tools: Tools): void {
           cell('Bytes/s out', 'number', rate(rates?.bytes.out, 'B')),
           cell('Bytes/s in', 'number', rate(rates?.bytes.in, 'B')),
           cell('Open', 'number', traffic === null ? '–' : whole(traffic.open)),
-          cell('Connections', 'number', traffic === null ? '–' : scaled(traffic.connections)),
+          cell('Connections', 'number', traffic === null ? '–' : counted(traffic.connections)),
           cell('Sent', 'number', traffic === null ? '–' : scaled(traffic.bytes.out, 'B')),
           cell('Received', 'number', traffic === null ? '–' : scaled(traffic.bytes.in, 'B')),
         );
@@ -346,7 +348,7 @@ export function client(document: Page, tools: Tools): void {
       cell('From', 'address', from),
       cell('Seen as', 'address', verdict === 'forwarded' ? 'itself' : seen),
       cell('To', 'address', to === reached ? to : `${to} → ${reached}`),
-      cell('Policy', 'who', policyLabel(flow.policy)),
+      cell('Policy', 'policy', policyLabel(flow.policy)),
       cell('Sent', 'number', counters === undefined ? '–' : scaled(counters.originalBytes, 'B')),
       cell('Received', 'number', counters === undefined ? '–' : scaled(counters.replyBytes, 'B')),
     );

@@ -24,9 +24,9 @@ const headings = (...columns: [text: string, number?: 'number'][]): string =>
     )
     .join('');
 
-/** A table whose rows the script makes. The roles outlast the display as blocks on a small screen. */
-const table = (label: string, id: string, head: string): string => `
-  <table role="table" aria-label="${label}">
+/** A table whose rows the script makes. The roles outlast the display as blocks on a small screen (`stack`). */
+const table = (label: string, id: string, head: string, className = 'stack'): string => `
+  <table role="table" aria-label="${label}" class="${className}">
     <thead role="rowgroup">${head}</thead>
     <tbody role="rowgroup" id="${id}"></tbody>
   </table>`;
@@ -105,7 +105,7 @@ const HTML = `<!doctype html>
       </label>
     </div>
     <div class="card">
-      ${table('Top sources', 'sources', `<tr role="row">${headings(['Source'], ['Open', 'number'], ['Sent', 'number'], ['Received', 'number'])}</tr>`)}
+      ${table('Top sources', 'sources', `<tr role="row">${headings(['Source'], ['Open', 'number'], ['Sent', 'number'], ['Received', 'number'])}</tr>`, 'narrow')}
     </div>
   </section>
 

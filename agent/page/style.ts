@@ -54,7 +54,7 @@ header .title { display: flex; flex-wrap: wrap; gap: 0.35rem 0.75rem; align-item
 }
 #why li { overflow-wrap: anywhere; white-space: pre-wrap; }
 #tiles {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: 1px; margin-top: 1rem;
+  display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 1px; margin-top: 1rem;
   background: var(--line); border: 1px solid var(--line); border-radius: 8px; overflow: hidden;
 }
 #tiles li { background: var(--card); padding: 0.75rem 1rem; min-height: 7rem; }
@@ -76,7 +76,6 @@ th, td { padding: 0.4rem 0.6rem; vertical-align: baseline; }
 th:first-child, td:first-child { padding-left: 1rem; }
 th:last-child, td:last-child { padding-right: 1rem; }
 thead tr:last-child th { border-bottom: 1px solid var(--line); }
-thead .group { padding-bottom: 0; text-align: right; }
 tbody tr + tr td { border-top: 1px solid var(--line); }
 td.fit { white-space: nowrap; }
 .number { text-align: right; white-space: nowrap; }
@@ -91,7 +90,7 @@ td.wide { width: 42%; }
 .strip .idle { fill: var(--idle-fill); }
 #changes { border-top: 1px solid var(--line); padding: 0.5rem 1rem 0.6rem; }
 #changes li {
-  display: grid; grid-template-columns: 5rem minmax(9rem, 18rem) 11rem 1fr; gap: 0 0.75rem; padding: 0.1rem 0;
+  display: grid; grid-template-columns: 5rem minmax(9rem, 18rem) 11rem 1fr; gap: 0 0.75rem; padding: 0.1rem 0; align-items: baseline;
 }
 
 select, input, button {
@@ -105,9 +104,8 @@ form label { display: block; color: var(--soft); font-size: 0.75rem; }
 form input { display: block; width: 100%; height: 2.1rem; margin-top: 0.15rem; font-size: 0.875rem; }
 form input[type="text"] { font-family: var(--mono); }
 #found { color: var(--soft); margin-bottom: 0.5rem; min-height: 1.45em; overflow-wrap: anywhere; }
-.split { display: grid; grid-template-columns: minmax(0, 1fr); gap: 0 1.5rem; }
-#sources { min-height: 4rem; }
-footer { margin-top: 2.5rem; color: var(--soft); font-size: 0.8125rem; }
+
+.card:has(#flows:empty) { display: none; }
 
 @media (max-width: 60rem) {
   body { padding: 1rem 0.75rem 3rem; }
@@ -116,15 +114,25 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: 0.8125rem; }
   #tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   #tiles li { min-height: 0; padding: 0.6rem 0.75rem; }
   #tiles li:first-child:nth-last-child(odd) { grid-column: 1 / -1; }
-  thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  table, tbody, td { display: block; }
-  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: 0.35rem 0.75rem; padding: 0.6rem 0.75rem; }
-  tbody tr + tr { border-top: 1px solid var(--line); }
-  tbody tr + tr td { border-top: 0; }
-  td, td:first-child, td:last-child, td.number { padding: 0; min-width: 0; width: auto; text-align: left; white-space: normal; }
-  td::before { content: attr(data-label); display: block; font: 400 0.75rem/1.3 system-ui, sans-serif; color: var(--soft); }
-  td.address, td.who, td.wide { grid-column: 1 / -1; }
-  td.who::before, td.wide::before { display: none; }
+  .stack thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .stack, .stack tbody, .stack td { display: block; }
+  .stack tr {
+    display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: 0.35rem 0.75rem;
+    padding: 0.6rem 0.75rem;
+  }
+  .stack tbody tr + tr { border-top: 1px solid var(--line); }
+  .stack tbody tr + tr td { border-top: 0; }
+  .stack td, .stack td:first-child, .stack td:last-child {
+    padding: 0; min-width: 0; width: auto; text-align: left; white-space: normal; overflow-wrap: anywhere;
+  }
+  .stack td::before {
+    content: attr(data-label); display: block; font: 400 0.75rem/1.3 system-ui, sans-serif; color: var(--soft);
+  }
+  .stack td.address, .stack td.who, .stack td.wide { grid-column: 1 / -1; }
+  .stack td.who::before, .stack td.wide::before { display: none; }
+  td.number { min-width: 3.3rem; }
+  th:first-child, td:first-child { padding-left: 0.75rem; }
+  th:last-child, td:last-child { padding-right: 0.75rem; }
   #changes { padding: 0.5rem 0.75rem; }
   #changes li { grid-template-columns: 5rem 1fr; padding: 0.25rem 0; }
   #changes li :nth-child(n + 3) { grid-column: 2; }

@@ -12,8 +12,9 @@ import { peerUp, startFrr } from '../support/peers.ts';
 import { topology } from '../support/topology.ts';
 
 const IMAGES = join(ROOT, 'docs/images');
-/** How long traffic runs before the pictures, s. */
-const RUN = 25;
+/** How long all is well before and after the outage, s. */
+const BEFORE = 50;
+const AFTER = 70;
 /** The terminal. */
 const COLUMNS = 118;
 const ROWS = 38;
@@ -78,15 +79,15 @@ download(client2, '10.18.0.9', 25_000, 0.3);
 download(client2, '10.18.2.33', 5000, 0.7);
 
 // An outage of the uplink, so that there is something in the timeline.
-await sleep(6000);
+await sleep(BEFORE * 1000);
 server.ip('link set eth0 down');
-await sleep(2500);
+await sleep(9000);
 server.ip(`
   link set eth0 up
   addr add fd00:172:17::1/64 dev eth0 nodad
   route add 10.18.0.0/16 via 172.17.0.11`);
 await agent.statusUntil('ready again', ({ ready }) => ready, 20_000);
-await sleep(RUN * 1000);
+await sleep(AFTER * 1000);
 
 mkdirSync(IMAGES, { recursive: true });
 const browser = await Browser.start(scope, gateway);
