@@ -67,6 +67,8 @@ export class Gateway {
   /** The last look, and the fingerprint of what it found; undefined when it has to be looked at again. */
   #look: Look | undefined;
   #fingerprint: string | undefined;
+  /** Somebody, the agent or another, has changed nf_tables since the last look began. */
+  #touched = true;
   /** Who netlink says changed something last. */
   #lastWriter: string | undefined;
   #failureTold = '';
@@ -128,6 +130,7 @@ export class Gateway {
     }
     // The sessions hear of a lost link before a reconcile has found out what else is gone with it.
     if (object === 'link' || object === 'address' || object === 'overrun') this.#parts.uplink.look();
+    if (object === 'netfilter' || object === 'overrun') this.#touched = true;
     this.#loop.request(object);
   }
 
@@ -168,7 +171,7 @@ export class Gateway {
     let failures: ApplyFailure[] = [];
     let failed: Error | undefined;
     try {
-      const look = await this.#observe(this.#policy);
+      const look = await this.#observe(this.#policy, trigger);
       changes = countChanges(look.changes);
       const renewed = FAMILIES.some(
         (family) => look.wishes[family] !== undefined && look.wishes[family] !== this.#fulfilled[family],
@@ -204,10 +207,12 @@ export class Gateway {
   }
 
   /** Looks at the kernel and notes what the status shows of it. */
-  async #observe(policy: Policy): Promise<Look> {
+  async #observe(policy: Policy, trigger: Trigger): Promise<Look> {
     const { kernels, view } = this.#parts;
     const before = this.#look && kernels.fingerprint(this.#look);
-    const look = await this.#reconciler.look(policy);
+    const known = !this.#touched && before !== undefined && before === this.#fingerprint;
+    this.#touched = false;
+    const look = await this.#reconciler.look(policy, known && trigger === 'policy');
     const { families, interfaces } = look.plan;
     const backends = [...new Set([look.backend[4], look.backend[6]])].filter(Boolean);
     this.#tellNotes(look.notes);

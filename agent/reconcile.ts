@@ -117,6 +117,8 @@ function originsOf(steps: readonly AddressStep[], plan: Plan, links: readonly Li
   return origins;
 }
 
+const hasCounters = (step: NatStep): boolean => step.type === 'insert-rule' && step.rule.packets > 0;
+
 /** What could not be carried out, and the families that are not as the policy says because of it. */
 export interface ApplyFailure {
   families: readonly Family[];
@@ -135,6 +137,8 @@ export class Reconciler {
   readonly #flags: InterfaceFlags;
   /** What was last applied, so that half of a damaged pair is still known as ours. */
   #previousNat: NatState | undefined;
+  /** What was there when nothing was to do, and what had been asked; undefined when something was done since. */
+  #settledNat: { observed: ObservedNat; asked: string } | undefined;
 
   constructor(kernels: Kernels, flags: InterfaceFlags) {
     this.#kernels = kernels;
@@ -148,8 +152,12 @@ export class Reconciler {
     return this.look(policy);
   }
 
-  /** Observes and compares; changes nothing. Throws when the kernel cannot be observed. */
-  async look(policy: Policy): Promise<Look> {
+  /**
+   * Observes and compares; changes nothing. Throws when the kernel cannot be observed.
+   * @param unchanged nobody has changed translation since the last look: what that found counts, if it was as it
+   *   should be. Reading it again takes most of the time of a small change.
+   */
+  async look(policy: Policy, unchanged = false): Promise<Look> {
     const { routing, nat, sysctls, claims } = this.#kernels;
     const observedRouting = await routing.observe();
     const facts = await this.#kernels.facts(observedRouting);
@@ -158,7 +166,17 @@ export class Reconciler {
       .filter(({ state }) => state === 'programmed')
       .map(({ family }) => family);
     const wantedNat = desiredNat(plan.nat);
-    const observedNat = await nat.observe(programmed, wantedNat.ports !== undefined);
+    const asked = JSON.stringify([programmed, wantedNat.ports !== undefined]);
+    const known = unchanged && this.#settledNat?.asked === asked ? this.#settledNat.observed : undefined;
+    let observedNat = known ?? (await nat.observe(programmed, wantedNat.ports !== undefined));
+    let natSteps = diffNat(observedNat, wantedNat, this.#previousNat);
+    // A rule that moves takes its counters along, and those have been going on.
+    if (known !== undefined && natSteps.some(hasCounters)) {
+      observedNat = await nat.observe(programmed, wantedNat.ports !== undefined);
+      natSteps = diffNat(observedNat, wantedNat, this.#previousNat);
+    }
+    this.#settledNat =
+      natSteps.length === 0 ? { observed: { ...observedNat, sets: wantedNat.sets }, asked } : undefined;
     // A blocked family is left as it is: what is there may still work, and nothing better is known.
     const blocked = new Set(
       plan.families.filter(({ state }) => state === 'blocked').map(({ family }) => family),
@@ -195,7 +213,7 @@ export class Reconciler {
         ),
         ...addresses.filter(({ kind, address }) => kind === 'addAddress' && !isPending(address)),
       ],
-      nat: diffNat(observedNat, wantedNat, this.#previousNat).filter((step) => !blocked.has(step.family)),
+      nat: natSteps.filter((step) => !blocked.has(step.family)),
       sysctl: sysctl.steps,
     };
     return {
