@@ -155,6 +155,14 @@ export class Container {
     return Number(/^oom_kill (\d+)$/m.exec(this.#read('memory.oom_control', 'memory.events'))?.[1]);
   }
 
+  /** CPU time that it has had, ms. */
+  get cpuTime(): number {
+    const v1 = join('/sys/fs/cgroup/cpuacct', this.#cgroup, 'cpuacct.usage');
+    if (existsSync(v1)) return Number(readFileSync(v1, 'utf8')) / 1e6;
+    const text = readFileSync(join('/sys/fs/cgroup', this.#cgroup, 'cpu.stat'), 'utf8');
+    return Number(/^usage_usec (\d+)$/m.exec(text)?.[1]) / 1000;
+  }
+
   /** When its first process began, Unix ms. */
   get startedAt(): number {
     const [, fields = ''] = readFileSync(`/proc/${this.pid}/stat`, 'utf8').split(') ');

@@ -330,17 +330,23 @@ t.test('the observer tells of translated flows, with what its container has', as
   t.equal(await observer.stop('SIGTERM'), 0);
 });
 
-t.test('Node’s flags follow the memory limit', async (t) => {
-  const { gateway, root } = pod(t, 'B');
-  root.write('opt/veg-agent/dist/flags.js', 'console.log(process.execArgv.join(" "))\n');
-  const flags = (limit: string): string => {
+t.test('Node’s flags follow the memory limit; what was compiled ahead is for its user alone', async (t) => {
+  const { gateway, root, init } = pod(t, 'B');
+  const program = 'console.log(process.execArgv.join(" "), process.env.NODE_COMPILE_CACHE ?? "")\n';
+  root.write('opt/veg-agent/dist/flags.js', program);
+  const flags = (limit: string, user: 'root' | 'nobody' = 'nobody'): string => {
     root.write('sys/fs/cgroup/memory.max', `${limit}\n`);
-    const { stdout, stderr } = root.run(gateway, ['/usr/libexec/veg-agent/launch', 'flags.js'], NOBODY);
+    const { stdout, stderr } = root.run(gateway, ['/usr/libexec/veg-agent/launch', 'flags.js'], { user });
     return stdout + stderr;
   };
   t.match(flags('67108864'), /^--lite-mode --max-old-space-size=24 /);
   t.match(flags('52428800'), /^--lite-mode --max-old-space-size=24 /);
   t.match(flags('268435456'), /^--max-old-space-size=96 /);
-  t.equal(flags('max'), '\n');
-  t.equal(flags('9223372036854771712'), '\n', 'no limit, as cgroup v1 has it');
+  t.equal(flags('max'), ' \n');
+  t.equal(flags('9223372036854771712'), ' \n', 'no limit, as cgroup v1 has it');
+  t.equal(init().code, 0);
+  const cache = '/usr/local/sbin/veg-agent.cache';
+  t.match(root.run(gateway, ['find', cache, '-type', 'f', '-user', '65534']).stdout, /(\S+\n){20}/);
+  t.match(flags('67108864'), ` ${cache}\n`);
+  t.notMatch(flags('67108864', 'root'), cache);
 });
