@@ -128,8 +128,6 @@ const CAPACITY = 65_536;
 const MAX_UNDER_WAY = 8192;
 /** How often the sockets are read when little happens, ms. */
 const TICK = 50;
-/** Answers beyond the limit that are gathered before they are sorted out. */
-const KEPT_BEYOND = 1000;
 /** So many sources are named, of each order. */
 const TOP_SOURCES = 10;
 /** How often ended flows go to the disk, ms. */
@@ -225,18 +223,19 @@ class TranslationWorker {
   async find(lookup: Lookup): Promise<Found> {
     const { limit } = lookup;
     const now = Date.now();
-    let flows: FlowView[] = [];
-    /** Older ones are beyond the limit. */
-    let oldest = Number.NEGATIVE_INFINITY;
-    const keepNewest = () => {
-      flows = flows.sort((a, b) => b.start - a.start).slice(0, limit + 1);
-      if (flows.length > limit) oldest = flows[limit]!.start;
-    };
     this.#reader.drain();
-    for (const flow of this.#tracker.table) {
-      if (flow.start < oldest) continue;
-      if (matches(flow, lookup, now)) flows.push(viewFlow(flow, this.#tracker.policyName(flow)));
-      if (flows.length > limit + KEPT_BEYOND) keepNewest();
+    // A view costs more than a look: only the newest get one.
+    const { table } = this.#tracker;
+    const starts: number[] = [];
+    for (const flow of table) if (matches(flow, lookup, now)) starts.push(flow.start);
+    const oldest =
+      Float64Array.from(starts)
+        .sort()
+        .at(-limit - 1) ?? Number.NEGATIVE_INFINITY;
+    let flows: FlowView[] = [];
+    for (const flow of table) {
+      if (flow.start < oldest || !matches(flow, lookup, now)) continue;
+      flows.push(viewFlow(flow, this.#tracker.policyName(flow)));
     }
     const gaps = this.#withStore((store) => store.gaps(lookup)) ?? [];
     const parts = this.#store?.findInParts({ ...lookup, limit: limit + 1 });
@@ -245,7 +244,7 @@ class TranslationWorker {
       flows.push(...part.value);
       await turn();
     }
-    keepNewest();
+    flows = flows.sort((a, b) => b.start - a.start);
     return { flows: flows.slice(0, limit), more: flows.length > limit, gaps };
   }
 

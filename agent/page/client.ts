@@ -244,7 +244,7 @@ export function client(document: Page, tools: Tools): void {
         return row(
           cell('State', 'fit', badge(KINDS[state], state), faint(` ${ago(since)}`)),
           cell('Peer', 'address', remote, faint(` from ${local}`)),
-          cell('Packets every', 'fit', timers),
+          cell('Packets every', 'timers', timers),
           cell('Timeline', 'wide', strip(session, from)),
         );
       }),

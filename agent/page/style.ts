@@ -77,7 +77,7 @@ th:first-child, td:first-child { padding-left: 1rem; }
 th:last-child, td:last-child { padding-right: 1rem; }
 thead tr:last-child th { border-bottom: 1px solid var(--line); }
 tbody tr + tr td { border-top: 1px solid var(--line); }
-td.fit { white-space: nowrap; }
+td.fit, td.timers { white-space: nowrap; }
 .number { text-align: right; white-space: nowrap; }
 td.number { min-width: 5.2rem; }
 td.who small { display: block; }
@@ -118,8 +118,9 @@ form input[type="text"] { font-family: var(--mono); }
   .stack, .stack tbody, .stack td { display: block; }
   .stack tr {
     display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: 0.35rem 0.75rem;
-    padding: 0.6rem 0.75rem;
+    grid-auto-flow: dense; padding: 0.6rem 0.75rem;
   }
+  .stack td.timers { grid-column: span 2; }
   .stack tbody tr + tr { border-top: 1px solid var(--line); }
   .stack tbody tr + tr td { border-top: 0; }
   .stack td, .stack td:first-child, .stack td:last-child {

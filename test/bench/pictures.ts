@@ -106,7 +106,7 @@ async function picture(name: string, view: Parameters<Browser['view']>[0], prepa
 }
 
 const FIVE_MINUTES = "document.getElementById('span').value = '300'";
-await picture('page-light.png', { width: 1200, height: 1180, scale: 1 }, FIVE_MINUTES);
+await picture('page-light.png', { width: 1200, height: 1620 }, FIVE_MINUTES);
 await picture('page-phone-dark.png', { width: 360, height: 780, scale: 2, dark: true }, FIVE_MINUTES);
 await browser.close();
 writeFileSync(join(IMAGES, 'status-watch.svg'), terminalPicture(lastFrame()));
