@@ -359,14 +359,16 @@ export function egressChains(
   function markOfClass(list: Compiled[]): number {
     const out = rulesOf(list, 'd', outwards);
     const back = rulesOf(list, 's', inwards);
-    const mark = union(OURS, CLASS, classOf([...out, '', ...back].join('\n')));
+    // What is dropped reads in nat as what is masqueraded.
+    const passes = defaultAction === 'drop' ? ['', ...rulesOf(list, 'd', allowed)] : [];
+    const mark = union(OURS, CLASS, classOf([...out, '', ...back, ...passes].join('\n')));
     const chain = (chains: Map<string, string[]>, name: string, rules: string[]): string[] => {
       chains.set(`${name}-${hex8(mark)}`, rules);
       return [`-g ${name}-${hex8(mark)}`];
     };
     translate.set(mark, chain(nat, CHAIN_TRANSLATE, out));
     if (ingress) translate.set(union(mark, INWARDS), chain(nat, `${CHAIN_TRANSLATE}-IN`, back));
-    if (defaultAction === 'drop') allow.set(mark, chain(mangle, CHAIN_ALLOW, rulesOf(list, 'd', allowed)));
+    if (passes.length > 0) allow.set(mark, chain(mangle, CHAIN_ALLOW, passes.slice(1)));
     if (dropInvalid) {
       invalid.set(mark, chain(mangle, CHAIN_INVALID_CLASS, rulesOf(list, 'd', unchanged)));
     }

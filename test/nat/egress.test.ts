@@ -1,7 +1,9 @@
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { desiredNat, type FamilyNat } from '../../nat/desired.ts';
 import { diffNat } from '../../nat/diff.ts';
 import type { DefaultAction, EgressPolicy } from '../../nat/egress.ts';
+import { blockOf } from '../../nat/port-blocks.ts';
+import { commandLines } from '../../nat/render.ts';
 import type { NatState } from '../../nat/state.ts';
 import { type Address, address, contains, type Prefix, prefix } from '../../routing/prefix.ts';
 import { carryOut, Model, seeded } from './model.ts';
@@ -89,6 +91,20 @@ t.test('the first policy wins, whichever block is longer', (t) => {
   const packet = outwards('10.17.5.9', '192.0.2.1');
   t.equal(source(nat({ policies: [narrow, wide] }), packet), 'snat 172.17.0.50');
   t.equal(source(nat({ policies: [wide, narrow] }), packet), 'snat 172.17.0.51');
+  t.end();
+});
+
+t.test('what the default drops is told from what a policy masquerades', (t) => {
+  const wanted = nat({
+    policies: [
+      policy('partner', { destinations: list('192.0.2.0/24'), action: snat('172.17.0.50') }),
+      policy('web', { sources: list('10.17.0.0/16') }),
+    ],
+    defaultAction: 'drop',
+  });
+  t.equal(source(wanted, outwards('10.17.0.9', '198.51.100.1')), 'masquerade');
+  t.equal(source(wanted, outwards('10.18.0.9', '198.51.100.1')), 'drop');
+  t.equal(source(wanted, outwards('10.18.0.9', '192.0.2.1')), 'snat 172.17.0.50');
   t.end();
 });
 
@@ -288,7 +304,11 @@ function oracle(policies: EgressPolicy[], fallback: DefaultAction, packet: Packe
   const action = found?.action ?? fallback;
   if (action === 'forward') return 'unchanged';
   if (!outside || action === 'masquerade') return 'masquerade';
-  return action === 'drop' ? 'drop' : `snat ${action.snat[0]}`;
+  if (action === 'drop') return 'drop';
+  if (action.portBlockSize === undefined) return `snat ${action.snat[0]}`;
+  const { sources } = found!;
+  const block = blockOf({ sources, addresses: action.snat, size: action.portBlockSize }, inner);
+  return block === undefined ? 'drop' : `snat ${block.address}:${block.first}-${block.last}`;
 }
 
 type Random = ReturnType<typeof seeded>;
@@ -298,16 +318,29 @@ const randomBlock = (random: Random, net: number): Prefix =>
     `${net}.${random.below(4)}.${random.below(4)}.${random.below(8) * 32}/${[8, 14, 16, 23, 24, 27, 32][random.below(7)]}`,
   );
 
-function randomPolicies(random: Random, count: number): EgressPolicy[] {
+function randomPolicies(random: Random, count: number, ports = false): EgressPolicy[] {
   const blocks = (most: number, net: number) =>
     Array.from({ length: random.below(most + 1) }, () => randomBlock(random, net));
-  return Array.from({ length: count }, (_, i) =>
-    policy(`p${random.below(3) === 0 ? random.below(1000) : i}-${i}`, {
-      action: (['masquerade', 'forward', snat(`172.17.0.${random.below(40)}`)] as const)[random.below(3)]!,
-      sources: blocks(4, 10),
+  const withPorts = (i: number): EgressPolicy =>
+    policy(`ports-${i}`, {
+      action: {
+        ...snat(`172.17.1.${random.below(40)}`, '172.17.2.1'),
+        portBlockSize: 1 << (6 + random.below(6)),
+      },
+      sources: [randomBlock(random, 10)],
       destinations: random.below(2) === 0 ? [] : blocks(3, 20),
-      excluded: random.below(3) === 0 ? blocks(2, 20) : [],
-    }),
+    });
+  return Array.from({ length: count }, (_, i) =>
+    ports && random.below(3) === 0
+      ? withPorts(i)
+      : policy(`p${random.below(3) === 0 ? random.below(1000) : i}-${i}`, {
+          action: (['masquerade', 'forward', snat(`172.17.0.${random.below(40)}`)] as const)[
+            random.below(3)
+          ]!,
+          sources: blocks(4, 10),
+          destinations: random.below(2) === 0 ? [] : blocks(3, 20),
+          excluded: random.below(3) === 0 ? blocks(2, 20) : [],
+        }),
   );
 }
 
@@ -322,7 +355,8 @@ const DEFAULTS: DefaultAction[] = ['masquerade', 'forward', 'drop'];
 t.test('random policies decide as their plain meaning does', (t) => {
   const random = seeded(8200);
   for (let round = 0; round < 120; round++) {
-    const policies = randomPolicies(random, 1 + random.below(round % 10 === 0 ? 60 : 8));
+    const count = 1 + random.below(round % 10 === 0 ? 60 : 8);
+    const policies = randomPolicies(random, count, round % 2 === 1);
     const defaultAction = DEFAULTS[random.below(3)]!;
     const state = desiredNat([nat({ policies, defaultAction })]);
     for (let i = 0; i < 60; i++) {
@@ -338,10 +372,10 @@ t.test('random policies decide as their plain meaning does', (t) => {
   t.end();
 });
 
-t.test('while policies change, each connection is treated as by the old or by the new ones', (t) => {
-  const random = seeded(1701);
+function changeAtRandom(t: Test, seed: number, ports: boolean): void {
+  const random = seeded(seed);
   const model = new Model();
-  let policies = randomPolicies(random, 6);
+  let policies = randomPolicies(random, 6, ports);
   let defaultAction: DefaultAction = 'masquerade';
   const apply = (wanted: NatState, after?: () => void) =>
     carryOut(model, diffNat(model.observe(), wanted), after);
@@ -351,14 +385,16 @@ t.test('while policies change, each connection is treated as by the old or by th
     // What changes is whose they are and what is done; a policy whose destinations change is its own matter.
     const next = policies.flatMap((one) => (random.below(6) === 0 ? [] : [{ ...one }]));
     for (const one of next) {
-      if (random.below(4) === 0) one.action = snat(`172.17.0.${random.below(40)}`);
+      if (random.below(4) === 0 && one.sources.length > 0) one.action = snat(`172.17.0.${random.below(40)}`);
       if (random.below(4) === 0) one.sources = [randomBlock(random, 10), ...one.sources.slice(1)];
     }
     next.push(
-      ...randomPolicies(random, random.below(3)).map((one, i) => ({ ...one, name: `n${round}-${i}` })),
+      ...randomPolicies(random, random.below(3), ports).map((one, i) => ({ ...one, name: `n${round}-${i}` })),
     );
     const nextDefault = DEFAULTS[random.below(3)]!;
-    const packets = Array.from({ length: 12 }, () => randomPacket(random));
+    const packets = Array.from({ length: 12 }, () => randomPacket(random)).filter(
+      (packet) => !ports || packet.in === 'eth0',
+    );
     // The decision of the same packet under both; where they agree nothing else may ever be seen.
     const same = packets
       .map((packet) => ({ packet, expected: oracle(policies, defaultAction, packet) }))
@@ -380,6 +416,73 @@ t.test('while policies change, each connection is treated as by the old or by th
     if (rest.length > 0) t.same(rest, [], `round ${round}: a second diff finds nothing`);
   }
   t.ok(moments > 200, `${moments} moments`);
+}
+
+t.test('while policies change, each connection is treated as by the old or by the new ones', async (t) => {
+  changeAtRandom(t, 1701, false);
+});
+
+t.test('so is each connection from the VPC while port blocks change', async (t) => {
+  changeAtRandom(t, 1702, true);
+});
+
+t.test('a source with port blocks gets its ports of the address, to the destinations of its policy', (t) => {
+  const blocks = {
+    sources: list('10.17.0.0/28', '10.18.0.9/32'),
+    action: { ...snat('172.17.0.50', '172.17.0.51'), portBlockSize: 4096 },
+  };
+  const always = nat({ policies: [policy('tenants', blocks)] });
+  t.equal(source(always, outwards('10.17.0.0', '192.0.2.1')), 'snat 172.17.0.50:1024-5119');
+  t.equal(
+    source(always, outwards('10.17.0.15', '192.0.2.1')),
+    'snat 172.17.0.51:1024-5119',
+    '15 blocks each',
+  );
+  t.equal(source(always, outwards('10.18.0.9', '192.0.2.1')), 'snat 172.17.0.51:5120-9215');
+  t.equal(source(always, outwards('10.19.0.9', '192.0.2.1')), 'masquerade');
+  const partly = nat({
+    policies: [policy('tenants', { ...blocks, destinations: list('192.0.2.0/24') })],
+  });
+  t.equal(source(partly, outwards('10.18.0.9', '192.0.2.1')), 'snat 172.17.0.51:5120-9215');
+  t.equal(source(partly, outwards('10.18.0.9', '198.51.100.1')), 'masquerade');
+  t.notOk('ports' in desiredNat([nat({ policies: [policy('web', { action: snat('172.17.0.50') })] })]));
+  t.end();
+});
+
+t.test('port blocks come before the marks that lead to them and go after them; what is right stays', (t) => {
+  const model = new Model();
+  const wanted = (...sources: string[]): NatState =>
+    desiredNat([
+      nat({
+        policies: [
+          policy('tenants', {
+            sources: list(...sources),
+            action: { ...snat('172.17.0.50'), portBlockSize: 64 },
+          }),
+        ],
+      }),
+    ]);
+  const types = (state: NatState) => {
+    const steps = diffNat(model.observe(), state);
+    carryOut(model, steps);
+    return steps.map(({ type }) => type).filter((type) => type.includes('port'));
+  };
+  t.same(types(wanted('10.17.0.0/28')), ['create-port-table', 'write-port-blocks']);
+  t.same(types(wanted('10.17.0.0/28')), []);
+  t.same(types(wanted('10.17.0.0/27')), ['write-port-blocks', 'delete-port-blocks']);
+  const [sum] = model.ports[4]!.policies.values();
+  sum!.digest++;
+  t.same(types(wanted('10.17.0.0/27')), ['write-port-blocks'], 'somebody changed an element');
+  model.ports[4]!.intact = false;
+  t.same(types(wanted('10.17.0.0/27')), ['create-port-table', 'write-port-blocks'], 'or a rule');
+  const steps = diffNat(model.observe(), wanted('10.17.0.0/26'));
+  t.equal(steps[0]!.type, 'write-port-blocks');
+  t.equal(steps.at(-1)!.type, 'delete-port-blocks');
+  t.equal(
+    commandLines(steps.slice(0, 1))[0]!.replace(/0x\w+/, 'MARK'),
+    'nft add element ip VEG-PORT-BLOCKS blocks { MARK . 10.17.0.0 : 172.17.0.50 . 1024-1087, and 63 more }',
+  );
+  t.same(types(desiredNat([nat()])), ['delete-port-table']);
   t.end();
 });
 

@@ -3,8 +3,10 @@
  * the save programs print, and refuses what they refuse. Checked against the real ones in test/live/nat.test.ts.
  */
 import type { NatStep, RuleStep } from '../../nat/diff.ts';
+import { sumOf } from '../../nat/nftables.ts';
 import { parseSets, parseTables } from '../../nat/parse.ts';
-import { isRuleStep, rulesInput, setsInput } from '../../nat/render.ts';
+import type { PortStep } from '../../nat/port-steps.ts';
+import { isRuleStep, isSetStep, rulesInput, setsInput } from '../../nat/render.ts';
 import type { SetStep } from '../../nat/sets.ts';
 import type { NatState, Rule, Tables } from '../../nat/state.ts';
 import { FAMILIES, type Family } from '../../routing/prefix.ts';
@@ -18,6 +20,7 @@ interface ModelSet {
 export class Model {
   tables: { 4: Tables; 6: Tables };
   sets = new Map<string, ModelSet>();
+  ports: NonNullable<NatState['ports']> = {};
 
   constructor() {
     const builtIn = (...chains: string[]) => new Map(chains.map((c) => [c, { policy: 'ACCEPT', rules: [] }]));
@@ -133,6 +136,19 @@ export class Model {
     }
   }
 
+  /** What port-kernel.ts does, and refuses what nf_tables refuses. */
+  changePorts(step: PortStep): void {
+    const { family } = step;
+    const there = this.ports[family];
+    if (step.type === 'create-port-table') {
+      if ((there !== undefined) !== step.replace) throw new Error('the table is there, or is not');
+      this.ports[family] = { intact: true, policies: new Map() };
+    } else if (there === undefined) throw new Error('no table');
+    else if (step.type === 'delete-port-table') delete this.ports[family];
+    else if (step.type === 'delete-port-blocks') there.policies.delete(step.mark);
+    else there.policies.set(step.mark, { ...sumOf(step.blocks, family), blocks: step.blocks });
+  }
+
   /** `iptables-save -c`. */
   saveRules(family: Family): string {
     return [...this.tables[family]]
@@ -163,6 +179,7 @@ export class Model {
     return {
       tables: { 4: parseTables(this.saveRules(4), 4), 6: parseTables(this.saveRules(6), 6) },
       sets: parseSets(this.saveSets()),
+      ports: structuredClone(this.ports),
     };
   }
 }
@@ -179,16 +196,19 @@ export function seeded(seed: number): { (): number; below(n: number): number } {
   return Object.assign(random, { below: (n: number) => Math.floor(random() * n) });
 }
 
+const kindOf = (step: NatStep): string => (isRuleStep(step) ? 'rules' : isSetStep(step) ? 'sets' : 'ports');
+
 /** Carries steps out on the model, as kernel.ts does it; `after` is called between what is not one transaction. */
 export function carryOut(model: Model, steps: readonly NatStep[], after: () => void = () => {}): void {
   for (const family of FAMILIES) {
     const own = steps.filter((step) => step.family === family);
     for (let i = 0; i < own.length; ) {
-      const rules = isRuleStep(own[i]!);
-      const end = own.findIndex((step, k) => k > i && isRuleStep(step) !== rules);
+      const kind = kindOf(own[i]!);
+      const end = own.findIndex((step, k) => k > i && kindOf(step) !== kind);
       const batch = own.slice(i, end < 0 ? undefined : end);
-      if (rules) model.restoreRules(family, rulesInput(batch as RuleStep[]));
-      else model.restoreSets(setsInput(batch as SetStep[]), after);
+      if (kind === 'rules') model.restoreRules(family, rulesInput(batch as RuleStep[]));
+      else if (kind === 'sets') model.restoreSets(setsInput(batch as SetStep[]), after);
+      else for (const step of batch) model.changePorts(step as PortStep);
       after();
       i += batch.length;
     }

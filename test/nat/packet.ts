@@ -2,6 +2,8 @@
  * What happens to the first packet of a connection: walks it through mangle and nat as the kernel does, over the
  * rules and sets of a state. Knows the matches and targets that nat/ writes, and throws for any other.
  */
+import { blockOf } from '../../nat/port-blocks.ts';
+import { DECISION_MASK, PORT_BLOCKS_MARK } from '../../nat/rules.ts';
 import type { Chain, NatState, Table } from '../../nat/state.ts';
 import {
   type Address,
@@ -24,7 +26,7 @@ export interface Packet {
 }
 
 export interface Outcome {
-  /** `masquerade`, `unchanged`, `snat A` or `drop`. */
+  /** `masquerade`, `unchanged`, `snat A`, `snat A:first-last` or `drop`. */
   source: string;
   /** The destination after translation: an address, or `address:port`. */
   destination: string;
@@ -176,6 +178,11 @@ export function send(state: NatState, family: Family, packet: Packet): Outcome {
   if (tracked) hook('nat', 'PREROUTING');
   const passed = packet.in === '' || hook('mangle', 'FORWARD');
   if (passed && tracked) hook('nat', 'POSTROUTING');
+  if (walk.translation === undefined && (walk.mark & PORT_BLOCKS_MARK) >>> 0 === PORT_BLOCKS_MARK) {
+    const blocks = state.ports?.[family]?.policies.get((walk.mark & DECISION_MASK) >>> 0)?.blocks;
+    const block = blocks && blockOf(blocks, packet.src);
+    walk.translation = block ? `snat ${block.address}:${block.first}-${block.last}` : 'drop';
+  }
   const { dst, dport } = walk.packet;
   return {
     source: passed ? (walk.translation ?? 'unchanged') : 'drop',
