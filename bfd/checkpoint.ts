@@ -51,10 +51,12 @@ const ERROR_LOG_PERIOD = 60_000;
 
 type Beat = Pick<SavedSession, 'id' | 'xmitAuthSeq' | 'rcvAuthSeq' | 'lastTransmit'>;
 
+/** The last number of a beat, alone in changing where packets are not authenticated. */
+const beatTime = (lastTransmit: number): string => String(Math.round(lastTransmit)).padStart(BEAT_WIDTH, '0');
+const BEAT_TIME_AT = 3 * (BEAT_WIDTH + 1);
+
 const beatLine = ({ id, xmitAuthSeq, rcvAuthSeq, lastTransmit }: Beat): string =>
-  `${[id, xmitAuthSeq, rcvAuthSeq, Math.round(lastTransmit)]
-    .map((number) => String(number).padStart(BEAT_WIDTH, '0'))
-    .join(' ')}\n`;
+  `${[id, xmitAuthSeq, rcvAuthSeq].map((number) => `${String(number).padStart(BEAT_WIDTH, '0')} `).join('')}${beatTime(lastTransmit)}\n`;
 
 function parseBeat(line: string): Beat | undefined {
   const [id = 0, xmitAuthSeq = 0, rcvAuthSeq = 0, lastTransmit = 0] = line.split(' ').map(Number);
@@ -109,8 +111,8 @@ export class Checkpoint {
   #immediate: NodeJS.Immediate | undefined;
   #written = -WRITE_PERIOD;
   #fd = -1;
-  /** Where in the file each session's beat is. */
-  #beats = new Map<number, number>();
+  /** Where in the file each session's beat is, and the sequence numbers in it. */
+  #beats = new Map<number, { at: number; xmitAuthSeq: number; rcvAuthSeq: number }>();
   #errorLogged = -ERROR_LOG_PERIOD;
 
   /** `snapshot` is asked for what to save. */
@@ -145,13 +147,19 @@ export class Checkpoint {
 
   /** A session has sent a packet. */
   beat(beat: Beat): void {
-    const at = this.#beats.get(beat.id);
-    if (this.#fd < 0 || at === undefined) {
+    const written = this.#beats.get(beat.id);
+    if (this.#fd < 0 || written === undefined) {
       this.changed();
       return;
     }
+    const { xmitAuthSeq, rcvAuthSeq } = beat;
     try {
-      writeSync(this.#fd, beatLine(beat), at);
+      if (written.xmitAuthSeq === xmitAuthSeq && written.rcvAuthSeq === rcvAuthSeq) {
+        writeSync(this.#fd, beatTime(beat.lastTransmit), written.at + BEAT_TIME_AT, 'latin1');
+      } else {
+        writeSync(this.#fd, beatLine(beat), written.at, 'latin1');
+        Object.assign(written, { xmitAuthSeq, rcvAuthSeq });
+      }
     } catch (error) {
       this.#complain(error as Error);
     }
@@ -167,7 +175,12 @@ export class Checkpoint {
     const header: Header = { version: FORMAT, ...here(), sessions };
     const first = `${JSON.stringify(header)}\n`;
     const beatsAt = Buffer.byteLength(first);
-    this.#beats = new Map(sessions.map(({ id }, i) => [id, beatsAt + i * BEAT_LINE]));
+    this.#beats = new Map(
+      sessions.map(({ id, xmitAuthSeq, rcvAuthSeq }, i) => [
+        id,
+        { at: beatsAt + i * BEAT_LINE, xmitAuthSeq, rcvAuthSeq },
+      ]),
+    );
     const draft = `${this.#file}.new`;
     try {
       mkdirSync(dirname(this.#file), { recursive: true });

@@ -37,7 +37,7 @@ export interface BarPanel {
 export type Panel = LinePanel | BarPanel;
 
 const PANEL = { width: 480, height: 340 };
-const PLOT = { left: 64, right: 16, top: 34, bottom: 48 };
+const PLOT = { left: 80, right: 28, top: 34, bottom: 48 };
 const LEGEND_LINE = 16;
 /** Of a lightness that stands out from white and from black. */
 const COLOURS = ['#3b82c4', '#d9662b', '#2e9e6b', '#c05a9e', '#8a8f98', '#b8860b', '#7a6fd0', '#4fa3a5'];
@@ -113,7 +113,7 @@ function frame(panel: Panel, y: Scale, bottom: number): string[] {
       `<text x="${left - 6}" y="${at(y.place(tick) + 4)}" text-anchor="end">${figure(tick)}</text>`,
     ]),
     `<path class="axis" d="M${left} ${top}V${bottom}H${right}"/>`,
-    `<text transform="translate(14 ${middle}) rotate(-90)" text-anchor="middle">${inXml(panel.y.label)}</text>`,
+    `<text transform="translate(16 ${middle}) rotate(-90)" text-anchor="middle">${inXml(panel.y.label)}</text>`,
   ];
 }
 

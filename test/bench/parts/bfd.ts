@@ -94,16 +94,20 @@ async function measure(
 ): Promise<void> {
   const { setting } = into;
   const remotes = Array.from({ length: setting.sessions }, (_, i) => peerAddress(i));
-  const daemon = await start();
-  const capture = await BfdCapture.start(scope, gateway, 'eth0');
-  const other = new Counterpart(scope, peer, remotes, LOCAL, setting);
-  const allUp = () =>
-    until(() => other.up() === setting.sessions, {
-      what: `${setting.sessions} sessions Up with ${into.daemon}`,
-      timeoutMs: 15_000,
-      everyMs: 100,
-    });
+  const running: Daemon[] = [];
+  let capture: BfdCapture | undefined;
   try {
+    const daemon = await start();
+    running.push(daemon);
+    capture = await BfdCapture.start(scope, gateway, 'eth0');
+    const other = new Counterpart(scope, peer, remotes, LOCAL, setting);
+    running.push(other.daemon);
+    const allUp = () =>
+      until(() => other.up() === setting.sessions, {
+        what: `${setting.sessions} sessions Up with ${into.daemon}`,
+        timeoutMs: 15_000,
+        everyMs: 100,
+      });
     await allUp();
     await sleep(1500);
     const settled = performance.timeOrigin + performance.now();
@@ -127,9 +131,81 @@ async function measure(
     into.failures.push((error as Error).message);
     context.say((error as Error).message);
   } finally {
-    other.daemon.signal('SIGCONT');
-    await Promise.all([daemon.stop('SIGKILL'), other.daemon.stop('SIGKILL'), capture.stop()]);
+    await Promise.all(running.map((each) => each.stop('SIGKILL')));
+    await capture?.stop();
   }
+}
+
+/** A daemon with one session that runs as long as the part does: processor time in each tenth of a minute, % of a core. */
+interface Lasting {
+  daemon: string;
+  cpu: number[];
+}
+
+const LASTING: Timers = { interval: 100, multiplier: 5 };
+const LASTING_STEP = 6000;
+
+/** Starts one of each daemon and watches them until it is told to stop. */
+async function watchLasting(
+  scope: Scope,
+  starts: [string, ReturnType<typeof daemons>[string]][],
+): Promise<() => Lasting[]> {
+  const watched: (Lasting & { pid: number; before: number; at: number })[] = [];
+  for (const [daemon, start] of starts) {
+    const { gateway, peer } = labOf(scope, `lasting${watched.length}`);
+    const { pid } = await start(scope, gateway, LOCAL, [peerAddress(0)], LASTING);
+    new Counterpart(scope, peer, [peerAddress(0)], LOCAL, LASTING);
+    watched.push({ daemon, cpu: [], pid, before: ownCpu(pid), at: performance.now() });
+  }
+  const timer = setInterval(() => {
+    for (const one of watched) {
+      const [cpu, now] = [ownCpu(one.pid), performance.now()];
+      one.cpu.push(((cpu - one.before) / (now - one.at)) * 100_000);
+      Object.assign(one, { before: cpu, at: now });
+    }
+  }, LASTING_STEP);
+  return () => {
+    clearInterval(timer);
+    return watched.map(({ daemon, cpu }) => ({ daemon, cpu }));
+  };
+}
+
+/** What they cost at the beginning and at the end. */
+function lastingFindings(all: Lasting[]): Findings {
+  const first = all[0]!;
+  const late = (one: Lasting) => median(one.cpu.slice(-10));
+  const seconds = LASTING_STEP / 1000;
+  return {
+    tables: [
+      {
+        title: 'One session at 100 ms in a daemon that goes on running: processor time, % of a core',
+        columns: [
+          '',
+          `first ${seconds} s`,
+          'first minute',
+          'last minute',
+          `${first.daemon}'s last minute against it`,
+        ],
+        rows: all.map((one) => [
+          ...[one.daemon, one.cpu[0], median(one.cpu.slice(0, 10)), late(one)],
+          `${(late(first) / late(one)).toFixed(2)} ×`,
+        ]),
+        note: `Watched for ${first.cpu.length * seconds} s, beside what the other tables needed; medians of ${seconds} s each.`,
+      },
+    ],
+    panels: [
+      {
+        kind: 'lines',
+        title: 'One session at 100 ms in a daemon that goes on running',
+        x: { label: 'seconds since the start' },
+        y: { label: '% of a core' },
+        series: all.map(({ daemon, cpu }) => ({
+          name: daemon,
+          points: cpu.map((y, i) => ({ x: (i + 1) * seconds, y })),
+        })),
+      },
+    ],
+  };
 }
 
 function findings(
@@ -260,6 +336,7 @@ export const compare =
           }),
         ),
       );
+      const stopWatching = busy ? undefined : await watchLasting(scope, starts);
       const spinners = busy
         ? cpus().map(() => scope.spawn('sh', ['-c', 'while :; do :; done'], { name: 'spinner' }))
         : [];
@@ -281,13 +358,16 @@ export const compare =
         }
       });
       for (const spinner of spinners) await spinner.stop('SIGKILL');
-      return findings(
-        all,
-        starts.map(([name]) => name),
-        settings,
-        rounds,
-        busy,
-      );
+      const names = starts.map(([name]) => name);
+      const found = findings(all, names, settings, rounds, busy);
+      const lasting = stopWatching?.();
+      if (lasting === undefined) return found;
+      const { tables, panels } = lastingFindings(lasting);
+      return {
+        tables: [...tables, ...found.tables],
+        panels: [...found.panels, ...panels],
+        samples: { lasting, runs: found.samples },
+      };
     });
 
 export const part = compare(false);

@@ -288,7 +288,7 @@ export const part: Part = async (context) => {
         y: { label: 'MiB' },
         categories: ['resident', 'proportional', 'anonymous', 'working set'],
         series: usages.map(({ name, when, memory: m, workingSet }) => ({
-          name: `${name}: ${when}`,
+          name: `${name}, ${when.startsWith('idle') ? 'idle' : 'under load'}`,
           values: [m.resident, m.proportional, m.anonymous, workingSet],
         })),
       },
