@@ -164,3 +164,24 @@ t.test('inbound flows lead where the policy says', async (t) => {
   t.equal(stale(outwards('10.17.0.60:1', '172.17.0.60:1'), more), false, 'an EIP outwards');
   t.equal(stale(outwards('10.17.0.60:1', '172.17.0.11:1'), more), true);
 });
+
+t.test(
+  'with port blocks a flow outside the block of its source has to go, but for established TCP',
+  async (t) => {
+    const more: Partial<FamilyNat> = {
+      policies: [
+        {
+          ...{ name: 'tenants', sources: [prefix('10.17.0.0/28')], destinations: [], excluded: [] },
+          action: { snat: [address('172.17.0.50')], portBlockSize: 64 },
+        },
+      ],
+    };
+    t.equal(stale(outwards('10.17.0.9:1000', '172.17.0.50:1600'), more), false);
+    t.equal(stale(outwards('10.17.0.9:1000', '172.17.0.50:1663'), more), false);
+    t.equal(stale(outwards('10.17.0.9:1000', '172.17.0.50:1664'), more), true, "the neighbour's");
+    t.equal(stale(outwards('10.17.0.9:1000', '172.17.0.11:1600'), more), true, 'another address');
+    t.equal(stale(outwards('10.17.0.9:0', '172.17.0.50:0', { protocol: 'gre' }), more), false, 'no ports');
+    const established = { protocol: 'tcp', tcpState: 3 } as const;
+    t.equal(stale(outwards('10.17.0.9:1000', '172.17.0.50:1664', established), more), false);
+  },
+);
