@@ -171,6 +171,8 @@ class TranslationWorker {
   #underWay = 0;
   #commitDue = 0;
   #timer: NodeJS.Timeout | NodeJS.Immediate | undefined;
+  /** The end of the last lookup. */
+  #found: Promise<unknown> = Promise.resolve();
   readonly #portsTold = new Set<string>();
   /** Policies whose sources have ports for themselves, and how many. */
   #blockSizes = new Map<string, number>();
@@ -219,8 +221,14 @@ class TranslationWorker {
     this.#underWay -= records;
   }
 
-  /** The flows that were asked for, those that live among them. Events are read meanwhile. */
-  async find(lookup: Lookup): Promise<Found> {
+  /** The flows that were asked for, those that live among them. One lookup at a time: each holds thousands of flows. */
+  find(lookup: Lookup): Promise<Found> {
+    this.#found = this.#found.then(() => this.#find(lookup));
+    return this.#found as Promise<Found>;
+  }
+
+  /** Events are read meanwhile. */
+  async #find(lookup: Lookup): Promise<Found> {
     const { limit } = lookup;
     const now = Date.now();
     this.#reader.drain();
@@ -258,6 +266,9 @@ class TranslationWorker {
     clearTimeout(this.#timer as NodeJS.Timeout);
     clearImmediate(this.#timer as NodeJS.Immediate);
     this.#reader.drain();
+    // Reading a large table may take longer than there is time for.
+    this.#printLines();
+    this.#commit();
     this.#reader.dump();
     this.#printLines();
     this.#commit();

@@ -6,6 +6,7 @@
  * the range of ports that is fullest towards one destination, and for none where no range is near its end. Pure.
  */
 import { protocolName } from './flow.ts';
+import { Groups } from './groups.ts';
 import type { Flow } from './table.ts';
 import { isIcmp } from './wire.ts';
 
@@ -29,14 +30,12 @@ export interface PortRangeUse {
  */
 const NEAR_THE_END = 0.5;
 
-/** The ports that NAT chooses from, by the port of the source (nf_nat_l4proto_unique_tuple), and a key for it. */
-function rangeOf(flow: Flow, blockSize: number): { of: number; key: string } {
-  const { protocol, sourcePort } = flow;
-  if (blockSize > 0) return { of: blockSize, key: flow.source.toString('latin1') };
-  if (isIcmp(protocol)) return { of: 65_536, key: '' };
-  if (sourcePort < 512) return { of: 511, key: '1' };
-  if (sourcePort < 1024) return { of: 1023 - 600 + 1, key: '600' };
-  return { of: 65_536 - 1024, key: '1024' };
+/** How many ports NAT chooses from, by the port of the source (nf_nat_l4proto_unique_tuple). */
+function rangeSize({ protocol, sourcePort }: Flow): number {
+  if (isIcmp(protocol)) return 65_536;
+  if (sourcePort < 512) return 511;
+  if (sourcePort < 1024) return 1023 - 600 + 1;
+  return 65_536 - 1024;
 }
 
 /**
@@ -47,35 +46,31 @@ export function exhaustedRange(
   flows: Iterable<Flow>,
   blockSize: (flow: Flow) => number,
 ): PortRangeUse | undefined {
-  const ranges = new Map<string, PortRangeUse>();
+  const ranges = new Groups();
+  const used: number[] = [];
+  let fullest: PortRangeUse | undefined;
+  let fullestRange = -1;
   for (const flow of flows) {
-    const { protocol, snat, translatedSource, translatedDestination } = flow;
+    const { protocol, snat, translatedSource: address, translatedDestination: destination } = flow;
     if (flow.verdict !== 'translated' || !snat || protocolName(protocol) === 'other') continue;
     const destinationPort = isIcmp(protocol) ? 0 : flow.translatedDestinationPort;
-    const size = blockSize(flow);
-    const { of, key: range } = rangeOf(flow, size);
-    const key = [
-      ...[protocol, destinationPort, range],
-      ...[translatedSource.toString('latin1'), translatedDestination.toString('latin1')],
-    ].join(' ');
-    const known = ranges.get(key);
-    if (known !== undefined) {
-      known.used++;
-      continue;
+    const block = blockSize(flow);
+    const of = block || rangeSize(flow);
+    const numbers = Buffer.of(protocol, destinationPort >> 8, destinationPort, of >> 16, of >> 8, of);
+    const source = block > 0 ? [flow.source] : [];
+    const range = ranges.numberOf(Buffer.concat([numbers, address, destination, ...source]));
+    const taken = (used[range] ?? 0) + 1;
+    used[range] = taken;
+    if (taken / of < Math.max(NEAR_THE_END, fullest === undefined ? 0 : fullest.used / fullest.of)) continue;
+    if (fullest === undefined || range !== fullestRange) {
+      fullest = {
+        ...{ address: Uint8Array.from(address), protocol, used: taken, of },
+        ...{ destination: Uint8Array.from(destination), destinationPort },
+        ...(block > 0 && { source: Uint8Array.from(flow.source) }),
+      };
+      fullestRange = range;
     }
-    const [address, destination] = [translatedSource, translatedDestination].map((bytes) =>
-      Uint8Array.from(bytes),
-    );
-    ranges.set(key, {
-      ...{ address: address!, protocol, destination: destination!, destinationPort, used: 1, of },
-      ...(size > 0 && { source: Uint8Array.from(flow.source) }),
-    });
-  }
-  let fullest: PortRangeUse | undefined;
-  for (const range of ranges.values()) {
-    const share = range.used / range.of;
-    if (share >= NEAR_THE_END && share > (fullest === undefined ? 0 : fullest.used / fullest.of))
-      fullest = range;
+    fullest.used = taken;
   }
   return fullest;
 }
