@@ -49,11 +49,10 @@ import { address, addressBytes } from '../routing/prefix.ts';
 import { readInsertFailures } from './conntrack-table.ts';
 import type { OpenFlows } from './traffic.ts';
 
-/** What the thread is started with. */
+/** What the thread is started with, and keeps in memory: the settings are its first message. */
 export interface WorkerOptions {
   /** The directory of store and checkpoint. */
   directory: string;
-  settings: WorkerSettings;
 }
 
 /** What changes with the policy. */
@@ -150,7 +149,7 @@ const EXHAUSTED_PERIOD = 60_000;
 const ACCOUNTING = '/proc/sys/net/netfilter/nf_conntrack_acct';
 
 class TranslationWorker {
-  readonly #options: WorkerOptions;
+  readonly #directory: string;
   readonly #port: MessagePort;
   readonly #tracker: Tracker;
   readonly #reader: ConntrackReader;
@@ -180,8 +179,8 @@ class TranslationWorker {
   #exhaustedUntold = 0;
   #exhaustedDue = 0;
 
-  constructor(options: WorkerOptions, port: MessagePort) {
-    this.#options = options;
+  constructor({ directory }: WorkerOptions, settings: WorkerSettings, port: MessagePort) {
+    this.#directory = directory;
     this.#port = port;
     this.#tracker = new Tracker(CAPACITY, {
       classify: (flow) =>
@@ -190,7 +189,7 @@ class TranslationWorker {
       ended: (flow, at, estimated) => this.#ended(flow, at, estimated),
       repaired: (gap) => this.#repaired(gap),
     });
-    this.use(options.settings);
+    this.use(settings);
     this.#readAddresses();
     this.#openStore();
     // From here on the kernel keeps events.
@@ -206,6 +205,8 @@ class TranslationWorker {
 
   /** Takes the settings of a new policy. Flows that live keep what was decided about them. */
   use({ log, rules, identity }: WorkerSettings): void {
+    // There is no room for two with a hundred thousand blocks each.
+    this.#policies = new PolicyIndex([]);
     this.#policies = new PolicyIndex(rules);
     this.#blockSizes = new Map(rules.map(({ name, portBlockSize = 0 }) => [name, portBlockSize]));
     this.#wanted = compileFilters(log.filters);
@@ -354,7 +355,7 @@ class TranslationWorker {
 
   #openStore(): void {
     this.#storeDue = performance.now() + STORE_RETRY;
-    const { directory } = this.#options;
+    const directory = this.#directory;
     try {
       this.#store = new TranslationStore({
         directory,
@@ -402,7 +403,7 @@ class TranslationWorker {
   // State ------------------------------------------------------------------------------------------------
 
   get #checkpointFile(): string {
-    return join(this.#options.directory, 'checkpoint');
+    return join(this.#directory, 'checkpoint');
   }
 
   #restore(): void {
@@ -533,10 +534,10 @@ function storeBytes(directory: string): number {
 
 if (parentPort !== null) {
   const port = parentPort;
-  const worker = new TranslationWorker(workerData as WorkerOptions, port);
-  port.on('message', (message: ToWorker) => {
-    const answer = (id: number, answer: Found | Sources) =>
-      port.postMessage({ type: 'answer', id, answer } satisfies FromWorker);
+  const answer = (id: number, answer: Found | Sources) =>
+    port.postMessage({ type: 'answer', id, answer } satisfies FromWorker);
+  let worker: TranslationWorker;
+  const take = (message: ToWorker): void => {
     switch (message.type) {
       case 'settings':
         worker.use(message.settings);
@@ -557,5 +558,9 @@ if (parentPort !== null) {
       default:
         message satisfies never;
     }
+  };
+  port.once('message', ({ settings }: ToWorker & { type: 'settings' }) => {
+    worker = new TranslationWorker(workerData as WorkerOptions, settings, port);
+    port.on('message', take);
   });
 }

@@ -197,12 +197,10 @@ export class Translations {
     clearTimeout(this.#restart);
     this.#startedAt = performance.now();
     const file = join(import.meta.dirname, `translations-worker${extname(import.meta.filename)}`);
-    const options: WorkerOptions = {
-      directory: join(this.#options.stateDir, 'translations'),
-      settings: this.#settings!,
-    };
+    const options: WorkerOptions = { directory: join(this.#options.stateDir, 'translations') };
     const worker = new Worker(file, { workerData: options, resourceLimits: RESOURCES });
     this.#worker = worker;
+    this.#send({ type: 'settings', settings: this.#settings! });
     worker.on('message', (message: FromWorker) => this.#receive(worker, message));
     worker.on('error', (error) => this.#options.logger.error({ err: error }, 'translation log'));
     worker.once('exit', () => this.#exited());
