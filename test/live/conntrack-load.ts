@@ -16,7 +16,8 @@ import { createConnection, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as libc from '../../bfd/libc.ts';
 import type { Daemon, Namespace } from '../support/netns.ts';
-import { NODE, ROOT, until } from '../support/netns.ts';
+import { NODE, ROOT, URGENTLY, until } from '../support/netns.ts';
+import { roomySocket } from '../support/udp.ts';
 
 /** Octets of a message. */
 export const PAYLOAD = 100;
@@ -24,7 +25,7 @@ export const PAYLOAD = 100;
 export const PACKET = { 4: 20 + 8 + PAYLOAD, 6: 40 + 8 + PAYLOAD };
 const ECHO_PORT = 8000;
 /** How long answers are waited for, ms. */
-const PATIENCE = 3000;
+const PATIENCE = 10_000;
 const STEP = 10;
 
 export interface Sent {
@@ -42,19 +43,10 @@ async function paced(count: number, rate: number, act: (i: number) => void): Pro
 }
 
 async function udp(host: string, port: number, count: number, packets: number, rate: number): Promise<Sent> {
-  const socket = createSocket({
-    type: host.includes(':') ? 'udp6' : 'udp4',
-    recvBufferSize: 8 << 20,
-    sendBufferSize: 8 << 20,
-    // An address is an address.
-    lookup: (name, _options, callback) => callback(null, name, host.includes(':') ? 6 : 4),
-  });
+  const socket = roomySocket(host.includes(':') ? 6 : 4);
   socket.on('error', () => {});
   const seen: Sent = { sent: 0, received: 0 };
   socket.on('message', () => seen.received++);
-  const listening = once(socket, 'listening');
-  socket.bind();
-  await listening;
   const message = Buffer.alloc(PAYLOAD, 'x');
   // One packet of each flow, then the next of each: the second finds a flow that is there.
   for (let round = 0; round < packets; round++) {
@@ -145,9 +137,8 @@ async function icmp(host: string, id: number, count: number, packets: number): P
 }
 
 function echo(port: number): void {
-  const socket = createSocket({ type: 'udp6', recvBufferSize: 8 << 20, sendBufferSize: 8 << 20 });
+  const socket = roomySocket(6, port);
   socket.on('message', (message, from) => socket.send(message, from.port, from.address, () => {}));
-  socket.bind(port, '::');
   createServer((connection) => {
     connection.on('error', () => connection.destroy());
     connection.pipe(connection);
@@ -163,7 +154,8 @@ export async function answerEverything(server: Namespace, device = 'eth0'): Prom
   for (const program of ['iptables', 'ip6tables']) {
     server.sh(`${program} -t nat -A PREROUTING -i ${device} -p udp -j REDIRECT --to-ports ${ECHO_PORT}`);
   }
-  server.spawn(NODE, [PROGRAM, 'echo', `${ECHO_PORT}`], { name: 'echo' });
+  const [file, ...args] = [...URGENTLY, NODE, PROGRAM, 'echo', `${ECHO_PORT}`];
+  server.spawn(file!, args, { name: 'echo' });
   await until(() => server.sh('ss -Hltn').includes(`:${ECHO_PORT}`), { what: 'the echo server listens' });
 }
 

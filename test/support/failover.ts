@@ -13,6 +13,7 @@ import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Namespace, NODE, ROOT, URGENTLY, until } from './netns.ts';
 import { type GatewayPod, type Ovn, SERVER_ADDRESSES } from './ovn.ts';
+import { roomySocket } from './udp.ts';
 
 /** Packets a second of each stream. */
 export const RATE = 1000;
@@ -243,12 +244,11 @@ async function stdinEnds(): Promise<void> {
 
 async function receiver(port: number): Promise<void> {
   const arrivals: Arrival[] = [];
-  const socket = createSocket({ type: 'udp6', recvBufferSize: 8 << 20 });
+  const socket = roomySocket(6, port);
   socket.on('message', (packet, { address }) => {
     const [host, sequence] = [packet.readUInt32BE(0), packet.readUInt32BE(4)];
     arrivals.push({ at: now(), host, sequence, from: address.replace(/^::ffff:/, '') });
   });
-  socket.bind(port, '::');
   await stdinEnds();
   process.stdout.write(JSON.stringify(arrivals), () => process.exit());
 }
