@@ -30,7 +30,7 @@ export interface PolicyView {
   errors: PolicyError[];
   warnings: string[];
   /** The rules of the one in force. */
-  rules?: Pick<EgressRule, 'name' | 'snat' | 'ipBlocks'>[];
+  rules?: Pick<EgressRule, 'name' | 'snat' | 'ipBlocks' | 'portBlockSize'>[];
 }
 
 /** What the last reconciles found and did. */
@@ -114,7 +114,7 @@ function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
     open,
     rates: rates ?? null,
   });
-  const named = rules.map(({ name, snat, ipBlocks }) => {
+  const named = rules.map(({ name, snat, ipBlocks, portBlockSize }) => {
     const counted = traffic.find((candidate) => isOf(candidate, name, snat));
     return {
       name,
@@ -122,6 +122,7 @@ function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
       configured: true,
       ipBlocks: ipBlocks.slice(0, NAMED_BLOCKS) as string[],
       blocks: ipBlocks.length,
+      portBlockSize: portBlockSize ?? 0,
       traffic: counted === undefined ? null : row(counted),
     };
   });
@@ -134,6 +135,7 @@ function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
       configured: false,
       ipBlocks: [],
       blocks: 0,
+      portBlockSize: 0,
       traffic: row(counted),
     })),
   ];
@@ -296,6 +298,9 @@ export function statusText(status: StatusDocument, now: number, colours: boolean
   lines.push(
     `${strong('policy')}   ${policy.name ?? 'none'}, generation ${policy.generation}, from ${policy.source}${policy.valid ? '' : bad(' (newest input is invalid)')}`,
   );
+  for (const { name, portBlockSize } of status.policies) {
+    if (portBlockSize > 0) lines.push(`  ${name}: ${portBlockSize} ports for each source`);
+  }
   for (const warning of policy.warnings) lines.push(`  warning: ${warning}`);
   const families = kernel.families.map(({ family, state }) => `IPv${family} ${state}`).join(', ');
   const repaired = Object.entries(kernel.driftRepaired).map(([object, count]) => `${count} ${object}`);

@@ -45,7 +45,7 @@ function healthy(): AgentView {
       warnings: ['10.18.0.0/16 is in a true and a false policy'],
       rules: [
         { name: 'legacy', snat: false, ipBlocks: [1, 2, 3, 4, 5].map((n) => prefix(`10.${n}.0.0/16`)) },
-        { name: 'web', snat: true, ipBlocks: [] },
+        { name: 'web', snat: true, ipBlocks: [], portBlockSize: 64 },
       ],
     },
     kernel: {
@@ -143,6 +143,7 @@ t.test('the text names what a person looks for', async (t) => {
   const text = statusText(statusDocument(healthy(), NOW), NOW, false);
   t.match(text, /^ready {2}veg-agent 1\.2\.3, default\/gateway1-abc on worker-1, up 1h1m$/m);
   t.match(text, /policy {3}default\/gateway1, generation 3, from \/etc\/veg-agent\/policy$/m);
+  t.match(text, /^ {2}web: 64 ports for each source$/m);
   t.match(text, /kernel {3}in sync, IPv4 programmed, IPv6 unused, eth0 → net1, iptables nft$/m);
   t.match(text, /last reconcile 5s ago \(policy\): 2 changes in 31 ms/);
   t.match(text, /drift repaired: 2 rule/);
