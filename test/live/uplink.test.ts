@@ -93,7 +93,7 @@ t.test('a gateway that no longer answers takes its family’s session down, and 
 
 t.test('a lost carrier, a link set down and a missing address are seen at once', async (t) => {
   // Probes alone would take ten seconds.
-  const uplink = { interval: '2s', failures: 5 };
+  const uplink = { interval: '1s', failures: 10 };
   const { agent, gateway, server, session } = await start(t, { uplink } as GatewaySpec);
   const [v4, v6] = PAIRS.map(({ remote }) => remote) as [string, string];
   const down = (remotes: string[]) => () => remotes.every((remote) => session(remote).state !== 'Up');
