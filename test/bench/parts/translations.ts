@@ -120,6 +120,8 @@ async function flows(context: Context, { name: kind, all, flags }: Kind): Promis
       everyMs: 200,
     });
     await answerEverything(server);
+    // No flow ends by itself meanwhile.
+    gateway.sh('sysctl -qw net.netfilter.nf_conntrack_udp_timeout=600');
     const events = gateway.spawn(
       'sh',
       ['-c', `exec conntrack -E -e NEW,DESTROY -o xml > ${scope.dir}/events.xml`],
@@ -155,11 +157,15 @@ async function flows(context: Context, { name: kind, all, flags }: Kind): Promis
     await until(() => connections() >= count, { what: 'all flows', timeoutMs: 30_000, everyMs: 500 });
     const loaded = memory([pid]).anonymous;
     const conntrackMemory = memory([events.pid]).anonymous;
-    const wanted = kernelCounts(gateway);
-    const exact = await until(() => bytes() === wanted.bytes && packets() === wanted.packets, {
+    // The last answers may still be on their way.
+    const isExact = () => {
+      const kernel = kernelCounts(gateway);
+      return bytes() === kernel.bytes && packets() === kernel.packets;
+    };
+    const exact = await until(isExact, {
       what: 'the kernel’s counts',
-      timeoutMs: 15_000,
-      everyMs: 500,
+      timeoutMs: 20_000,
+      everyMs: 2000,
     }).catch(() => false);
     await measure(async () => {
       gateway.run('conntrack', ['-F']);
