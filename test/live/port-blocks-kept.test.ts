@@ -7,52 +7,46 @@ import { startEchoServer } from '../support/traffic.ts';
 import { rulesIn } from './nat-lab.ts';
 import { blockOf, burst, EGRESS, lab, OTHER, SIZE, TENANTS } from './port-lab.ts';
 
-t.test('what a full block drops is counted, and the log says whose it was', async (t) => {
-  const { client, server, policy, start } = lab(scopeOf(t));
-  policy.set({ ...TENANTS, translationLog: { enabled: true } });
-  const agent = start();
-  await agent.synced();
-  await startEchoServer(server);
-  const lost = `veg_snat_port_exhaustion_total{external_ip="${EGRESS[4]}",protocol="udp"}`;
-  await until(() => agent.metric('veg_translation_records_total{event="start"}') !== undefined, {
-    what: 'the log runs',
-  });
-  await until(
-    () => {
-      burst(client, 4, OTHER[4], 2 * SIZE);
-      return (agent.metric(lost) ?? 0) > 0;
-    },
-    { what: 'what was dropped is counted' },
-  );
-  t.match(agent.daemon.log(), new RegExp(`"source":"${OTHER[4]}"`), 'and the log says whose it was');
-});
-
 const tables = (ns: Namespace): string => ns.sh('nft list tables');
 
-t.test('it is kept as it must be, and cleanup leaves no trace', async (t) => {
-  const { client, gateway, server, start } = lab(scopeOf(t));
-  const agent = start();
-  await agent.synced();
-  await startEchoServer(server);
-  const listing = (family: string) => gateway.sh(`nft list table ${family} VEG-PORT-BLOCKS`);
-  const whole = [listing('ip'), listing('ip6')];
-  t.match(whole[0], ' drop comment', 'a source without a block is dropped, never forwarded as itself');
-  for (const damage of [
-    'nft delete table ip VEG-PORT-BLOCKS',
-    'nft flush map ip6 VEG-PORT-BLOCKS blocks',
-    'nft flush chain ip VEG-PORT-BLOCKS postrouting',
-  ]) {
-    gateway.sh(damage);
-    await agent.ask('POST', '/v1/reconcile');
-    t.same([listing('ip'), listing('ip6')], whole, damage);
-  }
-  t.same(burst(client, 4, ADDRESS.client[4], SIZE).toSorted(), blockOf(4, 9).toSorted());
-  const { code, stdout } = agent.cli('plan');
-  t.same([code, stdout], [0, ''], 'nothing is left to do');
-  await agent.stop();
-  agent.cli('cleanup');
-  t.notMatch(tables(gateway), 'VEG');
-});
+t.test(
+  'it is kept as it must be, what a full block drops is counted, and cleanup leaves no trace',
+  async (t) => {
+    const { client, gateway, server, policy, start } = lab(scopeOf(t));
+    policy.set({ ...TENANTS, translationLog: { enabled: true } });
+    const agent = start();
+    await agent.synced();
+    await startEchoServer(server);
+    const listing = (family: string) => gateway.sh(`nft list table ${family} VEG-PORT-BLOCKS`);
+    const whole = [listing('ip'), listing('ip6')];
+    t.match(whole[0], ' drop comment', 'a source without a block is dropped, never forwarded as itself');
+    for (const damage of [
+      'nft delete table ip VEG-PORT-BLOCKS',
+      'nft flush map ip6 VEG-PORT-BLOCKS blocks',
+      'nft flush chain ip VEG-PORT-BLOCKS postrouting',
+    ]) {
+      gateway.sh(damage);
+      await agent.ask('POST', '/v1/reconcile');
+      t.same([listing('ip'), listing('ip6')], whole, damage);
+    }
+    t.same(burst(client, 4, ADDRESS.client[4], SIZE).toSorted(), blockOf(4, 9).toSorted());
+    const { code, stdout } = agent.cli('plan');
+    t.same([code, stdout], [0, ''], 'nothing is left to do');
+
+    const lost = `veg_snat_port_exhaustion_total{external_ip="${EGRESS[4]}",protocol="udp"}`;
+    await until(
+      () => {
+        burst(client, 4, OTHER[4], 2 * SIZE);
+        return (agent.metric(lost) ?? 0) > 0;
+      },
+      { what: 'what was dropped is counted' },
+    );
+    t.match(agent.daemon.log(), new RegExp(`"source":"${OTHER[4]}"`), 'and the log says whose it was');
+    await agent.stop('SIGUSR2');
+    agent.cli('cleanup');
+    t.notMatch(tables(gateway), 'VEG');
+  },
+);
 
 t.test('beside legacy iptables it does the same, and an edit leaves no trace', async (t) => {
   const { client, gateway, server, policy, start } = lab(scopeOf(t));
