@@ -128,6 +128,12 @@ function open(domain: number, type: number, protocol: number, prepare: (fd: numb
 /** The rest of a prober: reading what `decode` understands, closing. */
 function prober(fd: number, decode: (packet: Buffer) => Answer | undefined, send: Prober['send']): Prober {
   const buffer = Buffer.alloc(BUFFER);
+  // A neighbour answers the same every time.
+  let last: { packet: Buffer; answer: Answer | undefined } | undefined;
+  const understand = (packet: Buffer): Answer | undefined => {
+    if (!last?.packet.equals(packet)) last = { packet: Buffer.from(packet), answer: decode(packet) };
+    return last.answer;
+  };
   return {
     send,
     read() {
@@ -136,12 +142,25 @@ function prober(fd: number, decode: (packet: Buffer) => Answer | undefined, send
         const length = libc.recv(fd, buffer);
         if (length === -EAGAIN) break;
         // Any other error is an event of the link, reported once.
-        const answer = length > 0 ? decode(buffer.subarray(0, length)) : undefined;
+        const answer = length > 0 ? understand(buffer.subarray(0, length)) : undefined;
         if (answer !== undefined) answers.push(answer);
       }
       return answers;
     },
     close: () => libc.close(fd),
+  };
+}
+
+/** A sender of packets to where they go, which are made anew only when they differ from the last. */
+function sender(
+  fd: number,
+  make: (target: Address, mac: string | undefined) => { packet: Buffer; to: Uint8Array },
+): Prober['send'] {
+  let last: { of: string; packet: Buffer; to: Uint8Array } | undefined;
+  return (target, mac) => {
+    const of = `${target} ${mac}`;
+    if (last?.of !== of) last = { of, ...make(target, mac) };
+    return libc.sendto(fd, last.packet, last.to);
   };
 }
 
@@ -161,18 +180,16 @@ function arpProber({ ifindex, mac: ownMac, source }: Origin): Prober {
       if (reply === undefined || reply.targetAddress !== source) return undefined;
       return { from: reply.senderAddress, mac: reply.senderMac };
     },
-    (target, mac) =>
-      libc.sendto(
-        fd,
-        encodeArp({
-          operation: ARP_REQUEST,
-          senderMac: ownMac,
-          senderAddress: source,
-          targetMac: '00:00:00:00:00:00',
-          targetAddress: target,
-        }),
-        linkAddress(ETH_P_ARP, ifindex, mac ?? MAC_BROADCAST),
-      ),
+    sender(fd, (targetAddress, mac) => ({
+      packet: encodeArp({
+        operation: ARP_REQUEST,
+        senderMac: ownMac,
+        senderAddress: source,
+        targetMac: '00:00:00:00:00:00',
+        targetAddress,
+      }),
+      to: linkAddress(ETH_P_ARP, ifindex, mac ?? MAC_BROADCAST),
+    })),
   );
 }
 
@@ -186,11 +203,13 @@ function ndpProber({ ifindex, mac: ownMac, source }: Origin): Prober {
       const { target, targetMac } = advertisement;
       return { from: target, ...(targetMac && { mac: targetMac }) };
     },
-    (target, mac) => {
+    sender(fd, (target, mac) => {
       const destination = mac === undefined ? solicitedNode(target) : target;
-      const packet = encodeSolicitation({ source, sourceMac: ownMac, destination, target });
-      return libc.sendto(fd, packet, linkAddress(ETH_P_IPV6, ifindex, mac ?? multicastMac(destination)));
-    },
+      return {
+        packet: encodeSolicitation({ source, sourceMac: ownMac, destination, target }),
+        to: linkAddress(ETH_P_IPV6, ifindex, mac ?? multicastMac(destination)),
+      };
+    }),
   );
 }
 

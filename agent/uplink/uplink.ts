@@ -70,6 +70,9 @@ export interface UplinkParts {
 /** How often is looked at what nobody announces, ms. */
 const LOOK_PERIOD = 1000;
 
+/** What is due within this share of its period is done together with what is due now: fewer things wake the process. */
+const TOGETHER = 1 / 8;
+
 /** errno of a send that the network is to blame for: ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH. */
 const UNREACHABLE: ReadonlySet<number> = new Set([100, 101, 112, 113]);
 
@@ -198,12 +201,13 @@ export class Uplink {
     if (this.#closed || this.#setup === undefined) return;
     const { policy } = this.#setup;
     const now = performance.now();
-    if (now - this.#lookedAt >= LOOK_PERIOD) this.#observe(now);
+    if (now - this.#lookedAt >= LOOK_PERIOD * (1 - TOGETHER)) this.#observe(now);
     let changed = false;
     for (const watched of this.#watched) {
       this.#read(watched, now);
       if (watched.linkProblem === undefined) {
-        for (const probe of watched.probes) if (probe.path.nextAt <= now) this.#probe(watched, probe, now);
+        for (const probe of watched.probes)
+          if (isDue(probe.path, policy, now)) this.#probe(watched, probe, now);
       }
       const before = watched.health.state;
       gather(watched.health, this.#find(watched), policy.recovery, now);
@@ -385,6 +389,10 @@ const newProbe = (method: Method, address: Address, now: number): Probe => ({
   mac: undefined,
   problem: undefined,
 });
+
+/** Whether to probe now; a probe that still waits for its answer is given all its time. */
+const isDue = ({ nextAt, waitingSince }: Path, { interval }: UplinkPolicy, now: number): boolean =>
+  nextAt <= (waitingSince === undefined ? now + interval * TOGETHER : now);
 
 /** The gateway first, unless it is not to be probed, then the targets of its family. */
 function wantedProbes(
