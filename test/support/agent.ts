@@ -129,10 +129,10 @@ export class Agent {
   }
 
   /** Asks the control socket. Rejects when nobody answers. */
-  ask(method: 'GET' | 'POST', path: string, body = ''): Promise<Reply> {
+  ask(method: 'GET' | 'POST', path: string, body = '', timeoutMs = 5000): Promise<Reply> {
     const socketPath = join(this.#options.stateDir, 'control.sock');
     return new Promise((resolve, reject) => {
-      const call = request({ socketPath, method, path, agent: false, timeout: 5000 }, (response) => {
+      const call = request({ socketPath, method, path, agent: false, timeout: timeoutMs }, (response) => {
         let text = '';
         response.setEncoding('utf8');
         response.on('data', (part) => {
@@ -140,7 +140,7 @@ export class Agent {
         });
         response.on('end', () => resolve({ status: response.statusCode!, body: text }));
       });
-      call.on('timeout', () => call.destroy(new Error('no answer in 5 s')));
+      call.on('timeout', () => call.destroy(new Error(`no answer in ${timeoutMs} ms`)));
       call.on('error', reject);
       call.end(body);
     });
