@@ -96,6 +96,8 @@ export function addKubeOvnMetrics(registry: Registry, sources: KubeOvnSources): 
   add('gauge', 'observability_conntrack_cache_capacity', 'Flows that can be held.', [], () =>
     once(snapshot()?.flows.capacity),
   );
+  const evictions = 'Always 0: a flow that is known stays until it ends.';
+  add('counter', 'observability_conntrack_cache_evictions_total', evictions, [], () => once(snapshot() && 0));
   add('counter', 'observability_log_records_total', 'Flow records made.', ['event'], () =>
     each(snapshot()?.records, 'event'),
   );

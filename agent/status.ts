@@ -280,7 +280,7 @@ function trafficLines(status: StatusDocument, { strong, faint, bad }: Painter): 
     ...(snat?.ports ?? []).map(({ externalIP, protocol, used, of, runningOut, lacking }) => {
       const use = `${used} of ${of} ports in use`;
       const dropped = lacking > 0 ? bad(`, ${lacking} connections got none`) : '';
-      return `  ${externalIP} ${protocol}: ${runningOut ? bad(use) : use}${dropped}`;
+      return `  ${externalIP} ${protocol}: ${runningOut ? bad(`${use}: they run out`) : use}${dropped}`;
     }),
   ];
 }

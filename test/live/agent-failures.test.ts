@@ -9,6 +9,7 @@ import { scopeOf } from '../support/tap.ts';
 import { EXTERNAL_ADDRESSES, EXTERNAL_ADDRESSES_6, type Topology, topology } from '../support/topology.ts';
 
 interface Pod extends Topology {
+  policy: PolicyDirectory;
   start: (options?: Partial<AgentOptions>) => Agent;
   directory: string;
 }
@@ -21,6 +22,7 @@ function pod(t: Test): Pod {
   const agent = { policyDir: policy.dir, stateDir: scope.directory('state') };
   return {
     ...net,
+    policy,
     start: (options) => new Agent(net.gateway, { ...agent, ...options }),
     directory: scope.directory('files'),
   };
@@ -125,7 +127,7 @@ t.test('a read-only /proc/sys is named with the sysctl, and seen when somebody e
 });
 
 t.test('a read-only /proc/sys is no matter when the sysctls are right', async (t) => {
-  const { start, gateway } = pod(t);
+  const { start, gateway, policy } = pod(t);
   gateway.sysctl({
     'net.ipv4.ip_forward': 1,
     'net.ipv6.conf.all.forwarding': 1,
@@ -135,6 +137,17 @@ t.test('a read-only /proc/sys is no matter when the sysctls are right', async (t
   const { kernel } = await agent.synced();
   t.same(kernel.notes, []);
   t.equal(agent.cli('plan').code, 0);
+
+  policy.set({ translationLog: { enabled: true } });
+  const { ready, kernel: logged } = await agent.statusUntil(
+    'what counting lacks is noted',
+    (status) => status.kernel.notes.length === 3,
+  );
+  t.match(
+    logged.notes[0],
+    /nf_conntrack_acct has to be 1, or flows have no packet and byte counts, .*init container/,
+  );
+  t.ok(ready, 'and keeps nothing from working');
 });
 
 /** True while somebody in the namespace listens on the BFD port. */

@@ -208,16 +208,21 @@ function foreign(gateway: Namespace, backend: Backend): void {
   }
 }
 
+const SYSCTLS = [
+  ...['net.ipv4.ip_forward', 'net.ipv4.conf.eth0.rp_filter', 'net.ipv6.conf.all.forwarding'],
+  ...['acct', 'timestamp', 'events'].map((name) => `net.netfilter.nf_conntrack_${name}`),
+];
+
 for (const backend of ['nft', 'legacy'] as const) {
   t.test(`cleanup leaves the namespace as it was found (${backend})`, async (t) => {
     const { gateway, policy, veg } = pod(t, { cniRoutes: true });
     foreign(gateway, backend);
     const found = kernelState(gateway, backend);
     const details = () =>
-      gateway.sh('ip -details route show table all') +
-      gateway.sh('sysctl net.ipv4.ip_forward net.ipv4.conf.eth0.rp_filter net.ipv6.conf.all.forwarding');
+      gateway.sh('ip -details route show table all') + gateway.sh(`sysctl ${SYSCTLS.join(' ')}`);
     const foundDetails = details();
     const many: GatewaySpec = {
+      translationLog: { enabled: true },
       policies: [
         { name: 'many', snat: false, ipBlocks: blocks(40) },
         { name: 'web', snat: true, ipBlocks: ['10.17.0.0/16', 'fd00:10:17::/64'] },

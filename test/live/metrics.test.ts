@@ -62,6 +62,7 @@ const METRICS = `
   GATEWAY_observability_conntrack_events_total event
   GATEWAY_observability_conntrack_cache_entries
   GATEWAY_observability_conntrack_cache_capacity
+  GATEWAY_observability_conntrack_cache_evictions_total
   GATEWAY_observability_log_records_total event
   GATEWAY_observability_log_drops_total reason
   GATEWAY_observability_conntrack_accounting_available
