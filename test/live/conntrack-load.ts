@@ -82,7 +82,11 @@ async function bound(
       seen.sent++;
     }
   }
-  await sleep(500);
+  // Until no more answers come.
+  for (let before = -1; before !== seen.received; ) {
+    before = seen.received;
+    await sleep(1000);
+  }
   for (const socket of sockets) socket.close();
   return seen;
 }
