@@ -357,13 +357,18 @@ export function client(document: Page, tools: Tools): void {
   /** The question that is shown the answer of; empty: the newest. */
   let question = new URLSearchParams();
 
-  function found({ translations, more, gaps }: TranslationsDocument): void {
+  function found({ translations, more, gaps, computed = [] }: TranslationsDocument): void {
     show('flows', ...translations.map(flowRow));
     const count = plural(translations.length, 'translation');
     const asked = question.size > 0;
     const most = more ? ', the newest; there are more' : '';
     const missing = gaps.map(({ from, to }) => `Between ${from} and ${to} some may be missing.`);
-    show('found', [asked ? `${count} found${most}.` : `The newest ${count}.`, ...missing].join(' '));
+    const owners = computed.map(
+      ({ policy, sourceIP, externalIP, ports, since, until }) =>
+        `By its port block: ${externalIP} ports ${ports.start}-${ports.end} are those of ${sourceIP} (${policyLabel(policy)}), since ${since}${until === undefined ? '' : ` until ${until}`}.`,
+    );
+    const head = asked ? `${count} found${most}.` : `The newest ${count}.`;
+    show('found', [head, ...owners, ...missing].join(' '));
   }
 
   function ask(): void {
