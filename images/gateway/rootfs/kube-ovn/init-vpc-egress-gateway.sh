@@ -20,13 +20,20 @@ save() {
   done >"$saved"
 }
 
-# Compiles here, where no limit is, what the next container would on a fraction of a core. It does without as well.
-compile() {
-  local cache=/usr/local/sbin/veg-agent.cache flags
+# Runs a program as the next container will, and keeps what Node compiles for it: that container has a fraction of a
+# core, and no limit is here. Root writes it for the user of that container, and never reads it.
+cache=/usr/local/sbin/veg-agent.cache
+rm -rf "$cache" "$cache.new"
+compiling() {
+  local flags
   read -ra flags </usr/libexec/veg-agent/small-flags
-  mkdir -p "$cache" && chown 65534:65534 "$cache" &&
-    NODE_COMPILE_CACHE=$cache setpriv --reuid=65534 --regid=65534 --clear-groups \
-      node "${flags[@]}" /usr/libexec/veg-agent/warm.mjs
+  NODE_COMPILE_CACHE=$cache.new node "${flags[@]}" "$@"
+}
+keep_compiled() {
+  compiling /usr/libexec/veg-agent/warm.mjs
+  mv "$cache".new/*-0 "$cache.new/$(basename "$cache".new/*-0 0)65534"
+  chmod -R a+rX "$cache.new"
+  mv "$cache.new" "$cache"
 }
 
 if [[ ${ENABLE_EVPN-} == true ]]; then
@@ -44,10 +51,10 @@ if [[ -z ${INTERNAL_GATEWAY_IPV4-}${INTERNAL_GATEWAY_IPV6-} ]]; then
   fail 'no policy: neither INTERNAL_GATEWAY_IPV4 nor INTERNAL_GATEWAY_IPV6 is set'
 fi
 
-if ! report=$(veg-agent apply 2>&1); then
+if ! report=$(compiling /opt/veg-agent/dist/agent/main.js apply 2>&1); then
   printf '%s\n' "$report"
   fail "${report##*$'\n'}"
 fi
 printf '%s\n' "$report"
 save
-compile || echo 'veg-agent: warning: nothing is compiled ahead; the next container starts more slowly' >&2
+(keep_compiled) || echo 'veg-agent: warning: nothing is compiled ahead; the next container starts more slowly' >&2
