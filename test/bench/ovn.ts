@@ -6,6 +6,7 @@
  *     failover [N]     what a client loses, beside FRR's bfdd in the same OVN
  *     restarts [N]     kill -9 and SIGUSR2, as OVN sees them
  *     soak [MINUTES]   a policy that changes each second
+ *     rolling [N]      every gateway replaced by a new pod, one after the other, of two and of three
  *
  * Each makes an OVN of its own. The figures of a release are in docs/design/0003-ovn.md.
  */
@@ -18,10 +19,12 @@ import {
   type GatewayPod,
   Ovn,
   type OvnOptions,
+  SERVER_ADDRESSES,
   startFrrGateway,
   stopForwarding,
 } from '../support/ovn.ts';
 import { peerUp } from '../support/peers.ts';
+import { startEchoServer, Traffic } from '../support/traffic.ts';
 
 type Row = Record<string, string | number | undefined>;
 
@@ -297,9 +300,70 @@ const changingPolicies = (i: number) => [
   },
 ];
 
+// Rolling replacement --------------------------------------------------------------------------------------
+
+/** images/kubernetes: `minReadySeconds`. */
+const MIN_READY = 10_000;
+/** TCP connections of a client, kept through the whole replacement. */
+const CONNECTIONS = 48;
+
+/**
+ * Every gateway is replaced as a Deployment with `maxUnavailable: 1` does it: preStop drains, SIGTERM ends, the pod is
+ * gone for a second; a new one begins at its addresses with an empty kernel; when OVN has it Up and `MIN_READY` has
+ * passed, the next.
+ */
+async function rolling(count: number): Promise<void> {
+  for (const gateways of [2, 3] as const) {
+    for (let i = 0; i < count; i++) {
+      await withOvn({ gateways }, async (ovn) => {
+        const pods = ovn.gateways.map((gateway) => ovn.agentPod(gateway));
+        for (const pod of pods) pod.start();
+        await ovn.reaches('up');
+        await startEchoServer(ovn.server);
+        const hosts = Array.from({ length: CONNECTIONS }, (_, n) => SERVER_ADDRESSES[4][n % 16]);
+        const traffic = await Traffic.open(
+          ovn.client,
+          hosts.map((host) => `tcp:${host}`),
+        );
+        const lost: number[] = [];
+        const drains: number[] = [];
+        const brokenAfter: number[] = [];
+        let stall = 0;
+        for (const pod of pods) {
+          const streams = await Streams.open(ovn);
+          const began = now();
+          await pod.agent.ask('POST', '/v1/drain?timeout=20000');
+          drains.push(round(now() - began));
+          await pod.agent.stop();
+          stopForwarding(pod.pod);
+          pod.clean();
+          await sleep(1000);
+          pod.apply();
+          pod.startFresh();
+          await ovn.reaches('up', [pod.pod]);
+          await sleep(MIN_READY);
+          const { streams: reports, senderStallMs } = await streams.close(began);
+          lost.push(...Object.values(reports).map((report) => report.lost));
+          stall = Math.max(stall, senderStallMs);
+          brokenAfter.push((await traffic.report()).filter(({ broken }) => broken !== undefined).length);
+        }
+        await traffic.close();
+        print('rolling', {
+          gateways,
+          'packets lost': lost.join(' '),
+          'connections broken': `${brokenAfter.join(' ')} of ${CONNECTIONS}`,
+          'drains took ms': drains.join(' '),
+          'sender stall ms': stall,
+        });
+      });
+    }
+  }
+}
+
 const benchmarks: Record<string, { run: (n: number) => Promise<void>; n: number }> = {
   start: { run: start, n: 10 },
   failover: { run: failovers, n: 5 },
+  rolling: { run: rolling, n: 3 },
   restarts: { run: restarts, n: 20 },
   soak: { run: soak, n: 10 },
 };

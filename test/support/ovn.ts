@@ -492,6 +492,12 @@ export class AgentPod {
     if (code !== 0) throw new Error(`apply in ${this.pod.name}: ${stderr}`);
   }
 
+  /** Leaves the kernel as a new pod has it: without what the agent made, and without a connection. */
+  clean(): void {
+    cli(this.pod.ns, { policyDir: this.policy.dir, stateDir: this.stateDir }, 'cleanup');
+    this.pod.ns.run('conntrack', ['-F']);
+  }
+
   /** Kills every process of the agent at once. What is in the kernel stays, and forwards. */
   async kill(): Promise<void> {
     process.kill(-this.agent.daemon.pid, 'SIGKILL');
