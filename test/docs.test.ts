@@ -1,0 +1,71 @@
+/** What the documents point at is there: files, headings, and documents that the sources name. */
+import { existsSync, globSync, readFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const read = (file: string): string => readFileSync(join(ROOT, file), 'utf8');
+
+const DOCUMENTS = ['README.md', 'CHANGELOG.md', ...globSync('docs/**/*.md', { cwd: ROOT })];
+const SOURCES = globSync('{agent,bfd,nat,routing,images,test}/**/*', { cwd: ROOT, withFileTypes: true })
+  .filter((entry) => entry.isFile())
+  .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)));
+
+/** A document without its examples. */
+const prose = (text: string): string => text.replace(/^```[\s\S]*?^```/gm, '').replace(/`[^`\n]*`/g, '');
+
+/** What links to a heading say: as GitHub makes it of the heading's text. */
+function anchors(text: string): Set<string> {
+  const seen = new Map<string, number>();
+  const headings = text.replace(/^```[\s\S]*?^```/gm, '').matchAll(/^#{1,6} +(.+?) *$/gm);
+  return new Set(
+    [...headings].map(([, heading = '']) => {
+      const slug = heading
+        .replace(/\[([^\]]*)\]\([^)]*\)/g, '$1')
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N}\s_-]/gu, '')
+        .replace(/\s/g, '-');
+      const count = seen.get(slug) ?? 0;
+      seen.set(slug, count + 1);
+      return count === 0 ? slug : `${slug}-${count}`;
+    }),
+  );
+}
+
+/** Why a link leads nowhere; undefined when it leads somewhere. */
+function fault(from: string, link: string): string | undefined {
+  const [path = '', anchor] = link.split('#');
+  const target = path === '' ? from : join(dirname(from), path);
+  if (!existsSync(join(ROOT, target))) return `${from}: ${link}: there is no ${target}`;
+  if (anchor === undefined || anchors(read(target)).has(anchor)) return undefined;
+  return `${from}: ${link}: ${target} has no such heading`;
+}
+
+t.test('every relative link of the documents leads to a file, and to a heading of it', async (t) => {
+  const links = DOCUMENTS.flatMap((from) =>
+    [...prose(read(from)).matchAll(/\]\(([^)\s]+)\)/g)].map(([, link = '']) => ({ from, link })),
+  ).filter(({ link }) => !/^[a-z]+:/.test(link));
+  t.ok(links.length > 30, 'links are found');
+  t.same(
+    links.map(({ from, link }) => fault(from, link)).filter((problem) => problem !== undefined),
+    [],
+  );
+});
+
+t.test('every document that a source names exists', async (t) => {
+  const named = SOURCES.flatMap((file) =>
+    [...read(file).matchAll(/\bdocs\/[\w/.-]+\.md\b/g)].map(([document]) => ({ file, document })),
+  );
+  t.ok(named.length > 10, 'names are found');
+  t.same(
+    named.filter(({ document }) => !existsSync(join(ROOT, document))),
+    [],
+  );
+});
+
+t.test('links that lead nowhere are found', async (t) => {
+  t.match(fault('docs/image.md', 'nothing.md'), /there is no docs\/nothing\.md/);
+  t.match(fault('README.md', 'docs/image.md#nothing'), /no such heading/);
+  t.equal(fault('README.md', 'docs/image.md#what-kube-ovn-calls'), undefined);
+});
