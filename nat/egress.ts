@@ -87,6 +87,8 @@ const INWARDS = 0x40000000;
 const CLASS = 0x20000000;
 /** The bits that tell one meaning from another. */
 const IDENTITY = (DECISION_MASK & ~(PORT_BLOCKS_MARK | INWARDS | CLASS)) >>> 0;
+/** How many bits those are that all marks of a tree may share, but for one. */
+const KIND_BITS = 2;
 /** What needs no hash. */
 const FORWARD = 1;
 const MASQUERADE = 2;
@@ -94,6 +96,8 @@ const DROP = 3;
 
 /** So many comparisons stand in one chain; more become a tree. */
 const FANOUT = 16;
+/** So few destinations are compared one by one: a set is spread over more memory than they are. */
+const MAX_COMPARED = 4;
 
 /** The seed of the hash that gives a source its address; any number, as long as all gateways have the same. */
 const CLUSTER_SEED = 0x56454721;
@@ -133,8 +137,8 @@ function identities(known: Record<string, number> = {}): (text: string) => numbe
 
 /**
  * Adds to a chain the comparisons that lead from a mark to what belongs to it, over chains below it when there
- * are many: each looks at four more bits. (Two or three make fewer comparisons, but more chains to walk into, and
- * are slower.)
+ * are many: each looks at four more bits, the first also at those that say what kind of mark it is. (Two or three
+ * make fewer comparisons, but more chains to walk into, and are slower.)
  */
 function dispatch(chains: Map<string, string[]>, root: string, leaves: Map<number, string[]>): void {
   const node = (name: string, ids: number[], bits: number): void => {
@@ -161,7 +165,7 @@ function dispatch(chains: Map<string, string[]>, root: string, leaves: Map<numbe
   node(
     root,
     [...leaves.keys()].sort((a, b) => a - b),
-    0,
+    KIND_BITS,
   );
 }
 
@@ -260,8 +264,8 @@ interface Compiled {
   action: CompiledAction;
   /** Whether it takes every packet of its sources. */
   always: boolean;
-  /** The matches for packets to its destinations (`d`) or from them (`s`), each followed by a blank. */
-  match: { d: string; s: string };
+  /** The matches for packets to its destinations (`d`) or from them (`s`), each followed by a blank; one must match. */
+  match: { d: string[]; s: string[] };
 }
 
 /**
@@ -297,20 +301,19 @@ export function egressChains(
   }
   const compiled = speaking.map((policy): Compiled => {
     const { name, destinations: wanted, excluded } = policy;
-    const match = { d: '', s: '' };
-    const add = (d: string, s: string): void => {
-      match.d += d;
-      match.s += s;
-    };
-    const addSet = (kind: string, not: string, blocks: Prefix[]): void => {
+    const isIn = (kind: string, not: string, blocks: Prefix[], side: 'src' | 'dst'): string => {
       const set = `VEG-${kind}-${hex8(setOf(name))}-${family}`;
       destinations.set(set, blocks);
-      add(`-m set ${not}--match-set ${set} dst `, `-m set ${not}--match-set ${set} src `);
+      return `-m set ${not}--match-set ${set} ${side} `;
     };
-    if (wanted.length === 1 && wanted[0] !== any) add(`-d ${wanted[0]} `, `-s ${wanted[0]} `);
-    if (wanted.length > 1 && !wanted.includes(any)) addSet('TO', '', wanted);
-    if (excluded.length > 0) addSet('NOT', '! ', excluded);
-    return { action: compileAction(policy), always: match.d === '', match };
+    const matches = (option: '-d' | '-s', side: 'src' | 'dst'): string[] => {
+      const not = excluded.length > 0 ? isIn('NOT', '! ', excluded, side) : '';
+      if (wanted.length === 0 || wanted.includes(any)) return [not];
+      if (wanted.length > MAX_COMPARED) return [`${isIn('TO', '', wanted, side)}${not}`];
+      return wanted.map((block) => `${option} ${block} ${not}`);
+    };
+    const match = { d: matches('-d', 'dst'), s: matches('-s', 'src') };
+    return { action: compileAction(policy), always: match.d[0] === '', match };
   });
   const ingress = defaultAction === 'forward' || compiled.some(({ action }) => action === 'forward');
 
@@ -320,7 +323,9 @@ export function egressChains(
     side: 'd' | 's',
     lead: (action: CompiledAction | 'drop') => string[],
   ): string[] => {
-    const rules = list.flatMap(({ action, match }) => lead(action).map((target) => match[side] + target));
+    const rules = list.flatMap(({ action, match }) =>
+      match[side].flatMap((condition) => lead(action).map((target) => condition + target)),
+    );
     return [...new Set(list.at(-1)?.always ? rules : [...rules, ...lead(defaultAction)])];
   };
   // What is to be dropped is dropped in mangle; should it come here all the same, it is translated.

@@ -38,7 +38,7 @@ function everything(family: Family, seed: number): FamilyNat {
     policies: Array.from({ length: 3 + random.below(40) }, (_, i) =>
       policy(`p${i}`, {
         sources: blocks(4, 17),
-        destinations: random.below(2) === 0 ? [] : [...blocks(3, 20), ...(i === 2 ? [prefix('::/0')] : [])],
+        destinations: random.below(2) === 0 ? [] : [...blocks(7, 20), ...(i === 2 ? [prefix('::/0')] : [])],
         excluded: random.below(3) === 0 ? blocks(2, 20) : [],
         action: (
           [

@@ -63,6 +63,28 @@ t.test('a policy gives its sources an address of their own', (t) => {
   t.end();
 });
 
+t.test('up to four destinations are compared one by one, more are a set', (t) => {
+  const nets = list(...Array.from({ length: 5 }, (_, i) => `192.0.${i}.0/24`));
+  for (const size of [4, 5]) {
+    const destinations = nets.slice(0, size);
+    const excluded = list('192.0.1.1/32');
+    const wanted = nat({
+      policies: [policy('some', { destinations, excluded, action: snat('172.17.0.50') })],
+    });
+    t.match(
+      [...desiredNat([wanted]).sets.keys()].sort(),
+      size > 4 ? [/^VEG-NOT-/, /^VEG-TO-/] : [/^VEG-NOT-/],
+    );
+    for (const [i, destination] of nets.entries()) {
+      const dst = destination.replace('0/24', '9');
+      const expected = i < size ? 'snat 172.17.0.50' : 'masquerade';
+      t.equal(source(wanted, outwards('10.17.0.9', dst)), expected, `${dst} of ${size}`);
+    }
+    t.equal(source(wanted, outwards('10.17.0.9', '192.0.1.1')), 'masquerade', 'excluded');
+  }
+  t.end();
+});
+
 t.test('destinations and exclusions: what a policy does not speak about goes on to the next', (t) => {
   const wanted = nat({
     policies: [
@@ -328,7 +350,7 @@ function randomPolicies(random: Random, count: number, ports = false): EgressPol
         portBlockSize: 1 << (6 + random.below(6)),
       },
       sources: [randomBlock(random, 10)],
-      destinations: random.below(2) === 0 ? [] : blocks(3, 20),
+      destinations: random.below(2) === 0 ? [] : blocks(7, 20),
     });
   return Array.from({ length: count }, (_, i) =>
     ports && random.below(3) === 0
@@ -338,7 +360,7 @@ function randomPolicies(random: Random, count: number, ports = false): EgressPol
             random.below(3)
           ]!,
           sources: blocks(4, 10),
-          destinations: random.below(2) === 0 ? [] : blocks(3, 20),
+          destinations: random.below(2) === 0 ? [] : blocks(7, 20),
           excluded: random.below(3) === 0 ? blocks(2, 20) : [],
         }),
   );
