@@ -106,6 +106,9 @@ function open(protocol: Protocol): { fd: number; port: number } {
   return { fd, port: address.readUInt32LE(4) };
 }
 
+/** Makes something, or nothing, of a message's payload. */
+type Parse<T> = (payload: Buffer) => T | undefined;
+
 /** A socket for requests and dumps. */
 export class NetlinkSocket {
   /** Its address: notifications about what was changed through it carry this number. */
@@ -127,7 +130,25 @@ export class NetlinkSocket {
    * changes interrupt it.
    * Throws `NetlinkError`: the kernel's refusal, EINTR when changes never let it finish, ENOBUFS.
    */
-  dump<T>(type: number, data: Uint8Array, parse: (payload: Buffer) => T | undefined): T[] {
+  dump<T>(type: number, data: Uint8Array, parse: Parse<T>): T[] {
+    const parts = this.#dumpParts(type, data, parse);
+    for (;;) {
+      const { value, done } = parts.next();
+      if (done) return value;
+    }
+  }
+
+  /** The same, for long ones: other work goes on between the parts. One at a time. */
+  async dumpInTurns<T>(type: number, data: Uint8Array, parse: Parse<T>): Promise<T[]> {
+    const parts = this.#dumpParts(type, data, parse);
+    for (;;) {
+      const { value, done } = parts.next();
+      if (done) return value;
+      await turn();
+    }
+  }
+
+  *#dumpParts<T>(type: number, data: Uint8Array, parse: Parse<T>): Generator<void, T[]> {
     for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {
       const sequence = this.#send([{ type, flags: FlagsGet.DUMP, data }]);
       const found: T[] = [];
@@ -144,6 +165,7 @@ export class NetlinkSocket {
             if (item !== undefined) found.push(item);
           }
         }
+        yield;
       }
       if (!interrupted) return found;
     }

@@ -231,7 +231,7 @@ export function createNatKernel({
       }
       const matched = FAMILIES.flatMap((family) => allRules(state.tables[family]).flatMap(setsOf));
       state.sets = await observeSets(matched.some(isOwnedName));
-      if (ports !== undefined) state.ports = ports.observe(needsPorts);
+      if (ports !== undefined) state.ports = await ports.observe(needsPorts);
       return state;
     },
 

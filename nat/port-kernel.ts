@@ -6,6 +6,7 @@ import {
   addElement,
   createTable,
   deleteTable,
+  type ElementSum,
   eachElement,
   elementMessages,
   elementsOf,
@@ -26,8 +27,8 @@ import type { PortTable } from './state.ts';
 export interface NetfilterSocket {
   /** The answer to a question about one thing. */
   ask(type: number, data: Uint8Array): Buffer;
-  /** What `parse` makes of each answer. */
-  dump<T>(type: number, data: Uint8Array, parse: (answer: Buffer) => T | undefined): T[];
+  /** What `parse` makes of each answer; other work goes on in between. An answer may be read in vain. */
+  dumpInTurns<T>(type: number, data: Uint8Array, parse: (answer: Buffer) => T): Promise<T[]>;
   /** Sends messages at once, and throws the first error that one of them meets. */
   sendAll(messages: readonly NftMessage[]): void;
 }
@@ -37,7 +38,7 @@ export interface PortKernel {
    * The tables of both families; none where there is none. What cannot be read is not there, unless it is
    * required: then throws `NatError`.
    */
-  observe(required: boolean): Partial<Record<Family, PortTable>>;
+  observe(required: boolean): Promise<Partial<Record<Family, PortTable>>>;
   /** Throws `NatError`. */
   apply(steps: readonly PortStep[]): Promise<void>;
 }
@@ -58,13 +59,10 @@ const KINDS: Record<string, NatErrorKind> = {
 const natError = (what: string, error: unknown): NatError =>
   new NatError(KINDS[codeOf(error) ?? ''] ?? 'failed', `nf_tables: ${what}: ${(error as Error).message}`);
 
-/** Does something with the kernel. Throws `NatError`. */
-function attempt<T>(what: string, work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    throw natError(what, error);
-  }
+function sumFor(sums: Map<number, ElementSum>, mark: number): ElementSum {
+  const sum = sums.get(mark) ?? { elements: 0, digest: 0 };
+  sums.set(mark, sum);
+  return sum;
 }
 
 const keyOf = (source: Buffer): string => source.toString('latin1');
@@ -89,54 +87,63 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
     }
   }
 
-  /** Reads the elements of the map, of one mark or of all. */
-  function eachInKernel(family: Family, visit: (element: PortElement) => void, mark?: number): void {
-    socket().dump(NFT_GET.elements, question('elements', family), (answer) =>
+  /** The elements of a mark. */
+  async function elementsInKernel(family: Family, mark: number): Promise<PortElement[]> {
+    const parts = await socket().dumpInTurns(NFT_GET.elements, question('elements', family), (answer) => {
+      const part: PortElement[] = [];
       eachElement(answer, (element) => {
-        if (mark === undefined || element.mark === mark) visit(element);
-      }),
-    );
+        if (element.mark === mark) part.push(element);
+      });
+      return part;
+    });
+    return parts.flat();
   }
 
-  function observeTable(family: Family): PortTable | undefined {
+  /** The sum of the elements of each mark. */
+  async function sumsInKernel(family: Family): Promise<Map<number, ElementSum>> {
+    const sums = new Map<number, ElementSum>();
+    const parts = await socket().dumpInTurns(NFT_GET.elements, question('elements', family), (answer) => {
+      const part = new Map<number, ElementSum>();
+      eachElement(answer, (element) => addElement(sumFor(part, element.mark), element));
+      return part;
+    });
+    for (const [mark, { elements, digest }] of parts.flatMap((part) => [...part])) {
+      const sum = sumFor(sums, mark);
+      sum.elements += elements;
+      sum.digest = (sum.digest + digest) >>> 0;
+    }
+    return sums;
+  }
+
+  async function observeTable(family: Family): Promise<PortTable | undefined> {
     if (!isThere(family)) return undefined;
     const table: PortTable = { intact: false, policies: new Map() };
     try {
       const chain = socket().ask(NFT_GET.chain, question('chain', family));
       const set = socket().ask(NFT_GET.set, question('set', family));
-      const rules = socket().dump(NFT_GET.rule, question('rule', family), (answer) => answer);
+      const rules = await socket().dumpInTurns(NFT_GET.rule, question('rule', family), (answer) => answer);
       table.intact = isIntact(family, chain, rules, set);
     } catch (error) {
       if (codeOf(error) !== 'ENOENT') throw error;
     }
-    if (!table.intact) return table;
-    eachInKernel(family, (element) => {
-      let sum = table.policies.get(element.mark);
-      if (sum === undefined) {
-        sum = { elements: 0, digest: 0 };
-        table.policies.set(element.mark, sum);
-      }
-      addElement(sum, element);
-    });
+    if (table.intact) table.policies = await sumsInKernel(family);
     return table;
   }
 
   function send(what: string, messages: readonly NftMessage[]): void {
-    attempt(what, () => socket().sendAll(transaction(messages)));
+    try {
+      socket().sendAll(transaction(messages));
+    } catch (error) {
+      throw natError(what, error);
+    }
   }
 
   /** Makes the elements of a mark those that `wanted` gives. */
   async function write(family: Family, mark: number, wanted: () => Iterable<PortElement>): Promise<void> {
-    const wrong = new Map<string, PortElement>();
-    attempt('read port blocks', () =>
-      eachInKernel(
-        family,
-        ({ source, data }) => {
-          wrong.set(keyOf(source), { mark, source, data });
-        },
-        mark,
-      ),
-    );
+    const there = await elementsInKernel(family, mark).catch((error: unknown) => {
+      throw natError('read port blocks', error);
+    });
+    const wrong = new Map(there.map((element) => [keyOf(element.source), element]));
     const right = new Set<string>();
     if (wrong.size > 0) {
       for (const { source, data } of wanted()) {
@@ -175,13 +182,13 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
   }
 
   return {
-    observe(required) {
+    async observe(required) {
       try {
         const generation = generationOf(socket().ask(NFT_GET.generation, generationQuestion()));
         if (last?.generation !== generation) {
           const tables: Partial<Record<Family, PortTable>> = {};
           for (const family of FAMILIES) {
-            const table = observeTable(family);
+            const table = await observeTable(family);
             if (table !== undefined) tables[family] = table;
           }
           last = { generation, tables };

@@ -20,7 +20,11 @@ t.test(
     const listing = (family: string) => gateway.sh(`nft list table ${family} VEG-PORT-BLOCKS`);
     const whole = [listing('ip'), listing('ip6')];
     t.match(whole[0], ' drop comment', 'a source without a block is dropped, never forwarded as itself');
+    const mark = /(0x9[0-9a-f]{7}) \. 10\.17\.0\.9 /.exec(whole[0]!)![1]!;
+    const map = 'element ip VEG-PORT-BLOCKS blocks';
     for (const damage of [
+      `nft delete ${map} { ${mark} . 10.17.0.9 }`,
+      `nft add ${map} { ${mark} . 10.99.0.1 : ${EGRESS[4]} . 1096-1103 }`,
       'nft delete table ip VEG-PORT-BLOCKS',
       'nft flush map ip6 VEG-PORT-BLOCKS blocks',
       'nft flush chain ip VEG-PORT-BLOCKS postrouting',
