@@ -153,7 +153,10 @@ t.test('the text names what a person looks for', async (t) => {
   t.match(text, /the gateway itself \(translated\)/);
   t.match(text, /^traffic {2}SNAT: 24 connections open, 680 altogether, 2\.40 MB out, 180 B in$/m);
   t.match(text, /^ {2}172\.17\.0\.11 tcp: 321 of 64512 ports in use$/m);
-  t.match(text, /^ {2}172\.17\.0\.11 udp: 60000 of 64512 ports in use: they run out, 9 connections got none$/m);
+  t.match(
+    text,
+    /^ {2}172\.17\.0\.11 udp: 60000 of 64512 ports in use: they run out, 9 connections got none$/m,
+  );
   t.match(
     statusText(statusDocument({ ...healthy(), translationLog: false }, NOW), NOW, false),
     /traffic {2}not counted: the policy has no translationLog/,
