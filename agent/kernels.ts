@@ -27,9 +27,13 @@ export interface OpenKernels extends Kernels {
 
 /** Makes the kernel load its connection tracking: its settings are there from then on. */
 function loadConntrack(): void {
-  const fd = libc.socket(libc.AF_NETLINK, libc.SOCK_RAW, Protocol.NETFILTER);
-  libc.sendto(fd, dumpRequest(1));
-  libc.close(fd);
+  try {
+    const fd = libc.socket(libc.AF_NETLINK, libc.SOCK_RAW, Protocol.NETFILTER);
+    libc.sendto(fd, dumpRequest(1));
+    libc.close(fd);
+  } catch {
+    // A kernel without it has no settings either, and that is told.
+  }
 }
 
 /** Opens the sockets. Throws when netlink cannot be had at all. */
