@@ -170,6 +170,7 @@ export class Gateway {
     let repaired = false;
     let failures: ApplyFailure[] = [];
     let failed: Error | undefined;
+    let followed: Look['plan'] | undefined;
     try {
       const look = await this.#observe(this.#policy, trigger);
       changes = countChanges(look.changes);
@@ -188,7 +189,7 @@ export class Gateway {
         this.#parts.onApplied(look.plan);
       }
       this.#take(this.#policy, look, failures);
-      if (translation && failures.length === 0) this.#flows.follow(look.plan);
+      if (translation && failures.length === 0) followed = look.plan;
       await onLook(look);
     } catch (error) {
       // The kernel could not be looked at: nothing is known to be wrong, so sessions stay as they are.
@@ -203,6 +204,7 @@ export class Gateway {
     const blocked = view.kernel.families.filter(({ state }) => state === 'blocked');
     const reasons = blocked.map(({ family, reason }) => `IPv${family}: ${reason}`);
     this.#tellFailure([...reasons, ...(failed ? [explain(failed)] : [])].join('; '), trigger);
+    if (followed !== undefined) this.#flows.follow(followed);
     return { ok, repaired };
   }
 
