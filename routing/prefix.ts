@@ -117,10 +117,10 @@ export function addressNumber(value: Address): bigint {
 
 /** The address as 4 or 16 octets in network order. */
 export function addressBytes(value: Address): Uint8Array {
-  const bytes = familyOf(value) === 4 ? new Address4(value).toArray() : new Address6(value).toByteArray();
-  const length = addressBits(familyOf(value)) / 8;
-  const out = new Uint8Array(length);
-  out.set(bytes, length - bytes.length);
+  if (familyOf(value) === 4) return Uint8Array.from(value.split('.'), Number);
+  const bytes = new Address6(value).toByteArray();
+  const out = new Uint8Array(16);
+  out.set(bytes, out.length - bytes.length);
   return out;
 }
 

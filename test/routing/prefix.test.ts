@@ -1,7 +1,16 @@
 // Addresses and prefixes: one spelling each, and the quick ways agree with ip-address.
 import { Address4, Address6 } from 'ip-address';
 import t from 'tap';
-import { around, contains, parseAddress, parsePrefix, prefix } from '../../routing/prefix.ts';
+import {
+  address,
+  addressBytes,
+  addressFromBytes,
+  around,
+  contains,
+  parseAddress,
+  parsePrefix,
+  prefix,
+} from '../../routing/prefix.ts';
 
 t.test('host bits are cleared, and a bare address is a host', async (t) => {
   for (const [text, expected] of [
@@ -72,6 +81,15 @@ t.test('the quick ways agree with ip-address', async (t) => {
       t.fail(`${length} bits around ${text}: ${outer}`);
     if (!contains(outer, prefix(text))) t.fail(`${outer} contains ${text}`);
   }
+});
+
+t.test('addresses as octets, and back', async (t) => {
+  for (const text of ['0.0.0.0', '10.16.0.12', '255.255.255.255', '::', '::1', 'fd00:10:16::12']) {
+    const bytes = addressBytes(address(text));
+    t.equal(bytes.length, text.includes(':') ? 16 : 4);
+    t.equal(addressFromBytes(bytes), text);
+  }
+  t.same([...addressBytes(address('10.16.0.12'))], [10, 16, 0, 12]);
 });
 
 t.test('one block in another', async (t) => {
