@@ -67,8 +67,8 @@ const NFT_REG32_00 = 8;
 /** nft's numbers of data types, six bits each in a concatenation: only `nft list` looks at them. */
 const TYPE = { mark: 19, 4: 7, 6: 8, port: 13 } as const;
 
-/** Elements that go into one message: an attribute has at most 64 KiB. */
-const ELEMENTS_PER_MESSAGE = 700;
+/** Octets of elements that go into one message: an attribute has at most 64 KiB with its header. */
+const OCTETS_PER_MESSAGE = 65_528;
 
 function u32(value: number): Buffer {
   const bytes = Buffer.alloc(4);
@@ -360,7 +360,7 @@ export function* elementMessages(
   const length = addressBits(family) / 8;
   const key = value(1, Buffer.alloc(4 + length));
   const empty = action === 'add' ? nest(1, key, value(2, Buffer.alloc(2 * length + 8))) : nest(1, key);
-  const list = Buffer.alloc(ELEMENTS_PER_MESSAGE * empty.length);
+  const list = Buffer.alloc(OCTETS_PER_MESSAGE - (OCTETS_PER_MESSAGE % empty.length));
   let end = 0;
   const take = (): NftMessage => {
     const data = payload(family, ...start, nest(3, list.subarray(0, end)));

@@ -138,8 +138,16 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
     }
   }
 
+  /** Sends messages one by one, with other work in between. */
+  async function sendInTurns(what: string, messages: Iterable<NftMessage>): Promise<void> {
+    for (const message of messages) {
+      send(what, [message]);
+      await turn();
+    }
+  }
+
   /** Makes the elements of a mark those that `wanted` gives. */
-  async function write(family: Family, mark: number, wanted: () => Iterable<PortElement>): Promise<void> {
+  async function repair(family: Family, mark: number, wanted: () => Iterable<PortElement>): Promise<void> {
     const there = await elementsInKernel(family, mark).catch((error: unknown) => {
       throw natError('read port blocks', error);
     });
@@ -157,14 +165,8 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
       for (const element of wanted()) if (!right.has(keyOf(element.source))) yield element;
     }
     // An element cannot be changed: what is wrong goes first.
-    for (const message of elementMessages('delete', family, wrong.values())) {
-      send('delete port blocks', [message]);
-      await turn();
-    }
-    for (const message of elementMessages('add', family, missing())) {
-      send('add port blocks', [message]);
-      await turn();
-    }
+    await sendInTurns('delete port blocks', elementMessages('delete', family, wrong.values()));
+    await sendInTurns('add port blocks', elementMessages('add', family, missing()));
   }
 
   async function carryOut(step: PortStep): Promise<void> {
@@ -172,10 +174,13 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
     switch (step.type) {
       case 'create-port-table':
         return send('make the table', createTable(family, PORT_BLOCKS_MARK, DECISION_MASK, step.replace));
-      case 'write-port-blocks':
-        return write(family, step.mark, () => elementsOf(step.mark, step.blocks, family));
+      case 'write-port-blocks': {
+        const wanted = () => elementsOf(step.mark, step.blocks, family);
+        if (step.repair) return repair(family, step.mark, wanted);
+        return sendInTurns('add port blocks', elementMessages('add', family, wanted()));
+      }
       case 'delete-port-blocks':
-        return write(family, step.mark, () => []);
+        return repair(family, step.mark, () => []);
       case 'delete-port-table':
         return send('delete the table', [deleteTable(family)]);
     }

@@ -8,8 +8,8 @@ import type { PortTable } from './state.ts';
 export type PortStep =
   /** Makes the table, empty; `replace`: in the place of one that is not as it must be. */
   | { type: 'create-port-table'; family: Family; replace: boolean }
-  /** Makes what the map says about a mark these blocks. */
-  | { type: 'write-port-blocks'; family: Family; mark: number; blocks: PortBlocks }
+  /** Makes what the map says about a mark these blocks; `repair`: it says something, which is wrong. */
+  | { type: 'write-port-blocks'; family: Family; mark: number; blocks: PortBlocks; repair: boolean }
   /** Removes what the map says about a mark. */
   | { type: 'delete-port-blocks'; family: Family; mark: number }
   | { type: 'delete-port-table'; family: Family };
@@ -29,7 +29,10 @@ export function editPorts(
   for (const [mark, { elements, digest, blocks }] of desired.policies) {
     const there = intact ? observed.policies.get(mark) : undefined;
     if (there?.elements === elements && there.digest === digest) continue;
-    before.push({ type: 'write-port-blocks', family, mark, blocks: blocks! });
+    before.push({
+      ...{ type: 'write-port-blocks', family, mark, blocks: blocks! },
+      repair: there !== undefined,
+    });
   }
   const old = intact ? [...observed.policies.keys()].filter((mark) => !desired.policies.has(mark)) : [];
   return { before, after: old.map((mark) => ({ type: 'delete-port-blocks', family, mark })) };
