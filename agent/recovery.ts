@@ -4,7 +4,8 @@
  *
  * What there is to do is little. A session that is down because of its peer comes back by itself, stale
  * discriminators included (docs/bfd.md). So after a grace period the BFD process is told again how it is configured:
- * "ReplayConfiguration". What an operator changed with `bfdd-control`, a block for instance, stays as it is.
+ * "ReplayConfiguration". What an operator changed with `bfdd-control`, a block for instance, stays as it is; only a
+ * session that was taken away altogether comes back, as Kube-OVN's tests expect.
  */
 import type { EngineReport, PeerIntent, SessionStateName } from '../bfd/intent.ts';
 
