@@ -62,6 +62,7 @@ export interface GatewaySpec {
   external?: object;
   bfd?: object;
   policies?: { name?: string; snat?: boolean; ipBlocks?: string[] }[];
+  eips?: object[];
   translationLog?: object;
 }
 
