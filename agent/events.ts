@@ -28,12 +28,13 @@ export interface KernelWatch {
 const NFNLGRP_NFTABLES = 7;
 const NFNL_SUBSYS_NFTABLES = 10;
 const NFT_MSG_NEWGEN = 15;
+const NEW_GENERATION = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWGEN;
 const NFTA_GEN_PROC_PID = 2;
 const NFTA_GEN_PROC_NAME = 3;
 
 /** The message that ends every nf_tables transaction: who made it. Undefined for any other message. */
 export function netfilterEvent({ type, port, data }: NetlinkMessage): KernelEvent | undefined {
-  if (type !== ((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWGEN)) return undefined;
+  if (type !== NEW_GENERATION) return undefined;
   let pid = 0;
   let name = 'an unnamed process';
   parseAttributes(data.subarray(4), (attribute) => {
@@ -67,12 +68,16 @@ export function watchKernel(netlink: NetlinkSocket, onEvent: (event: KernelEvent
   let netfilter: NetlinkListener | undefined;
   let netfilterError: Error | undefined;
   try {
-    netfilter = new NetlinkListener(Protocol.NETFILTER, [NFNLGRP_NFTABLES], {
-      onMessage(message) {
+    const handlers = {
+      onMessage(message: NetlinkMessage) {
         const event = netfilterEvent(message);
         if (event !== undefined) onEvent(event);
       },
       onOverrun,
+    };
+    // Every element of a map and every rule is announced as well: a hundred thousand when port blocks change.
+    netfilter = new NetlinkListener(Protocol.NETFILTER, [NFNLGRP_NFTABLES], handlers, {
+      only: NEW_GENERATION,
     });
   } catch (error) {
     netfilterError = error as Error;

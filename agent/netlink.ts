@@ -25,6 +25,10 @@ const NETLINK_GET_STRICT_CHK = 12;
 const NLMSGERR_ATTR_MSG = 1;
 const SO_RCVBUF = 8;
 const SO_RCVBUFFORCE = 33;
+// linux/bpf_common.h
+const BPF_LD_H_ABS = 0x28;
+const BPF_JEQ_K = 0x15;
+const BPF_RET_K = 0x06;
 const F_SETFL = 4;
 const F_SETOWN = 8;
 const F_SETSIG = 10;
@@ -284,6 +288,16 @@ function setReceiveBuffer(fd: number, octets: number): void {
   }
 }
 
+const NLMSG_TYPE_OFFSET = 4;
+
+/** Accepts datagrams whose first message is of a type. BPF loads it as big-endian, and it is not. */
+const typeFilter = (type: number): libc.Bpf => [
+  [BPF_LD_H_ABS, 0, 0, NLMSG_TYPE_OFFSET],
+  [BPF_JEQ_K, 0, 1, ((type & 0xff) << 8) | (type >> 8)],
+  [BPF_RET_K, 0, 0, 0x7fffffff],
+  [BPF_RET_K, 0, 0, 0],
+];
+
 const listeners = new Set<NetlinkListener>();
 
 /** Where a listener's messages go. */
@@ -299,12 +313,15 @@ export class NetlinkListener {
   readonly #handlers: NetlinkHandlers;
   readonly #buffer = Buffer.allocUnsafeSlow(DATAGRAM_SIZE);
 
-  /** `receiveBuffer` in octets, beyond net.core.rmem_max where that is permitted. Throws `SystemError`. */
+  /**
+   * `receiveBuffer` in octets, beyond net.core.rmem_max where that is permitted. `only`: a message type; datagrams
+   * that begin with another are not received. Throws `SystemError`.
+   */
   constructor(
     protocol: Protocol,
     groups: readonly number[],
     handlers: NetlinkHandlers,
-    receiveBuffer = LISTENER_BUFFER,
+    { receiveBuffer = LISTENER_BUFFER, only }: { receiveBuffer?: number; only?: number } = {},
   ) {
     this.#handlers = handlers;
     this.#fd = open(protocol).fd;
@@ -312,6 +329,7 @@ export class NetlinkListener {
     listeners.add(this);
     try {
       setReceiveBuffer(this.#fd, receiveBuffer);
+      if (only !== undefined) libc.attachFilter(this.#fd, typeFilter(only));
       libc.fcntl(this.#fd, F_SETOWN, process.pid);
       libc.fcntl(this.#fd, F_SETSIG, SIGURG);
       libc.fcntl(this.#fd, F_SETFL, O_NONBLOCK | O_ASYNC);

@@ -121,6 +121,29 @@ export function recv(fd: number, data: Uint8Array): number {
   return received < 0 ? -koffi.errno() : received;
 }
 
+/** Instructions of classic BPF (linux/filter.h): code, jump if true, jump if false, operand. */
+export type Bpf = readonly (readonly [code: number, jt: number, jf: number, k: number])[];
+
+const SO_ATTACH_FILTER = 26;
+/** Octets of struct sock_fprog. */
+const SOCK_FPROG = 16;
+
+/** Lets a socket receive what a filter accepts only. Throws `SystemError`. */
+export function attachFilter(fd: number, program: Bpf): void {
+  // struct sock_fprog (the number of instructions, a pointer to them) and behind it the instructions.
+  const bytes = Buffer.alloc(SOCK_FPROG + 8 * program.length);
+  bytes.writeUInt16LE(program.length, 0);
+  bytes.writeBigUInt64LE(koffi.address(bytes) + BigInt(SOCK_FPROG), 8);
+  program.forEach(([code, jt, jf, k], i) => {
+    const at = SOCK_FPROG + 8 * i;
+    bytes.writeUInt16LE(code, at);
+    bytes[at + 2] = jt;
+    bytes[at + 3] = jf;
+    bytes.writeInt32LE(k, at + 4);
+  });
+  setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, bytes.subarray(0, SOCK_FPROG));
+}
+
 /** The index of an interface, 0 when there is none of that name. */
 export function ifNametoindex(name: string): number {
   return cIfNametoindex(name);

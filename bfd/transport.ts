@@ -7,11 +7,12 @@
  * interface is missing, is tried again until it can.
  */
 import { createSocket, type Socket } from 'node:dgram';
-import koffi from 'koffi';
 import { PORT_MULTIHOP, PORT_SINGLE_HOP, SENT_TTL, SOURCE_PORTS } from './constants.ts';
 import {
   AF_INET,
   AF_INET6,
+  attachFilter,
+  type Bpf,
   bind,
   close,
   getsockopt,
@@ -38,7 +39,6 @@ export interface Log {
 // asm-generic/socket.h, linux/in.h, linux/in6.h
 const SO_PRIORITY = 12;
 const SO_BINDTODEVICE = 25;
-const SO_ATTACH_FILTER = 26;
 const SO_RCVBUF = 8;
 const SO_RCVBUFFORCE = 33;
 const SO_MEMINFO = 55;
@@ -65,12 +65,6 @@ const BPF_JGE_K = 0x35;
 const BPF_RET_K = 0x06;
 const IPV4_TTL_OFFSET = 8;
 const IPV6_HOP_LIMIT_OFFSET = 7;
-/** Octets of struct sock_fprog. */
-const SOCK_FPROG = 16;
-
-/** Instructions of classic BPF: code, jump if true, jump if false, operand. */
-type Bpf = readonly (readonly [code: number, jt: number, jf: number, k: number])[];
-
 const DROP_ALL: Bpf = [[BPF_RET_K, 0, 0, 0]];
 
 const gtsmFilter = (v6: boolean, minTTL: number): Bpf => [
@@ -79,21 +73,6 @@ const gtsmFilter = (v6: boolean, minTTL: number): Bpf => [
   [BPF_RET_K, 0, 0, 0xffff],
   [BPF_RET_K, 0, 0, 0],
 ];
-
-function attachFilter(fd: number, program: Bpf): void {
-  // struct sock_fprog (the number of instructions, a pointer to them) and behind it the instructions.
-  const bytes = Buffer.alloc(SOCK_FPROG + 8 * program.length);
-  bytes.writeUInt16LE(program.length, 0);
-  bytes.writeBigUInt64LE(koffi.address(bytes) + BigInt(SOCK_FPROG), 8);
-  program.forEach(([code, jt, jf, k], i) => {
-    const at = SOCK_FPROG + 8 * i;
-    bytes.writeUInt16LE(code, at);
-    bytes[at + 2] = jt;
-    bytes[at + 3] = jf;
-    bytes.writeInt32LE(k, at + 4);
-  });
-  setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, bytes.subarray(0, SOCK_FPROG));
-}
 
 /** A UDP socket of the family of `address` that marks what it sends as network control with TTL 255. */
 function controlSocket(v6: boolean): number {

@@ -6,7 +6,6 @@
  * An answer raises SIGURG (F_SETSIG), as netlink's do: nothing is polled.
  */
 import { randomBytes } from 'node:crypto';
-import koffi from 'koffi';
 import * as libc from '../../bfd/libc.ts';
 import { type Address, addressBytes, addressFromBytes, type Family, familyOf } from '../../routing/prefix.ts';
 import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from './arp.ts';
@@ -46,7 +45,6 @@ export const ETH_P_IPV6 = 0x86dd;
 const IPPROTO_ICMP = 1;
 const IPPROTO_ICMPV6 = 58;
 const SO_BINDTODEVICE = 25;
-const SO_ATTACH_FILTER = 26;
 const SOL_RAW = 255;
 const ICMP_FILTER = 1;
 const F_SETFL = 4;
@@ -67,14 +65,14 @@ const LOAD_BYTE = 0x30;
 const JUMP_EQUAL = 0x15;
 const RETURN = 0x06;
 /** All ARP of the link. */
-export const ANY_ARP = [[RETURN, 0, 0, BUFFER]];
-const ARP_REPLIES = [
+export const ANY_ARP: libc.Bpf = [[RETURN, 0, 0, BUFFER]];
+const ARP_REPLIES: libc.Bpf = [
   [LOAD_HALF, 0, 0, 6],
   [JUMP_EQUAL, 0, 1, ARP_REPLY],
   [RETURN, 0, 0, BUFFER],
   [RETURN, 0, 0, 0],
 ];
-export const ADVERTISEMENTS = [
+export const ADVERTISEMENTS: libc.Bpf = [
   [LOAD_BYTE, 0, 0, 6],
   [JUMP_EQUAL, 0, 3, IPPROTO_ICMPV6],
   [LOAD_BYTE, 0, 0, 40],
@@ -82,20 +80,6 @@ export const ADVERTISEMENTS = [
   [RETURN, 0, 0, BUFFER],
   [RETURN, 0, 0, 0],
 ];
-
-function attachFilter(fd: number, program: number[][]): void {
-  // struct sock_fprog and behind it its instructions.
-  const bytes = Buffer.alloc(16 + 8 * program.length);
-  bytes.writeUInt16LE(program.length, 0);
-  bytes.writeBigUInt64LE(koffi.address(bytes) + 16n, 8);
-  program.forEach(([code = 0, jt = 0, jf = 0, k = 0], i) => {
-    bytes.writeUInt16LE(code, 16 + 8 * i);
-    bytes.writeUInt8(jt, 18 + 8 * i);
-    bytes.writeUInt8(jf, 19 + 8 * i);
-    bytes.writeUInt32LE(k, 20 + 8 * i);
-  });
-  libc.setsockopt(fd, libc.SOL_SOCKET, SO_ATTACH_FILTER, bytes.subarray(0, 16));
-}
 
 /** struct sockaddr_ll (linux/if_packet.h). */
 export function linkAddress(protocol: number, ifindex: number, mac?: string): Uint8Array {
@@ -165,9 +149,9 @@ function sender(
 }
 
 /** A packet socket on a link that hears what a filter lets through. Throws `SystemError`. */
-export const packetSocket = (protocol: number, ifindex: number, filter: number[][]): number =>
+export const packetSocket = (protocol: number, ifindex: number, filter: libc.Bpf): number =>
   open(libc.AF_PACKET, libc.SOCK_DGRAM, 0, (fd) => {
-    attachFilter(fd, filter);
+    libc.attachFilter(fd, filter);
     libc.bind(fd, linkAddress(protocol, ifindex));
   });
 

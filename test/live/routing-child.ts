@@ -53,7 +53,7 @@ async function overrun(): Promise<void> {
   let messages = 0;
   let overruns = 0;
   const handlers = { onMessage: () => messages++, onOverrun: () => overruns++ };
-  const listener = new NetlinkListener(Protocol.ROUTE, ROUTING_GROUPS, handlers, 8192);
+  const listener = new NetlinkListener(Protocol.ROUTE, ROUTING_GROUPS, handlers, { receiveBuffer: 8192 });
   const lines = Array.from(
     { length: 300 },
     (_, i) => `route replace 10.200.${i % 250}.0/24 dev lo metric ${i + 1}`,
