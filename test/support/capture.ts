@@ -35,6 +35,11 @@ export class BfdCapture {
       '-n',
       '-U',
       '--immediate-mode',
+      // Room for thousands of packets a second while tcpdump is kept from running: many slots, each for one of BFD.
+      '-s',
+      '192',
+      '-B',
+      '16384',
       '-Z',
       'root',
       '-i',
