@@ -153,8 +153,9 @@ export function createNatKernel({
     return parseTables(text, family);
   }
 
-  async function choose(family: Family): Promise<Backend> {
-    if (forced !== undefined) return forced;
+  /** The backend that the pod uses, and its tables where they were read to find out. */
+  async function choose(family: Family): Promise<{ backend: Backend; tables?: Tables }> {
+    if (forced !== undefined) return { backend: forced };
     const names = await legacyTables(family);
     let nft: Tables;
     try {
@@ -163,29 +164,33 @@ export function createNatKernel({
       // Neither program nor kernel has to know nf_tables, if they know legacy.
       if (!isKind(error, 'not-installed', 'unsupported')) throw error;
       return find(family, 'legacy').then(
-        () => 'legacy',
+        () => ({ backend: 'legacy' }),
         () => {
           throw error;
         },
       );
     }
-    if (names?.length === 0) return 'nft';
+    if (names?.length === 0) return { backend: 'nft', tables: nft };
     // Legacy tables are there, or this user may not know: then only our own mark in one of the two decides.
     const inNft = evidence(nft);
-    if (names === undefined && inNft === 'ours') return 'nft';
+    if (names === undefined && inNft === 'ours') return { backend: 'nft', tables: nft };
     const legacy = await save(family, 'legacy').catch((error: unknown) => {
       if (isKind(error, 'not-installed', 'unsupported')) return new Map() as Tables;
       throw error;
     });
     const inLegacy = evidence(legacy);
-    if (inLegacy === 'ours') return 'legacy';
-    return inLegacy === 'used' && names !== undefined && inNft !== 'ours' ? 'legacy' : 'nft';
+    const used = inLegacy === 'used' && names !== undefined && inNft !== 'ours';
+    return inLegacy === 'ours' || used
+      ? { backend: 'legacy', tables: legacy }
+      : { backend: 'nft', tables: nft };
   }
 
-  async function backendOf(family: Family): Promise<Backend> {
-    const backend = chosen.get(family) ?? (await choose(family));
-    chosen.set(family, backend);
-    return backend;
+  async function backendOf(family: Family): Promise<Awaited<ReturnType<typeof choose>>> {
+    const known = chosen.get(family);
+    if (known !== undefined) return { backend: known };
+    const choice = await choose(family);
+    chosen.set(family, choice.backend);
+    return choice;
   }
 
   async function observeSets(needed: boolean): Promise<Map<string, AddressSet>> {
@@ -204,7 +209,7 @@ export function createNatKernel({
       while (end < steps.length && partOf(steps[end]!) === part) end++;
       const batch = steps.slice(i, end);
       if (part === 'rules') {
-        const file = `${await find(family, await backendOf(family))}-restore`;
+        const file = `${await find(family, (await backendOf(family)).backend)}-restore`;
         const input = rulesInput(batch.filter(isRuleStep));
         await run(file, ['--noflush', '-w', `${LOCK_WAIT}`], { input, timeoutMs: RESTORE_TIMEOUT });
       } else if (part === 'sets') {
@@ -222,8 +227,8 @@ export function createNatKernel({
       const state: ObservedNat = { tables: { 4: new Map(), 6: new Map() }, sets: new Map(), backend: {} };
       for (const family of FAMILIES) {
         try {
-          const backend = await backendOf(family);
-          state.tables[family] = await save(family, backend);
+          const { backend, tables } = await backendOf(family);
+          state.tables[family] = tables ?? (await save(family, backend));
           state.backend[family] = backend;
         } catch (error) {
           if (required.includes(family) || !isKind(error, 'not-installed', 'unsupported')) throw error;
