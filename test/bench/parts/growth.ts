@@ -230,6 +230,9 @@ async function ofConnections(context: Context): Promise<Cost[]> {
   ];
 }
 
+/** The slope in log-log. */
+const slope = (points: Cost['points']): string => powerLaw(points).exponent.toFixed(2);
+
 export const part: Part = async (context) => {
   const costs = [
     ...(await ofBlocks(context)),
@@ -240,7 +243,8 @@ export const part: Part = async (context) => {
   ];
   const find = (what: string) => costs.find((cost) => cost.what === what)!;
   const fit = (what: string): Line => line(find(what).points);
-  const at = (what: string, size: number): number => Math.max(0, fit(what).fixed) + fit(what).each * size;
+  const at = (what: string, size: number): number =>
+    Math.max(0, fit(what).fixed) + Math.max(0, fit(what).each) * size;
   const share = (µs: number) => (µs * FLOWS) / LIFETIME / 1e4;
   const most = (what: string) => Math.max(...find(what).points.map(([size]) => size));
   const scale = (what: string, of: string, value: number, unit: string): Cell[] => [
@@ -255,7 +259,7 @@ export const part: Part = async (context) => {
     x: { label: find(whats[0]!).size, log: true },
     y: { label: unit, log: true },
     series: whats.map((what) => ({
-      name: `${what} (slope ${powerLaw(find(what).points).exponent.toFixed(2)})`,
+      name: `${what} (end slope ${slope(find(what).points.slice(-2))})`,
       points: find(what).points.map(([x, y]) => ({ x, y })),
     })),
   });
@@ -263,7 +267,16 @@ export const part: Part = async (context) => {
     tables: [
       {
         title: 'Costs against sizes',
-        columns: ['cost', 'unit', 'measured', 'slope in log-log', 'fixed', 'for each', 'of'],
+        columns: [
+          'cost',
+          'unit',
+          'measured',
+          'slope in log-log',
+          'between the last two',
+          'fixed',
+          'for each',
+          'of',
+        ],
         rows: costs.map(({ what, size, unit, points }): Cell[] => {
           const { fixed, each } = line(points);
           const measured = points.map(([x, y]) => `${figure(x)}: ${figure(y)}`).join('; ');
@@ -271,13 +284,14 @@ export const part: Part = async (context) => {
             what,
             unit,
             measured,
-            powerLaw(points).exponent.toFixed(2),
+            slope(points),
+            slope(points.slice(-2)),
             figure(fixed),
             each.toPrecision(2),
             size,
           ];
         }),
-        note: 'Slope 0: it does not grow; 1: it grows with the size. Fixed and for each: the line that fits best, with the same relative error at every size.',
+        note: 'Slope 0: it does not grow; 1: it grows with the size. Over all sizes a cost that is fixed at first has less than at its end. Fixed and for each: the line that fits best, with the same relative error at every size.',
       },
       {
         title: `Reckoned from those lines: ${GATEWAYS} gateways, ${PODS / 1e6} M pods, ${FLOWS / 1e6} M flows a gateway`,
