@@ -5,7 +5,7 @@ import { PortCount } from '../../../nat/conntrack/ports.ts';
 import { topSources } from '../../../nat/conntrack/sources.ts';
 import { FlowTable } from '../../../nat/conntrack/table.ts';
 
-const FLOWS = 65_536;
+const FLOWS = 4 * 65_536;
 
 const LOOKS: Record<string, (table: FlowTable) => void> = {
   'the sources': (table) => topSources(table, 10),
