@@ -19,7 +19,7 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-sh test/support/setup.sh image
+sh test/support/setup.sh build
 
 # Every time in the image is that of the commit.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)

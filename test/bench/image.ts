@@ -1,6 +1,6 @@
 /**
  * The image in containers, measured: `node test/bench/image.ts WHAT… [--json FILE]`, as root, with the packages of
- * `setup.sh containers` and an image (`npm run image`; VEG_IMAGE names another). WHAT is
+ * `setup.sh image` and an image (`npm run image`; VEG_IMAGE names another). WHAT is
  *
  *     size         of the image
  *     start [N]    from the start of the container to its first BFD packet and to a probe that succeeds

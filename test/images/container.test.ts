@@ -3,18 +3,19 @@
  * container, the container with BFD under its limits, its probes at their times, and what Kube-OVN's own tests ask of
  * the pod.
  */
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import t, { type Test } from 'tap';
+import t from 'tap';
 import { parseAllDocuments } from 'yaml';
 import { PolicyDirectory } from '../support/agent.ts';
-import { ROOT, type Scope, until } from '../support/netns.ts';
-import { type BfdPeer, peerUp, startFrr } from '../support/peers.ts';
+import { ROOT, until } from '../support/netns.ts';
+import { peerUp, startFrr } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
-import { ADDRESS, type Topology, topology } from '../support/topology.ts';
+import { ADDRESS, topology } from '../support/topology.ts';
 import { sourceSeen, startEchoServer } from '../support/traffic.ts';
-import { CAPABILITIES, Container, type ContainerSpec } from './container.ts';
+import { CAPABILITIES, Container } from './container.ts';
+import { initialised, supervisor } from './lab.ts';
 import {
   allPeersUp,
   BFD_COMMAND,
@@ -22,71 +23,13 @@ import {
   DETECT_SUPERVISOR,
   DUAL,
   INIT_ENV,
-  initCommand,
   isSupervisor,
   NAT_LISTING,
   NETWORK_STATUS,
   PROBE,
-  TAKE_SESSIONS_AWAY,
-  type Variant,
 } from './pod.ts';
 
 const PEERS = [BFD_ENV.BFD_PEER_IPS];
-
-interface Pod extends Topology {
-  scope: Scope;
-  start(spec: Partial<ContainerSpec> & Pick<ContainerSpec, 'command'>): Container;
-  /** A peer for each of the pod's addresses. */
-  frr(): Promise<BfdPeer>;
-}
-
-/** The environments of its containers. */
-interface Environment {
-  init: Record<string, string>;
-  bfd: Record<string, string>;
-}
-
-/** A pod of the variant whose init container has run. */
-async function initialised(
-  t: Test,
-  variant: Variant,
-  env: Environment = { init: INIT_ENV, bfd: BFD_ENV },
-): Promise<Pod> {
-  const scope = scopeOf(t);
-  const net = topology(scope, { cniRoutes: true });
-  const base = scope.directory('volumes');
-  const volume = (name: string): string => {
-    const directory = join(base, name);
-    mkdirSync(directory);
-    chmodSync(directory, 0o777);
-    return directory;
-  };
-  const volumes: Record<string, string> = { '/usr/local/sbin': volume('sbin') };
-  if (variant === 'B') volumes['/var/run/kube-ovn/bfdd-supervisor'] = volume('state');
-  const families = env === DUAL ? ([4, 6] as const) : ([4] as const);
-  const sessions = families.map((f) => ({ local: ADDRESS.bfdPort[f], remote: ADDRESS.gatewayInternal[f] }));
-  const pod: Pod = {
-    ...net,
-    scope,
-    start(spec) {
-      const security = { capabilities: CAPABILITIES.bfd };
-      const container = Container.start(scope, net.gateway, { security, volumes, env: env.bfd, ...spec });
-      t.teardown(() => {
-        if (!t.passing()) t.comment(container.log().slice(-5000));
-        container.remove();
-      });
-      return container;
-    },
-    frr: () => startFrr(scope, net.router, { sessions }),
-  };
-  const init = pod.start({ command: initCommand(variant), env: env.init, security: 'privileged' });
-  const { code, log } = await init.ended();
-  t.equal(code, 0, `the init container: ${log}`);
-  return pod;
-}
-
-/** The container of variant B, with the limits of 1.15.23 and later. */
-const supervisor = (pod: Pod): Container => pod.start({ command: BFD_COMMAND.B, memory: 64, cpu: 300 });
 
 const slowest = (times: number[]): string => `${Math.max(...times).toFixed(0)} ms`;
 
@@ -142,37 +85,6 @@ t.test('variant B: probes at their times, limits, Kube-OVN’s own assertions, a
   t.equal((await container.ended()).code, 0);
 });
 
-t.test('variant B: sessions that somebody took away come back without a restart', async (t) => {
-  const pod = await initialised(t, 'B');
-  const frr = await pod.frr();
-  const container = supervisor(pod);
-  const status = () => {
-    const { code, stdout } = container.exec(BFD_COMMAND.B[0], 'status');
-    return code === 0 ? JSON.parse(stdout) : undefined;
-  };
-  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
-  const { pid } = container;
-  t.equal(container.exec(...TAKE_SESSIONS_AWAY).code, 0);
-  await until(() => container.exec(...PROBE.status).stdout.startsWith('There are 0 sessions:'), {
-    what: 'no session',
-  });
-  await until(() => container.exec(...PROBE.ready).code !== 0, { what: 'no longer ready' });
-  await until(
-    () => {
-      const now = status();
-      t.ok(now.Live, 'live all the time');
-      return now.Sessions.some(
-        (session: { Attempts: number; LastAction: string }) =>
-          session.Attempts > 0 && session.LastAction === 'ReplayConfiguration',
-      );
-    },
-    { what: 'the configuration is replayed', timeoutMs: 120_000, everyMs: 2000 },
-  );
-  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'Up again', timeoutMs: 30_000 });
-  await peerUp(frr);
-  t.equal(container.pid, pid);
-});
-
 t.test('variant A: the startup probe succeeds at its one call, on 200m and 50 MiB', async (t) => {
   const pod = await initialised(t, 'A');
   const frr = await pod.frr();
@@ -197,26 +109,6 @@ t.test('variant A: the startup probe succeeds at its one call, on 200m and 50 Mi
   const { charged, anonymous, peak } = container.memory;
   t.comment(`memory: ${anonymous} MiB anonymous, ${charged} charged, peak ${peak} of 50`);
   t.ok(idle.running, 'the gateway container beside it, which sleeps');
-});
-
-t.test('variant A: without sessions it is started again by its liveness probe', async (t) => {
-  const pod = await initialised(t, 'A');
-  const frr = await pod.frr();
-  const container = pod.start({ command: BFD_COMMAND.A, memory: 50, cpu: 200 });
-  const up = () =>
-    until(() => allPeersUp(container.exec(...PROBE.status).stdout, PEERS), { what: 'Up', timeoutMs: 30_000 });
-  await up();
-  t.equal(container.exec(...TAKE_SESSIONS_AWAY).code, 0);
-  for (let failures = 0; failures < 3; failures++) {
-    const { code, stderr } = container.exec(...PROBE.healthcheck);
-    t.match({ code, stderr }, { code: 1, stderr: /^There are 0 sessions:/ });
-    await sleep(5000);
-  }
-  container.restart();
-  await sleep(1000);
-  t.equal(container.exec(...PROBE.prestart).code, 0);
-  await up();
-  await peerUp(frr);
 });
 
 t.test('both families: sessions, rules, and the way that forwarded packets take', async (t) => {

@@ -4,7 +4,10 @@
 #   setup.sh lab    and what the lab's namespaces need
 #   setup.sh frr    and FRR, for the lab's --peer frr
 #   setup.sh ovn    and OVN and Open vSwitch instead
-#   setup.sh live   and what the live tests need: all of it
+#   setup.sh live   and what the live tests need
+#   setup.sh build  what building the image needs
+#   setup.sh image  and what testing it in containers needs
+#   setup.sh all    all of it
 # Says what it does on stderr, and nothing when all is there.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -23,16 +26,19 @@ tools='conntrack:conntrack nft:nftables tcpdump:tcpdump traceroute:traceroute se
 # Ubuntu has Chromium as a snap only: there test/live/page.test.ts asks for a browser to be installed by hand.
 browser='chromium-headless-shell:chromium-headless-shell'
 grep -qs '^ID=ubuntu' /etc/os-release && browser=''
-image='mmdebstrap:mmdebstrap buildah:buildah setcap:libcap2-bin strip:binutils'
+live="$lab $frr $ovn $tools bird:bird2 promtool:prometheus $browser"
+build='mmdebstrap:mmdebstrap buildah:buildah setcap:libcap2-bin strip:binutils'
+image="$lab $frr $tools $build podman:podman runc:runc"
 case ${1:-} in
   unit) wanted='' ;;
   lab) wanted=$lab ;;
   frr) wanted="$lab $frr" ;;
-  live) wanted="$lab $frr $ovn $tools bird:bird2 promtool:prometheus $browser" ;;
   ovn) wanted="$lab $ovn" ;;
+  live) wanted=$live ;;
+  build) wanted=$build ;;
   image) wanted=$image ;;
-  containers) wanted="$lab $frr $ovn $tools $image podman:podman runc:runc" ;;
-  *) die 'usage: setup.sh unit|lab|frr|live|ovn|image|containers' ;;
+  all) wanted="$live $image" ;;
+  *) die 'usage: setup.sh unit|lab|frr|ovn|live|build|image|all' ;;
 esac
 
 packages() { # the packages of $wanted that are not there

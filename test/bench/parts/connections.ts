@@ -50,17 +50,21 @@ function wire(scope: Scope, client: Namespace, server: Namespace, i: number): Na
     addr add 10.100.${i}.1/24 dev g${i}
     route add 198.18.${i}.0/24 via 10.100.${i}.12 src ${SOURCE}
     route add 172.20.${i}.0/24 via 10.100.${i}.12 src ${SOURCE}`);
-  server.ip(`addr add 172.20.${i}.1/24 dev g${i}`);
+  server.ip(`
+    addr add 172.20.${i}.1/24 dev g${i}
+    route add 10.200.${i}.0/24 via 172.20.${i}.11`);
   return ns;
 }
 
 /** Lets `veg-agent apply` program a gateway. */
 function programByAgent(scope: Scope, { kind, size, ns, i }: Gateway): void {
   const forwarded = { name: 'direct', snat: false, ipBlocks: blocks(size) };
-  // Each with a destination of its own, so that no two are the same to the kernel; the client is in the last.
+  // Each with a destination and an address of its own, so that no two are the same to the kernel; the client is in
+  // the last.
   const policies = Array.from({ length: size }, (_, n) => ({
     ...{ name: `p${n}`, snat: true, ipBlocks: [n === size - 1 ? `${SOURCE}/32` : block(n)] },
     destinationCIDRs: ['198.18.0.0/15', '172.16.0.0/12', `203.0.${n >> 8}.${n & 0xff}/32`],
+    egressIP: { address: [`10.200.${i}.${1 + (n % 250)}`], announce: false },
   }));
   const policy = new PolicyDirectory(scope);
   const document = {
@@ -222,7 +226,7 @@ export const part: Part = async (context) => {
           'p99',
         ],
         rows,
-        note: `One core sends single packets and carries them through three namespaces (client, gateway, server); ${none.fresh.length} rounds, each through every gateway in turn; “against none” is the median of the ratios within a round to veg-agent without a block. Every source is translated, so that it passes all the rules. A policy has a block and destinations of its own. At least ${Math.floor(Math.min(...gateways.map((g) => median(g.tracked))) * 100)} % of the connections sent stood in the table afterwards.`,
+        note: `One core sends single packets and carries them through three namespaces (client, gateway, server); ${none.fresh.length} rounds, each through every gateway in turn; “against none” is the median of the ratios within a round to veg-agent without a block. Every source is translated, so that it passes all the rules. A policy has a block, destinations and one of 250 egress addresses of its own. At least ${Math.floor(Math.min(...gateways.map((g) => median(g.tracked))) * 100)} % of the connections sent stood in the table afterwards.`,
       },
     ],
     panels: [
