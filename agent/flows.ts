@@ -96,6 +96,8 @@ export class FlowCleaner {
 
   async #run(): Promise<void> {
     this.#running = true;
+    // What waits to be told that the rules are there is told first: reading them again takes a while.
+    await turn();
     for (let plan = this.#next; plan !== undefined; plan = this.#next) {
       this.#next = undefined;
       const sides = plan.routing.flatMap(({ internal, external }) => [internal, external]);

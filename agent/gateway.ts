@@ -68,7 +68,9 @@ export class Gateway {
   #look: Look | undefined;
   #fingerprint: string | undefined;
   /** Somebody, the agent or another, has changed nf_tables since the last look began. */
-  #touched = true;
+  #natTouched = true;
+  /** Somebody else has changed a link, an address, a route or a rule since. */
+  #routingTouched = true;
   /** Who netlink says changed something last. */
   #lastWriter: string | undefined;
   #failureTold = '';
@@ -130,7 +132,8 @@ export class Gateway {
     }
     // The sessions hear of a lost link before a reconcile has found out what else is gone with it.
     if (object === 'link' || object === 'address' || object === 'overrun') this.#parts.uplink.look();
-    if (object === 'netfilter' || object === 'overrun') this.#touched = true;
+    if (object === 'netfilter' || object === 'overrun') this.#natTouched = true;
+    if (object !== 'netfilter') this.#routingTouched = true;
     this.#loop.request(object);
   }
 
@@ -212,17 +215,21 @@ export class Gateway {
   async #observe(policy: Policy, trigger: Trigger): Promise<Look> {
     const { kernels, view } = this.#parts;
     const before = this.#look && kernels.fingerprint(this.#look);
-    const known = !this.#touched && before !== undefined && before === this.#fingerprint;
-    this.#touched = false;
-    const look = await this.#reconciler.look(policy, known && trigger === 'policy');
+    const settled = trigger === 'policy' && before !== undefined && before === this.#fingerprint;
+    const unchanged = {
+      routing: settled && !this.#routingTouched,
+      nat: settled && !this.#natTouched,
+    };
+    [this.#routingTouched, this.#natTouched] = [false, false];
+    const look = await this.#reconciler.look(policy, unchanged);
     const { families, interfaces } = look.plan;
     const backends = [...new Set([look.backend[4], look.backend[6]])].filter(Boolean);
     this.#tellNotes(look.notes);
     Object.assign(view.kernel, { families, interfaces, notes: look.notes });
     if (backends.length > 0) view.kernel.backend = backends.join(', ');
     // What is changed now is looked at once more.
-    const settled = countChanges(look.changes) === 0 && isDeepStrictEqual(look.wishes, this.#look?.wishes);
-    this.#fingerprint = settled ? before : undefined;
+    const quiet = countChanges(look.changes) === 0 && isDeepStrictEqual(look.wishes, this.#look?.wishes);
+    this.#fingerprint = quiet ? before : undefined;
     this.#look = look;
     return look;
   }

@@ -2,19 +2,19 @@
  * One reconcile: observe the kernel, compare with the plan, apply the difference. Holds no state but what it
  * needs to tell drift from change; loop.ts decides when, process.ts what to make of it.
  */
-
+import { isDeepStrictEqual } from 'node:util';
 import { desiredNat } from '../nat/desired.ts';
 import { diffNat, type NatStep } from '../nat/diff.ts';
 import type { NatKernel, ObservedNat } from '../nat/kernel.ts';
 import { commandLines, isRuleStep } from '../nat/render.ts';
 import type { NatState } from '../nat/state.ts';
 import { type AddressStep, diffAddresses, type VirtualAddress } from '../routing/addresses.ts';
-import { desiredRouting } from '../routing/desired.ts';
+import { type DesiredRouting, desiredRouting } from '../routing/desired.ts';
 import { diffRouting, type RoutingStep } from '../routing/diff.ts';
 import type { RoutingKernel } from '../routing/kernel.ts';
 import { type Address, FAMILIES, type Family } from '../routing/prefix.ts';
 import { renderStep } from '../routing/render.ts';
-import type { Link } from '../routing/state.ts';
+import type { Link, RoutingState } from '../routing/state.ts';
 import type { Trigger } from './cadence.ts';
 import type { Facts, InterfaceFlags } from './interfaces.ts';
 import { makePlan, type Plan } from './plan.ts';
@@ -45,6 +45,12 @@ export interface Look {
   origins: ReadonlyMap<Address, Origin>;
 }
 
+/** Of what nobody has said since the last look that it changed. What was found then counts, if it was right. */
+export interface Unchanged {
+  routing: boolean;
+  nat: boolean;
+}
+
 /** How a run ended, for status and metrics. */
 export interface ReconcileResult {
   /** When it started, Unix milliseconds. */
@@ -62,6 +68,17 @@ export interface Kernels {
   sysctls: Sysctls;
   claims: Pick<Claims, 'ask' | 'notes' | 'settled' | 'announce' | 'withdraw'>;
   facts(observed: Awaited<ReturnType<RoutingKernel['observe']>>): Promise<Facts>;
+}
+
+/** A plan, and what follows from it alone. */
+interface Planned {
+  policy: Policy;
+  facts: Facts;
+  plan: Plan;
+  nat: NatState;
+  routing: DesiredRouting;
+  /** What is asked of routing and nat in each family, as text. */
+  texts: Record<Family, string>;
 }
 
 /** The number of steps. */
@@ -139,6 +156,8 @@ export class Reconciler {
   #previousNat: NatState | undefined;
   /** What was there when nothing was to do, and what had been asked; undefined when something was done since. */
   #settledNat: { observed: ObservedNat; asked: string } | undefined;
+  #settledRouting: RoutingState | undefined;
+  #planned: Planned | undefined;
 
   constructor(kernels: Kernels, flags: InterfaceFlags) {
     this.#kernels = kernels;
@@ -154,20 +173,19 @@ export class Reconciler {
 
   /**
    * Observes and compares; changes nothing. Throws when the kernel cannot be observed.
-   * @param unchanged nobody has changed translation since the last look: what that found counts, if it was as it
-   *   should be. Reading it again takes most of the time of a small change.
+   * @param unchanged what need not be read again: reading takes most of the time of a small change
    */
-  async look(policy: Policy, unchanged = false): Promise<Look> {
+  async look(policy: Policy, unchanged: Unchanged = { routing: false, nat: false }): Promise<Look> {
     const { routing, nat, sysctls, claims } = this.#kernels;
-    const observedRouting = await routing.observe();
-    const facts = await this.#kernels.facts(observedRouting);
-    const plan = makePlan(policy, facts, this.#flags);
+    const observedRouting = (unchanged.routing && this.#settledRouting) || (await routing.observe());
+    const planned = this.#planFor(policy, await this.#kernels.facts(observedRouting));
+    const plan = { ...planned.plan };
     const programmed = plan.families
       .filter(({ state }) => state === 'programmed')
       .map(({ family }) => family);
-    const wantedNat = desiredNat(plan.nat);
+    const wantedNat = planned.nat;
     const asked = JSON.stringify([programmed, wantedNat.ports !== undefined]);
-    const known = unchanged && this.#settledNat?.asked === asked ? this.#settledNat.observed : undefined;
+    const known = unchanged.nat && this.#settledNat?.asked === asked ? this.#settledNat.observed : undefined;
     let observedNat = known ?? (await nat.observe(programmed, wantedNat.ports !== undefined));
     let natSteps = diffNat(observedNat, wantedNat, this.#previousNat);
     // A rule that moves takes its counters along, and those have been going on.
@@ -190,14 +208,10 @@ export class Reconciler {
     const isPending = ({ address }: VirtualAddress) => origins.has(address) && !free.has(address);
     const wishes: Look['wishes'] = {};
     for (const family of FAMILIES) {
-      const ofFamily = (part: { family: Family }) => part.family === family;
-      const wish = JSON.stringify([
-        plan.routing.filter(ofFamily),
-        plan.nat.filter(ofFamily),
-        // An address is wished for when it is known that it can be had.
-        plan.addresses.filter((address) => ofFamily(address) && !isPending(address)),
-      ]);
-      if (!blocked.has(family)) wishes[family] = wish;
+      if (blocked.has(family)) continue;
+      // An address is wished for when it is known that it can be had.
+      const held = plan.addresses.filter((address) => address.family === family && !isPending(address));
+      wishes[family] = planned.texts[family] + JSON.stringify(held);
     }
     // The gateway forwards nothing in a family whose forwarding is off and cannot be turned on from here.
     plan.families = plan.families.map((status) => {
@@ -208,23 +222,38 @@ export class Reconciler {
       // What is no longer ours goes first; what becomes ours comes when everything behind it is there.
       routing: [
         ...addresses.filter(({ kind }) => kind === 'delAddress'),
-        ...diffRouting(observedRouting, desiredRouting(plan.routing)).filter(
-          (step) => !blocked.has(routingFamily(step)),
-        ),
+        ...diffRouting(observedRouting, planned.routing).filter((step) => !blocked.has(routingFamily(step))),
         ...addresses.filter(({ kind, address }) => kind === 'addAddress' && !isPending(address)),
       ],
       nat: natSteps.filter((step) => !blocked.has(step.family)),
       sysctl: sysctl.steps,
     };
+    this.#settledRouting = changes.routing.length === 0 ? observedRouting : undefined;
     return {
       plan,
       changes,
       desiredNat: wantedNat,
       wishes,
       backend: observedNat.backend,
-      notes: [...plan.notes, ...facts.notes, ...sysctl.notes, ...claims.notes()],
+      notes: [...plan.notes, ...planned.facts.notes, ...sysctl.notes, ...claims.notes()],
       origins,
     };
+  }
+
+  /** The plan of a policy for these facts: made once, it costs as much as the policy is long. */
+  #planFor(policy: Policy, facts: Facts): Planned {
+    const last = this.#planned;
+    if (last?.policy === policy && isDeepStrictEqual(last.facts, facts)) return last;
+    const plan = makePlan(policy, facts, this.#flags);
+    const textOf = (family: Family): string => {
+      const ofFamily = (part: { family: Family }) => part.family === family;
+      return JSON.stringify([plan.routing.filter(ofFamily), plan.nat.filter(ofFamily)]);
+    };
+    this.#planned = {
+      ...{ policy, facts, plan, nat: desiredNat(plan.nat), routing: desiredRouting(plan.routing) },
+      texts: { 4: textOf(4), 6: textOf(6) },
+    };
+    return this.#planned;
   }
 
   /**

@@ -193,11 +193,12 @@ export function createNatKernel({
     return choice;
   }
 
-  async function observeSets(needed: boolean): Promise<Map<string, AddressSet>> {
+  /** The sets, or why this kernel or image has none. */
+  async function observeSets(): Promise<Map<string, AddressSet> | NatError> {
     try {
       return parseSets(await run('ipset', ['save'], { timeoutMs: RESTORE_TIMEOUT }));
     } catch (error) {
-      if (!needed && isKind(error, 'not-installed', 'unsupported')) return new Map();
+      if (error instanceof NatError && isKind(error, 'not-installed', 'unsupported')) return error;
       throw error;
     }
   }
@@ -224,18 +225,24 @@ export function createNatKernel({
 
   return {
     async observe(required, needsPorts = false) {
-      const state: ObservedNat = { tables: { 4: new Map(), 6: new Map() }, sets: new Map(), backend: {} };
-      for (const family of FAMILIES) {
+      const tablesOf = async (family: Family): Promise<{ backend?: Backend; tables: Tables }> => {
         try {
           const { backend, tables } = await backendOf(family);
-          state.tables[family] = tables ?? (await save(family, backend));
-          state.backend[family] = backend;
+          return { backend, tables: tables ?? (await save(family, backend)) };
         } catch (error) {
           if (required.includes(family) || !isKind(error, 'not-installed', 'unsupported')) throw error;
+          return { tables: new Map() };
         }
-      }
-      const matched = FAMILIES.flatMap((family) => allRules(state.tables[family]).flatMap(setsOf));
-      state.sets = await observeSets(matched.some(isOwnedName));
+      };
+      // Three programs side by side take as long as the slowest of them.
+      const [ip4, ip6, found] = await Promise.all([tablesOf(4), tablesOf(6), observeSets()]);
+      const matched = [ip4, ip6].flatMap(({ tables }) => allRules(tables).flatMap(setsOf));
+      if (found instanceof Error && matched.some(isOwnedName)) throw found;
+      const state: ObservedNat = {
+        tables: { 4: ip4.tables, 6: ip6.tables },
+        sets: found instanceof Error ? new Map() : found,
+        backend: { ...(ip4.backend && { 4: ip4.backend }), ...(ip6.backend && { 6: ip6.backend }) },
+      };
       if (ports !== undefined) state.ports = await ports.observe(needsPorts);
       return state;
     },

@@ -38,9 +38,24 @@ const PREFIX_4 = new RegExp(`^${OCTET}(?:\\.${OCTET}){3}/(?:3[0-2]|[12]?[0-9])$`
 /** Without dotted decimal, which has forms of its own. */
 const HOST_6 = /^[0-9A-Fa-f:]{2,39}(?:\/128)?$/;
 
+const DOT = 0x2e;
+const ZERO = 0x30;
+
 /** A canonical IPv4 address as a number. */
-const number4 = (value: string): number =>
-  value.split('.').reduce((sum, octet) => sum * 256 + Number(octet), 0);
+function number4(value: string): number {
+  let number = 0;
+  let octet = 0;
+  for (let i = 0; i < value.length; i++) {
+    const code = value.charCodeAt(i);
+    if (code === DOT) {
+      number = number * 256 + octet;
+      octet = 0;
+    } else {
+      octet = octet * 10 + code - ZERO;
+    }
+  }
+  return number * 256 + octet;
+}
 
 /** An IPv4 address from its number. */
 const text4 = (value: number): Address =>
@@ -117,7 +132,10 @@ export function addressNumber(value: Address): bigint {
 
 /** The address as 4 or 16 octets in network order. */
 export function addressBytes(value: Address): Uint8Array {
-  if (familyOf(value) === 4) return Uint8Array.from(value.split('.'), Number);
+  if (familyOf(value) === 4) {
+    const number = number4(value);
+    return Uint8Array.of(number >>> 24, number >>> 16, number >>> 8, number);
+  }
   const bytes = new Address6(value).toByteArray();
   const out = new Uint8Array(16);
   out.set(bytes, out.length - bytes.length);
@@ -126,7 +144,7 @@ export function addressBytes(value: Address): Uint8Array {
 
 /** The address in 4 or 16 octets in network order. Throws `RangeError` for another length. */
 export function addressFromBytes(bytes: Uint8Array): Address {
-  if (bytes.length === 4) return bytes.join('.') as Address;
+  if (bytes.length === 4) return `${bytes[0]}.${bytes[1]}.${bytes[2]}.${bytes[3]}` as Address;
   if (bytes.length !== 16) throw new RangeError(`an address has 4 or 16 octets, not ${bytes.length}`);
   return Address6.fromUnsignedByteArray([...bytes]).correctForm() as Address;
 }

@@ -65,7 +65,8 @@ const MAX_VALUES = 1_000_000;
 /** What is wrong in the first lines makes the rest of a file look wrong too. */
 const MAX_SYNTAX_ERRORS = 20;
 
-const TOO_LARGE = 'the policy is too large from here on for the memory that there is; give the pod more';
+const TOO_LARGE =
+  'the policy is too large from here on: use fewer policies, or give the pod more memory, up to 512 MiB';
 
 /** Why a file is not read further. */
 class Refused extends Error {

@@ -19,6 +19,10 @@ const LOOP_BLOCKS = 2000;
 const LAST_BLOCKS = 250;
 /** A change has so long, ms. */
 const PATIENCE = 60_000;
+/** Before each change of one block the agent has so long to look at what the one before came to, ms. */
+const REST = 300;
+/** So often it is asked whether it has done its work, ms: each answer takes some of its time. */
+const ASK_EVERY = 8;
 /** Two rules a block. */
 const CALLS = 2;
 
@@ -61,7 +65,7 @@ export async function change(run: Run, list: string[]): Promise<number> {
     if (performance.now() - began > PATIENCE) {
       throw new Error(`not in the kernel: ${status?.policy.errors[0] ?? last?.error ?? 'no answer'}`);
     }
-    await sleep(4);
+    await sleep(ASK_EVERY);
   }
 }
 
@@ -180,6 +184,7 @@ async function measureSize(
       ...base.slice(1),
       block(i % 2 === 0 ? 200_000 : 0, (rounds - 1) % 2).replace('10.', i % 2 === 0 ? '11.' : '10.'),
     ];
+    await sleep(REST);
     size.one.push(await change(run, list));
     if (i === 0) verify(gateway, list);
   });
@@ -245,6 +250,7 @@ export const part: Part = async (context) => {
       const wall: number[] = [];
       const before = treeCpu(agent.daemon.pid);
       for (let i = 0; i < pick(size.blocks >= 100_000 ? 5 : 20, 3); i++) {
+        await sleep(REST / 3);
         const began = performance.now();
         const reply = await agent.ask('POST', '/v1/reconcile', '', PATIENCE);
         if (reply.status !== 200) throw new Error(`reconcile: ${reply.body}`);
@@ -294,6 +300,7 @@ export const part: Part = async (context) => {
           p(s.one, 'p99'),
           Math.max(...s.one),
         ]),
+        note: `Each ${REST} ms after the one before had come to its end.`,
       },
       {
         title: 'A reconcile that finds nothing to do',
