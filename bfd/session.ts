@@ -486,5 +486,8 @@ function nextKnock(s: Session, now: number): number {
     return Math.min(silent, s.staleOverdueAt);
   }
   if (s.detectionTime === 0) return NEVER;
-  return Math.max(s.lastReceive, s.lastKnock) + overdueAfter(s.detectionTime / s.remoteDetectMult);
+  const interval = s.detectionTime / s.remoteDetectMult;
+  const overdue = Math.max(s.lastReceive, s.lastKnock) + overdueAfter(interval);
+  // A packet that goes out soon afterwards takes the knock along: most often the peer is heard before.
+  return s.transmitAt > overdue && s.transmitAt < overdue + interval ? s.transmitAt : overdue;
 }

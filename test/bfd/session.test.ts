@@ -200,7 +200,8 @@ t.test('6.8.4 expiry in Up: Down with diag 1, told once, RemoteDiscr forgotten',
   s.take();
   s.pass(2000);
   t.strictSame(s.take(), ['500 send Down(1) my=11 your=99 tx=1000 rx=100 x5 P', '500 Up → Down (1) timeout']);
-  t.strictSame(s.knocks, [125, 250, 375, 500, 1500]);
+  // Each with the next packet after 1.25 intervals, then once a second.
+  t.strictSame(s.knocks, [150, 300, 450, 1450, 2450]);
   t.match(s.session, { remoteDiscr: 0, remoteSessionState: 'Down', remoteMinRx: 1, polling: false });
 });
 
