@@ -5,6 +5,7 @@
 import { Command, CommanderError, type OptionValues } from 'commander';
 import { VERSION } from '../bfd/version.ts';
 import {
+  EXIT,
   type Flags,
   GLOBAL_OPTIONS,
   KERNEL_OPTIONS,
@@ -17,17 +18,6 @@ import {
   UsageError,
   variableOf,
 } from './options.ts';
-
-/** What the exit code of a command says (docs/commands.md). */
-export const EXIT = {
-  ok: 0,
-  failed: 1,
-  usage: 2,
-  policyInvalid: 3,
-  changesPending: 4,
-  notReady: 5,
-  noneFound: 6,
-} as const;
 
 type OptionTable = Record<string, { value: string; help: string; fallback?: string }>;
 

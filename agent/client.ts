@@ -1,7 +1,6 @@
 /** The commands that talk to a running agent over its control socket. */
-import { EXIT } from './cli.ts';
 import { callControl, NoAgentError } from './control.ts';
-import type { Options } from './options.ts';
+import { EXIT, type Options } from './options.ts';
 import { type StatusDocument, statusText } from './status.ts';
 
 /** What an answer may take beyond the drain itself, ms. */

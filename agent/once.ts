@@ -1,7 +1,6 @@
 /** The commands that do one thing to policy files or the kernel and exit, without a daemon. */
-import { EXIT } from './cli.ts';
 import { createKernels } from './kernels.ts';
-import type { Options } from './options.ts';
+import { EXIT, type Options } from './options.ts';
 import { formatError } from './policy/load.ts';
 import type { Policy } from './policy/model.ts';
 import { changeLines, cleanupLines, countChanges, explain, type Look, Reconciler } from './reconcile.ts';

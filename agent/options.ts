@@ -1,6 +1,18 @@
 /**
  * The settings of the daemon: a flag, else its environment variable, else the default. Pure.
  */
+
+/** What the exit code of a command says (docs/commands.md). */
+export const EXIT = {
+  ok: 0,
+  failed: 1,
+  usage: 2,
+  policyInvalid: 3,
+  changesPending: 4,
+  notReady: 5,
+  noneFound: 6,
+} as const;
+
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 export type LogFormat = 'json' | 'pretty';

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { VERSION } from '../bfd/version.ts';
-import { EXIT } from './cli.ts';
+import { EXIT } from './options.ts';
 import { readDocuments } from './policy/documents.ts';
 import { formatError, loadPolicy } from './policy/load.ts';
 import type { PolicyFile } from './policy/model.ts';

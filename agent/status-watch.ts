@@ -3,8 +3,8 @@
  * its own, which is drawn over; elsewhere it is printed line after line. The agent may come and go.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { EXIT } from './cli.ts';
 import { callControl, NoAgentError } from './control.ts';
+import { EXIT } from './options.ts';
 import { type StatusDocument, statusText } from './status.ts';
 import { awayView, terminalView, type Watched } from './terminal.ts';
 import type { SourcesDocument } from './translations.ts';

@@ -1,7 +1,6 @@
 /** The command `veg-agent translations`: who was behind an external address at some time. */
-import { EXIT } from './cli.ts';
 import { callControl, NoAgentError } from './control.ts';
-import { LOOKUP_OPTIONS, type Options, UsageError } from './options.ts';
+import { EXIT, LOOKUP_OPTIONS, type Options, UsageError } from './options.ts';
 import {
   LookupError,
   parseLookup,
