@@ -81,7 +81,7 @@ export function readPolicy(location: string): PolicySource {
 /** Where the files of a policy directory are: what `..data` leads to, if there is one. */
 function dataDirectory(directory: string): string {
   try {
-    return fs.realpathSync(path.join(directory, DATA_LINK));
+    return fs.realpathSync.native(path.join(directory, DATA_LINK));
   } catch {
     return directory;
   }

@@ -98,8 +98,6 @@ interface Watched {
   origin: Origin | undefined;
   /** What is wrong with the link or its addresses. */
   linkProblem: string | undefined;
-  /** What the kernel found of the neighbours on the link. */
-  neighbours: ReadonlyMap<Address, Neighbour['state']>;
 }
 
 export class Uplink {
@@ -143,7 +141,6 @@ export class Uplink {
         sockets: new Map<Method, Prober>(),
         origin: undefined,
         linkProblem: undefined,
-        neighbours: new Map(),
       };
       return [{ ...kept, gateway, probes }];
     });
@@ -178,12 +175,13 @@ export class Uplink {
         reason: downReason(health, now) ?? null,
         seconds: Math.floor((now - health.since) / 1000),
       })),
-      probes: this.#watched.flatMap(({ probes, neighbours }) =>
-        probes.map(({ address, method, path: { state } }) => {
+      probes: this.#watched.flatMap(({ probes, origin }) => {
+        const neighbours = this.#neighbours(origin);
+        return probes.map(({ address, method, path: { state } }) => {
           const kernel = neighbours.get(address) ?? 'other';
           return { address, method, state, kernel: kernel === 'other' ? null : kernel };
-        }),
-      ),
+        });
+      }),
       notes: [...new Set([...this.#probeNotes(), ...this.#conntrackNotes()])],
     };
   }
@@ -249,7 +247,6 @@ export class Uplink {
         continue;
       }
       watched.linkProblem = undefined;
-      watched.neighbours = this.#neighbours(link.index);
       const source = localAddress(usableAddresses(facts, name, watched.family), watched.gateway);
       const origin: Origin = { ifindex: link.index, interface: name, mac: link.mac, source };
       if (JSON.stringify(origin) !== JSON.stringify(watched.origin)) {
@@ -259,10 +256,11 @@ export class Uplink {
     }
   }
 
-  /** What the kernel has found of the neighbours on a link. */
-  #neighbours(ifindex: number): Watched['neighbours'] {
+  /** What the kernel has found of the neighbours on the link where probes come from. */
+  #neighbours(origin: Origin | undefined): ReadonlyMap<Address, Neighbour['state']> {
+    if (origin === undefined) return new Map();
     try {
-      const found = this.#parts.netlink.dump(GET_NEIGHBOURS, neighbourDump(ifindex), parseNeighbour);
+      const found = this.#parts.netlink.dump(GET_NEIGHBOURS, neighbourDump(origin.ifindex), parseNeighbour);
       return new Map(found.map(({ address, state }) => [address, state]));
     } catch {
       return new Map();
