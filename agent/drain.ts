@@ -13,12 +13,12 @@ import { hasMoved, type Rates, ratesBetween, type Sample } from './moved.ts';
 import type { Look } from './reconcile.ts';
 
 /** How often is counted before a drain and during one, ms. */
-const USUAL_PERIOD = 30_000;
+const USUAL_PERIOD = 10_000;
 const DRAIN_PERIOD = 100;
 /** Reading how many flows began means two processes: not with every sample of a drain. */
 const FLOWS_EVERY = 5;
 /** What was usual: over so many samples before. */
-const USUAL_SAMPLES = 2;
+const USUAL_SAMPLES = 6;
 
 /** Packets forwarded in this namespace, both families, from /proc/net/snmp and /proc/net/snmp6. */
 export function forwardedPackets(snmp: string, snmp6: string): number {
