@@ -221,7 +221,11 @@ export class Gateway {
       nat: settled && !this.#natTouched,
     };
     [this.#routingTouched, this.#natTouched] = [false, false];
-    const look = await this.#reconciler.look(policy, unchanged);
+    const look = await this.#reconciler.look(policy, unchanged).catch((error: unknown) => {
+      // What was touched before has not been seen.
+      [this.#routingTouched, this.#natTouched] = [true, true];
+      throw error;
+    });
     const { families, interfaces } = look.plan;
     const backends = [...new Set([look.backend[4], look.backend[6]])].filter(Boolean);
     this.#tellNotes(look.notes);

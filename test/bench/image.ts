@@ -9,7 +9,7 @@
  * OPENBFDD names a directory with OpenBFDD's bfdd-beacon and bfdd-control; then they run in the same containers, to
  * compare with. The figures of a release are in docs/design/0006-image.md.
  */
-import { appendFileSync, chmodSync } from 'node:fs';
+import { chmodSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CAPABILITIES, Container, type ContainerSpec } from '../images/container.ts';
 import { BFD_COMMAND, BFD_ENV, INIT_ENV, initCommand, PROBE } from '../images/pod.ts';
@@ -17,19 +17,10 @@ import { BfdCapture } from '../support/capture.ts';
 import { must, type Namespace, run, Scope, until } from '../support/netns.ts';
 import { peerUp, startFrr } from '../support/peers.ts';
 import { type Topology, topology } from '../support/topology.ts';
-
-type Row = Record<string, string | number>;
+import { print, runNamed } from './program.ts';
 
 const IMAGE = process.env.VEG_IMAGE ?? 'localhost/veg-agent';
 const { OPENBFDD } = process.env;
-const out = process.argv.indexOf('--json');
-const jsonFile = out < 0 ? undefined : process.argv[out + 1];
-
-function print(benchmark: string, row: Row): void {
-  const text = Object.entries(row).map(([key, value]) => `${key} ${value}`);
-  process.stdout.write(`${benchmark}: ${text.join(', ')}\n`);
-  if (jsonFile) appendFileSync(jsonFile, `${JSON.stringify({ benchmark, ...row })}\n`);
-}
 
 /** `min/median/max`. */
 function spread(values: number[]): string {
@@ -226,13 +217,8 @@ async function memory(): Promise<void> {
   }
 }
 
-const benchmarks: Record<string, (n: number) => Promise<void>> = { size, start, memory };
-const words = process.argv.slice(2, out < 0 ? undefined : out);
-for (const [i, word] of words.entries()) {
-  const benchmark = benchmarks[word];
-  if (benchmark === undefined) {
-    if (i > 0 && /^\d+$/.test(word)) continue;
-    throw new Error(`unknown: ${word}; there are ${Object.keys(benchmarks).join(', ')}`);
-  }
-  await benchmark(Number(words[i + 1]) || 5);
-}
+await runNamed({
+  size: { run: size, n: 1 },
+  start: { run: start, n: 5 },
+  memory: { run: memory, n: 1 },
+});

@@ -10,10 +10,9 @@
  *
  * Each makes an OVN of its own. The figures of a release are in docs/design/0003-ovn.md.
  */
-import { appendFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Failover, failover, now, Streams } from '../support/failover.ts';
-import { Scope, until } from '../support/netns.ts';
+import { type Scope, until } from '../support/netns.ts';
 import {
   type AgentPod,
   type GatewayPod,
@@ -25,17 +24,10 @@ import {
 } from '../support/ovn.ts';
 import { peerUp } from '../support/peers.ts';
 import { startEchoServer, Traffic } from '../support/traffic.ts';
+import { inScope } from './context.ts';
+import { print, runNamed } from './program.ts';
 
 type Row = Record<string, string | number | undefined>;
-
-const out = process.argv.indexOf('--json');
-const jsonFile = out < 0 ? undefined : process.argv[out + 1];
-
-function print(benchmark: string, row: Row): void {
-  const text = Object.entries(row).map(([key, value]) => `${key} ${value ?? '–'}`);
-  process.stdout.write(`${benchmark}: ${text.join(', ')}\n`);
-  if (jsonFile) appendFileSync(jsonFile, `${JSON.stringify({ benchmark, ...row })}\n`);
-}
 
 const round = (value: number) => Math.round(value * 10) / 10;
 /** `min/median/max`. */
@@ -46,17 +38,8 @@ function spread(values: number[]): string {
     .join('/');
 }
 
-async function withOvn(options: OvnOptions, act: (ovn: Ovn, scope: Scope) => Promise<void>): Promise<void> {
-  const scope = new Scope();
-  try {
-    await act(await Ovn.start(scope, options), scope);
-  } catch (error) {
-    process.stderr.write(`${scope.logs()}\n`);
-    throw error;
-  } finally {
-    scope.dispose();
-  }
-}
+const withOvn = (options: OvnOptions, act: (ovn: Ovn, scope: Scope) => Promise<void>): Promise<void> =>
+  inScope(async (scope) => act(await Ovn.start(scope, options), scope));
 
 // Start ----------------------------------------------------------------------------------------------------
 
@@ -360,20 +343,10 @@ async function rolling(count: number): Promise<void> {
   }
 }
 
-const benchmarks: Record<string, { run: (n: number) => Promise<void>; n: number }> = {
+await runNamed({
   start: { run: start, n: 10 },
   failover: { run: failovers, n: 5 },
   rolling: { run: rolling, n: 3 },
   restarts: { run: restarts, n: 20 },
   soak: { run: soak, n: 10 },
-};
-const words = process.argv.slice(2, out < 0 ? undefined : out);
-for (const [i, word] of words.entries()) {
-  const benchmark = benchmarks[word];
-  if (benchmark === undefined) {
-    if (i > 0 && /^\d+$/.test(word)) continue;
-    throw new Error(`unknown: ${word}; there are ${Object.keys(benchmarks).join(', ')}`);
-  }
-  const n = Number(words[i + 1]);
-  await benchmark.run(n > 0 ? n : benchmark.n);
-}
+});
