@@ -33,7 +33,7 @@ const EFFECTS: Record<string, string> = {
     translations-metrics translations-output translations-worker watch`,
   'agent/page': 'client dom page style',
   'agent/uplink': 'claims probe uplink',
-  bfd: 'checkpoint control-socket daemon engine entry keys libc main priority transport version',
+  bfd: 'checkpoint control-socket daemon engine entry files keys libc main priority transport version',
   nat: 'fingerprint kernel port-kernel',
   'nat/conntrack': 'checkpoint reader store',
   routing: 'kernel',
