@@ -7,6 +7,7 @@ import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import type { Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
+import { failedSince } from './failures.ts';
 import { FlowCleaner } from './flows.ts';
 import type { OpenKernels } from './kernels.ts';
 import type { Logger } from './log.ts';
@@ -23,6 +24,7 @@ import {
   countObjects,
   explain,
   type Look,
+  listingFailure,
   Reconciler,
 } from './reconcile.ts';
 import type { LoadedPolicy } from './source.ts';
@@ -198,15 +200,16 @@ export class Gateway {
       // The kernel could not be looked at: nothing is known to be wrong, so sessions stay as they are.
       failed = error as Error;
     }
-    failed ??= failures[0]?.error;
-    const ok = failed === undefined;
+    const ok = failed === undefined && failures.length === 0;
+    const error = failed === undefined ? failures[0]?.message : explain(failed);
+    view.kernel.failed = failedSince(view.kernel.failed, failed ? [listingFailure(failed)] : failures, at);
     const durationMs = performance.now() - began;
     view.kernel.inSync = ok && view.kernel.families.every(({ state }) => state !== 'blocked');
-    view.kernel.last = { at, trigger, ok, changes, durationMs, ...(failed && { error: explain(failed) }) };
+    view.kernel.last = { at, trigger, ok, changes, durationMs, ...(error && { error }) };
     metrics.reconciled({ ok, trigger, durationMs });
     const blocked = view.kernel.families.filter(({ state }) => state === 'blocked');
     const reasons = blocked.map(({ family, reason }) => `IPv${family}: ${reason}`);
-    this.#tellFailure([...reasons, ...(failed ? [explain(failed)] : [])].join('; '), trigger);
+    this.#tellFailure([...reasons, ...view.kernel.failed.map(({ message }) => message)].join('; '), trigger);
     if (followed !== undefined) this.#flows.follow(followed);
     return { ok, repaired };
   }
@@ -244,7 +247,7 @@ export class Gateway {
     for (const { family, state, reason } of plan.families) {
       const failure = failures.find(({ families }) => families.includes(family));
       const ready = state === 'programmed' && failure === undefined;
-      programmed[family] = ready ? { ready } : notYet(reason ?? failure?.error.message);
+      programmed[family] = ready ? { ready } : notYet(reason ?? failure?.message);
       if (state !== 'blocked') {
         this.#peers[family] = plan.peers.filter(({ remote }) => familyOf(remote as Address) === family);
       }

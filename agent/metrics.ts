@@ -5,6 +5,7 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../bfd/intent.ts';
 import type { Trigger } from './cadence.ts';
+import { countFailed } from './failures.ts';
 import { addKubeOvnMetrics } from './kube-ovn-metrics.ts';
 import type { AgentView } from './status.ts';
 import type { Translations } from './translations.ts';
@@ -95,6 +96,18 @@ export class Metrics {
     gauge('veg_agent_kernel_in_sync', '1 while the kernel was last seen as the policy says.', () =>
       Number(view().kernel.inSync),
     );
+    new Gauge({
+      name: 'veg_agent_objects_failed',
+      help: 'Things that are not in the kernel as the policy says, by kind and by why.',
+      labelNames: ['object', 'reason'],
+      registers,
+      collect() {
+        this.reset();
+        for (const { object, reason, count } of countFailed(view().kernel.failed)) {
+          this.set({ object, reason }, count);
+        }
+      },
+    });
     new Gauge({
       name: 'veg_agent_uplink_up',
       help: '1 while the way out through this external gateway works.',

@@ -61,7 +61,7 @@ export async function apply(options: Options): Promise<number> {
     for (const note of look.notes) complain(`note: ${note}`);
     for (const line of changeLines(look.changes)) say(line);
     const failures = await reconciler.apply(look);
-    for (const { error } of failures) complain(explain(error));
+    for (const { message } of failures) complain(message);
     for (const obstacle of obstacles(look)) complain(obstacle);
     if (failures.length > 0 || obstacles(look).length > 0) return EXIT.failed;
     const left = await reconciler.look(policy);

@@ -59,7 +59,7 @@ const view: AgentView = {
   ...(POD_NAME && { pod: [POD_NAMESPACE, POD_NAME].filter(Boolean).join('/') }),
   startedAt: Date.now(),
   policy: { source: options.policyDir, valid: false, generation: 0, errors: [], warnings: [] },
-  kernel: { inSync: false, families: [], notes: [], driftRepaired: {} },
+  kernel: { inSync: false, families: [], notes: [], failed: [], driftRepaired: {} },
   bfdEnabled: false,
   draining: false,
   get uplink() {

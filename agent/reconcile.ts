@@ -5,17 +5,19 @@
 import { isDeepStrictEqual } from 'node:util';
 import { desiredNat } from '../nat/desired.ts';
 import { diffNat, type NatStep } from '../nat/diff.ts';
+import { NatError } from '../nat/errors.ts';
 import type { NatKernel, ObservedNat } from '../nat/kernel.ts';
 import { commandLines, isRuleStep } from '../nat/render.ts';
 import type { NatState } from '../nat/state.ts';
 import { type AddressStep, diffAddresses, type VirtualAddress } from '../routing/addresses.ts';
 import { type DesiredRouting, desiredRouting } from '../routing/desired.ts';
 import { diffRouting, type RoutingStep } from '../routing/diff.ts';
-import type { RoutingKernel } from '../routing/kernel.ts';
+import type { RoutingError, RoutingKernel } from '../routing/kernel.ts';
 import { type Address, FAMILIES, type Family } from '../routing/prefix.ts';
 import { renderStep } from '../routing/render.ts';
 import type { Link, RoutingState } from '../routing/state.ts';
 import type { Trigger } from './cadence.ts';
+import type { Failure, FailureReason } from './failures.ts';
 import type { Facts, InterfaceFlags } from './interfaces.ts';
 import { makePlan, type Plan } from './plan.ts';
 import type { Policy } from './policy/model.ts';
@@ -137,17 +139,52 @@ function originsOf(steps: readonly AddressStep[], plan: Plan, links: readonly Li
 const hasCounters = (step: NatStep): boolean => step.type === 'insert-rule' && step.rule.packets > 0;
 
 /** What could not be carried out, and the families that are not as the policy says because of it. */
-export interface ApplyFailure {
+export interface ApplyFailure extends Failure {
   families: readonly Family[];
-  error: Error;
 }
 
-/** Carries routing steps out. Throws one error that names the first failure and counts the others. */
-async function applyRouting(routing: RoutingKernel, steps: RoutingStep[]): Promise<void> {
-  const [first, ...others] = await routing.apply(steps);
-  if (first === undefined) return;
-  throw others.length === 0 ? first : new Error(`${first.message} (and ${others.length} more)`);
+/** What an errno says about why. */
+const ERRNO_REASONS: Record<string, FailureReason> = {
+  ...{ EPERM: 'not_permitted', EACCES: 'not_permitted', EROFS: 'not_permitted' },
+  ...{ ENETUNREACH: 'unreachable', EHOSTUNREACH: 'unreachable', ENETDOWN: 'unreachable' },
+  ...{ ENODEV: 'unreachable', EADDRINUSE: 'in_use', EBUSY: 'in_use', EEXIST: 'in_use' },
+  ...{ EINVAL: 'invalid', EADDRNOTAVAIL: 'invalid', ERANGE: 'invalid', EOPNOTSUPP: 'unsupported' },
+  ...{ ENOTSUP: 'unsupported', EAFNOSUPPORT: 'unsupported', ENOENT: 'unsupported' },
+};
+
+const reasonOf = (code: string | undefined): FailureReason => ERRNO_REASONS[code ?? ''] ?? 'failed';
+
+/** What a routing step is about, by its kind and its name. */
+function routingObject(step: RoutingStep): Pick<Failure, 'object' | 'name'> {
+  if ('address' in step) return { object: 'address', name: step.address.address };
+  return 'route' in step
+    ? { object: 'route', name: step.route.destination }
+    : { object: 'rule', name: `${step.rule.priority}` };
 }
+
+const routingFailure = (error: RoutingError): Failure => ({
+  ...routingObject(error.step),
+  family: routingFamily(error.step),
+  reason: reasonOf(error.code),
+  message: error.message,
+});
+
+const natReason = ({ kind }: NatError): FailureReason => kind.replace('-', '_') as FailureReason;
+
+/** The failure of steps of nat in a family. */
+const natFailure = (error: Error, family: Family, steps: readonly NatStep[]): Failure => ({
+  object: steps.some(isRuleStep) ? 'chain' : 'set',
+  family,
+  name: [...new Set(steps.flatMap((step) => (isRuleStep(step) ? [step.table] : [])))].join(', '),
+  reason: error instanceof NatError ? natReason(error) : 'failed',
+  message: explain(error),
+});
+
+/** The failure of a look. */
+export const listingFailure = (error: Error): Failure => ({
+  ...{ object: 'listing', name: 'kernel', message: explain(error) },
+  reason: error instanceof NatError ? natReason(error) : reasonOf((error as NodeJS.ErrnoException).code),
+});
 
 export class Reconciler {
   readonly #kernels: Kernels;
@@ -263,17 +300,13 @@ export class Reconciler {
    */
   async apply({ changes, desiredNat, origins }: Look): Promise<ApplyFailure[]> {
     const failures: ApplyFailure[] = [];
-    const attempt = async (families: readonly Family[], work: () => Promise<void>) => {
-      try {
-        await work();
-      } catch (error) {
-        failures.push({ families, error: error as Error });
-      }
-    };
     const { routing, nat, sysctls } = this.#kernels;
     for (const family of FAMILIES) {
       const steps = changes.nat.filter((step) => step.family === family);
-      if (steps.length > 0) await attempt([family], () => nat.apply(steps));
+      if (steps.length === 0) continue;
+      await nat.apply(steps).catch((error: Error) => {
+        failures.push({ families: [family], ...natFailure(error, family, steps) });
+      });
     }
     this.#previousNat = desiredNat;
     for (const family of FAMILIES) {
@@ -281,12 +314,18 @@ export class Reconciler {
       // Routes must not lead packets past a translation that is not there.
       const untranslated = failures.some(({ families }) => families.includes(family));
       if (steps.length > 0 && !untranslated) {
-        await attempt([family], () => applyRouting(routing, steps));
+        const refused = await routing.apply(steps);
+        failures.push(...refused.map((error) => ({ families: [family], ...routingFailure(error) })));
         this.#announce(steps, origins);
       }
     }
     if (changes.sysctl.length > 0 && failures.length === 0) {
-      await attempt(FAMILIES, () => sysctls.apply(changes.sysctl));
+      await sysctls.apply(changes.sysctl).catch((error: NodeJS.ErrnoException) => {
+        failures.push({
+          ...{ families: FAMILIES, object: 'sysctl', name: error.path ?? '' },
+          ...{ reason: reasonOf(error.code), message: error.message },
+        });
+      });
     }
     return failures;
   }
@@ -318,7 +357,8 @@ export class Reconciler {
   async cleanup(changes: Changes): Promise<void> {
     const { routing, nat, sysctls } = this.#kernels;
     await sysctls.apply(changes.sysctl);
-    await applyRouting(routing, changes.routing);
+    const [first] = await routing.apply(changes.routing);
+    if (first !== undefined) throw first;
     await nat.apply(changes.nat);
   }
 }

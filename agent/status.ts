@@ -6,6 +6,7 @@ import type { EngineReport, SessionReport } from '../bfd/intent.ts';
 import { PORTS, PORTS_WARN, type PortStatus } from '../nat/conntrack/ports.ts';
 import { sumVolumes } from '../nat/conntrack/totals.ts';
 import type { ConntrackUse } from './conntrack-table.ts';
+import type { FailedObject } from './failures.ts';
 import type { StateChange } from './history.ts';
 import type { FamilyStatus } from './plan.ts';
 import { formatError } from './policy/load.ts';
@@ -43,6 +44,8 @@ export interface KernelView {
   backend?: string;
   /** Things that work less well than they could: a sysctl that cannot be set, a family left out. */
   notes: string[];
+  /** What is not in the kernel as the policy says, or could not be looked at. */
+  failed: FailedObject[];
   last?: ReconcileResult;
   /** Things put back that somebody else had changed, by kind. */
   driftRepaired: Record<string, number>;
@@ -73,6 +76,9 @@ export interface AgentView {
   draining: boolean;
 }
 
+/** At most so many failed objects are named among the reasons; `kernel.failed` has them all. */
+const NAMED_FAILURES = 10;
+
 /** Why the gateway should get no traffic. Empty when it is ready. */
 export function notReady(view: AgentView): string[] {
   const reasons: string[] = [];
@@ -87,8 +93,12 @@ export function notReady(view: AgentView): string[] {
   if (policy.name !== undefined) {
     const blocked = kernel.families.filter(({ state }) => state === 'blocked');
     for (const { family, reason } of blocked) reasons.push(`IPv${family}: ${reason}`);
-    const error = kernel.last === undefined ? 'not reconciled yet' : kernel.last.error;
-    if (!kernel.inSync && error !== undefined) reasons.push(`kernel not in sync: ${error}`);
+    if (kernel.last === undefined) reasons.push('kernel not in sync: not reconciled yet');
+    for (const { message } of kernel.failed.slice(0, NAMED_FAILURES)) {
+      reasons.push(`kernel not in sync: ${message}`);
+    }
+    const more = kernel.failed.length - NAMED_FAILURES;
+    if (more > 0) reasons.push(`kernel not in sync: ${more} more objects have failed`);
     for (const { family, state, reason } of view.uplink?.families ?? []) {
       if (state === 'up' || blocked.some((other) => other.family === family)) continue;
       reasons.push(`IPv${family} uplink: ${reason ?? 'not probed yet'}`);
@@ -181,6 +191,9 @@ export function statusDocument(view: AgentView, now: number) {
       interfaces: kernel.interfaces ?? null,
       backend: kernel.backend ?? null,
       notes: kernel.notes,
+      failed: kernel.failed.map(({ object, family, name, reason, message, since }) => ({
+        ...{ object, family: family ?? null, name, reason, message, since: iso(since) },
+      })),
       lastReconcile:
         last === undefined
           ? null
@@ -307,6 +320,10 @@ export function statusText(status: StatusDocument, now: number, colours: boolean
   lines.push(
     `${strong('kernel')}   ${kernel.inSync ? good('in sync') : bad('not in sync')}${families && `, ${families}`}${kernel.interfaces === null ? '' : `, ${kernel.interfaces.internal} → ${kernel.interfaces.external}`}${kernel.backend === null ? '' : `, iptables ${kernel.backend}`}`,
   );
+  for (const { object, name, reason, since } of kernel.failed) {
+    const time = duration((now - Date.parse(since)) / 1000);
+    lines.push(`  ${bad(`${object} ${name}: ${reason}`)}, for ${time}`);
+  }
   for (const note of kernel.notes) lines.push(`  note: ${note}`);
   const last = kernel.lastReconcile;
   if (last !== null) {

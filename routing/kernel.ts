@@ -33,11 +33,14 @@ export interface RoutingNetlink {
 /** A step that the kernel refused. The message is the step as a command line, and the kernel's reason. */
 export class RoutingError extends Error {
   readonly step: RoutingStep;
+  /** The errno's name. */
+  readonly code: string;
 
-  constructor(step: RoutingStep, reason: string) {
+  constructor(step: RoutingStep, code: string, reason: string) {
     super(`${renderStep(step)}: ${reason}`);
     this.name = 'RoutingError';
     this.step = step;
+    this.code = code;
   }
 }
 
@@ -145,7 +148,7 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
       const possible = steps.filter((step) => {
         const dev = deviceOf(step);
         if ('rule' in step || step.kind.startsWith('del') || indexes.has(dev ?? '')) return true;
-        failures.push(new RoutingError(step, `there is no interface ${dev}`));
+        failures.push(new RoutingError(step, 'ENODEV', `there is no interface ${dev}`));
         return false;
       });
       const results = await netlink.transact(requestsFor(possible, indexes));
@@ -153,7 +156,7 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
         const error = results[i];
         if (error !== undefined && !DONE_ALREADY[step.kind].includes(error.code)) {
           const cause = error.code === 'EPERM' ? '; the container needs the capability NET_ADMIN' : '';
-          failures.push(new RoutingError(step, `${error.message}${cause}`));
+          failures.push(new RoutingError(step, error.code, `${error.message}${cause}`));
         }
       }
       return failures;

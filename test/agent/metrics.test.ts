@@ -14,7 +14,7 @@ const view: AgentView = {
     errors: [],
     warnings: [],
   },
-  kernel: { inSync: true, families: [], notes: [], driftRepaired: {} },
+  kernel: { inSync: true, families: [], notes: [], failed: [], driftRepaired: {} },
   bfdEnabled: true,
   bfd: {
     sessions: [

@@ -57,6 +57,7 @@ function healthy(): AgentView {
       interfaces: { internal: 'eth0', external: 'net1' },
       backend: 'nft',
       notes: [],
+      failed: [],
       last: { at: NOW - 5000, trigger: 'policy', ok: true, changes: 2, durationMs: 31 },
       driftRepaired: { rule: 2 },
     },
@@ -99,7 +100,7 @@ function fresh(): AgentView {
     version: '1.2.3',
     startedAt: NOW,
     policy: { source: '/p', valid: false, generation: 0, errors: [], warnings: [] },
-    kernel: { inSync: false, families: [], notes: [], driftRepaired: {} },
+    kernel: { inSync: false, families: [], notes: [], failed: [], driftRepaired: {} },
     bfdEnabled: false,
     draining: false,
   };
@@ -132,11 +133,35 @@ t.test('a blocked family and a failed reconcile say why', async (t) => {
     { family: 4, state: 'blocked', reason: 'the external interface net1 does not exist' },
   ];
   view.kernel.inSync = false;
-  view.kernel.last!.error = 'iptables-nft-save: not found';
+  view.kernel.failed = [
+    {
+      ...{ object: 'listing', name: 'kernel', reason: 'not_installed', since: NOW },
+      message: 'iptables-nft-save: not found',
+    },
+  ];
   t.strictSame(notReady(view), [
     'IPv4: the external interface net1 does not exist',
     'kernel not in sync: iptables-nft-save: not found',
   ]);
+});
+
+t.test('what has failed is told object by object, and how long already', async (t) => {
+  const view = healthy();
+  view.kernel.inSync = false;
+  view.kernel.failed = Array.from({ length: 12 }, (_, i) => ({
+    ...{ object: 'address', family: 4, name: `172.17.0.${i}`, reason: 'in_use', since: NOW - 61_000 },
+    message: `ip addr add 172.17.0.${i}/32 dev net1: another one holds it`,
+  }));
+  const reasons = notReady(view);
+  t.equal(reasons.length, 11);
+  t.equal(reasons[0], 'kernel not in sync: ip addr add 172.17.0.0/32 dev net1: another one holds it');
+  t.equal(reasons[10], 'kernel not in sync: 2 more objects have failed');
+  const status = statusDocument(view, NOW);
+  t.equal(status.kernel.failed.length, 12);
+  t.match(status.kernel.failed[3], { object: 'address', family: 4, name: '172.17.0.3', reason: 'in_use' });
+  t.equal(status.kernel.failed[3]!.since, new Date(NOW - 61_000).toISOString());
+  t.ok(validate(JSON.parse(JSON.stringify(status))), JSON.stringify(validate.errors));
+  t.match(statusText(status, NOW, false), /^ {2}address 172\.17\.0\.3: in_use, for 1m1s$/m);
 });
 
 t.test('the text names what a person looks for', async (t) => {

@@ -28,6 +28,7 @@ const view: AgentView = {
       inSync: true,
       families: [{ family: 4, state: 'programmed' }],
       notes: [],
+      failed: [],
       driftRepaired: { rule: 2 },
     },
     last: { at: NOW - 5000, trigger: 'policy', ok: true, changes: 2, durationMs: 31 },

@@ -31,6 +31,7 @@ const view = (more: Partial<AgentView> = {}): AgentView => ({
       { family: 6, state: 'programmed' },
     ],
     notes: [],
+    failed: [],
     last: { at: 0, trigger: 'start', ok: true, changes: 0, durationMs: 1 },
     driftRepaired: {},
   },
