@@ -183,8 +183,11 @@ t.test('nothing is asked of anybody else, and could not be', async (t) => {
 });
 
 t.test('a terminal shows the same, and Ctrl-C ends it', async (t) => {
-  await until(() => /web +translated +[1-9]/.test(frame()), { what: 'rates on the terminal' });
-  const text = frame();
+  // A frame is up to a second old: it may show the state before this test's.
+  const text = await until(
+    () => (/web +translated +[1-9]/.test(frame()) && /● ready/.test(frame()) ? frame() : undefined),
+    { what: 'a ready gateway and its rates on the terminal' },
+  );
   t.match(text, /^default\/gateway1 {2}● ready/);
   t.match(text, POD_NAME);
   t.match(text, /● Up .*10\.255\.255\.255/);
