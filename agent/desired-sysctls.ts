@@ -25,11 +25,13 @@ const CONNTRACK: readonly Sysctl[] = [
 /**
  * The settings. The kernel takes the larger of `all` and the interface's own rp_filter, so both must be 0:
  * packets from the VPC have sources whose way back the filter looks for in the main table, outside.
+ * The kernel's own ICMP errors (fragmentation needed, time exceeded) get the address of the interface that the
+ * packet came in by, which rule 1003 sends back into the VPC, whoever its sender is.
  * @param counting whether flows are counted in this pod
  */
 export function desiredSysctls(
   families: readonly Family[],
-  internalInterface: string,
+  { internal, external }: { internal: string; external: string },
   counting: boolean,
 ): Sysctl[] {
   const settings: Sysctl[] = [];
@@ -37,11 +39,23 @@ export function desiredSysctls(
     settings.push(
       { path: 'net/ipv4/ip_forward', value: '1', required: 4 },
       { path: 'net/ipv4/conf/all/rp_filter', value: '0' },
-      { path: `net/ipv4/conf/${internalInterface}/rp_filter`, value: '0' },
+      { path: `net/ipv4/conf/${internal}/rp_filter`, value: '0' },
+      {
+        path: 'net/ipv4/icmp_errors_use_inbound_ifaddr',
+        value: '1',
+        otherwise: 'sources that no policy names hear nothing of packets that are too big or go nowhere',
+      },
     );
   }
   if (families.includes(6)) {
-    settings.push({ path: 'net/ipv6/conf/all/forwarding', value: '1', required: 6 });
+    settings.push(
+      { path: 'net/ipv6/conf/all/forwarding', value: '1', required: 6 },
+      ...[internal, external].map((name) => ({
+        path: `net/ipv6/conf/${name}/use_oif_addrs_only`,
+        value: '1',
+        otherwise: 'packets may leave with an address of another interface while this one has none',
+      })),
+    );
   }
   if (counting) settings.push(...CONNTRACK);
   return settings;

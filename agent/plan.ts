@@ -122,7 +122,7 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
   const programmed = plan.families.filter(({ state }) => state === 'programmed');
   plan.sysctls = desiredSysctls(
     programmed.map(({ family }) => family),
-    internal,
+    { internal, external },
     counting,
   );
   return plan;

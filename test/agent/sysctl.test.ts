@@ -12,9 +12,16 @@ function fixture(t: Test, values: { forward?: string; all?: string; eth0?: strin
       net: {
         ipv4: {
           ip_forward: forward,
+          icmp_errors_use_inbound_ifaddr: '1\n',
           conf: { all: { rp_filter: all }, 'eth0.7': { rp_filter: eth0 } },
         },
-        ipv6: { conf: { all: { forwarding: v6 } } },
+        ipv6: {
+          conf: {
+            all: { forwarding: v6 },
+            'eth0.7': { use_oif_addrs_only: '1\n' },
+            net1: { use_oif_addrs_only: '1\n' },
+          },
+        },
       },
     },
   });
@@ -28,23 +35,31 @@ function fixture(t: Test, values: { forward?: string; all?: string; eth0?: strin
   };
 }
 const FORWARD = 'net/ipv4/ip_forward';
-const wanted = (...families: Family[]) => desiredSysctls(families, 'eth0.7', false);
+const wanted = (...families: Family[]) =>
+  desiredSysctls(families, { internal: 'eth0.7', external: 'net1' }, false);
 
 t.test('each family asks for its own settings', async (t) => {
   const paths = (families: (4 | 6)[]) =>
-    desiredSysctls(families, 'eth0', false).map(({ path, value }) => `${path}=${value}`);
+    desiredSysctls(families, { internal: 'eth0', external: 'net1' }, false).map(
+      ({ path, value }) => `${path}=${value}`,
+    );
   t.strictSame(paths([4]), [
     'net/ipv4/ip_forward=1',
     'net/ipv4/conf/all/rp_filter=0',
     'net/ipv4/conf/eth0/rp_filter=0',
+    'net/ipv4/icmp_errors_use_inbound_ifaddr=1',
   ]);
-  t.strictSame(paths([6]), ['net/ipv6/conf/all/forwarding=1']);
+  t.strictSame(paths([6]), [
+    'net/ipv6/conf/all/forwarding=1',
+    'net/ipv6/conf/eth0/use_oif_addrs_only=1',
+    'net/ipv6/conf/net1/use_oif_addrs_only=1',
+  ]);
   t.strictSame(paths([]), []);
 });
 
 t.test('where flows are counted conntrack has to do so, and it is said what is missing else', async (t) => {
   const { dir, sysctls } = fixture(t);
-  const settings = desiredSysctls([], 'eth0', true);
+  const settings = desiredSysctls([], { internal: 'eth0', external: 'net1' }, true);
   const names = ['acct', 'timestamp', 'events'].map((name) => `net/netfilter/nf_conntrack_${name}`);
   t.strictSame(
     settings.map(({ path, value }) => `${path}=${value}`),

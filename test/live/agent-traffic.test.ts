@@ -2,7 +2,7 @@
 import t from 'tap';
 import { Agent, BFD, DIRECT, type GatewaySpec, PolicyDirectory, WEB } from '../support/agent.ts';
 import { forwardedBlocks } from '../support/kernel.ts';
-import { until } from '../support/netns.ts';
+import { NODE, until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
 import { type Report, sourceSeen, startEchoServer, Traffic } from '../support/traffic.ts';
@@ -162,4 +162,41 @@ t.test('counters of rules that stay are kept over an edit', async (t) => {
   policy.set(spec);
   await until(() => inKernel(spec), { what: 'the edit' });
   t.ok(counted() >= before, `${before} packets before, ${counted()} after`);
+});
+
+/** Sends a datagram of a size that may go over so many hops. */
+const SEND = (host: string, octets: number, hops: number): string => `
+  const socket = require('node:dgram').createSocket('${host.includes(':') ? 'udp6' : 'udp4'}');
+  socket.bind(0, () => {
+    socket.setTTL(${hops});
+    socket.send(Buffer.alloc(${octets}), 9, '${host}', () => socket.close());
+  });`;
+
+t.test('a source that no policy names hears the gateway’s own ICMP errors', async (t) => {
+  const spec = { policies: [DIRECT] };
+  policy.set(spec);
+  await until(() => inKernel(spec), { what: 'a policy without the client' });
+  // What goes out with an inside destination must not come back by the routes of an earlier test.
+  server.ip('route del 10.17.0.0/16\nroute del fd00:10:17::/64');
+  gateway.ip('link set net1 mtu 1300');
+  t.teardown(() => gateway.ip('link set net1 mtu 1500'));
+  const exceeded = (family: 4 | 6): number => {
+    const name = `Icmp${family === 4 ? '' : '6'}InTimeExcds`;
+    const { stdout } = client.run('nstat', ['-asz', name]);
+    return Number(new RegExp(`${name}\\s+(\\d+)`).exec(stdout)?.[1]);
+  };
+  for (const [family, host] of [
+    [4, v4],
+    [6, v6],
+  ] as const) {
+    client.run(NODE, ['-e', SEND(host, 1340, 64)]);
+    await until(() => /mtu 1300/.test(client.sh(`ip route get ${host}`)), {
+      what: `IPv${family}: fragmentation is needed`,
+    });
+    const before = exceeded(family);
+    // The router is the first hop.
+    client.run(NODE, ['-e', SEND(host, 10, 2)]);
+    await until(() => exceeded(family) === before + 1, { what: `IPv${family}: the time is exceeded` });
+    t.pass(`IPv${family}`);
+  }
 });
