@@ -178,7 +178,8 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
   for (const address of heldAddresses(policy, family, facts.names)) {
     plan.addresses.push({ family, address, dev: external });
   }
-  const { minTX, minRX, multiplier, mode, minTTL, adoptDiscriminator, auth } = policy.bfd;
+  const { minTX, minRX, multiplier, mode, minTTL, adoptDiscriminator, anySource, auth } = policy.bfd;
+  const ownMac = facts.links.find(({ name }) => name === internal)?.mac ?? '';
   for (const remote of peers) {
     plan.peers.push({
       local: localAddress(internalAddresses, internalGateway),
@@ -191,6 +192,10 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
       interface: internal,
       multihop: false,
       adoptDiscriminator,
+      // A peer of the internal network itself speaks for itself.
+      ...(!anySource && ownMac !== '' && !isOnLink(remote)
+        ? { via: { gateway: internalGateway, mac: ownMac } }
+        : {}),
       ...(auth === undefined ? {} : { auth: { type: auth.type, keyId: auth.keyID, keyFile: auth.keyFile } }),
     });
   }

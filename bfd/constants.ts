@@ -65,6 +65,8 @@ export const ADOPT_AFTER = 2;
 
 /** Why a received datagram was discarded, in the order of 6.8.6. */
 export type DiscardReason =
+  /** Not from the Ethernet address of the next hop behind which the peer is. */
+  | 'wrong-mac'
   /** Empty: the knock of a peer like us, no BFD packet. */
   | 'empty'
   /** Too short to hold a Length field. */

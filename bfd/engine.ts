@@ -38,6 +38,7 @@ import {
 } from './entry.ts';
 import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './intent.ts';
 import { KeyRing, keyReader } from './keys.ts';
+import { type NextHop, NextHops, nextHopKey } from './next-hops.ts';
 import { decode, encode } from './packet.ts';
 import {
   createSession,
@@ -51,7 +52,7 @@ import {
   step,
 } from './session.ts';
 import { NEVER } from './timers.ts';
-import { type Endpoint, type Log, Transport } from './transport.ts';
+import { type Endpoint, type Log, STRANGE_LENGTH, Transport } from './transport.ts';
 
 export interface EngineOptions {
   logger: Log;
@@ -112,6 +113,7 @@ export class Engine {
   readonly #options: EngineOptions;
   readonly #random: () => number;
   readonly #transport: Transport;
+  readonly #nextHops: NextHops;
   readonly #checkpoint: Checkpoint | undefined;
   readonly #entries = new Map<number, Entry>();
   readonly #byPath = new Map<string, Entry>();
@@ -158,6 +160,7 @@ export class Engine {
       this.#log,
       this.#random,
     );
+    this.#nextHops = new NextHops(this.#log, () => this.#listen());
     this.#maintenance = setInterval(() => this.#maintain(), MAINTENANCE_PERIOD);
     if (options.checkpoint !== undefined) {
       this.#checkpoint = new Checkpoint(options.checkpoint, this.#log, () =>
@@ -246,6 +249,7 @@ export class Engine {
     clearTimeout(this.#timer);
     clearImmediate(this.#immediate);
     this.#transport.close();
+    this.#nextHops.close();
     for (const entry of this.#entries.values()) entry.sender.close();
   }
 
@@ -260,10 +264,19 @@ export class Engine {
         multihop,
         minTTL: Math.min(minTTL, known?.minTTL ?? 255),
         interface: multihop ? undefined : (device ?? known?.interface),
+        guard: known?.guard ?? { remotes: [], macs: [] },
       });
+      return endpoints.get(key)!;
     };
-    for (const entry of this.#entries.values()) {
-      add(entry.local, entry.multihop, entry.intent.minTTL, entry.intent.interface);
+    const entries = [...this.#entries.values()];
+    this.#nextHops.follow(entries.map(nextHopOf).filter((hop) => hop !== undefined));
+    for (const entry of entries) {
+      const endpoint = add(entry.local, entry.multihop, entry.intent.minTTL, entry.intent.interface);
+      const hop = nextHopOf(entry);
+      const known = hop === undefined ? [] : this.#nextHops.macsOf(nextHopKey(hop));
+      if (known.length === 0) continue;
+      const { remotes, macs } = endpoint.guard;
+      endpoint.guard = { remotes: [...remotes, entry.remote], macs: [...new Set([...macs, ...known])] };
     }
     const { minTTL, interface: device } = this.#newSession;
     for (const local of this.#intent.listen ?? []) add(local, false, minTTL, device);
@@ -426,6 +439,7 @@ export class Engine {
 
   #maintain(): void {
     const now = clock();
+    this.#nextHops.tend();
     const read = keyReader();
     let removed = false;
     for (const entry of this.#entries.values()) {
@@ -451,6 +465,10 @@ export class Engine {
   #receive(payload: Buffer, from: string, endpoint: Endpoint): void {
     if (this.#closed) return;
     this.#readSinceRun++;
+    if (payload.length === STRANGE_LENGTH && endpoint.guard.remotes.includes(from)) {
+      this.#stranger(from, endpoint);
+      return;
+    }
     const packet = decode(payload);
     if (typeof packet === 'string') {
       this.#discard(packet, from, endpoint.local);
@@ -477,6 +495,17 @@ export class Engine {
     entry.packetsIn++;
     if (this.#logTypes.has('packet'))
       this.#say('packet', { session: nameOf(entry), packet }, 'packet received');
+  }
+
+  /** A packet of a guarded peer from a strange Ethernet address: an attack, or its next hop has another now. */
+  #stranger(from: string, { local, multihop }: Endpoint): void {
+    this.#discard('wrong-mac', from, local);
+    const entry = this.#byPath.get(pathKey({ local, remote: from, multihop }));
+    const hop = entry && nextHopOf(entry);
+    if (hop === undefined) return;
+    const { detectionTime, remoteDetectMult } = entry!.session;
+    const interval = detectionTime > 0 ? detectionTime / Math.max(1, remoteDetectMult) / 1000 : undefined;
+    this.#nextHops.ask(nextHopKey(hop), interval);
   }
 
   #create(path: Path): { session: Entry; stale: boolean } | DiscardReason {
@@ -868,6 +897,11 @@ export class Engine {
 
 /** When the timer has to ring for a session: at its next deadline, or a little before it expires. */
 const wakeOf = (session: Session): number => Math.min(nextDeadline(session), session.detectAt - PRECISE / 2);
+
+/** The next hop whose Ethernet address a session's packets must have. */
+function nextHopOf({ local, intent: { via, interface: device } }: Entry): NextHop | undefined {
+  return via && device ? { interface: device, local, gateway: via.gateway, mac: via.mac } : undefined;
+}
 
 /** What `set` changes of a session's parameters. */
 function newSessionChange(what: SessionCommand & { action: 'set' }): Partial<SessionDefaults> {

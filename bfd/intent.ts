@@ -39,6 +39,11 @@ export interface PeerIntent {
   minTTL: number;
   /** SO_BINDTODEVICE, single hop only (RFC 5881 3). */
   interface?: string;
+  /**
+   * The next hop behind which the peer is: its packets are taken from that one's Ethernet address only, once it is
+   * known. `mac`: our own on that link. Absent: from every address. Needs `interface`.
+   */
+  via?: { gateway: string; mac: string };
   /** Port 4784 instead of 3784 (RFC 5883). */
   multihop: boolean;
   /** Adopt a stale Your Discriminator of a configured peer (docs/bfd.md). */

@@ -86,6 +86,11 @@ export function close(fd: number): void {
   cClose(fd);
 }
 
+/** close(2) on another thread, for sockets whose end the kernel takes its time for. */
+export function closeLater(fd: number): void {
+  cClose.async(fd, () => {});
+}
+
 /** setsockopt(2); a number is passed as an int. Throws `SystemError`. */
 export function setsockopt(fd: number, level: number, name: number, value: number | Uint8Array): void {
   const bytes = typeof value === 'number' ? new Uint8Array(Int32Array.of(value).buffer) : value;

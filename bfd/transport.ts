@@ -7,6 +7,7 @@
  * interface is missing, is tried again until it can.
  */
 import { createSocket, type Socket } from 'node:dgram';
+import { isDeepStrictEqual } from 'node:util';
 import { PORT_MULTIHOP, PORT_SINGLE_HOP, SENT_TTL, SOURCE_PORTS } from './constants.ts';
 import {
   AF_INET,
@@ -58,21 +59,71 @@ const RECEIVE_BUFFER = 1 << 20;
 /** How often sockets that could not be opened, or whose interface was made anew, are opened again, ms. */
 const TEND_PERIOD = 250;
 
-// linux/filter.h: load a byte of the network header, compare, return.
+// linux/filter.h: load from the network or the Ethernet header, compare, return.
 const SKF_NET_OFF = -0x100000;
+const SKF_LL_OFF = -0x200000;
+const BPF_LD_W_ABS = 0x20;
+const BPF_LD_H_ABS = 0x28;
 const BPF_LD_B_ABS = 0x30;
+const BPF_JEQ_K = 0x15;
 const BPF_JGE_K = 0x35;
 const BPF_RET_K = 0x06;
 const IPV4_TTL_OFFSET = 8;
+const IPV4_SOURCE_OFFSET = 12;
 const IPV6_HOP_LIMIT_OFFSET = 7;
+const IPV6_SOURCE_OFFSET = 8;
+const MAC_SOURCE_OFFSET = 6;
+const UDP_HEADER = 8;
 const DROP_ALL: Bpf = [[BPF_RET_K, 0, 0, 0]];
+const TAKE: Bpf[number] = [BPF_RET_K, 0, 0, 0xffff];
 
-const gtsmFilter = (v6: boolean, minTTL: number): Bpf => [
-  [BPF_LD_B_ABS, 0, 0, SKF_NET_OFF + (v6 ? IPV6_HOP_LIMIT_OFFSET : IPV4_TTL_OFFSET)],
-  [BPF_JGE_K, 0, 1, minTTL],
-  [BPF_RET_K, 0, 0, 0xffff],
-  [BPF_RET_K, 0, 0, 0],
-];
+/** What is left of a packet of a guarded peer from a strange Ethernet address, octets: no BFD packet is so short. */
+export const STRANGE_LENGTH = 1;
+
+/** Peers whose packets are taken from some Ethernet addresses only. */
+export interface Guard {
+  remotes: readonly string[];
+  macs: readonly string[];
+}
+
+/**
+ * Drops what has a low TTL or Hop Limit, and cuts down to `STRANGE_LENGTH` what comes from a guarded peer and a
+ * strange Ethernet address: it is to be counted and to be asked about. A packet of the right address is through
+ * after two comparisons more, however many peers there are.
+ */
+function receiveFilter(v6: boolean, minTTL: number, { remotes, macs }: Guard): Bpf {
+  const gtsm: Bpf = [
+    [BPF_LD_B_ABS, 0, 0, SKF_NET_OFF + (v6 ? IPV6_HOP_LIMIT_OFFSET : IPV4_TTL_OFFSET)],
+    [BPF_JGE_K, 1, 0, minTTL],
+    [BPF_RET_K, 0, 0, 0],
+  ];
+  if (macs.length === 0) return [...gtsm, TAKE];
+  const ownMacs = macs.flatMap((mac): Bpf => {
+    const octets = Buffer.from(mac.replaceAll(':', ''), 'hex');
+    return [
+      [BPF_LD_W_ABS, 0, 0, SKF_LL_OFF + MAC_SOURCE_OFFSET + 2],
+      [BPF_JEQ_K, 0, 3, octets.readInt32BE(2)],
+      [BPF_LD_H_ABS, 0, 0, SKF_LL_OFF + MAC_SOURCE_OFFSET],
+      [BPF_JEQ_K, 0, 1, octets.readUInt16BE(0)],
+      TAKE,
+    ];
+  });
+  const strangers = remotes.flatMap((remote): Bpf => {
+    const packed = Buffer.from(sockaddr(remote, 0));
+    const words = v6 ? [8, 12, 16, 20] : [4];
+    return [
+      ...words.flatMap((at, i): Bpf => {
+        const source = SKF_NET_OFF + (v6 ? IPV6_SOURCE_OFFSET : IPV4_SOURCE_OFFSET) + 4 * i;
+        return [
+          [BPF_LD_W_ABS, 0, 0, source],
+          [BPF_JEQ_K, 0, 2 * (words.length - i) - 1, packed.readInt32BE(at)],
+        ];
+      }),
+      [BPF_RET_K, 0, 0, UDP_HEADER + STRANGE_LENGTH],
+    ];
+  });
+  return [...gtsm, ...ownMacs, ...strangers, TAKE];
+}
 
 /** A UDP socket of the family of `address` that marks what it sends as network control with TTL 255. */
 function controlSocket(v6: boolean): number {
@@ -102,6 +153,7 @@ export interface Endpoint {
   interface: string | undefined;
   /** The least TTL or Hop Limit that the kernel lets through. */
   minTTL: number;
+  guard: Guard;
 }
 
 type Receive = (payload: Buffer, from: string, endpoint: Endpoint) => void;
@@ -127,12 +179,12 @@ class Receiver {
   }
 
   open(): void {
-    const { local, multihop, interface: device, minTTL } = this.endpoint;
+    const { local, multihop, interface: device, minTTL, guard } = this.endpoint;
     const v6 = local.includes(':');
     let fd = -1;
     try {
       fd = controlSocket(v6);
-      attachFilter(fd, gtsmFilter(v6, minTTL));
+      attachFilter(fd, receiveFilter(v6, minTTL, guard));
       try {
         setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER);
       } catch {
@@ -188,7 +240,7 @@ class Receiver {
     this.#socket = undefined;
   }
 
-  /** Takes on another interface or another least TTL. */
+  /** Takes on another interface, another least TTL or another guard. */
   change(endpoint: Endpoint): void {
     const before = this.endpoint;
     this.endpoint = endpoint;
@@ -196,8 +248,9 @@ class Receiver {
     if (before.interface !== endpoint.interface) {
       this.close();
       this.open();
-    } else if (before.minTTL !== endpoint.minTTL) {
-      attachFilter(this.#fd, gtsmFilter(endpoint.local.includes(':'), endpoint.minTTL));
+    } else if (!isDeepStrictEqual(before, endpoint)) {
+      const { local, minTTL, guard } = endpoint;
+      attachFilter(this.#fd, receiveFilter(local.includes(':'), minTTL, guard));
     }
   }
 

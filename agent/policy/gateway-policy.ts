@@ -50,6 +50,7 @@ interface BfdSpec {
   mode?: 'passive' | 'active';
   minTTL?: number;
   adoptDiscriminator?: boolean;
+  anySource?: boolean;
   auth?: { type?: BfdAuthType; keyID?: number; keyFile?: string };
 }
 
@@ -123,6 +124,7 @@ function translateBfd(bfd: BfdSpec): BfdPolicy {
     mode: bfd.mode ?? 'passive',
     minTTL: bfd.minTTL ?? 254,
     adoptDiscriminator: bfd.adoptDiscriminator ?? true,
+    anySource: bfd.anySource ?? false,
     ...(bfd.auth && { auth: bfd.auth as Required<typeof bfd.auth> }),
   };
 }

@@ -33,6 +33,8 @@ export interface BfdPolicy {
   /** The smallest TTL or Hop Limit accepted, 1..255. */
   minTTL: number;
   adoptDiscriminator: boolean;
+  /** Packets of a peer behind the internal gateway are taken from every Ethernet address. */
+  anySource: boolean;
   auth?: { type: BfdAuthType; keyID: number; keyFile: string };
 }
 

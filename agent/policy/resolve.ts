@@ -91,7 +91,12 @@ export function checkOneGatewayAFamily(
 }
 
 /** What Kube-OVN's resources do not say about BFD: its router speaks first, from one hop away. */
-export const KUBE_OVN_BFD = { mode: 'passive', minTTL: 254, adoptDiscriminator: true } as const;
+export const KUBE_OVN_BFD = {
+  mode: 'passive',
+  minTTL: 254,
+  adoptDiscriminator: true,
+  anySource: false,
+} as const;
 
 /** The sources of a rule, "any" spelt out. */
 export const sources = (rule: EgressRule): Prefix[] =>

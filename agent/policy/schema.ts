@@ -139,6 +139,10 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
               flag('Adopt the discriminator that a configured peer still remembers.'),
               true,
             ),
+            anySource: withDefault(
+              flag('Take packets of a peer behind the internal gateway from every Ethernet address.'),
+              false,
+            ),
             auth: object(
               {
                 type: oneOf(BFD_AUTH_TYPES, 'The authentication type of RFC 5880.'),

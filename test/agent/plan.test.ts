@@ -53,6 +53,7 @@ const POLICY: Policy = {
     mode: 'passive',
     minTTL: 254,
     adoptDiscriminator: true,
+    anySource: false,
   },
   rules: [
     { name: 'web', snat: true, ipBlocks: [prefix('10.17.0.0/16'), prefix('fd00:10:17::/64')] },
@@ -80,6 +81,23 @@ t.test('the seeds: routes to blocks and peers, forwarded blocks, sessions in mic
     { local: 'fd00:10:16::12', remote: 'fd00:ffff::1', detectMult: 5, interface: 'eth0' },
   ]);
 });
+
+t.test(
+  'a peer behind the internal gateway is to be heard through it alone; one of the subnet itself is not',
+  async (t) => {
+    const mac = '02:00:00:00:00:12';
+    const pod = { ...POD, links: POD.links.map((one) => ({ ...one, mac })) };
+    const vias = (policy: Policy, facts = pod) => makePlan(policy, facts, {}).peers.map(({ via }) => via);
+    t.strictSame(vias(POLICY), [
+      { gateway: '10.16.0.1', mac },
+      { gateway: 'fd00:10:16::1', mac },
+    ]);
+    const { bfd } = POLICY;
+    t.strictSame(vias({ ...POLICY, bfd: { ...bfd, anySource: true } }), [undefined, undefined]);
+    t.strictSame(vias({ ...POLICY, bfd: { ...bfd, peers: [address('10.16.0.7')] } }), [undefined]);
+    t.strictSame(vias(POLICY, POD), [undefined, undefined], 'nor on a link without Ethernet addresses');
+  },
+);
 
 t.test('an internal dual stack with a v4-only external network works for v4 and says so', async (t) => {
   const plan = makePlan({ ...POLICY, external: { gateways: [address('172.17.0.1')] } }, POD, {});

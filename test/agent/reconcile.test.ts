@@ -14,7 +14,7 @@ const policy = (...blocks: string[]): Policy => ({
   external: { interface: 'net1', gateways: [address('172.17.0.1')] },
   bfd: {
     ...{ enabled: false, peers: [], minTX: 100, minRX: 100, multiplier: 5 },
-    ...{ mode: 'passive', minTTL: 254, adoptDiscriminator: true },
+    ...{ mode: 'passive', minTTL: 254, adoptDiscriminator: true, anySource: false },
   },
   rules: [{ name: 'direct', snat: false, ipBlocks: blocks.map((block): Prefix => prefix(block)) }],
   warnings: [],

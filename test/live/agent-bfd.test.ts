@@ -1,7 +1,8 @@
 /** BFD as the peer at the bfd@ port sees it, and what the gateway says about it, end to end. */
+import { join } from 'node:path';
 import t from 'tap';
 import { Agent, BFD, PolicyDirectory } from '../support/agent.ts';
-import { until } from '../support/netns.ts';
+import { NODE, ROOT, until, veth } from '../support/netns.ts';
 import { peerUp, startFrr } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
 import { topology } from '../support/topology.ts';
@@ -141,4 +142,74 @@ t.test('one session in IPv4 alone prints what Kube-OVN’s pods print', async (t
     t.equal(await agent.stop('SIGUSR2'), 0);
     t.equal(frr.sessions()[0]?.drained, false);
   });
+});
+
+t.test('a neighbour of the internal subnet cannot speak for a peer behind its gateway', async (t) => {
+  const scope = scopeOf(t);
+  const { router, gateway } = topology(scope);
+  const neighbour = scope.namespace('neighbour');
+  // The internal subnet becomes a switch on which the gateway pod has a neighbour.
+  router.ip(`
+    link add switch address 02:00:00:00:00:01 type bridge
+    addr del 10.16.0.1/16 dev gateway
+    addr del fd00:10:16::1/64 dev gateway
+    link set gateway master switch
+    link set switch up
+    addr add 10.16.0.1/16 dev switch
+    addr add fd00:10:16::1/64 dev switch nodad`);
+  veth(router, 'neighbour', neighbour, 'eth0', 1400);
+  router.ip('link set neighbour master switch');
+  neighbour.ip(`
+    addr add 10.16.0.99/16 dev eth0
+    addr add fd00:10:16::99/64 dev eth0 nodad
+    addr add 10.255.255.255/32 dev lo
+    addr add fd00:ffff::1/128 dev lo nodad`);
+  const spoof = (seconds: number) =>
+    neighbour.spawn(
+      NODE,
+      [
+        ...[join(ROOT, 'test/live/bfd-spoof.ts'), `${seconds}`],
+        ...PAIRS.flatMap(({ local, remote }) => [remote, local]),
+      ],
+      { name: 'spoof' },
+    );
+
+  const policy = new PolicyDirectory(scope);
+  policy.set({ bfd: BFD });
+  const agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
+  await agent.synced();
+  const frr = await startFrr(scope, router, { sessions: PAIRS });
+  await peerUp(frr);
+  const learned = (mac: string) =>
+    until(() => agent.daemon.log().split(`"macs":["${mac}"]`).length - 1 === 2, {
+      what: `${mac} learned in both families`,
+    });
+  await learned('02:00:00:00:00:01');
+  const refused = () => agent.metric('veg_bfd_packets_discarded_total{reason="wrong-mac"}') ?? 0;
+  const downs = async () =>
+    (await agent.status()).bfd.sessions.flatMap(({ transitions }) =>
+      transitions.filter(({ from }) => from === 'Up'),
+    );
+
+  const first = spoof(0.5);
+  await until(() => first.exitCode === 0, { what: 'the attack is over' });
+  await until(() => refused() >= 2 * Number(first.log().trim()), { what: 'all of them are counted' });
+  t.same(await downs(), [], 'AdminDown from the neighbour: nothing happens');
+
+  // The router port gets another address, as when OVN makes it anew, while the attack goes on.
+  const second = spoof(2);
+  await until(() => refused() > 2 * Number(first.log().trim()), { what: 'the attack goes on' });
+  router.ip('link set switch address 02:00:00:00:00:02');
+  await learned('02:00:00:00:00:02');
+  await until(() => second.exitCode === 0, { what: 'the second attack is over' });
+  t.same(await downs(), [], 'nor when the gateway has another Ethernet address');
+  t.ok(
+    frr.sessions().every(({ state }) => state === 'Up'),
+    'nor at the peer',
+  );
+
+  policy.set({ bfd: { ...BFD, anySource: true } });
+  await agent.statusUntil('the next policy', ({ policy: { generation } }) => generation === 2);
+  spoof(1);
+  await until(async () => (await downs()).length > 0, { what: 'AdminDown is obeyed with anySource' });
 });

@@ -21,6 +21,7 @@ const kubeOvn = (internal: string, peers: string[], rules: object[], bfd: object
     mode: 'passive',
     minTTL: 254,
     adoptDiscriminator: true,
+    anySource: false,
     ...bfd,
   },
   rules,

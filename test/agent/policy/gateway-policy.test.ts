@@ -22,6 +22,7 @@ t.test('the defaults', async (t) => {
       mode: 'passive',
       minTTL: 254,
       adoptDiscriminator: true,
+      anySource: false,
     },
     rules: [],
     warnings: [],
@@ -47,6 +48,7 @@ t.test('every field', async (t) => {
       mode: 'passive',
       minTTL: 254,
       adoptDiscriminator: true,
+      anySource: false,
       auth: { type: 'keyed-sha1', keyID: 1, keyFile: '/etc/veg-agent/secret/bfd' },
     },
     rules: [

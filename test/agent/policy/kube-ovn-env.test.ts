@@ -35,6 +35,7 @@ t.test('the least that there can be', async (t) => {
         mode: 'passive',
         minTTL: 254,
         adoptDiscriminator: true,
+        anySource: false,
       },
       rules: [],
       warnings: [],

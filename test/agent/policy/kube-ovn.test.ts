@@ -58,6 +58,7 @@ t.test('the defaults', async (t) => {
       mode: 'passive',
       minTTL: 254,
       adoptDiscriminator: true,
+      anySource: false,
     },
     rules: [],
     warnings: [],
