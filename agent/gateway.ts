@@ -27,7 +27,7 @@ import {
   listingFailure,
   Reconciler,
 } from './reconcile.ts';
-import type { LoadedPolicy } from './source.ts';
+import type { KeptPolicy, LoadedPolicy } from './source.ts';
 import type { AgentView } from './status.ts';
 import type { Uplink } from './uplink/uplink.ts';
 
@@ -46,6 +46,8 @@ export interface GatewayParts {
   logger: Logger;
   /** Called when what is asked of the BFD process may have changed. */
   onIntent(intent: BfdIntent): void;
+  /** Called after each run with which the policy is in the kernel, of at least one family; with it when it is new. */
+  onInForce(fresh: KeptPolicy | undefined): void;
   /** Called when the kernel is as the plan says. */
   onApplied(plan: Plan): void;
   /** Called after each look at the pod. */
@@ -64,6 +66,8 @@ export class Gateway {
   #policy: Policy | undefined;
   /** What the policy in force was made from, to tell a new one. */
   #policyText = '';
+  /** The policy in force, as long as it is not known to be in the kernel. */
+  #fresh: KeptPolicy | undefined;
   /** The wishes that were last fulfilled: a change without a new wish is a repair. */
   readonly #fulfilled: Look['wishes'] = {};
   /** The last look, and the fingerprint of what it found; undefined when it has to be looked at again. */
@@ -94,7 +98,7 @@ export class Gateway {
   }
 
   /** Takes what was read from the policy source: a new policy comes into force, a bad one is only told. */
-  takePolicy({ source, result }: LoadedPolicy): void {
+  takePolicy({ source, result, content, since = Date.now() }: LoadedPolicy): void {
     const { view, logger } = this.#parts;
     view.policy.source = source;
     if (!result.ok) {
@@ -114,15 +118,20 @@ export class Gateway {
     const { policy } = result;
     this.#policyText = text;
     this.#policy = policy;
+    this.#fresh = content && { source, since, content };
     view.policy.name = policy.name;
     view.policy.generation += 1;
-    view.policy.lastChange = Date.now();
+    view.policy.lastChange = since;
     view.policy.rules = policy.rules;
     view.policy.warnings = policy.warnings.map(({ message }) => message);
     view.bfdEnabled = policy.bfd.enabled && policy.bfd.peers.length > 0;
-    logger.info({ source, policy: policy.name, generation: view.policy.generation }, 'policy loaded');
+    const { generation } = view.policy;
+    logger.info(
+      { source, policy: policy.name, generation, inForceSince: new Date(since).toISOString() },
+      'policy loaded',
+    );
     for (const warning of view.policy.warnings) logger.warn({ warning }, 'policy');
-    this.#loop.request(view.policy.generation === 1 ? 'start' : 'policy');
+    this.#loop.request(generation === 1 ? 'start' : 'policy');
   }
 
   /** Takes a notice that something in the kernel changed. */
@@ -253,6 +262,10 @@ export class Gateway {
       }
     }
     this.#programmed = programmed;
+    if (FAMILIES.some((family) => programmed[family].ready)) {
+      this.#parts.onInForce(this.#fresh);
+      this.#fresh = undefined;
+    }
     const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);
     this.#parts.uplink.configure({
       interface: plan.interfaces.external,

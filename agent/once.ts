@@ -1,20 +1,38 @@
 /** The commands that do one thing to policy files or the kernel and exit, without a daemon. */
 import { createKernels } from './kernels.ts';
+import { keepPolicy, readLastPolicy, removeLastPolicy } from './last-policy.ts';
 import { EXIT, type Options } from './options.ts';
 import { formatError } from './policy/load.ts';
 import type { Policy } from './policy/model.ts';
 import { changeLines, cleanupLines, countChanges, explain, type Look, Reconciler } from './reconcile.ts';
-import { readSource } from './source.ts';
+import { type LoadedPolicy, readSource } from './source.ts';
 
 const say = (text: string): void => void process.stdout.write(`${text}\n`);
 const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
 
+interface ValidPolicy extends LoadedPolicy {
+  policy: Policy;
+}
+
 /** The policy, or undefined after its errors were printed. */
-function load(path: string, env = process.env): Policy | undefined {
-  const { result } = readSource(path, env);
-  if (result.ok) return result.policy;
+function valid(loaded: LoadedPolicy): ValidPolicy | undefined {
+  const { result } = loaded;
+  if (result.ok) return { ...loaded, policy: result.policy };
   for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
   return undefined;
+}
+
+/** The policy as a daemon with these directories would take it. */
+const load = ({ policyDir, stateDir }: Options): ValidPolicy | undefined =>
+  valid(readSource(policyDir, process.env, readLastPolicy(stateDir, complain)));
+
+/** The policy is in force: it is what a daemon goes on with that cannot use a newer one. */
+function keep({ stateDir }: Options, { source, content, since = Date.now() }: ValidPolicy): void {
+  try {
+    if (content !== undefined) keepPolicy(stateDir, { source, content, since });
+  } catch (error) {
+    complain(`cannot keep the policy in the state directory: ${(error as Error).message}`);
+  }
 }
 
 /** Runs work on the kernel of this namespace; what goes wrong is said on stderr. */
@@ -42,8 +60,9 @@ function obstacles(look: Look): string[] {
 
 /** `check`: 0 valid, 3 invalid. */
 export async function check(options: Options, path?: string): Promise<number> {
-  const policy = path === undefined ? load(options.policyDir) : load(path, {});
-  if (policy === undefined) return EXIT.policyInvalid;
+  const found = path === undefined ? load(options) : valid(readSource(path, {}));
+  if (found === undefined) return EXIT.policyInvalid;
+  const { policy } = found;
   for (const { message } of policy.warnings) complain(`warning: ${message}`);
   const { rules, bfd } = policy;
   say(
@@ -54,8 +73,9 @@ export async function check(options: Options, path?: string): Promise<number> {
 
 /** `apply`: 0 the kernel is as the policy says, 1 it is not, 3 the policy is invalid. */
 export async function apply(options: Options): Promise<number> {
-  const policy = load(options.policyDir);
-  if (policy === undefined) return EXIT.policyInvalid;
+  const found = load(options);
+  if (found === undefined) return EXIT.policyInvalid;
+  const { policy } = found;
   return withKernel(options, async (reconciler) => {
     const look = await reconciler.lookSettled(policy);
     for (const note of look.notes) complain(`note: ${note}`);
@@ -66,14 +86,17 @@ export async function apply(options: Options): Promise<number> {
     if (failures.length > 0 || obstacles(look).length > 0) return EXIT.failed;
     const left = await reconciler.look(policy);
     for (const line of changeLines(left.changes)) complain(`still to do: ${line}`);
-    return countChanges(left.changes) === 0 ? EXIT.ok : EXIT.failed;
+    if (countChanges(left.changes) > 0) return EXIT.failed;
+    keep(options, found);
+    return EXIT.ok;
   });
 }
 
 /** `plan`: 0 nothing to do, 4 changes pending, 1 cannot tell, 3 the policy is invalid. */
 export async function plan(options: Options, json: boolean): Promise<number> {
-  const policy = load(options.policyDir);
-  if (policy === undefined) return EXIT.policyInvalid;
+  const found = load(options);
+  if (found === undefined) return EXIT.policyInvalid;
+  const { policy } = found;
   return withKernel(options, async (reconciler) => {
     const look = await reconciler.lookSettled(policy);
     const lines = changeLines(look.changes);
@@ -98,12 +121,20 @@ export async function plan(options: Options, json: boolean): Promise<number> {
 
 /** `cleanup`: 0 nothing of the agent's is left, 1 something is. */
 export async function cleanup(options: Options): Promise<number> {
+  // First of all, so that no daemon puts back by itself what is removed now.
+  let forgotten = true;
+  try {
+    removeLastPolicy(options.stateDir);
+  } catch (error) {
+    forgotten = false;
+    complain(`could not remove the last good policy: ${(error as Error).message}`);
+  }
   return withKernel(options, async (reconciler) => {
     const changes = await reconciler.lookForCleanup();
     for (const line of cleanupLines(changes)) say(line);
     await reconciler.cleanup(changes);
     const left = await reconciler.lookForCleanup();
     for (const line of cleanupLines(left)) complain(`could not remove: ${line}`);
-    return countChanges(left) === 0 ? EXIT.ok : EXIT.failed;
+    return forgotten && countChanges(left) === 0 ? EXIT.ok : EXIT.failed;
   });
 }

@@ -30,7 +30,11 @@ interface OptionSpec {
 /** Every command takes these. */
 export const GLOBAL_OPTIONS = {
   'policy-dir': { value: 'DIR', help: 'the mounted policy', fallback: '/etc/veg-agent/policy' },
-  'state-dir': { value: 'DIR', help: 'control socket and checkpoints (a tmpfs)', fallback: '/run/veg-agent' },
+  'state-dir': {
+    value: 'DIR',
+    help: 'control socket, checkpoints, the last good policy (a tmpfs)',
+    fallback: '/run/veg-agent',
+  },
   'log-level': { value: 'LEVEL', help: LOG_LEVELS.join('|'), fallback: 'info' },
   'log-format': { value: 'FORMAT', help: 'json|pretty (default: pretty on a terminal)' },
 } as const satisfies Record<string, OptionSpec>;

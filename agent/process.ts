@@ -16,6 +16,7 @@ import { Gateway } from './gateway.ts';
 import { SessionHistory } from './history.ts';
 import { HttpListeners } from './http.ts';
 import { createKernels } from './kernels.ts';
+import { LastPolicy, readLastPolicy } from './last-policy.ts';
 import { createLog } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { NetlinkSocket, Protocol } from './netlink.ts';
@@ -160,6 +161,7 @@ function listen(internalAddresses: string[]): Promise<void> {
   return http.listen(options.listen ?? usual);
 }
 
+const last = new LastPolicy(options.stateDir, logger);
 const kernels = createKernels(options);
 const uplink = new Uplink({
   netlink: new NetlinkSocket(Protocol.ROUTE),
@@ -179,6 +181,7 @@ const gateway: Gateway = new Gateway({
     recovery.expect(intent.peers);
     bfd.configure(intent);
   },
+  onInForce: (fresh) => last.keep(fresh),
   onApplied({ nat, families }) {
     const known = families.filter(({ state }) => state !== 'blocked').map(({ family }) => family);
     const blocks = (family: Family) => nat.filter((one) => one.family === family).flatMap(portBlocksOf);
@@ -241,7 +244,8 @@ if (events.netfilterError !== undefined) {
   const reason = events.netfilterError.message;
   logger.warn({ reason }, 'no notice of nf_tables changes; only the timer finds them');
 }
-const source = watchSource(options.policyDir, process.env, (loaded) => {
+const kept = readLastPolicy(options.stateDir, (reason) => logger.warn({ reason }, 'no last good policy'));
+const source = watchSource(options.policyDir, process.env, kept, (loaded) => {
   gateway.takePolicy(loaded);
   if (loaded.result.ok) translations.onPolicy(loaded.result.policy);
 });
@@ -267,7 +271,10 @@ async function shutdown(remove: boolean): Promise<void> {
   drain.close();
   await gateway.stop();
   await translations.stop();
-  if (remove) await gateway.remove();
+  if (remove) {
+    last.remove();
+    await gateway.remove();
+  }
   await control.close();
   await http.close();
   exit(0);

@@ -79,14 +79,17 @@ export interface AgentView {
 /** At most so many failed objects are named among the reasons; `kernel.failed` has them all. */
 const NAMED_FAILURES = 10;
 
+const iso = (time: number): string => new Date(time).toISOString();
+
 /** Why the gateway should get no traffic. Empty when it is ready. */
 export function notReady(view: AgentView): string[] {
   const reasons: string[] = [];
   const { policy, kernel } = view;
   if (view.draining) reasons.push('draining');
   if (!policy.valid) {
+    const since = policy.lastChange === undefined ? '' : `, since ${iso(policy.lastChange)}`;
     reasons.push(
-      `policy invalid: ${policy.errors.length} error(s); ${policy.name ? 'the last good policy stays in force' : 'nothing is programmed'}`,
+      `policy invalid: ${policy.errors.length} error(s); ${policy.name ? `the last good policy stays in force: ${policy.name}${since}` : 'nothing is programmed'}`,
     );
     reasons.push(...policy.errors.slice(0, 10).map((error) => `  ${formatError(error)}`));
   }
@@ -109,8 +112,6 @@ export function notReady(view: AgentView): string[] {
   }
   return reasons;
 }
-
-const iso = (time: number): string => new Date(time).toISOString();
 
 /** At most so many blocks of a rule are named. */
 const NAMED_BLOCKS = 4;

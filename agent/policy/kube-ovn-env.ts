@@ -8,6 +8,16 @@ import { addresses, addWarnings, familyName, KUBE_OVN_BFD, prefixes, programmedF
 type Environment = Readonly<Record<string, string | undefined>>;
 
 const GATEWAY_VARIABLES = ['INTERNAL_GATEWAY_IPV4', 'INTERNAL_GATEWAY_IPV6'];
+/** All variables that say something about the policy. */
+const POLICY_VARIABLES = /^(?:(?:INTERNAL|EXTERNAL)_GATEWAY_IPV[46]|NO_SNAT_SOURCES_IPV[46]|BFD_[A-Z_]+)$/;
+
+/** Those of the variables that the policy is made from. */
+export const policyVariables = (env: Environment): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(env).flatMap(([name, value]) =>
+      POLICY_VARIABLES.test(name) && value !== undefined ? [[name, value]] : [],
+    ),
+  );
 
 /**
  * Reads the policy from the environment; undefined when no internal gateway is set there. What it does not

@@ -122,7 +122,7 @@ t.test('an invalid policy says every place, and what is in force', async (t) => 
     { file: 'a.yaml', line: 3, col: 5, path: 'spec.bfd.minTX', message: 'must be a number' },
   ];
   t.strictSame(notReady(view), [
-    'policy invalid: 1 error(s); the last good policy stays in force',
+    'policy invalid: 1 error(s); the last good policy stays in force: default/gateway1, since 2026-11-21T14:02:00.000Z',
     '  a.yaml:3:5: spec.bfd.minTX: must be a number',
   ]);
 });

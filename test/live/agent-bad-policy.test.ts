@@ -1,10 +1,21 @@
 /** Bad policies change nothing in the kernel, are told wherever one looks, and the next good one heals. */
+import { renameSync } from 'node:fs';
 import t from 'tap';
-import { Agent, DIRECT, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
+import {
+  Agent,
+  type AgentOptions,
+  BFD,
+  cli,
+  DIRECT,
+  gatewayPolicy,
+  PolicyDirectory,
+  WEB,
+} from '../support/agent.ts';
 import { kernelState } from '../support/kernel.ts';
-import { until } from '../support/netns.ts';
+import { type Namespace, run, until } from '../support/netns.ts';
+import { peerUp, startFrr } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
-import { topology } from '../support/topology.ts';
+import { ADDRESS, topology } from '../support/topology.ts';
 
 const GOOD = gatewayPolicy();
 const withBlock = (block: string) => gatewayPolicy({ policies: [DIRECT, { ...WEB, ipBlocks: [block] }] });
@@ -204,5 +215,155 @@ t.test(
     t.match(gateway.sh('iptables -t nat -S'), '-A POSTROUTING -s 10.78.0.0/16 -j RETURN');
     t.notMatch(gateway.sh('iptables -t nat -S'), '10.77.0.0');
     t.equal(await environment.stop(), 0);
+  },
+);
+
+/** Starts a daemon, ends it, and starts another with the same directories. */
+class Restarted {
+  agent: Agent;
+  readonly #ns: Namespace;
+  readonly #options: AgentOptions;
+
+  constructor(ns: Namespace, options: AgentOptions) {
+    this.#ns = ns;
+    this.#options = options;
+    this.agent = new Agent(ns, options);
+  }
+
+  async restart(signal: NodeJS.Signals): Promise<void> {
+    await this.agent.stop(signal);
+    this.agent = new Agent(this.#ns, this.#options);
+  }
+
+  /** Kills the agent process, the child of the BFD process, and waits for the next one. */
+  async killAgentProcess(): Promise<void> {
+    const child = () => Number(run('pgrep', ['-P', `${this.agent.daemon.pid}`]).stdout.split('\n')[0]);
+    const victim = child();
+    process.kill(victim, 'SIGKILL');
+    await until(() => ![0, victim].includes(child()), { what: 'another agent process' });
+  }
+}
+
+t.test('the last good policy outlives the process, until a newer one is valid', async (t) => {
+  const scope = scopeOf(t);
+  const { gateway, router, server } = topology(scope);
+  const policy = new PolicyDirectory(scope);
+  const bfd = { ...BFD, peers: [ADDRESS.bfdPort[4]], multiplier: 50 };
+  policy.set({ bfd });
+  const started = new Restarted(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
+  const sessions = [{ local: ADDRESS.bfdPort[4], remote: ADDRESS.gatewayInternal[4] }];
+  const frr = await startFrr(scope, router, { sessions, multiplier: 50 });
+  await peerUp(frr);
+  const { policy: good } = await started.agent.statusUntil('ready', ({ ready }) => ready);
+  const before = kernelState(gateway);
+  const last = `the last good policy stays in force: default/gateway1, since ${good.lastChange}`;
+
+  policy.write({ 'a.yaml': 'kind: Nonsense' });
+  await started.agent.statusUntil('it is refused', (status) => !status.policy.valid);
+  const ways: Record<string, () => Promise<void>> = {
+    'the agent process is killed': () => started.killAgentProcess(),
+    'the daemon is restarted in place': () => started.restart('SIGUSR2'),
+    'the daemon is killed': () => started.restart('SIGKILL'),
+  };
+  for (const [what, end] of Object.entries(ways)) {
+    await end();
+    for (const line of ['iptables -t nat -F', 'ip route del default', 'ip rule del priority 1003']) {
+      gateway.sh(line);
+    }
+    await until(() => JSON.stringify(kernelState(gateway)) === JSON.stringify(before), {
+      what: `${what}: nat, routes and rules are put back`,
+    });
+    const { reasons } = await started.agent.statusUntil(`${what}: told`, ({ kernel }) => kernel.inSync);
+    t.match(
+      reasons[0],
+      `policy invalid: 1 error(s); ${last}`,
+      `${what}: which one is in force, and since when`,
+    );
+    t.match(started.agent.http('/readyz'), { status: 503, body: last });
+    t.equal(frr.sessions()[0]?.state, 'Up', `${what}: the peer has noticed nothing`);
+  }
+
+  server.ip('link set eth0 down');
+  await until(() => frr.sessions()[0]?.state !== 'Up', { what: 'the uplink is watched' });
+  server.ip('link set eth0 up\naddr replace fd00:172:17::1/64 dev eth0 nodad');
+  await peerUp(frr);
+
+  policy.set({ bfd, policies: [DIRECT] });
+  const { policy: newer } = await started.agent.statusUntil('a newer one takes over', ({ ready }) => ready);
+  t.notMatch(gateway.sh('iptables -t nat -S'), '10.17.0.0/16');
+  policy.write({});
+  await started.restart('SIGUSR2');
+  const { policy: again } = await started.agent.statusUntil(
+    'an empty directory',
+    (status) => !status.policy.valid && status.kernel.inSync,
+  );
+  t.equal(again.lastChange, newer.lastChange, 'and is the last good one from then on');
+  t.notMatch(gateway.sh('iptables -t nat -S'), '10.17.0.0/16');
+
+  t.equal(await started.agent.stop(), 0);
+  t.equal(started.agent.cli('cleanup').code, 0);
+  await started.restart('SIGKILL');
+  const { reasons } = await started.agent.statusUntil('told', (status) => status.policy.errors.length > 0);
+  t.match(reasons[0], /nothing is programmed/, 'a gateway that was cleaned up does not come back by itself');
+  t.notMatch(kernelState(gateway).join('\n'), 'VEG-');
+});
+
+t.test('a directory that was the source and is gone gives way to nothing else', async (t) => {
+  const scope = scopeOf(t);
+  const { gateway } = topology(scope);
+  const policy = new PolicyDirectory(scope);
+  policy.set();
+  const stateDir = scope.directory('state');
+  const env = {
+    INTERNAL_GATEWAY_IPV4: '10.16.0.1',
+    EXTERNAL_GATEWAY_IPV4: '172.17.0.1',
+    NO_SNAT_SOURCES_IPV4: '10.78.0.0/16',
+  };
+  const options = { policyDir: policy.dir, stateDir, env, args: ['--on-exit', 'remove'] };
+  const started = new Restarted(gateway, options);
+  await started.agent.synced();
+  const before = kernelState(gateway);
+  renameSync(policy.dir, `${policy.dir}-away`);
+  await started.restart('SIGKILL');
+  gateway.sh('iptables -t nat -F');
+  const { policy: told } = await started.agent.statusUntil(
+    'the directory is gone',
+    ({ policy, kernel }) => !policy.valid && kernel.inSync,
+  );
+  t.match(told.errors[0], /no such file or directory/);
+  t.same(kernelState(gateway), before, 'its policy is maintained');
+  t.equal(started.agent.cli('apply').code, 3, 'apply does not take the environment either');
+  t.equal(started.agent.cli('plan').code, 3);
+  t.same(kernelState(gateway), before);
+
+  t.equal(await started.agent.stop(), 0);
+  t.notMatch(kernelState(gateway).join('\n'), 'VEG-', 'the gateway removes itself');
+  await started.restart('SIGKILL');
+  await started.agent.synced();
+  t.match(gateway.sh('iptables -t nat -S'), '10.78.0.0/16', 'and then starts as for the first time');
+  renameSync(`${policy.dir}-away`, policy.dir);
+  await started.agent.statusUntil(
+    'the directory is back',
+    (status) => status.policy.name === 'default/gateway1',
+  );
+  t.equal(await started.agent.stop(), 0);
+});
+
+t.test(
+  'what `apply` put into the kernel is the last good policy of the daemon that starts next',
+  async (t) => {
+    const scope = scopeOf(t);
+    const { gateway } = topology(scope);
+    const policy = new PolicyDirectory(scope);
+    policy.set();
+    const options = { policyDir: policy.dir, stateDir: scope.directory('state') };
+    t.equal(cli(gateway, options, 'apply').code, 0);
+    const before = kernelState(gateway);
+    policy.write({ 'a.yaml': 'kind: Nonsense' });
+    const agent = new Agent(gateway, options);
+    gateway.sh('iptables -t nat -F');
+    await agent.statusUntil('refused', ({ policy, kernel }) => !policy.valid && kernel.inSync);
+    t.same(kernelState(gateway), before);
+    t.equal(await agent.stop(), 0);
   },
 );

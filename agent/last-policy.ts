@@ -1,0 +1,124 @@
+/**
+ * The last good policy, kept in the state directory: what came into force last, as its source had it. Every agent
+ * process that starts there, and cannot use the newest input, maintains it until a newer one is valid.
+ *
+ * Documents are kept, not what was made of them: they are read again with every check that policy files pass, by
+ * this version or a later one. The file is compressed, because a state directory in memory counts as the
+ * container's, and replaced whole; one that is damaged is left aside.
+ */
+import { existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { gunzipSync, gzipSync } from 'node:zlib';
+import { clear, readState, replaceState } from '../bfd/files.ts';
+import type { Logger } from './log.ts';
+import { MAX_SET_SIZE } from './policy/documents.ts';
+import type { KeptPolicy } from './source.ts';
+
+/** Changes when the layout of the file does. */
+const VERSION = 1;
+/** Octets: no policy that can be read comes to more, compressed or not. */
+const MAX_SIZE = 2 * MAX_SET_SIZE;
+/** A failure to write is logged so often, ms. */
+const ERROR_LOG_PERIOD = 60_000;
+
+const fileIn = (stateDir: string): string => join(stateDir, 'last-policy.json.gz');
+
+/** Reads what was kept; undefined when there is nothing, or nothing that can be used: then `warn` hears why. */
+export function readLastPolicy(stateDir: string, warn: (reason: string) => void): KeptPolicy | undefined {
+  const file = fileIn(stateDir);
+  try {
+    const compressed = readState(file, MAX_SIZE);
+    return compressed && parse(compressed);
+  } catch (error) {
+    warn(`${file} is left aside: ${(error as Error).message}`);
+    return undefined;
+  }
+}
+
+/** The compressed text of the file to what it says. Throws when it is not what `format` makes. */
+function parse(compressed: Buffer): KeptPolicy {
+  const text = gunzipSync(compressed, { maxOutputLength: MAX_SIZE }).toString('utf8');
+  const { version, source, since, content } = JSON.parse(text) as KeptPolicy & { version: number };
+  if (version !== VERSION) throw new Error(`it is of version ${version}, not ${VERSION}`);
+  const strings = (values: unknown[]) => values.every((value) => typeof value === 'string');
+  const sound =
+    'files' in content
+      ? content.files.every(({ name, text }) => strings([name, text]))
+      : strings(Object.values(content.environment));
+  if (!sound || typeof source !== 'string' || Number.isNaN(new Date(since).getTime())) {
+    throw new Error('it does not make sense');
+  }
+  return { source, since, content };
+}
+
+const format = (kept: KeptPolicy): Buffer =>
+  // Level 1 takes a third of the time and makes a tenth more.
+  gzipSync(JSON.stringify({ version: VERSION, ...kept }), { level: 1 });
+
+/** Replaces the file. Throws when that cannot be done; then the old one is still there. */
+function write(stateDir: string, compressed: Buffer): void {
+  mkdirSync(stateDir, { recursive: true });
+  replaceState(fileIn(stateDir), [compressed]);
+}
+
+/** Forgets what was kept: a gateway that was removed must not come back by itself. */
+export function removeLastPolicy(stateDir: string): void {
+  clear(fileIn(stateDir));
+}
+
+/** Keeps a policy that has just come into force. Throws when that cannot be done. */
+export function keepPolicy(stateDir: string, kept: KeptPolicy): void {
+  write(stateDir, format(kept));
+}
+
+/** Keeps the policy in force on disk, for as long as this process runs. */
+export class LastPolicy {
+  readonly #stateDir: string;
+  readonly #logger: Logger;
+  /** The file of the policy in force. It takes a tenth of the documents, which are not held. */
+  #compressed: Buffer | undefined;
+  #written = false;
+  #errorLogged = Number.NEGATIVE_INFINITY;
+
+  constructor(stateDir: string, logger: Logger) {
+    this.#stateDir = stateDir;
+    this.#logger = logger;
+  }
+
+  /**
+   * The policy that was handed over last is in force. `fresh`: it is another one. Otherwise the file is written
+   * again only when it is not there, because somebody took it away or there was no room.
+   */
+  keep(fresh?: KeptPolicy): void {
+    if (fresh !== undefined) {
+      this.#compressed = format(fresh);
+      this.#written = false;
+    }
+    if (this.#compressed === undefined) return;
+    if (this.#written && existsSync(fileIn(this.#stateDir))) return;
+    try {
+      write(this.#stateDir, this.#compressed);
+      this.#written = true;
+    } catch (error) {
+      this.#complain(error as Error);
+    }
+  }
+
+  /** Nothing is kept from now on, nor over a restart. */
+  remove(): void {
+    try {
+      removeLastPolicy(this.#stateDir);
+    } catch (error) {
+      this.#complain(error as Error);
+    }
+  }
+
+  #complain({ message }: Error): void {
+    if (performance.now() - this.#errorLogged < ERROR_LOG_PERIOD) return;
+    this.#errorLogged = performance.now();
+    this.#logger.warn(
+      { reason: message },
+      'cannot keep the policy in the state directory; a restart with an invalid one would have none',
+    );
+  }
+}
