@@ -8,7 +8,7 @@ import { FAMILIES, type Family } from '../routing/prefix.ts';
 import { editChain } from './chains.ts';
 import { isByMark } from './egress.ts';
 import { editPorts, type PortStep } from './port-steps.ts';
-import { isOwnedName, ownedByForm, setsOf } from './rules.ts';
+import { isOwnedName, isSayable, ownedByForm, setsOf } from './rules.ts';
 import { editSet, isOtherKind, type SetStep } from './sets.ts';
 import type { AddressSet, Chain, NatState, Rule, Tables } from './state.ts';
 
@@ -87,7 +87,7 @@ function editTables(
       }
       if (ours && old === undefined) created.push({ type: 'new-chain', ...at });
       let rules = old?.rules ?? [];
-      if (ours && rules.some((rule) => rule.text.includes('\n'))) {
+      if (ours && rules.some((rule) => !isSayable(rule.text))) {
         created.push({ type: 'flush-chain', ...at });
         rules = [];
       }
@@ -224,7 +224,7 @@ function withOld(wanted: Tables, there: Tables, keeps: (chain: string) => boolea
   for (const [name, table] of there) {
     const target = tables.get(name) ?? new Map<string, Chain>();
     for (const [chain, old] of table) {
-      if (!isOwnedName(chain) || !keeps(chain) || old.rules.some(({ text }) => text.includes('\n'))) continue;
+      if (!isOwnedName(chain) || !keeps(chain) || old.rules.some(({ text }) => !isSayable(text))) continue;
       tables.set(name, target);
       const rules = isByMark(chain) ? [...(target.get(chain)?.rules ?? []), ...old.rules] : old.rules;
       target.set(chain, { ...old, rules });

@@ -1,7 +1,10 @@
-/** Reads what `iptables-save -c` (either backend) and `ipset save` print. */
+/**
+ * Reads what `iptables-save -c` (either backend) and `ipset save` print. Neither escapes names: a foreign chain, set
+ * or interface may look like anything, and is passed over.
+ */
 import { type Family, type Prefix, prefix } from '../routing/prefix.ts';
-import { DECISION_MASK, hex, isOwnedName } from './rules.ts';
-import type { AddressSet, Tables } from './state.ts';
+import { DECISION_MASK, hex, isOwnedName, ruleWords } from './rules.ts';
+import type { AddressSet, Chain, Tables } from './state.ts';
 
 /** glibc's spelling of an IPv6 address that ends in dotted decimal, which RFC 5952 keeps for mapped ones only. */
 const DOTTED = /(^| )(-[sd]) ([0-9a-f:]+\.[0-9.]+\/\d+)(?= |$)/g;
@@ -13,52 +16,50 @@ function canonicalRule(text: string, family: Family): string {
   });
 }
 
-/** The lines of the text; a quoted comment may hold line breaks, which do not end its line. */
-function* logicalLines(text: string): Iterable<string> {
-  let open = '';
-  for (const line of text.split('\n')) {
-    const whole = open === '' ? line : `${open}\n${line}`;
-    const quotes = whole.includes('"') ? (whole.match(/\\.|"/gs) ?? []).filter((m) => m === '"').length : 0;
-    open = quotes % 2 === 1 ? whole : '';
-    if (open === '') yield whole;
+const CHAIN_LINE = /^:(.+) (\S+) \[\d+:\d+\]$/;
+const RULE_LINE = /^(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)$/s;
+/** Far more than a comment (255) or the name of a set (31) takes, octets. */
+const LONGEST_BREAK = 1024;
+
+/** The rule whose listing begins with a line, and how many lines it takes. */
+function ruleAt(lines: readonly string[], first: number): { text: string; count: number } {
+  const line = lines[first]!;
+  let text = line;
+  for (let count = 1; ; count++) {
+    if (!/["]|-set /.test(text) || !ruleWords(text).open) return { text, count };
+    const next = lines[first + count];
+    // What never ends was no comment.
+    if (next === undefined || text.length > line.length + LONGEST_BREAK) return { text: line, count: 1 };
+    text += `\n${next}`;
   }
-  if (open !== '') throw new SyntaxError(`a quote without its end: ${JSON.stringify(open)}`);
 }
 
-const CHAIN_LINE = /^:(\S+) (\S+)/;
-const RULE_LINE = /^(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)$/s;
-
 /**
- * The tables in the output of iptables-save, with or without counters. Comments and notices (`# Warning:
- * iptables-legacy tables present`) are passed over. Throws `SyntaxError` for a line that belongs nowhere.
+ * The tables in the output of iptables-save, with or without counters. What is no chain and no rule of a chain
+ * (comments, notices, the rest of a name with a line break) is passed over: it is none of ours.
  */
 export function parseTables(text: string, family: Family): Tables {
   const tables: Tables = new Map();
-  let table: string | undefined;
-  for (const line of logicalLines(text)) {
-    if (line === '' || line.startsWith('#')) continue;
-    if (line === 'COMMIT') {
-      table = undefined;
-      continue;
-    }
+  const lines = text.split('\n');
+  let chains = new Map<string, Chain>();
+  for (let i = 0; i < lines.length; i++) {
+    const line = lines[i]!;
     if (line.startsWith('*')) {
-      table = line.slice(1);
-      tables.set(table, new Map());
+      chains = new Map();
+      tables.set(line.slice(1), chains);
       continue;
     }
-    const chains = table === undefined ? undefined : tables.get(table);
     const declared = CHAIN_LINE.exec(line);
-    if (chains !== undefined && declared !== null) {
+    if (declared !== null) {
       chains.set(declared[1]!, { policy: declared[2]!, rules: [] });
       continue;
     }
-    const rule = RULE_LINE.exec(line);
-    const chain = rule === null ? undefined : chains?.get(rule[3]!);
-    if (rule === null || chain === undefined) {
-      throw new SyntaxError(`iptables-save printed a line that is not understood: ${JSON.stringify(line)}`);
-    }
-    const [, packets = '0', bytes = '0', , body = ''] = rule;
-    chain.rules.push({ text: canonicalRule(body, family), packets: Number(packets), bytes: Number(bytes) });
+    if (!RULE_LINE.test(line)) continue;
+    const { text: whole, count } = ruleAt(lines, i);
+    i += count - 1;
+    const [, packets = '0', bytes = '0', name = '', body = ''] = RULE_LINE.exec(whole)!;
+    const rule = { text: canonicalRule(body, family), packets: Number(packets), bytes: Number(bytes) };
+    chains.get(name)?.rules.push(rule);
   }
   return tables;
 }
@@ -66,8 +67,18 @@ export function parseTables(text: string, family: Family): Tables {
 /** `create` options that say how a set is laid out in memory, and not what is in it. */
 const LAYOUT = new Set(['hashsize', 'bucketsize', 'initval']);
 
-function parseCreate(line: string): AddressSet {
-  const [, name = '', type = '', ...options] = line.split(' ');
+/** The types of sets, as ipset names them. */
+const TYPE = '(?:bitmap|hash|list):[a-z,]+';
+const CREATE = new RegExp(`^create (.+?) (${TYPE})( .*)?$`, 's');
+/** Options of a set; the name of a foreign one may look like all else. */
+const OPTIONS = new RegExp(`^(?!.* ${TYPE}(?: |$)) (?:family|hashsize|range|size) `);
+
+/** The set that a `create` line makes, when it is ours. */
+function ownSet([, name = '', type = '', tail = '']: readonly (string | undefined)[]):
+  | AddressSet
+  | undefined {
+  if (!isOwnedName(name) || !OPTIONS.test(tail)) return undefined;
+  const options = tail.trim().split(' ');
   const set: AddressSet = {
     name,
     type,
@@ -100,26 +111,44 @@ function parseElement(text: string, family: Family): Prefix {
 
 const SKBMARK = new RegExp(`^skbmark (0x[0-9a-f]{1,8})/${hex(DECISION_MASK)}$`);
 
-/** Our sets in the output of `ipset save`, by name; those of others are passed over. */
+function addElement(set: AddressSet, text: string): void {
+  const end = text.indexOf(' ');
+  const mark = end < 0 ? undefined : SKBMARK.exec(text.slice(end + 1))?.[1];
+  if (end >= 0 && mark === undefined) set.plain = false;
+  set.elements.set(parseElement(end < 0 ? text : text.slice(0, end), set.family), Number(mark ?? 0));
+}
+
+/**
+ * Our sets in the output of `ipset save`, by name; those of others are passed over, whatever stands in their names
+ * and comments, line breaks too. Each set is printed whole: how it is made, then its elements.
+ */
 export function parseSets(text: string): Map<string, AddressSet> {
   const sets = new Map<string, AddressSet>();
-  for (const line of logicalLines(text)) {
-    if (line.startsWith('create ')) {
-      const set = parseCreate(line);
-      if (isOwnedName(set.name)) sets.set(set.name, set);
+  const lines = text.split('\n');
+  /** How the elements of the set at hand begin, and the set if it is ours. */
+  let lead = '';
+  let own: AddressSet | undefined;
+  for (let i = 0; i < lines.length; i++) {
+    let line = lines[i]!;
+    if (lead !== '' && line.startsWith(lead)) {
+      const comment = line.indexOf(' comment "', lead.length);
+      if (comment >= 0) {
+        const from = comment + ' comment "'.length;
+        while (!line.includes('"', from) && i + 1 < lines.length) line += `\n${lines[++i]}`;
+      }
+      if (own?.type === 'hash:net') addElement(own, line.slice(lead.length));
       continue;
     }
-    if (!line.startsWith('add ')) continue;
-    const start = line.indexOf(' ', 'add '.length) + 1;
-    const set = sets.get(line.slice('add '.length, start - 1));
-    if (set === undefined || set.type !== 'hash:net') continue;
-    const end = line.indexOf(' ', start);
-    const mark = end < 0 ? undefined : SKBMARK.exec(line.slice(end + 1))?.[1];
-    if (end >= 0 && mark === undefined) set.plain = false;
-    set.elements.set(
-      parseElement(line.slice(start, end < 0 ? undefined : end), set.family),
-      Number(mark ?? 0),
-    );
+    if (!line.startsWith('create ')) continue;
+    let created = CREATE.exec(line);
+    while (created === null && i + 1 < lines.length && line.length < LONGEST_BREAK) {
+      line += `\n${lines[++i]}`;
+      created = CREATE.exec(line);
+    }
+    if (created === null) continue;
+    lead = `add ${created[1]} `;
+    own = ownSet(created);
+    if (own !== undefined) sets.set(own.name, own);
   }
   return sets;
 }

@@ -67,32 +67,91 @@ export const notrackRules = (internalInterface: string, port: number): string[] 
   `-p udp -m udp --dport ${port} -m addrtype --src-type LOCAL -j CT --notrack`,
 ];
 
-/** The words of a rule as iptables-save writes them: quoted when they hold more than letters, digits, `_` and `-`. */
-const words = (text: string): string[] => text.match(/"(?:[^"\\]|\\.)*"|\S+/gs) ?? [];
+/** Options whose value iptables-save prints as it is, with quotation marks, backslashes and all. */
+const BARE = /^(?:-[Ajgio]|--physdev-(?:in|out))$/;
+/** Those whose value is the name of a set, in which there may be anything, and then directions. */
+const SET_OPTION = /^--(?:match|map|add|del)-set$/;
+const SET_NAME = /.+?(?= (?:src|dst)(?:,(?:src|dst))*(?: |$))/sy;
+const QUOTED = /"(?:[^"\\]|\\.)*"(?= |$)/sy;
+const WORD = /\S+/y;
 
-/** Whether a chain or a set is ours by its name. */
-export const isOwnedName = (word: string | undefined): boolean =>
-  word?.startsWith(OWNED_NAME_PREFIX) ?? false;
+/**
+ * The words of a rule as iptables-save writes them: quoted when they hold more than letters, digits, `_` and `-`,
+ * but for names. `open`: the text ends within a comment or the name of a set, which may hold line breaks.
+ */
+export function ruleWords(text: string): { words: string[]; open: boolean } {
+  const words: string[] = [];
+  let open = false;
+  const take = (pattern: RegExp, at: number): string | undefined => {
+    pattern.lastIndex = at;
+    return pattern.exec(text)?.[0];
+  };
+  for (let at = 0; at < text.length; ) {
+    if (/\s/.test(text[at]!)) {
+      at++;
+      continue;
+    }
+    const option = words.at(-1) ?? '';
+    let word: string | undefined;
+    if (SET_OPTION.test(option)) {
+      word = take(SET_NAME, at);
+      open = word === undefined;
+    } else if (text[at] === '"' && !BARE.test(option)) {
+      word = take(QUOTED, at);
+      open = word === undefined && option === '--comment';
+    }
+    if (open) return { words, open };
+    word ??= take(WORD, at)!;
+    words.push(word);
+    at += word.length;
+  }
+  return { words, open: SET_OPTION.test(words.at(-1) ?? '') };
+}
+
+const OWNED_NAME = new RegExp(`^${OWNED_NAME_PREFIX}[\\w.:-]+$`);
+
+/**
+ * Whether a chain or a set is ours by its name. A name that cannot be said to the restore programs (a blank, a
+ * quotation mark) is none that the agent gave.
+ */
+export const isOwnedName = (word: string | undefined): boolean => word !== undefined && OWNED_NAME.test(word);
+
+/**
+ * Whether a rule can be said to the restore programs. A line break ends their line, a quotation mark outside of a
+ * quoted word begins one, and what is no UTF-8 was lost when it was read.
+ */
+export function isSayable(text: string): boolean {
+  if (!/["\n\ufffd]|-set \S+ (?!(?:src|dst)\b)/.test(text)) return true;
+  if (/[\n\ufffd]/.test(text)) return false;
+  const { words, open } = ruleWords(text);
+  return (
+    !open &&
+    words.every((word, i) => {
+      const option = words[i - 1] ?? '';
+      const quoted = /^".*"$/s.test(word) && !BARE.test(option) && !SET_OPTION.test(option);
+      return quoted || !/["\s]/.test(word);
+    })
+  );
+}
 
 /** The sets that a rule uses. */
 export function setsOf(text: string): string[] {
   if (!/ --(?:match|map)-set /.test(text)) return [];
-  const list = words(text);
-  return list.filter(
-    (_, i) => /^--(?:match|map)-set$/.test(list[i - 1] ?? '') && list[i - 2] !== '--comment',
+  const { words } = ruleWords(text);
+  return words.filter(
+    (_, i) => /^--(?:match|map)-set$/.test(words[i - 1] ?? '') && words[i - 2] !== '--comment',
   );
 }
 
-/** Whether a rule names one of our chains or sets. */
+/** Whether a rule names one of our chains or sets. One that cannot be said in a transaction is left alone. */
 export function namesOurs(text: string): boolean {
-  // A comment with a line break cannot be said in a transaction: such a rule is left alone.
-  if (!text.includes(` ${OWNED_NAME_PREFIX}`) || text.includes('\n')) return false;
-  const list = words(text);
-  return list.some(
+  if (!text.includes(` ${OWNED_NAME_PREFIX}`) || !isSayable(text)) return false;
+  const { words } = ruleWords(text);
+  return words.some(
     (word, i) =>
       isOwnedName(word) &&
-      /^(?:-j|-g|--match-set|--map-set)$/.test(list[i - 1] ?? '') &&
-      list[i - 2] !== '--comment',
+      /^(?:-j|-g|--match-set|--map-set)$/.test(words[i - 1] ?? '') &&
+      words[i - 2] !== '--comment',
   );
 }
 

@@ -1,5 +1,6 @@
 import t from 'tap';
 import { parseSets, parseTables } from '../../nat/parse.ts';
+import { namesOurs } from '../../nat/rules.ts';
 
 // Printed by iptables-nft-save and iptables-save (legacy) 1.8.9 for the same rules, notices included.
 const NFT = `# Warning: iptables-legacy tables present, use iptables-legacy-save to see them
@@ -84,11 +85,121 @@ t.test('an empty kernel prints nothing, which is no tables', (t) => {
   t.end();
 });
 
-t.test('a line that belongs nowhere is an error, not a silent gap', (t) => {
-  t.throws(() => parseTables('-A POSTROUTING -j RETURN\n', 4), SyntaxError);
-  t.throws(() => parseTables('*nat\n-A NOCHAIN -j RETURN\n', 4), SyntaxError);
-  t.throws(() => parseTables('*nat\nwhat is this\n', 4), SyntaxError);
-  t.throws(() => parseTables('*nat\n:A - [0:0]\n-A A -m comment --comment "x\n-A A -j B\n', 4), SyntaxError);
+t.test('a line that belongs nowhere is passed over, and what follows it is read', (t) => {
+  const text = `-A POSTROUTING -j RETURN
+*nat
+:A - [0:0]
+what is this
+-A NOCHAIN -j RETURN
+-A A -m comment --comment "without an end
+-A A -j B
+COMMIT
+`;
+  const rules = parseTables(text, 4).get('nat')!.get('A')!.rules;
+  t.same(
+    rules.map(({ text }) => text),
+    ['-m comment --comment "without an end', '-j B'],
+  );
+  t.end();
+});
+
+// Printed by iptables-nft-save and iptables-save (legacy) 1.8.9, alike.
+const NASTY = String.raw`*nat
+:POSTROUTING ACCEPT [0:0]
+:"x - [0:0]
+:#hash - [0:0]
+:*star - [0:0]
+::colon - [0:0]
+:COMMIT - [0:0]
+:[0:0] - [0:0]
+:a"b - [0:0]
+:b\c - [0:0]
+:it's - [0:0]
+:é - [0:0]
+:VEG-MASQUERADE - [0:0]
+[0:0] -A POSTROUTING -j "x
+[0:0] -A POSTROUTING -g b\c
+[0:0] -A POSTROUTING -o q"r -m comment --comment "a \"b\" c\\d" -j ACCEPT
+[0:0] -A POSTROUTING -o "r -j RETURN
+[0:0] -A POSTROUTING -m comment --comment "two
+lines \"q" -j ACCEPT
+[0:0] -A POSTROUTING -m comment --comment "" -j ACCEPT
+[0:0] -A POSTROUTING -m string --string "a \"q\" --comment \"x" --algo bm -j ACCEPT
+[0:0] -A POSTROUTING -m u32 --u32 "0x0=0x0&&0x4=0x5:0x7" -j ACCEPT
+[0:0] -A POSTROUTING -m bpf --bytecode "4,48 0 0 9,21 0 1 6,6 0 0 1,6 0 0 0" -j ACCEPT
+[0:0] -A POSTROUTING -j LOG --log-prefix "x \"y: "
+[0:0] -A POSTROUTING -m set --match-set set"q src -j ACCEPT
+[0:0] -A POSTROUTING -m set --match-set "s src,dst -j ACCEPT
+[0:0] -A POSTROUTING -m set --match-set s t src -j ACCEPT
+[0:0] -A POSTROUTING -m set --match-set n
+[0:0] -A POSTROUTING src -j ACCEPT
+[0:0] -A POSTROUTING -o "r -m comment --comment "x -j VEG-MASQUERADE y" -j RETURN
+[0:0] -A POSTROUTING -j VEG-MASQUERADE
+[0:0] -A "x -j a"b
+[0:0] -A #hash -j RETURN
+[0:0] -A COMMIT -j RETURN
+[0:0] -A VEG-MASQUERADE -j MASQUERADE --random-fully
+COMMIT
+`;
+
+t.test('foreign names of every kind are passed over, and no rule is lost or taken for ours', (t) => {
+  const nat = parseTables(NASTY, 4).get('nat')!;
+  const rules = nat.get('POSTROUTING')!.rules.map(({ text }) => text);
+  t.equal(rules.length, 16);
+  t.same(rules.filter(namesOurs), ['-j VEG-MASQUERADE']);
+  t.equal(rules.at(-1), '-j VEG-MASQUERADE');
+  t.same(
+    nat.get('VEG-MASQUERADE')!.rules.map(({ text }) => text),
+    ['-j MASQUERADE --random-fully'],
+  );
+  t.equal(nat.get('"x')!.rules.length, 1);
+  t.equal(nat.get('COMMIT')!.rules.length, 1);
+  t.end();
+});
+
+/** A random word of awkward characters. */
+function awkward(random: () => number, more = ''): string {
+  const letters = `ab"\\'#*:[]é-_${more}`;
+  const length = 1 + Math.floor(random() * 10);
+  return Array.from({ length }, () => letters[Math.floor(random() * letters.length)]).join('');
+}
+
+/** A generator of numbers from 0 to 1. */
+function seeded(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+t.test('among random foreign rules ours are found, each in its place', (t) => {
+  for (let seed = 1; seed <= 300; seed++) {
+    const random = seeded(seed);
+    const quoted = (text: string) => `"${text.replace(/["\\]/g, '\\$&')}"`;
+    const foreign = (): string => {
+      const kinds = [
+        () => `-j ${awkward(random)}`,
+        () => `-i ${awkward(random)} -o ${awkward(random)} -j ACCEPT`,
+        () => `-m comment --comment ${quoted(awkward(random, ' \n'))} -j RETURN`,
+        () =>
+          `-m comment --comment ${quoted(`x\n[0:0] -A POSTROUTING -j VEG-A ${awkward(random)}`)} -j RETURN`,
+        () => `-m string --string ${quoted(awkward(random, ' '))} --algo bm -j DROP`,
+        () => `-m set ! --match-set ${awkward(random, ' \n').trim() || 's'} src,dst -j ACCEPT`,
+        () => `-j LOG --log-prefix ${quoted(awkward(random, ' '))}`,
+        () => `-j SET --add-set ${awkward(random)} src --exist`,
+      ];
+      return kinds[Math.floor(random() * kinds.length)]!();
+    };
+    const rules = Array.from({ length: 12 }, (_, i) =>
+      i % 3 === 2 ? `-s 10.${i}.0.0/16 -j VEG-A` : foreign(),
+    );
+    const text = `*nat\n:POSTROUTING ACCEPT [0:0]\n:VEG-A - [0:0]\n${rules.map((rule) => `[1:60] -A POSTROUTING ${rule}\n`).join('')}COMMIT\n`;
+    const read = parseTables(text, 4).get('nat')!.get('POSTROUTING')!.rules;
+    const expected = rules.map((rule, i) => (i % 3 === 2 ? [i, rule] : undefined)).filter(Boolean);
+    const found = read.map((rule, i) => (namesOurs(rule.text) ? [i, rule.text] : undefined)).filter(Boolean);
+    t.same(found, expected, `seed ${seed}`);
+  }
   t.end();
 });
 
@@ -176,5 +287,38 @@ create VEG-FAKE hash:net family inet hashsize 64 maxelem 9"
 ${SET}`;
   t.same([...parseSets(text).keys()], ['VEG-FORWARD-4']);
   t.equal(parseSets('').size, 0);
+  t.end();
+});
+
+t.test('sets with foreign names of every kind are passed over', (t) => {
+  const theirs = [
+    'set"q',
+    '"s',
+    's t',
+    'n\nl',
+    'x\ncreate VEG-A',
+    'VEG-"q',
+    'VEG-s p',
+    'VEG-A hash:net x',
+    'VEG-A hash:net family',
+  ];
+  const text = theirs
+    .map(
+      (name) =>
+        `create ${name} hash:ip family inet hashsize 64 maxelem 9 bucketsize 12 initval 0x1\nadd ${name} 1.2.3.4\n`,
+    )
+    .join('');
+  const others = `create nif hash:net,iface family inet hashsize 1024 maxelem 65536 timeout 100 counters comment skbinfo bucketsize 12 initval 0x8835d9cd
+add nif 10.0.0.0/8,eth"0 timeout 99 packets 0 bytes 0 comment "it's a comment" skbmark 0x1/0x2
+create bp bitmap:port range 0-100 comment
+add bp 5 comment "a b c"
+add bp 6 comment "x
+create VEG-B hash:net family inet hashsize 64 maxelem 9"
+create lst list:set size 8
+add lst "s
+`;
+  const sets = parseSets(text + others + SET + text);
+  t.same([...sets.keys()], ['VEG-FORWARD-4']);
+  t.same([...sets.get('VEG-FORWARD-4')!.elements.keys()], ['10.1.2.3/32', '0.0.0.0/1']);
   t.end();
 });
