@@ -103,7 +103,8 @@ export class FlowCleaner {
       const sides = plan.routing.flatMap(({ internal, external }) => [internal, external]);
       try {
         const own = sides.flatMap(({ addresses }) => addresses);
-        const flows = await removeFlows(staleFlows(plan.nat, own));
+        const inside = plan.routing.flatMap(({ internalBlocks }) => internalBlocks);
+        const flows = await removeFlows(staleFlows(plan.nat, own, inside));
         if (flows > 0) this.#logger.info({ flows }, 'removed flows that began under other rules');
       } catch (error) {
         const reason = (error as Error).message;

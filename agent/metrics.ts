@@ -4,7 +4,9 @@
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../bfd/intent.ts';
+import { CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Trigger } from './cadence.ts';
+import type { Drops } from './drops.ts';
 import { countFailed } from './failures.ts';
 import { addKubeOvnMetrics } from './kube-ovn-metrics.ts';
 import type { AgentView } from './status.ts';
@@ -18,6 +20,7 @@ export interface MetricsSources {
   conntrack(): { entries: number; limit: number } | undefined;
   /** First packets of flows that could not enter that table. */
   insertFailures(): number | undefined;
+  drops: Pick<Drops, 'refresh' | 'of'>;
   translations: Pick<Translations, 'snapshot' | 'identity'>;
 }
 
@@ -59,7 +62,7 @@ export class Metrics {
   readonly #durations: Histogram;
   readonly #repairs: Counter<'object'>;
 
-  constructor({ view, conntrack, insertFailures, translations }: MetricsSources) {
+  constructor({ view, conntrack, insertFailures, drops, translations }: MetricsSources) {
     const registers = [this.registry];
     const gauge = (name: string, help: string, read: () => number | undefined) =>
       new Gauge({
@@ -229,6 +232,23 @@ export class Metrics {
         else this.inc(failures);
       },
     });
+    const dropped = (name: string, help: string, chain: string) =>
+      new Counter({
+        name,
+        help,
+        labelNames: ['family'],
+        registers,
+        async collect() {
+          await drops.refresh();
+          this.reset();
+          for (const { family, packets } of drops.of(chain)) this.inc({ family: `ipv${family}` }, packets);
+        },
+      });
+    dropped(
+      'veg_inbound_dropped_packets_total',
+      'Packets from outside that were dropped because the policy opens no way to where they go.',
+      CHAIN_REFUSED,
+    );
     addTranslationMetrics(this.registry, () => translations.snapshot);
     addKubeOvnMetrics(this.registry, {
       snapshot: () => translations.snapshot,

@@ -7,10 +7,12 @@
 import { serveControl } from '../bfd/control-socket.ts';
 import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
 import { VERSION } from '../bfd/version.ts';
+import { CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Family } from '../routing/prefix.ts';
 import { BfdLink } from './bfd-link.ts';
 import { readConntrackUse, readInsertFailures } from './conntrack-table.ts';
 import { DrainWatch } from './drain.ts';
+import { Drops } from './drops.ts';
 import { exec } from './exec.ts';
 import { Gateway } from './gateway.ts';
 import { SessionHistory } from './history.ts';
@@ -122,10 +124,19 @@ const translations = new Translations({
   logger,
 });
 
+const kernels = createKernels(options);
+const drops = new Drops(() => {
+  const programmed = view.kernel.families.filter(({ state }) => state !== 'unused');
+  return kernels.nat.counts(
+    programmed.map(({ family }) => family),
+    [CHAIN_REFUSED],
+  );
+}, clock);
 const metrics = new Metrics({
   view: () => view,
   conntrack: readConntrackUse,
   insertFailures: readInsertFailures,
+  drops,
   translations,
 });
 addRecoveryMetrics(metrics.registry, recovery, clock);
@@ -162,7 +173,6 @@ function listen(internalAddresses: string[]): Promise<void> {
 }
 
 const last = new LastPolicy(options.stateDir, logger);
-const kernels = createKernels(options);
 const uplink = new Uplink({
   netlink: new NetlinkSocket(Protocol.ROUTE),
   conntrack: readConntrackUse,

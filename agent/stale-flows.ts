@@ -74,6 +74,11 @@ class FamilyPolicy {
     this.given = keys([...snat, ...eips.map(({ external }) => external)]);
   }
 
+  /** Whether all that comes from outside may come in, with the source that it has. */
+  get admitsAll(): boolean {
+    return this.#nat.inbound === 'any';
+  }
+
   /** What a flow that begins now would be given. */
   action(source: Uint8Array, destination: Uint8Array): Action {
     const eip = this.#eips.get(key(source));
@@ -118,10 +123,17 @@ class FamilyPolicy {
 }
 
 /**
- * A function that says of an entry whether it has to go. `own`: every address that the pod has. Entries of a
- * family that is not in the intent, the pod's own flows and what is never forwarded stay.
+ * A function that says of an entry whether it has to go. `own`: every address that the pod has; `blocks`: what is
+ * inside, as far as it is known. Entries of a family that is not in the intent, the pod's own flows and what is
+ * never forwarded stay.
  */
-export function staleFlows(intent: NatIntent, own: readonly Address[]): (entry: ConntrackEntry) => boolean {
+export function staleFlows(
+  intent: NatIntent,
+  own: readonly Address[],
+  blocks: readonly Prefix[] = [],
+): (entry: ConntrackEntry) => boolean {
+  const insideIndex = prefixIndex(blocks);
+  const isInside = (octets: Uint8Array): boolean => insideIndex?.has(octets) === true;
   const families = new Map<Family, { policy: FamilyPolicy; own: Set<string> }>(
     intent.map((nat) => [
       nat.family,
@@ -156,7 +168,10 @@ export function staleFlows(intent: NatIntent, own: readonly Address[]): (entry: 
     if (redirected) return true;
     if (known.own.has(key(destination))) return false;
     const action = policy.action(source, destination);
-    if (!translated) return action !== 'forward' && !policy.forwardsInwards(source, destination);
+    if (!translated) {
+      if (policy.admitsAll && isInside(destination) && !isInside(source)) return false;
+      return action !== 'forward' && !policy.forwardsInwards(source, destination);
+    }
     if (action === 'drop' || action === 'forward') return true;
     if (typeof action === 'object' && 'first' in action) {
       if (became !== keyOf(action.address)) return true;

@@ -8,10 +8,6 @@ import {
 } from '../routing/numbers.ts';
 import { anyPrefix, type Family, hostPrefix, type Prefix, prefix } from '../routing/prefix.ts';
 import {
-  CHAIN_EGRESS,
-  CHAIN_INGRESS,
-  CHAIN_INVALID,
-  CHAIN_TRANSLATE,
   type DefaultAction,
   type EgressChains,
   type EgressPolicy,
@@ -22,10 +18,20 @@ import {
 import { CHAIN_DNAT, CHAIN_INBOUND, type Dnat, type Eip, EXTERNAL_SET, inboundChains } from './inbound.ts';
 import { sumOf } from './nftables.ts';
 import {
+  CHAIN_EGRESS,
+  CHAIN_INGRESS,
+  CHAIN_INVALID,
+  CHAIN_INWARDS,
+  CHAIN_MSS,
+  CHAIN_REFUSED,
+  CHAIN_STRAY,
+  CHAIN_TRANSLATE,
+  ingressRules,
   interfaceName,
   jump,
   markRule,
   masqueradeChain,
+  notFromInside,
   notrackRules,
   returnPair,
   returnPairOfSet,
@@ -57,11 +63,19 @@ export interface FamilyNat {
   /** Keep TCP segments of forwarded connections within the smaller of the two networks. */
   mssClamp?: boolean;
   /**
-   * Drop what comes from the VPC, is not forwarded unchanged and belongs to no connection: NAT passes it by, and
-   * it would leave with the address of its sender.
+   * Drop what belongs to no connection, because NAT passes it by. From the VPC it would leave with the address of
+   * its sender, unless it is forwarded unchanged; what comes to an address of this pod instead of to whom it was
+   * meant for would be answered with a reset, which ends the connection that it was part of.
    */
   dropInvalid?: boolean;
+  /**
+   * Where connections from outside may come to: what is forwarded, EIPs and DNATs, or everything inside. Absent:
+   * the former.
+   */
+  inbound?: InboundAccess;
 }
+
+export type InboundAccess = 'forwarded' | 'any';
 
 /** The families that are programmed; one that is not in it is taken away. */
 export type NatIntent = FamilyNat[];
@@ -104,7 +118,8 @@ const unmarked = (blocks: readonly Prefix[]): Map<Prefix, number> =>
 const needsDecisions = ({ policies = [], defaultAction = 'masquerade', eips = [] }: FamilyNat): boolean =>
   policies.length > 0 || eips.length > 0 || defaultAction !== 'masquerade';
 
-const CHAIN_MSS = 'VEG-MSS';
+/** What would be answered with a reset when it comes to somebody who does not know the connection. */
+const RESETTING = ['tcp', 'sctp'];
 
 const portTable = (ports: EgressChains['ports'], family: Family): PortTable => ({
   intact: true,
@@ -151,9 +166,15 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
     hook('nat', 'POSTROUTING', `-m conntrack --ctstate DNAT ${jump(CHAIN_INBOUND)}`);
   }
 
-  const { dropInvalid = false } = nat;
+  const { dropInvalid = false, inbound = 'forwarded' } = nat;
   const decides = needsDecisions(nat);
+  const closed = inbound === 'forwarded';
+  let keepsSource = !closed;
   if (dropInvalid) {
+    add('mangle', CHAIN_STRAY, ['-j DROP']);
+    for (const protocol of RESETTING) {
+      hook('mangle', 'INPUT', `-p ${protocol} -m conntrack --ctstate INVALID ${jump(CHAIN_STRAY)}`);
+    }
     hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate INVALID ${jump(CHAIN_INVALID)}`);
     if (!decides) add('mangle', CHAIN_INVALID, [...forwarded.filter((_, i) => i % 2 === 1), '-j DROP']);
   }
@@ -173,19 +194,27 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
         : []),
       ...policies,
     ];
-    const egress = egressChains(family, all, defaultAction, dropInvalid);
+    const egress = egressChains(family, all, defaultAction, { dropInvalid, closed });
     for (const [name, texts] of egress.mangle) add('mangle', name, texts);
     for (const [name, texts] of egress.nat) add('nat', name, texts);
     if (egress.ports.size > 0) ports = portTable(egress.ports, family);
     for (const [name, list] of egress.destinations) addSet(name, unmarked(expressible(list, family)));
     if (egress.sources.size > 0) addSet(SOURCE_SET[family], egress.sources, true);
     hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_EGRESS)}`);
-    if (egress.ingress) {
-      const inwards = `! -i ${internal} -o ${internal}`;
-      hook('mangle', 'FORWARD', `${inwards} -m conntrack --ctstate NEW ${jump(CHAIN_INGRESS)}`);
-    }
-    hook('nat', 'POSTROUTING', `${isOurs} ${jump(CHAIN_TRANSLATE)}`);
+    keepsSource ||= egress.forwards;
+  } else if (closed) {
+    add('mangle', CHAIN_INGRESS, ingressRules(forwarded.filter((_, i) => i % 2 === 0)));
   }
+  if (closed) {
+    add('mangle', CHAIN_REFUSED, ['-j DROP']);
+    const unknown = '-m conntrack ! --ctstate RELATED,ESTABLISHED';
+    hook('mangle', 'FORWARD', `! -i ${internal} -o ${internal} ${unknown} ${jump(CHAIN_INGRESS)}`);
+  }
+  if (keepsSource) {
+    add('nat', CHAIN_INWARDS, ['-j ACCEPT']);
+    hook('nat', 'POSTROUTING', `-o ${internal} ${notFromInside} ${jump(CHAIN_INWARDS)}`);
+  }
+  if (decides) hook('nat', 'POSTROUTING', `${isOurs} ${jump(CHAIN_TRANSLATE)}`);
   if (nat.mssClamp) {
     add('mangle', CHAIN_MSS, ['-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu']);
     hook('mangle', 'FORWARD', `-p tcp ${jump(CHAIN_MSS)}`);

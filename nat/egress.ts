@@ -7,8 +7,9 @@
  * neither with the number of blocks nor, but for the depth of the tree, with that of policies.
  *
  *     mangle  FORWARD      -i eth0, new   → VEG-EGRESS     source → mark; what no policy allows is dropped here
- *             FORWARD      -o eth0, new   → VEG-INGRESS    the same by destination, for what is forwarded
- *     nat     POSTROUTING  mark is ours   → VEG-TRANSLATE  mark → ACCEPT, MASQUERADE, SNAT, or a class's chain
+ *             FORWARD      -o eth0, new   → VEG-INGRESS    the same by destination; what is not forwarded is dropped
+ *     nat     POSTROUTING  -o eth0        → VEG-INWARDS    what came in keeps its source
+ *             POSTROUTING  mark is ours   → VEG-TRANSLATE  mark → ACCEPT, MASQUERADE, SNAT, or a class's chain
  *
  * A source with a block of ports of its own is accepted there with a mark that nftables.ts looks up next.
  *
@@ -25,7 +26,18 @@ import {
   prefixLength,
 } from '../routing/prefix.ts';
 import type { PortBlocks } from './port-blocks.ts';
-import { DECISION_MASK, hex, PORT_BLOCKS_MARK } from './rules.ts';
+import {
+  CHAIN_EGRESS,
+  CHAIN_INGRESS,
+  CHAIN_INVALID,
+  CHAIN_REFUSED,
+  CHAIN_TRANSLATE,
+  DECISION_MASK,
+  hex,
+  ingressRules,
+  PORT_BLOCKS_MARK,
+  REFUSE,
+} from './rules.ts';
 
 /** What is done to the source address of a connection. */
 export type EgressAction =
@@ -61,32 +73,29 @@ export interface EgressChains {
   sources: Map<Prefix, number>;
   /** Port blocks by mark. */
   ports: Map<number, PortBlocks>;
-  /** Whether `CHAIN_INGRESS` is there: something is forwarded. */
-  ingress: boolean;
+  /** Whether something is forwarded, so that connections from outside may come to it. */
+  forwards: boolean;
 }
 
-export const CHAIN_EGRESS = 'VEG-EGRESS';
-export const CHAIN_INGRESS = 'VEG-INGRESS';
-export const CHAIN_TRANSLATE = 'VEG-TRANSLATE';
-export const CHAIN_INVALID = 'VEG-INVALID';
 const CHAIN_ALLOW = 'VEG-ALLOW';
 const CHAIN_INVALID_CLASS = 'VEG-INVALID-C';
+const CHAIN_INGRESS_CLASS = 'VEG-INGRESS-C';
+
+/** Those that are reached by a mark, with what is behind it, and where such chains lead to. */
+const BY_MARK = [CHAIN_TRANSLATE, CHAIN_ALLOW, CHAIN_INVALID_CLASS, CHAIN_INGRESS_CLASS, CHAIN_REFUSED];
 
 /** Whether a chain is reached by a mark, so that old and new can stand in it beside each other. */
-export const isByMark = (chain: string): boolean =>
-  [CHAIN_TRANSLATE, CHAIN_ALLOW, CHAIN_INVALID_CLASS].some((name) => chain.startsWith(name));
+export const isByMark = (chain: string): boolean => BY_MARK.some((name) => chain.startsWith(name));
 
 /** The set of sources of a family. */
 export const SOURCE_SET = { 4: 'VEG-SOURCE-4', 6: 'VEG-SOURCE-6' } as const;
 
 /** The highest bit: the mark is ours. */
 const OURS = 0x80000000;
-/** The next: the connection comes from outside. */
-const INWARDS = 0x40000000;
-/** The next: the mark is a class. */
+/** The mark is a class. */
 const CLASS = 0x20000000;
 /** The bits that tell one meaning from another. */
-const IDENTITY = (DECISION_MASK & ~(PORT_BLOCKS_MARK | INWARDS | CLASS)) >>> 0;
+const IDENTITY = (DECISION_MASK & ~(PORT_BLOCKS_MARK | CLASS)) >>> 0;
 /** How many bits those are that all marks of a tree may share, but for one. */
 const KIND_BITS = 2;
 /** What needs no hash. */
@@ -272,12 +281,13 @@ interface Compiled {
  * The chains and sets that carry out policies, the first that speaks about a packet deciding, and the default for
  * what none speaks about. Throws `RangeError` as `targets` does.
  * @param dropInvalid adds the chain that tells which packets without a connection may pass
+ * @param closed adds the chain that tells which connections from outside may come in
  */
 export function egressChains(
   family: Family,
   policies: readonly EgressPolicy[],
   defaultAction: DefaultAction,
-  dropInvalid: boolean,
+  { dropInvalid, closed }: { dropInvalid: boolean; closed: boolean },
 ): EgressChains {
   const any = anyPrefix(family);
   const mangle = new Map<string, string[]>();
@@ -315,7 +325,7 @@ export function egressChains(
     const match = { d: matches('-d', 'dst'), s: matches('-s', 'src') };
     return { action: compileAction(policy), always: match.d[0] === '', match };
   });
-  const ingress = defaultAction === 'forward' || compiled.some(({ action }) => action === 'forward');
+  const forwards = defaultAction === 'forward' || compiled.some(({ action }) => action === 'forward');
 
   /** The rules of a list of policies, by what each action and the default lead to. */
   const rulesOf = (
@@ -335,8 +345,8 @@ export function egressChains(
     }
     return targets(action === 'drop' ? 'masquerade' : action);
   };
-  const inwards = (action: CompiledAction | 'drop'): string[] => [
-    action === 'forward' ? '-j ACCEPT' : '-j RETURN',
+  const admitted = (action: CompiledAction | 'drop'): string[] => [
+    action === 'forward' ? '-j RETURN' : REFUSE,
   ];
   const allowed = (action: CompiledAction | 'drop'): string[] => [
     action === 'drop' ? '-j DROP' : '-j RETURN',
@@ -349,6 +359,7 @@ export function egressChains(
   const translate = new Map<number, string[]>();
   const allow = new Map<number, string[]>();
   const invalid = new Map<number, string[]>();
+  const ingress = new Map<number, string[]>();
 
   function markOfAction(action: CompiledAction | 'drop'): number {
     if (typeof action !== 'string' && 'ports' in action) {
@@ -357,13 +368,12 @@ export function egressChains(
     }
     const mark = union(OURS, actionOf(typeof action === 'string' ? action : targets(action).join('\n')));
     if (action !== 'drop') translate.set(mark, targets(action));
-    if (action === 'forward') translate.set(union(mark, INWARDS), inwards(action));
     return mark;
   }
 
   function markOfClass(list: Compiled[]): number {
     const out = rulesOf(list, 'd', outwards);
-    const back = rulesOf(list, 's', inwards);
+    const back = closed && forwards ? rulesOf(list, 's', admitted) : [];
     // What is dropped reads in nat as what is masqueraded.
     const passes = defaultAction === 'drop' ? ['', ...rulesOf(list, 'd', allowed)] : [];
     const mark = union(OURS, CLASS, classOf([...out, '', ...back, ...passes].join('\n')));
@@ -372,7 +382,7 @@ export function egressChains(
       return [`-g ${name}-${hex8(mark)}`];
     };
     translate.set(mark, chain(nat, CHAIN_TRANSLATE, out));
-    if (ingress) translate.set(union(mark, INWARDS), chain(nat, `${CHAIN_TRANSLATE}-IN`, back));
+    if (back.length > 0) ingress.set(mark, chain(mangle, CHAIN_INGRESS_CLASS, back));
     if (passes.length > 0) allow.set(mark, chain(mangle, CHAIN_ALLOW, passes.slice(1)));
     if (dropInvalid) {
       invalid.set(mark, chain(mangle, CHAIN_INVALID_CLASS, rulesOf(list, 'd', unchanged)));
@@ -424,8 +434,12 @@ export function egressChains(
     dispatch(mangle, CHAIN_ALLOW, allow);
   }
   mangle.set(CHAIN_EGRESS, egress);
-  if (ingress)
-    mangle.set(CHAIN_INGRESS, [...look('dst'), `-j MARK --set-xmark ${hex(INWARDS)}/${hex(INWARDS)}`]);
+  if (closed) {
+    const isForward = isMark(union(OURS, FORWARD));
+    const found = [...look('dst'), `${isForward} -j RETURN`, `${isClass} -g ${CHAIN_INGRESS_CLASS}`];
+    mangle.set(CHAIN_INGRESS, ingressRules(forwards ? found : []));
+    dispatch(mangle, CHAIN_INGRESS_CLASS, ingress);
+  }
   if (dropInvalid) {
     mangle.set(CHAIN_INVALID, [
       `-j ${CHAIN_EGRESS}`,
@@ -436,5 +450,5 @@ export function egressChains(
     dispatch(mangle, CHAIN_INVALID_CLASS, invalid);
   }
   dispatch(nat, CHAIN_TRANSLATE, translate);
-  return { mangle, nat, destinations, sources, ports, ingress };
+  return { mangle, nat, destinations, sources, ports, forwards };
 }

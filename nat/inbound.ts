@@ -6,9 +6,8 @@
  * client itself is inside.
  */
 
-import { MARK, MARK_MASK } from '../routing/numbers.ts';
 import { type Address, addressBits, type Family } from '../routing/prefix.ts';
-import { hex } from './rules.ts';
+import { notFromInside } from './rules.ts';
 
 /** An external address that is one internal address, both ways. */
 export interface Eip {
@@ -64,9 +63,8 @@ export function inboundChains(
     ...dnats
       .filter(({ preserveClientIP }) => preserveClientIP)
       .map(({ protocol, external, externalPorts }) => {
-        const outside = `-m mark ! --mark ${hex(MARK)}/${hex(MARK_MASK)}`;
         const original = `--ctorigdst ${external} --ctorigdstport ${portRange(externalPorts, ':')}`;
-        return `-p ${protocol} ${outside} -m conntrack ${original} -j ACCEPT`;
+        return `-p ${protocol} ${notFromInside} -m conntrack ${original} -j ACCEPT`;
       }),
     ...externals.map((external) => `-m conntrack --ctorigdst ${external} -j MASQUERADE --random-fully`),
   ];

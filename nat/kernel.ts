@@ -30,6 +30,9 @@ export interface ObservedNat extends NatState {
   backend: { 4?: Backend; 6?: Backend };
 }
 
+/** The packets that the first rule of a chain of ours in mangle has counted. */
+export type ChainCounts = { family: Family; chain: string; packets: number }[];
+
 export interface NatKernel {
   /**
    * Reads the state. A family that is not required may be missing in this kernel or image; it then has no rules.
@@ -41,6 +44,8 @@ export interface NatKernel {
    * `NatError`.
    */
   apply(steps: readonly NatStep[]): Promise<void>;
+  /** What these chains have counted; those that are not there, or cannot be read, are left out. */
+  counts(families: readonly Family[], chains: readonly string[]): Promise<ChainCounts>;
 }
 
 /** How long iptables waits for the xtables lock, seconds. */
@@ -223,6 +228,17 @@ export function createNatKernel({
     }
   }
 
+  async function countsOf(family: Family, chains: readonly string[]): Promise<ChainCounts> {
+    const backend = chosen.get(family);
+    if (backend === undefined) return [];
+    const text = await run(`${await find(family, backend)}-save`, ['-c', '-t', 'mangle']);
+    const mangle = parseTables(text, family).get('mangle');
+    return chains.flatMap((chain) => {
+      const packets = mangle?.get(chain)?.rules[0]?.packets;
+      return packets === undefined ? [] : [{ family, chain, packets }];
+    });
+  }
+
   return {
     async observe(required, needsPorts = false) {
       const tablesOf = async (family: Family): Promise<{ backend?: Backend; tables: Tables }> => {
@@ -259,6 +275,11 @@ export function createNatKernel({
       const [first, second] = failures;
       if (first === undefined) return;
       throw second === undefined ? first : new NatError(first.kind, `${first.message}; ${second.message}`);
+    },
+
+    async counts(families, chains) {
+      const results = await Promise.allSettled(families.map((family) => countsOf(family, chains)));
+      return results.flatMap((result) => (result.status === 'fulfilled' ? result.value : []));
     },
   };
 }

@@ -34,7 +34,45 @@ export function markRule(internalInterface: string): string {
   return `-i ${internalInterface} -j MARK --set-xmark ${hex(MARK)}/${hex(MARK_MASK)}`;
 }
 
+/** The condition that a packet does not come from the VPC, behind `markRule`. */
+export const notFromInside = `-m mark ! --mark ${hex(MARK)}/${hex(MARK_MASK)}`;
+
 export const jump = (chain: string): string => `-j ${chain}`;
+
+/*
+ * Our chains, but for those of one file alone, and where packets come to them. `desiredNat` hooks them, in the
+ * order in which they stand here; docs/ownership.md shows the same.
+ */
+
+/** mangle INPUT: what belongs to no connection and that this pod would answer with a reset. */
+export const CHAIN_STRAY = 'VEG-STRAY';
+/** mangle FORWARD, from the VPC: what belongs to no connection. */
+export const CHAIN_INVALID = 'VEG-INVALID';
+/** mangle FORWARD, from the VPC: what begins a connection. */
+export const CHAIN_EGRESS = 'VEG-EGRESS';
+/** mangle FORWARD, into the VPC: what begins a connection, or belongs to none. */
+export const CHAIN_INGRESS = 'VEG-INGRESS';
+/** Where the last one ends for what may not come in: one rule, whose counter says how much that was. */
+export const CHAIN_REFUSED = 'VEG-REFUSED';
+/** mangle FORWARD: TCP. */
+export const CHAIN_MSS = 'VEG-MSS';
+/** nat POSTROUTING, into the VPC from outside: it keeps its source. */
+export const CHAIN_INWARDS = 'VEG-INWARDS';
+/** nat POSTROUTING, with a mark of ours. */
+export const CHAIN_TRANSLATE = 'VEG-TRANSLATE';
+
+/** Ends the way of what may not come in. */
+export const REFUSE = jump(CHAIN_REFUSED);
+
+/**
+ * The chain for what comes from outside: what an EIP, a DNAT (or the operator's own) has given a destination may
+ * come in, and what `open` lets return.
+ */
+export const ingressRules = (open: readonly string[]): string[] => [
+  '-m conntrack --ctstate DNAT -j RETURN',
+  ...open,
+  REFUSE,
+];
 
 /** The pair that forwards a block unchanged: to it, and from it. */
 export const returnPair = (block: Prefix): string[] => [`-d ${block} -j RETURN`, `-s ${block} -j RETURN`];

@@ -10,6 +10,7 @@ import {
   type DefaultAction,
   type EgressIP,
   type EgressRule,
+  type InboundAccess,
   type Policy,
   type Side,
   type UplinkPolicy,
@@ -30,6 +31,7 @@ export interface GatewayPolicyResource {
     defaultAction?: DefaultAction;
     eips?: EipSpec[];
     dnats?: DnatSpec[];
+    inbound?: InboundAccess;
     mssClamp?: boolean;
     uplink?: UplinkSpec;
     translationLog?: TranslationLogSpec;
@@ -101,6 +103,7 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
     bfd: translateBfd(spec.bfd ?? {}),
     rules,
     ...(spec.defaultAction && { defaultAction: spec.defaultAction }),
+    ...(spec.inbound && { inbound: spec.inbound }),
     ...(spec.mssClamp !== undefined && { mssClamp: spec.mssClamp }),
     ...(spec.uplink && { uplink: translateUplink(document, spec.uplink) }),
     ...(log && { translationLog: log }),

@@ -71,6 +71,9 @@ export interface EgressIP {
 /** What happens to packets from the VPC that no rule matches. */
 export type DefaultAction = 'masquerade' | 'forward' | 'drop';
 
+/** Where connections from outside may come to: what is forwarded, EIPs and DNATs, or everything inside. */
+export type InboundAccess = 'forwarded' | 'any';
+
 /** An external address that belongs wholly to an internal one, in both directions; of one family. */
 export interface Eip {
   externalIP: Address;
@@ -170,6 +173,8 @@ export interface Policy {
   defaultAction?: DefaultAction;
   eips?: Eip[];
   dnats?: Dnat[];
+  /** Absent: forwarded. */
+  inbound?: InboundAccess;
   /** Clamp the MSS of TCP to the path MTU. */
   mssClamp?: boolean;
   /** Absent: the policy says nothing about it. */

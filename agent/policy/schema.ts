@@ -213,6 +213,13 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
           ),
           'Ports of external addresses that lead inside.',
         ),
+        inbound: withDefault(
+          oneOf(
+            ['forwarded', 'any'],
+            'Where connections from outside may come to: what is forwarded, EIPs and DNATs, or everything inside.',
+          ),
+          'forwarded',
+        ),
         mssClamp: withDefault(flag('Clamp the MSS of TCP to the path MTU.'), false),
         uplink: object(
           {

@@ -49,6 +49,10 @@ const metrics = new Metrics({
   view: () => view,
   conntrack: () => conntrack,
   insertFailures: () => conntrack && 7,
+  drops: {
+    refresh: async () => {},
+    of: (chain) => (chain === 'VEG-REFUSED' ? [{ family: 4, packets: 3 }] : []),
+  },
   translations,
 });
 
@@ -58,6 +62,7 @@ const has = async (line: string, why = line) => {
 };
 
 await has('veg_agent_build_info{version="1.2.3",node="worker-1"} 1');
+await has('veg_inbound_dropped_packets_total{family="ipv4"} 3');
 await has('veg_agent_policy_valid 1');
 await has('veg_agent_policy_generation 2');
 await has('veg_agent_policy_last_change_timestamp_seconds 1700000000.5');

@@ -57,6 +57,7 @@ function pod() {
         return { ...structuredClone(model.observe()), backend: { 4: 'nft', 6: 'nft' } };
       },
       apply: async (steps: readonly NatStep[]) => carryOut(model, steps),
+      counts: async () => [],
     },
     sysctls: {
       look: async () => ({ steps: [], problems: {}, notes: [] }),

@@ -47,7 +47,9 @@ const outwards = (source: string, became = source, more = {}) =>
 const intent = (more: Partial<FamilyNat> = {}): FamilyNat[] => [
   { family: 4, internalInterface: 'eth0', forward: [prefix('10.18.0.0/16')], notrackBfd: true, ...more },
 ];
-const stale = (entry: ConntrackEntry, more: Partial<FamilyNat> = {}) => staleFlows(intent(more), OWN)(entry);
+const INSIDE = [prefix('10.17.0.0/16'), prefix('10.18.0.0/16')];
+const stale = (entry: ConntrackEntry, more: Partial<FamilyNat> = {}) =>
+  staleFlows(intent(more), OWN, INSIDE)(entry);
 
 t.test('a source is translated or forwarded as the policy says now', async (t) => {
   t.equal(stale(outwards('10.17.0.9:1000', '172.17.0.11:2000')), false);
@@ -185,3 +187,11 @@ t.test(
     t.equal(stale(outwards('10.17.0.9:1000', '172.17.0.50:1664', established), more), false);
   },
 );
+
+t.test('what came from outside stays where all may come in, and only where it may', async (t) => {
+  const inwards = flow('203.0.113.5:53 > 10.17.0.9:1000', '10.17.0.9:1000 > 203.0.113.5:53');
+  t.equal(stale(inwards), true);
+  t.equal(stale(inwards, { inbound: 'any' }), false);
+  t.equal(stale(outwards('10.17.0.9:1000'), { inbound: 'any' }), true, 'it left untranslated');
+  t.equal(stale(flow('203.0.113.5:53 > 10.18.0.9:1000', '10.18.0.9:1000 > 203.0.113.5:53')), false);
+});

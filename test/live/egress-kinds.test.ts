@@ -70,6 +70,9 @@ const agent = new Agent(gateway, {
 });
 await agent.synced();
 for (const ns of [server, client, client2]) await startMirror(ns, MIRROR);
+server.ip(`
+  route add 10.17.0.0/16 via ${ADDRESS.gatewayExternal[4]}
+  route add fd00:10:17::/64 via ${ADDRESS.gatewayExternal[6]}`);
 const before = gateway.sh('ip addr show net1');
 
 let generation = 1;
@@ -82,6 +85,19 @@ async function edit(documents: string): Promise<void> {
 const held = (address: string): boolean => gateway.sh('ip -o addr show dev net1').includes(` ${address}/`);
 const isHeld = (address: string) => until(() => held(address), { what: `${address} on net1` });
 const seen = (family: 4 | 6): string => ask(client, ADDRESS.server[family], MIRROR);
+
+const refused = (family: 4 | 6): number =>
+  agent.metric(`veg_inbound_dropped_packets_total{family="ipv${family}"}`) ?? 0;
+/** A neighbour that knows where the pods are does not come in, and is counted. */
+async function isClosed(): Promise<void> {
+  const before = FAMILIES.map(refused);
+  for (const family of FAMILIES) {
+    server.run('bash', ['-c', `echo >/dev/udp/${ADDRESS.client[family]}/${MIRROR}`]);
+  }
+  await until(() => FAMILIES.every((family, i) => refused(family) === before[i]! + 1), {
+    what: 'one packet of each family is dropped',
+  });
+}
 
 t.test('Deckhouse: a virtual address while the node is the active one', async (t) => {
   const [v4, v6] = ['172.17.0.242', 'fd00:172:17::242'];
@@ -102,6 +118,7 @@ t.test('Deckhouse: a virtual address while the node is the active one', async (t
   await edit(both('node1', '[172.17.0.0/16, "fd00:172:17::/64"]'));
   t.equal(seen(4), ADDRESS.gatewayExternal[4], 'not to excluded destinations');
   t.equal(seen(6), ADDRESS.gatewayExternal[6]);
+  await isClosed();
 });
 
 t.test('Spidernet: the EIP of the policy while the node has it', async (t) => {
@@ -117,6 +134,7 @@ t.test('Spidernet: the EIP of the policy while the node has it', async (t) => {
   t.equal(seen(6), 'fd00:172:17::101');
   await edit(spidernet('172.17.0.101', 'fd00:172:17::101', 'node2'));
   t.notOk(held('172.17.0.101'), 'another node has it');
+  await isClosed();
 });
 
 const eip = (name: string, v4: string, v6: string): string => `---
@@ -157,6 +175,7 @@ t.test('Kube-OVN: floating IPs, ports, and sources of an EIP', async (t) => {
     t.equal(seen(family), ADDRESS.gatewayExternal[family]);
     t.notOk(held(shared[family]), 'no rule names it any more');
   }
+  await isClosed();
 });
 
 t.test('without them nothing of theirs is left', async (t) => {

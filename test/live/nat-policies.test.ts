@@ -6,8 +6,20 @@ import { createNatKernel } from '../../nat/kernel.ts';
 import { type Address, address, FAMILIES, type Family, type Prefix, prefix } from '../../routing/prefix.ts';
 import { seeded } from '../nat/model.ts';
 import { type Namespace, NODE, Scope, until } from '../support/netns.ts';
+import { sendStraySegments } from '../support/stray.ts';
+import { scopeOf } from '../support/tap.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
-import { ask, BACKENDS, execIn, readFileIn, reconcile, rulesIn, startMirror, system } from './nat-lab.ts';
+import {
+  ask,
+  BACKENDS,
+  execIn,
+  program,
+  readFileIn,
+  reconcile,
+  rulesIn,
+  startMirror,
+  system,
+} from './nat-lab.ts';
 
 const scope = new Scope();
 t.teardown(() => scope.dispose());
@@ -68,6 +80,7 @@ function everything(family: Family, seed: number): FamilyNat {
     ),
     mssClamp: random.below(2) === 0,
     dropInvalid: random.below(2) === 0,
+    inbound: random.below(3) === 0 ? 'any' : 'forwarded',
   };
 }
 
@@ -113,8 +126,42 @@ const LISTEN = `
     .createServer((socket) => socket.on('error', () => {}).resume())
     .listen(7777, () => console.log('ready'));`;
 
+/** Answers each octet of each connection to a port, and says when one ends. */
+const ECHO = (port: number): string => `
+  require('node:net')
+    .createServer((socket) => {
+      socket.on('error', () => {}).on('close', () => console.log('closed')).pipe(socket);
+    })
+    .listen(${port}, () => console.log('ready'));`;
+/** Says something in a connection all the time, each answer makes a dot; and says when it ends. */
+const CONVERSE = (host: string, port: number): string => `
+  const socket = require('node:net').connect(${port}, '${host}');
+  socket.on('data', (data) => process.stdout.write('.'.repeat(data.length)));
+  socket.on('error', () => {}).on('close', () => console.log('closed'));
+  setInterval(() => socket.write('x'), 20);`;
+/** Sends SCTP, GRE and ESP, in fragments, and an ICMP echo request. */
+const RAW = (host: string): string => `
+  use Socket qw(:all);
+  my $v6 = '${host}' =~ /:/;
+  my $to = inet_pton($v6 ? AF_INET6 : AF_INET, '${host}');
+  my $echo = $v6 ? pack('n4', 0x8000, 0, 1, 1) : pack('n4', 0x0800, 0xf7fd, 1, 1);
+  for (132, 47, 50, $v6 ? 58 : 1) {
+    socket(my $s, $v6 ? AF_INET6 : AF_INET, SOCK_RAW, $_) or die $!;
+    my $packet = $_ == 1 || $_ == 58 ? $echo : pack('N750', 1..750);
+    send($s, $packet, 0, $v6 ? pack_sockaddr_in6(0, $to) : pack_sockaddr_in(0, $to)) or die $!;
+  }`;
+
+/** The packets that a rule of a table has counted. */
+function counted(ns: Namespace, save: string, table: string, rule: string): number {
+  const line = ns
+    .sh(`${save} -c -t ${table}`)
+    .split('\n')
+    .find((each) => each.endsWith(rule))!;
+  return Number(/^\[(\d+):/.exec(line)![1]);
+}
+
 t.test('packets meet the policies', { timeout: 120_000 }, async (t) => {
-  const { client, client2, gateway, server } = topology(scope, { cniRoutes: true });
+  const { client, client2, gateway, server } = topology(scopeOf(t), { cniRoutes: true });
   gateway.sysctl({
     'net.ipv4.ip_forward': 1,
     'net.ipv6.conf.all.forwarding': 1,
@@ -231,15 +278,8 @@ t.test('packets meet the policies', { timeout: 120_000 }, async (t) => {
   });
 
   await t.test('what belongs to no connection does not leave with its own address', async (t) => {
-    /** The packets that a rule has counted. */
-    const counted = (ns: Namespace, table: string, rule: string): number => {
-      const line = ns
-        .sh(`iptables-nft-save -c -t ${table}`)
-        .split('\n')
-        .find((each) => each.endsWith(rule))!;
-      return Number(/^\[(\d+):/.exec(line)![1]);
-    };
-    const outside = (): number => counted(server, 'filter', '-A INPUT -s 10.17.0.9/32 -j ACCEPT');
+    const save = 'iptables-nft-save';
+    const outside = (): number => counted(server, save, 'filter', '-A INPUT -s 10.17.0.9/32 -j ACCEPT');
     server.sh('iptables-nft -A INPUT -s 10.17.0.9 -j ACCEPT');
     // A connection that conntrack forgets, and does not pick up: then its packets are invalid.
     gateway.sysctl({ 'net.netfilter.nf_conntrack_tcp_loose': 0 });
@@ -253,7 +293,7 @@ t.test('packets meet the policies', { timeout: 120_000 }, async (t) => {
       gateway.run('conntrack', ['-F']);
       if (dropInvalid) {
         const drop = '-A VEG-INVALID -j DROP';
-        await until(() => counted(gateway, 'mangle', drop) > 0, { what: 'a packet is dropped' });
+        await until(() => counted(gateway, save, 'mangle', drop) > 0, { what: 'a packet is dropped' });
         t.equal(outside(), before, 'nothing came through');
       } else {
         await until(() => outside() > before, { what: 'a packet comes out with its own address' });
@@ -264,4 +304,108 @@ t.test('packets meet the policies', { timeout: 120_000 }, async (t) => {
 
   await apply(() => ({}));
   for (const family of FAMILIES) t.equal(seen(client, family), ADDRESS.gatewayExternal[family]);
+  await reconcile(kernel, []);
 });
+
+for (const backend of BACKENDS) {
+  t.test(`${backend}: what comes from outside and what is stray`, { timeout: 120_000 }, async (t) => {
+    const { client, client2, gateway, server } = topology(scopeOf(t), { cniRoutes: true });
+    gateway.sysctl({
+      'net.ipv4.ip_forward': 1,
+      'net.ipv6.conf.all.forwarding': 1,
+      'net.ipv4.conf.eth0.rp_filter': 0,
+    });
+    gateway.ip(`addr add ${EIP[4]}/32 dev net1\naddr add ${EIP[6]}/128 dev net1 nodad preferred_lft 0`);
+    // A neighbour that has found out where the pods are, and how large their packets may be.
+    server.ip(`
+      route add ${NET.client[4]} via ${ADDRESS.gatewayExternal[4]} mtu 1300
+      route add ${NET.client[6]} via ${ADDRESS.gatewayExternal[6]} mtu 1300`);
+    const kernel = createNatKernel({ exec: execIn(gateway), readFile: readFileIn(gateway), backend });
+    const apply = async (more: (family: Family) => Partial<FamilyNat>): Promise<void> => {
+      const plain = { internalInterface: 'eth0', notrackBfd: true, dropInvalid: true };
+      const wanted = FAMILIES.map((family) => ({ family, forward: [], ...plain, ...more(family) }));
+      await reconcile(kernel, wanted);
+      t.same(await reconcile(kernel, wanted), [], 'a second reconcile finds nothing');
+    };
+    await startMirror(client, 9999);
+    await startMirror(client2, 9999);
+    const refused = (family: Family): number =>
+      counted(gateway, `${program[family]}-${backend}-save`, 'mangle', '-A VEG-REFUSED -j DROP');
+
+    await t.test('a new connection from outside passes only to what the policy opens', async (t) => {
+      for (const [what, more] of Object.entries<(family: Family) => Partial<FamilyNat>>({
+        'forwarded blocks': (family) => ({ forward: [NET.client2[family]] }),
+        'policies and drop': (family) => ({
+          policies: [policy('out', { sources: [NET.client2[family]], action: 'forward' })],
+          defaultAction: 'drop',
+        }),
+      })) {
+        await apply(more);
+        for (const family of FAMILIES) {
+          const pod = ADDRESS.client[family];
+          const before = refused(family);
+          server.run('perl', ['-e', RAW(pod)]);
+          server.run('timeout', ['0.1', 'bash', '-c', `exec 3<>/dev/tcp/${pod}/9999`]);
+          t.equal(ask(server, pod, 9999), '', `${what}: UDP does not come in`);
+          t.equal(refused(family) - before, 6, `${what}: SCTP, GRE, ESP, an echo, TCP, UDP`);
+          t.equal(ask(server, ADDRESS.client2[family], 9999), ADDRESS.server[family], `${what}: this may`);
+        }
+      }
+      await apply(() => ({ inbound: 'any' }));
+      for (const family of FAMILIES) {
+        t.equal(
+          ask(server, ADDRESS.client[family], 9999),
+          ADDRESS.server[family],
+          'any: with its own source',
+        );
+      }
+    });
+
+    await t.test('a segment that conntrack finds invalid ends no connection', async (t) => {
+      const [masqueraded, outwards, inwards, dnat] = [7001, 7002, 7003, 7004] as const;
+      await apply((family) => ({
+        eips: [{ external: EIP[family], internal: address(ADDRESS.client[family]) }],
+        dnats: [
+          {
+            ...{ external: address(ADDRESS.gatewayExternal[family]), protocol: 'tcp' },
+            ...{ externalPorts: [dnat, dnat], internal: address(ADDRESS.client[family]), internalPort: dnat },
+            preserveClientIP: false,
+          },
+        ],
+      }));
+      const echo = (ns: Namespace, port: number) =>
+        ns.spawn(NODE, ['-e', ECHO(port)], { name: `echo-${port}` });
+      const servers = [
+        ...[masqueraded, outwards].map((port) => echo(server, port)),
+        ...[inwards, dnat].map((port) => echo(client, port)),
+      ];
+      await until(() => servers.every((daemon) => daemon.log().includes('ready')), { what: 'all listen' });
+      for (const family of FAMILIES) {
+        const strays = [
+          await sendStraySegments(server, ADDRESS.server[family], [masqueraded, outwards, inwards, dnat]),
+          await sendStraySegments(client, ADDRESS.client[family], [inwards, dnat]),
+        ];
+        const talkers = (
+          [
+            [client2, ADDRESS.server[family], masqueraded, 'masqueraded'],
+            [client, ADDRESS.server[family], outwards, 'from an EIP'],
+            [server, EIP[family], inwards, 'to an EIP'],
+            [server, ADDRESS.gatewayExternal[family], dnat, 'to a DNAT'],
+          ] as const
+        ).map(([ns, host, port, what]) => ({
+          what,
+          daemon: ns.spawn(NODE, ['-e', CONVERSE(host, port)], { name: `talker-${port}` }),
+        }));
+        await until(() => strays.every(({ exitCode }) => exitCode === 0), { what: 'all segments are sent' });
+        for (const { what, daemon } of talkers) {
+          const said = daemon.log().length;
+          await until(() => daemon.log().includes('closed') || daemon.log().length > said + 10, {
+            what: `${what}: the connection ends or goes on`,
+          });
+          t.notMatch(daemon.log(), 'closed', `IPv${family}, ${what}: it goes on`);
+          t.equal(await daemon.stop('SIGKILL'), 137);
+        }
+      }
+    });
+  });
+}

@@ -39,9 +39,10 @@ const inwards = (src: string, dst: string, more: Partial<Packet> = {}): Packet =
 const source = (wanted: FamilyNat, packet: Packet): string =>
   send(desiredNat([wanted]), wanted.family, packet).source;
 
-t.test('without policies nothing stands in mangle, and the listing is upstream’s', (t) => {
+t.test('without policies mangle only says what may come in, and the listing is upstream’s', (t) => {
   const plain = nat({ forward: list('10.18.0.0/16') });
-  t.same([...desiredNat([plain]).tables[4].keys()], ['nat']);
+  t.same([...desiredNat([plain]).tables[4].keys()], ['nat', 'mangle']);
+  t.same([...desiredNat([{ ...plain, inbound: 'any' }]).tables[4].keys()], ['nat']);
   t.same(
     desiredNat([{ ...plain, policies: [], eips: [], dnats: [], defaultAction: 'masquerade' }]),
     desiredNat([plain]),
@@ -49,7 +50,49 @@ t.test('without policies nothing stands in mangle, and the listing is upstream�
   t.equal(source(plain, outwards('10.17.0.9', '192.0.2.1')), 'masquerade');
   t.equal(source(plain, outwards('10.18.0.9', '192.0.2.1')), 'unchanged');
   t.equal(source(plain, inwards('192.0.2.1', '10.18.0.9')), 'unchanged');
-  t.equal(source(plain, inwards('192.0.2.1', '10.17.0.9')), 'masquerade');
+  t.equal(source(plain, inwards('192.0.2.1', '10.17.0.9')), 'drop');
+  t.end();
+});
+
+t.test('what comes from outside passes to what is forwarded, EIPs and DNATs, with any policies', (t) => {
+  const blocks = Array.from({ length: 40 }, (_, i) => prefix(`10.18.${i}.0/24`));
+  const external = address('172.17.0.60');
+  const eips = [{ external, internal: address('10.17.0.9') }];
+  const dnats: FamilyNat['dnats'] = [
+    {
+      external: address('172.17.0.61'),
+      protocol: 'tcp',
+      externalPorts: [8080, 8080],
+      internal: address('10.17.0.9'),
+      internalPort: 80,
+      preserveClientIP: true,
+    },
+  ];
+  const states = ['NEW', 'INVALID', 'UNTRACKED'] as const;
+  for (const [name, more] of Object.entries({
+    'blocks as rules': { forward: blocks.slice(0, 3) },
+    'blocks as a set': { forward: blocks },
+    'with a policy': { forward: blocks, policies: [policy('web', { action: snat('172.17.0.50') })] },
+    'with drop': { forward: blocks, defaultAction: 'drop' as const },
+    'as a policy': { policies: [policy('f', { sources: blocks, action: 'forward' })] },
+    'with an EIP and a DNAT': { forward: blocks, eips, dnats },
+  })) {
+    const wanted = nat(more);
+    for (const state of states) {
+      const to = (dst: string, src = '192.0.2.1') => source(wanted, inwards(src, dst, { state }));
+      t.equal(to('10.18.1.9'), 'unchanged', `${name}: ${state} to what is forwarded`);
+      t.equal(to('10.17.0.9'), 'drop', `${name}: ${state} to what is not`);
+      t.equal(to('10.17.0.9', '10.18.1.9'), 'drop', `${name}: ${state} with a source that is forwarded`);
+    }
+    t.equal(source(wanted, inwards('192.0.2.1', '10.17.0.9', { state: 'ESTABLISHED' })), 'unchanged', name);
+    const hairpin = outwards('10.17.0.8', '10.19.0.9', { out: 'eth0' });
+    t.not(source(nat({ ...more, defaultAction: 'masquerade' }), hairpin), 'drop', `${name}: within the VPC`);
+    t.equal(source({ ...wanted, inbound: 'any' }, inwards('192.0.2.1', '10.17.0.9')), 'unchanged', name);
+  }
+  const both = nat({ eips, dnats });
+  t.equal(source(both, inwards('192.0.2.1', external)), 'masquerade', 'an EIP');
+  t.equal(source(both, inwards('192.0.2.1', '172.17.0.61', { dport: 8080 })), 'unchanged', 'a DNAT');
+  t.equal(source(both, inwards('192.0.2.1', external, { state: 'INVALID' })), 'drop', 'part of nothing');
   t.end();
 });
 
@@ -103,7 +146,7 @@ t.test('destinations and exclusions: what a policy does not speak about goes on 
   t.equal(source(wanted, outwards('10.17.0.9', '203.0.113.1')), 'masquerade');
   t.equal(source(wanted, outwards('10.99.0.9', '192.0.2.1')), 'unchanged');
   t.equal(source(wanted, inwards('192.0.2.200', '10.17.0.9')), 'unchanged', 'forwarded in both directions');
-  t.equal(source(wanted, inwards('192.0.2.1', '10.17.0.9')), 'masquerade', 'the first policy translates');
+  t.equal(source(wanted, inwards('192.0.2.1', '10.17.0.9')), 'drop', 'the first policy translates');
   t.end();
 });
 
@@ -302,7 +345,7 @@ t.test('what belongs to no connection is dropped unless it is forwarded anyway',
 });
 
 t.test('the clamp of TCP segments stands for itself', (t) => {
-  const rules = desiredNat([nat({ mssClamp: true })]).tables[4].get('mangle')!;
+  const rules = desiredNat([nat({ mssClamp: true, inbound: 'any' })]).tables[4].get('mangle')!;
   t.same(
     [...rules].map(([name, { rules }]) => [name, rules.map(({ text }) => text)]),
     [
@@ -314,7 +357,12 @@ t.test('the clamp of TCP segments stands for itself', (t) => {
 });
 
 /** The meaning of policies, said in the plainest way. */
-function oracle(policies: EgressPolicy[], fallback: DefaultAction, packet: Packet): string {
+function oracle(
+  policies: EgressPolicy[],
+  fallback: DefaultAction,
+  packet: Packet,
+  inbound: FamilyNat['inbound'] = 'forwarded',
+): string {
   const any = (blocks: Prefix[], value: Address) =>
     blocks.length === 0 || blocks.some((block) => contains(block, value));
   const outside = packet.in === 'eth0';
@@ -325,8 +373,9 @@ function oracle(policies: EgressPolicy[], fallback: DefaultAction, packet: Packe
   );
   const action = found?.action ?? fallback;
   if (action === 'forward') return 'unchanged';
-  if (!outside || action === 'masquerade') return 'masquerade';
-  if (action === 'drop') return 'drop';
+  if (!outside && inbound === 'any') return 'unchanged';
+  if (!outside || action === 'drop') return 'drop';
+  if (action === 'masquerade') return 'masquerade';
   if (action.portBlockSize === undefined) return `snat ${action.snat[0]}`;
   const { sources } = found!;
   const block = blockOf({ sources, addresses: action.snat, size: action.portBlockSize }, inner);
@@ -372,6 +421,20 @@ function randomPacket(random: Random): Packet {
   return random.below(3) === 0 ? inwards(outside, inside) : outwards(inside, outside);
 }
 
+t.test('one rule counts all that may not come in', (t) => {
+  for (const more of [{}, { policies: randomPolicies(seeded(7), 20) }, { defaultAction: 'drop' as const }]) {
+    const mangle = desiredNat([nat(more)]).tables[4].get('mangle')!;
+    const ingress = [...mangle].filter(([name]) => name.startsWith('VEG-INGRESS'));
+    t.notOk(ingress.some(([, { rules }]) => rules.some(({ text }) => text.endsWith('-j DROP'))));
+    t.equal(ingress.find(([name]) => name === 'VEG-INGRESS')![1].rules.at(-1)!.text, '-j VEG-REFUSED');
+    t.same(
+      mangle.get('VEG-REFUSED')!.rules.map(({ text }) => text),
+      ['-j DROP'],
+    );
+  }
+  t.end();
+});
+
 const DEFAULTS: DefaultAction[] = ['masquerade', 'forward', 'drop'];
 
 t.test('random policies decide as their plain meaning does', (t) => {
@@ -399,9 +462,10 @@ function changeAtRandom(t: Test, seed: number, ports: boolean): void {
   const model = new Model();
   let policies = randomPolicies(random, 6, ports);
   let defaultAction: DefaultAction = 'masquerade';
+  let inbound: FamilyNat['inbound'] = 'forwarded';
   const apply = (wanted: NatState, after?: () => void) =>
     carryOut(model, diffNat(model.observe(), wanted), after);
-  apply(desiredNat([nat({ policies, defaultAction })]));
+  apply(desiredNat([nat({ policies, defaultAction, inbound })]));
   let moments = 0;
   for (let round = 0; round < 60; round++) {
     // What changes is whose they are and what is done; a policy whose destinations change is its own matter.
@@ -414,14 +478,16 @@ function changeAtRandom(t: Test, seed: number, ports: boolean): void {
       ...randomPolicies(random, random.below(3), ports).map((one, i) => ({ ...one, name: `n${round}-${i}` })),
     );
     const nextDefault = DEFAULTS[random.below(3)]!;
+    const nextInbound = random.below(3) === 0 ? 'any' : 'forwarded';
     const packets = Array.from({ length: 12 }, () => randomPacket(random)).filter(
       (packet) => !ports || packet.in === 'eth0',
     );
     // The decision of the same packet under both; where they agree nothing else may ever be seen.
     const same = packets
-      .map((packet) => ({ packet, expected: oracle(policies, defaultAction, packet) }))
-      .filter(({ packet, expected }) => expected === oracle(next, nextDefault, packet));
-    apply(desiredNat([nat({ policies: next, defaultAction: nextDefault })]), () => {
+      .map((packet) => ({ packet, expected: oracle(policies, defaultAction, packet, inbound) }))
+      .filter(({ packet, expected }) => expected === oracle(next, nextDefault, packet, nextInbound));
+    const wanted = nat({ policies: next, defaultAction: nextDefault, inbound: nextInbound });
+    apply(desiredNat([wanted]), () => {
       moments++;
       if (moments % 3 !== 0) return;
       const state = model.observe();
@@ -434,7 +500,8 @@ function changeAtRandom(t: Test, seed: number, ports: boolean): void {
     });
     policies = next;
     defaultAction = nextDefault;
-    const rest = diffNat(model.observe(), desiredNat([nat({ policies, defaultAction })]));
+    inbound = nextInbound;
+    const rest = diffNat(model.observe(), desiredNat([wanted]));
     if (rest.length > 0) t.same(rest, [], `round ${round}: a second diff finds nothing`);
   }
   t.ok(moments > 200, `${moments} moments`);

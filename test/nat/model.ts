@@ -226,7 +226,7 @@ const stale = (family: Family, n: number): string =>
 
 /** Random damage to what is ours, and random life of what is not. */
 export function disturb(model: Model, random: ReturnType<typeof seeded>, family: Family): void {
-  const table = model.tables[family].get(random.below(3) === 0 ? 'raw' : 'nat')!;
+  const table = model.tables[family].get(['raw', 'mangle', 'nat', 'nat'][random.below(4)]!)!;
   const chains = [...table.keys()];
   const name = chains[random.below(chains.length)]!;
   const { rules } = table.get(name)!;

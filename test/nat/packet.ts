@@ -22,7 +22,7 @@ export interface Packet {
   dst: Address;
   proto: 'tcp' | 'udp' | 'sctp' | 'icmp';
   dport: number;
-  state: 'NEW' | 'INVALID';
+  state: 'NEW' | 'ESTABLISHED' | 'INVALID' | 'UNTRACKED';
 }
 
 export interface Outcome {
@@ -87,7 +87,10 @@ function applyRule(state: NatState, text: string, walk: Walk): string[] | undefi
           const option = next();
           const value = next();
           if (option === '--ctstate') {
-            matched &&= value === packet.state || (value === 'DNAT' && walk.original !== undefined);
+            const isIn = (state: string) =>
+              state === packet.state ||
+              (state === 'DNAT' && walk.original !== undefined && packet.state !== 'INVALID');
+            matched &&= value!.split(',').some(isIn);
           } else if (option === '--ctorigdst') matched &&= walk.original?.dst === value;
           else matched &&= walk.original !== undefined && inRange(value, walk.original.dport);
         }

@@ -3,8 +3,18 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import t from 'tap';
+import t, { type Test } from 'tap';
+import { familyNat } from '../../../agent/plan-nat.ts';
+import { policyFromEnv } from '../../../agent/policy/kube-ovn-env.ts';
+import type { Policy } from '../../../agent/policy/model.ts';
+import { desiredNat } from '../../../nat/desired.ts';
+import { address, FAMILIES } from '../../../routing/prefix.ts';
+import { send } from '../../nat/packet.ts';
 import { policyOf } from './support.ts';
+
+/** A pod that no example forwards, and somebody outside. */
+const POD = { 4: address('10.99.0.9'), 6: address('fd00:10:99::9') } as const;
+const STRANGER = { 4: address('192.0.2.1'), 6: address('2001:db8::1') } as const;
 
 const EXAMPLES = fileURLToPath(new URL('../../../docs/examples/', import.meta.url));
 
@@ -119,6 +129,7 @@ const MEANING: Record<string, object> = {
         preserveClientIP: true,
       },
     ],
+    inbound: 'forwarded',
     mssClamp: true,
   },
 };
@@ -135,5 +146,26 @@ for (const [name, meaning] of Object.entries(MEANING)) {
     t.match(policy, meaning);
     t.equal(policy.rules.length, (meaning as { rules: object[] }).rules.length);
     t.same(policy.warnings, []);
+    notLetIn(t, policy);
   });
 }
+
+/** With any kind of policy a connection from outside to a pod that is not forwarded is dropped. */
+function notLetIn(t: Test, policy: Policy): void {
+  for (const family of FAMILIES) {
+    const packet = { in: 'net1', out: 'eth0', src: STRANGER[family], dst: POD[family] };
+    const state = desiredNat([familyNat(policy, family, 'eth0')]);
+    const { source } = send(state, family, { ...packet, proto: 'tcp', dport: 80, state: 'NEW' });
+    t.equal(source, 'drop', `IPv${family}: a stranger does not come in`);
+  }
+}
+
+t.test('the environment lets in no more than documents do', async (t) => {
+  const result = policyFromEnv({
+    INTERNAL_GATEWAY_IPV4: '10.16.0.1',
+    EXTERNAL_GATEWAY_IPV4: '172.17.0.1',
+    NO_SNAT_SOURCES_IPV4: '10.18.0.0/16',
+  });
+  if (result?.ok) notLetIn(t, result.policy);
+  else t.fail('no policy');
+});
