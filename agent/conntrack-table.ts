@@ -1,11 +1,19 @@
 /** What the kernel says about this namespace's connection tracking table: how full it is, and what it dropped. */
 import { readFileSync } from 'node:fs';
-import { insertFailures } from '../nat/conntrack/exhaustion.ts';
+import { insertFailures, statistic } from '../nat/conntrack/exhaustion.ts';
 
 export interface ConntrackUse {
   entries: number;
   /** The most entries it takes; 0: no limit. */
   limit: number;
+}
+
+/** What became of flows that began while the table was full: counters of the kernel. */
+export interface ConntrackPressure {
+  /** First packets that were dropped because there was no room. */
+  refused: number;
+  /** Unanswered flows that had to go to make room. */
+  evicted: number;
 }
 
 const DIRECTORY = '/proc/sys/net/netfilter';
@@ -25,6 +33,17 @@ export function readConntrackUse(directory = DIRECTORY): ConntrackUse | undefine
 export function readInsertFailures(file = STATISTICS): number | undefined {
   try {
     return insertFailures(readFileSync(file, 'utf8'));
+  } catch {
+    return undefined;
+  }
+}
+
+/** What a full table has cost so far; undefined where the kernel does not tell. */
+export function readConntrackPressure(file = STATISTICS): ConntrackPressure | undefined {
+  try {
+    const text = readFileSync(file, 'utf8');
+    const [refused, evicted] = [statistic(text, 'drop'), statistic(text, 'early_drop')];
+    return refused === undefined || evicted === undefined ? undefined : { refused, evicted };
   } catch {
     return undefined;
   }

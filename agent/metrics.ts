@@ -6,6 +6,7 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../bfd/intent.ts';
 import { CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Trigger } from './cadence.ts';
+import type { ConntrackPressure } from './conntrack-table.ts';
 import type { Drops } from './drops.ts';
 import { countFailed } from './failures.ts';
 import { addKubeOvnMetrics } from './kube-ovn-metrics.ts';
@@ -20,6 +21,8 @@ export interface MetricsSources {
   conntrack(): { entries: number; limit: number } | undefined;
   /** First packets of flows that could not enter that table. */
   insertFailures(): number | undefined;
+  /** What a full table has cost. */
+  pressure(): ConntrackPressure | undefined;
   drops: Pick<Drops, 'refresh' | 'of'>;
   translations: Pick<Translations, 'snapshot' | 'identity'>;
 }
@@ -62,7 +65,7 @@ export class Metrics {
   readonly #durations: Histogram;
   readonly #repairs: Counter<'object'>;
 
-  constructor({ view, conntrack, insertFailures, drops, translations }: MetricsSources) {
+  constructor({ view, conntrack, insertFailures, pressure, drops, translations }: MetricsSources) {
     const registers = [this.registry];
     const gauge = (name: string, help: string, read: () => number | undefined) =>
       new Gauge({
@@ -221,17 +224,33 @@ export class Metrics {
 
     gauge('veg_conntrack_entries', 'Entries in the conntrack table.', () => conntrack()?.entries);
     gauge('veg_conntrack_limit', 'What the conntrack table holds at most.', () => conntrack()?.limit);
-    new Counter({
-      name: 'veg_conntrack_insert_failed_total',
-      help: 'New connections whose first packet was dropped because they could not enter the conntrack table.',
-      registers,
-      collect() {
-        this.reset();
-        const failures = insertFailures();
-        if (failures === undefined) this.remove();
-        else this.inc(failures);
-      },
-    });
+    const kernelCounter = (name: string, help: string, read: () => number | undefined) =>
+      new Counter({
+        name,
+        help,
+        registers,
+        collect() {
+          this.reset();
+          const value = read();
+          if (value === undefined) this.remove();
+          else this.inc(value);
+        },
+      });
+    kernelCounter(
+      'veg_conntrack_insert_failed_total',
+      'New connections whose first packet was dropped because they could not enter the conntrack table.',
+      insertFailures,
+    );
+    kernelCounter(
+      'veg_conntrack_dropped_total',
+      'New connections whose first packet was dropped because the conntrack table was full.',
+      () => pressure()?.refused,
+    );
+    kernelCounter(
+      'veg_conntrack_evicted_total',
+      'Unanswered flows that the kernel ended to make room in a full conntrack table.',
+      () => pressure()?.evicted,
+    );
     const dropped = (name: string, help: string, chain: string) =>
       new Counter({
         name,

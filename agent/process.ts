@@ -10,7 +10,7 @@ import { VERSION } from '../bfd/version.ts';
 import { CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Family } from '../routing/prefix.ts';
 import { BfdLink } from './bfd-link.ts';
-import { readConntrackUse, readInsertFailures } from './conntrack-table.ts';
+import { readConntrackPressure, readConntrackUse, readInsertFailures } from './conntrack-table.ts';
 import { DrainWatch } from './drain.ts';
 import { Drops } from './drops.ts';
 import { exec } from './exec.ts';
@@ -136,6 +136,7 @@ const metrics = new Metrics({
   view: () => view,
   conntrack: readConntrackUse,
   insertFailures: readInsertFailures,
+  pressure: readConntrackPressure,
   drops,
   translations,
 });
@@ -175,7 +176,10 @@ function listen(internalAddresses: string[]): Promise<void> {
 const last = new LastPolicy(options.stateDir, logger);
 const uplink = new Uplink({
   netlink: new NetlinkSocket(Protocol.ROUTE),
-  conntrack: readConntrackUse,
+  conntrack() {
+    const use = readConntrackUse();
+    return use && { ...use, pressure: readConntrackPressure() };
+  },
   logger,
   onChange: () => gateway.publish(),
 });

@@ -164,31 +164,63 @@ export function downReason(family: FamilyHealth, now: number): string | undefine
 
 // The connection tracking table -----------------------------------------------------------------------------
 
-/** Shares of the table. */
+/** Shares of the table, and of what begins. */
 export const CONNTRACK = {
   /** From here on it is told. */
   warn: 0.8,
-  /** From here on there is no room for new connections worth sending here… */
+  /** Only above this can new connections fail for want of room… */
   full: 0.97,
-  /** …until it is below this again. */
+  /** …and when they did, they may do so again until it is below this. */
   room: 0.9,
+  /**
+   * So many of the flows that begin are dropped: then they fail. The kernel makes room by ending unanswered flows,
+   * and does not always find one, so a few are dropped in any full table; a client tries again.
+   */
+  failing: 0.1,
 } as const;
 
 export interface ConntrackHealth {
+  /** `full`: new connections fail. A table can be full and still take them. */
   level: 'normal' | 'warn' | 'full';
   /** The table's use in percent, rounded down. */
   percent: number;
+  /** The kernel's counters at this look; undefined where it does not tell. */
+  pressure: { refused: number; evicted: number } | undefined;
 }
 
-/** The next state for a table with so many entries of `limit`. A limit of 0 is no limit. */
+/** What a look at the table finds: a limit of 0 is no limit. */
+export interface ConntrackLook {
+  entries: number;
+  limit: number;
+  pressure: ConntrackHealth['pressure'];
+}
+
+/**
+ * Whether flows that began since the last look were dropped for want of room, or got it at the expense of others;
+ * undefined when none needed any, or nothing is known.
+ */
+function fails(before: ConntrackHealth['pressure'], now: ConntrackHealth['pressure']): boolean | undefined {
+  if (before === undefined || now === undefined) return undefined;
+  const refused = Math.max(0, now.refused - before.refused);
+  const evicted = Math.max(0, now.evicted - before.evicted);
+  if (refused + evicted === 0) return undefined;
+  return refused >= CONNTRACK.failing * (refused + evicted);
+}
+
+/** The next state of the table. Where the kernel does not tell what it drops, the share has to stand for it. */
 export function conntrackHealth(
   before: ConntrackHealth | undefined,
-  { entries, limit }: { entries: number; limit: number },
+  { entries, limit, pressure }: ConntrackLook,
 ): ConntrackHealth {
   const share = limit > 0 ? entries / limit : 0;
-  const full = share >= (before?.level === 'full' ? CONNTRACK.room : CONNTRACK.full);
+  const failing = fails(before?.pressure, pressure);
+  const full =
+    before?.level === 'full'
+      ? share >= CONNTRACK.room && failing !== false
+      : share >= CONNTRACK.full && (failing === true || pressure === undefined);
   return {
     level: full ? 'full' : share >= CONNTRACK.warn ? 'warn' : 'normal',
     percent: Math.floor(share * 100),
+    pressure,
   };
 }

@@ -11,7 +11,6 @@ import { SystemError } from '../../bfd/libc.ts';
 import { addressDump, linkDump, MessageType, parseInterfaceAddress, parseLink } from '../../routing/parse.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../../routing/prefix.ts';
 import type { InterfaceAddress, Link } from '../../routing/state.ts';
-import type { ConntrackUse } from '../conntrack-table.ts';
 import type { Logger } from '../log.ts';
 import type { NetlinkSocket } from '../netlink.ts';
 import { localAddress, obstacle, usableAddresses } from '../plan.ts';
@@ -19,6 +18,7 @@ import type { UplinkPolicy } from '../policy/model.ts';
 import {
   answered,
   type ConntrackHealth,
+  type ConntrackLook,
   conntrackHealth,
   createFamily,
   createPath,
@@ -61,7 +61,7 @@ export interface UplinkView {
 export interface UplinkParts {
   /** A socket of its own: its dumps come at any time. */
   netlink: Pick<NetlinkSocket, 'dump'>;
-  conntrack(): ConntrackUse | undefined;
+  conntrack(): ConntrackLook | undefined;
   logger: Logger;
   /** Called when a family's readiness may have changed. */
   onChange(): void;
@@ -304,7 +304,9 @@ export class Uplink {
   #find({ family, gateway, probes, linkProblem }: Watched): Finding {
     if (linkProblem !== undefined) return { obstacle: linkProblem };
     if (this.#conntrack?.level === 'full') {
-      return { obstacle: `the connection tracking table is ${this.#conntrack.percent} % full` };
+      return {
+        obstacle: `the connection tracking table is ${this.#conntrack.percent} % full and new connections fail`,
+      };
     }
     const [first, ...others] = probes;
     const gatewayProbe = first?.address === gateway ? first : undefined;

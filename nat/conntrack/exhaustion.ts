@@ -75,10 +75,13 @@ export function exhaustedRange(
   return fullest;
 }
 
-/** `insert_failed` of all processors in the text of /proc/net/stat/nf_conntrack; undefined where it has none. */
-export function insertFailures(text: string): number | undefined {
+/** A number of all processors in the text of /proc/net/stat/nf_conntrack; undefined where it has none. */
+export function statistic(text: string, name: string): number | undefined {
   const [head = '', ...lines] = text.trim().split('\n');
-  const at = head.trim().split(/\s+/).indexOf('insert_failed');
+  const at = head.trim().split(/\s+/).indexOf(name);
   if (at < 0) return undefined;
   return lines.reduce((sum, line) => sum + Number.parseInt(line.trim().split(/\s+/)[at] ?? '0', 16), 0);
 }
+
+/** `insert_failed`: first packets of flows that could not enter the table. */
+export const insertFailures = (text: string): number | undefined => statistic(text, 'insert_failed');

@@ -49,6 +49,7 @@ const metrics = new Metrics({
   view: () => view,
   conntrack: () => conntrack,
   insertFailures: () => conntrack && 7,
+  pressure: () => conntrack && { refused: 4, evicted: 9 },
   drops: {
     refresh: async () => {},
     of: (chain) => (chain === 'VEG-REFUSED' ? [{ family: 4, packets: 3 }] : []),
@@ -62,6 +63,8 @@ const has = async (line: string, why = line) => {
 };
 
 await has('veg_agent_build_info{version="1.2.3",node="worker-1"} 1');
+await has('veg_conntrack_dropped_total 4');
+await has('veg_conntrack_evicted_total 9');
 await has('veg_inbound_dropped_packets_total{family="ipv4"} 3');
 await has('veg_agent_policy_valid 1');
 await has('veg_agent_policy_generation 2');

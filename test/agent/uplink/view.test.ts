@@ -85,6 +85,7 @@ t.test('the metric has a series for each gateway', async (t) => {
     view: () => view(),
     conntrack: () => undefined,
     insertFailures: () => undefined,
+    pressure: () => undefined,
     drops: { refresh: async () => {}, of: () => [] },
     translations,
   });
