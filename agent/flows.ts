@@ -1,6 +1,6 @@
 /**
- * Removes from the connection tracking table, one by one over netlink, what says something else than the policy
- * (stale-flows.ts). Reading a table of some hundred
+ * Reads the connection tracking table: who has most of it (busiest.ts), and what says something else than the policy
+ * (stale-flows.ts), which is removed one by one over netlink. Reading a table of some hundred
  * thousand entries takes a second: it is done in slices, and other work goes on between them.
  */
 import { setImmediate as turn } from 'node:timers/promises';
@@ -15,6 +15,7 @@ import {
   NLMSG_DONE,
   NLMSG_ERROR,
 } from '../nat/conntrack/wire.ts';
+import { type BusySource, SourceCounter } from './busiest.ts';
 import type { Logger } from './log.ts';
 import { NetlinkError, NetlinkSocket, Protocol } from './netlink.ts';
 import type { Plan } from './plan.ts';
@@ -75,6 +76,13 @@ async function removeFlows(isStale: (entry: ConntrackEntry) => boolean): Promise
   } finally {
     netlink.close();
   }
+}
+
+/** The sources with most entries. Throws when the table cannot be read. */
+export async function readBusiest(): Promise<BusySource[]> {
+  const counter = new SourceCounter();
+  await readTable((entry) => counter.add(entry));
+  return counter.top();
 }
 
 /** Lets flows follow the rules that are in the kernel now, one pass over the table at a time. */

@@ -123,6 +123,7 @@ export class Gateway {
     view.policy.generation += 1;
     view.policy.lastChange = since;
     view.policy.rules = policy.rules;
+    view.policy.limits = policy.limits;
     view.policy.warnings = policy.warnings.map(({ message }) => message);
     view.bfdEnabled = policy.bfd.enabled && policy.bfd.peers.length > 0;
     const { generation } = view.policy;

@@ -4,7 +4,7 @@
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../bfd/intent.ts';
-import { CHAIN_REFUSED } from '../nat/rules.ts';
+import { CHAIN_LIMITED, CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Trigger } from './cadence.ts';
 import type { ConntrackPressure } from './conntrack-table.ts';
 import type { Drops } from './drops.ts';
@@ -267,6 +267,11 @@ export class Metrics {
       'veg_inbound_dropped_packets_total',
       'Packets from outside that were dropped because the policy opens no way to where they go.',
       CHAIN_REFUSED,
+    );
+    dropped(
+      'veg_connection_limit_dropped_packets_total',
+      'Packets from the VPC that were dropped because their source has as many connections as it may.',
+      CHAIN_LIMITED,
     );
     addTranslationMetrics(this.registry, () => translations.snapshot);
     addKubeOvnMetrics(this.registry, {

@@ -83,7 +83,7 @@ export function familyNat(policy: Policy, family: Family, internalInterface: str
       },
     ];
   });
-  const { defaultAction = 'masquerade', eips = [], dnats = [], mssClamp = false, inbound } = policy;
+  const { defaultAction = 'masquerade', eips = [], dnats = [], mssClamp = false, inbound, limits } = policy;
   const decides = defaultAction !== 'masquerade' || policies.some(({ action }) => action !== 'masquerade');
   const familyEips = eips.filter(({ externalIP }) => familyOf(externalIP) === family);
   const familyDnats = dnats.filter(({ externalIP }) => familyOf(externalIP) === family);
@@ -111,6 +111,7 @@ export function familyNat(policy: Policy, family: Family, internalInterface: str
     ...(mssClamp && { mssClamp }),
     dropInvalid: true,
     ...(inbound && { inbound }),
+    ...(limits?.connectionsPerSource && { connectionsPerSource: limits.connectionsPerSource }),
   };
 }
 

@@ -7,13 +7,15 @@
 import { serveControl } from '../bfd/control-socket.ts';
 import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
 import { VERSION } from '../bfd/version.ts';
-import { CHAIN_REFUSED } from '../nat/rules.ts';
+import { CHAIN_LIMITED, CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Family } from '../routing/prefix.ts';
 import { BfdLink } from './bfd-link.ts';
+import { Busiest } from './busiest.ts';
 import { readConntrackPressure, readConntrackUse, readInsertFailures } from './conntrack-table.ts';
 import { DrainWatch } from './drain.ts';
 import { Drops } from './drops.ts';
 import { exec } from './exec.ts';
+import { readBusiest } from './flows.ts';
 import { Gateway } from './gateway.ts';
 import { SessionHistory } from './history.ts';
 import { HttpListeners } from './http.ts';
@@ -35,6 +37,8 @@ import { Uplink } from './uplink/uplink.ts';
 
 /** The port for metrics and probes, as Kube-OVN's. */
 const HTTP_PORT = 10_669;
+/** How often is looked whether somebody has too many connections, ms. */
+const BUSIEST_PERIOD = 5000;
 /** Without word from the BFD process for so long, this process cannot do its work, ms. */
 const BFD_SILENT = 10_000;
 
@@ -79,7 +83,8 @@ const view: AgentView = {
     return translations.ports;
   },
   get conntrack() {
-    return readConntrackUse();
+    const use = readConntrackUse();
+    return use && { ...use, busiest: busiest.sources };
   },
 };
 const history = new SessionHistory();
@@ -129,9 +134,22 @@ const drops = new Drops(() => {
   const programmed = view.kernel.families.filter(({ state }) => state !== 'unused');
   return kernels.nat.counts(
     programmed.map(({ family }) => family),
-    [CHAIN_REFUSED],
+    [CHAIN_REFUSED, CHAIN_LIMITED],
   );
 }, clock);
+const connectionLimit = (): number => view.policy.limits?.connectionsPerSource ?? 0;
+const busiest = new Busiest({
+  use: readConntrackUse,
+  limit: connectionLimit,
+  async limited() {
+    if (connectionLimit() > 0) await drops.refresh();
+    return drops.of(CHAIN_LIMITED).reduce((sum, { packets }) => sum + packets, 0);
+  },
+  read: readBusiest,
+  logger,
+  clock,
+});
+const busiestTimer = setInterval(() => void busiest.check(), BUSIEST_PERIOD);
 const metrics = new Metrics({
   view: () => view,
   conntrack: readConntrackUse,
@@ -281,6 +299,7 @@ async function shutdown(remove: boolean): Promise<void> {
   logger.info({ moved: done }, done ? 'traffic has moved' : 'the drain timeout is over');
   source.close();
   events.close();
+  clearInterval(busiestTimer);
   uplink.close();
   drain.close();
   await gateway.stop();

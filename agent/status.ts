@@ -5,12 +5,13 @@
 import type { EngineReport, SessionReport } from '../bfd/intent.ts';
 import { PORTS, PORTS_WARN, type PortStatus } from '../nat/conntrack/ports.ts';
 import { sumVolumes } from '../nat/conntrack/totals.ts';
+import type { BusySource } from './busiest.ts';
 import type { ConntrackUse } from './conntrack-table.ts';
 import type { FailedObject } from './failures.ts';
 import type { StateChange } from './history.ts';
 import type { FamilyStatus } from './plan.ts';
 import { formatError } from './policy/load.ts';
-import type { EgressRule, PolicyError } from './policy/model.ts';
+import type { EgressRule, Limits, PolicyError } from './policy/model.ts';
 import type { ReconcileResult } from './reconcile.ts';
 import type { PolicyTraffic } from './traffic.ts';
 import { duration, scaled } from './units.ts';
@@ -32,6 +33,7 @@ export interface PolicyView {
   warnings: string[];
   /** The rules of the one in force. */
   rules?: Pick<EgressRule, 'name' | 'snat' | 'ipBlocks' | 'portBlockSize'>[];
+  limits?: Limits | undefined;
 }
 
 /** What the last reconciles found and did. */
@@ -70,7 +72,7 @@ export interface AgentView {
   /** The ports that translations hold. */
   ports?: readonly PortStatus[] | undefined;
   /** Absent where the kernel does not tell. */
-  conntrack?: ConntrackUse | undefined;
+  conntrack?: (ConntrackUse & { busiest: readonly BusySource[] }) | undefined;
   /** Absent before the first policy. */
   uplink?: UplinkView;
   draining: boolean;
@@ -334,6 +336,8 @@ export function statusText(status: StatusDocument, now: number, colours: boolean
   }
   lines.push(`  drift repaired: ${repaired.join(', ') || 'none'}`);
   if (uplink !== null) lines.push(...uplinkLines(uplink, painter(colours)));
+  const most = (status.conntrack?.busiest ?? []).map(({ source, connections }) => `${source} ${connections}`);
+  if (most.length > 0) lines.push(`${strong('crowded')}  most connections: ${most.join(', ')}`);
   lines.push(...trafficLines(status, painter(colours)));
   lines.push(`${strong('bfd')}      ${bfd.enabled ? `${bfd.sessions.length} session(s)` : 'not used'}`);
   for (const session of bfd.sessions) lines.push(sessionLine(session, now));

@@ -6,7 +6,7 @@ import {
   FORWARD_SET,
   MAX_FORWARD_RULES,
 } from '../routing/numbers.ts';
-import { anyPrefix, type Family, hostPrefix, type Prefix, prefix } from '../routing/prefix.ts';
+import { addressBits, anyPrefix, type Family, hostPrefix, type Prefix, prefix } from '../routing/prefix.ts';
 import {
   type DefaultAction,
   type EgressChains,
@@ -22,6 +22,8 @@ import {
   CHAIN_INGRESS,
   CHAIN_INVALID,
   CHAIN_INWARDS,
+  CHAIN_LIMIT,
+  CHAIN_LIMITED,
   CHAIN_MSS,
   CHAIN_REFUSED,
   CHAIN_STRAY,
@@ -73,6 +75,8 @@ export interface FamilyNat {
    * the former.
    */
   inbound?: InboundAccess;
+  /** So many connections each source inside may have at once; absent: any number. */
+  connectionsPerSource?: number;
 }
 
 export type InboundAccess = 'forwarded' | 'any';
@@ -204,6 +208,14 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
     keepsSource ||= egress.forwards;
   } else if (closed) {
     add('mangle', CHAIN_INGRESS, ingressRules(forwarded.filter((_, i) => i % 2 === 0)));
+  }
+  const { connectionsPerSource = 0 } = nat;
+  if (connectionsPerSource > 0) {
+    const mask = addressBits(family);
+    const above = `--connlimit-above ${connectionsPerSource} --connlimit-mask ${mask} --connlimit-saddr`;
+    add('mangle', CHAIN_LIMIT, [`-m connlimit ${above} ${jump(CHAIN_LIMITED)}`]);
+    add('mangle', CHAIN_LIMITED, ['-j DROP']);
+    hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_LIMIT)}`);
   }
   if (closed) {
     add('mangle', CHAIN_REFUSED, ['-j DROP']);

@@ -11,6 +11,7 @@ import {
   type EgressIP,
   type EgressRule,
   type InboundAccess,
+  type Limits,
   type Policy,
   type Side,
   type UplinkPolicy,
@@ -32,6 +33,7 @@ export interface GatewayPolicyResource {
     eips?: EipSpec[];
     dnats?: DnatSpec[];
     inbound?: InboundAccess;
+    limits?: Partial<Limits>;
     mssClamp?: boolean;
     uplink?: UplinkSpec;
     translationLog?: TranslationLogSpec;
@@ -104,6 +106,7 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
     rules,
     ...(spec.defaultAction && { defaultAction: spec.defaultAction }),
     ...(spec.inbound && { inbound: spec.inbound }),
+    ...(spec.limits && { limits: { connectionsPerSource: 0, ...spec.limits } }),
     ...(spec.mssClamp !== undefined && { mssClamp: spec.mssClamp }),
     ...(spec.uplink && { uplink: translateUplink(document, spec.uplink) }),
     ...(log && { translationLog: log }),

@@ -71,6 +71,11 @@ export interface EgressIP {
 /** What happens to packets from the VPC that no rule matches. */
 export type DefaultAction = 'masquerade' | 'forward' | 'drop';
 
+export interface Limits {
+  /** Connections that each source inside may have at once; 0: any number. */
+  connectionsPerSource: number;
+}
+
 /** Where connections from outside may come to: what is forwarded, EIPs and DNATs, or everything inside. */
 export type InboundAccess = 'forwarded' | 'any';
 
@@ -175,6 +180,7 @@ export interface Policy {
   dnats?: Dnat[];
   /** Absent: forwarded. */
   inbound?: InboundAccess;
+  limits?: Limits;
   /** Clamp the MSS of TCP to the path MTU. */
   mssClamp?: boolean;
   /** Absent: the policy says nothing about it. */

@@ -220,6 +220,16 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
           ),
           'forwarded',
         ),
+        limits: object(
+          {
+            connectionsPerSource: withDefault(
+              integer(0, INT32_MAX, 'Connections that each source inside may have at once; 0: any number.'),
+              0,
+            ),
+          },
+          [],
+          'What one source may take of the gateway.',
+        ),
         mssClamp: withDefault(flag('Clamp the MSS of TCP to the path MTU.'), false),
         uplink: object(
           {

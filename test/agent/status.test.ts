@@ -62,7 +62,7 @@ function healthy(): AgentView {
       driftRepaired: { rule: 2 },
     },
     historyOf: () => [{ at: NOW - 190_000, from: 'Init', to: 'Up', diagnostic: 0 }],
-    conntrack: { entries: 12, limit: 1000 },
+    conntrack: { entries: 12, limit: 1000, busiest: [] },
     translationLog: true,
     traffic: [
       { ...TRAFFIC, policy: '', treatment: 'snat' },

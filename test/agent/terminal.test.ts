@@ -38,7 +38,7 @@ const view: AgentView = {
     { at: NOW - 5 * MINUTE, from: 'Up', to: 'Down', diagnostic: 1 },
     { at: NOW - 190_000, from: 'Down', to: 'Up', diagnostic: 0 },
   ],
-  conntrack: { entries: 12, limit: 1000 },
+  conntrack: { entries: 12, limit: 1000, busiest: [] },
   translationLog: true,
   traffic: [{ ...volume, policy: 'web', treatment: 'snat', open: 12, rates: volume }],
   bfdEnabled: true,

@@ -252,6 +252,23 @@ t.test('the MSS is clamped', async (t) => {
   t.match(gateway.sh('iptables -t mangle -S'), /-A VEG-MSS -p tcp .*--clamp-mss-to-pmtu/);
 });
 
+t.test('a source that has as many connections as it may is named, but not in metrics', async (t) => {
+  await edit({ limits: { connectionsPerSource: 3 } });
+  const dropped = 'veg_connection_limit_dropped_packets_total{family="ipv4"}';
+  t.equal(agent.metric(dropped), 0);
+  const named = () =>
+    agent.statusUntil('the source is named', ({ conntrack }) => {
+      ask(client, ADDRESS.server[4], MIRROR);
+      return conntrack?.busiest.some(({ source }) => source === ADDRESS.client[4]) ?? false;
+    });
+  await named();
+  t.ok((agent.metric(dropped) ?? 0) > 0);
+  t.match(agent.daemon.log(), /beyond limits\.connectionsPerSource are dropped/);
+  t.match(agent.daemon.log(), new RegExp(`"source":"${ADDRESS.client[4]}"`));
+  t.match(agent.cli('status').stdout, /crowded +most connections: .*10\.17\.0\.9 \d/);
+  for (const path of ['/metrics', '/readyz']) t.notMatch(agent.http(path).body, ADDRESS.client[4], path);
+});
+
 t.test('the first policy again leaves nothing of all that', async (t) => {
   await edit({});
   t.equal(listing(), first);

@@ -81,6 +81,7 @@ function everything(family: Family, seed: number): FamilyNat {
     mssClamp: random.below(2) === 0,
     dropInvalid: random.below(2) === 0,
     inbound: random.below(3) === 0 ? 'any' : 'forwarded',
+    connectionsPerSource: random.below(3) * 50,
   };
 }
 
@@ -358,6 +359,30 @@ for (const backend of BACKENDS) {
           ADDRESS.server[family],
           'any: with its own source',
         );
+      }
+    });
+
+    await t.test('a source has as many connections as it may, and others have theirs', async (t) => {
+      const [most, port] = [3, 7000];
+      await startMirror(server, 9999);
+      const listener = server.spawn(NODE, ['-e', ECHO(port)], { name: 'echo' });
+      await until(() => listener.log().includes('ready'), { what: 'the server listens' });
+      await apply(() => ({ connectionsPerSource: most }));
+      const talkers = FAMILIES.map((family) =>
+        client.spawn(NODE, ['-e', CONVERSE(ADDRESS.server[family], port)], { name: 'talker' }),
+      );
+      await until(() => talkers.every((talker) => talker.log().includes('.')), { what: 'both talk' });
+      for (const family of FAMILIES) {
+        const answers = Array.from({ length: most }, () => ask(client, ADDRESS.server[family], 9999));
+        const seen = ADDRESS.gatewayExternal[family];
+        t.same(answers, [...Array(most - 1).fill(seen), ''], 'with TCP it has three');
+        t.equal(ask(client2, ADDRESS.server[family], 9999), seen);
+      }
+      await apply(() => ({ connectionsPerSource: most + 1 }));
+      for (const talker of talkers) {
+        const said = talker.log().length;
+        await until(() => talker.log().length > said + 5, { what: 'it talks on when the limit is another' });
+        t.equal(await talker.stop('SIGKILL'), 137);
       }
     });
 

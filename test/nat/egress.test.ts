@@ -96,6 +96,31 @@ t.test('what comes from outside passes to what is forwarded, EIPs and DNATs, wit
   t.end();
 });
 
+t.test('a limit of connections is asked about what the policy allows, from inside, by address', (t) => {
+  const rules = (family: 4 | 6) =>
+    desiredNat([nat({ family, connectionsPerSource: 50, defaultAction: 'drop', dropInvalid: true })])
+      .tables[family].get('mangle')!
+      .get('FORWARD')!
+      .rules.map(({ text }) => text);
+  t.strictSame(
+    rules(4).filter((text) => text.startsWith('-i eth0 ')),
+    ['INVALID -j VEG-INVALID', 'NEW -j VEG-EGRESS', 'NEW -j VEG-LIMIT'].map(
+      (rest) => `-i eth0 -m conntrack --ctstate ${rest}`,
+    ),
+  );
+  for (const [family, mask] of [
+    [4, 32],
+    [6, 128],
+  ] as const) {
+    const mangle = desiredNat([nat({ family, connectionsPerSource: 50 })]).tables[family].get('mangle')!;
+    t.equal(
+      mangle.get('VEG-LIMIT')!.rules[0]!.text,
+      `-m connlimit --connlimit-above 50 --connlimit-mask ${mask} --connlimit-saddr -j VEG-LIMITED`,
+    );
+  }
+  t.end();
+});
+
 t.test('a policy gives its sources an address of their own', (t) => {
   const wanted = nat({
     policies: [policy('web', { sources: list('10.17.0.0/16'), action: snat('172.17.0.50') })],

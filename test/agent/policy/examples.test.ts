@@ -130,6 +130,7 @@ const MEANING: Record<string, object> = {
       },
     ],
     inbound: 'forwarded',
+    limits: { connectionsPerSource: 0 },
     mssClamp: true,
   },
 };

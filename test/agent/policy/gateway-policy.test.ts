@@ -102,6 +102,7 @@ t.test('every field that there will be', async (t) => {
       },
     ],
     inbound: 'any',
+    limits: { connectionsPerSource: 10000 },
     mssClamp: true,
     uplink: { probe: 'icmp', interval: 500, failures: 5, targets: ['192.0.2.1'], recovery: 5000 },
     translationLog: {
@@ -295,7 +296,7 @@ const WRONG: [string, string, string[]][] = [
     'an unknown field of the spec',
     '  snat: true\n',
     [
-      'a.yaml:7:3: spec.snat: unknown field "snat"; the fields here are internal, external, bfd, policies, defaultAction, eips, dnats, inbound, mssClamp, uplink, translationLog',
+      'a.yaml:7:3: spec.snat: unknown field "snat"; the fields here are internal, external, bfd, policies, defaultAction, eips, dnats, inbound, limits, mssClamp, uplink, translationLog',
     ],
   ],
   [
