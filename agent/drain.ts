@@ -9,6 +9,7 @@ import { parseTables } from '../nat/parse.ts';
 import { markRule } from '../nat/rules.ts';
 import { FAMILIES, type Family } from '../routing/prefix.ts';
 import type { Exec } from './exec.ts';
+import type { Logger } from './log.ts';
 import { hasMoved, type Rates, ratesBetween, type Sample } from './moved.ts';
 import type { Look } from './reconcile.ts';
 
@@ -32,13 +33,23 @@ export function forwardedPackets(snmp: string, snmp6: string): number {
 }
 
 /**
- * Flows from the VPC so far, by `iptables-save -c -t nat`: the nat table sees the first packet of each. Throws
- * `SyntaxError` for another text.
+ * Flows from the VPC so far, by `iptables-save -c -t nat`: the nat table sees the first packet of each. 0 for
+ * another text.
  */
 export function flowsCounted(save: string, family: Family, internalInterface: string): number {
   const chain = parseTables(save, family).get('nat')?.get('PREROUTING');
   const rule = markRule(internalInterface);
   return chain?.rules.find(({ text }) => text === rule)?.packets ?? 0;
+}
+
+/** A file of /proc/self/net; empty where the kernel has not got it, as `snmp6` without IPv6. Throws otherwise. */
+function readNet(name: string): string {
+  try {
+    return readFileSync(`/proc/self/net/${name}`, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return '';
+    throw error;
+  }
 }
 
 /** Whether every peer that could send traffic here has seen that this end is AdminDown. */
@@ -47,6 +58,9 @@ const peersKnow = (report: EngineReport | undefined): boolean =>
 
 export interface DrainParts {
   exec: Exec;
+  logger: Pick<Logger, 'error'>;
+  /** A file of /proc/self/net, by its name. */
+  readCounters?(name: string): string;
   /** The last word of the BFD process. */
   report(): EngineReport | undefined;
   /** The last look at the kernel; undefined before the first. */
@@ -63,8 +77,8 @@ export class DrainWatch {
 
   constructor(parts: DrainParts) {
     this.#parts = parts;
-    this.#timer = setInterval(() => void this.#count(), USUAL_PERIOD);
-    void this.#count();
+    this.#timer = setInterval(() => this.#count(), USUAL_PERIOD);
+    this.#count();
   }
 
   /**
@@ -81,7 +95,7 @@ export class DrainWatch {
     for (let i = 0; performance.now() < end; i++) {
       await sleep(Math.min(DRAIN_PERIOD, Math.max(1, end - performance.now())));
       const sample = await this.#sample(i % FLOWS_EVERY === 0);
-      samples = peersKnow(this.#parts.report()) ? [...samples, sample] : [];
+      samples = sample !== undefined && peersKnow(this.#parts.report()) ? [...samples, sample] : [];
       if (!hasMoved(samples, usual)) continue;
       drain.moved = true;
       return true;
@@ -93,28 +107,39 @@ export class DrainWatch {
   undrain(): void {
     this.#drain = undefined;
     this.#usual = [];
-    void this.#count();
+    this.#count();
   }
 
   close(): void {
     clearInterval(this.#timer);
   }
 
-  async #count(): Promise<void> {
+  #count(): void {
     if (this.#drain !== undefined) return;
-    this.#usual = [...this.#usual, await this.#sample(true)].slice(-USUAL_SAMPLES);
+    this.#sample(true)
+      .then((sample) => {
+        if (sample !== undefined) this.#usual = [...this.#usual, sample].slice(-USUAL_SAMPLES);
+      })
+      .catch((error: Error) => this.#parts.logger.error({ err: error }, 'cannot count what is forwarded'));
   }
 
   async #rates(): Promise<Rates> {
-    const now = await this.#sample(true);
+    const now = (await this.#sample(true)) ?? this.#usual.at(-1);
+    if (now === undefined) return { packets: 0, flows: undefined };
     const { packets } = ratesBetween(this.#usual[0] ?? now, now);
     const { flows } = ratesBetween(this.#usual.find(({ flows }) => flows !== undefined) ?? now, now);
     return { packets, flows };
   }
 
-  async #sample(withFlows: boolean): Promise<Sample> {
-    const read = (name: string) => readFileSync(`/proc/self/net/${name}`, 'utf8');
-    const packets = forwardedPackets(read('snmp'), read('snmp6'));
+  /** What was forwarded so far; undefined when that cannot be read now. */
+  async #sample(withFlows: boolean): Promise<Sample | undefined> {
+    const { readCounters = readNet } = this.#parts;
+    let packets: number;
+    try {
+      packets = forwardedPackets(readCounters('snmp'), readCounters('snmp6'));
+    } catch {
+      return undefined;
+    }
     return { at: performance.now(), packets, flows: withFlows ? await this.#flows() : undefined };
   }
 
@@ -132,11 +157,7 @@ export class DrainWatch {
       // An image with one backend may have only the plain name.
       if (result.exitCode === -1) result = await this.#parts.exec(`${program}-save`, args);
       if (result.exitCode !== 0) return undefined;
-      try {
-        sum += flowsCounted(result.stdout, family, look.plan.interfaces.internal);
-      } catch {
-        return undefined;
-      }
+      sum += flowsCounted(result.stdout, family, look.plan.interfaces.internal);
     }
     return sum;
   }

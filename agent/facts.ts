@@ -1,7 +1,14 @@
 /** Gathers what the plan needs to know about the pod: the kernel's links and addresses, Multus' annotation. */
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { RoutingState } from '../routing/state.ts';
 import { type Facts, type NetworkStatus, parseNetworkStatus } from './interfaces.ts';
+
+/** There as long as the kernel has IPv6, be it disabled on every interface; `ipv6.disable=1` takes it away. */
+const IPV6_ADDRESSES = '/proc/self/net/if_inet6';
+
+/** Whether this kernel has IPv6 at all. */
+export const hasIPv6 = (file = IPV6_ADDRESSES): boolean => existsSync(file);
 
 /**
  * The facts. A network-status file that is not there is no surprise (Multus is optional); one that cannot be
@@ -10,6 +17,7 @@ import { type Facts, type NetworkStatus, parseNetworkStatus } from './interfaces
 export async function readFacts(
   observed: Pick<RoutingState, 'links' | 'addresses'>,
   networkStatusPath: string,
+  ipv6 = hasIPv6(),
 ): Promise<Facts> {
   const { links, addresses } = observed;
   let networks: NetworkStatus[] = [];
@@ -24,5 +32,5 @@ export async function readFacts(
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') ignored((error as Error).message);
   }
   const names = [process.env.POD_NAME, process.env.NODE_NAME].filter((name) => !!name) as string[];
-  return { links, addresses, networks, names, notes };
+  return { links, addresses, networks, names, missing: ipv6 ? [] : [6], notes };
 }

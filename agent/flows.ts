@@ -99,11 +99,16 @@ export class FlowCleaner {
   /** The rules of this plan are in force: soon no flow says anything else. */
   follow(plan: Plan): void {
     this.#next = plan;
-    if (!this.#running) void this.#run();
+    if (this.#running) return;
+    this.#running = true;
+    this.#run()
+      .catch((error: Error) => this.#logger.error({ err: error }, 'cannot follow the rules with flows'))
+      .finally(() => {
+        this.#running = false;
+      });
   }
 
   async #run(): Promise<void> {
-    this.#running = true;
     // What waits to be told that the rules are there is told first: reading them again takes a while.
     await turn();
     for (let plan = this.#next; plan !== undefined; plan = this.#next) {
@@ -119,6 +124,5 @@ export class FlowCleaner {
         this.#logger.warn({ reason }, 'flows that began under other rules stay as they are');
       }
     }
-    this.#running = false;
   }
 }

@@ -93,6 +93,7 @@ export class Gateway {
       parts.options.resync,
       (trigger) => this.#run(trigger),
       () => this.#tellContention(),
+      (error) => parts.logger.error({ err: error }, 'a reconcile ended in the middle'),
     );
     this.#driftTimer = setInterval(() => this.#lookForDrift(), DRIFT_PERIOD);
   }

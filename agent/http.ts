@@ -3,6 +3,7 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { networkInterfaces } from 'node:os';
+import { hasIPv6 } from './facts.ts';
 import type { Logger } from './log.ts';
 import type { ListenAddress } from './options.ts';
 
@@ -94,6 +95,9 @@ async function answer(request: IncomingMessage, response: ServerResponse, conten
   });
 }
 
+/** An address to listen on; `::` stands for every address of the families that this kernel has. */
+export const listenable = (host: string): string => (host === '::' && !hasIPv6() ? '0.0.0.0' : host);
+
 /** A set of listeners that follows the addresses it is told. */
 export class HttpListeners {
   readonly #servers = new Map<string, Server>();
@@ -140,7 +144,10 @@ export class HttpListeners {
     try {
       await new Promise<void>((resolve, reject) => {
         server.once('error', reject);
-        server.listen({ host, port, ipv6Only: host !== '::' && host.includes(':') }, resolve);
+        server.listen(
+          { host: listenable(host), port, ipv6Only: host !== '::' && host.includes(':') },
+          resolve,
+        );
       });
       server.removeAllListeners('error');
       server.on('error', (error) => this.#log.warn({ err: error, host, port }, 'HTTP listener'));

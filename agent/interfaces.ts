@@ -1,5 +1,5 @@
 /** Which of the pod's interfaces is the internal one and which the external one. Pure. */
-import { type Address, contains, parsePrefix } from '../routing/prefix.ts';
+import { type Address, contains, type Family, parsePrefix } from '../routing/prefix.ts';
 import type { InterfaceAddress, Link } from '../routing/state.ts';
 import type { Policy } from './policy/model.ts';
 
@@ -24,6 +24,8 @@ export interface Facts {
   networks: NetworkStatus[];
   /** The names of the pod and of its node, as far as they are known: it is the owner of what names them. */
   names: string[];
+  /** The address families that this kernel does not have. */
+  missing: Family[];
   /** What could not be learned, and why. */
   notes: string[];
 }

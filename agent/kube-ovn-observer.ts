@@ -10,6 +10,7 @@ import { createServer } from 'node:http';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Counter, Registry } from 'prom-client';
+import { listenable } from './http.ts';
 import { parseNetworkStatus } from './interfaces.ts';
 import { addKubeOvnMetrics, interfaceCounters } from './kube-ovn-metrics.ts';
 import { createLog } from './log.ts';
@@ -129,7 +130,13 @@ const server = createServer(LIMITS, (request, response) => {
   else if (request.url !== '/metrics') reply(404, 'not found\n');
   else {
     lookForInterfaces();
-    registry.metrics().then((body) => reply(200, body, registry.contentType));
+    registry
+      .metrics()
+      .then((body) => reply(200, body, registry.contentType))
+      .catch((error: unknown) => {
+        logger.error({ err: error }, 'cannot answer an HTTP request');
+        response.destroy();
+      });
   }
 });
 server.maxConnections = 64;
@@ -138,14 +145,21 @@ server.on('error', (error) => {
   flush();
   process.exit(1);
 });
-server.listen({ host, port });
+server.listen({ host: listenable(host), port });
 
 async function stop(): Promise<void> {
   watch.close();
   server.close();
   await translations.stop();
-  flush();
-  process.exit(0);
 }
-process.on('SIGTERM', stop);
-process.on('SIGINT', stop);
+/** Ends, whether or not all was handed on. */
+function end(): void {
+  stop()
+    .catch((error: unknown) => logger.error({ err: error }, 'the end did not go as it should'))
+    .finally(() => {
+      flush();
+      process.exit(0);
+    });
+}
+process.on('SIGTERM', end);
+process.on('SIGINT', end);

@@ -3,24 +3,29 @@
  */
 import { type Cadence, createCadence, ended, nextRun, request, started, type Trigger } from './cadence.ts';
 
-/** One run. It handles its own failures: what it returns is all the loop needs. */
+/** One run. It handles its own failures: what it returns is all the loop needs. One that rejects has failed. */
 export type Run = (trigger: Trigger) => Promise<{ ok: boolean; repaired: boolean }>;
 
 export class Loop {
   readonly #cadence: Cadence;
   readonly #run: Run;
   readonly #contended: () => void;
+  readonly #failed: (error: unknown) => void;
   #timer: NodeJS.Timeout | undefined;
   #current: Promise<void> = Promise.resolve();
   #stopped = false;
   /** Who waits for the next run that starts. */
   #waiting: (() => void)[] = [];
 
-  /** `contended` is called after a run that found repairs to come faster than they are allowed. */
-  constructor(resync: number, run: Run, contended: () => void) {
+  /**
+   * `contended` is called after a run that found repairs to come faster than they are allowed, `failed` after one
+   * that rejected.
+   */
+  constructor(resync: number, run: Run, contended: () => void, failed: (error: unknown) => void) {
     this.#cadence = createCadence(resync, performance.now());
     this.#run = run;
     this.#contended = contended;
+    this.#failed = failed;
   }
 
   /** Asks for a run. */
@@ -56,11 +61,15 @@ export class Loop {
     );
   }
 
+  /** Never rejects. */
   async #go(trigger: Trigger): Promise<void> {
     started(this.#cadence);
     const waiting = this.#waiting;
     this.#waiting = [];
-    const result = await this.#run(trigger);
+    const result = await this.#run(trigger).catch((error: unknown) => {
+      this.#failed(error);
+      return { ok: false, repaired: false };
+    });
     if (ended(this.#cadence, result, performance.now())) this.#contended();
     for (const resolve of waiting) resolve();
     this.#arm();

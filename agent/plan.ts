@@ -28,7 +28,8 @@ export interface FamilyStatus {
   family: Family;
   /**
    * `programmed`: as the policy says. `blocked`: the pod lacks something that the policy needs; what is in the
-   * kernel is left alone until it is there. `unused`: the policy does not ask for it; nothing of ours remains.
+   * kernel is left alone until it is there. `unused`: the policy does not ask for it, or this kernel does not have
+   * it; nothing of ours remains.
    */
   state: 'programmed' | 'blocked' | 'unused';
   reason?: string;
@@ -98,6 +99,13 @@ export function localAddress(addresses: InterfaceAddress[], gateway: Address): A
 const gatewayOf = (side: Side, family: Family): Address | undefined =>
   side.gateways.find((gateway) => familyOf(gateway) === family);
 
+/** Whether a policy wants a family programmed. */
+const asksFor = (policy: Policy, family: Family): boolean =>
+  gatewayOf(policy.internal, family) !== undefined && gatewayOf(policy.external, family) !== undefined;
+
+const noFamily = (family: Family): string =>
+  `this kernel has no IPv${family} (ipv6.disable=1 on its command line, or built without)`;
+
 /** The plan of a policy in a pod. */
 export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): Plan {
   const { internal, external } = findInterfaces(policy, flags, facts);
@@ -133,9 +141,15 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
   const { internal, external } = plan.interfaces;
   const internalGateway = gatewayOf(policy.internal, family);
   const externalGateway = gatewayOf(policy.external, family);
+  const missing = facts.missing.includes(family) && asksFor(policy, family);
+  // Where there is another family to serve, the gateway is one without this one.
+  if (missing && !FAMILIES.some((other) => other !== family && asksFor(policy, other))) {
+    return { family, state: 'blocked', reason: noFamily(family) };
+  }
   const peers = policy.bfd.enabled ? policy.bfd.peers.filter((peer) => familyOf(peer) === family) : [];
-  if (internalGateway === undefined || externalGateway === undefined) {
-    if (internalGateway !== externalGateway) {
+  if (missing || internalGateway === undefined || externalGateway === undefined) {
+    if (missing) plan.notes.push(`IPv${family} is left out: ${noFamily(family)}`);
+    else if (internalGateway !== externalGateway) {
       const lacking = internalGateway === undefined ? 'internal' : 'external';
       plan.notes.push(`IPv${family} is left out: the ${lacking} network has no IPv${family} gateway`);
     }

@@ -15,6 +15,7 @@ import { readConntrackPressure, readConntrackUse, readInsertFailures } from './c
 import { DrainWatch } from './drain.ts';
 import { Drops } from './drops.ts';
 import { exec } from './exec.ts';
+import { hasIPv6 } from './facts.ts';
 import { readBusiest } from './flows.ts';
 import { Gateway } from './gateway.ts';
 import { SessionHistory } from './history.ts';
@@ -96,7 +97,12 @@ const bfd = new BfdLink({
     view.draining = report.draining;
     recover(report);
   },
-  onShutdown: (remove) => void shutdown(remove),
+  onShutdown(remove) {
+    shutdown(remove).catch((error: unknown) => {
+      logger.fatal({ err: error }, 'the end did not go as it should');
+      exit(1);
+    });
+  },
   // Without its parent it must not go on: another agent may already be there.
   onGone: () => exit(1),
 });
@@ -114,6 +120,7 @@ let bfdIntent: BfdIntent | undefined;
 function recover(report: EngineReport): void {
   for (const episode of recovery.observe(report, clock())) {
     const { local, remote, attempts } = episode;
+    // It never rejects.
     if (episode.state === '') void bfd.command(['allow', remote]);
     if (bfdIntent !== undefined) bfd.configure(bfdIntent);
     recovery.finished(episode, notLive()[0]);
@@ -186,7 +193,7 @@ const http = new HttpListeners(
 
 /** Loopback and the internal interface: never the external one unless it is named. */
 function listen(internalAddresses: string[]): Promise<void> {
-  const hosts = ['127.0.0.1', '::1', ...internalAddresses];
+  const hosts = ['127.0.0.1', ...(hasIPv6() ? ['::1'] : []), ...internalAddresses];
   const usual = hosts.map((host): ListenAddress => ({ host, port: HTTP_PORT }));
   return http.listen(options.listen ?? usual);
 }
@@ -226,7 +233,7 @@ const gateway: Gateway = new Gateway({
 });
 
 let lastLook: Look | undefined;
-const drain = new DrainWatch({ exec, report: () => view.bfd, look: () => lastLook });
+const drain = new DrainWatch({ exec, logger, report: () => view.bfd, look: () => lastLook });
 
 /** The time in a query, as milliseconds or `5s`; else the one from the flags. */
 function drainTime(text: string | null): number {

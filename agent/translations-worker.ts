@@ -224,8 +224,10 @@ class TranslationWorker {
 
   /** The flows that were asked for, those that live among them. One lookup at a time: each holds thousands of flows. */
   find(lookup: Lookup): Promise<Found> {
-    this.#found = this.#found.then(() => this.#find(lookup));
-    return this.#found as Promise<Found>;
+    const found = this.#found.then(() => this.#find(lookup));
+    // One that fails does not hold up the next.
+    this.#found = found.catch(() => {});
+    return found;
   }
 
   /** Events are read meanwhile. */
@@ -543,7 +545,15 @@ if (parentPort !== null) {
         worker.use(message.settings);
         break;
       case 'find':
-        void worker.find(message.lookup).then((found) => answer(message.id, found));
+        worker
+          .find(message.lookup)
+          .then((found) => answer(message.id, found))
+          .catch((error: Error) =>
+            port.postMessage({
+              ...{ type: 'note', level: 'error', message: 'cannot look translations up' },
+              fields: { reason: error.message },
+            } satisfies FromWorker),
+          );
         break;
       case 'sources':
         answer(message.id, worker.sources());

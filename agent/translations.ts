@@ -94,7 +94,7 @@ export class Translations {
     const { translationLog: log, rules } = policy;
     if (log === undefined) {
       this.#settings = undefined;
-      void this.#end();
+      this.#end().catch((error: Error) => this.#fail(error));
       return;
     }
     const settings: WorkerSettings = { log, rules: inOrder(rules), identity: this.identity };
@@ -202,7 +202,7 @@ export class Translations {
     this.#worker = worker;
     this.#send({ type: 'settings', settings: this.#settings! });
     worker.on('message', (message: FromWorker) => this.#receive(worker, message));
-    worker.on('error', (error) => this.#options.logger.error({ err: error }, 'translation log'));
+    worker.on('error', (error) => this.#fail(error));
     worker.once('exit', () => this.#exited());
   }
 
@@ -219,9 +219,12 @@ export class Translations {
   #receive(worker: Worker, message: FromWorker): void {
     switch (message.type) {
       case 'records':
-        void this.#output.write(message.lines).then(() => {
-          worker.postMessage({ type: 'written', records: message.lines.length } satisfies ToWorker);
-        });
+        this.#output
+          .write(message.lines)
+          .then(() => {
+            worker.postMessage({ type: 'written', records: message.lines.length } satisfies ToWorker);
+          })
+          .catch((error: Error) => this.#fail(error));
         break;
       case 'snapshot':
         this.#snapshot = message.snapshot;
@@ -236,6 +239,10 @@ export class Translations {
       default:
         message satisfies never;
     }
+  }
+
+  #fail(error: Error): void {
+    this.#options.logger.error({ err: error }, 'translation log');
   }
 
   /** The figures of a thread that has ended. */

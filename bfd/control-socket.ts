@@ -108,6 +108,10 @@ export async function serveControl(
           const text = typeof body === 'string';
           response.writeHead(status, { 'Content-Type': text ? 'text/plain' : 'application/json' });
           response.end(text ? body : `${JSON.stringify(body)}\n`);
+        })
+        .catch((error: Error) => {
+          log.error({ err: error, path: message.url }, 'cannot answer on the control socket');
+          response.destroy();
         });
     });
     opened.maxConnections = MAX_CONNECTIONS;

@@ -151,10 +151,12 @@ let ending = false;
 function end(how: () => Promise<void> | void): void {
   if (ending) return;
   ending = true;
-  Promise.resolve(how()).then(() => {
-    output.flushSync();
-    process.exit(0);
-  });
+  Promise.resolve(how())
+    .catch((error: unknown) => logger.error({ err: error }, 'the end did not go as it should'))
+    .finally(() => {
+      output.flushSync();
+      process.exit(0);
+    });
 }
 process.on('SIGTERM', () => end(() => engine.stop()));
 process.on('SIGINT', () => end(() => engine.stop()));

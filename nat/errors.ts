@@ -61,7 +61,7 @@ const SIGNS: readonly [RegExp, NatErrorKind][] = [
   [/Permission denied|Operation not permitted|\bEPERM\b|\bEACCES\b/, 'not-permitted'],
   [/is incompatible, use 'nft' tool/, 'incompatible'],
   [
-    /missing kernel module|Couldn't load|can't initialize|unable to initialize table|Table does not exist|[Pp]rotocol not supported|Cannot open session to kernel|Kernel (?:support|module)|Module \S+ not found|rule set generation id: (?!Permission)/,
+    /missing kernel module|Couldn't load|can't initialize|unable to initialize table|Table does not exist|[Pp]rotocol not supported|Address family not supported|Cannot open session to kernel|Kernel (?:support|module)|Module \S+ not found|rule set generation id: (?!Permission)/,
     'unsupported',
   ],
   // What one line of a transaction could not find, because somebody was faster.

@@ -128,9 +128,11 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
       const links = dumpLinks();
       const names = new Map(links.map(({ index, name }) => [index, name]));
       const dumpRoutes = (family: Family, table: number): Route[] =>
-        tryDump(MessageType.GETROUTE, routeDump(family, table), (payload) =>
-          parseRoute(payload, (ifindex) => names.get(ifindex)),
-        );
+        tryDump(MessageType.GETROUTE, routeDump(family, table), (payload) => {
+          const route = parseRoute(payload, (ifindex) => names.get(ifindex));
+          // Asked for a family that it does not have, the kernel tells of all others (rtnetlink_rcv_msg).
+          return route?.family === family ? route : undefined;
+        });
       return {
         links,
         addresses: netlink.dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress),

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { readFacts } from '../../agent/facts.ts';
+import { hasIPv6, readFacts } from '../../agent/facts.ts';
 
 const observed = { links: [], addresses: [] };
 
@@ -13,16 +13,24 @@ t.test('a network-status file is optional, and a bad one is noted and left aside
     ...observed,
     networks: [],
     names: [],
+    missing: [],
     notes: [],
   });
   t.strictSame(await readFacts(observed, `${dir}/good`), {
     ...observed,
     networks: [{ name: 'a', interface: 'net1', default: false }],
     names: [],
+    missing: [],
     notes: [],
   });
   const bad = await readFacts(observed, `${dir}/bad`);
   t.strictSame(bad.networks, []);
   t.match(bad.notes, [/^network-status file .*\/bad is left aside: not JSON: /]);
   t.match((await readFacts(observed, `${dir}/directory`)).notes, [/is left aside: EISDIR/]);
+});
+
+t.test('a kernel without IPv6 is known by what /proc/net lacks', async (t) => {
+  t.equal(hasIPv6(), true, 'this one has it');
+  t.equal(hasIPv6('/proc/self/net/nothing'), false);
+  t.strictSame((await readFacts(observed, '/nonexistent', false)).missing, [6]);
 });

@@ -21,6 +21,7 @@ const facts: Facts = {
     on(3, 'fe80::3', 64, 253),
   ],
   networks: [],
+  missing: [],
   names: [],
   notes: [],
 };

@@ -35,6 +35,7 @@ const POD: Facts = {
     on(3, 'fd00:172:17::11/64'),
   ],
   networks: [],
+  missing: [],
   names: ['gateway1-0', 'node1'],
   notes: [],
 };
@@ -280,3 +281,32 @@ t.test(
     t.ok(paths({ ...POLICY, origin: { ...POLICY.origin, kind: 'Environment' } }).includes(acct));
   },
 );
+
+t.test('a family that the kernel lacks is left out, and told, while the other works', async (t) => {
+  const plan = makePlan(POLICY, { ...POD, missing: [6] }, {});
+  t.strictSame(plan.families, [
+    { family: 4, state: 'programmed' },
+    { family: 6, state: 'unused' },
+  ]);
+  t.match(plan.notes, [
+    /^IPv6 is left out: this kernel has no IPv6 \(ipv6\.disable=1/,
+    'BFD peer fd00:ffff::1 is left out: IPv6 is not programmed',
+  ]);
+  t.strictSame(
+    plan.peers.map(({ remote }) => remote),
+    ['10.255.255.255'],
+  );
+  t.ok([...plan.routing, ...plan.nat].every(({ family }) => family === 4));
+  t.notMatch(plan.sysctls.map(({ path }) => path).join(), 'ipv6');
+});
+
+t.test('a policy for nothing but a family that the kernel lacks is blocked', async (t) => {
+  const only6: Policy = {
+    ...POLICY,
+    internal: { gateways: [address('fd00:10:16::1')] },
+    external: { gateways: [address('fd00:172:17::1')] },
+  };
+  const [ip4, ip6] = makePlan(only6, { ...POD, missing: [6] }, {}).families;
+  t.strictSame(ip4, { family: 4, state: 'unused' });
+  t.match(ip6, { state: 'blocked', reason: /^this kernel has no IPv6/ });
+});

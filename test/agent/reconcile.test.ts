@@ -67,7 +67,7 @@ function pod() {
       ...{ ask: () => new Set(), notes: () => [], settled: async () => {} },
       ...{ announce: () => {}, withdraw: () => {} },
     },
-    facts: async () => ({ ...seen, networks: [], names: [], notes: [] }),
+    facts: async () => ({ ...seen, networks: [], names: [], missing: [], notes: [] }),
   };
   return { model, routes, counts, reconciler: new Reconciler(kernels, {}) };
 }

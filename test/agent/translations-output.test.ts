@@ -38,8 +38,8 @@ const numbers = (file: string): number[] =>
 t.test('records go to the file in order, and close waits for them', async (t) => {
   const file = join(ROOT, 'a', 'records.log');
   const { out, log } = output(file);
-  out.write(lines(0, 500));
-  out.write(lines(500, 500));
+  void out.write(lines(0, 500));
+  void out.write(lines(500, 500));
   await out.close();
   t.same(
     numbers(file),
@@ -49,7 +49,7 @@ t.test('records go to the file in order, and close waits for them', async (t) =>
   t.equal(statSync(file).mode & 0o777, 0o600, 'it names pods');
   t.same(log, []);
   const again = output(file).out;
-  again.write(lines(1000, 1));
+  void again.write(lines(1000, 1));
   await again.close();
   t.equal(numbers(file).length, 1001, 'a new start goes on with it');
 });
@@ -58,7 +58,7 @@ t.test('a full file is rotated, and so many old ones are kept', async (t) => {
   const file = join(ROOT, 'rotated.log');
   const { out } = output(file, 20_000);
   for (let i = 0; i < 60; i++) {
-    out.write(lines(i * 50, 50));
+    void out.write(lines(i * 50, 50));
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
   await out.close();
@@ -81,8 +81,8 @@ t.test('what cannot be written is counted and told once, and so is its end', asy
   writeFileSync(place, 'a file where a directory has to be');
   const file = join(place, 'records.log');
   const { out, log } = output(file);
-  out.write(lines(0, 100));
-  out.write(lines(100, 100));
+  void out.write(lines(0, 100));
+  void out.write(lines(100, 100));
   await out.close();
   t.equal(out.lost, 200);
   t.equal(log.length, 1);

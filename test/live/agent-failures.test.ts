@@ -1,12 +1,20 @@
 /** What the agent needs and has not got is named, with what to do; it keeps trying, and recovers. */
-import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
+import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { Agent, type AgentOptions, BFD, PolicyDirectory } from '../support/agent.ts';
 import { type Namespace, until, veth } from '../support/netns.ts';
+import { startVegBfdd } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
-import { EXTERNAL_ADDRESSES, EXTERNAL_ADDRESSES_6, type Topology, topology } from '../support/topology.ts';
+import {
+  ADDRESS,
+  EXTERNAL_ADDRESSES,
+  EXTERNAL_ADDRESSES_6,
+  INTERNAL_ADDRESSES,
+  type Topology,
+  topology,
+} from '../support/topology.ts';
 
 interface Pod extends Topology {
   policy: PolicyDirectory;
@@ -173,4 +181,81 @@ t.test('sessions do not start before the rules are in the kernel', async (t) => 
   );
   t.ok(!listens(gateway) || sessions.length > 0);
   t.match(agent.bfddControl('status').code, 0);
+});
+
+/** Makes Node find what it finds in a kernel that was booted with `ipv6.disable=1`, as far as files and listening go. */
+const NO_IPV6 = `
+import fs from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
+import net from 'node:net';
+const hidden = /^\\/proc\\/((self\\/)?net\\/(snmp6|if_inet6|ip6_tables_names)|sys\\/net\\/ipv6)/;
+const fail = (code, what) => Object.assign(new Error(code + ': ' + what), { code });
+for (const of of [fs, fs.promises]) {
+  for (const name of ['readFileSync', 'openSync', 'statSync', 'readFile', 'open']) {
+    const original = of[name];
+    if (of === fs && !name.endsWith('Sync')) continue;
+    of[name] = (path, ...more) => {
+      if (!hidden.test(String(path))) return original(path, ...more);
+      if (of === fs) throw fail('ENOENT', path);
+      return Promise.reject(fail('ENOENT', path));
+    };
+  }
+}
+const { existsSync } = fs;
+fs.existsSync = (path) => !hidden.test(String(path)) && existsSync(path);
+syncBuiltinESMExports();
+const { listen } = net.Server.prototype;
+net.Server.prototype.listen = function (where, ...more) {
+  if (!where?.host?.includes(':')) return listen.call(this, where, ...more);
+  process.nextTick(() => this.emit('error', fail('EAFNOSUPPORT', where.host)));
+  return this;
+};
+`;
+
+t.test('a kernel without IPv6 is one where IPv4 works', async (t) => {
+  const { start, directory, policy, gateway, router } = pod(t);
+  policy.set({ bfd: BFD });
+  gateway.sysctl({ 'net.ipv6.conf.all.disable_ipv6': 1 });
+  const preload = join(directory, 'no-ipv6.mjs');
+  writeFileSync(preload, NO_IPV6);
+  const agent = start({ env: { NODE_OPTIONS: `--import=${preload}` }, args: ['--listen', ':10669'] });
+  const sessions = [{ local: ADDRESS.bfdPort[4], remote: ADDRESS.gatewayInternal[4] }];
+  await startVegBfdd(scopeOf(t), router, { sessions });
+  const { kernel, bfd } = await agent.statusUntil('ready', ({ ready }) => ready);
+  t.match(kernel.families, [
+    { family: 4, state: 'programmed' },
+    { family: 6, state: 'unused' },
+  ]);
+  t.match(kernel.notes.join('\n'), /IPv6 is left out: this kernel has no IPv6/);
+  t.same(
+    bfd.sessions.map(({ remote, state }) => `${remote} ${state}`),
+    [`${ADDRESS.bfdPort[4]} Up`],
+  );
+  t.equal(agent.http('/readyz').status, 200, '`--listen :PORT` means all addresses that there are');
+  t.notMatch(agent.daemon.log(), 'the agent process ended');
+  t.equal(await agent.stop(), 0, 'a drain counts packets of one family');
+});
+
+t.test('IPv6 that is switched off and on again takes nothing from IPv4', async (t) => {
+  const { start, gateway, router, policy } = pod(t);
+  policy.set({ bfd: BFD });
+  const agent = start();
+  const scope = scopeOf(t);
+  await startVegBfdd(scope, router, {
+    sessions: [{ local: ADDRESS.bfdPort[4], remote: ADDRESS.gatewayInternal[4] }],
+  });
+  await agent.statusUntil('ready', ({ ready }) => ready);
+  gateway.sysctl({ 'net.ipv6.conf.all.disable_ipv6': 1 });
+  const { kernel, bfd } = await agent.statusUntil('IPv6 is blocked', (status) =>
+    status.kernel.families.some(({ family, state }) => family === 6 && state === 'blocked'),
+  );
+  t.match(kernel.families[0], { family: 4, state: 'programmed' });
+  t.match(kernel.families[1]?.reason, /no usable IPv6 address/);
+  t.ok(bfd.sessions.some(({ remote, state }) => remote === ADDRESS.bfdPort[4] && state === 'Up'));
+  gateway.sysctl({ 'net.ipv6.conf.all.disable_ipv6': 0 });
+  gateway.ip(INTERNAL_ADDRESSES);
+  gateway.ip(EXTERNAL_ADDRESSES_6);
+  await agent.statusUntil('ready again', ({ ready }) => ready);
+  t.notMatch(agent.daemon.log(), 'the agent process ended');
+  t.equal(await agent.stop(), 0);
 });

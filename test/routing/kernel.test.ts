@@ -1,7 +1,7 @@
 import t from 'tap';
 import type { RoutingStep } from '../../routing/diff.ts';
 import { createRoutingKernel, type RoutingNetlink } from '../../routing/kernel.ts';
-import { MessageType } from '../../routing/parse.ts';
+import { formatRoute, MessageType } from '../../routing/parse.ts';
 import { address, prefix } from '../../routing/prefix.ts';
 import type { Route, Rule } from '../../routing/state.ts';
 
@@ -108,3 +108,23 @@ t.test('a table that does not exist and a family that the kernel lacks are empty
   t.has(await kernel.observe(), { routes: [], rules: [], links: [{ name: 'eth0', index: 3 }] });
   await t.rejects(transport([], { [MessageType.GETROUTE]: 'EPERM' }).kernel.observe(), { code: 'EPERM' });
 });
+
+t.test(
+  'what a kernel without IPv6 answers when asked for IPv6 routes, those of IPv4, is not taken for them',
+  async (t) => {
+    const answer = formatRoute(route, 3);
+    const kernel = createRoutingKernel({
+      dump(type, _, parse) {
+        const payload = new Map([
+          [MessageType.GETLINK as number, eth0],
+          [MessageType.GETROUTE, Buffer.from(answer)],
+        ]).get(type);
+        const item = payload && parse(payload);
+        return item === undefined ? [] : [item];
+      },
+      transact: async () => [],
+    });
+    const { routes } = await kernel.observe();
+    t.equal(routes.length, 2, 'one in each of the two tables of IPv4, none in those of IPv6');
+  },
+);

@@ -1,0 +1,35 @@
+/**
+ * A promise that nobody waits for must not reject: that ends the process. Biome (`noFloatingPromises`) finds those
+ * that are simply dropped; what is dropped with `void` is listed here, each with why it cannot reject.
+ */
+import { globSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+
+/** A call whose value is thrown away, in a statement or as all that a function does. */
+const DROPPED = /(?:^|[;{)]|=>)\s*void ([a-zA-Z#][\w.#!]*)\(/gm;
+
+const CANNOT_REJECT: Record<string, string> = {
+  'agent/once.ts: process.stdout.write': 'no promise',
+  'agent/once.ts: process.stderr.write': 'no promise',
+  'agent/page/client.ts: search': 'shows what went wrong; in a browser besides',
+  'agent/page/client.ts: again': 'looks, which shows what went wrong; in a browser besides',
+  'agent/process.ts: bfd.command': 'no answer is an answer',
+  'agent/render.ts: process.stderr.write': 'no promise',
+  'agent/supervisor.ts: drainAndStop': 'waits for the end of a process and of the engine, which do not fail',
+  'nat/desired.ts: sets.push': 'no promise',
+  'nat/fingerprint.ts: hash.update': 'no promise',
+  'nat/nftables.ts: found.set': 'no promise',
+};
+
+t.test('what is dropped with `void` cannot reject', async (t) => {
+  const found = new Set<string>();
+  for (const file of globSync('{agent,bfd,nat,routing,images}/**/*.ts', { cwd: ROOT })) {
+    const text = readFileSync(join(ROOT, file), 'utf8');
+    for (const [, call] of text.matchAll(DROPPED)) found.add(`${file}: ${call}`);
+  }
+  t.same([...found].sort(), Object.keys(CANNOT_REJECT).sort());
+});
