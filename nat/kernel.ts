@@ -50,6 +50,8 @@ export interface NatKernel {
 
 /** How long iptables waits for the xtables lock, seconds. */
 const LOCK_WAIT = 5;
+/** Who reads counters waits for them no longer, ms. */
+const COUNTS_TIMEOUT = 2000;
 /** Long enough for a set of a million blocks on a slow machine, ms. */
 const RESTORE_TIMEOUT = 60_000;
 
@@ -231,7 +233,8 @@ export function createNatKernel({
   async function countsOf(family: Family, chains: readonly string[]): Promise<ChainCounts> {
     const backend = chosen.get(family);
     if (backend === undefined) return [];
-    const text = await run(`${await find(family, backend)}-save`, ['-c', '-t', 'mangle']);
+    const file = `${await find(family, backend)}-save`;
+    const text = await run(file, ['-c', '-t', 'mangle'], { timeoutMs: COUNTS_TIMEOUT });
     const mangle = parseTables(text, family).get('mangle');
     return chains.flatMap((chain) => {
       const packets = mangle?.get(chain)?.rules[0]?.packets;

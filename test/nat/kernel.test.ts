@@ -223,3 +223,27 @@ t.test('a family that fails stops its own later steps, not the other family', as
     message: /^iptables.*; ip6tables/,
   });
 });
+
+t.test(
+  'counters are those of our chains in mangle, of families whose backend is known and can be read',
+  async (t) => {
+    const mangle = `*mangle
+:FORWARD ACCEPT [0:0]
+:VEG-REFUSED - [0:0]
+:VEG-LIMITED - [0:0]
+[9:600] -A FORWARD -j VEG-REFUSED
+[7:420] -A VEG-REFUSED -j DROP
+COMMIT
+`;
+    const answers = { ...NFT, ...IPSET, 'iptables-nft-save -c -t mangle': mangle };
+    const system = fake({
+      answers: { ...answers, 'ip6tables-nft-save -c -t mangle': { stderr: 'no', exitCode: 1 } },
+    });
+    const kernel = createNatKernel(system);
+    const chains = ['VEG-REFUSED', 'VEG-LIMITED'];
+    t.strictSame(await kernel.counts([4, 6], chains), [], 'nothing was observed yet');
+    await kernel.observe([4, 6]);
+    t.strictSame(await kernel.counts([4, 6], chains), [{ family: 4, chain: 'VEG-REFUSED', packets: 7 }]);
+    t.strictSame(await kernel.counts([6], chains), []);
+  },
+);
