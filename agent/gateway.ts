@@ -7,7 +7,7 @@ import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import type { Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
-import { failedSince } from './failures.ts';
+import { type Failure, failedSince } from './failures.ts';
 import { FlowCleaner } from './flows.ts';
 import type { OpenKernels } from './kernels.ts';
 import type { Logger } from './log.ts';
@@ -185,10 +185,12 @@ export class Gateway {
     let changes = 0;
     let repaired = false;
     let failures: ApplyFailure[] = [];
+    let taken: Failure[] = [];
     let failed: Error | undefined;
     let followed: Look['plan'] | undefined;
     try {
       const look = await this.#observe(this.#policy, trigger);
+      taken = look.failures;
       changes = countChanges(look.changes);
       const renewed = FAMILIES.some(
         (family) => look.wishes[family] !== undefined && look.wishes[family] !== this.#fulfilled[family],
@@ -213,9 +215,11 @@ export class Gateway {
     }
     const ok = failed === undefined && failures.length === 0;
     const error = failed === undefined ? failures[0]?.message : explain(failed);
-    view.kernel.failed = failedSince(view.kernel.failed, failed ? [listingFailure(failed)] : failures, at);
+    const failing = failed ? [listingFailure(failed)] : [...failures, ...taken];
+    view.kernel.failed = failedSince(view.kernel.failed, failing, at);
     const durationMs = performance.now() - began;
-    view.kernel.inSync = ok && view.kernel.families.every(({ state }) => state !== 'blocked');
+    view.kernel.inSync =
+      failing.length === 0 && view.kernel.families.every(({ state }) => state !== 'blocked');
     view.kernel.last = { at, trigger, ok, changes, durationMs, ...(error && { error }) };
     metrics.reconciled({ ok, trigger, durationMs });
     const blocked = view.kernel.families.filter(({ state }) => state === 'blocked');
@@ -242,6 +246,7 @@ export class Gateway {
     });
     const { families, interfaces } = look.plan;
     const backends = [...new Set([look.backend[4], look.backend[6]])].filter(Boolean);
+    kernels.claims.hold(look.held);
     this.#tellNotes(look.notes);
     Object.assign(view.kernel, { families, interfaces, notes: look.notes });
     if (backends.length > 0) view.kernel.backend = backends.join(', ');
@@ -272,6 +277,7 @@ export class Gateway {
     this.#parts.uplink.configure({
       interface: plan.interfaces.external,
       gateways: policy.external.gateways.filter((gateway) => used.includes(familyOf(gateway))),
+      gatewayMacs: policy.external.gatewayMacs ?? [],
       policy: policy.uplink ?? DEFAULT_UPLINK,
     });
     this.publish();

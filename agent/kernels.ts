@@ -16,8 +16,10 @@ import type { Options } from './options.ts';
 import type { Kernels, Look } from './reconcile.ts';
 import { createSysctls } from './sysctl.ts';
 import { Claims } from './uplink/claims.ts';
+import { heldEntries, removeEntries } from './uplink/next-hop.ts';
 
 export interface OpenKernels extends Kernels {
+  claims: Claims;
   /** Changes when something changed since a look that no event tells: a set's content, a legacy table, a sysctl. */
   fingerprint(look: Look): string;
   /** Reports changes that others make. */
@@ -53,14 +55,15 @@ export function createKernels(options: Options): OpenKernels {
     nat: createNatKernel({ exec, readFile: (path) => readFile(path, 'utf8'), ports }),
     sysctls,
     claims,
+    neighbours: {
+      held: () => heldEntries(netlink),
+      remove: (entries) => removeEntries(netlink, entries),
+    },
     facts: (observed) => readFacts(observed, options.networkStatus),
     fingerprint({ plan, backend, desiredNat }) {
       return `${sysctls.fingerprint(plan.sysctls)} ${fingerprint.read(backend, desiredNat)}`;
     },
-    watch(onEvent) {
-      claims.listen((address) => onEvent({ object: 'address', portid: 0, what: `${address} was asked for` }));
-      return watchKernel(netlink, onEvent);
-    },
+    watch: (onEvent) => watchKernel(netlink, onEvent),
     close() {
       netlink.close();
       netfilter?.close();

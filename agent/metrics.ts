@@ -64,6 +64,7 @@ export class Metrics {
   readonly #reconciles: Counter<'result' | 'trigger'>;
   readonly #durations: Histogram;
   readonly #repairs: Counter<'object'>;
+  readonly #conflicts: Counter<'object'>;
 
   constructor({ view, conntrack, insertFailures, pressure, drops, translations }: MetricsSources) {
     const registers = [this.registry];
@@ -146,6 +147,13 @@ export class Metrics {
       registers,
     });
     for (const object of DRIFTING) this.#repairs.inc({ object }, 0);
+    this.#conflicts = new Counter({
+      name: 'veg_agent_link_conflicts_total',
+      help: 'How often somebody else has claimed an address of the external gateway, or of this one, on the link.',
+      labelNames: ['object'],
+      registers,
+    });
+    for (const object of ['gateway', 'address'] as const) this.#conflicts.inc({ object }, 0);
 
     const sessions = () => view().bfd?.sessions ?? [];
     const perSession = (
@@ -288,6 +296,10 @@ export class Metrics {
 
   repaired(object: string, count: number): void {
     this.#repairs.inc({ object }, count);
+  }
+
+  conflicted(object: 'gateway' | 'address', claims: number): void {
+    this.#conflicts.inc({ object }, claims);
   }
 
   async text(): Promise<{ type: string; body: string }> {

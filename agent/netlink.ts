@@ -212,6 +212,12 @@ export class NetlinkSocket {
     }
   }
 
+  /** Makes one change. Throws `NetlinkError`. */
+  change(request: NetlinkRequest): void {
+    const [error] = this.#exchange([request]);
+    if (error !== undefined) throw error;
+  }
+
   /**
    * Sends a transaction: the messages between the first and the last, which enclose them. Throws the `NetlinkError`
    * of the first that is refused; then none is carried out.
@@ -314,14 +320,14 @@ export class NetlinkListener {
   readonly #buffer = Buffer.allocUnsafeSlow(DATAGRAM_SIZE);
 
   /**
-   * `receiveBuffer` in octets, beyond net.core.rmem_max where that is permitted. `only`: a message type; datagrams
-   * that begin with another are not received. Throws `SystemError`.
+   * `receiveBuffer` in octets, beyond net.core.rmem_max where that is permitted. `only`: a message type, or a
+   * program; datagrams that begin with another, or that it drops, are not received. Throws `SystemError`.
    */
   constructor(
     protocol: Protocol,
     groups: readonly number[],
     handlers: NetlinkHandlers,
-    { receiveBuffer = LISTENER_BUFFER, only }: { receiveBuffer?: number; only?: number } = {},
+    { receiveBuffer = LISTENER_BUFFER, only }: { receiveBuffer?: number; only?: number | libc.Bpf } = {},
   ) {
     this.#handlers = handlers;
     this.#fd = open(protocol).fd;
@@ -329,7 +335,7 @@ export class NetlinkListener {
     listeners.add(this);
     try {
       setReceiveBuffer(this.#fd, receiveBuffer);
-      if (only !== undefined) libc.attachFilter(this.#fd, typeFilter(only));
+      if (only !== undefined) libc.attachFilter(this.#fd, typeof only === 'number' ? typeFilter(only) : only);
       libc.fcntl(this.#fd, F_SETOWN, process.pid);
       libc.fcntl(this.#fd, F_SETSIG, SIGURG);
       libc.fcntl(this.#fd, F_SETFL, O_NONBLOCK | O_ASYNC);

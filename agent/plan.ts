@@ -61,6 +61,10 @@ const milliseconds = (value: number): number => value * 1000;
 
 type LinkFacts = Pick<Facts, 'links' | 'addresses'>;
 
+/** Whether packets can be sent from an address: it is global, and nobody else on the link has it. */
+export const isUsable = ({ scope, flags }: Pick<InterfaceAddress, 'scope' | 'flags'>): boolean =>
+  scope === SCOPE_UNIVERSE && (flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE)) === 0;
+
 /** The pod's own addresses on an interface that packets can be sent from; virtual ones are none of them. */
 export function usableAddresses(facts: LinkFacts, name: string, family: Family): InterfaceAddress[] {
   const link = facts.links.find((candidate) => candidate.name === name);
@@ -69,8 +73,7 @@ export function usableAddresses(facts: LinkFacts, name: string, family: Family):
       address.ifindex === link?.index &&
       address.family === family &&
       !ownsAddress(address) &&
-      address.scope === SCOPE_UNIVERSE &&
-      (address.flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE)) === 0,
+      isUsable(address),
   );
 }
 

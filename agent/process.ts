@@ -207,6 +207,7 @@ const uplink = new Uplink({
   },
   logger,
   onChange: () => gateway.publish(),
+  onConflict: (claims) => metrics.conflicted('gateway', claims),
 });
 const gateway: Gateway = new Gateway({
   options,
@@ -278,6 +279,11 @@ const control = await serveControl(
   exit(1);
 });
 
+kernels.claims.listen({
+  logger,
+  onNews: () => gateway.request('address'),
+  onConflict: (claims) => metrics.conflicted('address', claims),
+});
 const events = kernels.watch((event) => gateway.takeEvent(event));
 if (events.netfilterError !== undefined) {
   const reason = events.netfilterError.message;

@@ -9,27 +9,35 @@ import { NatError } from '../nat/errors.ts';
 import type { NatKernel, ObservedNat } from '../nat/kernel.ts';
 import { commandLines, isRuleStep } from '../nat/render.ts';
 import type { NatState } from '../nat/state.ts';
-import { type AddressStep, diffAddresses, type VirtualAddress } from '../routing/addresses.ts';
+import { diffAddresses, type VirtualAddress } from '../routing/addresses.ts';
 import { type DesiredRouting, desiredRouting } from '../routing/desired.ts';
 import { diffRouting, type RoutingStep } from '../routing/diff.ts';
 import type { RoutingError, RoutingKernel } from '../routing/kernel.ts';
-import { type Address, FAMILIES, type Family } from '../routing/prefix.ts';
+import { ownsAddress } from '../routing/ownership.ts';
+import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import { renderStep } from '../routing/render.ts';
-import type { Link, RoutingState } from '../routing/state.ts';
+import type { RoutingState } from '../routing/state.ts';
 import type { Trigger } from './cadence.ts';
 import type { Failure, FailureReason } from './failures.ts';
 import type { Facts, InterfaceFlags } from './interfaces.ts';
-import { makePlan, type Plan } from './plan.ts';
+import { isUsable, makePlan, type Plan } from './plan.ts';
 import type { Policy } from './policy/model.ts';
 import type { SysctlStep, Sysctls } from './sysctl.ts';
-import type { Claims } from './uplink/claims.ts';
-import type { Origin } from './uplink/probe.ts';
+import type { Claims, Place } from './uplink/claims.ts';
+import type { Neighbour } from './uplink/neighbours.ts';
 
 /** What is to be done, by part, in no particular order between the parts. */
 export interface Changes {
   nat: NatStep[];
   routing: RoutingStep[];
   sysctl: SysctlStep[];
+  /** Neighbour entries to remove; only `cleanup` does. */
+  neighbours?: HeldEntry[];
+}
+
+/** A neighbour entry that the agent keeps permanent. `line`: the command that removes it. */
+export interface HeldEntry extends Neighbour {
+  line: string;
 }
 
 /** What a look at the kernel found. */
@@ -43,8 +51,10 @@ export interface Look {
   /** The iptables backend of each family. */
   backend: ObservedNat['backend'];
   notes: string[];
-  /** Where virtual addresses that are missing shall be. */
-  origins: ReadonlyMap<Address, Origin>;
+  /** The addresses of the gateway that neighbours can be told of, each with its place. */
+  held: ReadonlyMap<Address, Place>;
+  /** Virtual addresses that another one has. */
+  failures: Failure[];
 }
 
 /** Of what nobody has said since the last look that it changed. What was found then counts, if it was right. */
@@ -68,7 +78,12 @@ export interface Kernels {
   routing: RoutingKernel;
   nat: NatKernel;
   sysctls: Sysctls;
-  claims: Pick<Claims, 'ask' | 'notes' | 'settled' | 'announce' | 'withdraw'>;
+  claims: Pick<
+    Claims,
+    'ask' | 'hold' | 'isFree' | 'notes' | 'refused' | 'settled' | 'taken' | 'took' | 'withdraw'
+  >;
+  /** The neighbour entries that the agent keeps permanent. */
+  neighbours: { held(): Neighbour[]; remove(entries: readonly Neighbour[]): void };
   facts(observed: Awaited<ReturnType<RoutingKernel['observe']>>): Promise<Facts>;
 }
 
@@ -84,8 +99,8 @@ interface Planned {
 }
 
 /** The number of steps. */
-export const countChanges = ({ nat, routing, sysctl }: Changes): number =>
-  nat.length + routing.length + sysctl.length;
+export const countChanges = ({ nat, routing, sysctl, neighbours = [] }: Changes): number =>
+  nat.length + routing.length + sysctl.length + neighbours.length;
 
 /** The steps as the lines a person would type, in the order in which `apply` carries them out. */
 export function changeLines({ nat, routing, sysctl }: Changes): string[] {
@@ -93,8 +108,9 @@ export function changeLines({ nat, routing, sysctl }: Changes): string[] {
 }
 
 /** The same for `cleanup`. */
-export function cleanupLines({ nat, routing, sysctl }: Changes): string[] {
-  return [...sysctl.map(({ line }) => line), ...routing.map(renderStep), ...commandLines(nat)];
+export function cleanupLines({ nat, routing, sysctl, neighbours = [] }: Changes): string[] {
+  const [settings, entries] = [sysctl, neighbours].map((steps) => steps.map(({ line }) => line));
+  return [...settings!, ...routing.map(renderStep), ...entries!, ...commandLines(nat)];
 }
 
 const OBJECTS = ['rule', 'route', 'address'] as const;
@@ -122,18 +138,37 @@ function routingFamily(step: RoutingStep): Family {
   return 'route' in step ? step.route.family : step.rule.family;
 }
 
-/** Where the addresses that steps add shall be, on links that can hold them. */
-function originsOf(steps: readonly AddressStep[], plan: Plan, links: readonly Link[]): Map<Address, Origin> {
-  const origins = new Map<Address, Origin>();
-  for (const { kind, address } of steps) {
-    const link = links.find(({ name }) => name === address.dev);
-    const side = plan.routing.find(({ family }) => family === address.family)?.external;
-    const source = side?.addresses[0];
-    if (kind !== 'addAddress' || link === undefined || source === undefined) continue;
-    const { index: ifindex, name, mac } = link;
-    origins.set(address.address, { ifindex, interface: name, mac, source });
+/** Where the addresses of an interface are to its neighbours; undefined where there are none to tell. */
+function placeOn(name: string, { links }: Pick<RoutingState, 'links'>): Place | undefined {
+  const link = links.find((candidate) => candidate.name === name);
+  if (!link?.up || !link.carrier || link.mac === '') return undefined;
+  return { ifindex: link.index, mac: link.mac, carrierChanges: link.carrierChanges ?? 0 };
+}
+
+/** The gateway's addresses on its two interfaces, but for those that it is about to withdraw. */
+function heldAddresses(plan: Plan, observed: RoutingState): Map<Address, Place> {
+  const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);
+  const wanted = new Set(plan.addresses.map(({ address }) => address));
+  const held = new Map<Address, Place>();
+  for (const name of new Set(Object.values(plan.interfaces))) {
+    const place = placeOn(name, observed);
+    if (place === undefined) continue;
+    for (const found of observed.addresses) {
+      if (found.ifindex !== place.ifindex || !used.includes(found.family) || !isUsable(found)) continue;
+      if (!ownsAddress(found) || wanted.has(found.address)) held.set(found.address, place);
+    }
   }
-  return origins;
+  return held;
+}
+
+/** Where the addresses that are missing shall be, on a link that can hold them. */
+function missingPlaces(missing: readonly VirtualAddress[], observed: RoutingState): Map<Address, Place> {
+  return new Map(
+    missing.flatMap(({ address, dev }) => {
+      const place = placeOn(dev, observed);
+      return place === undefined ? [] : [[address, place] as const];
+    }),
+  );
 }
 
 const hasCounters = (step: NatStep): boolean => step.type === 'insert-rule' && step.rule.packets > 0;
@@ -240,9 +275,10 @@ export class Reconciler {
     const addresses = diffAddresses(observedRouting, plan.addresses).filter(
       (step) => !blocked.has(step.address.family),
     );
-    const origins = originsOf(addresses, plan, observedRouting.links);
-    const free = claims.ask(origins);
-    const isPending = ({ address }: VirtualAddress) => origins.has(address) && !free.has(address);
+    const missing = addresses.filter(({ kind }) => kind === 'addAddress').map(({ address }) => address);
+    const places = missingPlaces(missing, observedRouting);
+    const free = claims.ask(places);
+    const isPending = ({ address }: VirtualAddress) => places.has(address) && !free.has(address);
     const wishes: Look['wishes'] = {};
     for (const family of FAMILIES) {
       if (blocked.has(family)) continue;
@@ -273,7 +309,11 @@ export class Reconciler {
       wishes,
       backend: observedNat.backend,
       notes: [...plan.notes, ...planned.facts.notes, ...sysctl.notes, ...claims.notes()],
-      origins,
+      held: heldAddresses(plan, observedRouting),
+      failures: claims.taken().map(({ address, holder }) => ({
+        ...{ object: 'address', family: familyOf(address), name: address, reason: 'in_use' },
+        message: `${address} is not taken: ${holder} has it, or asks for it too; it is taken when it is free`,
+      })),
     };
   }
 
@@ -298,7 +338,7 @@ export class Reconciler {
    * that no packet is forwarded before it is translated. A part that fails does not hold up the others.
    * Returns what failed, by family; empty when all is done.
    */
-  async apply({ changes, desiredNat, origins }: Look): Promise<ApplyFailure[]> {
+  async apply({ changes, desiredNat }: Look): Promise<ApplyFailure[]> {
     const failures: ApplyFailure[] = [];
     const { routing, nat, sysctls } = this.#kernels;
     for (const family of FAMILIES) {
@@ -310,13 +350,16 @@ export class Reconciler {
     }
     this.#previousNat = desiredNat;
     for (const family of FAMILIES) {
-      const steps = changes.routing.filter((step) => routingFamily(step) === family);
+      const steps = changes.routing.filter((step) => routingFamily(step) === family && this.#isDue(step));
       // Routes must not lead packets past a translation that is not there.
       const untranslated = failures.some(({ families }) => families.includes(family));
       if (steps.length > 0 && !untranslated) {
         const refused = await routing.apply(steps);
         failures.push(...refused.map((error) => ({ families: [family], ...routingFailure(error) })));
-        this.#announce(steps, origins);
+        this.#tellClaims(
+          steps,
+          refused.map(({ step }) => step),
+        );
       }
     }
     if (changes.sysctl.length > 0 && failures.length === 0) {
@@ -330,23 +373,33 @@ export class Reconciler {
     return failures;
   }
 
-  /** Tells the link which addresses have come. */
-  #announce(steps: readonly RoutingStep[], origins: Look['origins']): void {
+  /** An address that somebody has said is theirs since the look is not taken. */
+  #isDue(step: RoutingStep): boolean {
+    return step.kind !== 'addAddress' || this.#kernels.claims.isFree(step.address.address);
+  }
+
+  /** Says which addresses the kernel has now: neighbours are told of those, and of no others. */
+  #tellClaims(steps: readonly RoutingStep[], refused: readonly RoutingStep[]): void {
     const { claims } = this.#kernels;
     for (const step of steps) {
       if (!('address' in step)) continue;
       const { address } = step.address;
-      const origin = origins.get(address);
       if (step.kind === 'delAddress') claims.withdraw(address);
-      else if (origin !== undefined) claims.announce(address, origin);
+      else if (refused.includes(step)) claims.refused(address);
+      else claims.took(address);
     }
   }
 
   /** What removing everything that the agent owns comes to. */
   async lookForCleanup(): Promise<Changes> {
-    const { routing, nat, sysctls } = this.#kernels;
+    const { routing, nat, sysctls, neighbours } = this.#kernels;
     const observed = await routing.observe();
+    const nameOf = (ifindex: number) => observed.links.find(({ index }) => index === ifindex)?.name;
     return {
+      neighbours: neighbours.held().map((entry) => ({
+        ...entry,
+        line: `ip neigh del ${entry.address} dev ${nameOf(entry.ifindex)}`,
+      })),
       sysctl: await sysctls.lookForCleanup(),
       routing: [...diffAddresses(observed, []), ...diffRouting(observed, desiredRouting([]))],
       nat: diffNat(await nat.observe([]), desiredNat([]), this.#previousNat),
@@ -355,8 +408,9 @@ export class Reconciler {
 
   /** Removes it: forwarding stops before routes go, and routes before the translation. */
   async cleanup(changes: Changes): Promise<void> {
-    const { routing, nat, sysctls } = this.#kernels;
+    const { routing, nat, sysctls, neighbours } = this.#kernels;
     await sysctls.apply(changes.sysctl);
+    neighbours.remove(changes.neighbours ?? []);
     const [first] = await routing.apply(changes.routing);
     if (first !== undefined) throw first;
     await nat.apply(changes.nat);

@@ -26,6 +26,9 @@ const cSendto = libc.func(
   'intptr_t sendto(int fd, const void *data, size_t length, int flags, const void *address, uint32_t addressLength)',
 );
 const cRecv = libc.func('intptr_t recv(int fd, void *data, size_t length, int flags)');
+const cRecvfrom = libc.func(
+  'intptr_t recvfrom(int fd, void *data, size_t length, int flags, void *address, _Inout_ uint32_t *addressLength)',
+);
 const cInetPton = libc.func('int inet_pton(int family, const char *text, void *address)');
 const cIfNametoindex = libc.func('uint32_t if_nametoindex(const char *name)');
 
@@ -123,6 +126,12 @@ export function sendto(fd: number, data: Uint8Array, address?: Uint8Array): numb
 /** recv(2) without waiting. Octets received, or a negative errno. */
 export function recv(fd: number, data: Uint8Array): number {
   const received: number = cRecv(fd, data, data.length, MSG_DONTWAIT);
+  return received < 0 ? -koffi.errno() : received;
+}
+
+/** recvfrom(2) without waiting; the packed sockaddr of the sender goes into `address`. Octets, or a negative errno. */
+export function recvfrom(fd: number, data: Uint8Array, address: Uint8Array): number {
+  const received: number = cRecvfrom(fd, data, data.length, MSG_DONTWAIT, address, [address.length]);
   return received < 0 ? -koffi.errno() : received;
 }
 

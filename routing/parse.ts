@@ -38,7 +38,7 @@ const AF_INET = 2;
 const AF_INET6 = 10;
 
 // Attributes that are read.
-const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, EXT_MASK: 29 } as const;
+const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, EXT_MASK: 29, CARRIER_CHANGES: 35 } as const;
 const IFA = { ADDRESS: 1, LOCAL: 2, CACHEINFO: 6, FLAGS: 8, RT_PRIORITY: 9 } as const;
 const RTA = {
   DST: 1,
@@ -126,6 +126,7 @@ export function parseLink(data: Buffer): Link | undefined {
   const found = attributes(data, 16);
   const flags = data.readUInt32LE(8);
   const mac = found.get(IFLA.ADDRESS);
+  const carrierChanges = number(found.get(IFLA.CARRIER_CHANGES));
   return {
     index: data.readInt32LE(4),
     name: text(found.get(IFLA.IFNAME)) ?? '',
@@ -133,6 +134,7 @@ export function parseLink(data: Buffer): Link | undefined {
     carrier: (flags & IFF_LOWER_UP) !== 0,
     mtu: number(found.get(IFLA.MTU)) ?? 0,
     mac: mac?.length === 6 ? mac.toString('hex').replace(/..(?=.)/g, '$&:') : '',
+    ...(carrierChanges !== undefined && { carrierChanges }),
   };
 }
 

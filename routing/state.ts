@@ -13,6 +13,8 @@ export interface Link {
   mtu: number;
   /** `02:42:ac:11:00:02`; empty when the link has none. */
   mac: string;
+  /** How often it has got or lost its carrier. */
+  carrierChanges?: number;
 }
 
 /** An address on an interface (RTM_NEWADDR). */

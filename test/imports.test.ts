@@ -19,7 +19,7 @@ const PURE: Record<string, string> = {
     'busiest cadence desired-sysctls drops failures history interfaces messages moved observer-config options plan plan-nat port-history recovery stale-flows status terminal traffic translations-query units',
   'agent/policy': '*',
   'agent/render': '*',
-  'agent/uplink': 'arp health icmp mac ndp neighbours',
+  'agent/uplink': 'answerer arp claim filters health icmp mac ndp neighbours rivals',
   bfd: 'auth constants control-text demux fsm intent next-hop packet session timers',
   nat: 'chains desired diff egress errors inbound nftables parse port-blocks port-steps render rules sets state',
   'nat/conntrack': 'exhaustion flow groups lookup ports records sources table totals tracker wire',
@@ -32,7 +32,7 @@ const EFFECTS: Record<string, string> = {
     reconcile recovery-metrics render source status-watch supervisor sysctl translations translations-command
     translations-metrics translations-output translations-worker watch`,
   'agent/page': 'client dom page style',
-  'agent/uplink': 'claims probe uplink',
+  'agent/uplink': 'claims next-hop probe uplink',
   bfd: 'checkpoint control-socket daemon engine entry files keys libc main next-hops priority transport version',
   nat: 'fingerprint kernel port-kernel',
   'nat/conntrack': 'checkpoint reader store',

@@ -63,6 +63,7 @@ const notOfFamily = (family: Family) => notAn(`an IPv${family} address`);
 const DNS_LABEL = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
 const DNS_SUBDOMAIN = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/;
 const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/;
+const MAC = /^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$/;
 const PORT_RANGE = /^(\d{1,5})(?:-(\d{1,5}))?$/;
 
 /** A duration as `200ms`, `1.5s`, `5m` or `1h`, in milliseconds; undefined for anything else. */
@@ -81,6 +82,10 @@ export function parsePorts(value: number | string): { first: number; last: numbe
   const last = Number(match[2] ?? match[1]);
   return first >= 1 && first <= last && last <= 65535 ? { first, last } : undefined;
 }
+
+/** The Ethernet address of one interface: neither a group's (the lowest bit of the first octet) nor none at all. */
+const isInterfaceMac = (text: string): boolean =>
+  MAC.test(text) && (Number.parseInt(text.slice(0, 2), 16) & 1) === 0 && !/^[0:]+$/.test(text);
 
 export const FORMATS: Record<string, Format> = {
   prefix: { test: isPrefix, explain: notAn('an address or CIDR') },
@@ -143,6 +148,13 @@ export const FORMATS: Record<string, Format> = {
   'absolute-path': {
     test: isText(/^\/[\x20-\x7e]+$/, 4095),
     explain: (text) => `${quote(text)} is not an absolute path`,
+  },
+  mac: {
+    test: isInterfaceMac,
+    explain: (text) =>
+      MAC.test(text)
+        ? `${quote(text)} is not the Ethernet address of an interface`
+        : `${quote(text)} is not an Ethernet address: write it like 02:42:ac:11:00:01`,
   },
   duration: {
     test: (text) => parseDuration(text) !== undefined,

@@ -26,7 +26,7 @@ import { type TranslationLogSpec, translateTranslationLog } from './translation-
 export interface GatewayPolicyResource {
   spec?: {
     internal?: SideSpec;
-    external?: SideSpec;
+    external?: SideSpec & { gatewayMACs?: string[] };
     bfd?: BfdSpec;
     policies?: PolicySpec[];
     defaultAction?: DefaultAction;
@@ -92,7 +92,7 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
     document.fail(['spec', 'bfd', 'peers'], 'BFD is enabled, so at least one peer is required', 'key');
   }
   const internal = translateSide(spec.internal);
-  const external = translateSide(spec.external);
+  const external = translateExternal(spec.external);
   const rules = translateRules(document, programmedFamilies({ internal, external }));
   addEips(inbound, document, spec.eips);
   addDnats(inbound, document, spec.dnats);
@@ -118,6 +118,12 @@ const translateSide = (side: SideSpec | undefined): Side => ({
   ...(side?.interface !== undefined && { interface: side.interface }),
   gateways: addresses(side?.gateways),
 });
+
+function translateExternal(external: (SideSpec & { gatewayMACs?: string[] }) | undefined): Side {
+  const macs = new Set<string>();
+  each(external?.gatewayMACs, (mac) => macs.add(mac.toLowerCase()));
+  return { ...translateSide(external), ...(macs.size > 0 && { gatewayMacs: [...macs] }) };
+}
 
 function translateBfd(bfd: BfdSpec): BfdPolicy {
   const enabled = bfd.enabled ?? false;

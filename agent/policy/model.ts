@@ -10,6 +10,8 @@ export interface Side {
   interface?: string;
   /** The next hop on that side, at most one a family. A family without one is not programmed. */
   gateways: Address[];
+  /** The Ethernet addresses that the external gateways may answer from, in lower case; absent: any. */
+  gatewayMacs?: string[];
 }
 
 export type BfdAuthType =

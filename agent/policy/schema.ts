@@ -39,7 +39,7 @@ export const BFD_AUTH_TYPES = [
   'meticulous-keyed-sha1',
 ] as const;
 
-const side = (where: string): Schema =>
+const side = (where: string, more: Record<string, Schema> = {}): Schema =>
   object(
     {
       interface: formatted('interface-name', 'The interface; found by itself when absent.'),
@@ -47,6 +47,7 @@ const side = (where: string): Schema =>
         ...list(formatted('host-address'), `The next hop ${where}, at most one a family.`),
         minItems: 1,
       },
+      ...more,
     },
     ['gateways'],
     `The side of the gateway pod that faces ${where}.`,
@@ -125,7 +126,12 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
     spec: object(
       {
         internal: side('the VPC'),
-        external: side('the outside'),
+        external: side('the outside', {
+          gatewayMACs: list(
+            formatted('mac'),
+            'The Ethernet addresses that the gateways may answer from; empty: any.',
+          ),
+        }),
         bfd: object(
           {
             enabled: withDefault(flag('Answer BFD. Sessions are Up only while the gateway works.'), false),

@@ -1,51 +1,80 @@
 /**
- * Virtual addresses on the link: asks whether somebody else has one before it is taken (RFC 5227 2.1), and tells
- * the neighbours where it is afterwards. One that is taken is asked for again and again, and never fought over.
+ * The gateway's addresses on their links: those that it has are announced and defended, virtual ones are asked for
+ * before they are taken. claim.ts decides; here are the sockets and the clock.
+ *
+ * Announced and defended promises: when an address, its link or its Ethernet address is new, the neighbours are told
+ * within a second; when somebody else claims it, they are told again at once, at most ten times a second, and it is
+ * logged, noted and counted. Both need a packet socket; without one a note says so.
  */
 import * as libc from '../../bfd/libc.ts';
 import { SystemError } from '../../bfd/libc.ts';
 import { type Address, address as canonical, type Family, familyOf } from '../../routing/prefix.ts';
+import type { Logger } from '../log.ts';
 import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from './arp.ts';
-import { MAC_BROADCAST, multicastMac } from './mac.ts';
+import {
+  announced,
+  asked,
+  type Claim,
+  createClaim,
+  deadline,
+  hear,
+  hold,
+  next,
+  notAsked,
+  refuse,
+  setFree,
+  type Word,
+} from './claim.ts';
+import { claimsFilter } from './filters.ts';
+import { MAC_BROADCAST, macText, multicastMac } from './mac.ts';
 import {
   ALL_NODES,
   decodeAdvertisement,
+  decodeSolicitation,
   encodeAdvertisement,
-  encodeSolicitation,
+  encodeDuplicateQuestion,
   solicitedNode,
 } from './ndp.ts';
-import {
-  ADVERTISEMENTS,
-  ANY_ARP,
-  EAGAIN,
-  ETH_P_ARP,
-  ETH_P_IPV6,
-  linkAddress,
-  type Origin,
-  packetSocket,
-} from './probe.ts';
+import { EAGAIN, ETH_P_ARP, ETH_P_IPV6, linkAddress, packetSocket } from './probe.ts';
+import { recentRivals, rivalsToTell } from './rivals.ts';
 
-/** So many questions without an answer, so far apart (ms), mean that an address is free. */
-const QUESTIONS = 3;
-const QUESTION_INTERVAL = 100;
-/** How often the holder of an address is asked whether it still has it, ms. */
-const TAKEN_INTERVAL = 250;
-/** When an address is announced, ms after it was taken: neighbours may miss one, a switch port may come up late. */
-const ANNOUNCEMENTS = [0, 100, 300, 1000, 2000, 4000];
+/** Where an address is or shall be. One that is elsewhere is another one to its neighbours. */
+export interface Place {
+  ifindex: number;
+  /** The Ethernet address of the interface. */
+  mac: string;
+  /** How often the link has lost or got its carrier. */
+  carrierChanges: number;
+}
+
+export interface ClaimsParts {
+  logger?: Logger;
+  /** Called whenever there is news of an address: it is free, or it is not, or others claim it. */
+  onNews(address: Address): void;
+  /** Called when others have claimed an address that is held, so many times. */
+  onConflict(claims: number): void;
+}
+
+/** So many announcements at once, and the pause before the next, ms. */
+const BURST = 20;
+const BURST_PAUSE = 10;
+
+/** Packets that one call of `#hear` takes from one socket. */
+const READ_AT_MOST = 256;
 
 const NO_MAC = '00:00:00:00:00:00';
-const NO_ADDRESS = canonical('0.0.0.0');
+const NO_ADDRESS = { 4: canonical('0.0.0.0'), 6: canonical('::') } as const;
 const BUFFER = 2048;
+/** struct sockaddr_ll, and where the Ethernet address is in it. */
+const LINK_ADDRESS = 20;
+const LINK_ADDRESS_MAC = 12;
 
-interface Claim {
-  origin: Origin;
-  state: 'asking' | 'free' | 'taken';
-  /** Who has it. */
-  holder: string | undefined;
-  /** Questions since the last answer. */
-  unanswered: number;
-  /** When the next question is due, ms. */
-  nextAt: number;
+// linux/in6.h
+const IPV6_ADD_MEMBERSHIP = 20;
+
+interface Entry {
+  place: Place;
+  claim: Claim;
   /** Why it cannot be asked for. */
   problem: string | undefined;
 }
@@ -53,169 +82,257 @@ interface Claim {
 /** One socket for a link and a family. */
 interface Ear {
   fd: number;
-  origin: Origin;
+  /** The addresses that its filter lets through. */
+  heard: string;
 }
 
-const keyOf = (family: Family, { ifindex, mac }: Origin): string => `${family} ${ifindex} ${mac}`;
+const samePlace = (one: Place, other: Place): boolean =>
+  one.ifindex === other.ifindex && one.mac === other.mac && one.carrierChanges === other.carrierChanges;
+
+const earKey = (family: Family, ifindex: number): string => `${family} ${ifindex}`;
 
 export class Claims {
-  readonly #claims = new Map<Address, Claim>();
+  #parts: ClaimsParts = { onNews: () => {}, onConflict: () => {} };
+  readonly #entries = new Map<Address, Entry>();
   readonly #ears = new Map<string, Ear>();
-  readonly #announcements = new Map<Address, NodeJS.Timeout[]>();
   readonly #buffer = Buffer.alloc(BUFFER);
+  readonly #from = Buffer.alloc(LINK_ADDRESS);
+  /** Where the multicast groups are joined that others ask in. */
+  #groups: number | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #onDecision: (address: Address) => void = () => {};
+  /** Why addresses are neither announced nor defended. */
+  #deaf: string | undefined;
   #waiting: (() => void)[] = [];
+  readonly #onSignal = (): void => {
+    if (this.#hear(performance.now())) this.#step();
+  };
 
-  /** Calls back whenever it has become clear that an address is free, or that it is not. */
-  listen(onDecision: (address: Address) => void): void {
-    this.#onDecision = onDecision;
+  constructor() {
+    process.on('SIGURG', this.#onSignal);
+  }
+
+  /** Tells these from now on. */
+  listen(parts: ClaimsParts): void {
+    this.#parts = parts;
+  }
+
+  /** The addresses that are there, each with its place: they are announced where that is new, and defended. */
+  hold(held: ReadonlyMap<Address, Place>): void {
+    const now = performance.now();
+    for (const [address, { claim }] of this.#entries) {
+      if (claim.state === 'held' && !held.has(address)) this.#entries.delete(address);
+    }
+    for (const [address, place] of held) {
+      const known = this.#entries.get(address);
+      if (known?.claim.state === 'held' && samePlace(known.place, place)) continue;
+      const claim = known?.claim ?? createClaim(now);
+      hold(claim, now);
+      this.#entries.set(address, { place, claim, problem: undefined });
+    }
+    this.#listenTo();
+    this.#step();
   }
 
   /**
    * The addresses that are wanted and not there, each with where it shall be. Returns those that nobody has; the
    * others are asked for from now on.
    */
-  ask(wanted: ReadonlyMap<Address, Origin>): Set<Address> {
-    for (const [address, { origin }] of this.#claims) {
-      const now = wanted.get(address);
-      if (now === undefined || JSON.stringify(now) !== JSON.stringify(origin)) this.#claims.delete(address);
+  ask(wanted: ReadonlyMap<Address, Place>): Set<Address> {
+    const now = performance.now();
+    for (const [address, { place, claim }] of this.#entries) {
+      const wish = wanted.get(address);
+      if (claim.state !== 'held' && (wish === undefined || !samePlace(wish, place))) {
+        this.#entries.delete(address);
+      }
     }
-    for (const [address, origin] of wanted) {
-      if (this.#claims.has(address)) continue;
-      const rest = { holder: undefined, unanswered: 0, nextAt: performance.now(), problem: undefined };
-      this.#claims.set(address, { origin, state: 'asking', ...rest });
+    for (const [address, place] of wanted) {
+      const known = this.#entries.get(address);
+      if (known !== undefined && known.claim.state !== 'held') continue;
+      this.#entries.set(address, { place, claim: createClaim(now), problem: undefined });
     }
+    this.#listenTo();
     this.#step();
-    return new Set([...this.#claims].filter(([, { state }]) => state === 'free').map(([address]) => address));
+    return new Set(
+      [...this.#entries].flatMap(([address, { claim }]) => (claim.state === 'free' ? [address] : [])),
+    );
   }
 
-  /** What keeps addresses from being taken. */
+  /** Whether nobody has said anything about an address until now, just before the kernel is given it. */
+  isFree(address: Address): boolean {
+    if (this.#hear(performance.now())) this.#step();
+    const state = this.#entries.get(address)?.claim.state;
+    return state === undefined || state === 'free';
+  }
+
+  /** The kernel has the address now. */
+  took(address: Address): void {
+    const entry = this.#entries.get(address);
+    if (entry === undefined) return;
+    hold(entry.claim, performance.now());
+    this.#step();
+  }
+
+  /** The kernel does not want it. */
+  refused(address: Address): void {
+    const entry = this.#entries.get(address);
+    if (entry !== undefined) refuse(entry.claim);
+  }
+
+  /** The address is here no longer. */
+  withdraw(address: Address): void {
+    this.#entries.delete(address);
+  }
+
+  /** The addresses that another one has, and who that is. */
+  taken(): { address: Address; holder: string }[] {
+    return [...this.#entries].flatMap(
+      ([
+        address,
+        {
+          claim: { state, holder },
+        },
+      ]) => (state === 'taken' ? [{ address, holder: holder! }] : []),
+    );
+  }
+
+  /** What keeps addresses from being taken, or from being held in peace. */
   notes(): string[] {
-    return [...this.#claims].flatMap(([address, { state, holder, problem }]) => {
+    const now = performance.now();
+    const notes = [...this.#entries].flatMap(([address, { claim, problem }]) => {
+      const { state, holder, rivals } = claim;
       if (problem !== undefined) return [`${address} is not taken: it cannot be asked for: ${problem}`];
-      return state === 'taken' ? [`${address} is not taken: ${holder} has it`] : [];
+      if (state === 'taken') return [`${address} is not taken: ${holder} has it`];
+      const others = state === 'held' ? recentRivals(rivals, now) : [];
+      return others.length === 0
+        ? []
+        : [
+            `${others.join(', ')} claimed ${address} within the last minute, which this gateway holds and defends`,
+          ];
     });
+    return this.#deaf === undefined
+      ? notes
+      : [...notes, `addresses are neither announced nor defended: ${this.#deaf}`];
   }
 
   /** Resolves when nothing is undecided any more. */
   settled(): Promise<void> {
-    if (this.#undecided().length === 0) return Promise.resolve();
+    if (!this.#isUndecided()) return Promise.resolve();
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waiting.push(resolve);
     return promise;
   }
 
-  /** Tells the link that an address is here now, and again for some seconds. */
-  announce(address: Address, origin: Origin): void {
-    this.withdraw(address);
-    const [, ...later] = ANNOUNCEMENTS;
-    const timers = later.map((delay) => setTimeout(() => this.#tell(address, origin), delay).unref());
-    this.#announcements.set(address, timers);
-    this.#tell(address, origin);
-  }
-
-  /** No more announcements. */
-  withdraw(address: Address): void {
-    for (const timer of this.#announcements.get(address) ?? []) clearTimeout(timer);
-    this.#announcements.delete(address);
-  }
-
   close(): void {
     clearTimeout(this.#timer);
-    for (const address of [...this.#announcements.keys()]) this.withdraw(address);
-    this.#claims.clear();
-    this.#closeEars();
+    process.off('SIGURG', this.#onSignal);
+    this.#entries.clear();
+    this.#listenTo();
   }
 
-  #undecided(): Claim[] {
-    return [...this.#claims.values()].filter(
-      ({ state, problem }) => state === 'asking' && problem === undefined,
+  #isUndecided(): boolean {
+    return [...this.#entries.values()].some(
+      ({ claim, problem }) => claim.state === 'asking' && problem === undefined,
     );
   }
 
-  /** Hears what has come, asks what is due, decides. */
+  /** Hears what has come, does what is due. */
   #step(): void {
     clearTimeout(this.#timer);
     const now = performance.now();
-    for (const ear of this.#ears.values()) this.#hear(ear, now);
-    for (const [address, claim] of this.#claims) {
-      if (claim.state === 'free' || claim.nextAt > now) continue;
-      if (claim.unanswered >= QUESTIONS) {
-        claim.state = 'free';
-        this.#onDecision(address);
-      } else this.#question(address, claim, now);
-    }
-    if (this.#undecided().length === 0) for (const resolve of this.#waiting.splice(0)) resolve();
-    const times = [...this.#claims.values()].filter(({ state }) => state !== 'free');
-    if (times.length === 0) {
-      this.#closeEars();
-      return;
-    }
-    const at = Math.min(...times.map(({ nextAt }) => nextAt));
-    this.#timer = setTimeout(() => this.#step(), Math.max(1, Math.ceil(at - performance.now())));
-  }
-
-  #hear(ear: Ear, now: number): void {
-    for (;;) {
-      const length = libc.recv(ear.fd, this.#buffer);
-      if (length === -EAGAIN) return;
-      if (length <= 0) continue;
-      const packet = this.#buffer.subarray(0, length);
-      const said = decodeArp(packet) ?? decodeAdvertisement(packet);
-      if (said === undefined) continue;
-      const [address, mac] =
-        'senderMac' in said ? [said.senderAddress, said.senderMac] : [said.target, said.targetMac];
-      const claim = this.#claims.get(address);
-      if (claim === undefined || mac === ear.origin.mac || claim.origin.ifindex !== ear.origin.ifindex) {
-        continue;
+    this.#hear(now);
+    let left = BURST;
+    let at = Number.POSITIVE_INFINITY;
+    for (const [address, entry] of this.#entries) {
+      const todo = next(entry.claim, now);
+      if (todo === 'announce' && left > 0) {
+        left--;
+        this.#announce(address, entry, now);
+      } else if (todo === 'ask') this.#ask(address, entry, now);
+      else if (todo === 'free') {
+        setFree(entry.claim, now);
+        this.#parts.onNews(address);
       }
-      const news = claim.state !== 'taken';
-      const holder = mac ?? 'somebody';
-      Object.assign(claim, { state: 'taken', holder, unanswered: 0, nextAt: now + TAKEN_INTERVAL });
-      if (news) this.#onDecision(address);
+      at = Math.min(at, deadline(entry.claim));
     }
+    if (!this.#isUndecided()) for (const resolve of this.#waiting.splice(0)) resolve();
+    if (at === Number.POSITIVE_INFINITY) return;
+    const pause = left === 0 ? BURST_PAUSE : 1;
+    this.#timer = setTimeout(() => this.#step(), Math.max(pause, Math.ceil(at - performance.now())));
+    // What is announced keeps no command from ending; what is asked does.
+    if (!this.#isUndecided()) this.#timer.unref();
   }
 
-  #question(address: Address, claim: Claim, now: number): void {
-    claim.nextAt = now + QUESTION_INTERVAL;
+  /** Takes in what has come. Returns whether something is to be done about it. */
+  #hear(now: number): boolean {
+    let news = false;
+    for (const [key, { fd }] of this.#ears) {
+      const ifindex = Number(key.slice(2));
+      for (let i = 0; i < READ_AT_MOST; i++) {
+        const length = libc.recvfrom(fd, this.#buffer, this.#from);
+        if (length === -EAGAIN) break;
+        if (length <= 0) continue;
+        const sender = macText(this.#from.subarray(LINK_ADDRESS_MAC, LINK_ADDRESS_MAC + 6));
+        const said = whatIsSaid(this.#buffer.subarray(0, length), sender);
+        for (const { address, word } of said) news = this.#take(address, word, ifindex, now) || news;
+      }
+    }
+    return news;
+  }
+
+  #take(address: Address, word: Word, ifindex: number, now: number): boolean {
+    const entry = this.#entries.get(address);
+    if (entry === undefined || entry.place.ifindex !== ifindex || entry.place.mac === word.mac) return false;
+    const { claim, place } = entry;
+    if (hear(claim, word, place.mac, now, Math.random())) this.#parts.onNews(address);
+    if (claim.state === 'held' && word.kind === 'claim') {
+      this.#parts.onConflict(1);
+      const rivals = rivalsToTell(claim.rivals, now);
+      if (rivals.length > 0) {
+        this.#parts.logger?.warn(
+          { address, mac: place.mac, rivals },
+          'somebody else claims an address of this gateway',
+        );
+        this.#parts.onNews(address);
+      }
+    }
+    return true;
+  }
+
+  #ask(address: Address, entry: Entry, now: number): void {
     try {
-      this.#send(address, claim.origin, ARP_REQUEST);
-      claim.unanswered++;
-      claim.problem = undefined;
+      this.#send(address, entry.place, 'question');
+      asked(entry.claim, now);
+      entry.problem = undefined;
     } catch (error) {
-      claim.nextAt = now + TAKEN_INTERVAL;
-      if (claim.problem === undefined) {
-        claim.problem = (error as Error).message;
-        this.#onDecision(address);
-      }
+      notAsked(entry.claim, now);
+      if (entry.problem !== undefined) return;
+      entry.problem = (error as Error).message;
+      this.#parts.onNews(address);
     }
   }
 
-  #tell(address: Address, origin: Origin): void {
+  #announce(address: Address, { place, claim }: Entry, now: number): void {
+    announced(claim, now);
     try {
-      this.#send(address, origin, 'announcement');
+      this.#send(address, place, 'announcement');
     } catch {
-      // The link is gone, and the address with it.
+      // The link is gone, and the address with it; or there is a note that says why not.
     }
-    if (this.#claims.size === 0) this.#closeEars();
   }
 
   /** Sends a question, or the announcement. Throws `SystemError`, `TypeError` without an Ethernet address. */
-  #send(address: Address, origin: Origin, what: typeof ARP_REQUEST | 'announcement'): void {
+  #send(address: Address, { ifindex, mac }: Place, what: 'question' | 'announcement'): void {
     const family = familyOf(address);
-    const { ifindex, mac, source } = origin;
-    const { fd } = this.#ear(family, origin);
+    const ear = this.#ears.get(earKey(family, ifindex));
+    if (ear === undefined) throw new Error(this.#deaf ?? 'there is no socket');
     const send = (packet: Buffer, protocol: number, to: string): void => {
-      const result = libc.sendto(fd, packet, linkAddress(protocol, ifindex, to));
+      const result = libc.sendto(ear.fd, packet, linkAddress(protocol, ifindex, to));
       if (result < 0) throw new SystemError('send', -result);
     };
     if (family === 6) {
       const destination = what === 'announcement' ? ALL_NODES : solicitedNode(address);
       const packet =
-        what === 'announcement'
-          ? encodeAdvertisement(address, mac)
-          : encodeSolicitation({ source, sourceMac: mac, destination, target: address });
+        what === 'announcement' ? encodeAdvertisement(address, mac) : encodeDuplicateQuestion(address);
       send(packet, ETH_P_IPV6, multicastMac(destination));
       return;
     }
@@ -229,22 +346,86 @@ export class Claims {
       // Some neighbours learn from the one, some from the other.
       arp(ARP_REQUEST, address, NO_MAC);
       arp(ARP_REPLY, address, MAC_BROADCAST);
-    } else arp(ARP_REQUEST, NO_ADDRESS, NO_MAC);
+    } else arp(ARP_REQUEST, NO_ADDRESS[4], NO_MAC);
   }
 
-  #ear(family: Family, origin: Origin): Ear {
-    const key = keyOf(family, origin);
-    const known = this.#ears.get(key);
-    if (known !== undefined) return known;
-    const [protocol, filter] =
-      family === 4 ? ([ETH_P_ARP, ANY_ARP] as const) : ([ETH_P_IPV6, ADVERTISEMENTS] as const);
-    const ear = { fd: packetSocket(protocol, origin.ifindex, filter), origin };
-    this.#ears.set(key, ear);
-    return ear;
+  /** Opens the sockets that the addresses need, each with a filter for its addresses, and closes the others. */
+  #listenTo(): void {
+    const wanted = new Map<string, Address[]>();
+    for (const [address, { place }] of this.#entries) {
+      const key = earKey(familyOf(address), place.ifindex);
+      wanted.set(key, [...(wanted.get(key) ?? []), address]);
+    }
+    for (const [key, { fd }] of this.#ears) {
+      if (wanted.has(key)) continue;
+      libc.close(fd);
+      this.#ears.delete(key);
+    }
+    this.#deaf = undefined;
+    for (const [key, addresses] of wanted) {
+      try {
+        this.#listenOn(key, addresses);
+      } catch (error) {
+        this.#deaf = (error as Error).message;
+      }
+    }
+    this.#joinGroups();
   }
 
-  #closeEars(): void {
-    for (const { fd } of this.#ears.values()) libc.close(fd);
-    this.#ears.clear();
+  #listenOn(key: string, addresses: Address[]): void {
+    const family = familyOf(addresses[0]!);
+    const heard = addresses.join();
+    const ear = this.#ears.get(key);
+    if (ear?.heard === heard) return;
+    const filter = claimsFilter(family, addresses);
+    if (ear === undefined) {
+      const protocol = family === 4 ? ETH_P_ARP : ETH_P_IPV6;
+      this.#ears.set(key, { fd: packetSocket(protocol, Number(key.slice(2)), filter), heard });
+    } else {
+      libc.attachFilter(ear.fd, filter);
+      ear.heard = heard;
+    }
   }
+
+  /** Where others ask for IPv6 addresses that are not there yet, the kernel does not listen for us. */
+  #joinGroups(): void {
+    const asking = [...this.#entries].filter(
+      ([address, { claim }]) => familyOf(address) === 6 && claim.state !== 'held',
+    );
+    if (asking.length === 0) {
+      if (this.#groups !== undefined) libc.close(this.#groups);
+      this.#groups = undefined;
+      return;
+    }
+    for (const [address, { place }] of asking) {
+      try {
+        this.#groups ??= libc.socket(libc.AF_INET6, libc.SOCK_DGRAM, 0);
+        // struct ipv6_mreq
+        const request = Buffer.alloc(20);
+        request.set(libc.sockaddr(solicitedNode(address), 0).subarray(8, 24));
+        request.writeInt32LE(place.ifindex, 16);
+        libc.setsockopt(this.#groups, libc.SOL_IPV6, IPV6_ADD_MEMBERSHIP, request);
+      } catch {
+        // Joined already (EADDRINUSE), or the link is gone. Without it only a switch that snoops keeps questions away.
+      }
+    }
+  }
+}
+
+/** What a packet says of addresses; `sender` is the Ethernet address that it came from. */
+function whatIsSaid(packet: Buffer, sender: string): { address: Address; word: Word }[] {
+  const claim = (address: Address, mac: string) => ({ address, word: { kind: 'claim' as const, mac } });
+  const question = (address: Address) => ({ address, word: { kind: 'question' as const, mac: sender } });
+  const arp = decodeArp(packet);
+  if (arp !== undefined) {
+    const { senderAddress, senderMac, targetAddress, operation } = arp;
+    if (senderAddress !== NO_ADDRESS[4]) return [claim(senderAddress, senderMac)];
+    return operation === ARP_REQUEST ? [question(targetAddress)] : [];
+  }
+  const advertisement = decodeAdvertisement(packet);
+  if (advertisement !== undefined) return [claim(advertisement.target, advertisement.targetMac ?? sender)];
+  const solicitation = decodeSolicitation(packet);
+  if (solicitation === undefined) return [];
+  const { source, target } = solicitation;
+  return source === NO_ADDRESS[6] ? [question(target)] : [claim(source, sender)];
 }

@@ -7,7 +7,7 @@ const IPV6_HEADER = 40;
 const NEXT_HEADER_ICMPV6 = 58;
 /** What no router can have forwarded (RFC 4861 7.1). */
 const HOP_LIMIT = 255;
-const SOLICITATION = 135;
+export const SOLICITATION = 135;
 export const ADVERTISEMENT = 136;
 /** Both messages up to their options. */
 const FIXED = 24;
@@ -37,14 +37,13 @@ interface Message {
   source: Address;
   destination: Address;
   target: Address;
-  /** The one option, and the Ethernet address in it. */
-  option: number;
-  mac: string;
+  /** The one option, an Ethernet address. */
+  option?: { type: number; mac: string };
 }
 
 /** A message with its IPv6 header. */
-function encode({ type, flags, source, destination, target, option, mac }: Message): Buffer {
-  const bytes = Buffer.alloc(IPV6_HEADER + FIXED + 8);
+function encode({ type, flags, source, destination, target, option }: Message): Buffer {
+  const bytes = Buffer.alloc(IPV6_HEADER + FIXED + (option === undefined ? 0 : 8));
   bytes.writeUInt8(0x60, 0);
   bytes.writeUInt16BE(bytes.length - IPV6_HEADER, 4);
   bytes.writeUInt8(NEXT_HEADER_ICMPV6, 6);
@@ -54,9 +53,11 @@ function encode({ type, flags, source, destination, target, option, mac }: Messa
   bytes.writeUInt8(type, IPV6_HEADER);
   bytes.writeUInt8(flags, IPV6_HEADER + 4);
   bytes.set(addressBytes(target), IPV6_HEADER + 8);
-  bytes.writeUInt8(option, IPV6_HEADER + FIXED);
-  bytes.writeUInt8(1, IPV6_HEADER + FIXED + 1);
-  bytes.set(macBytes(mac), IPV6_HEADER + FIXED + 2);
+  if (option !== undefined) {
+    bytes.writeUInt8(option.type, IPV6_HEADER + FIXED);
+    bytes.writeUInt8(1, IPV6_HEADER + FIXED + 1);
+    bytes.set(macBytes(option.mac), IPV6_HEADER + FIXED + 2);
+  }
   bytes.writeUInt16BE(checksum(...covered(bytes)), IPV6_HEADER + 2);
   return bytes;
 }
@@ -71,7 +72,13 @@ export const encodeSolicitation = ({
   destination: Address;
   target: Address;
 }): Buffer =>
-  encode({ ...addresses, type: SOLICITATION, flags: 0, option: OPTION_SOURCE_MAC, mac: sourceMac });
+  encode({ ...addresses, type: SOLICITATION, flags: 0, option: { type: OPTION_SOURCE_MAC, mac: sourceMac } });
+
+/** The question whether somebody has an address (RFC 4862 5.4.2), which comes from no address. */
+export const encodeDuplicateQuestion = (target: Address): Buffer =>
+  encode({ type: SOLICITATION, flags: 0, source: UNSPECIFIED, destination: solicitedNode(target), target });
+
+const UNSPECIFIED = addressFromBytes(new Uint8Array(16));
 
 /** Where all nodes of the link listen. */
 export const ALL_NODES = addressFromBytes(Uint8Array.of(0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1));
@@ -84,8 +91,7 @@ export const encodeAdvertisement = (target: Address, targetMac: string): Buffer 
     source: target,
     destination: ALL_NODES,
     target,
-    option: OPTION_TARGET_MAC,
-    mac: targetMac,
+    option: { type: OPTION_TARGET_MAC, mac: targetMac },
   });
 
 export interface Advertisement {
@@ -98,32 +104,66 @@ export interface Advertisement {
   targetMac?: string;
 }
 
-/** Reads an IPv6 packet. Undefined unless it is an advertisement that is valid by RFC 4861 7.1.2. */
-export function decodeAdvertisement(bytes: Buffer): Advertisement | undefined {
+/** The message of a type in an IPv6 packet. Undefined unless it is valid by what RFC 4861 7.1 asks of both. */
+function decode(type: number, bytes: Buffer): { packet: Buffer; message: Buffer } | undefined {
   if (bytes.length < IPV6_HEADER + FIXED || bytes.readUInt8(6) !== NEXT_HEADER_ICMPV6) return undefined;
   const packet = bytes.subarray(0, IPV6_HEADER + bytes.readUInt16BE(4));
   const message = packet.subarray(IPV6_HEADER);
   const valid =
     message.length >= FIXED &&
     packet.readUInt8(7) === HOP_LIMIT &&
-    message.readUInt8(0) === ADVERTISEMENT &&
+    message.readUInt8(0) === type &&
     message.readUInt8(1) === 0 &&
+    message.readUInt8(8) !== 0xff &&
     checksum(...covered(packet)) === 0;
-  if (!valid) return undefined;
-  const multicast = packet.readUInt8(24) === 0xff;
-  const solicited = (message.readUInt8(4) & FLAG_SOLICITED) !== 0;
-  if (message.readUInt8(8) === 0xff || (multicast && solicited)) return undefined;
-  const advertisement: Advertisement = {
-    destination: addressFromBytes(packet.subarray(24, 40)),
-    target: addressFromBytes(message.subarray(8, FIXED)),
-    solicited,
-  };
+  return valid ? { packet, message } : undefined;
+}
+
+/** The Ethernet addresses in the options of a message, by type. Undefined when an option has no length. */
+function optionsOf(message: Buffer): Map<number, string> | undefined {
+  const options = new Map<number, string>();
   for (let at = FIXED; at + 8 <= message.length; ) {
     const length = message.readUInt8(at + 1) * 8;
     if (length === 0) return undefined;
-    if (message.readUInt8(at) === OPTION_TARGET_MAC)
-      advertisement.targetMac = macText(message.subarray(at + 2, at + 8));
+    options.set(message.readUInt8(at), macText(message.subarray(at + 2, at + 8)));
     at += length;
   }
-  return advertisement;
+  return options;
+}
+
+/** Reads an IPv6 packet. Undefined unless it is an advertisement that is valid by RFC 4861 7.1.2. */
+export function decodeAdvertisement(bytes: Buffer): Advertisement | undefined {
+  const { packet, message } = decode(ADVERTISEMENT, bytes) ?? {};
+  if (packet === undefined || message === undefined) return undefined;
+  const multicast = packet.readUInt8(24) === 0xff;
+  const solicited = (message.readUInt8(4) & FLAG_SOLICITED) !== 0;
+  const options = optionsOf(message);
+  if ((multicast && solicited) || options === undefined) return undefined;
+  const targetMac = options.get(OPTION_TARGET_MAC);
+  return {
+    destination: addressFromBytes(packet.subarray(24, 40)),
+    target: addressFromBytes(message.subarray(8, FIXED)),
+    solicited,
+    ...(targetMac !== undefined && { targetMac }),
+  };
+}
+
+export interface Solicitation {
+  /** Unspecified (`::`) when the question is whether the target is free. */
+  source: Address;
+  target: Address;
+}
+
+/** Reads an IPv6 packet. Undefined unless it is a solicitation that is valid by RFC 4861 7.1.1. */
+export function decodeSolicitation(bytes: Buffer): Solicitation | undefined {
+  const { packet, message } = decode(SOLICITATION, bytes) ?? {};
+  if (packet === undefined || message === undefined) return undefined;
+  const source = addressFromBytes(packet.subarray(8, 24));
+  const target = addressFromBytes(message.subarray(8, FIXED));
+  const options = optionsOf(message);
+  if (options === undefined) return undefined;
+  const fromNowhere = source === UNSPECIFIED;
+  const toGroup = addressFromBytes(packet.subarray(24, 40)) === solicitedNode(target);
+  if (fromNowhere && (!toGroup || options.has(OPTION_SOURCE_MAC))) return undefined;
+  return { source, target };
 }

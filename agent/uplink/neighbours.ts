@@ -1,28 +1,75 @@
-/** What the kernel's own neighbour detection has found on a link (linux/neighbour.h). Pure. */
+/** The kernel's neighbour entries, which say where packets go on a link (linux/neighbour.h). Pure. */
 import { AttrStream, parseAttributes, putU32 } from 'netlink/dist/structs.js';
-import { type Address, addressFromBytes } from '../../routing/prefix.ts';
+import { RTPROT_VEG_AGENT } from '../../routing/numbers.ts';
+import { addressFamily } from '../../routing/parse.ts';
+import { type Address, addressBytes, addressFromBytes, familyOf } from '../../routing/prefix.ts';
+import { macBytes, macText } from './mac.ts';
 
-/** RTM_GETNEIGH. */
+/** RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH and the multicast group RTNLGRP_NEIGH. */
+export const NEW_NEIGHBOUR = 28;
+export const DELETE_NEIGHBOUR = 29;
 export const GET_NEIGHBOURS = 30;
+export const NEIGHBOUR_GROUP = 3;
 
 // struct ndmsg and its attributes
 const NDMSG = 12;
 const NDA_DST = 1;
+const NDA_LLADDR = 2;
 const NDA_IFINDEX = 8;
+const NDA_PROTOCOL = 12;
 const NUD_REACHABLE = 0x02;
 const NUD_FAILED = 0x20;
+const NUD_PERMANENT = 0x80;
+const NTF_ROUTER = 0x80;
 
 export interface Neighbour {
+  ifindex: number;
   address: Address;
   /** What the kernel found; `other` says nothing about now. */
-  state: 'reachable' | 'failed' | 'other';
+  state: 'reachable' | 'failed' | 'permanent' | 'other';
+  /** Where packets go; absent while the kernel does not know. */
+  mac?: string;
+  /** The agent has written it. */
+  owned: boolean;
 }
 
-/** The payload of a request for the neighbours of one interface, both families. */
-export function neighbourDump(ifindex: number): Uint8Array {
+function header(address: Address, ifindex: number, state = 0, flags = 0): AttrStream {
+  const bytes = Buffer.alloc(NDMSG);
+  bytes.writeUInt8(addressFamily(familyOf(address)), 0);
+  bytes.writeInt32LE(ifindex, 4);
+  bytes.writeUInt16LE(state, 8);
+  bytes.writeUInt8(flags, 10);
+  const out = new AttrStream();
+  out.emit(bytes);
+  out.push(NDA_DST, Buffer.from(addressBytes(address)));
+  return out;
+}
+
+/** The payload of a request for the neighbours of one interface, or of all, both families. */
+export function neighbourDump(ifindex?: number): Uint8Array {
   const out = new AttrStream();
   out.emit(Buffer.alloc(NDMSG));
-  out.push(NDA_IFINDEX, putU32(ifindex));
+  if (ifindex !== undefined) out.push(NDA_IFINDEX, putU32(ifindex));
+  return Buffer.concat(out.bufs);
+}
+
+/** The payload of a request for one neighbour, or for its removal. */
+export const neighbourOf = (address: Address, ifindex: number): Uint8Array =>
+  Buffer.concat(header(address, ifindex).bufs);
+
+/**
+ * The payload that says where packets to a router go. `permanent`: nothing on the link can change that; else the
+ * kernel goes on as if it had asked itself.
+ */
+export function neighbourEntry(
+  address: Address,
+  ifindex: number,
+  { mac, permanent }: { mac: string; permanent: boolean },
+): Uint8Array {
+  const flags = familyOf(address) === 6 ? NTF_ROUTER : 0;
+  const out = header(address, ifindex, permanent ? NUD_PERMANENT : NUD_REACHABLE, flags);
+  out.push(NDA_LLADDR, Buffer.from(macBytes(mac)));
+  out.push(NDA_PROTOCOL, Buffer.of(RTPROT_VEG_AGENT));
   return Buffer.concat(out.bufs);
 }
 
@@ -30,9 +77,22 @@ export function neighbourDump(ifindex: number): Uint8Array {
 export function parseNeighbour(payload: Buffer): Neighbour | undefined {
   const state = payload.readUInt16LE(8);
   let address: Address | undefined;
+  let mac: string | undefined;
+  let owned = false;
   parseAttributes(payload.subarray(NDMSG), ({ type, data }) => {
     if (type === NDA_DST && (data.length === 4 || data.length === 16)) address = addressFromBytes(data);
+    if (type === NDA_LLADDR && data.length === 6) mac = macText(data);
+    if (type === NDA_PROTOCOL) owned = data[0] === RTPROT_VEG_AGENT;
   });
   if (address === undefined) return undefined;
-  return { address, state: state & NUD_REACHABLE ? 'reachable' : state & NUD_FAILED ? 'failed' : 'other' };
+  const ifindex = payload.readInt32LE(4);
+  const found = { ifindex, address, state: stateName(state), owned };
+  // What was known before the kernel gave up says nothing.
+  return mac === undefined || state & NUD_FAILED ? found : { ...found, mac };
+}
+
+function stateName(state: number): Neighbour['state'] {
+  if (state & NUD_REACHABLE) return 'reachable';
+  if (state & NUD_FAILED) return 'failed';
+  return state & NUD_PERMANENT ? 'permanent' : 'other';
 }

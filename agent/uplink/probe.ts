@@ -9,15 +9,18 @@ import { randomBytes } from 'node:crypto';
 import * as libc from '../../bfd/libc.ts';
 import { type Address, addressBytes, addressFromBytes, type Family, familyOf } from '../../routing/prefix.ts';
 import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from './arp.ts';
+import { gatewayAdvertisements, gatewayArp } from './filters.ts';
 import { decodeEcho, ECHO_REPLY, encodeEcho } from './icmp.ts';
 import { MAC_BROADCAST, macBytes, multicastMac } from './mac.ts';
-import { ADVERTISEMENT, decodeAdvertisement, encodeSolicitation, solicitedNode } from './ndp.ts';
+import { decodeAdvertisement, encodeSolicitation, solicitedNode } from './ndp.ts';
 
-/** An answer to a probe. */
+/** An answer to a probe, or what somebody says without having been asked. */
 export interface Answer {
   from: Address;
-  /** The Ethernet address behind it, where the probe asks for that. */
+  /** The Ethernet address behind it, where the probe asks for that and it is told. */
   mac?: string;
+  /** It has the form of an answer to a question of ours. */
+  solicited: boolean;
 }
 
 /** A socket for the probes of one method in one family. */
@@ -26,6 +29,8 @@ export interface Prober {
   send(target: Address, mac: string | undefined): number;
   /** What has come since the last call. */
   read(): Answer[];
+  /** Where the gateway is known to be: what it says from there without having been asked is not heard any more. */
+  trust(mac: string): void;
   close(): void;
 }
 
@@ -58,29 +63,6 @@ export const EAGAIN = 11;
 /** Packets that one call of `read` takes. */
 const READ_AT_MOST = 256;
 const BUFFER = 2048;
-
-// Classic BPF (linux/filter.h) on a packet socket without link-layer header: the packet begins at 0.
-const LOAD_HALF = 0x28;
-const LOAD_BYTE = 0x30;
-const JUMP_EQUAL = 0x15;
-const RETURN = 0x06;
-/** All ARP of the link. */
-export const ANY_ARP: libc.Bpf = [[RETURN, 0, 0, BUFFER]];
-const ARP_REPLIES: libc.Bpf = [
-  [LOAD_HALF, 0, 0, 6],
-  [JUMP_EQUAL, 0, 1, ARP_REPLY],
-  [RETURN, 0, 0, BUFFER],
-  [RETURN, 0, 0, 0],
-];
-export const ADVERTISEMENTS: libc.Bpf = [
-  [LOAD_BYTE, 0, 0, 6],
-  [JUMP_EQUAL, 0, 3, IPPROTO_ICMPV6],
-  [LOAD_BYTE, 0, 0, 40],
-  [JUMP_EQUAL, 0, 1, ADVERTISEMENT],
-  [RETURN, 0, 0, BUFFER],
-  [RETURN, 0, 0, 0],
-];
-
 /** struct sockaddr_ll (linux/if_packet.h). */
 export function linkAddress(protocol: number, ifindex: number, mac?: string): Uint8Array {
   const bytes = Buffer.alloc(20);
@@ -110,7 +92,12 @@ function open(domain: number, type: number, protocol: number, prepare: (fd: numb
 }
 
 /** The rest of a prober: reading what `decode` understands, closing. */
-function prober(fd: number, decode: (packet: Buffer) => Answer | undefined, send: Prober['send']): Prober {
+function prober(
+  fd: number,
+  decode: (packet: Buffer) => Answer | undefined,
+  send: Prober['send'],
+  trust: Prober['trust'] = () => {},
+): Prober {
   const buffer = Buffer.alloc(BUFFER);
   // A neighbour answers the same every time.
   let last: { packet: Buffer; answer: Answer | undefined } | undefined;
@@ -120,6 +107,7 @@ function prober(fd: number, decode: (packet: Buffer) => Answer | undefined, send
   };
   return {
     send,
+    trust,
     read() {
       const answers: Answer[] = [];
       for (let i = 0; i < READ_AT_MOST; i++) {
@@ -155,14 +143,15 @@ export const packetSocket = (protocol: number, ifindex: number, filter: libc.Bpf
     libc.bind(fd, linkAddress(protocol, ifindex));
   });
 
-function arpProber({ ifindex, mac: ownMac, source }: Origin): Prober {
-  const fd = packetSocket(ETH_P_ARP, ifindex, ARP_REPLIES);
+function arpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): Prober {
+  const fd = packetSocket(ETH_P_ARP, ifindex, gatewayArp(gateway, undefined));
   return prober(
     fd,
     (packet) => {
-      const reply = decodeArp(packet);
-      if (reply === undefined || reply.targetAddress !== source) return undefined;
-      return { from: reply.senderAddress, mac: reply.senderMac };
+      const said = decodeArp(packet);
+      if (said === undefined) return undefined;
+      const solicited = said.operation === ARP_REPLY && said.targetAddress === source;
+      return { from: said.senderAddress, mac: said.senderMac, solicited };
     },
     sender(fd, (targetAddress, mac) => ({
       packet: encodeArp({
@@ -174,18 +163,20 @@ function arpProber({ ifindex, mac: ownMac, source }: Origin): Prober {
       }),
       to: linkAddress(ETH_P_ARP, ifindex, mac ?? MAC_BROADCAST),
     })),
+    (mac) => libc.attachFilter(fd, gatewayArp(gateway, mac)),
   );
 }
 
-function ndpProber({ ifindex, mac: ownMac, source }: Origin): Prober {
-  const fd = packetSocket(ETH_P_IPV6, ifindex, ADVERTISEMENTS);
+function ndpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): Prober {
+  const fd = packetSocket(ETH_P_IPV6, ifindex, gatewayAdvertisements(gateway));
   return prober(
     fd,
     (packet) => {
-      const advertisement = decodeAdvertisement(packet);
-      if (!advertisement?.solicited || advertisement.destination !== source) return undefined;
-      const { target, targetMac } = advertisement;
-      return { from: target, ...(targetMac && { mac: targetMac }) };
+      const said = decodeAdvertisement(packet);
+      if (said === undefined) return undefined;
+      const { target, targetMac, destination } = said;
+      const solicited = said.solicited && destination === source;
+      return { from: target, ...(targetMac && { mac: targetMac }), solicited };
     },
     sender(fd, (target, mac) => {
       const destination = mac === undefined ? solicitedNode(target) : target;
@@ -223,7 +214,7 @@ function icmpProber(family: Family, origin: Origin): Prober {
       const echo = decodeEcho(family, packet);
       const ours = echo?.data.length === length && cookie.equals(echo.data.subarray(0, 8));
       if (!ours) return undefined;
-      return { from: addressFromBytes(echo.data.subarray(8)) };
+      return { from: addressFromBytes(echo.data.subarray(8)), solicited: true };
     },
     (target) => {
       sequence = (sequence + 1) & 0xffff;
@@ -233,10 +224,13 @@ function icmpProber(family: Family, origin: Origin): Prober {
   );
 }
 
-/** Opens the socket of a method. Throws `SystemError`, or `TypeError` for a link without Ethernet addresses. */
-export function openProber(method: Method, origin: Origin): Prober {
+/**
+ * Opens the socket of a method; that for neighbours asks for the gateway alone. Throws `SystemError`, or `TypeError`
+ * for a link without Ethernet addresses.
+ */
+export function openProber(method: Method, origin: Origin, gateway: Address): Prober {
   const family = familyOf(origin.source);
   if (method === 'icmp') return icmpProber(family, origin);
   macBytes(origin.mac);
-  return family === 4 ? arpProber(origin) : ndpProber(origin);
+  return family === 4 ? arpProber(origin, gateway) : ndpProber(origin, gateway);
 }

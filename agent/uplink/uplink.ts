@@ -3,6 +3,8 @@
  * and the extra targets answer probes, room in the connection tracking table. health.ts decides; here are the
  * clock, the sockets and what the kernel tells.
  *
+ * Up promises that the gateway answers and that packets to it go where its answers come from (next-hop.ts).
+ *
  * A failure of the watching itself (a socket that cannot be had) is told as a note and counts as nothing.
  */
 
@@ -11,10 +13,10 @@ import { SystemError } from '../../bfd/libc.ts';
 import { addressDump, linkDump, MessageType, parseInterfaceAddress, parseLink } from '../../routing/parse.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../../routing/prefix.ts';
 import type { InterfaceAddress, Link } from '../../routing/state.ts';
-import type { Logger } from '../log.ts';
-import type { NetlinkSocket } from '../netlink.ts';
+import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from '../netlink.ts';
 import { localAddress, obstacle, usableAddresses } from '../plan.ts';
 import type { UplinkPolicy } from '../policy/model.ts';
+import { neighbourNotices } from './filters.ts';
 import {
   answered,
   type ConntrackHealth,
@@ -32,14 +34,24 @@ import {
   type Path,
   sent,
 } from './health.ts';
-import { GET_NEIGHBOURS, type Neighbour, neighbourDump, parseNeighbour } from './neighbours.ts';
-import { type Method, type Origin, openProber, type Prober } from './probe.ts';
+import {
+  DELETE_NEIGHBOUR,
+  GET_NEIGHBOURS,
+  NEIGHBOUR_GROUP,
+  type Neighbour,
+  neighbourDump,
+  parseNeighbour,
+} from './neighbours.ts';
+import { heldEntries, NextHop, type NextHopParts, removeEntries } from './next-hop.ts';
+import { type Answer, type Method, type Origin, openProber, type Prober } from './probe.ts';
 
 /** What is watched. */
 export interface UplinkSetup {
   interface: string;
   /** The external gateways, at most one a family. A family without one is not watched. */
   gateways: readonly Address[];
+  /** The Ethernet addresses that they may answer from; empty: any. */
+  gatewayMacs: readonly string[];
   policy: UplinkPolicy;
 }
 
@@ -53,16 +65,24 @@ export interface UplinkView {
     /** How long it has been in its state, seconds. */
     seconds: number;
   }[];
-  /** `kernel`: what its own neighbour detection, which is too slow to act on, has come to; null: nothing now. */
-  probes: { address: Address; method: Method; state: Path['state']; kernel: 'reachable' | 'failed' | null }[];
+  /**
+   * `mac`: where it answers from, where that is asked for. `kernel`: what its own neighbour detection, which is too
+   * slow to act on, has come to; null: nothing now.
+   */
+  probes: {
+    address: Address;
+    method: Method;
+    state: Path['state'];
+    mac: string | null;
+    kernel: 'reachable' | 'failed' | null;
+  }[];
   notes: string[];
 }
 
-export interface UplinkParts {
+export interface UplinkParts extends NextHopParts {
   /** A socket of its own: its dumps come at any time. */
-  netlink: Pick<NetlinkSocket, 'dump'>;
+  netlink: Pick<NetlinkSocket, 'dump' | 'ask' | 'change'>;
   conntrack(): ConntrackLook | undefined;
-  logger: Logger;
   /** Called when a family's readiness may have changed. */
   onChange(): void;
 }
@@ -73,6 +93,9 @@ const LOOK_PERIOD = 1000;
 /** What is due within this share of its period is done together with what is due now: fewer things wake the process. */
 const TOGETHER = 1 / 8;
 
+/** The share of the interval after which a gateway is asked again whose place somebody has taken. */
+const HURRY = 1 / 8;
+
 /** errno of a send that the network is to blame for: ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH. */
 const UNREACHABLE: ReadonlySet<number> = new Set([100, 101, 112, 113]);
 
@@ -80,9 +103,13 @@ const UNREACHABLE: ReadonlySet<number> = new Set([100, 101, 112, 113]);
 interface Probe {
   method: Method;
   address: Address;
+  /** It is asked to know where packets to it have to go; whether it answers means nothing. */
+  aside: boolean;
   path: Path;
-  /** Where it answered from last. */
-  mac: string | undefined;
+  /** The question that waits for its answer went to all of the link. */
+  askedAll: boolean;
+  /** When the last question was sent. */
+  askedAt: number;
   /** Why it cannot be probed from here. */
   problem: string | undefined;
 }
@@ -90,6 +117,7 @@ interface Probe {
 interface Watched {
   family: Family;
   gateway: Address;
+  hop: NextHop;
   health: FamilyHealth;
   /** The gateway (unless the policy says none) and the targets. */
   probes: Probe[];
@@ -110,6 +138,8 @@ export class Uplink {
   #lookedAt = Number.NEGATIVE_INFINITY;
   #closed = false;
   readonly #told = new Set<string>();
+  /** Hears what becomes of the kernel's neighbour entries of the gateways. */
+  #notices: NetlinkListener | undefined;
   readonly #onSignal = (): void => this.#step();
 
   constructor(parts: UplinkParts) {
@@ -131,10 +161,13 @@ export class Uplink {
       const known = before.find((watched) => watched.family === family);
       const wanted = wantedProbes(gateway, setup.policy);
       const probes = wanted.map(
-        ({ method, address }) =>
-          known?.probes.find((probe) => probe.method === method && probe.address === address) ??
-          newProbe(method, address, now),
+        ({ method, address, aside }) =>
+          known?.probes.find(
+            (probe) => probe.method === method && probe.address === address && probe.aside === aside,
+          ) ?? newProbe({ method, address, aside }, now),
       );
+      const { gatewayMacs } = setup;
+      const same = known?.gateway === gateway && known.hop.pins.join() === gatewayMacs.join();
       const kept = known ?? {
         family,
         health: createFamily(now),
@@ -142,12 +175,16 @@ export class Uplink {
         origin: undefined,
         linkProblem: undefined,
       };
-      return [{ ...kept, gateway, probes }];
+      if (!same) closeAll(kept.sockets);
+      const hop = same ? known.hop : new NextHop(gateway, gatewayMacs, this.#parts);
+      return [{ ...kept, gateway, hop, probes }];
     });
     for (const { family, sockets } of before) {
       if (!this.#watched.some((watched) => watched.family === family)) closeAll(sockets);
     }
+    this.#listen();
     this.look();
+    this.#releaseOthers();
   }
 
   /** Something about links or addresses has changed, or may have. */
@@ -175,14 +212,28 @@ export class Uplink {
         reason: downReason(health, now) ?? null,
         seconds: Math.floor((now - health.since) / 1000),
       })),
-      probes: this.#watched.flatMap(({ probes, origin }) => {
+      probes: this.#watched.flatMap(({ probes, origin, hop }) => {
         const neighbours = this.#neighbours(origin);
-        return probes.map(({ address, method, path: { state } }) => {
-          const kernel = neighbours.get(address) ?? 'other';
-          return { address, method, state, kernel: kernel === 'other' ? null : kernel };
+        const shown = probes.filter(({ aside, path }) => !aside || path.state === 'answers');
+        return shown.map(({ address, method, path: { state } }) => {
+          const found = neighbours.get(address);
+          const mac = (method === 'neighbour' && state === 'answers' && hop.mac) || null;
+          return {
+            address,
+            method,
+            state,
+            mac,
+            kernel: found === 'failed' || found === 'reachable' ? found : null,
+          };
         });
       }),
-      notes: [...new Set([...this.#probeNotes(), ...this.#conntrackNotes()])],
+      notes: [
+        ...new Set([
+          ...this.#probeNotes(),
+          ...this.#conntrackNotes(),
+          ...this.#watched.flatMap(({ hop }) => hop.notes(now)),
+        ]),
+      ],
     };
   }
 
@@ -190,7 +241,11 @@ export class Uplink {
     this.#closed = true;
     clearTimeout(this.#timer);
     process.off('SIGURG', this.#onSignal);
-    for (const { sockets } of this.#watched) closeAll(sockets);
+    this.#notices?.close();
+    for (const { sockets, hop } of this.#watched) {
+      closeAll(sockets);
+      hop.release();
+    }
     this.#watched = [];
   }
 
@@ -253,6 +308,7 @@ export class Uplink {
         closeAll(watched.sockets);
         watched.origin = origin;
       }
+      if (watched.hop.look(link.index, now)) hurry(watched, this.#setup!.policy, now);
     }
   }
 
@@ -267,29 +323,93 @@ export class Uplink {
     }
   }
 
+  /** Hears from now on what becomes of the kernel's neighbour entries of the gateways. */
+  #listen(): void {
+    this.#notices?.close();
+    this.#notices = undefined;
+    if (this.#watched.length === 0) return;
+    const handlers = {
+      onMessage: (message: NetlinkMessage) => this.#takeNotice(message),
+      // They are read every second anyway.
+      onOverrun: () => {},
+    };
+    const only = neighbourNotices(this.#watched.map(({ gateway }) => gateway));
+    try {
+      this.#notices = new NetlinkListener(Protocol.ROUTE, [NEIGHBOUR_GROUP], handlers, { only });
+    } catch (error) {
+      this.#note(`changes of neighbour entries are seen a second late: ${(error as Error).message}`);
+    }
+  }
+
+  #takeNotice({ type, data }: NetlinkMessage): void {
+    const entry = parseNeighbour(data);
+    const watched = this.#watched.find(
+      ({ gateway, origin }) => gateway === entry?.address && origin?.ifindex === entry.ifindex,
+    );
+    if (watched === undefined) return;
+    if (!watched.hop.notice(type === DELETE_NEIGHBOUR ? undefined : entry)) return;
+    hurry(watched, this.#setup!.policy, performance.now());
+    this.#step();
+  }
+
+  /** Removes the entries that were held for gateways which are none any more. */
+  #releaseOthers(): void {
+    const { netlink } = this.#parts;
+    try {
+      const isWatched = ({ address, ifindex }: Neighbour): boolean =>
+        this.#watched.some(({ gateway, origin }) => gateway === address && origin?.ifindex === ifindex);
+      removeEntries(
+        netlink,
+        heldEntries(netlink).filter((entry) => !isWatched(entry)),
+      );
+    } catch (error) {
+      this.#note(`neighbour entries that were held cannot be released: ${(error as Error).message}`);
+    }
+  }
+
   #read(watched: Watched, now: number): void {
     const { policy } = this.#setup!;
     for (const [method, socket] of watched.sockets) {
-      for (const { from, mac } of socket.read()) {
-        const probe = watched.probes.find((known) => known.method === method && known.address === from);
+      for (const answer of socket.read()) {
+        const probe = watched.probes.find(
+          (known) => known.method === method && known.address === answer.from,
+        );
         if (probe === undefined) continue;
-        probe.mac = mac ?? probe.mac;
-        answered(probe.path, policy, now);
+        if (method === 'icmp' || this.#hear(watched, probe, answer, now)) answered(probe.path, policy, now);
       }
     }
+  }
+
+  /** Takes what was heard of a gateway. Returns whether it answers. */
+  #hear({ hop, sockets }: Watched, { path, askedAll }: Probe, answer: Answer, now: number): boolean {
+    const before = hop.mac;
+    const open = path.waitingSince === undefined ? undefined : askedAll ? 'all' : 'one';
+    const answers = hop.heard(answer, open, path.state === 'silent', now);
+    if (answers && (path.state !== 'answers' || hop.mac !== before))
+      sockets.get('neighbour')?.trust(hop.mac!);
+    return answers;
   }
 
   /** A probe is due: the last one is lost if it still waits, and the next one is sent. */
   #probe(watched: Watched, probe: Probe, now: number): void {
     const { policy } = this.#setup!;
     const { path } = probe;
-    due(path, policy);
+    const { hop } = watched;
+    const isHop = probe.method === 'neighbour';
+    const failures = path.state === 'unknown' ? 1 : policy.failures;
+    const replaced = isHop && path.waitingSince !== undefined && hop.lost(path.unanswered + 1, failures, now);
+    if (replaced) answered(path, policy, now);
+    else due(path, policy);
     try {
-      const socket = watched.sockets.get(probe.method) ?? openProber(probe.method, watched.origin!);
+      const socket =
+        watched.sockets.get(probe.method) ?? openProber(probe.method, watched.origin!, watched.gateway);
       watched.sockets.set(probe.method, socket);
+      if (replaced) socket.trust(hop.mac!);
       // One that answers is asked alone, as long as there are probes left to ask everybody.
       const alone = path.state === 'answers' && path.unanswered === 0 && policy.failures > 1;
-      const result = socket.send(probe.address, alone ? probe.mac : undefined);
+      probe.askedAll = !alone || hop.mac === undefined || (isHop && hop.asksAll(now));
+      probe.askedAt = now;
+      const result = socket.send(probe.address, probe.askedAll ? undefined : hop.mac);
       if (result < 0 && !UNREACHABLE.has(-result)) throw new SystemError('send', -result);
       probe.problem = undefined;
       sent(path, policy, now);
@@ -301,21 +421,26 @@ export class Uplink {
   }
 
   /** What stands in a family's way. */
-  #find({ family, gateway, probes, linkProblem }: Watched): Finding {
+  #find({ family, gateway, hop, probes, linkProblem }: Watched): Finding {
     if (linkProblem !== undefined) return { obstacle: linkProblem };
+    if (hop.diversion !== undefined) return { obstacle: hop.diversion };
     if (this.#conntrack?.level === 'full') {
       return {
         obstacle: `the connection tracking table is ${this.#conntrack.percent} % full and new connections fail`,
       };
     }
-    const [first, ...others] = probes;
+    const counted = probes.filter(({ aside }) => !aside);
+    const [first, ...others] = counted;
     const gatewayProbe = first?.address === gateway ? first : undefined;
     if (gatewayProbe?.path.state === 'silent') {
       const question =
         gatewayProbe.method === 'icmp' ? 'ICMP echo' : family === 4 ? 'ARP' : 'Neighbor Discovery';
-      return { obstacle: `the external gateway ${gateway} does not answer ${question}` };
+      const { pins, claimants } = hop;
+      const from = pins.length === 0 || gatewayProbe.method === 'icmp' ? '' : ` from ${pins.join(' or ')}`;
+      const but = claimants.length === 0 ? '' : `, but ${claimants.join(', ')} claims to be it`;
+      return { obstacle: `the external gateway ${gateway} does not answer ${question}${from}${but}` };
     }
-    const targets = gatewayProbe === undefined ? probes : others;
+    const targets = gatewayProbe === undefined ? counted : others;
     if (targets.length > 0 && targets.every(({ path }) => path.state === 'silent')) {
       const names = targets.map(({ address }) => address).join(', ');
       return { obstacle: `no target answers ICMP echo (${names})` };
@@ -382,11 +507,11 @@ export class Uplink {
   }
 }
 
-const newProbe = (method: Method, address: Address, now: number): Probe => ({
-  method,
-  address,
+const newProbe = (which: Pick<Probe, 'method' | 'address' | 'aside'>, now: number): Probe => ({
+  ...which,
   path: createPath(now),
-  mac: undefined,
+  askedAll: false,
+  askedAt: Number.NEGATIVE_INFINITY,
   problem: undefined,
 });
 
@@ -394,23 +519,37 @@ const newProbe = (method: Method, address: Address, now: number): Probe => ({
 const isDue = ({ nextAt, waitingSince }: Path, { interval }: UplinkPolicy, now: number): boolean =>
   nextAt <= (waitingSince === undefined ? now + interval * TOGETHER : now);
 
-/** The gateway first, unless it is not to be probed, then the targets of its family. */
+/** Makes the gateway be asked soon, unless an answer is waited for. */
+function hurry({ gateway, probes }: Watched, { interval }: UplinkPolicy, now: number): void {
+  for (const { method, address, path, askedAt } of probes) {
+    if (method !== 'neighbour' || address !== gateway || path.waitingSince !== undefined) continue;
+    path.nextAt = Math.min(path.nextAt, Math.max(now, askedAt + interval * HURRY));
+  }
+}
+
+/**
+ * The gateway first, unless it is not to be probed, then the targets of its family. A gateway that is probed with ICMP
+ * is asked for its Ethernet address aside.
+ */
 function wantedProbes(
   gateway: Address,
   { probe, targets }: UplinkPolicy,
-): Pick<Probe, 'method' | 'address'>[] {
+): Pick<Probe, 'method' | 'address' | 'aside'>[] {
+  const neighbour = { method: 'neighbour', address: gateway, aside: probe === 'icmp' } as const;
   const icmp = targets.filter((target) => familyOf(target) === familyOf(gateway) && target !== gateway);
+  if (probe === 'icmp') icmp.unshift(gateway);
   return [
-    ...(probe === 'none'
-      ? []
-      : [{ method: probe === 'icmp' ? 'icmp' : 'neighbour', address: gateway } as const]),
-    ...[...new Set(icmp)].map((address) => ({ method: 'icmp', address }) as const),
+    ...(probe === 'arp' ? [neighbour] : []),
+    ...[...new Set(icmp)].map((address) => ({ method: 'icmp', address, aside: false }) as const),
+    ...(probe === 'icmp' ? [neighbour] : []),
   ];
 }
 
 /** Forgets what probes have found. */
 function reset(watched: Watched, now: number): void {
-  watched.probes = watched.probes.map(({ method, address }) => newProbe(method, address, now));
+  watched.probes = watched.probes.map(({ method, address, aside }) =>
+    newProbe({ method, address, aside }, now),
+  );
 }
 
 function closeAll(sockets: Map<Method, Prober>): void {

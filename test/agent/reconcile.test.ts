@@ -3,7 +3,8 @@ import t from 'tap';
 import type { Policy } from '../../agent/policy/model.ts';
 import { type Kernels, Reconciler } from '../../agent/reconcile.ts';
 import type { NatStep } from '../../nat/diff.ts';
-import { address, type Prefix, prefix } from '../../routing/prefix.ts';
+import { RoutingError } from '../../routing/kernel.ts';
+import { type Address, address, type Prefix, prefix } from '../../routing/prefix.ts';
 import type { Route, Rule } from '../../routing/state.ts';
 import { carryOut, Model } from '../nat/model.ts';
 
@@ -20,14 +21,20 @@ const policy = (...blocks: string[]): Policy => ({
   warnings: [],
 });
 
+const [FREE, REFUSED, LATE] = ['172.17.0.50', '172.17.0.51', '172.17.0.52'].map(address) as [
+  Address,
+  Address,
+  Address,
+];
+
 /** A pod without any rules, and how often its translation and its routing were read. */
-function pod() {
+function pod(claims: Partial<Kernels['claims']> = {}) {
   const model = new Model();
   const on = (ifindex: number, text: string) => ({
     ...{ family: 4 as const, ifindex, address: address(text), prefixLength: 16, scope: 0, flags: 0 },
   });
   const link = (index: number, name: string) => ({
-    ...{ index, name, up: true, carrier: true, mtu: 1500, mac: '' },
+    ...{ index, name, up: true, carrier: true, mtu: 1500, mac: `02:00:00:00:00:0${index}` },
   });
   const seen = {
     links: [link(2, 'eth0'), link(3, 'net1')],
@@ -36,6 +43,7 @@ function pod() {
   const counts = { reads: 0, routing: 0 };
   const routes: Route[] = [];
   const rules: Rule[] = [];
+  const added: Address[] = [];
   const kernels: Kernels = {
     routing: {
       observe: async () => {
@@ -45,10 +53,13 @@ function pod() {
       apply: async (steps) => {
         for (const step of steps) {
           if (step.kind === 'addRoute') routes.push(step.route);
+          else if (step.kind === 'addAddress') added.push(step.address.address);
           else if (step.kind === 'addRule') rules.push(step.rule);
           else throw new Error(`${step.kind} is not modelled`);
         }
-        return [];
+        return steps
+          .filter((step) => step.kind === 'addAddress' && step.address.address === REFUSED)
+          .map((step) => new RoutingError(step, 'ENOBUFS', 'no buffer space'));
       },
     },
     nat: {
@@ -64,12 +75,14 @@ function pod() {
       ...{ fingerprint: () => '', apply: async () => {}, lookForCleanup: async () => [] },
     },
     claims: {
-      ...{ ask: () => new Set(), notes: () => [], settled: async () => {} },
-      ...{ announce: () => {}, withdraw: () => {} },
+      ...{ ask: () => new Set(), notes: () => [], settled: async () => {}, taken: () => [] },
+      ...{ hold: () => {}, isFree: () => true, refused: () => {}, took: () => {}, withdraw: () => {} },
+      ...claims,
     },
+    neighbours: { held: () => [], remove: () => {} },
     facts: async () => ({ ...seen, networks: [], names: [], missing: [], notes: [] }),
   };
-  return { model, routes, counts, reconciler: new Reconciler(kernels, {}) };
+  return { model, routes, added, counts, reconciler: new Reconciler(kernels, {}) };
 }
 
 const ALL = { routing: true, nat: true };
@@ -130,3 +143,47 @@ t.test('a rule that moves is read again, for its counters', async (t) => {
   t.same(blocks(model), [second, first]);
   for (const { text, packets } of model.rules(4, 'nat', 'POSTROUTING')) t.equal(packets, 5, text);
 });
+
+t.test('neighbours are told of addresses that the kernel has, and of no others', async (t) => {
+  const told: string[] = [];
+  const { added, reconciler } = pod({
+    ask: (wanted) => new Set(wanted.keys()),
+    // Somebody has said that it has this one, after the look.
+    isFree: (one) => one !== LATE,
+    took: (one) => void told.push(`took ${one}`),
+    refused: (one) => void told.push(`refused ${one}`),
+  });
+  const eips = [FREE, REFUSED, LATE].map((externalIP) => ({ externalIP, internalIP: address('10.16.0.9') }));
+  const failures = await reconciler.apply(await reconciler.look({ ...policy('10.18.0.0/16'), eips }));
+  t.same(added, [FREE, REFUSED], 'the kernel was asked for those');
+  t.same(told, [`took ${FREE}`, `refused ${REFUSED}`]);
+  t.match(failures, [{ object: 'address', name: REFUSED }]);
+});
+
+t.test('an address that another one has is a failed object, and no reason to fail', async (t) => {
+  const { added, reconciler } = pod({
+    ask: () => new Set(),
+    taken: () => [{ address: FREE, holder: '02:00:00:00:00:99' }],
+  });
+  const eips = [{ externalIP: FREE, internalIP: address('10.16.0.9') }];
+  const look = await reconciler.look({ ...policy('10.18.0.0/16'), eips });
+  t.match(look.failures, [{ object: 'address', family: 4, name: FREE, reason: 'in_use' }]);
+  t.match(look.failures[0]?.message, '172.17.0.50 is not taken: 02:00:00:00:00:99 has it');
+  t.same(await reconciler.apply(look), []);
+  t.same(added, []);
+});
+
+t.test(
+  'what the gateway has on its two links is told with its place, but for what it withdraws',
+  async (t) => {
+    const { reconciler } = pod();
+    const { held } = await reconciler.look(policy('10.18.0.0/16'));
+    t.same(
+      [...held],
+      [
+        ['10.16.0.12', { ifindex: 2, mac: '02:00:00:00:00:02', carrierChanges: 0 }],
+        ['172.17.0.11', { ifindex: 3, mac: '02:00:00:00:00:03', carrierChanges: 0 }],
+      ],
+    );
+  },
+);

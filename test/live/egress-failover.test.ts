@@ -1,4 +1,4 @@
-/** Virtual addresses, an egress address and an EIP, move from one gateway to another. */
+/** Virtual addresses, an egress address and an EIP, move from one gateway to another, or are wanted by both. */
 import t from 'tap';
 import { FAMILIES } from '../../routing/prefix.ts';
 import { Agent, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
@@ -44,28 +44,34 @@ const INTERNAL = [
   ['10.30.0.1', 'fd00:10:30::1'],
 ];
 const INTERNAL_ADDRESSES = [ADDRESS.gatewayInternal, { 4: '10.30.0.12', 6: 'fd00:10:30::12' }] as const;
-/** Says to both gateways who owns the addresses, and leads the client there. */
-function giveTo(owner: 0 | 1): void {
+/** Says to both gateways who owns the addresses; without an owner both want them. */
+function setOwner(owner: string | undefined): void {
+  const whose = owner === undefined ? {} : { owner };
   for (const [i, policy] of policies.entries()) {
-    const egressIP = { address: Object.values(VIRTUAL), owner: NAMES[owner] };
+    const egressIP = { address: Object.values(VIRTUAL), ...whose };
     policy.write({
       'gateway.yaml': gatewayPolicy({
         internal: { gateways: INTERNAL[i] },
         policies: [{ ...WEB, egressIP } as typeof WEB],
         eips: FAMILIES.map((family) => ({
-          ...{ externalIP: EIP[family], internalIP: ADDRESS.client2[family], owner: NAMES[owner] },
+          ...{ externalIP: EIP[family], internalIP: ADDRESS.client2[family], ...whose },
         })),
       }),
     });
   }
+}
+/** Gives the addresses to one of them, and leads the client there. */
+function giveTo(owner: 0 | 1): void {
+  setOwner(NAMES[owner]);
   router.ip(`route replace default via ${['10.16.0.12', '10.30.0.12'][owner]} table 100`, 4);
   router.ip(`route replace default via ${['fd00:10:16::12', 'fd00:10:30::12'][owner]} table 100`, 6);
 }
 giveTo(0);
-for (const [i, ns] of gateways.entries()) {
+const agents = gateways.map((ns, i) => {
   const env = { POD_NAME: NAMES[i] };
-  await new Agent(ns, { policyDir: policies[i]!.dir, stateDir: scope.directory(`state-${i}`), env }).synced();
-}
+  return new Agent(ns, { policyDir: policies[i]!.dir, stateDir: scope.directory(`state-${i}`), env });
+});
+for (const agent of agents) await agent.synced();
 for (const ns of [server, client2]) await startMirror(ns, MIRROR);
 
 const macOf = (ns: Namespace): string => / link\/ether (\S+)/.exec(ns.sh('ip link show net1'))![1]!;
@@ -103,4 +109,66 @@ t.test('the server follows the announcement, and the source stays the same', asy
       }
     }
   }
+});
+
+/** What each gateway has of the addresses that move. */
+const held = (): string[][] => gateways.map((ns) => MOVING.filter((address) => holds(ns, address)));
+
+t.test(
+  'of two gateways that want an address at once exactly one takes it, and the other says who has it',
+  async (t) => {
+    for (let round = 0; round < 5; round++) {
+      setOwner('');
+      await until(() => held().flat().length === 0, { what: 'nobody has them' });
+      setOwner(undefined);
+      const statuses = await Promise.all(
+        agents.map((agent) =>
+          agent.statusUntil('each is taken or somebody else’s', ({ kernel, policy }) => {
+            const failed = kernel.failed.map(({ name }) => name);
+            const mine = held()[agents.indexOf(agent)]!;
+            return (
+              policy.valid && MOVING.every((address) => mine.includes(address) !== failed.includes(address))
+            );
+          }),
+        ),
+      );
+      t.same(held().flat().sort(), [...MOVING].sort(), 'each address is held once');
+      for (const [i, { kernel, ready }] of statuses.entries()) {
+        const other = macOf(gateways[1 - i]!);
+        t.equal(ready, kernel.failed.length === 0);
+        for (const { object, reason, message } of kernel.failed) {
+          t.match({ object, reason }, { object: 'address', reason: 'in_use' });
+          t.match(message, `is not taken: ${other} has it`);
+        }
+        if (kernel.failed.length === 0) continue;
+        t.match(agents[i]!.http('/readyz'), { status: 503, body: `${other} has it` });
+        t.equal(
+          agents[i]!.metric('veg_agent_objects_failed{object="address",reason="in_use"}'),
+          kernel.failed.length,
+        );
+      }
+    }
+  },
+);
+
+t.test('an address whose old holder is dead and still answers is taken when that has gone', async (t) => {
+  giveTo(0);
+  await until(() => held()[0]!.length === MOVING.length, { what: 'the first has them' });
+  await agents[0]!.stop('SIGKILL');
+  giveTo(1);
+  const began = performance.now();
+  await agents[1]!.statusUntil('the owner says who has them', ({ reasons }) =>
+    MOVING.every((address) =>
+      reasons.some((r) => r.includes(`${address} is not taken: ${macOf(gateway)} has it`)),
+    ),
+  );
+  t.comment(`said after ${Math.round(performance.now() - began)} ms`);
+  t.same(held()[1], [], 'it takes nothing that another one answers for');
+  const gone = performance.now();
+  gateway.ip('link set net1 down');
+  await until(() => MOVING.every((address) => neighbour(address) === macOf(second)), {
+    what: 'the owner takes them',
+  });
+  t.comment(`taken ${Math.round(performance.now() - gone)} ms after the old pod went`);
+  await agents[1]!.statusUntil('ready', ({ ready }) => ready);
 });

@@ -33,6 +33,18 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       x: '"x" is not a CIDR',
     },
   },
+  mac: {
+    good: ['02:42:ac:11:00:01', 'AA:BB:CC:DD:EE:FF', '00:00:5e:00:01:0a'],
+    bad: {
+      '01:00:5e:00:00:01': '"01:00:5e:00:00:01" is not the Ethernet address of an interface',
+      'ff:ff:ff:ff:ff:ff': '"ff:ff:ff:ff:ff:ff" is not the Ethernet address of an interface',
+      '00:00:00:00:00:00': '"00:00:00:00:00:00" is not the Ethernet address of an interface',
+      '02:42:ac:11:00': '"02:42:ac:11:00" is not an Ethernet address: write it like 02:42:ac:11:00:01',
+      '02-42-ac-11-00-01': '"02-42-ac-11-00-01" is not an Ethernet address: write it like 02:42:ac:11:00:01',
+      '172.17.0.1': '"172.17.0.1" is not an Ethernet address: write it like 02:42:ac:11:00:01',
+      '': '"" is not an Ethernet address: write it like 02:42:ac:11:00:01',
+    },
+  },
   'host-address': {
     good: ['10.16.0.1', 'fd00::1', 'fe80::1', '169.254.255.254'],
     bad: {

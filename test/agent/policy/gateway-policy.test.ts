@@ -68,6 +68,7 @@ t.test('every field that there will be', async (t) => {
   const { policy, errors } = translated(text);
   t.same(errors, []);
   t.match(policy, {
+    external: { gatewayMacs: ['02:42:ac:11:00:01'] },
     rules: [
       {
         name: 'web',

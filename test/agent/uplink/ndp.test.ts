@@ -3,7 +3,9 @@ import { checksum } from '../../../agent/uplink/icmp.ts';
 import { multicastMac } from '../../../agent/uplink/mac.ts';
 import {
   decodeAdvertisement,
+  decodeSolicitation,
   encodeAdvertisement,
+  encodeDuplicateQuestion,
   encodeSolicitation,
   solicitedNode,
 } from '../../../agent/uplink/ndp.ts';
@@ -90,4 +92,45 @@ t.test('each rule of RFC 4861 7.1.2 discards', async (t) => {
 
 t.test('an unsolicited one is told from an answer', async (t) => {
   t.match(decodeAdvertisement(advertisement({ at: 44, value: 0x20 })), { solicited: false });
+});
+
+t.test(
+  'the question whether an address is free comes from nowhere, and says nothing of who asks',
+  async (t) => {
+    const packet = encodeDuplicateQuestion(GATEWAY);
+    t.equal(packet.length, 64, 'without an option (RFC 4861 4.3)');
+    t.strictSame(decodeSolicitation(packet), { source: address('::'), target: GATEWAY });
+    t.match(packet.toString('hex'), `${'0'.repeat(32)}ff0200000000000000000001ff000001`);
+  },
+);
+
+t.test('a solicitation is read, and each rule of RFC 4861 7.1.1 discards', async (t) => {
+  const solicitation = (source = SOURCE, destination = GATEWAY) =>
+    encodeSolicitation({ source, sourceMac: '02:42:ac:11:00:0b', destination, target: GATEWAY });
+  t.strictSame(decodeSolicitation(solicitation()), { source: SOURCE, target: GATEWAY });
+  const unspecified = address('::');
+  t.equal(
+    decodeSolicitation(solicitation(unspecified, solicitedNode(GATEWAY))),
+    undefined,
+    'from nowhere, with an option',
+  );
+  t.equal(decodeSolicitation(solicitation(unspecified)), undefined, 'from nowhere, to the target');
+  for (const [what, at, value] of [
+    ['another next header', 6, 17],
+    ['a hop limit that a router may have made', 7, 254],
+    ['another type', 40, 136],
+    ['a code', 41, 1],
+    ['a wrong checksum', 50, 0x77],
+    ['an option of length 0', 65, 0],
+  ] as const) {
+    const packet = solicitation();
+    packet[at] = value;
+    if (at === 65) {
+      packet.writeUInt16BE(0, 42);
+      const pseudo = Buffer.concat([packet.subarray(8, 40), Buffer.from([0, 0, 0, 32, 0, 0, 0, 58])]);
+      packet.writeUInt16BE(checksum(pseudo, packet.subarray(40)), 42);
+    }
+    t.equal(decodeSolicitation(packet), undefined, what);
+  }
+  t.equal(decodeSolicitation(solicitation().subarray(0, 63)), undefined, 'too short');
 });

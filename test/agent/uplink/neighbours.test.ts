@@ -1,8 +1,31 @@
 import t from 'tap';
-import { neighbourDump, parseNeighbour } from '../../../agent/uplink/neighbours.ts';
+import {
+  neighbourDump,
+  neighbourEntry,
+  neighbourOf,
+  parseNeighbour,
+} from '../../../agent/uplink/neighbours.ts';
+import { address } from '../../../routing/prefix.ts';
 
 t.test('a dump asks for one interface', async (t) => {
   t.equal(Buffer.from(neighbourDump(7)).toString('hex'), `${'00'.repeat(12)}0800080007000000`);
+});
+
+t.test('an entry is written as the agent’s, and read as such', async (t) => {
+  for (const text of ['172.17.0.1', 'fd00:172:17::1']) {
+    const gateway = address(text);
+    for (const permanent of [true, false]) {
+      const written = Buffer.from(neighbourEntry(gateway, 7, { mac: '02:42:ac:11:00:01', permanent }));
+      t.strictSame(parseNeighbour(written), {
+        ...{ ifindex: 7, address: text, state: permanent ? 'permanent' : 'reachable' },
+        ...{ mac: '02:42:ac:11:00:01', owned: true },
+      });
+      t.equal(written[10], text.includes(':') ? 0x80 : 0, 'a router');
+    }
+    t.strictSame(parseNeighbour(Buffer.from(neighbourOf(gateway, 7))), {
+      ...{ ifindex: 7, address: text, state: 'other', owned: false },
+    });
+  }
 });
 
 /** An RTM_NEWNEIGH as the kernel sends it: ndmsg, NDA_DST, NDA_LLADDR, NDA_CACHEINFO. */
@@ -17,8 +40,7 @@ const V6 = '14000100fd000172001700000000000000000001';
 
 t.test('an entry says what the kernel found', async (t) => {
   t.strictSame(parseNeighbour(entry('02', '02', V4, '0c000000')), {
-    address: '172.17.0.1',
-    state: 'reachable',
+    ...{ ifindex: 7, address: '172.17.0.1', state: 'reachable', mac: '02:42:ac:11:00:01', owned: false },
   });
   t.match(parseNeighbour(entry('0a', '20', V6, '00000000')), { address: 'fd00:172:17::1', state: 'failed' });
   t.match(parseNeighbour(entry('02', '04', V4, '00000000')), { state: 'other' }, 'stale');

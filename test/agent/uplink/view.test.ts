@@ -13,9 +13,15 @@ const UPLINK: UplinkView = {
     { family: 6, gateway: address('fd00:172:17::1'), state: 'up', reason: null, seconds: 99 },
   ],
   probes: [
-    { address: address('172.17.0.1'), method: 'neighbour', state: 'silent', kernel: 'failed' },
-    { address: address('fd00:172:17::1'), method: 'neighbour', state: 'answers', kernel: null },
-    { address: address('192.0.2.1'), method: 'icmp', state: 'blind', kernel: null },
+    { address: address('172.17.0.1'), method: 'neighbour', state: 'silent', mac: null, kernel: 'failed' },
+    {
+      address: address('fd00:172:17::1'),
+      method: 'neighbour',
+      state: 'answers',
+      mac: '02:42:ac:11:00:01',
+      kernel: null,
+    },
+    { address: address('192.0.2.1'), method: 'icmp', state: 'blind', mac: null, kernel: null },
   ],
   notes: ['192.0.2.1 cannot be probed'],
 };

@@ -1,0 +1,107 @@
+// Which packets of a link wake the agent.
+import t from 'tap';
+import { ARP_REPLY, ARP_REQUEST, encodeArp } from '../../../agent/uplink/arp.ts';
+import {
+  claimsFilter,
+  gatewayAdvertisements,
+  gatewayArp,
+  neighbourNotices,
+} from '../../../agent/uplink/filters.ts';
+import {
+  encodeAdvertisement,
+  encodeDuplicateQuestion,
+  encodeSolicitation,
+  solicitedNode,
+} from '../../../agent/uplink/ndp.ts';
+import { neighbourEntry } from '../../../agent/uplink/neighbours.ts';
+import type { Bpf } from '../../../bfd/libc.ts';
+import { type Address, address } from '../../../routing/prefix.ts';
+
+/** What the kernel does with the instructions that the filters use: the octets that it lets through. */
+function accepts(program: Bpf, packet: Buffer): boolean {
+  let a = 0;
+  for (let pc = 0; ; pc++) {
+    const [code, jt, jf, k] = program[pc]!;
+    const width = { 32: 4, 40: 2, 48: 1 }[code];
+    if (width !== undefined) {
+      if (k + width > packet.length) return false;
+      a = packet.readUIntBE(k, width);
+    } else if (code === 0x15) pc += a === k >>> 0 ? jt : jf;
+    else return k > 0;
+  }
+}
+
+const GATEWAY = { 4: address('172.17.0.1'), 6: address('fd00:172:17::1') };
+const OWN = { 4: address('172.17.0.11'), 6: address('fd00:172:17::11') };
+const ROUTER = '02:00:00:00:00:01';
+const OTHER = '02:00:00:00:00:02';
+
+const arp = (operation: number, senderMac: string, senderAddress: string, targetAddress: string = OWN[4]) =>
+  encodeArp({
+    ...{ operation, senderMac, senderAddress: address(senderAddress) },
+    ...{ targetMac: '00:00:00:00:00:00', targetAddress: address(targetAddress) },
+  });
+
+t.test('of a gateway that is known its requests are left out, and nothing else', async (t) => {
+  const cases: [boolean, boolean, Buffer][] = [
+    [true, true, arp(ARP_REPLY, ROUTER, GATEWAY[4])],
+    [true, true, arp(ARP_REPLY, OTHER, GATEWAY[4])],
+    [true, false, arp(ARP_REQUEST, ROUTER, GATEWAY[4])],
+    [true, true, arp(ARP_REQUEST, OTHER, GATEWAY[4])],
+    [true, true, arp(ARP_REQUEST, '06:00:00:00:00:01', GATEWAY[4])],
+    [false, false, arp(ARP_REPLY, ROUTER, '172.17.0.2')],
+  ];
+  for (const [unknown, known, packet] of cases) {
+    t.equal(accepts(gatewayArp(GATEWAY[4], undefined), packet), unknown);
+    t.equal(accepts(gatewayArp(GATEWAY[4], ROUTER), packet), known);
+  }
+  t.ok(accepts(gatewayAdvertisements(GATEWAY[6]), encodeAdvertisement(GATEWAY[6], OTHER)));
+  t.notOk(accepts(gatewayAdvertisements(GATEWAY[6]), encodeAdvertisement(OWN[6], OTHER)));
+});
+
+/** A question for an address by somebody who has one. */
+const solicitation = (source: Address, target: Address) =>
+  encodeSolicitation({ source, sourceMac: OTHER, destination: solicitedNode(target), target });
+
+t.test(
+  'claims of an address and questions whether it is free are heard, those of others are not',
+  async (t) => {
+    for (const others of [0, 20, 1500]) {
+      const more = Array.from({ length: others }, (_, i) => address(`10.9.${i >> 8}.${i & 255}`));
+      const filter = claimsFilter(4, [...more, OWN[4]]);
+      t.ok(filter.length <= 4096, 'the kernel takes it');
+      t.ok(accepts(filter, arp(ARP_REQUEST, OTHER, OWN[4], OWN[4])), 'an announcement');
+      t.ok(accepts(filter, arp(ARP_REPLY, OTHER, OWN[4])), 'a reply');
+      t.ok(accepts(filter, arp(ARP_REQUEST, OTHER, '0.0.0.0', OWN[4])), 'a probe');
+      if (others > 1000) continue;
+      t.notOk(accepts(filter, arp(ARP_REQUEST, OTHER, '172.17.0.2', OWN[4])), 'a question for it');
+      t.notOk(accepts(filter, arp(ARP_REQUEST, OTHER, '0.0.0.0', '172.17.0.2')), 'a probe for another');
+      t.notOk(accepts(filter, arp(ARP_REQUEST, OTHER, '172.17.0.2', '172.17.0.2')), 'of another');
+    }
+    for (const others of [0, 20, 1500]) {
+      const more = Array.from({ length: others }, (_, i) => address(`fd00::${(i + 256).toString(16)}`));
+      const filter = claimsFilter(6, [...more, OWN[6]]);
+      t.ok(filter.length <= 4096);
+      t.ok(accepts(filter, encodeAdvertisement(OWN[6], OTHER)), 'an advertisement');
+      t.ok(accepts(filter, encodeDuplicateQuestion(OWN[6])), 'duplicate address detection');
+      t.ok(accepts(filter, solicitation(OWN[6], GATEWAY[6])), 'a question from it');
+      if (others > 900) continue;
+      t.notOk(accepts(filter, solicitation(GATEWAY[6], OWN[6])), 'a question for it');
+      t.notOk(accepts(filter, encodeAdvertisement(GATEWAY[6], OTHER)), 'of another');
+      t.notOk(accepts(filter, encodeDuplicateQuestion(GATEWAY[6])), 'for another');
+    }
+  },
+);
+
+t.test(
+  'notices about the entries of the gateways are heard, those about other neighbours are not',
+  async (t) => {
+    const notice = (of: Address) =>
+      Buffer.concat([Buffer.alloc(16), neighbourEntry(of, 7, { mac: ROUTER, permanent: false })]);
+    const filter = neighbourNotices([GATEWAY[4], GATEWAY[6]]);
+    t.ok(accepts(filter, notice(GATEWAY[4])));
+    t.ok(accepts(filter, notice(GATEWAY[6])));
+    t.notOk(accepts(filter, notice(OWN[4])));
+    t.notOk(accepts(filter, notice(OWN[6])));
+  },
+);
