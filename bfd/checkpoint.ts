@@ -5,63 +5,33 @@
  * sequence numbers.
  *
  * A process that starts before a session's peer has missed it goes on as if nothing had happened. A file from
- * another boot or network namespace, too old or damaged, gives no sessions; what can be read of it still gives
- * the discriminators.
+ * another boot or network namespace, or too old, gives no sessions, but still the discriminators. One that is damaged
+ * or no file of ours is left aside with a warning, and the next change takes its place.
  */
-import { closeSync, mkdirSync, openSync, readFileSync, readlinkSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, mkdirSync, readFileSync, readlinkSync, writeSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { dirname } from 'node:path';
 import { pathKey } from './demux.ts';
-import type { PeerIntent } from './intent.ts';
-import type { Session } from './session.ts';
+import { readState, replaceOpen } from './files.ts';
+import {
+  BEAT_LINE,
+  BEAT_TIME_AT,
+  type Beat,
+  beatLine,
+  beatTime,
+  FORMAT,
+  parseSaved,
+  type SavedSession,
+  type SavedState,
+} from './saved.ts';
 import type { Log } from './transport.ts';
 
-/** One session in the file. */
-export interface SavedSession {
-  id: number;
-  origin: 'intent' | 'connect' | 'allowed';
-  intent: PeerIntent;
-  port: number;
-  localDiscr: number;
-  xmitAuthSeq: number;
-  rcvAuthSeq: number;
-  /** Of the last packet sent, microseconds of the monotonic clock. */
-  lastTransmit: number;
-  /** In this time after it the peer gives the session up, microseconds. */
-  peerDetectionTime: number;
-  /** Present when the session was Up. */
-  session: Partial<Session> | undefined;
-}
-
-/** The file's first line. */
-interface Header {
-  version: number;
-  bootId: string;
-  netns: string;
-  sessions: SavedSession[];
-}
-
-const FORMAT = 1;
-/** A beat: four numbers of fixed width, the session's id first. */
-const BEAT_WIDTH = 16;
-const BEAT_LINE = 4 * (BEAT_WIDTH + 1);
+/** The sessions that there can be at most take less, octets. */
+const MAX_SIZE = 1 << 20;
 /** Between two rewritings of the whole file, ms; changes of a moment are written together. */
 const WRITE_PERIOD = 5;
 /** An error is logged so often, ms. */
 const ERROR_LOG_PERIOD = 60_000;
-
-type Beat = Pick<SavedSession, 'id' | 'xmitAuthSeq' | 'rcvAuthSeq' | 'lastTransmit'>;
-
-/** The last number of a beat, alone in changing where packets are not authenticated. */
-const beatTime = (lastTransmit: number): string => String(Math.round(lastTransmit)).padStart(BEAT_WIDTH, '0');
-const BEAT_TIME_AT = 3 * (BEAT_WIDTH + 1);
-
-const beatLine = ({ id, xmitAuthSeq, rcvAuthSeq, lastTransmit }: Beat): string =>
-  `${[id, xmitAuthSeq, rcvAuthSeq].map((number) => `${String(number).padStart(BEAT_WIDTH, '0')} `).join('')}${beatTime(lastTransmit)}\n`;
-
-function parseBeat(line: string): Beat | undefined {
-  const [id = 0, xmitAuthSeq = 0, rcvAuthSeq = 0, lastTransmit = 0] = line.split(' ').map(Number);
-  return line.length === BEAT_LINE - 1 ? { id, xmitAuthSeq, rcvAuthSeq, lastTransmit } : undefined;
-}
 
 /** This boot and this network namespace. */
 function here(): { bootId: string; netns: string } {
@@ -77,28 +47,14 @@ interface Loaded {
   ours: boolean;
 }
 
-/** Reads a state file. Returns undefined when there is none or it makes no sense. */
+/** Reads a state file. Returns undefined when there is none. Throws when it is none of ours, or damaged. */
 function load(file: string): Loaded | undefined {
-  try {
-    const [first = '', ...lines] = readFileSync(file, 'utf8').split('\n');
-    const header = JSON.parse(first) as Header;
-    if (header.version !== FORMAT) return undefined;
-    const beats = new Map(lines.map(parseBeat).map((beat) => [beat?.id, beat]));
-    const sessions = header.sessions.map((saved) => ({ ...saved, ...beats.get(saved.id) }));
-    const wellFormed = sessions.every(
-      ({ localDiscr, intent }) =>
-        Number.isInteger(localDiscr) &&
-        localDiscr > 0 &&
-        localDiscr <= 0xffffffff &&
-        typeof intent.local === 'string' &&
-        typeof intent.remote === 'string',
-    );
-    if (!wellFormed) return undefined;
-    const { bootId, netns } = here();
-    return { sessions, ours: header.bootId === bootId && header.netns === netns };
-  } catch {
-    return undefined;
-  }
+  const content = readState(file, MAX_SIZE);
+  if (content === undefined) return undefined;
+  const saved = parseSaved(content, (text) => isIP(text) !== 0);
+  if (saved === undefined) throw new Error(`${file} is damaged, or of another version`);
+  const { bootId, netns } = here();
+  return { sessions: saved.sessions, ours: saved.bootId === bootId && saved.netns === netns };
 }
 
 export class Checkpoint {
@@ -120,7 +76,12 @@ export class Checkpoint {
     this.#file = file;
     this.#log = log;
     this.#snapshot = snapshot;
-    this.#loaded = load(file);
+    try {
+      this.#loaded = load(file);
+    } catch (error) {
+      const reason = (error as Error).message;
+      log.warn({ reason }, 'the saved BFD state is left aside; the peers may see a restart');
+    }
     for (const saved of this.#loaded?.sessions ?? []) this.#discriminators.set(pathKey(saved.intent), saved);
   }
 
@@ -172,7 +133,7 @@ export class Checkpoint {
     this.#immediate = undefined;
     this.#written = performance.now();
     const sessions = this.#snapshot();
-    const header: Header = { version: FORMAT, ...here(), sessions };
+    const header: SavedState = { version: FORMAT, ...here(), sessions };
     const first = `${JSON.stringify(header)}\n`;
     const beatsAt = Buffer.byteLength(first);
     this.#beats = new Map(
@@ -181,17 +142,9 @@ export class Checkpoint {
         { at: beatsAt + i * BEAT_LINE, xmitAuthSeq, rcvAuthSeq },
       ]),
     );
-    const draft = `${this.#file}.new`;
     try {
       mkdirSync(dirname(this.#file), { recursive: true });
-      const fd = openSync(draft, 'w', 0o600);
-      try {
-        writeSync(fd, first + sessions.map(beatLine).join(''));
-        renameSync(draft, this.#file);
-      } catch (error) {
-        closeSync(fd);
-        throw error;
-      }
+      const fd = replaceOpen(this.#file, [first + sessions.map(beatLine).join('')]);
       if (this.#fd >= 0) closeSync(this.#fd);
       this.#fd = fd;
     } catch (error) {

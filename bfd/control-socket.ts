@@ -2,10 +2,11 @@
  * The control socket: HTTP/1.1 over `<state-dir>/control.sock`, for `veg-agent status`, `bfdd-control` and curl. The
  * agent and veg-bfdd serve it. A slow or hung client holds one of a bounded number of connections and nothing else.
  */
-import { chmodSync, mkdirSync, statSync, unlinkSync } from 'node:fs';
+import { lstatSync, mkdirSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { clear } from './files.ts';
 import type { Log } from './transport.ts';
 
 /** Requests are words or nothing. */
@@ -62,7 +63,9 @@ async function dispatch(
   return handler({ body, query: url.searchParams });
 }
 
-/** Whether somebody answers on a unix socket. */
+const lookAt = (path: string) => lstatSync(path, { throwIfNoEntry: false });
+
+/** Whether somebody answers on a unix socket. A queue that is full has somebody who is slow to answer. */
 const isAlive = (path: string): Promise<boolean> =>
   new Promise((resolve) => {
     const socket = connect(path);
@@ -70,7 +73,7 @@ const isAlive = (path: string): Promise<boolean> =>
       socket.destroy();
       resolve(true);
     });
-    socket.once('error', () => resolve(false));
+    socket.once('error', ({ code }: NodeJS.ErrnoException) => resolve(code === 'EAGAIN'));
   });
 
 /** Another daemon serves the socket. */
@@ -92,12 +95,11 @@ export async function serveControl(
 
   const open = async () => {
     mkdirSync(stateDir, { recursive: true, mode: 0o755 });
-    if (await isAlive(path)) throw new TakenError(`another daemon answers on ${path}`);
-    try {
-      unlinkSync(path);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    // A link may lead to anybody's socket.
+    if (lookAt(path)?.isSocket() && (await isAlive(path))) {
+      throw new TakenError(`another daemon answers on ${path}`);
     }
+    clear(path);
     const opened = createServer(LIMITS, (message, response) => {
       dispatch(message, routes)
         .catch((error: Error): ControlReply => {
@@ -124,9 +126,8 @@ export async function serveControl(
     } finally {
       process.umask(mask);
     }
-    chmodSync(path, 0o600);
     opened.on('error', (error) => log.warn({ err: error }, 'control socket'));
-    inode = statSync(path).ino;
+    inode = lookAt(path)?.ino ?? 0;
     server = opened;
   };
 
@@ -154,7 +155,7 @@ export async function serveControl(
     if (checking) return;
     checking = true;
     try {
-      if (server === undefined || statSync(path, { throwIfNoEntry: false })?.ino !== inode) {
+      if (server === undefined || lookAt(path)?.ino !== inode) {
         await close();
         await open();
         log.warn({ path }, 'the control socket was gone and is back');

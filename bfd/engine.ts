@@ -9,7 +9,7 @@
 import { randomInt } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { sign } from './auth.ts';
-import { Checkpoint, type SavedSession } from './checkpoint.ts';
+import { Checkpoint } from './checkpoint.ts';
 import { DIAG, type DiscardReason } from './constants.ts';
 import {
   allowReply,
@@ -40,6 +40,7 @@ import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './int
 import { KeyRing, keyReader } from './keys.ts';
 import { type NextHop, NextHops, nextHopKey } from './next-hops.ts';
 import { decode, encode } from './packet.ts';
+import type { SavedSession } from './saved.ts';
 import {
   createSession,
   type Hold,
@@ -877,6 +878,7 @@ export class Engine {
   #resume(): void {
     const now = clock();
     for (const saved of this.#checkpoint?.resumable(now) ?? []) {
+      if (!this.#hasRoom(saved.intent.remote)) break;
       const entry = this.#add(saved.intent, saved.origin, saved);
       Object.assign(entry.session, saved.session, {
         lastReceive: now,

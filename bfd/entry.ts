@@ -2,11 +2,11 @@
  * A session with all that is not the protocol's: where it comes from, what it was told to do, its socket and
  * counters; and how the outside sees it.
  */
-import type { SavedSession } from './checkpoint.ts';
 import type { SessionView } from './control-text.ts';
 import type { Path } from './demux.ts';
 import type { PeerIntent, SessionReport } from './intent.ts';
 import type { KeyRing } from './keys.ts';
+import type { Resumed, SavedSession } from './saved.ts';
 import { type Hold, peerDetectionTime, type Session, type SessionConfig } from './session.ts';
 import type { Sender } from './transport.ts';
 
@@ -117,8 +117,7 @@ export function savedOf(entry: Entry): SavedSession {
   };
 }
 
-/** What must be known to go on with a session that is Up. */
-function resumable(s: Session): Partial<Session> {
+function resumable(s: Session): Resumed {
   return {
     sessionState: s.sessionState,
     localDiag: s.localDiag,

@@ -2,16 +2,18 @@
  * Secrets from key files. A file that changes is noticed, and its old secret stays accepted for a while, so that
  * both ends can change theirs without the session going down.
  */
-import { readFileSync } from 'node:fs';
 import { type AuthKey, longestSecret } from './auth.ts';
+import { readMounted } from './files.ts';
 import type { AuthIntent } from './intent.ts';
 
+/** A key file has no more than a secret and a line end; so much is read to say how much too long it is, octets. */
+const MAX_SIZE = 4096;
 /** How long a former key is accepted, microseconds: longer than a kubelet takes to refresh a Secret. */
 const GRACE = 150_000_000;
 
 /** Reads a secret: the octets of the file, without a line end. Throws with a message that does not hold it. */
 export function readKey({ type, keyId, keyFile }: AuthIntent): AuthKey {
-  let bytes = readFileSync(keyFile);
+  let bytes = readMounted(keyFile, MAX_SIZE);
   while (bytes.at(-1) === 0x0a || bytes.at(-1) === 0x0d) bytes = bytes.subarray(0, -1);
   const longest = longestSecret(type);
   if (bytes.length === 0) throw new Error(`${keyFile} is empty`);

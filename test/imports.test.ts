@@ -20,7 +20,7 @@ const PURE: Record<string, string> = {
   'agent/policy': '*',
   'agent/render': '*',
   'agent/uplink': 'answerer arp claim filters health icmp mac ndp neighbours rivals',
-  bfd: 'auth constants control-text demux fsm intent next-hop packet session timers',
+  bfd: 'auth constants control-text demux fsm intent json next-hop packet saved session timers',
   nat: 'chains desired diff egress errors inbound nftables parse port-blocks port-steps render rules sets state',
   'nat/conntrack': 'exhaustion flow groups lookup ports records sources table totals tracker wire',
   routing: 'addresses desired diff events numbers ownership parse prefix render state',

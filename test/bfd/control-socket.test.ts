@@ -1,4 +1,15 @@
-import { mkdtempSync, rmSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -76,6 +87,29 @@ t.test('takes the place of a dead socket, not of a living agent', async (t) => {
   writeFileSync(socketPath(dead), '');
   await serve(t, dead);
   t.equal((await callControl(dead, 'GET', '/v1/status')).status, 200);
+});
+
+t.test('takes the place of whatever stands there, and of a link, not of what it leads to', async (t) => {
+  const other = await serve(t);
+  const target = join(stateDir(t), 'target');
+  writeFileSync(target, 'precious');
+  for (const make of [
+    (path: string) => symlinkSync(socketPath(other), path),
+    (path: string) => symlinkSync(target, path),
+    (path: string) => execFileSync('mkfifo', [path]),
+    (path: string) => {
+      mkdirSync(path);
+      writeFileSync(join(path, 'inside'), '');
+    },
+  ]) {
+    const dir = stateDir(t);
+    make(socketPath(dir));
+    await serve(t, dir);
+    t.equal((await callControl(dir, 'GET', '/v1/status')).status, 200);
+    t.equal(lstatSync(socketPath(dir)).mode & 0o777, 0o600);
+  }
+  t.equal((await callControl(other, 'GET', '/v1/status')).status, 200);
+  t.equal(readFileSync(target, 'utf8'), 'precious');
 });
 
 t.test('a deleted socket comes back', async (t) => {

@@ -1,5 +1,6 @@
 /** Secrets from files: what they may hold, and how long a former one is accepted. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
@@ -54,6 +55,23 @@ t.test('an error is told once for each cause, and a former key stays', async (t)
   t.equal(ring.refresh(auth, 4), undefined);
   writeFileSync(keyFile, '\n');
   t.match(ring.refresh(auth, 5), 'is empty', 'told again after it was well');
+});
+
+t.test('a FIFO, a device and a huge file are told, and the former key stays', async (t) => {
+  const ring = new KeyRing();
+  const auth = { type: 'keyed-md5', keyId: 1 } as const;
+  writeFileSync(keyFile, 'good');
+  t.equal(ring.refresh({ ...auth, keyFile }, 0), undefined);
+  const fifo = join(directory, 'fifo');
+  execFileSync('mkfifo', [fifo]);
+  const huge = join(directory, 'huge');
+  writeFileSync(huge, '');
+  truncateSync(huge, 2 ** 40);
+  t.match(ring.refresh({ ...auth, keyFile: fifo }, 1), 'is a FIFO, not a regular file');
+  t.match(ring.refresh({ ...auth, keyFile: '/dev/zero' }, 2), 'is a device, not a regular file');
+  t.match(ring.refresh({ ...auth, keyFile: directory }, 3), 'is a directory, not a regular file');
+  t.match(ring.refresh({ ...auth, keyFile: huge }, 4), 'is larger than');
+  t.strictSame(secrets(ring), ['good']);
 });
 
 t.test('the list of keys is the same object until it changes', async (t) => {

@@ -1,0 +1,229 @@
+/**
+ * The text of the state file (checkpoint.ts): one JSON line with all sessions, and behind it a line a session, the
+ * beat, that is overwritten with every packet sent. Pure.
+ *
+ * Whoever may write to the state directory may have written it, so every field is held against the values that it
+ * can have. One that it cannot have makes the whole file damaged.
+ */
+import { SOURCE_PORTS, STATES } from './constants.ts';
+import { pathKey } from './demux.ts';
+import type { AuthIntent, AuthTypeName, PeerIntent } from './intent.ts';
+import { parseJson } from './json.ts';
+import type { Session } from './session.ts';
+
+/** One session in the file. */
+export interface SavedSession {
+  id: number;
+  origin: 'intent' | 'connect' | 'allowed';
+  intent: PeerIntent;
+  port: number;
+  localDiscr: number;
+  xmitAuthSeq: number;
+  rcvAuthSeq: number;
+  /** Of the last packet sent, microseconds of the monotonic clock. */
+  lastTransmit: number;
+  /** In this time after it the peer gives the session up, microseconds. */
+  peerDetectionTime: number;
+  /** Present when the session was Up. */
+  session: Resumed | undefined;
+}
+
+/** What must be known to go on with a session that is Up. */
+export type Resumed = Pick<
+  Session,
+  | 'sessionState'
+  | 'localDiag'
+  | 'desiredMinTx'
+  | 'requiredMinRx'
+  | 'effectiveMinTx'
+  | 'effectiveMinRx'
+  | 'polling'
+  | 'pollAgain'
+  | 'remoteSessionState'
+  | 'remoteDiscr'
+  | 'remoteDiag'
+  | 'remoteMinTx'
+  | 'remoteMinRx'
+  | 'remoteDetectMult'
+  | 'remoteDemandMode'
+  | 'authSeqKnown'
+  | 'transmitInterval'
+  | 'detectionTime'
+>;
+
+/** The file's first line. */
+export interface SavedState {
+  version: number;
+  bootId: string;
+  netns: string;
+  sessions: SavedSession[];
+}
+
+/** Changes when the meaning of a field does. */
+export const FORMAT = 1;
+
+/** The values in a state, at most: a session has some forty. */
+const MAX_VALUES = 1 << 15;
+/** A beat: four numbers of fixed width, the session's id first. */
+const BEAT_WIDTH = 16;
+export const BEAT_LINE = 4 * (BEAT_WIDTH + 1);
+const BEAT = new RegExp(`^${Array(4).fill(`(\\d{${BEAT_WIDTH}})`).join(' ')}$`);
+
+export type Beat = Pick<SavedSession, 'id' | 'xmitAuthSeq' | 'rcvAuthSeq' | 'lastTransmit'>;
+
+/** The last number of a beat, alone in changing where packets are not authenticated. */
+export const beatTime = (lastTransmit: number): string =>
+  String(Math.round(lastTransmit)).padStart(BEAT_WIDTH, '0');
+export const BEAT_TIME_AT = 3 * (BEAT_WIDTH + 1);
+
+export const beatLine = ({ id, xmitAuthSeq, rcvAuthSeq, lastTransmit }: Beat): string =>
+  `${[id, xmitAuthSeq, rcvAuthSeq].map((number) => `${String(number).padStart(BEAT_WIDTH, '0')} `).join('')}${beatTime(lastTransmit)}\n`;
+
+type Check = (value: unknown) => boolean;
+
+const integer =
+  (least: number, most: number): Check =>
+  (value) =>
+    Number.isInteger(value) && (value as number) >= least && (value as number) <= most;
+/** Times in microseconds; sums and products of integers that need not be any. */
+const time = (value: unknown): boolean =>
+  typeof value === 'number' && value >= 0 && value <= Number.MAX_SAFE_INTEGER;
+const oneOf =
+  (...values: unknown[]): Check =>
+  (value) =>
+    values.includes(value);
+const flag = oneOf(true, false);
+const text =
+  (form: RegExp): Check =>
+  (value) =>
+    typeof value === 'string' && form.test(value);
+const optional =
+  (check: Check): Check =>
+  (value) =>
+    value === undefined || check(value);
+const fields =
+  <T>(checks: { [K in keyof Required<T>]: Check }): Check =>
+  (value) =>
+    typeof value === 'object' &&
+    value !== null &&
+    Object.entries<Check>(checks).every(([name, check]) => check((value as Record<string, unknown>)[name]));
+
+const uint8 = integer(0, 0xff);
+const uint32 = integer(0, 0xffff_ffff);
+const positive32 = integer(1, 0xffff_ffff);
+
+const AUTH_TYPE_NAMES = Object.keys({
+  'simple-password': true,
+  'keyed-md5': true,
+  'meticulous-keyed-md5': true,
+  'keyed-sha1': true,
+  'meticulous-keyed-sha1': true,
+} satisfies Record<AuthTypeName, true>);
+
+/** `isAddress`: whether a text is an address, without a zone. */
+function sessionCheck(isAddress: (text: string) => boolean): Check {
+  const address: Check = (value) =>
+    typeof value === 'string' && /^[^%]+(%[^\s/%]{1,15})?$/.test(value) && isAddress(value.split('%')[0]!);
+  return fields<SavedSession>({
+    id: integer(1, Number.MAX_SAFE_INTEGER),
+    origin: oneOf('intent', 'connect', 'allowed'),
+    intent: fields<PeerIntent>({
+      local: address,
+      remote: address,
+      desiredMinTx: positive32,
+      requiredMinRx: uint32,
+      detectMult: integer(1, 255),
+      role: oneOf('passive', 'active'),
+      minTTL: integer(1, 255),
+      interface: optional(text(/^[^\s/]{1,15}$/)),
+      via: optional(
+        fields<NonNullable<PeerIntent['via']>>({
+          gateway: address,
+          mac: text(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i),
+        }),
+      ),
+      multihop: flag,
+      adoptDiscriminator: flag,
+      auth: optional(
+        fields<AuthIntent>({
+          type: oneOf(...AUTH_TYPE_NAMES),
+          keyId: uint8,
+          keyFile: text(/^[^\0]{1,4096}$/),
+        }),
+      ),
+      demandPollInterval: optional(positive32),
+      holdDown: optional(
+        fields<NonNullable<PeerIntent['holdDown']>>({ flaps: positive32, within: time, hold: time }),
+      ),
+    }),
+    port: (value) => value === 0 || integer(SOURCE_PORTS.first, SOURCE_PORTS.last)(value),
+    localDiscr: positive32,
+    xmitAuthSeq: uint32,
+    rcvAuthSeq: uint32,
+    lastTransmit: time,
+    peerDetectionTime: time,
+    session: optional(
+      fields<Resumed>({
+        sessionState: oneOf('Up'),
+        localDiag: integer(0, 31),
+        desiredMinTx: positive32,
+        requiredMinRx: uint32,
+        effectiveMinTx: positive32,
+        effectiveMinRx: uint32,
+        polling: flag,
+        pollAgain: flag,
+        remoteSessionState: oneOf(...STATES),
+        remoteDiscr: positive32,
+        remoteDiag: integer(0, 31),
+        remoteMinTx: uint32,
+        remoteMinRx: uint32,
+        remoteDetectMult: integer(1, 255),
+        remoteDemandMode: flag,
+        authSeqKnown: flag,
+        transmitInterval: uint32,
+        detectionTime: time,
+      }),
+    ),
+  });
+}
+
+/** Whether no two sessions share what one alone can have. */
+function areDistinct(sessions: readonly SavedSession[]): boolean {
+  const isDistinct = (key: (saved: SavedSession) => unknown) =>
+    new Set(sessions.map(key)).size === sessions.length;
+  return (
+    isDistinct(({ id }) => id) &&
+    isDistinct(({ localDiscr }) => localDiscr) &&
+    isDistinct(({ intent }) => pathKey(intent))
+  );
+}
+
+function parseBeat(line: string): Beat | undefined {
+  const [id, xmitAuthSeq, rcvAuthSeq, lastTransmit] = (BEAT.exec(line)?.slice(1) ?? []).map(Number);
+  const sane = uint32(xmitAuthSeq) && uint32(rcvAuthSeq) && time(lastTransmit);
+  return sane
+    ? { id: id!, xmitAuthSeq: xmitAuthSeq!, rcvAuthSeq: rcvAuthSeq!, lastTransmit: lastTransmit! }
+    : undefined;
+}
+
+/** Reads the file's content. Undefined when it is damaged, or of another version. */
+export function parseSaved(content: Buffer, isAddress: (text: string) => boolean): SavedState | undefined {
+  const end = content.indexOf('\n');
+  let state: SavedState;
+  try {
+    state = parseJson(content.subarray(0, end), MAX_VALUES) as SavedState;
+  } catch {
+    return undefined;
+  }
+  const check = sessionCheck(isAddress);
+  const wellFormed = fields<SavedState>({
+    version: oneOf(FORMAT),
+    bootId: text(/./),
+    netns: text(/./),
+    sessions: (value) => Array.isArray(value) && value.every(check),
+  })(state);
+  if (!wellFormed || !areDistinct(state.sessions)) return undefined;
+  const lines = content.toString('latin1', end + 1).split('\n');
+  const beats = new Map(lines.map(parseBeat).map((beat) => [beat?.id, beat]));
+  return { ...state, sessions: state.sessions.map((saved) => ({ ...saved, ...beats.get(saved.id) })) };
+}
