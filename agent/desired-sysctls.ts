@@ -60,3 +60,20 @@ export function desiredSysctls(
   if (counting) settings.push(...CONNTRACK);
   return settings;
 }
+
+/**
+ * What the settings can have been before, and what the agent makes of them: `sysctl.json` may name no others, or
+ * `cleanup` would set for whoever can write that file what only root may set.
+ */
+const OWN: readonly { path: RegExp; ours: string }[] = [
+  { path: /^net\/ipv4\/ip_forward$/, ours: '1' },
+  { path: /^net\/ipv4\/icmp_errors_use_inbound_ifaddr$/, ours: '1' },
+  { path: /^net\/ipv6\/conf\/(?!\.\.?\/)[^/\s\0]{1,15}\/use_oif_addrs_only$/, ours: '1' },
+  { path: /^net\/ipv4\/conf\/(?!\.\.?\/)[^/\s\0]{1,15}\/rp_filter$/, ours: '0' },
+  { path: /^net\/ipv6\/conf\/all\/forwarding$/, ours: '1' },
+  { path: /^net\/netfilter\/nf_conntrack_(acct|timestamp|events)$/, ours: '1' },
+];
+
+/** Whether the agent can have found a setting so, and have set it so. */
+export const isOwnChange = (path: string, before: string, ours: string): boolean =>
+  /^[012]$/.test(before) && before !== ours && OWN.some((own) => own.path.test(path) && own.ours === ours);

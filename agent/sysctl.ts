@@ -1,13 +1,20 @@
 /**
  * The kernel settings of desired-sysctls.ts. Set where /proc/sys can be written, reported where it cannot
  * (in a Kube-OVN pod only the init container may). The value that was there before is kept in
- * `<state-dir>/sysctl.json`, so that `cleanup` can put it back.
+ * `<state-dir>/sysctl.json`, so that `cleanup` can put it back. Of that file only what the agent itself can have
+ * written is believed.
  */
 import { readFileSync } from 'node:fs';
-import { mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { readState, replaceState } from '../bfd/files.ts';
+import { parseJson } from '../bfd/json.ts';
 import type { Family } from '../routing/prefix.ts';
-import type { Sysctl } from './desired-sysctls.ts';
+import { isOwnChange, type Sysctl } from './desired-sysctls.ts';
+
+/** The state file has a few settings; octets, and values. */
+const MAX_SIZE = 1 << 16;
+const MAX_VALUES = 1 << 10;
 
 /** A change of one setting. `line`: the command that would do the same. */
 export interface SysctlStep extends Pick<Sysctl, 'path' | 'value'> {
@@ -47,24 +54,36 @@ const step = ({ path, value }: Pick<Sysctl, 'path' | 'value'>): SysctlStep => ({
 export function createSysctls(base: string, stateFile: string): Sysctls {
   const read = async (path: string): Promise<string> => (await readFile(join(base, path), 'utf8')).trim();
 
-  const remembered = async (): Promise<Remembered> => {
+  /** What the state file says. Throws when it is not what it should be. */
+  const recall = (): Remembered => {
+    const content = readState(stateFile, MAX_SIZE);
+    return content === undefined ? {} : parseRemembered(content, stateFile);
+  };
+
+  const remembered = (): Remembered => {
     try {
-      return JSON.parse(await readFile(stateFile, 'utf8')) as Remembered;
+      return recall();
     } catch {
+      // `look` tells.
       return {};
     }
   };
 
   const remember = async (all: Remembered): Promise<void> => {
-    if (Object.keys(all).length === 0) return rm(stateFile, { force: true });
+    if (Object.keys(all).length === 0) return rm(stateFile, { force: true, recursive: true });
     await mkdir(dirname(stateFile), { recursive: true });
-    await writeFile(`${stateFile}.new`, `${JSON.stringify(all, undefined, 2)}\n`, { mode: 0o600 });
-    await rename(`${stateFile}.new`, stateFile);
+    replaceState(stateFile, [`${JSON.stringify(all, undefined, 2)}\n`]);
   };
 
   return {
     async look(settings) {
       const found: SysctlLook = { steps: [], problems: {}, notes: [] };
+      try {
+        recall();
+      } catch (error) {
+        const { message } = error as Error;
+        found.notes.push(`cleanup will not put back settings: ${message}; remove it`);
+      }
       for (const wanted of settings) {
         try {
           const actual = await read(wanted.path);
@@ -94,11 +113,13 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
     },
 
     async apply(steps) {
-      const changed = await remembered();
+      const changed = remembered();
       for (const { path, value } of steps) {
         const before = changed[path]?.before ?? (await read(path));
-        changed[path] = { before, ours: value };
-        await remember(changed);
+        if (isOwnChange(path, before, value)) {
+          changed[path] = { before, ours: value };
+          await remember(changed);
+        }
         await writeFile(join(base, path), value);
         if (value === before) delete changed[path];
       }
@@ -107,7 +128,7 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
 
     async lookForCleanup() {
       const steps: SysctlStep[] = [];
-      for (const [path, { before, ours }] of Object.entries(await remembered())) {
+      for (const [path, { before, ours }] of Object.entries(remembered())) {
         // An interface that has gone took its settings with it.
         const actual = await read(path).catch(() => undefined);
         if (actual === ours) steps.push(step({ path, value: before }));
@@ -115,6 +136,25 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
       return steps;
     },
   };
+}
+
+/** Reads the state file's content. Throws when it holds what the agent does not write. */
+function parseRemembered(content: Buffer, file: string): Remembered {
+  let value: unknown;
+  try {
+    value = parseJson(content, MAX_VALUES);
+  } catch {
+    throw new Error(`${file} is damaged`);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new Error(`${file} is damaged`);
+  }
+  for (const [path, change] of Object.entries(value)) {
+    const { before, ours } = (change ?? {}) as Partial<Remembered[string]>;
+    const known = typeof before === 'string' && typeof ours === 'string' && isOwnChange(path, before, ours);
+    if (!known) throw new Error(`${file} names a setting or a value that is not the agent's`);
+  }
+  return value as Remembered;
 }
 
 function problem({ path, value, otherwise }: Sysctl, error: NodeJS.ErrnoException): string {

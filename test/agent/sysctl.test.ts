@@ -1,6 +1,7 @@
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
-import { desiredSysctls } from '../../agent/desired-sysctls.ts';
+import { desiredSysctls, isOwnChange } from '../../agent/desired-sysctls.ts';
 import { createSysctls } from '../../agent/sysctl.ts';
 import type { Family } from '../../routing/prefix.ts';
 
@@ -166,4 +167,81 @@ t.test('a damaged memory is as good as none', async (t) => {
   t.strictSame(await sysctls.lookForCleanup(), []);
   await sysctls.apply([{ path: FORWARD, value: '0', line: '' }]);
   t.equal(value(FORWARD), '0');
+});
+
+t.test('of what the state file names only the settings of the agent are put back', async (t) => {
+  const { dir, sysctls, stateFile, value } = fixture(t, { forward: '1\n' });
+  mkdirSync(`${dir}/state`);
+  writeFileSync(`${dir}/outside`, '1\n');
+  writeFileSync(`${dir}/sys/net/ipv4/tcp_syncookies`, '1\n');
+  const settings: Record<string, { before: unknown; ours: unknown }> = {
+    '../outside': { before: 'owned', ours: '1' },
+    'net/ipv4/conf/../../../../outside': { before: '0', ours: '1' },
+    'net/ipv4/conf/all/../../tcp_syncookies': { before: '0', ours: '1' },
+    'net/ipv4/tcp_syncookies': { before: '0', ours: '1' },
+    [`${dir}/outside`]: { before: 'owned', ours: '1' },
+    [FORWARD]: { before: '77', ours: '1' },
+    'net/ipv4/conf/../rp_filter': { before: '1', ours: '0' },
+    'net/ipv4/conf/all/rp_filter': { before: 1, ours: '0' },
+  };
+  for (const [path, change] of Object.entries(settings)) {
+    writeFileSync(stateFile, JSON.stringify({ [path]: change }));
+    t.strictSame(await sysctls.lookForCleanup(), [], path);
+    t.match((await sysctls.look(wanted(4))).notes, [
+      /^cleanup will not put back settings: .*not the agent's/,
+    ]);
+  }
+  t.equal(readFileSync(`${dir}/outside`, 'utf8'), '1\n');
+  await sysctls.apply((await sysctls.look(wanted(4))).steps);
+  t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '0', 'and the agent goes on');
+  t.strictSame((await sysctls.look(wanted(4))).notes, [], 'with a file of its own');
+});
+
+t.test('every setting of a gateway is one that can be put back', async (t) => {
+  for (const { path, value } of desiredSysctls([4, 6], { internal: 'eth0.7', external: 'net1' }, true)) {
+    t.ok(isOwnChange(path, value === '0' ? '2' : '0', value), path);
+    t.notOk(isOwnChange(path, value, value), 'and a change');
+    t.notOk(isOwnChange(`${path}/`, '0', value));
+    t.notOk(isOwnChange(`${path}\n`, '0', value));
+  }
+});
+
+for (const [name, content] of Object.entries({
+  null: 'null',
+  number: '1',
+  list: '[{"before":"0","ours":"1"}]',
+  'null inside': `{"${FORWARD}":null}`,
+  text: `{"${FORWARD}":"0"}`,
+  empty: '',
+  deep: '['.repeat(60_000),
+  large: ' '.repeat(1 << 20),
+})) {
+  t.test(`a state file of ${name} keeps nobody from being ready`, async (t) => {
+    const { dir, sysctls, stateFile, value } = fixture(t);
+    mkdirSync(`${dir}/state`);
+    writeFileSync(stateFile, content);
+    const { steps, problems } = await sysctls.look(wanted(4, 6));
+    t.strictSame(problems, {});
+    t.strictSame(await sysctls.lookForCleanup(), []);
+    await sysctls.apply(steps);
+    t.equal(value(FORWARD), '1');
+    t.strictSame(
+      (await sysctls.lookForCleanup()).map(({ path }) => path),
+      steps.map(({ path }) => path),
+      'and what is set from now on is put back',
+    );
+  });
+}
+
+t.test('a state file that is a FIFO or a link is not waited for, and not written through', async (t) => {
+  const { dir, sysctls, stateFile, value } = fixture(t);
+  mkdirSync(`${dir}/state`);
+  writeFileSync(`${dir}/outside`, 'precious');
+  execFileSync('mkfifo', [stateFile]);
+  symlinkSync(`${dir}/outside`, `${stateFile}.new`);
+  t.match((await sysctls.look(wanted(4))).notes, [/is a FIFO, not a regular file; remove it/]);
+  await sysctls.apply((await sysctls.look(wanted(4))).steps);
+  t.equal(value(FORWARD), '1');
+  t.equal(readFileSync(`${dir}/outside`, 'utf8'), 'precious');
+  t.equal((await sysctls.lookForCleanup()).length, 2);
 });
