@@ -10,6 +10,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { clear, readState, replaceState } from '../bfd/files.ts';
+import { parseJson } from '../bfd/json.ts';
 import type { Logger } from './log.ts';
 import { MAX_SET_SIZE } from './policy/documents.ts';
 import type { KeptPolicy } from './source.ts';
@@ -18,6 +19,8 @@ import type { KeptPolicy } from './source.ts';
 const VERSION = 1;
 /** Octets: no policy that can be read comes to more, compressed or not. */
 const MAX_SIZE = 2 * MAX_SET_SIZE;
+/** Values in the file: files with their names, or variables. */
+const MAX_VALUES = 1 << 16;
 /** A failure to write is logged so often, ms. */
 const ERROR_LOG_PERIOD = 60_000;
 
@@ -37,8 +40,9 @@ export function readLastPolicy(stateDir: string, warn: (reason: string) => void)
 
 /** The compressed text of the file to what it says. Throws when it is not what `format` makes. */
 function parse(compressed: Buffer): KeptPolicy {
-  const text = gunzipSync(compressed, { maxOutputLength: MAX_SIZE }).toString('utf8');
-  const { version, source, since, content } = JSON.parse(text) as KeptPolicy & { version: number };
+  const octets = gunzipSync(compressed, { maxOutputLength: MAX_SIZE });
+  const kept = parseJson(octets, MAX_VALUES) as KeptPolicy & { version: number };
+  const { version, source, since, content } = kept;
   if (version !== VERSION) throw new Error(`it is of version ${version}, not ${VERSION}`);
   const strings = (values: unknown[]) => values.every((value) => typeof value === 'string');
   const sound =

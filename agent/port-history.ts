@@ -3,9 +3,26 @@
  * any flow. Pure.
  */
 import type { Lookup } from '../nat/conntrack/lookup.ts';
+import { LAST_DATE } from '../nat/conntrack/table.ts';
 import type { FamilyNat } from '../nat/desired.ts';
-import { blockOf, isDivided, type PortBlock, type PortBlocks, sourceOf } from '../nat/port-blocks.ts';
-import { type Address, addressFromBytes, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
+import {
+  BLOCK_PORTS,
+  blockOf,
+  isDivided,
+  type PortBlock,
+  type PortBlocks,
+  sourceOf,
+} from '../nat/port-blocks.ts';
+import {
+  type Address,
+  addressFromBytes,
+  FAMILIES,
+  type Family,
+  familyOf,
+  type Prefix,
+  parseAddress,
+  parsePrefix,
+} from '../routing/prefix.ts';
 
 /** The port blocks of a policy in one family. */
 export interface PolicyBlocks extends PortBlocks {
@@ -44,6 +61,40 @@ export const portBlocksOf = ({ policies = [] }: FamilyNat): PolicyBlocks[] =>
       ? []
       : [{ policy: name, sources, addresses: action.snat, size: action.portBlockSize }],
   );
+
+/** Octets and values of a history as JSON beyond which it is not read again. */
+export const HISTORY_BOUNDS = { octets: MAX_SIZE + (1 << 20), values: 1 << 19 } as const;
+
+/** The entries of a history as JSON, if they are such as `PortHistory` has. */
+export function parseHistory(entries: unknown): HistoryEntry[] | undefined {
+  const isEntry = (entry: Partial<HistoryEntry> | null): boolean =>
+    (entry?.family === 4 || entry?.family === 6) &&
+    isTime(entry.from) &&
+    Array.isArray(entry.policies) &&
+    entry.policies.every((blocks) => arePolicyBlocks(blocks, entry.family!));
+  return Array.isArray(entries) && entries.every(isEntry) ? entries : undefined;
+}
+
+const isTime = (value: unknown): boolean => typeof value === 'number' && value >= 0 && value <= LAST_DATE;
+
+function arePolicyBlocks(blocks: Partial<PolicyBlocks> | null, family: Family): boolean {
+  const { policy, sources, addresses, size } = blocks ?? {};
+  const areAll = <T extends Address | Prefix>(
+    list: readonly T[] | undefined,
+    parse: (text: string) => T | undefined,
+  ): boolean =>
+    Array.isArray(list) &&
+    list.length > 0 &&
+    list.every((text) => typeof text === 'string' && parse(text) === text && familyOf(text as T) === family);
+  return (
+    typeof policy === 'string' &&
+    areAll(sources, parsePrefix) &&
+    areAll(addresses, parseAddress) &&
+    Number.isInteger(size) &&
+    size! >= 1 &&
+    size! <= BLOCK_PORTS
+  );
+}
 
 export class PortHistory {
   /** Oldest first. */

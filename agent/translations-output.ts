@@ -2,13 +2,16 @@
  * Where translation records go: stdout, or a file that is rotated. One write at a time; the caller hears when its
  * records were written, so that it can bound what waits, and each that is not written is counted. (pino's
  * destination can neither say how many records it dropped nor give up on a reader that hangs.)
+ *
+ * A link is not followed. A FIFO is written to while somebody reads it, and never rotated.
  */
-import { closeSync, fstatSync, mkdirSync, openSync, renameSync, write } from 'node:fs';
+import { closeSync, constants, fstatSync, mkdirSync, openSync, renameSync, write } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { Logger } from './log.ts';
 
+const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY } = constants;
 const STDOUT = 1;
 /** What one write takes: a pipe does not mix so much with what others write (PIPE_BUF). A file is ours alone. */
 const STDOUT_PIECE = 4096;
@@ -42,6 +45,7 @@ export class RecordOutput {
   #waiting = 0;
   #last: Promise<void> = Promise.resolve();
   #fd: number | undefined;
+  #closed = false;
   #size = 0;
   #openDue = 0;
   #trouble = '';
@@ -65,6 +69,7 @@ export class RecordOutput {
     await Promise.race([this.#last, patience]);
     timeout.abort();
     this.lost += this.#waiting;
+    this.#closed = true;
     if (this.#fd !== undefined) closeSync(this.#fd);
   }
 
@@ -78,6 +83,8 @@ export class RecordOutput {
         await this.#writePiece(Buffer.from(piece));
         this.#tell('');
       } catch (error) {
+        // What waited at the end is counted already.
+        if (this.#closed) return;
         this.lost += records;
         this.#tell((error as Error).message);
       }
@@ -88,6 +95,7 @@ export class RecordOutput {
   async #writePiece(octets: Buffer): Promise<void> {
     const fd = this.#open();
     for (let at = 0; at < octets.length; ) {
+      if (this.#closed) throw new Error('closed');
       try {
         at += (await writeTo(fd, octets, at)).bytesWritten;
       } catch (error) {
@@ -102,7 +110,7 @@ export class RecordOutput {
   #open(): number {
     const { file, fileSize = FILE_SIZE } = this.#options;
     if (file === undefined) return STDOUT;
-    if (this.#fd !== undefined && this.#size >= fileSize) {
+    if (this.#fd !== undefined && this.#size >= fileSize && fstatSync(this.#fd).isFile()) {
       closeSync(this.#fd);
       this.#fd = undefined;
       for (let n = OLD_FILES - 1; n >= 0; n--) {
@@ -117,7 +125,7 @@ export class RecordOutput {
       if (performance.now() < this.#openDue) throw new Error(this.#trouble);
       this.#openDue = performance.now() + REOPEN;
       mkdirSync(dirname(file), { recursive: true });
-      this.#fd = openSync(file, 'a', 0o600);
+      this.#fd = openSync(file, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0o600);
       this.#size = fstatSync(this.#fd).size;
       this.#openDue = 0;
     }

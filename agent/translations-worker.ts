@@ -10,6 +10,8 @@ import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import * as stateFiles from '../bfd/files.ts';
+import { parseJson } from '../bfd/json.ts';
 import * as libc from '../bfd/libc.ts';
 import { readCheckpoint, writeCheckpoint } from '../nat/conntrack/checkpoint.ts';
 import { exhaustedRange } from '../nat/conntrack/exhaustion.ts';
@@ -147,6 +149,8 @@ const EXHAUSTED_PERIOD = 60_000;
 
 /** Whether the kernel counts packets. */
 const ACCOUNTING = '/proc/sys/net/netfilter/nf_conntrack_acct';
+
+const files = { ...stateFiles, parseJson };
 
 class TranslationWorker {
   readonly #directory: string;
@@ -366,6 +370,7 @@ class TranslationWorker {
         now: Date.now,
         onAnew: (reason) =>
           this.#note('warn', 'the stored translations could not be read; begun anew', { reason }),
+        files,
       });
     } catch (error) {
       this.#storeFailed(error as Error);
@@ -409,10 +414,18 @@ class TranslationWorker {
   }
 
   #restore(): void {
-    const saved = readCheckpoint<Counts>(this.#checkpointFile);
-    if (saved === undefined) return;
-    this.#tracker.load(saved.tracker, saved.flows, Date.now());
-    this.#counts = { ...this.#counts, ...saved.extra };
+    try {
+      const saved = readCheckpoint(this.#checkpointFile, files);
+      if (saved === undefined) return;
+      const { tracker, flows, extra } = saved;
+      const counts = parseCounts(extra);
+      if (counts === undefined) throw new Error(`${this.#checkpointFile} is damaged`);
+      this.#tracker.load(tracker, flows, Date.now());
+      this.#counts = counts;
+    } catch (error) {
+      const { message: reason } = error as Error;
+      this.#note('warn', 'the saved counters are left aside; they begin anew', { reason });
+    }
   }
 
   #dumped(): void {
@@ -421,7 +434,8 @@ class TranslationWorker {
     const tracker = this.#tracker.save(Date.now());
     let trouble = '';
     try {
-      writeCheckpoint(this.#checkpointFile, { tracker, extra: this.#counts }, this.#tracker.table.save());
+      const flows = this.#tracker.table.save();
+      writeCheckpoint(this.#checkpointFile, { tracker, extra: this.#counts }, flows, files);
     } catch (error) {
       trouble = (error as Error).message;
     }
@@ -518,6 +532,32 @@ class TranslationWorker {
   #post(message: FromWorker): void {
     this.#port.postMessage(message);
   }
+}
+
+/** A checkpoint's counts; undefined when they are not such as this thread writes. */
+function parseCounts(value: unknown): Counts | undefined {
+  const isCount = (count: unknown) => Number.isSafeInteger(count) && (count as number) >= 0;
+  const areCounts = (counts: unknown, names: object): counts is Record<string, number> =>
+    typeof counts === 'object' &&
+    counts !== null &&
+    Object.entries(counts).every(([name, count]) => Object.hasOwn(names, name) && isCount(count));
+  const isLacking = (one: Partial<PortsLacking> | null) =>
+    isCount(one?.connections) && typeof one?.externalIP === 'string' && typeof one.protocol === 'string';
+  const none = { records: { start: 0, end: 0 }, lost: NOTHING_LOST };
+  const { records, lost, lacking, insertFailures } = { ...none, lacking: [], ...(value as object) } as Counts;
+  const wellFormed =
+    areCounts(records, none.records) &&
+    areCounts(lost, none.lost) &&
+    Array.isArray(lacking) &&
+    lacking.every(isLacking) &&
+    (insertFailures === undefined || isCount(insertFailures));
+  if (!wellFormed) return undefined;
+  return {
+    records: { ...none.records, ...records },
+    lost: { ...none.lost, ...lost },
+    lacking,
+    ...(insertFailures !== undefined && { insertFailures }),
+  };
 }
 
 function isAccounting(): boolean {

@@ -3,16 +3,23 @@
  * for it (translations-worker.ts), again when it dies, prints its records, hands its lookups on and keeps its
  * figures for the metrics.
  */
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { ControlReply } from '../bfd/control-socket.ts';
+import { readState, replaceState } from '../bfd/files.ts';
+import { parseJson } from '../bfd/json.ts';
 import type { PortStatus } from '../nat/conntrack/ports.ts';
 import { addressText, type Identity } from '../nat/conntrack/records.ts';
 import { FAMILIES, type Family } from '../routing/prefix.ts';
 import type { Logger } from './log.ts';
 import type { EgressRule, Policy } from './policy/model.ts';
-import { type HistoryEntry, type PolicyBlocks, PortHistory } from './port-history.ts';
+import {
+  HISTORY_BOUNDS,
+  type HistoryEntry,
+  type PolicyBlocks,
+  PortHistory,
+  parseHistory,
+} from './port-history.ts';
 import { type PolicyTraffic, TrafficMeter } from './traffic.ts';
 import { RecordOutput } from './translations-output.ts';
 import { LookupError, parseLookup, translationsDocument } from './translations-query.ts';
@@ -80,7 +87,14 @@ export class Translations {
 
   constructor(options: TranslationsOptions) {
     this.#options = options;
-    this.#portHistory = new PortHistory(readHistory(join(options.stateDir, HISTORY_FILE)));
+    let entries: HistoryEntry[] = [];
+    try {
+      entries = readHistory(join(options.stateDir, HISTORY_FILE));
+    } catch (error) {
+      const reason = (error as Error).message;
+      options.logger.warn({ reason }, 'the port blocks that were in force are left aside; begun anew');
+    }
+    this.#portHistory = new PortHistory(entries);
     this.#output = new RecordOutput(options);
   }
 
@@ -301,22 +315,25 @@ export class Translations {
   }
 }
 
-/** The port blocks in force and those before; none when the file cannot be read. */
+/** The port blocks in force and those before; none without a file. Throws when it is not what it should be. */
 function readHistory(file: string): HistoryEntry[] {
+  const content = readState(file, HISTORY_BOUNDS.octets);
+  if (content === undefined) return [];
+  const damaged = new Error(`${file} is damaged`);
+  let value: { version?: unknown; entries?: unknown } | null;
   try {
-    const { version, entries } = JSON.parse(readFileSync(file, 'utf8')) as {
-      version: number;
-      entries: HistoryEntry[];
-    };
-    return version === HISTORY_VERSION ? entries : [];
+    value = parseJson(content, HISTORY_BOUNDS.values) as typeof value;
   } catch {
-    return [];
+    throw damaged;
   }
+  if (Number.isInteger(value?.version) && value?.version !== HISTORY_VERSION) return [];
+  const entries = parseHistory(value?.entries);
+  if (entries === undefined) throw damaged;
+  return entries;
 }
 
 function writeHistory(file: string, entries: readonly HistoryEntry[]): void {
-  writeFileSync(`${file}.new`, JSON.stringify({ version: HISTORY_VERSION, entries }), { mode: 0o600 });
-  renameSync(`${file}.new`, file);
+  replaceState(file, [JSON.stringify({ version: HISTORY_VERSION, entries })]);
 }
 
 /** The rules in the order in which they decide. */

@@ -5,13 +5,16 @@
  * costs little however many rows it has, and an insert touches only the indexes of the newest, which stay small
  * enough for a small page cache. Nothing is synced to the disk: what a crash of the machine destroys is started
  * anew, and a crash of the process destroys nothing.
+ *
+ * SQLite opens by name and follows links, so its files are looked at before. What is in them is checked where it is
+ * read: a row that cannot be a flow is left out, a segment that cannot be one makes the whole file damaged.
  */
-import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
+import type { StateFiles } from './checkpoint.ts';
 import { type FlowView, natTypes } from './flow.ts';
 import type { Endpoint, Lookup } from './lookup.ts';
-import { type Flow, VERDICTS } from './table.ts';
+import { type Flow, LAST_DATE, VERDICTS } from './table.ts';
 import type { Gap } from './tracker.ts';
 
 const FILE = 'flows.db';
@@ -46,12 +49,19 @@ const NUMBERS = [
 ];
 const COLUMNS = [...ADDRESSES, ...NUMBERS].join(', ');
 
-const segmentTable = (n: number): string => `
-  CREATE TABLE flows_${n} (${ADDRESSES.join(' BLOB, ')} BLOB, ${NUMBERS.join(' INTEGER, ')} INTEGER);
-  CREATE INDEX outside_${n} ON flows_${n} (outside, outside_port, start);
-  CREATE INDEX source_${n} ON flows_${n} (source, start);
-  CREATE INDEX destination_${n} ON flows_${n} (destination, destination_port, start);
-  CREATE INDEX inside_${n} ON flows_${n} (inside, inside_port, start) WHERE inside IS NOT NULL;`;
+/** The statements that make the tables of every file, and those of a segment: the file holds them, and no others. */
+const TABLES = [
+  'CREATE TABLE policies (id INTEGER PRIMARY KEY, name TEXT UNIQUE)',
+  'CREATE TABLE segments (n INTEGER PRIMARY KEY, created REAL, base INTEGER, first REAL, last REAL)',
+  'CREATE TABLE gaps ("from" INTEGER, "to" INTEGER, lost INTEGER)',
+];
+const segmentTables = (n: number): string[] => [
+  `CREATE TABLE flows_${n} (${ADDRESSES.join(' BLOB, ')} BLOB, ${NUMBERS.join(' INTEGER, ')} INTEGER)`,
+  `CREATE INDEX outside_${n} ON flows_${n} (outside, outside_port, start)`,
+  `CREATE INDEX source_${n} ON flows_${n} (source, start)`,
+  `CREATE INDEX destination_${n} ON flows_${n} (destination, destination_port, start)`,
+  `CREATE INDEX inside_${n} ON flows_${n} (inside, inside_port, start) WHERE inside IS NOT NULL`,
+];
 
 export interface StoreOptions {
   directory: string;
@@ -62,6 +72,7 @@ export interface StoreOptions {
   now: () => number;
   /** A file that cannot be used was thrown away. */
   onAnew: (reason: string) => void;
+  files: Pick<StateFiles, 'checkState' | 'makeOwnDirectory' | 'clear'>;
 }
 
 interface Segment {
@@ -75,6 +86,9 @@ interface Segment {
 }
 
 const textOf = (error: unknown): string => (error as Error).message;
+
+/** An error about a file that is to be begun anew. */
+const corrupt = (reason: string): Error => Object.assign(new Error(reason), { errcode: SQLITE_NOTADB });
 
 const isCorrupt = (error: unknown): boolean =>
   [SQLITE_CORRUPT, SQLITE_NOTADB].includes(((error as { errcode?: number }).errcode ?? 0) & 0xff);
@@ -92,7 +106,7 @@ export class TranslationStore {
   /** Opens the file, or makes it. Throws when that cannot be done. */
   constructor(options: StoreOptions) {
     this.#options = options;
-    mkdirSync(options.directory, { recursive: true, mode: 0o700 });
+    options.files.makeOwnDirectory(options.directory);
     try {
       this.#db = this.#open();
     } catch (error) {
@@ -170,12 +184,12 @@ export class TranslationStore {
 
   /** The gaps that touch the time of a lookup, the newest first. */
   gaps({ from, to }: Pick<Lookup, 'from' | 'to'>): { from: number; to: number; lost: number }[] {
-    return this.#guard(
-      () =>
-        this.#db
-          .prepare('SELECT "from", "to", lost FROM gaps WHERE "from" <= ? AND "to" >= ? ORDER BY rowid DESC')
-          .all(to, from) as unknown as { from: number; to: number; lost: number }[],
-    );
+    return this.#guard(() => {
+      const rows = this.#db
+        .prepare('SELECT "from", "to", lost FROM gaps WHERE "from" <= ? AND "to" >= ? ORDER BY rowid DESC')
+        .all(to, from) as unknown as { from: number; to: number; lost: number }[];
+      return rows.filter((row) => isDate(row.from) && isDate(row.to) && typeof row.lost === 'number');
+    });
   }
 
   /** The flows that were asked for, the newest first, at most `lookup.limit`. */
@@ -200,7 +214,7 @@ export class TranslationStore {
           .all(...values, left),
       );
       left -= rows.length;
-      yield rows.map(viewRow);
+      yield rows.flatMap(viewRow);
       if (left === 0) return;
     }
   }
@@ -210,14 +224,22 @@ export class TranslationStore {
     this.#db.close();
   }
 
-  #path(): string {
-    return join(this.#options.directory, FILE);
+  /** The file, and the two that SQLite keeps beside it. */
+  #paths(): string[] {
+    return ['', '-wal', '-shm'].map((suffix) => join(this.#options.directory, FILE + suffix));
   }
 
   #open(): DatabaseSync {
-    const db = new DatabaseSync(this.#path());
+    const { files, maxBytes } = this.#options;
+    try {
+      for (const file of this.#paths()) files.checkState(file, 2 * maxBytes + SEGMENT_BYTES);
+    } catch (error) {
+      throw corrupt(textOf(error));
+    }
+    const db = new DatabaseSync(this.#paths()[0]!);
     try {
       db.exec(`
+        PRAGMA trusted_schema = OFF;
         PRAGMA page_size = ${PAGE};
         PRAGMA journal_mode = WAL;
         PRAGMA synchronous = OFF;
@@ -230,13 +252,11 @@ export class TranslationStore {
       if (fresh) {
         db.exec(`
           BEGIN;
-          CREATE TABLE policies (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
-          CREATE TABLE segments (n INTEGER PRIMARY KEY, created REAL, base INTEGER, first REAL, last REAL);
-          CREATE TABLE gaps ("from" INTEGER, "to" INTEGER, lost INTEGER);
+          ${TABLES.join(';')};
           PRAGMA user_version = ${SCHEMA};
           COMMIT;`);
       } else if (version !== SCHEMA) {
-        throw Object.assign(new Error(`it has layout ${version}`), { errcode: SQLITE_NOTADB });
+        throw corrupt(`it has layout ${version}`);
       }
       this.#use(db);
     } catch (error) {
@@ -248,7 +268,17 @@ export class TranslationStore {
 
   /** Reads what the file has, and goes on with its newest segment. */
   #use(db: DatabaseSync): void {
-    this.#segments = db.prepare('SELECT * FROM segments ORDER BY n').all() as unknown as Segment[];
+    const rows = db.prepare('SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL').all();
+    const found = new Set(rows.map(({ sql }) => sql as string));
+    // A view or a trigger in the place of one of them could do anything.
+    if (!TABLES.every((table) => found.has(table))) throw corrupt('it lacks a table');
+    const segments = db.prepare('SELECT * FROM segments ORDER BY n').all() as unknown as Segment[];
+    if (!segments.every(isSegment)) throw corrupt('it has segments that make no sense');
+    const expected = [...TABLES, ...segments.flatMap(({ n }) => segmentTables(n))];
+    if (found.size !== expected.length || !expected.every((one) => found.has(one))) {
+      throw corrupt('its tables are not those of the translation log');
+    }
+    this.#segments = segments;
     this.#readPolicies(db);
     const newest = this.#segments.at(-1);
     if (newest === undefined) this.#beginSegment(db);
@@ -259,7 +289,7 @@ export class TranslationStore {
     const now = this.#options.now();
     const n = (this.#segments.at(-1)?.n ?? 0) + 1;
     const segment = { n, created: now, base: pagesUsed(db), first: now, last: now };
-    db.exec(`BEGIN; ${segmentTable(n)}`);
+    db.exec(`BEGIN; ${segmentTables(n).join(';')}`);
     db.prepare('INSERT INTO segments VALUES (?, ?, ?, ?, ?)').run(n, now, segment.base, now, now);
     db.exec('COMMIT');
     this.#segments.push(segment);
@@ -318,7 +348,7 @@ export class TranslationStore {
   /** Throws the file away and makes a new one. */
   #anew(error: unknown): DatabaseSync {
     this.#options.onAnew(textOf(error));
-    for (const suffix of ['', '-wal', '-shm']) rmSync(this.#path() + suffix, { force: true });
+    for (const file of this.#paths()) this.#options.files.clear(file);
     return this.#open();
   }
 
@@ -373,10 +403,30 @@ function conditions(lookup: Lookup): { where: string; values: SQLInputValue[] } 
   return { where: parts.join(' AND '), values };
 }
 
-function viewRow(row: Record<string, unknown>): FlowView {
+const isDate = (value: unknown): boolean => typeof value === 'number' && value >= 0 && value <= LAST_DATE;
+
+function isSegment({ n, created, base, first, last }: Segment): boolean {
+  return Number.isSafeInteger(n) && n > 0 && [created, base, first, last].every(Number.isFinite);
+}
+
+/** The flow of a row; none when it cannot be one. */
+function viewRow(row: Record<string, unknown>): FlowView[] {
   const flags = row.flags as number;
   const dnat = (flags & FLAG_DNAT) !== 0;
   const source = row.source as Uint8Array;
+  const addresses = ['destination', 'outside', ...(dnat ? ['inside'] : [])].map((name) => row[name]);
+  const wellFormed =
+    source instanceof Uint8Array &&
+    [4, 16].includes(source.length) &&
+    addresses.every((octets) => octets instanceof Uint8Array && octets.length === source.length) &&
+    NUMBERS.every((name) => typeof row[name] === 'number' || (name === 'inside_port' && !dnat)) &&
+    isDate(row.start) &&
+    isDate(row.end) &&
+    VERDICTS[flags & 3] !== undefined;
+  return wellFormed ? [flowOf(row, flags, source, dnat)] : [];
+}
+
+function flowOf(row: Record<string, unknown>, flags: number, source: Uint8Array, dnat: boolean): FlowView {
   return {
     family: source.length === 4 ? 4 : 6,
     protocol: row.protocol as number,

@@ -49,6 +49,8 @@ const FLAG_DNAT = 1 << 7;
 /** Flows in one buffer. */
 const CHUNK = 2048;
 const NONE = -1;
+/** What a date can be made of at most; Unix, ms. */
+export const LAST_DATE = 8.64e15;
 
 /** One flow: a place in a buffer, and names for what is there. */
 export class Flow {
@@ -227,6 +229,18 @@ export class Flow {
   }
 }
 
+/** Whether the values can be those of a flow; a free place has none. */
+function isFlow({ family, verdict, policy, start, counters }: Flow, policies: number): boolean {
+  return (
+    (family === 4 || family === 6) &&
+    VERDICTS.includes(verdict) &&
+    policy < policies &&
+    start >= 0 &&
+    start <= LAST_DATE &&
+    Object.values(counters ?? {}).every((count) => count >= 0 && count <= Number.MAX_SAFE_INTEGER)
+  );
+}
+
 function writeKey(
   buffer: Buffer,
   at: number,
@@ -319,10 +333,13 @@ export class FlowTable {
     );
   }
 
-  /** Adds what `save` returned, as far as there is room. */
-  load(saved: Buffer): void {
+  /**
+   * Adds what `save` returned, as far as there is room. What is no flow, or of a policy that is none of so many, is
+   * left out.
+   */
+  load(saved: Buffer, policies = Number.POSITIVE_INFINITY): void {
     for (let at = 0; at + FLOW_SIZE <= saved.length; at += FLOW_SIZE) {
-      if (saved[at + FAMILY] === 0) continue;
+      if (!isFlow(new Flow(saved, at), policies)) continue;
       const slot = this.#take();
       if (slot === undefined) return;
       const flow = this.#move(slot);

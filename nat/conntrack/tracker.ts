@@ -202,7 +202,7 @@ export class Tracker {
   load({ at, policies, totals }: TrackerState, flows: Buffer, now: number): void {
     for (const name of policies.slice(1)) this.policyNumber(name);
     for (const total of totals) this.#totals.set(totalKey(total, this.policyNumber(total.policy)), total);
-    this.table.load(flows);
+    this.table.load(flows, this.#policies.length);
     for (const flow of this.table) flow.generation = this.#generation;
     this.#adopting = false;
     this.lost(at, now);

@@ -1,6 +1,6 @@
 // Who was behind an address and a port of a block, at any time that is remembered.
 import t from 'tap';
-import { type PolicyBlocks, PortHistory, portBlocksOf } from '../../agent/port-history.ts';
+import { type PolicyBlocks, PortHistory, parseHistory, portBlocksOf } from '../../agent/port-history.ts';
 import { parseLookup, translationsDocument, translationsTable } from '../../agent/translations-query.ts';
 import { address, type Family, prefix } from '../../routing/prefix.ts';
 
@@ -122,4 +122,35 @@ t.test('the answer says that it was computed', async (t) => {
     ].join('\n'),
   );
   t.notOk('computed' in translationsDocument({ flows: [], more: false, gaps: [] }, NOON));
+});
+
+t.test('what is kept is read again, and nothing that a history cannot hold', async (t) => {
+  const kept = JSON.parse(JSON.stringify(history().entries));
+  t.strictSame(parseHistory(kept), history().entries);
+  const [entry] = kept;
+  const [blocks] = entry.policies;
+  const withBlocks = (change: object) => [{ ...entry, policies: [{ ...blocks, ...change }] }];
+  for (const wrong of [
+    undefined,
+    null,
+    {},
+    [null],
+    [{ ...entry, family: 5 }],
+    [{ ...entry, family: 6 }],
+    [{ ...entry, from: 9e15 }],
+    [{ ...entry, from: '1' }],
+    [{ ...entry, policies: {} }],
+    [{ ...entry, policies: [null] }],
+    withBlocks({ policy: 1 }),
+    withBlocks({ sources: [] }),
+    withBlocks({ sources: ['10.17.0.1/24'] }),
+    withBlocks({ sources: [1] }),
+    withBlocks({ addresses: ['172.17.0.50/32'] }),
+    withBlocks({ addresses: '172.17.0.50' }),
+    withBlocks({ size: 0 }),
+    withBlocks({ size: 1e9 }),
+    withBlocks({ size: Number.NaN }),
+  ]) {
+    t.equal(parseHistory(wrong), undefined, JSON.stringify(wrong));
+  }
 });

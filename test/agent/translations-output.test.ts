@@ -10,6 +10,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -89,6 +90,37 @@ t.test('what cannot be written is counted and told once, and so is its end', asy
   t.match(log[0], 'cannot write translation records');
   rmSync(place);
   mkdirSync(place);
+});
+
+t.test('a FIFO is written to while somebody reads it, and nobody waits for a reader', async (t) => {
+  const fifo = join(ROOT, 'no-reader');
+  execFileSync('mkfifo', [fifo]);
+  const { out, log } = output(fifo, 1);
+  await out.write(lines(0, 1));
+  t.equal(out.lost, 1);
+  t.match(log, [/cannot write translation records/]);
+  await out.close();
+  const reader = openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK);
+  const again = output(fifo, 1).out;
+  await again.write(lines(1, 1));
+  await again.write(lines(2, 1));
+  t.equal(again.lost, 0);
+  t.ok(statSync(fifo).isFIFO(), 'it is not rotated');
+  await again.close();
+  closeSync(reader);
+});
+
+t.test('a link is not written through', async (t) => {
+  const target = join(ROOT, 'target');
+  writeFileSync(target, 'precious');
+  const link = join(ROOT, 'link.log');
+  symlinkSync(target, link);
+  const { out, log } = output(link);
+  await out.write(lines(0, 1));
+  await out.close();
+  t.equal(out.lost, 1);
+  t.match(log, [/ELOOP/]);
+  t.equal(readFileSync(target, 'utf8'), 'precious');
 });
 
 t.test('a reader that hangs does not hold up the end; what it did not take is counted', async (t) => {

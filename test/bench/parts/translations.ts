@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import * as files from '../../../bfd/files.ts';
 import type { Lookup } from '../../../nat/conntrack/lookup.ts';
 import { TranslationStore } from '../../../nat/conntrack/store.ts';
 import { Flow } from '../../../nat/conntrack/table.ts';
@@ -213,6 +214,7 @@ function lookups(context: Context): { store: number; answers: Answered[]; stored
     ...{ directory, maxBytes: 1 << 30, maxAge: 7 * 86_400_000 },
     now: () => now,
     onAnew: (text) => context.say(text),
+    files,
   });
   const random = (below: number) => Math.floor(Math.random() * below);
   const flow = new Flow();

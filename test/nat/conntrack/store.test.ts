@@ -1,10 +1,14 @@
+import { execFileSync } from 'node:child_process';
 import {
   cpSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
@@ -12,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import t from 'tap';
+import * as files from '../../../bfd/files.ts';
 import type { FlowView } from '../../../nat/conntrack/flow.ts';
 import { type Lookup, matches } from '../../../nat/conntrack/lookup.ts';
 import { TranslationStore } from '../../../nat/conntrack/store.ts';
@@ -44,6 +49,7 @@ function open(
     ...options,
     now: () => clock.now,
     onAnew: (reason) => anew.push(reason),
+    files,
   });
   return { store, anew, clock };
 }
@@ -249,6 +255,94 @@ t.test('a directory that cannot be had is an exception, not a crash', async (t) 
   writeFileSync(file, '');
   t.throws(() => open(join(file, 'below')));
   t.ok(existsSync(file));
+});
+
+for (const name of ['flows.db', 'flows.db-wal', 'flows.db-shm']) {
+  for (const [kind, make] of Object.entries({
+    FIFO: (path: string) => execFileSync('mkfifo', [path]),
+    'symbolic link': (path: string, target: string) => symlinkSync(target, path),
+    directory: (path: string) => mkdirSync(path),
+    larger: (path: string) => {
+      writeFileSync(path, '');
+      truncateSync(path, 2 ** 34);
+    },
+  })) {
+    t.test(`${name} as ${kind} is begun anew, and what a link leads to stays`, async (t) => {
+      const dir = directory();
+      const target = join(directory(), 'target');
+      writeFileSync(target, 'precious');
+      const first = open(dir);
+      first.store.close();
+      rmSync(join(dir, name), { force: true });
+      make(join(dir, name), target);
+      const { store, anew } = open(dir);
+      t.match(anew, [new RegExp(kind)]);
+      store.add(flow({ flow: '10.17.0.9 1 1.1.1.1 2', snat: '2.2.2.2 3' }, 1000), 'web', 2000, false);
+      t.equal(store.commit(), 1);
+      t.same(sources(store.find(ask())), ['10.17.0.9 1']);
+      store.close();
+      t.equal(readFileSync(target, 'utf8'), 'precious');
+    });
+  }
+}
+
+t.test('a directory that is a link is not followed', async (t) => {
+  const elsewhere = directory();
+  const dir = join(directory(), 'translations');
+  symlinkSync(elsewhere, dir);
+  open(dir).store.close();
+  t.same(readdirSync(elsewhere), []);
+});
+
+for (const [what, sql] of Object.entries({
+  'a view in the place of the flows':
+    'ALTER TABLE flows_1 RENAME TO other; CREATE VIEW flows_1 AS SELECT * FROM other',
+  'a view in the place of the segments':
+    'ALTER TABLE segments RENAME TO other; CREATE VIEW segments AS SELECT * FROM other',
+  'a trigger': 'CREATE TRIGGER t AFTER INSERT ON policies BEGIN DELETE FROM gaps; END',
+  'a table more': 'CREATE TABLE more (x)',
+  'a segment that is not there': 'INSERT INTO segments VALUES (7, 0, 0, 0, 0)',
+  'a segment with a text for a time': "UPDATE segments SET created = 'x'",
+  'a segment without a number': 'UPDATE segments SET n = -1',
+})) {
+  t.test(`a file with ${what} is begun anew`, async (t) => {
+    const dir = directory();
+    open(dir).store.close();
+    const db = new DatabaseSync(join(dir, 'flows.db'));
+    db.exec(sql);
+    db.close();
+    const { store, anew } = open(dir);
+    t.equal(anew.length, 1);
+    store.add(flow({ flow: '10.17.0.9 1 1.1.1.1 2', snat: '2.2.2.2 3' }, 1000), 'web', 2000, false);
+    t.equal(store.commit(), 1);
+    t.same(sources(store.find(ask())), ['10.17.0.9 1']);
+    store.close();
+  });
+}
+
+t.test('rows that cannot be a flow or a gap are left out', async (t) => {
+  const dir = directory();
+  const first = open(dir);
+  for (const port of [1, 2, 3, 4, 5, 6]) {
+    const one = flow({ flow: `10.17.0.9 ${port} 1.1.1.1 2`, snat: '2.2.2.2 3' }, 1000);
+    first.store.add(one, 'web', 2000, false);
+  }
+  first.store.commit();
+  first.store.close();
+  const db = new DatabaseSync(join(dir, 'flows.db'));
+  db.exec(`
+    UPDATE flows_1 SET source = NULL WHERE source_port = 1;
+    UPDATE flows_1 SET outside = x'01' WHERE source_port = 2;
+    UPDATE flows_1 SET start = 9e17 WHERE source_port = 3;
+    UPDATE flows_1 SET flags = 3 WHERE source_port = 4;
+    UPDATE flows_1 SET original_bytes = 'x' WHERE source_port = 5;
+    INSERT INTO gaps VALUES (-9e300, 9e300, 1), ('x', 1, 1), (1, 2, 3)`);
+  db.close();
+  const { store, anew } = open(dir);
+  t.same(anew, []);
+  t.same(sources(store.find(ask())), ['10.17.0.9 6']);
+  t.same(store.gaps({ from: 0, to: Number.MAX_SAFE_INTEGER }), [{ from: 1, to: 2, lost: 3 }]);
+  store.close();
 });
 
 t.test('the store finds ended flows by the same rules as the table finds those that live', async (t) => {
