@@ -1,6 +1,6 @@
 /** Gathers what the plan needs to know about the pod: the kernel's links and addresses, Multus' annotation. */
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readMounted } from '../bfd/files.ts';
 import type { RoutingState } from '../routing/state.ts';
 import { type Facts, type NetworkStatus, parseNetworkStatus } from './interfaces.ts';
 
@@ -9,6 +9,9 @@ const IPV6_ADDRESSES = '/proc/self/net/if_inet6';
 
 /** Whether this kernel has IPv6 at all. */
 export const hasIPv6 = (file = IPV6_ADDRESSES): boolean => existsSync(file);
+
+/** The annotation that it holds is smaller, octets. */
+export const MAX_NETWORK_STATUS = 1 << 18;
 
 /**
  * The facts. A network-status file that is not there is no surprise (Multus is optional); one that cannot be
@@ -25,7 +28,7 @@ export async function readFacts(
   const ignored = (why: string) =>
     notes.push(`network-status file ${networkStatusPath} is left aside: ${why}`);
   try {
-    const result = parseNetworkStatus(await readFile(networkStatusPath, 'utf8'));
+    const result = parseNetworkStatus(readMounted(networkStatusPath, MAX_NETWORK_STATUS).toString());
     if ('networks' in result) networks = result.networks;
     else ignored(result.problem);
   } catch (error) {

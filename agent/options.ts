@@ -116,10 +116,15 @@ export function parseDuration(text: string): number | undefined {
 
 /** Parses `127.0.0.1:10669` or `[::1]:10669` or `:10669` (every address); undefined for anything else. */
 export function parseListen(text: string): ListenAddress | undefined {
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([0-9.]*)):(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
+  const match = /^(\[[0-9a-fA-F:.]+\]|[0-9.]*):(\d{1,5})$/.exec(text);
+  const [, written = '', digits] = match ?? [];
+  const port = Number(digits);
   if (match === null || port > 65_535) return undefined;
-  return { host: match[1] ?? (match[2] || '::'), port };
+  if (written === '') return { host: '::', port };
+  // A URL has IPv4 in the one form that is written here, and no IPv6 that is none.
+  const host = URL.parse(`http://${written}`)?.hostname;
+  if (host === undefined || !(written.startsWith('[') || host === written)) return undefined;
+  return { host: host.replace(/[[\]]/g, ''), port };
 }
 
 // Linux: IFNAMSIZ 16 with the final NUL; no slash, no blank (net/core/dev.c dev_valid_name).

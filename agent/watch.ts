@@ -10,6 +10,7 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import v8 from 'node:v8';
+import { kindOf, readMounted } from '../bfd/files.ts';
 import { MAX_FILE_SIZE, MAX_SET_SIZE } from './policy/documents.ts';
 import type { PolicyFile } from './policy/model.ts';
 import { DEFAULT_TOKENS } from './policy/parse.ts';
@@ -64,7 +65,8 @@ const reasons: Record<string, string> = {
 export function readPolicy(location: string): PolicySource {
   for (let attempt = 1; ; attempt++) {
     try {
-      if (fs.statSync(location).isFile()) return [readFile(location, location, MAX_SET_SIZE)!];
+      const file = readFile(location, location, MAX_SET_SIZE);
+      if (file !== undefined) return [file];
       const before = dataDirectory(location);
       const files = readDirectory(before);
       if (dataDirectory(location) === before || attempt === MAX_ATTEMPTS) return files;
@@ -101,18 +103,14 @@ function readDirectory(directory: string): PolicyFile[] {
     });
 }
 
-/** Reads a regular file; undefined for anything else. */
+/** Reads a file; undefined for a directory. What else is no regular file comes with what it is. */
 function readFile(location: string, name: string, left: number): PolicyFile | undefined {
-  // A FIFO must not be waited for.
-  const fd = fs.openSync(location, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-  try {
-    const stat = fs.fstatSync(fd);
-    if (!stat.isFile()) return undefined;
-    if (stat.size > Math.min(MAX_FILE_SIZE, left)) return { name, text: '', size: stat.size };
-    return { name, text: fs.readFileSync(fd, 'utf8') };
-  } finally {
-    fs.closeSync(fd);
-  }
+  const stat = fs.statSync(location);
+  if (stat.isDirectory()) return undefined;
+  if (!stat.isFile()) return { name, text: '', problem: `is ${kindOf(stat)}, not a regular file` };
+  const most = Math.min(MAX_FILE_SIZE, left);
+  if (stat.size > most) return { name, text: '', size: stat.size };
+  return { name, text: readMounted(location, most).toString() };
 }
 
 /** Follows a policy directory, which need not exist yet, and tells when its content has changed. */

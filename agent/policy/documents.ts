@@ -58,6 +58,10 @@ export function readDocuments(
       refuse(file.name, `holds ${mebibytes(size)}, more than ${mebibytes(MAX_FILE_SIZE)}`);
       continue;
     }
+    if (file.problem !== undefined) {
+      refuse(file.name, file.problem);
+      continue;
+    }
     if (tooMuch) {
       refuse(file.name, tooMuch);
       break;

@@ -211,6 +211,8 @@ export interface PolicyFile {
   text: string;
   /** In octets, when the file was too large to be read; `text` is then empty. */
   size?: number;
+  /** Why it was not read: `is a FIFO, not a regular file`. */
+  problem?: string;
 }
 
 export type PolicyResult = { ok: true; policy: Policy } | { ok: false; errors: PolicyError[] };

@@ -1,3 +1,5 @@
+import { execFileSync } from 'node:child_process';
+import { truncateSync } from 'node:fs';
 import t from 'tap';
 import { hasIPv6, readFacts } from '../../agent/facts.ts';
 
@@ -26,7 +28,12 @@ t.test('a network-status file is optional, and a bad one is noted and left aside
   const bad = await readFacts(observed, `${dir}/bad`);
   t.strictSame(bad.networks, []);
   t.match(bad.notes, [/^network-status file .*\/bad is left aside: not JSON: /]);
-  t.match((await readFacts(observed, `${dir}/directory`)).notes, [/is left aside: EISDIR/]);
+  t.match((await readFacts(observed, `${dir}/directory`)).notes, [/is a directory, not a regular file/]);
+  execFileSync('mkfifo', [`${dir}/fifo`]);
+  t.match((await readFacts(observed, `${dir}/fifo`)).notes, [/is a FIFO, not a regular file/]);
+  t.match((await readFacts(observed, '/dev/zero')).notes, [/is a device, not a regular file/]);
+  truncateSync(`${dir}/good`, 2 ** 40);
+  t.match((await readFacts(observed, `${dir}/good`)).notes, [/is larger than/]);
 });
 
 t.test('a kernel without IPv6 is known by what /proc/net lacks', async (t) => {

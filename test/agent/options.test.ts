@@ -11,7 +11,24 @@ t.strictSame(parseListen('127.0.0.1:10669'), { host: '127.0.0.1', port: 10_669 }
 t.strictSame(parseListen('[::1]:80'), { host: '::1', port: 80 });
 t.strictSame(parseListen(':80'), { host: '::', port: 80 }, 'without an address: every address');
 t.equal(parseListen('::1:80'), undefined, 'an IPv6 address needs brackets');
-t.equal(parseListen('127.0.0.1:70000'), undefined);
+for (const wrong of [
+  '127.0.0.1:70000',
+  '127.0.0.1',
+  '127.1:80',
+  '256.0.0.1:80',
+  '1.2.3.4.5:80',
+  '[127.0.0.1]:80',
+  '[::1:80',
+  '[:::1]:80',
+  '[]:80',
+  'localhost:80',
+  ':80:80',
+  ':-1',
+  '80',
+  '',
+]) {
+  t.equal(parseListen(wrong), undefined, wrong);
+}
 
 t.equal(variableOf('policy-dir'), 'VEG_AGENT_POLICY_DIR');
 

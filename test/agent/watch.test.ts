@@ -1,4 +1,5 @@
 // The policy directory as the kubelet, an editor and a person change it.
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -68,6 +69,27 @@ t.test(
 t.test('one file is read by its path', async (t) => {
   const dir = t.testdir({ 'a.yaml': 'a' });
   t.same(readPolicy(join(dir, 'a.yaml')), [{ name: join(dir, 'a.yaml'), text: 'a' }]);
+});
+
+t.test('what is no file is an error of its name, in a directory and by its path', async (t) => {
+  const dir = t.testdir({ 'a.yaml': 'a', 'zero.json': t.fixture('symlink', '/dev/zero') });
+  execFileSync('mkfifo', [join(dir, 'fifo.yaml')]);
+  const problem = (name: string, kind: string) => ({
+    name,
+    text: '',
+    problem: `is ${kind}, not a regular file`,
+  });
+  const fifo = join(dir, 'fifo.yaml');
+  t.same(readPolicy(dir), [
+    { name: 'a.yaml', text: 'a' },
+    problem('fifo.yaml', 'a FIFO'),
+    problem('zero.json', 'a device'),
+  ]);
+  t.same(readPolicy(fifo), [problem(fifo, 'a FIFO')]);
+  t.match(loadPolicy(readPolicy(fifo) as []), {
+    ok: false,
+    errors: [{ file: fifo, line: 1, col: 1, message: 'is a FIFO, not a regular file' }],
+  });
 });
 
 t.test('what cannot be read is said with its path and the reason', async (t) => {
