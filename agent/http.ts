@@ -1,14 +1,16 @@
 /**
  * The HTTP side that a kubelet, Prometheus and a person with a port-forward see. Read-only, small, bounded.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server } from 'node:http';
 import { networkInterfaces } from 'node:os';
+import { type HttpAnswer, HttpServer } from '../bfd/http-server.ts';
+import { isLoopback, type PlaceLimits } from '../bfd/places.ts';
 import { hasIPv6 } from './facts.ts';
 import type { Logger } from './log.ts';
 import type { ListenAddress } from './options.ts';
 
 export interface HttpContent {
-  metrics(): Promise<{ type: string; body: string }>;
+  metrics: MetricsText;
   /** Empty when the process can do its work. */
   notLive(): string[];
   /** Empty when the gateway is ready. */
@@ -19,31 +21,31 @@ export interface HttpContent {
   data: Record<string, (query: URLSearchParams) => Promise<{ status: number; body: unknown }>>;
 }
 
-/** Bounds on what a client may take. */
-const LIMITS = {
-  maxHeaderSize: 8192,
-  headersTimeout: 5000,
-  requestTimeout: 10_000,
-  keepAliveTimeout: 5000,
-  connectionsCheckingInterval: 1000,
-  connections: 64,
-} as const;
+/** Bounds on what clients may take, of every listener together (bfd/http-server.ts). */
+export const HTTP_LIMITS: PlaceLimits = { total: 64, perClient: 16, octets: 4 << 20, patience: 10_000 };
 
-const isLoopback = (address: string | undefined): boolean =>
-  address !== undefined && (address === '::1' || /^(?:::ffff:)?127\./.test(address));
-
-function reply(response: ServerResponse, status: number, type: string, body: string, more = {}): void {
-  response.writeHead(status, {
-    ...more,
-    'Content-Type': type,
-    'Content-Length': Buffer.byteLength(body),
-    'Cache-Control': 'no-store',
-    'X-Content-Type-Options': 'nosniff',
-  });
-  response.end(response.req.method === 'HEAD' ? '' : body);
-}
+/** Metrics are made at most in so large a part of the time, however often they are asked for. */
+const METRICS_SHARE = 0.1;
 
 const TEXT = 'text/plain; charset=utf-8';
+
+/** An answer that nobody keeps or takes for something else. */
+export const answerOf = (
+  status: number,
+  type: string,
+  body: string | Buffer,
+  more: Record<string, string> = {},
+): HttpAnswer => ({
+  status,
+  headers: {
+    'Content-Type': type,
+    'Cache-Control': 'no-store',
+    'X-Content-Type-Options': 'nosniff',
+    'Cross-Origin-Resource-Policy': 'same-origin',
+    ...more,
+  },
+  body,
+});
 
 /**
  * Whether an address is this machine's. The gateway's own masquerade rule gives what goes to 127.0.0.1 the source of
@@ -55,41 +57,54 @@ function isOwn(address = ''): boolean {
   return isLoopback(plain) || own.some((info) => info.address === plain);
 }
 
+const OCTET = '(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])';
+const LOOPBACK_HOST = new RegExp(`^(?:localhost|127(?:\\.${OCTET}){3}|\\[::1\\])(?::[0-9]{1,5})?$`, 'i');
+
+/** Whether a Host header, or the authority of a URL, is a name that no resolver can give to somebody else. */
+export const isLoopbackHost = (host: string): boolean => LOOPBACK_HOST.test(host);
+
 /** Whether a page and its data may be shown: they name pods, so only on loopback, and by its names. */
-function isLocal({ socket, headers }: IncomingMessage): boolean {
+function isLocal({ socket, headersDistinct }: IncomingMessage, authority: string | undefined): boolean {
+  const { host = [], origin = [] } = headersDistinct;
   // A Host header that is a name would let a page elsewhere read this one through DNS rebinding.
-  const host = (headers.host ?? '').replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
-  const local = isLoopback(socket.localAddress) && isOwn(socket.remoteAddress);
-  return local && (host === 'localhost' || isLoopback(host));
+  const names = [...host, ...origin.map((text) => text.replace(/^https?:\/\//, ''))];
+  if (authority !== undefined) names.push(authority);
+  return (
+    isLoopback(socket.localAddress ?? '') &&
+    isOwn(socket.remoteAddress) &&
+    host.length === 1 &&
+    names.every(isLoopbackHost)
+  );
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse, content: HttpContent) {
-  const [path = '/', query] = (request.url ?? '/').split('?', 2);
+async function answer(request: IncomingMessage, content: HttpContent): Promise<HttpAnswer> {
+  // The target may be a whole URL (RFC 9112 3.2.2).
+  const [, authority, target = '/'] = /^(?:http:\/\/([^/?#]*))?(.*)$/s.exec(request.url ?? '/') ?? [];
+  const [path = '/', query] = target.split('?', 2);
   const probe = (reasons: string[]) =>
-    reply(response, reasons.length === 0 ? 200 : 503, TEXT, `${reasons.join('\n') || 'ok'}\n`);
+    answerOf(reasons.length === 0 ? 200 : 503, TEXT, `${reasons.join('\n') || 'ok'}\n`);
   const data = Object.hasOwn(content.data, path) ? content.data[path] : undefined;
   const known = path === '/' || path === '/metrics' || path === '/livez' || path === '/readyz';
-  if (!known && data === undefined) return reply(response, 404, TEXT, 'not found\n');
+  if (!known && data === undefined) return answerOf(404, TEXT, 'not found\n');
   if (request.method !== 'GET' && request.method !== 'HEAD') {
-    response.setHeader('Allow', 'GET, HEAD');
-    return reply(response, 405, TEXT, 'method not allowed\n');
+    return answerOf(405, TEXT, 'method not allowed\n', { Allow: 'GET, HEAD' });
   }
   if (path === '/livez') return probe(content.notLive());
   if (path === '/readyz') return probe(content.notReady());
   if (path === '/metrics') {
     const { type, body } = await content.metrics();
-    return reply(response, 200, type, body);
+    return answerOf(200, type, body);
   }
-  if (!isLocal(request)) {
-    return reply(response, 403, TEXT, 'this page answers on loopback only: use kubectl port-forward\n');
+  if (!isLocal(request, authority)) {
+    return answerOf(403, TEXT, 'this page answers on loopback only: use kubectl port-forward\n');
   }
   if (data !== undefined) {
     const { status, body } = await data(new URLSearchParams(query));
-    if (typeof body === 'string') return reply(response, status, TEXT, body);
-    return reply(response, status, 'application/json', JSON.stringify(body));
+    if (typeof body === 'string') return answerOf(status, TEXT, body);
+    return answerOf(status, 'application/json', JSON.stringify(body));
   }
   const { html, policy } = content.page;
-  return reply(response, 200, 'text/html; charset=utf-8', html, {
+  return answerOf(200, 'text/html; charset=utf-8', html, {
     'Content-Security-Policy': policy,
     'Referrer-Policy': 'no-referrer',
   });
@@ -98,17 +113,45 @@ async function answer(request: IncomingMessage, response: ServerResponse, conten
 /** An address to listen on; `::` stands for every address of the families that this kernel has. */
 export const listenable = (host: string): string => (host === '::' && !hasIPv6() ? '0.0.0.0' : host);
 
+export type MetricsText = () => Promise<{ type: string; body: string | Buffer }>;
+
+/**
+ * The same text for all who ask at a time, and for those who ask soon after: so soon that making it takes a small part
+ * of the time. A client that does not read holds a piece of memory that others hold too.
+ */
+export function shareMetrics(text: MetricsText, clock = () => performance.now()): MetricsText {
+  let last: ReturnType<MetricsText> | undefined;
+  let until = Number.NEGATIVE_INFINITY;
+  return () => {
+    if (last !== undefined && clock() < until) return last;
+    const began = clock();
+    until = Number.POSITIVE_INFINITY;
+    last = text().then(
+      ({ type, body }) => {
+        until = clock() + (clock() - began) / METRICS_SHARE;
+        return { type, body: Buffer.from(body as string) };
+      },
+      (error: unknown) => {
+        until = Number.NEGATIVE_INFINITY;
+        throw error;
+      },
+    );
+    return last;
+  };
+}
+
 /** A set of listeners that follows the addresses it is told. */
 export class HttpListeners {
   readonly #servers = new Map<string, Server>();
-  readonly #content: HttpContent;
+  readonly #http: HttpServer;
   readonly #log: Logger;
   /** Failures already told, so that a retry says nothing new. */
   readonly #told = new Set<string>();
 
   constructor(content: HttpContent, log: Logger) {
-    this.#content = content;
+    const shared = { ...content, metrics: shareMetrics(content.metrics) };
     this.#log = log;
+    this.#http = new HttpServer({ limits: HTTP_LIMITS, answer: (request) => answer(request, shared), log });
   }
 
   /**
@@ -119,9 +162,8 @@ export class HttpListeners {
     const wanted = new Map(addresses.map((address) => [`${address.host} ${address.port}`, address]));
     for (const [key, server] of this.#servers) {
       if (wanted.has(key)) continue;
-      server.close();
-      server.closeAllConnections();
       this.#servers.delete(key);
+      void this.#http.end(server);
     }
     for (const [key, address] of wanted) {
       if (!this.#servers.has(key)) await this.#open(key, address);
@@ -129,33 +171,16 @@ export class HttpListeners {
   }
 
   async close(): Promise<void> {
-    await this.listen([]);
+    this.#servers.clear();
+    await this.#http.close();
   }
 
   async #open(key: string, { host, port }: ListenAddress): Promise<void> {
-    const server = createServer({ ...LIMITS, noDelay: true }, (request, response) => {
-      request.resume();
-      answer(request, response, this.#content).catch((error: unknown) => {
-        this.#log.error({ err: error, path: request.url }, 'cannot answer an HTTP request');
-        response.destroy();
-      });
-    });
-    server.maxConnections = LIMITS.connections;
     try {
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', reject);
-        server.listen(
-          { host: listenable(host), port, ipv6Only: host !== '::' && host.includes(':') },
-          resolve,
-        );
-      });
-      server.removeAllListeners('error');
-      server.on('error', (error) => this.#log.warn({ err: error, host, port }, 'HTTP listener'));
-      this.#servers.set(key, server);
+      this.#servers.set(key, await this.#http.listen(listenable(host), port));
       this.#told.delete(key);
       this.#log.info({ host, port }, 'HTTP listening');
     } catch (error) {
-      server.close();
       if (this.#told.has(key)) return;
       this.#told.add(key);
       this.#log.warn({ err: error, host, port }, 'cannot listen for HTTP; will try again');

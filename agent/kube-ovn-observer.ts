@@ -6,37 +6,58 @@
  *     kube-ovn-observer.js --config FILE --network-status FILE [--listen-address HOST:PORT]
  */
 import { readFileSync } from 'node:fs';
-import { createServer } from 'node:http';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Counter, Registry } from 'prom-client';
-import { listenable } from './http.ts';
+import { makeOwnDirectory, readMounted } from '../bfd/files.ts';
+import { HttpServer } from '../bfd/http-server.ts';
+import { MAX_NETWORK_STATUS } from './facts.ts';
+import { answerOf, HTTP_LIMITS, listenable, shareMetrics } from './http.ts';
 import { parseNetworkStatus } from './interfaces.ts';
 import { addKubeOvnMetrics, interfaceCounters } from './kube-ovn-metrics.ts';
 import { createLog } from './log.ts';
 import { readObserverConfig } from './observer-config.ts';
-import { parseListen } from './options.ts';
+import { EXIT, parseListen } from './options.ts';
 import type { PolicyFile } from './policy/model.ts';
 import { Translations } from './translations.ts';
 import { watchPolicy } from './watch.ts';
 
 /** Its file system is read-only but for this directory, and what it keeps need not outlive it. */
 const MEMORY = '/dev/shm';
-const LIMITS = { maxHeaderSize: 8192, headersTimeout: 5000, requestTimeout: 10_000, keepAliveTimeout: 5000 };
 
-const { values } = parseArgs({
-  options: {
-    config: { type: 'string', default: '/etc/kube-ovn-observer/config.json' },
-    'network-status': { type: 'string', default: '/etc/podinfo/network-status' },
-    'listen-address': { type: 'string', default: ':10666' },
-  },
-});
-const { host, port } = parseListen(values['listen-address']) ?? { host: '::', port: 10_666 };
+/** Says what is wrong with the command line, and ends. */
+function refuse(problem: string): never {
+  process.stderr.write(`kube-ovn-observer: ${problem}\n`);
+  process.exit(EXIT.usage);
+}
+
+function flags() {
+  try {
+    return parseArgs({
+      options: {
+        config: { type: 'string', default: '/etc/kube-ovn-observer/config.json' },
+        'network-status': { type: 'string', default: '/etc/podinfo/network-status' },
+        'listen-address': { type: 'string', default: ':10666' },
+      },
+    }).values;
+  } catch (error) {
+    return refuse((error as Error).message);
+  }
+}
+
+const values = flags();
+const { host, port } =
+  parseListen(values['listen-address']) ??
+  refuse(
+    `--listen-address must be ADDR:PORT, [ADDR]:PORT or :PORT, is ${JSON.stringify(values['listen-address'])}`,
+  );
 const { logger, flush } = await createLog({ level: 'info', format: 'json', component: 'observer' });
 
+// Two of them at once are two that listen.
+const stateDir = join(MEMORY, `veg-agent-observer-${port}`);
+makeOwnDirectory(stateDir);
 const translations = new Translations({
-  // Two of them at once are two that listen.
-  stateDir: join(MEMORY, `veg-agent-observer-${port}`),
+  stateDir,
   pod: process.env.POD_NAME ?? '',
   node: process.env.NODE_NAME ?? '',
   logger,
@@ -45,7 +66,7 @@ let wanted = { interfaces: false, externalNetwork: '' };
 
 /** The interfaces, as Multus names them. Throws when it does not, or they are not there. */
 function findInterfaces(): { internal: string; external: string } {
-  const status = parseNetworkStatus(readFileSync(values['network-status'], 'utf8'));
+  const status = parseNetworkStatus(readMounted(values['network-status'], MAX_NETWORK_STATUS).toString());
   if ('problem' in status) throw new Error(`${values['network-status']}: ${status.problem}`);
   const internal = status.networks.find((network) => network.default)?.interface;
   const external = status.networks.find(({ name }) => name === wanted.externalNetwork)?.interface;
@@ -119,37 +140,31 @@ function take(files: PolicyFile[] | { unreadable: string }): void {
 const watch = watchPolicy(dirname(values.config), take);
 take(watch.read());
 
-const server = createServer(LIMITS, (request, response) => {
-  const reply = (status: number, body: string, type = 'text/plain; charset=utf-8') => {
-    response.writeHead(status, { 'Content-Type': type });
-    response.end(body);
-  };
-  request.resume();
-  if (request.method !== 'GET') reply(405, 'method not allowed\n');
-  else if (request.url === '/healthz') reply(200, 'ok\n');
-  else if (request.url !== '/metrics') reply(404, 'not found\n');
-  else {
-    lookForInterfaces();
-    registry
-      .metrics()
-      .then((body) => reply(200, body, registry.contentType))
-      .catch((error: unknown) => {
-        logger.error({ err: error }, 'cannot answer an HTTP request');
-        response.destroy();
-      });
-  }
+const TEXT = 'text/plain; charset=utf-8';
+const metrics = shareMetrics(async () => {
+  lookForInterfaces();
+  return { type: registry.contentType, body: await registry.metrics() };
 });
-server.maxConnections = 64;
-server.on('error', (error) => {
+const http = new HttpServer({
+  limits: HTTP_LIMITS,
+  log: logger,
+  async answer({ method, url }) {
+    if (method !== 'GET') return answerOf(405, TEXT, 'method not allowed\n', { Allow: 'GET' });
+    if (url === '/healthz') return answerOf(200, TEXT, 'ok\n');
+    if (url !== '/metrics') return answerOf(404, TEXT, 'not found\n');
+    const { type, body } = await metrics();
+    return answerOf(200, type, body);
+  },
+});
+await http.listen(listenable(host), port).catch((error: Error) => {
   logger.fatal({ err: error }, 'cannot listen');
   flush();
-  process.exit(1);
+  process.exit(EXIT.failed);
 });
-server.listen({ host: listenable(host), port });
 
 async function stop(): Promise<void> {
   watch.close();
-  server.close();
+  await http.close();
   await translations.stop();
 }
 /** Ends, whether or not all was handed on. */

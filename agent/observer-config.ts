@@ -24,7 +24,7 @@ interface Written {
   namespace?: unknown;
   name?: unknown;
   externalNetwork?: unknown;
-  observability?: {
+  observability?: null | {
     interfaceMetrics?: { enabled?: boolean };
     conntrack?: { metrics?: { enabled?: boolean }; log?: object };
   };
@@ -37,13 +37,22 @@ export function readObserverConfig(
   if ('unreadable' in files) return { problem: files.unreadable };
   const file = files.find(({ name }) => name === 'config.json');
   if (file === undefined) return { problem: 'there is no config.json' };
-  let written: Written;
+  if (file.problem !== undefined) return { problem: `config.json ${file.problem}` };
   try {
-    written = JSON.parse(file.text) as Written;
+    return readConfig(JSON.parse(file.text));
   } catch (error) {
+    // Not JSON, or lists in lists in lists.
     return { problem: `config.json: ${(error as Error).message}` };
   }
-  const { namespace, name, externalNetwork, observability = {} } = written;
+}
+
+function readConfig(written: unknown): ObserverConfig | { problem: string } {
+  if (typeof written !== 'object' || written === null || Array.isArray(written)) {
+    return { problem: 'config.json: must be an object' };
+  }
+  const { namespace, name, externalNetwork } = written as Written;
+  // As for its writer, null is nothing.
+  const observability = (written as Written).observability ?? {};
   if (typeof namespace !== 'string' || typeof name !== 'string' || typeof externalNetwork !== 'string') {
     return { problem: 'config.json: namespace, name and externalNetwork must be there' };
   }

@@ -3,22 +3,18 @@
  * agent and veg-bfdd serve it. A slow or hung client holds one of a bounded number of connections and nothing else.
  */
 import { lstatSync, mkdirSync } from 'node:fs';
-import { createServer, type IncomingMessage, type Server } from 'node:http';
+import type { IncomingMessage, Server } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { clear } from './files.ts';
+import { HttpServer } from './http-server.ts';
+import type { PlaceLimits } from './places.ts';
 import type { Log } from './transport.ts';
 
 /** Requests are words or nothing. */
 const MAX_BODY = 16 * 1024;
-const LIMITS = {
-  maxHeaderSize: 8192,
-  headersTimeout: 5000,
-  requestTimeout: 10_000,
-  keepAliveTimeout: 1000,
-  connectionsCheckingInterval: 1000,
-};
-const MAX_CONNECTIONS = 64;
+/** All clients are the same user. */
+const LIMITS: PlaceLimits = { total: 64, perClient: 64, octets: 16 << 20, patience: 10_000 };
 /** How often the socket file is looked for, ms. */
 const WATCH_PERIOD = 1000;
 
@@ -37,15 +33,15 @@ export interface ControlServer {
   close(): Promise<void>;
 }
 
+/** Undefined when it is too large: what is too much is read, or the client could not read the answer. */
 async function readBody(message: IncomingMessage): Promise<string | undefined> {
   const parts: Buffer[] = [];
   let size = 0;
   for await (const part of message as AsyncIterable<Buffer>) {
     size += part.length;
-    if (size > MAX_BODY) return undefined;
-    parts.push(part);
+    if (size <= MAX_BODY) parts.push(part);
   }
-  return Buffer.concat(parts).toString('utf8');
+  return size > MAX_BODY ? undefined : Buffer.concat(parts).toString('utf8');
 }
 
 async function dispatch(
@@ -90,6 +86,19 @@ export async function serveControl(
   log: Log,
 ): Promise<ControlServer> {
   const path = socketPath(stateDir);
+  const http = new HttpServer({
+    limits: LIMITS,
+    log,
+    async answer(message) {
+      const { status, body } = await dispatch(message, routes).catch((error: Error): ControlReply => {
+        log.error({ err: error, path: message.url }, 'cannot answer on the control socket');
+        return { status: 500, body: `${error.message}\n` };
+      });
+      return typeof body === 'string'
+        ? { status, headers: { 'Content-Type': 'text/plain' }, body }
+        : { status, headers: { 'Content-Type': 'application/json' }, body: `${JSON.stringify(body)}\n` };
+    },
+  });
   let server: Server | undefined;
   let inode = 0;
 
@@ -100,43 +109,19 @@ export async function serveControl(
       throw new TakenError(`another daemon answers on ${path}`);
     }
     clear(path);
-    const opened = createServer(LIMITS, (message, response) => {
-      dispatch(message, routes)
-        .catch((error: Error): ControlReply => {
-          log.error({ err: error, path: message.url }, 'cannot answer on the control socket');
-          return { status: 500, body: `${error.message}\n` };
-        })
-        .then(({ status, body }) => {
-          const text = typeof body === 'string';
-          response.writeHead(status, { 'Content-Type': text ? 'text/plain' : 'application/json' });
-          response.end(text ? body : `${JSON.stringify(body)}\n`);
-        })
-        .catch((error: Error) => {
-          log.error({ err: error, path: message.url }, 'cannot answer on the control socket');
-          response.destroy();
-        });
-    });
-    opened.maxConnections = MAX_CONNECTIONS;
     const mask = process.umask(0o177);
     try {
-      await new Promise<void>((resolve, reject) => {
-        opened.once('error', reject);
-        opened.listen(path, resolve);
-      });
+      server = await http.listenAt(path);
     } finally {
       process.umask(mask);
     }
-    opened.on('error', (error) => log.warn({ err: error }, 'control socket'));
     inode = lookAt(path)?.ino ?? 0;
-    server = opened;
   };
 
   const close = async () => {
     const closing = server;
     server = undefined;
-    if (closing === undefined) return;
-    closing.closeAllConnections();
-    await new Promise((resolve) => closing.close(resolve));
+    if (closing !== undefined) await http.end(closing);
   };
 
   /** What was told last, so that a retry does not tell it again. */
@@ -171,7 +156,7 @@ export async function serveControl(
   return {
     async close() {
       clearInterval(watcher);
-      await close();
+      await http.close();
     },
   };
 }

@@ -1,8 +1,8 @@
 import { request } from 'node:http';
-import { type AddressInfo, createServer } from 'node:net';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import pino from 'pino';
 import t from 'tap';
-import { HttpListeners } from '../../agent/http.ts';
+import { HTTP_LIMITS, HttpListeners, isLoopbackHost, shareMetrics } from '../../agent/http.ts';
 
 /** A free port on loopback. */
 async function freePort(): Promise<number> {
@@ -29,7 +29,11 @@ const http = new HttpListeners(
 );
 const port = await freePort();
 await http.listen([{ host: '127.0.0.1', port }]);
-t.teardown(() => http.close());
+const sockets: Socket[] = [];
+t.teardown(async () => {
+  for (const socket of sockets) socket.destroy();
+  await http.close();
+});
 
 function call(path: string, method = 'GET', headers = {}): Promise<{ status: number; body: string }> {
   return new Promise((resolve, reject) => {
@@ -45,6 +49,117 @@ function call(path: string, method = 'GET', headers = {}): Promise<{ status: num
     call.end();
   });
 }
+
+/** Sends text as it is, and returns all that comes until the end. */
+function raw(text: string): Promise<string> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => socket.write(text));
+    sockets.push(socket);
+    let answer = '';
+    socket.on('data', (part) => {
+      answer += part;
+    });
+    socket.on('error', () => {});
+    socket.on('close', () => resolve(answer));
+  });
+}
+
+/** The status of a request with these header lines. */
+const statusOf = async (target: string, ...headers: string[]): Promise<number> =>
+  Number(
+    (
+      await raw(
+        [
+          'GET ',
+          target,
+          ' HTTP/1.1\r\n',
+          ...headers.map((line) => `${line}\r\n`),
+          'Connection: close\r\n\r\n',
+        ].join(''),
+      )
+    ).split(' ')[1],
+  );
+
+t.test('the names of loopback are these, and no others', async (t) => {
+  for (const host of [
+    'localhost',
+    'localhost:8080',
+    'LOCALHOST',
+    '127.0.0.1',
+    '127.9.9.9:1',
+    '[::1]',
+    '[::1]:10669',
+  ]) {
+    t.ok(isLoopbackHost(host), host);
+  }
+  for (const host of [
+    ...['', ' ', '127.attacker.example', '127.0.0.1.nip.io', '127.0.0.1.attacker.example:80', '127.0.0.1.'],
+    ...[
+      'localhost.attacker.example',
+      'attacker.localhost',
+      'localhost.',
+      'localhost:',
+      'localhost:x',
+      'xlocalhost',
+    ],
+    ...[
+      '127.1',
+      '127.0.0.256',
+      '127.0.0.01',
+      '0127.0.0.1',
+      '128.0.0.1',
+      '2130706433',
+      '0x7f000001',
+      '127.0.0.1:123456',
+    ],
+    ...[
+      '::1',
+      '[::1',
+      '[::1].example',
+      '[::ffff:127.0.0.1]',
+      '[0:0:0:0:0:0:0:1]',
+      '[::2]',
+      '0.0.0.0',
+      '10.16.0.12',
+    ],
+    ...[
+      '127.0.0.1, evil.example',
+      'evil.example, 127.0.0.1',
+      'evil@127.0.0.1',
+      '127.0.0.1@evil',
+      '127.0.0.1\n',
+    ],
+  ]) {
+    t.notOk(isLoopbackHost(host), host);
+  }
+});
+
+t.test('the page and its data are shown under a name of loopback only', async (t) => {
+  for (const target of ['/', '/data/echo?a=b']) {
+    t.equal(await statusOf(target, 'Host: 127.0.0.1'), 200);
+    t.equal(await statusOf(target, 'Host: [::1]:10669', 'Origin: http://[::1]:10669'), 200);
+    t.equal(await statusOf(`http://localhost:${port}${target}`, `Host: localhost:${port}`), 200);
+    for (const headers of [
+      ['Host: 127.attacker.example'],
+      ['Host: 127.0.0.1.nip.io'],
+      ['Host: localhost.attacker.example'],
+      ['Host: [::ffff:127.0.0.1]'],
+      ['Host: '],
+      ['Host: 127.0.0.1', 'Host: evil.example'],
+      ['Host: evil.example', 'Host: 127.0.0.1'],
+      ['Host: 127.0.0.1', 'Host: 127.0.0.1'],
+      ['Host: 127.0.0.1', 'Origin: http://evil.example'],
+      ['Host: 127.0.0.1', 'Origin: null'],
+    ]) {
+      t.ok([400, 403].includes(await statusOf(target, ...headers)), headers.join(', '));
+    }
+    t.equal(await statusOf(`http://evil.example${target}`, 'Host: 127.0.0.1'), 403);
+    t.equal(await statusOf(`http://127.0.0.1@evil.example${target}`, 'Host: 127.0.0.1'), 403);
+    t.match(await raw(`GET ${target} HTTP/1.0\r\n\r\n`), /^HTTP\/1.1 403 /, 'no Host at all');
+  }
+  t.match(await raw('GET /livez HTTP/1.0\r\n\r\n'), /^HTTP\/1.1 200 /, 'a probe needs none');
+  t.equal(await statusOf('http://evil.example/livez', 'Host: evil.example'), 200);
+});
 
 t.test('probes, metrics and the page, and nothing else', async (t) => {
   t.strictSame(await call('/metrics'), { status: 200, body: 'a_metric 1\n' });
@@ -83,4 +198,60 @@ t.test('probes, metrics and the page, and nothing else', async (t) => {
   t.strictSame(await call('/metrics', 'HEAD'), { status: 200, body: '' });
   await http.listen([]);
   await t.rejects(call('/livez'), { code: 'ECONNREFUSED' }, 'an address that is no longer wanted is closed');
+});
+
+t.test('pipelined requests are answered in order, one at a time, and not without end', async (t) => {
+  await http.listen([{ host: '127.0.0.1', port }]);
+  const get = (path: string) => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n`;
+  const answers = await raw(
+    `${get('/metrics')}\r\n${get('/nothing')}\r\n${get('/metrics')}Connection: close\r\n\r\n`,
+  );
+  t.same(answers.match(/^(HTTP\/1.1 \d+|a_metric|not found)/gm), [
+    ...['HTTP/1.1 200', 'a_metric', 'HTTP/1.1 404', 'not found', 'HTTP/1.1 200', 'a_metric'],
+  ]);
+  t.equal(await raw(`${get('/metrics')}\r\n`.repeat(100)), '', 'a hundred are too many');
+});
+
+t.test('a body is not read, and ends the connection', async (t) => {
+  const answer = await raw(
+    'POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nsome of it',
+  );
+  t.match(answer, /^HTTP\/1.1 405 .*Connection: close/s);
+});
+
+t.test('silent connections of one client give way to its next one', async (t) => {
+  const silent = Array.from({ length: 3 * HTTP_LIMITS.perClient }, () => connect(port, '127.0.0.1'));
+  sockets.push(...silent);
+  let ended = 0;
+  for (const socket of silent) socket.on('error', () => {}).on('close', () => ended++);
+  t.equal((await call('/metrics')).status, 200);
+  while (ended <= 2 * HTTP_LIMITS.perClient) await new Promise((resolve) => setTimeout(resolve, 10));
+  t.equal(ended, 2 * HTTP_LIMITS.perClient + 1);
+});
+
+t.test('metrics are made once for all who ask meanwhile and soon after', async (t) => {
+  let made = 0;
+  let now = 0;
+  const metrics = shareMetrics(
+    async () => {
+      made++;
+      now += 30;
+      return { type: 'text/plain', body: `made ${made}\n` };
+    },
+    () => now,
+  );
+  const [one, two] = await Promise.all([metrics(), metrics()]);
+  t.equal(one, two);
+  now += 299;
+  t.equal((await metrics()).body, one.body, 'the same octets');
+  now += 1;
+  t.equal(String((await metrics()).body), 'made 2\n', 'a tenth of the time');
+  let fail = true;
+  const broken = shareMetrics(async () => {
+    if (fail) throw new Error('broken');
+    return { type: '', body: 'mended' };
+  });
+  await t.rejects(broken(), /broken/);
+  fail = false;
+  t.equal(String((await broken()).body), 'mended', 'a failure is not kept');
 });

@@ -131,14 +131,12 @@ t.test('known flows: a start and an end each, and sums that are the kernel’s',
   t.equal(direct.bytes, sent.direct.sent * 2 * PACKET[4]);
   await until(() => counter('veg_snat_bytes_total') === v4.bytes, { what: 'live flows are counted' });
   await until(() => counter('veg_snat_bytes_total', 'web', 'ipv6') === v6.bytes, { what: 'live IPv6 flows' });
+  const forwarded = () => counter('veg_forward_bytes_total', 'direct');
+  await until(() => forwarded() === direct.bytes, { what: 'forwarded flows too' });
   t.equal(counter('veg_snat_packets_total'), v4.packets);
   t.equal(counter('veg_snat_packets_total', 'web', 'ipv6'), v6.packets);
   t.equal(counter('veg_snat_connections_total'), v4.flows);
-  t.same(
-    [counter('veg_forward_packets_total', 'direct'), counter('veg_forward_bytes_total', 'direct')],
-    [direct.packets, direct.bytes],
-    'forwarded flows too',
-  );
+  t.equal(counter('veg_forward_packets_total', 'direct'), direct.packets);
   const external = ADDRESS.gatewayExternal[4];
   const ports = agent.metric(`veg_snat_ports_in_use{external_ip="${external}",protocol="udp"}`)!;
   t.ok(ports > 1100 && ports <= 1200, `${ports} ports of 1200 flows`);
