@@ -94,8 +94,10 @@ export const SOURCE_SET = { 4: 'VEG-SOURCE-4', 6: 'VEG-SOURCE-6' } as const;
 const OURS = 0x80000000;
 /** The mark is a class. */
 const CLASS = 0x20000000;
+/** The first four bits say what kind of mark it is; one of them is free. */
+const KIND = 0xf0000000;
 /** The bits that tell one meaning from another. */
-const IDENTITY = (DECISION_MASK & ~(PORT_BLOCKS_MARK | CLASS)) >>> 0;
+const IDENTITY = (DECISION_MASK & ~KIND) >>> 0;
 /** How many bits those are that all marks of a tree may share, but for one. */
 const KIND_BITS = 2;
 /** What needs no hash. */

@@ -386,51 +386,69 @@ for (const backend of BACKENDS) {
       }
     });
 
-    await t.test('a segment that conntrack finds invalid ends no connection', async (t) => {
-      const [masqueraded, outwards, inwards, dnat] = [7001, 7002, 7003, 7004] as const;
-      await apply((family) => ({
-        eips: [{ external: EIP[family], internal: address(ADDRESS.client[family]) }],
-        dnats: [
-          {
-            ...{ external: address(ADDRESS.gatewayExternal[family]), protocol: 'tcp' },
-            ...{ externalPorts: [dnat, dnat], internal: address(ADDRESS.client[family]), internalPort: dnat },
-            preserveClientIP: false,
-          },
-        ],
-      }));
-      const echo = (ns: Namespace, port: number) =>
-        ns.spawn(NODE, ['-e', ECHO(port)], { name: `echo-${port}` });
-      const servers = [
-        ...[masqueraded, outwards].map((port) => echo(server, port)),
-        ...[inwards, dnat].map((port) => echo(client, port)),
-      ];
-      await until(() => servers.every((daemon) => daemon.log().includes('ready')), { what: 'all listen' });
-      for (const family of FAMILIES) {
-        const strays = [
-          await sendStraySegments(server, ADDRESS.server[family], [masqueraded, outwards, inwards, dnat]),
-          await sendStraySegments(client, ADDRESS.client[family], [inwards, dnat]),
-        ];
-        const talkers = (
-          [
-            [client2, ADDRESS.server[family], masqueraded, 'masqueraded'],
-            [client, ADDRESS.server[family], outwards, 'from an EIP'],
-            [server, EIP[family], inwards, 'to an EIP'],
-            [server, ADDRESS.gatewayExternal[family], dnat, 'to a DNAT'],
-          ] as const
-        ).map(([ns, host, port, what]) => ({
-          what,
-          daemon: ns.spawn(NODE, ['-e', CONVERSE(host, port)], { name: `talker-${port}` }),
+    await t.test(
+      'a segment that conntrack finds invalid ends no connection, nor does it leave',
+      async (t) => {
+        const [masqueraded, outwards, inwards, dnat] = [7001, 7002, 7003, 7004] as const;
+        await apply((family) => ({
+          eips: [{ external: EIP[family], internal: address(ADDRESS.client[family]) }],
+          dnats: [
+            {
+              ...{ external: address(ADDRESS.gatewayExternal[family]), protocol: 'tcp' },
+              ...{
+                externalPorts: [dnat, dnat],
+                internal: address(ADDRESS.client[family]),
+                internalPort: dnat,
+              },
+              preserveClientIP: false,
+            },
+          ],
         }));
-        await until(() => strays.every(({ exitCode }) => exitCode === 0), { what: 'all segments are sent' });
-        for (const { what, daemon } of talkers) {
-          const said = daemon.log().length;
-          await until(() => daemon.log().includes('closed') || daemon.log().length > said + 10, {
-            what: `${what}: the connection ends or goes on`,
+        const echo = (ns: Namespace, port: number) =>
+          ns.spawn(NODE, ['-e', ECHO(port)], { name: `echo-${port}` });
+        const servers = [
+          ...[masqueraded, outwards].map((port) => echo(server, port)),
+          ...[inwards, dnat].map((port) => echo(client, port)),
+        ];
+        await until(() => servers.every((daemon) => daemon.log().includes('ready')), { what: 'all listen' });
+        const inside = { 4: '10.16.0.0/12', 6: 'fd00:10::/32' } as const;
+        for (const family of FAMILIES) {
+          server.sh(`${program[family]}-nft -A INPUT -s ${inside[family]} -j ACCEPT`);
+          const strays = [
+            await sendStraySegments(server, ADDRESS.server[family], [masqueraded, outwards, inwards, dnat]),
+            await sendStraySegments(client, ADDRESS.client[family], [outwards, inwards, dnat]),
+            await sendStraySegments(client2, ADDRESS.client2[family], [masqueraded]),
+          ];
+          const talkers = (
+            [
+              [client2, ADDRESS.server[family], masqueraded, 'masqueraded'],
+              [client, ADDRESS.server[family], outwards, 'from an EIP'],
+              [server, EIP[family], inwards, 'to an EIP'],
+              [server, ADDRESS.gatewayExternal[family], dnat, 'to a DNAT'],
+            ] as const
+          ).map(([ns, host, port, what]) => ({
+            what,
+            daemon: ns.spawn(NODE, ['-e', CONVERSE(host, port)], { name: `talker-${port}` }),
+          }));
+          await until(() => strays.every(({ exitCode }) => exitCode === 0), {
+            what: 'all segments are sent',
           });
-          t.notMatch(daemon.log(), 'closed', `IPv${family}, ${what}: it goes on`);
-          t.equal(await daemon.stop('SIGKILL'), 137);
+          for (const { what, daemon } of talkers) {
+            const said = daemon.log().length;
+            await until(() => daemon.log().includes('closed') || daemon.log().length > said + 10, {
+              what: `${what}: the connection ends or goes on`,
+            });
+            t.notMatch(daemon.log(), 'closed', `IPv${family}, ${what}: it goes on`);
+            t.equal(await daemon.stop('SIGKILL'), 137);
+          }
+          const leaked = `-A INPUT -s ${inside[family]} -j ACCEPT`;
+          t.equal(
+            counted(server, `${program[family]}-nft-save`, 'filter', leaked),
+            0,
+            'none leaves as it is',
+          );
         }
-      }
-    });
+      },
+    );
   });
 }
