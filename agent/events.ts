@@ -15,12 +15,16 @@ export interface KernelEvent {
   family?: RoutingEvent['family'];
   /** The netlink address of who made the change, often its process id; 0 for the kernel itself. */
   portid?: number;
+  /** The agent made it, or a child of its own. */
+  own?: boolean;
   what: string;
 }
 
 export interface KernelWatch {
   /** Why there will be no `netfilter` events; undefined when there will. */
   readonly netfilterError: Error | undefined;
+  /** Reports what has happened until now. */
+  read(): void;
   close(): void;
 }
 
@@ -46,9 +50,14 @@ export function netfilterEvent({ type, port, data }: NetlinkMessage): KernelEven
 
 /**
  * Reports every change until it is closed. Main thread only. `netlink` is the socket that the agent makes its
- * own changes with. Throws `SystemError` when routing cannot be listened to.
+ * own changes of routing with; `isOwn` knows the other netlink addresses that the agent changes something with.
+ * Throws `SystemError` when routing cannot be listened to.
  */
-export function watchKernel(netlink: NetlinkSocket, onEvent: (event: KernelEvent) => void): KernelWatch {
+export function watchKernel(
+  netlink: NetlinkSocket,
+  onEvent: (event: KernelEvent) => void,
+  isOwn: (portid: number) => boolean = () => false,
+): KernelWatch {
   const names = new Map<number, string>();
   const learn = (link: Link | undefined): void => {
     if (link !== undefined) names.set(link.index, link.name);
@@ -71,7 +80,7 @@ export function watchKernel(netlink: NetlinkSocket, onEvent: (event: KernelEvent
     const handlers = {
       onMessage(message: NetlinkMessage) {
         const event = netfilterEvent(message);
-        if (event !== undefined) onEvent(event);
+        if (event !== undefined) onEvent({ ...event, own: isOwn(message.port) });
       },
       onOverrun,
     };
@@ -84,6 +93,10 @@ export function watchKernel(netlink: NetlinkSocket, onEvent: (event: KernelEvent
   }
   return {
     netfilterError,
+    read() {
+      routing.read();
+      netfilter?.read();
+    },
     close() {
       routing.close();
       netfilter?.close();

@@ -4,6 +4,7 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
+import { isRuleStep } from '../nat/render.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import type { Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
@@ -30,6 +31,7 @@ import {
 import type { KeptPolicy, LoadedPolicy } from './source.ts';
 import type { AgentView } from './status.ts';
 import type { Uplink } from './uplink/uplink.ts';
+import { type Cause, causeOf, changed, createWriters, looked } from './writers.ts';
 
 /** How often drift that nobody announces is looked for, ms. */
 const DRIFT_PERIOD = 200;
@@ -44,6 +46,8 @@ export interface GatewayParts {
   uplink: Pick<Uplink, 'configure' | 'look' | 'readiness'>;
   metrics: Metrics;
   logger: Logger;
+  /** Has `takeEvent` called with what has happened until now. */
+  readEvents(): void;
   /** Called when what is asked of the BFD process may have changed. */
   onIntent(intent: BfdIntent): void;
   /** Called after each run with which the policy is in the kernel, of at least one family; with it when it is new. */
@@ -77,8 +81,9 @@ export class Gateway {
   #natTouched = true;
   /** Somebody else has changed a link, an address, a route or a rule since. */
   #routingTouched = true;
-  /** Who netlink says changed something last. */
-  #lastWriter: string | undefined;
+  readonly #writers = createWriters();
+  /** Who is behind a drift that could not be repaired yet. */
+  #unrepaired: Cause | undefined;
   #failureTold = '';
   /** The sessions of each family; those of a blocked family stay as they were. */
   readonly #peers: Record<Family, PeerIntent[]> = { 4: [], 6: [] };
@@ -137,11 +142,12 @@ export class Gateway {
   }
 
   /** Takes a notice that something in the kernel changed. */
-  takeEvent({ object, portid, what }: KernelEvent): void {
-    this.#parts.logger.debug({ object, portid, what }, 'the kernel changed');
-    // A netlink address is the process id as long as a process has one socket; 0 is the kernel itself.
-    if (object !== 'overrun' && portid !== 0) {
-      this.#lastWriter = object === 'netfilter' ? what : `pid ${portid} (${what})`;
+  takeEvent({ object, portid, own, what }: KernelEvent): void {
+    this.#parts.logger.debug({ object, portid, own, what }, 'the kernel changed');
+    if (object !== 'overrun' && !own) {
+      // A netlink address is the process id as long as a process has one socket; 0 is the kernel itself.
+      const who = object === 'netfilter' || portid === 0 ? what : `pid ${portid} (${what})`;
+      changed(this.#writers, portid === 0 ? 'kernel' : 'other', who, performance.now());
     }
     // The sessions hear of a lost link before a reconcile has found out what else is gone with it.
     if (object === 'link' || object === 'address' || object === 'overrun') this.#parts.uplink.look();
@@ -196,14 +202,17 @@ export class Gateway {
         (family) => look.wishes[family] !== undefined && look.wishes[family] !== this.#fulfilled[family],
       );
       repaired = changes > 0 && !renewed;
+      const cause = repaired ? (this.#unrepaired ?? this.#causeOf(look)) : undefined;
       if (changes > 0) {
-        this.#tellChanges(look, trigger, repaired);
+        this.#tellChanges(look, trigger, cause);
+        changed(this.#writers, 'agent', '', performance.now());
         failures = await this.#reconciler.apply(look);
       }
+      this.#unrepaired = failures.length > 0 ? cause : undefined;
       const translation = look.changes.nat.length > 0 || renewed;
       if (failures.length === 0) {
         Object.assign(this.#fulfilled, look.wishes);
-        if (repaired) this.#countRepairs(look);
+        if (repaired && cause?.by !== 'agent') this.#countRepairs(look);
         this.#parts.onApplied(look.plan);
       }
       this.#take(this.#policy, look, failures);
@@ -239,6 +248,7 @@ export class Gateway {
       nat: settled && !this.#natTouched,
     };
     [this.#routingTouched, this.#natTouched] = [false, false];
+    looked(this.#writers, performance.now());
     const look = await this.#reconciler.look(policy, unchanged).catch((error: unknown) => {
       // What was touched before has not been seen.
       [this.#routingTouched, this.#natTouched] = [true, true];
@@ -311,12 +321,22 @@ export class Gateway {
     }
   }
 
-  #tellChanges({ changes }: Look, trigger: Trigger, repaired: boolean): void {
+  /** Who is behind what has to be put back. */
+  #causeOf({ changes, backend }: Look): Cause {
+    // What was done just before the look may not have been told yet.
+    this.#parts.readEvents();
+    const legacy = Object.values(backend).includes('legacy');
+    const told = changes.sysctl.length === 0 && changes.nat.every((step) => isRuleStep(step) && !legacy);
+    return causeOf(this.#writers, told);
+  }
+
+  #tellChanges({ changes }: Look, trigger: Trigger, cause: Cause | undefined): void {
     const { logger } = this.#parts;
     const lines = changeLines(changes);
     const shown = { trigger, changes: countChanges(changes), lines: lines.slice(0, LOGGED) };
-    if (repaired) logger.warn({ ...shown, writer: this.#lastWriter ?? 'unknown' }, 'repairing drift');
-    else logger.info(shown, 'changing the kernel');
+    if (cause === undefined) logger.info(shown, 'changing the kernel');
+    else if (cause.by === 'agent') logger.info({ ...shown, because: cause.who }, 'changing the kernel');
+    else logger.warn({ ...shown, writer: cause.who }, 'repairing drift');
   }
 
   #countRepairs({ changes }: Look): void {
@@ -329,7 +349,7 @@ export class Gateway {
 
   #tellContention(): void {
     this.#parts.logger.warn(
-      { writer: this.#lastWriter ?? 'unknown' },
+      { writer: this.#writers.other?.what ?? 'unknown' },
       'somebody changes the rules again and again; repairs are limited to two a second',
     );
   }

@@ -9,7 +9,7 @@ import { createPortKernel } from '../nat/port-kernel.ts';
 import { createRoutingKernel } from '../routing/kernel.ts';
 import type { KernelEvent } from './events.ts';
 import { type KernelWatch, watchKernel } from './events.ts';
-import { exec } from './exec.ts';
+import { exec, isChild } from './exec.ts';
 import { readFacts } from './facts.ts';
 import { NetlinkSocket, Protocol } from './netlink.ts';
 import type { Options } from './options.ts';
@@ -22,7 +22,7 @@ export interface OpenKernels extends Kernels {
   claims: Claims;
   /** Changes when something changed since a look that no event tells: a set's content, a legacy table, a sysctl. */
   fingerprint(look: Look): string;
-  /** Reports changes that others make. */
+  /** Reports changes, and says which are the agent's own. */
   watch(onEvent: (event: KernelEvent) => void): KernelWatch;
   close(): void;
 }
@@ -63,7 +63,8 @@ export function createKernels(options: Options): OpenKernels {
     fingerprint({ plan, backend, desiredNat }) {
       return `${sysctls.fingerprint(plan.sysctls)} ${fingerprint.read(backend, desiredNat)}`;
     },
-    watch: (onEvent) => watchKernel(netlink, onEvent),
+    watch: (onEvent) =>
+      watchKernel(netlink, onEvent, (portid) => portid === netfilter?.port || isChild(portid)),
     close() {
       netlink.close();
       netfilter?.close();

@@ -221,6 +221,7 @@ const gateway: Gateway = new Gateway({
     recovery.expect(intent.peers);
     bfd.configure(intent);
   },
+  readEvents: () => events.read(),
   onInForce: (fresh) => last.keep(fresh),
   onApplied({ nat, families }) {
     const known = families.filter(({ state }) => state !== 'blocked').map(({ family }) => family);

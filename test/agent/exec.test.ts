@@ -1,5 +1,5 @@
 import t from 'tap';
-import { exec } from '../../agent/exec.ts';
+import { exec, isChild } from '../../agent/exec.ts';
 
 t.strictSame(
   await exec('cat', [], { input: 'a\nb\n' }),
@@ -21,3 +21,7 @@ t.equal((await exec('echo', ['$(id); `id`'])).stdout, '$(id); `id`\n', 'no shell
 const { stdout } = await exec('env', []);
 t.match(stdout, /^LC_ALL=C$/m, 'messages are in the C locale');
 t.notMatch(stdout, /^HOME=/m, 'the environment does not leak');
+
+const { stdout: pid } = await exec('sh', ['-c', 'echo $$']);
+t.ok(isChild(Number(pid)), 'a child is known by its process id, also when it has ended');
+t.notOk(isChild(process.pid));

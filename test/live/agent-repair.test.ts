@@ -1,9 +1,11 @@
 /** Whatever is deleted or altered of the agent's comes back within a second, and what is foreign stays. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
+import { checksum } from '../../agent/uplink/icmp.ts';
+import { addressBytes, address as canonical } from '../../routing/prefix.ts';
 import { Agent, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
 import { type Backend, kernelState } from '../support/kernel.ts';
-import { type Namespace, until } from '../support/netns.ts';
+import { type Namespace, NODE, ROOT, until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 import { topology } from '../support/topology.ts';
 
@@ -215,3 +217,59 @@ for (const backend of ['nft', 'legacy'] as const) {
     t.match(agent.cli('plan'), { code: 0, stdout: '' });
   });
 }
+
+/** A router advertisement of fe80::1 to all nodes, a default route for half an hour, as an Ethernet frame in hex. */
+function routerAdvertisement(mac: string): string {
+  const message = Buffer.alloc(16);
+  message.writeUInt8(134, 0);
+  message.writeUInt8(64, 4);
+  message.writeUInt16BE(1800, 6);
+  const header = Buffer.alloc(40);
+  header.set([0x60, 0, 0, 0, 0, message.length, 58, 255]);
+  header.set(addressBytes(canonical('fe80::1')), 8);
+  header.set(addressBytes(canonical('ff02::1')), 24);
+  const pseudo = Buffer.concat([header.subarray(8), Buffer.from([0, 0, 0, message.length, 0, 0, 0, 58])]);
+  message.writeUInt16BE(checksum(pseudo, message), 2);
+  const ethernet = `333300000001${mac.replaceAll(':', '')}86dd`;
+  return ethernet + header.toString('hex') + message.toString('hex');
+}
+
+t.test('what the agent has led to itself is told as nobody else’s drift', async (t) => {
+  const scope = scopeOf(t);
+  const { gateway, server } = topology(scope);
+  // The default route comes from a router advertisement, and goes when the agent turns forwarding on.
+  gateway.sysctl({ 'net.ipv6.conf.net1.accept_ra': 1 });
+  gateway.ip('route del default', 6);
+  server.ip('addr add fe80::1/64 dev eth0 nodad');
+  const mac = / link\/ether (\S+)/.exec(server.sh('ip link show eth0'))![1]!;
+  const speaker = [`${ROOT}/test/live/link-speaker.ts`, 'eth0', '50', '1', routerAdvertisement(mac)];
+  server.run(NODE, speaker);
+  const routes = () => gateway.sh('ip -6 route show default');
+  await until(() => /via fe80::1 dev net1 proto ra/.test(routes()), {
+    what: 'the route of the advertisement',
+  });
+  const policy = new PolicyDirectory(scope);
+  policy.set({ external: { gateways: ['172.17.0.1', 'fe80::1'] } });
+  const agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
+  await agent.synced();
+  await until(() => /via fe80::1 dev net1 proto 178/.test(routes()), { what: 'the agent’s own route' });
+  await agent.ask('POST', '/v1/reconcile');
+  t.same((await agent.status()).kernel.driftRepaired, {});
+  t.notMatch(agent.daemon.log(), 'repairing drift');
+  t.match(agent.daemon.log(), /ip -6 route add default via fe80::1.*"because":"a change of the agent’s own"/);
+
+  // A setting that somebody changes is told by nobody: no child of the agent’s is blamed for it.
+  gateway.sysctl({ 'net.ipv4.ip_forward': 0 });
+  const { kernel } = await agent.statusUntil(
+    'the setting',
+    ({ kernel }) => kernel.driftRepaired.sysctl === 1,
+  );
+  t.same(kernel.driftRepaired, { sysctl: 1 });
+  t.match(agent.daemon.log(), /"writer":"unknown","msg":"repairing drift"/);
+  gateway.sh('ip -6 route del default');
+  await agent.statusUntil('the route', ({ kernel }) => kernel.driftRepaired.route === 1);
+  t.match(
+    agent.daemon.log(),
+    /"writer":"pid \d+ \(route removed: default via fe80::1[^"]*","msg":"repairing drift"/,
+  );
+});
