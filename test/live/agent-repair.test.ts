@@ -78,6 +78,14 @@ const CASES: Case[] = [
     damage: (ns, tool) => both((family) => ns.sh(`${tool(family)} -t raw -F`)),
   },
   {
+    name: 'mangle is flushed',
+    damage: (ns, tool) => both((family) => ns.sh(`${tool(family)} -t mangle -F`)),
+  },
+  {
+    name: 'a rule lets in what may not come in',
+    damage: (ns, tool) => both((family) => ns.sh(`${tool(family)} -t mangle -I VEG-INGRESS -j RETURN`)),
+  },
+  {
     name: 'the hook rule is deleted',
     damage: (ns, tool) => both((family) => ns.sh(`${tool(family)} -t nat -D POSTROUTING -j VEG-MASQUERADE`)),
   },
