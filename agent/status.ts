@@ -120,15 +120,15 @@ const NAMED_BLOCKS = 4;
 
 /** The rules in their order, then the flows that no rule names. */
 function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
-  const isOf = (counted: PolicyTraffic, name: string, snat: boolean) =>
-    counted.policy === name && counted.treatment === (snat ? 'snat' : 'forward');
+  const keyOf = (name: string, snat: boolean) => `${snat} ${name}`;
+  const counts = new Map(traffic.map((one) => [keyOf(one.policy, one.treatment === 'snat'), one]));
   const row = ({ policy: _, treatment: __, open, rates, ...total }: PolicyTraffic) => ({
     ...total,
     open,
     rates: rates ?? null,
   });
   const named = rules.map(({ name, snat, ipBlocks, portBlockSize }) => {
-    const counted = traffic.find((candidate) => isOf(candidate, name, snat));
+    const counted = counts.get(keyOf(name, snat));
     return {
       name,
       snat,
@@ -139,7 +139,8 @@ function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
       traffic: counted === undefined ? null : row(counted),
     };
   });
-  const others = traffic.filter((counted) => !rules.some(({ name, snat }) => isOf(counted, name, snat)));
+  const configured = new Set(rules.map(({ name, snat }) => keyOf(name, snat)));
+  const others = [...counts].flatMap(([key, counted]) => (configured.has(key) ? [] : [counted]));
   return [
     ...named,
     ...others.map((counted) => ({

@@ -21,14 +21,18 @@ export interface PolicyTraffic extends Volume, Kind {
   rates?: Volume;
 }
 
-const isSame = (a: Kind, b: Kind): boolean => a.policy === b.policy && a.treatment === b.treatment;
+const keyOf = ({ policy, treatment }: Kind): string => `${treatment} ${policy}`;
+
+const byKind = <T extends Kind>(list: readonly T[]): Map<string, T> =>
+  new Map(list.map((one) => [keyOf(one), one]));
 
 function trafficOf(totals: readonly Total[], open: readonly OpenFlows[]): PolicyTraffic[] {
+  const living = byKind(open);
   return (['snat', 'forward'] as const).flatMap((treatment) => {
     const policies = Map.groupBy(policyVolumes(totals, treatment), ({ policy }) => policy);
     return [...policies].map(([policy, families]) => {
       const kind = { policy, treatment };
-      const flows = open.find((one) => isSame(one, kind))?.flows ?? 0;
+      const flows = living.get(keyOf(kind))?.flows ?? 0;
       return { ...kind, ...sumVolumes(families), open: flows };
     });
   });
@@ -54,9 +58,10 @@ export class TrafficMeter {
     const before = this.#last;
     const traffic = trafficOf(totals, open);
     if (before !== undefined && at > before.at) {
+      const earlier = byKind(before.traffic);
       for (const now of traffic) {
         // Flows of a policy that had none until now are its first.
-        const then = before.traffic.find((one) => isSame(one, now)) ?? sumVolumes([]);
+        const then = earlier.get(keyOf(now)) ?? sumVolumes([]);
         now.rates = growth(now, then, (at - before.at) / 1000);
       }
     }

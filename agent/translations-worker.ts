@@ -17,6 +17,7 @@ import { readCheckpoint, writeCheckpoint } from '../nat/conntrack/checkpoint.ts'
 import { exhaustedRange } from '../nat/conntrack/exhaustion.ts';
 import {
   classify,
+  DEFAULT_POLICY,
   type FlowView,
   PolicyIndex,
   type PolicyRule,
@@ -431,6 +432,7 @@ class TranslationWorker {
   #dumped(): void {
     this.#readAddresses();
     this.#countExhaustion();
+    this.#tracker.forget(new Set([...this.#blockSizes.keys(), DEFAULT_POLICY]));
     const tracker = this.#tracker.save(Date.now());
     let trouble = '';
     try {
@@ -484,6 +486,8 @@ class TranslationWorker {
   }
 
   #warnOfPorts(uses: PortUse[]): void {
+    const there = new Set(uses.map(({ address, protocol }) => `${addressText(address)} ${protocol}`));
+    for (const key of this.#portsTold) if (!there.has(key)) this.#portsTold.delete(key);
     for (const { address: bytes, protocol, used } of uses) {
       const externalIP = addressText(bytes);
       const key = `${externalIP} ${protocol}`;

@@ -22,7 +22,7 @@ const PURE: Record<string, string> = {
   'agent/uplink': 'answerer arp claim filters health icmp mac ndp neighbours rivals',
   bfd: 'auth constants control-text demux fsm intent json next-hop packet places saved session timers',
   nat: 'chains desired diff egress errors inbound nftables parse port-blocks port-steps render rules sets state',
-  'nat/conntrack': 'exhaustion flow groups lookup ports records sources table totals tracker wire',
+  'nat/conntrack': 'exhaustion flow groups lookup names ports records sources table totals tracker wire',
   routing: 'addresses desired diff events numbers ownership parse prefix render state',
 };
 

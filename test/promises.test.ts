@@ -18,6 +18,7 @@ const CANNOT_REJECT: Record<string, string> = {
   'agent/page/client.ts: search': 'shows what went wrong; in a browser besides',
   'agent/page/client.ts: again': 'looks, which shows what went wrong; in a browser besides',
   'agent/process.ts: bfd.command': 'no answer is an answer',
+  'agent/process.ts: busiest.check': 'tells what went wrong itself',
   'agent/render.ts: process.stderr.write': 'no promise',
   'agent/supervisor.ts: drainAndStop': 'waits for the end of a process and of the engine, which do not fail',
   'nat/desired.ts: sets.push': 'no promise',

@@ -83,6 +83,8 @@ function isList<T>(value: T[], check: (one: T) => boolean): boolean {
   return Array.isArray(value) && value.every((one) => check(one));
 }
 
+const areDifferent = (values: readonly string[]): boolean => new Set(values).size === values.length;
+
 const isNumber = (value: unknown, most = Number.MAX_SAFE_INTEGER): boolean =>
   typeof value === 'number' && value >= 0 && value <= most;
 
@@ -90,9 +92,9 @@ function isTrackerState(value: unknown): value is TrackerState {
   const { at, policies, totals } = (value ?? {}) as TrackerState;
   return (
     isNumber(at, LAST_DATE) &&
-    isList(policies, (name) => typeof name === 'string') &&
+    isList(policies, (name) => name === null || typeof name === 'string') &&
     policies[0] === '' &&
-    new Set(policies).size === policies.length &&
+    areDifferent(policies.filter((name) => name !== null)) &&
     isList(totals, isTotal)
   );
 }

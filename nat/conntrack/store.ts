@@ -28,6 +28,8 @@ const SEGMENT_BYTES = 8 << 20;
 const CACHE = 2048;
 /** Pages of the write-ahead log before they go to the file. */
 const WAL_PAGES = 256;
+/** Names of policies in memory. */
+const MAX_POLICIES = 1000;
 /** Gaps that are remembered. */
 const MAX_GAPS = 1000;
 
@@ -51,10 +53,13 @@ const COLUMNS = [...ADDRESSES, ...NUMBERS].join(', ');
 
 /** The statements that make the tables of every file, and those of a segment: the file holds them, and no others. */
 const TABLES = [
-  'CREATE TABLE policies (id INTEGER PRIMARY KEY, name TEXT UNIQUE)',
+  // `last`: the newest segment with flows of that policy.
+  'CREATE TABLE policies (id INTEGER PRIMARY KEY, name TEXT UNIQUE, last INTEGER)',
   'CREATE TABLE segments (n INTEGER PRIMARY KEY, created REAL, base INTEGER, first REAL, last REAL)',
   'CREATE TABLE gaps ("from" INTEGER, "to" INTEGER, lost INTEGER)',
 ];
+/** The first of them in versions that forgot no policy. */
+const POLICIES_BEFORE = 'CREATE TABLE policies (id INTEGER PRIMARY KEY, name TEXT UNIQUE)';
 const segmentTables = (n: number): string[] => [
   `CREATE TABLE flows_${n} (${ADDRESSES.join(' BLOB, ')} BLOB, ${NUMBERS.join(' INTEGER, ')} INTEGER)`,
   `CREATE INDEX outside_${n} ON flows_${n} (outside, outside_port, start)`,
@@ -101,6 +106,7 @@ export class TranslationStore {
   #segments: Segment[] = [];
   /** Rows in the transaction that is open. */
   #pending = 0;
+  /** The policies whose flows the newest segment has, as far as they were asked for lately. */
   readonly #policies = new Map<string, number>();
 
   /** Opens the file, or makes it. Throws when that cannot be done. */
@@ -268,8 +274,15 @@ export class TranslationStore {
 
   /** Reads what the file has, and goes on with its newest segment. */
   #use(db: DatabaseSync): void {
-    const rows = db.prepare('SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL').all();
-    const found = new Set(rows.map(({ sql }) => sql as string));
+    const readTables = () => {
+      const rows = db.prepare('SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL').all();
+      return new Set(rows.map(({ sql }) => sql as string));
+    };
+    let found = readTables();
+    if (found.has(POLICIES_BEFORE)) {
+      db.exec('ALTER TABLE policies ADD COLUMN last INTEGER');
+      found = readTables();
+    }
     // A view or a trigger in the place of one of them could do anything.
     if (!TABLES.every((table) => found.has(table))) throw corrupt('it lacks a table');
     const segments = db.prepare('SELECT * FROM segments ORDER BY n').all() as unknown as Segment[];
@@ -279,10 +292,10 @@ export class TranslationStore {
       throw corrupt('its tables are not those of the translation log');
     }
     this.#segments = segments;
-    this.#readPolicies(db);
     const newest = this.#segments.at(-1);
     if (newest === undefined) this.#beginSegment(db);
     else this.#writeTo(db, newest);
+    db.prepare('UPDATE policies SET last = ? WHERE last IS NULL').run(this.#segments.at(-1)!.n);
   }
 
   #beginSegment(db: DatabaseSync): void {
@@ -297,6 +310,7 @@ export class TranslationStore {
   }
 
   #writeTo(db: DatabaseSync, { n }: Segment): void {
+    this.#policies.clear();
     this.#insert = db.prepare(
       `INSERT INTO flows_${n} (${COLUMNS}) VALUES (${COLUMNS.replaceAll(/\w+/g, '?')})`,
     );
@@ -321,7 +335,12 @@ export class TranslationStore {
       const [oldest, ...rest] = this.#segments;
       const before = pagesUsed(db);
       if (rest.length === 0 || (before <= pages && oldest!.last >= now() - maxAge)) return;
-      db.exec(`BEGIN; DROP TABLE flows_${oldest!.n}; DELETE FROM segments WHERE n = ${oldest!.n}; COMMIT;`);
+      db.exec(`
+        BEGIN;
+        DROP TABLE flows_${oldest!.n};
+        DELETE FROM segments WHERE n = ${oldest!.n};
+        DELETE FROM policies WHERE last <= ${oldest!.n};
+        COMMIT;`);
       this.#segments = rest;
       for (const segment of rest) {
         segment.base -= before - pagesUsed(db);
@@ -330,19 +349,19 @@ export class TranslationStore {
     }
   }
 
-  #readPolicies(db: DatabaseSync): void {
-    this.#policies.clear();
-    for (const { id, name } of db.prepare('SELECT id, name FROM policies').all()) {
-      this.#policies.set(name as string, id as number);
-    }
-  }
-
+  /** The number of a policy's name. The name is kept as long as a segment with its flows. */
   #policyNumber(name: string): number {
     const known = this.#policies.get(name);
     if (known !== undefined) return known;
-    const { lastInsertRowid } = this.#db.prepare('INSERT INTO policies (name) VALUES (?)').run(name);
-    this.#policies.set(name, Number(lastInsertRowid));
-    return Number(lastInsertRowid);
+    const { id } = this.#db
+      .prepare(
+        `INSERT INTO policies (name, last) VALUES (?, ?)
+         ON CONFLICT (name) DO UPDATE SET last = excluded.last RETURNING id`,
+      )
+      .get(name, this.#segments.at(-1)!.n) as { id: number };
+    if (this.#policies.size >= MAX_POLICIES) this.#policies.clear();
+    this.#policies.set(name, id);
+    return id;
   }
 
   /** Throws the file away and makes a new one. */
@@ -364,7 +383,7 @@ export class TranslationStore {
       } else if (this.#db.isTransaction) {
         this.#db.exec('ROLLBACK');
         // Names that were new in it are not there now.
-        this.#readPolicies(this.#db);
+        this.#policies.clear();
       }
       throw error;
     }

@@ -6,6 +6,7 @@
  * such call.
  */
 import type { Family } from '../../routing/prefix.ts';
+import { OTHERS_NUMBER } from './names.ts';
 import type { ConntrackEntry, Counters } from './wire.ts';
 
 /** What the gateway does with a flow; `local` flows are the pod's own and are nobody's business here. */
@@ -234,7 +235,7 @@ function isFlow({ family, verdict, policy, start, counters }: Flow, policies: nu
   return (
     (family === 4 || family === 6) &&
     VERDICTS.includes(verdict) &&
-    policy < policies &&
+    (policy < policies || policy === OTHERS_NUMBER) &&
     start >= 0 &&
     start <= LAST_DATE &&
     Object.values(counters ?? {}).every((count) => count >= 0 && count <= Number.MAX_SAFE_INTEGER)

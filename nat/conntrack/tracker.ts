@@ -12,6 +12,7 @@
  * and flows that ended since the dump began are left out of it: they may be in a part that was written before.
  */
 import type { Family } from '../../routing/prefix.ts';
+import { KEPT_NAMES, OTHERS, PolicyNames } from './names.ts';
 import { Flow, FlowTable, VERDICTS, type Verdict } from './table.ts';
 import { type ConntrackEntry, IPS_DYING } from './wire.ts';
 
@@ -59,7 +60,8 @@ export interface TrackerEvents {
 export interface TrackerState {
   /** When it was taken; Unix, ms. */
   at: number;
-  policies: string[];
+  /** The names of policies by number; null where a number is free. */
+  policies: (string | null)[];
   totals: Total[];
 }
 
@@ -77,9 +79,7 @@ export class Tracker {
   untracked = 0;
   readonly #out: TrackerEvents;
   readonly #totals = new Map<number, Total>();
-  /** Names by number; 0 is no policy. */
-  readonly #policies: string[] = [''];
-  readonly #numbers = new Map<string, number>();
+  readonly #names = new PolicyNames();
   #generation = 0;
   #dumping = false;
   /** Where the look for flows that are gone has come. */
@@ -97,16 +97,29 @@ export class Tracker {
 
   /** The number of a policy's name. */
   policyNumber(name: string): number {
-    let number = this.#numbers.get(name);
-    if (number === undefined) {
-      number = this.#policies.push(name) - 1;
-      this.#numbers.set(name, number);
-    }
-    return number;
+    return this.#names.numberOf(name);
   }
 
   policyName(flow: Flow): string {
-    return this.#policies[flow.policy]!;
+    return this.#names.nameOf(flow.policy);
+  }
+
+  /**
+   * Forgets the names of policies that are neither in force nor those of a flow, but for the last ones. What they
+   * have counted goes on as that of `OTHERS`. To be called between two dumps.
+   */
+  forget(inForce: ReadonlySet<string>): void {
+    if (this.#names.size <= KEPT_NAMES + inForce.size) return;
+    const living = new Set<number>();
+    for (const { policy } of this.table) living.add(policy);
+    const forgotten = this.#names.forget((number, name) => living.has(number) || inForce.has(name));
+    if (forgotten.size === 0) return;
+    const others = this.#names.numberOf(OTHERS);
+    for (const [key, total] of this.#totals) {
+      if (!forgotten.has(policyOfKey(key))) continue;
+      this.#totals.delete(key);
+      this.#fold(total, others);
+    }
   }
 
   get totals(): Iterable<Total> {
@@ -195,14 +208,14 @@ export class Tracker {
 
   /** What `load` needs to go on from here, besides the table's `save`. */
   save(now: number): TrackerState {
-    return { at: now, policies: this.#policies, totals: [...this.#totals.values()] };
+    return { at: now, policies: this.#names.save(), totals: [...this.#totals.values()] };
   }
 
   /** Goes on from what `save` and the table's `save` gave; the time between is a gap. For a new tracker. */
   load({ at, policies, totals }: TrackerState, flows: Buffer, now: number): void {
-    for (const name of policies.slice(1)) this.policyNumber(name);
-    for (const total of totals) this.#totals.set(totalKey(total, this.policyNumber(total.policy)), total);
-    this.table.load(flows, this.#policies.length);
+    this.#names.load(policies);
+    for (const total of totals) this.#fold(total, this.policyNumber(total.policy));
+    this.table.load(flows, policies.length);
     for (const flow of this.table) flow.generation = this.#generation;
     this.#adopting = false;
     this.lost(at, now);
@@ -249,14 +262,14 @@ export class Tracker {
 
   #announce(flow: Flow): void {
     flow.announced = true;
-    this.#totalOf(flow).started++;
+    this.#totalOf(flow, flow.policy).started++;
     this.#out.started(flow);
   }
 
   /** Adds to the totals what is new in an entry's counters. */
   #count(flow: Flow, { counters }: ConntrackEntry): void {
     if (counters === undefined) return;
-    const total = this.#totalOf(flow).counters;
+    const total = this.#totalOf(flow, flow.policy).counters;
     // Somebody may set the kernel's counters to zero (conntrack -L -z).
     total[0] += Math.max(0, counters.originalPackets - flow.counter(0));
     total[1] += Math.max(0, counters.originalBytes - flow.counter(1));
@@ -266,7 +279,7 @@ export class Tracker {
   }
 
   #end(flow: Flow, at: number, estimated: boolean): void {
-    const total = this.#totalOf(flow);
+    const total = this.#totalOf(flow, flow.policy);
     // Its begin was lost, and it is a connection all the same.
     if (!flow.announced) total.started++;
     total.ended++;
@@ -303,13 +316,21 @@ export class Tracker {
     }
   }
 
-  #totalOf(flow: Flow): Total {
-    const key = totalKey(flow, flow.policy);
+  /** Adds a total to that of a policy of the same kind. */
+  #fold(total: Total, policy: number): void {
+    const sum = this.#totalOf(total, policy);
+    sum.started += total.started;
+    sum.ended += total.ended;
+    for (const i of [0, 1, 2, 3] as const) sum.counters[i] += total.counters[i];
+  }
+
+  #totalOf(kind: Kind, policy: number): Total {
+    const key = totalKey(kind, policy);
     let total = this.#totals.get(key);
     if (total === undefined) {
-      const { verdict, family, protocol, snat, dnat, inbound } = flow;
+      const { verdict, family, protocol, snat, dnat, inbound } = kind;
       total = {
-        ...{ verdict, policy: this.policyName(flow), family, protocol, snat, dnat, inbound },
+        ...{ verdict, policy: this.#names.nameOf(policy), family, protocol, snat, dnat, inbound },
         ...{ started: 0, ended: 0, counters: [0, 0, 0, 0] },
       };
       this.#totals.set(key, total);
@@ -341,3 +362,5 @@ const totalKey = ({ verdict, family, protocol, snat, dnat, inbound }: Kind, poli
   (snat ? 4 : 0) +
   (dnat ? 2 : 0) +
   (inbound ? 1 : 0);
+
+const policyOfKey = (key: number): number => Math.floor(key / 0x10000);

@@ -416,3 +416,64 @@ t.test('a lookup by external address and port, by destination and by pod goes by
   t.match(plan(`(destination = ${address}) OR (inside = ${address})`), /destination_1.*inside_1/);
   db.close();
 });
+
+t.test('the name of a policy goes with the last flow that had it, over restarts too', async (t) => {
+  const dir = directory();
+  const { store: first, clock } = open(dir, { maxAge: 8000 }, 0);
+  const names = () => {
+    const db = new DatabaseSync(join(dir, 'flows.db'));
+    const found = db
+      .prepare('SELECT name FROM policies ORDER BY id')
+      .all()
+      .map(({ name }) => name);
+    db.close();
+    return found;
+  };
+  let store = first;
+  const add = (policy: string) => {
+    store.add(
+      flow({ flow: '10.17.0.9 1 1.1.1.1 443', snat: '172.17.0.11 1' }, clock.now),
+      policy,
+      clock.now,
+      false,
+    );
+    store.commit();
+  };
+  for (let second = 1; second <= 30; second++) {
+    clock.now = second * 1000;
+    add('always');
+    add(`web-${second}`);
+    if (second % 7 === 0) {
+      store.close();
+      ({ store } = open(dir, { maxAge: 8000 }, clock.now));
+    }
+  }
+  t.ok(names().length < 20, `${names().length} names`);
+  t.ok(['always', 'web-30', 'web-25'].every((name) => names().includes(name)));
+  t.notOk(names().includes('web-1'));
+  const found = store.find(ask({ internal: at('10.17.0.9') }));
+  t.notOk(
+    found.some(({ policy }) => policy === ''),
+    'no flow has lost the name of its policy',
+  );
+  store.close();
+});
+
+t.test('a file of a version that forgot no policy is used, and forgets them from now on', async (t) => {
+  const dir = directory();
+  const { store } = open(dir);
+  store.add(flow({ flow: '10.17.0.9 1 1.1.1.1 443', snat: '172.17.0.11 1' }, 1000), 'web', 2000, false);
+  store.close();
+  const db = new DatabaseSync(join(dir, 'flows.db'));
+  db.exec('ALTER TABLE policies DROP COLUMN last');
+  db.close();
+  const { store: again, anew } = open(dir);
+  t.same(anew, []);
+  again.add(flow({ flow: '10.17.0.9 2 1.1.1.1 443', snat: '172.17.0.11 2' }, 3000), 'new', 4000, false);
+  again.commit();
+  t.same(
+    again.find(ask({ internal: at('10.17.0.9') })).map(({ policy }) => policy),
+    ['new', 'web'],
+  );
+  again.close();
+});

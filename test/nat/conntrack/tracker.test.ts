@@ -1,4 +1,5 @@
 import t from 'tap';
+import { KEPT_NAMES, MAX_NAMES, OTHERS } from '../../../nat/conntrack/names.ts';
 import type { Flow } from '../../../nat/conntrack/table.ts';
 import { type Gap, type Total, Tracker } from '../../../nat/conntrack/tracker.ts';
 import { type ConntrackEntry, IPS_DYING } from '../../../nat/conntrack/wire.ts';
@@ -398,3 +399,74 @@ for (const [name, room] of [
     }
   });
 }
+
+/** A tracker whose flows are of the policy that is in force just then. */
+function named(capacity = 1000) {
+  const force = { name: '' };
+  const made: Tracker = new Tracker(capacity, {
+    classify(flow: Flow) {
+      flow.verdict = 'translated';
+      flow.policy = made.policyNumber(force.name);
+    },
+    started() {},
+    ended() {},
+    repaired() {},
+  });
+  return { one: made, force };
+}
+
+/** The policy of each flow that lives. */
+const namesOf = (one: Tracker): string[] => Array.from(one.table, (flow) => one.policyName(flow)).sort();
+
+t.test(
+  'policies come and go without end: their names are forgotten, and nothing that they counted is lost',
+  async (t) => {
+    const { one, force } = named();
+    dump(one, [], 0);
+    force.name = 'long';
+    one.began(of(1), 0);
+    for (let i = 0; i < 70_000; i++) {
+      force.name = `web-${i}`;
+      one.began(of(2, { id: 2 + i }), i);
+      one.ended(of(2, { id: 2 + i, counters: [1, 100, 1, 100] }), i);
+      if (i % 1000 === 999) one.forget(new Set([force.name]));
+    }
+    const totals = [...one.totals];
+    t.same(sum(totals), { started: 70_001, ended: 70_000, packets: 140_000, bytes: 14_000_000 });
+    t.ok(totals.length <= KEPT_NAMES + 3, `${totals.length} are told apart`);
+    t.same(totals.find(({ policy }) => policy === 'web-69999')?.started, 1, 'the last ones among them');
+    t.same(totals.find(({ policy }) => policy === OTHERS)?.started, 70_000 - KEPT_NAMES - 1);
+    t.same(namesOf(one), ['long'], 'and the names of those whose flows live');
+  },
+);
+
+t.test('more policies at a time than there are numbers: those beyond are counted together', async (t) => {
+  const { one, force } = named(20_000);
+  dump(one, [], 0);
+  for (let i = 0; i < MAX_NAMES + 10; i++) {
+    force.name = `web-${i}`;
+    one.began(of(3, { id: 3 + i }), 0);
+  }
+  one.forget(new Set());
+  t.equal(sum(one.totals).started, MAX_NAMES + 10);
+  t.equal([...one.totals].find(({ policy }) => policy === OTHERS)?.started, 11);
+});
+
+t.test('a restart keeps the numbers of names that flows have, and those that are free', async (t) => {
+  const { one, force } = named();
+  dump(one, [], 0);
+  for (let i = 0; i < KEPT_NAMES + 50; i++) {
+    force.name = `web-${i}`;
+    one.began(of(1, { id: 1 + i }), 0);
+    if (i % 10 > 0) one.ended(of(1, { id: 1 + i }), 0);
+  }
+  one.forget(new Set());
+  const state = JSON.parse(JSON.stringify(one.save(0)));
+  const { one: two, force: later } = named();
+  two.load(state, Buffer.concat(one.table.save()), 1);
+  t.same(namesOf(two), namesOf(one));
+  t.same(sum(two.totals), sum(one.totals));
+  later.name = 'new';
+  two.began(of(9, { id: 100_000 }), 1);
+  t.equal([...two.totals].find(({ policy }) => policy === 'new')?.started, 1);
+});
