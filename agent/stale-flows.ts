@@ -38,31 +38,72 @@ function compileAction(action: EgressAction, sources: readonly Prefix[]): Action
   return size === undefined ? keys(addresses) : new BlockIndex({ sources, addresses, size });
 }
 
+/** Where ports of an external address lead; `first` leads to `port`. */
+interface DnatTarget {
+  first: number;
+  last: number;
+  address: string;
+  port: number;
+}
+
+/** The DNATs of an external address and a protocol. */
+interface DnatPorts {
+  single: Map<number, DnatTarget>;
+  ranges: DnatTarget[];
+}
+
+const dnatKey = (protocol: number, external: string): string => `${protocol} ${external}`;
+
 /** One family's policy, ready to be asked about many flows. */
 class FamilyPolicy {
   readonly #nat: FamilyNat;
   readonly #forward: PrefixIndex | undefined;
-  readonly #eips: Map<string, string>;
+  /** The external address of an internal one, and the other way round. */
+  readonly #eips: Map<string, Set<string>>;
+  readonly #eipTargets: Map<string, string>;
+  readonly #dnats = new Map<string, DnatPorts>();
   readonly #policies: {
     action: Action | BlockIndex;
     sources: PrefixIndex | undefined;
     destinations: PrefixIndex | undefined;
     excluded: PrefixIndex | undefined;
   }[];
-  /** The policies by source, and those for any. */
+  /** The policies by source; those for any source by destination, and those for any of both. */
   readonly #bySource = new PrefixIndex();
+  readonly #byDestination = new PrefixIndex();
   readonly #any: number[] = [];
+  /** Those that forward by source, and those that forward any. */
+  readonly #forwarding = new PrefixIndex();
+  readonly #forwardingAny: number[] = [];
   /** Addresses that flows may be translated to besides the pod's own. */
   readonly given: Set<string>;
 
   constructor(nat: FamilyNat) {
-    const { forward, policies = [], eips = [] } = nat;
+    const { forward, policies = [], eips = [], dnats = [] } = nat;
     this.#nat = nat;
     this.#forward = prefixIndex(forward);
-    this.#eips = new Map(eips.map(({ internal, external }) => [keyOf(internal), keyOf(external)]));
+    this.#eips = new Map(eips.map(({ internal, external }) => [keyOf(internal), new Set([keyOf(external)])]));
+    this.#eipTargets = new Map(eips.map(({ internal, external }) => [keyOf(external), keyOf(internal)]));
+    for (const dnat of dnats) {
+      const name = dnatKey(PROTOCOL[dnat.protocol], keyOf(dnat.external));
+      const ports: DnatPorts = this.#dnats.get(name) ?? { single: new Map(), ranges: [] };
+      this.#dnats.set(name, ports);
+      const [first, last] = dnat.externalPorts;
+      const target = { first, last, address: keyOf(dnat.internal), port: dnat.internalPort };
+      if (first < last) ports.ranges.push(target);
+      else if (!ports.single.has(first)) ports.single.set(first, target);
+    }
     this.#policies = policies.map(({ action, sources, destinations, excluded }, i) => {
-      if (sources.length === 0) this.#any.push(i);
-      for (const source of sources) this.#bySource.add(source, i);
+      const forwards = action === 'forward';
+      if (sources.length === 0) {
+        if (destinations.length === 0) this.#any.push(i);
+        for (const destination of destinations) this.#byDestination.add(destination, i);
+        if (forwards) this.#forwardingAny.push(i);
+      }
+      for (const source of sources) {
+        this.#bySource.add(source, i);
+        if (forwards) this.#forwarding.add(source, i);
+      }
       return {
         action: compileAction(action, sources),
         sources: prefixIndex(sources),
@@ -82,9 +123,10 @@ class FamilyPolicy {
   /** What a flow that begins now would be given. */
   action(source: Uint8Array, destination: Uint8Array): Action {
     const eip = this.#eips.get(key(source));
-    if (eip !== undefined) return new Set([eip]);
+    if (eip !== undefined) return eip;
     if (this.#forward?.has(source) || this.#forward?.has(destination)) return 'forward';
-    for (const i of [...this.#bySource.find(source), ...this.#any].sort((a, b) => a - b)) {
+    const found = [this.#bySource.find(source), this.#byDestination.find(destination), this.#any].flat();
+    for (const i of found.sort((a, b) => a - b)) {
       const { action, destinations, excluded } = this.#policies[i]!;
       if (destinations?.has(destination) === false || excluded?.has(destination)) continue;
       return action instanceof BlockIndex ? (action.blockOf(source) ?? 'drop') : action;
@@ -98,27 +140,22 @@ class FamilyPolicy {
    */
   forwardsInwards(source: Uint8Array, destination: Uint8Array): boolean {
     if (this.#bySource.find(source).length > 0) return false;
-    return this.#policies.some(
-      ({ action, sources, destinations, excluded }) =>
-        action === 'forward' &&
-        sources?.has(destination) !== false &&
-        destinations?.has(source) !== false &&
-        !excluded?.has(source),
-    );
+    return [this.#forwarding.find(destination), this.#forwardingAny].flat().some((i) => {
+      const { destinations, excluded } = this.#policies[i]!;
+      return destinations?.has(source) !== false && !excluded?.has(source);
+    });
   }
 
   /** Where a flow to an address of ours leads inside: the address, and the port when one port is meant. */
   inside({ protocol, original }: ConntrackEntry): { address: string; port: number } | undefined {
-    const { dnats = [], eips = [] } = this.#nat;
     const to = key(original.destination);
     const port = original.destinationPort;
-    for (const { external, protocol: name, externalPorts, internal, internalPort } of dnats) {
-      const [first, last] = externalPorts;
-      if (PROTOCOL[name] !== protocol || keyOf(external) !== to || port < first || port > last) continue;
-      return { address: keyOf(internal), port: internalPort + port - first };
-    }
-    const eip = eips.find(({ external }) => keyOf(external) === to);
-    return eip && { address: keyOf(eip.internal), port };
+    const ports = this.#dnats.get(dnatKey(protocol, to));
+    const dnat =
+      ports?.single.get(port) ?? ports?.ranges.find(({ first, last }) => port >= first && port <= last);
+    if (dnat !== undefined) return { address: dnat.address, port: dnat.port + port - dnat.first };
+    const address = this.#eipTargets.get(to);
+    return address === undefined ? undefined : { address, port };
   }
 }
 

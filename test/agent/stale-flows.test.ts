@@ -195,3 +195,42 @@ t.test('what came from outside stays where all may come in, and only where it ma
   t.equal(stale(outwards('10.17.0.9:1000'), { inbound: 'any' }), true, 'it left untranslated');
   t.equal(stale(flow('203.0.113.5:53 > 10.18.0.9:1000', '10.18.0.9:1000 > 203.0.113.5:53')), false);
 });
+
+t.test(
+  'deciding about a flow walks over neither EIPs nor DNATs: there may be thousands, and flows as well',
+  async (t) => {
+    let reads = 0;
+    const counted = <T extends object>(value: T): T =>
+      new Proxy(value, {
+      get(of, name) {
+        reads++;
+        return Reflect.get(of, name);
+      },
+    });
+    const eips = Array.from({ length: 1000 }, (_, i) =>
+      counted({
+        external: address(`172.18.${i >> 8}.${i & 255}`),
+        internal: address(`10.17.${i >> 8}.${i & 255}`),
+      }),
+    );
+    const dnats = Array.from({ length: 1000 }, (_, i) =>
+      counted({
+        ...{ external: address('172.17.0.60'), protocol: 'udp' as const, internal: address('10.17.9.9') },
+        ...{
+          externalPorts: [i + 1, i + 1] as [number, number],
+          internalPort: 5000 + i,
+          preserveClientIP: true,
+        },
+      }),
+    );
+    const isStale = staleFlows(intent({ eips, dnats }), OWN, INSIDE);
+    reads = 0;
+    t.equal(isStale(outwards('10.17.3.9:1000', '172.18.3.9:1000')), false, 'the source has an EIP');
+    t.equal(isStale(outwards('10.17.3.9:1000', '172.17.0.11:1000')), true);
+    t.equal(isStale(flow('1.1.1.1:9 > 172.18.3.9:80', '10.17.3.9:80 > 1.1.1.1:9')), false, 'to an EIP');
+    t.equal(isStale(flow('1.1.1.1:9 > 172.18.3.9:80', '10.17.3.8:80 > 1.1.1.1:9')), true);
+    t.equal(isStale(flow('1.1.1.1:9 > 172.17.0.60:700', '10.17.9.9:5699 > 1.1.1.1:9')), false, 'to a DNAT');
+    t.equal(isStale(flow('1.1.1.1:9 > 172.17.0.60:700', '10.17.9.9:5700 > 1.1.1.1:9')), true);
+    t.equal(reads, 0);
+  },
+);
