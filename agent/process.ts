@@ -5,7 +5,9 @@
  */
 
 import { serveControl } from '../bfd/control-socket.ts';
+import { splitWords } from '../bfd/control-text.ts';
 import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
+import { createScripts } from '../bfd/script.ts';
 import { VERSION } from '../bfd/version.ts';
 import { CHAIN_LIMITED, CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Family } from '../routing/prefix.ts';
@@ -237,6 +239,9 @@ const gateway: Gateway = new Gateway({
 let lastLook: Look | undefined;
 const drain = new DrainWatch({ exec, logger, report: () => view.bfd, look: () => lastLook });
 
+/** `bfdd-control`; a file that it loads is read here, not beside the packets of BFD. */
+const bfddControl = createScripts((words) => bfd.command(words));
+
 /** The time in a query, as milliseconds or `5s`; else the one from the flags. */
 function drainTime(text: string | null): number {
   const wanted = text === null ? options.drainTimeout : (parseDuration(text) ?? Number(text));
@@ -249,7 +254,7 @@ const control = await serveControl(
     'GET /v1/status': looks.status,
     'GET /v1/sources': looks.sources,
     'POST /v1/bfdd': async ({ body }) => {
-      const { ok, text } = await bfd.command(body.split(/\s+/).filter(Boolean));
+      const { ok, text } = await bfddControl(splitWords(body));
       return { status: ok ? 200 : 400, body: `${text}\n` };
     },
     'GET /v1/bfdd-supervisor': async () => ({

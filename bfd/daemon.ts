@@ -165,12 +165,14 @@ process.on('SIGUSR1', () => logger.info({ report: engine.report() }, 'state'));
 
 // The sessions run already; the rest can load meanwhile.
 const { serveControl, TakenError } = await import('./control-socket.ts');
+const { createScripts } = await import('./script.ts');
+const control = createScripts((words) => engine.command(words));
 try {
   await serveControl(
     flags.stateDir,
     {
       'POST /v1/bfdd': async ({ body }) => {
-        const { ok, text } = engine.command(splitWords(body));
+        const { ok, text } = await control(splitWords(body));
         return { status: ok ? 200 : 400, body: `${text}\n` };
       },
     },

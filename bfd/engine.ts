@@ -7,7 +7,6 @@
  * end a session whose packets have arrived meanwhile.
  */
 import { randomInt } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { sign } from './auth.ts';
 import { Checkpoint } from './checkpoint.ts';
 import { DIAG, type DiscardReason } from './constants.ts';
@@ -22,7 +21,6 @@ import {
   type Selector,
   type SessionCommand,
   sessionReply,
-  splitWords,
   statusReply,
   versionReply,
 } from './control-text.ts';
@@ -694,10 +692,10 @@ export class Engine {
     const command = parse(words);
     // Probes ask for the status each second.
     if (command.command !== 'status') this.#say('command', { words }, 'bfdd-control');
-    return this.#execute(command, 0);
+    return this.#execute(command);
   }
 
-  #execute(command: Command, depth: number): { ok: boolean; text: string } {
+  #execute(command: Command): { ok: boolean; text: string } {
     const done = (text: string) => ({ ok: true, text });
     switch (command.command) {
       case 'answer':
@@ -747,7 +745,8 @@ export class Engine {
         this.#logTiming = command.on;
         return done(`Extended time logging ${command.on ? 'enabled' : 'disabled'}.`);
       case 'load':
-        return this.#load(command.file, depth);
+        // Files are read aside (script.ts), and their commands come here one by one.
+        return { ok: false, text: `Failed to load ${command.file}: this process reads no files` };
       case 'stop':
         this.#options.onStop?.();
         return done('stopping');
@@ -854,22 +853,6 @@ export class Engine {
     this.#dispatch(entry, { type: 'suspend', suspended: false });
     this.#reconfigure(entry);
     this.#applyHold(entry);
-  }
-
-  #load(file: string, depth: number): { ok: boolean; text: string } {
-    if (depth > 3) return { ok: false, text: `Failed to load ${file}: too many files load each other` };
-    let script: string;
-    try {
-      script = readFileSync(file, 'utf8');
-    } catch (error) {
-      return { ok: false, text: `Failed to load ${file}: ${(error as Error).message}` };
-    }
-    const replies = script
-      .split('\n')
-      .map((line) => splitWords(line.replace(/#.*/, '')))
-      .filter((words) => words.length > 0)
-      .map((words) => this.#execute(parse(words), depth + 1));
-    return { ok: replies.every(({ ok }) => ok), text: replies.map(({ text }) => text).join('\n') };
   }
 
   // Checkpoint ---------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ const EFFECTS: Record<string, string> = {
     translations-metrics translations-output translations-worker watch`,
   'agent/page': 'client dom page style',
   'agent/uplink': 'claims next-hop probe uplink',
-  bfd: 'checkpoint control-socket daemon engine entry files http-server keys libc main next-hops priority transport version',
+  bfd: 'checkpoint control-socket daemon engine entry files http-server keys libc main next-hops priority script transport version',
   nat: 'fingerprint kernel port-kernel',
   'nat/conntrack': 'checkpoint reader store',
   routing: 'kernel',

@@ -13,6 +13,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const DROPPED = /(?:^|[;{)]|=>)\s*void ([a-zA-Z#][\w.#!]*)\(/gm;
 
 const CANNOT_REJECT: Record<string, string> = {
+  'agent/http.ts: this.#http.end': 'waits for the end of a server, which does not fail',
   'agent/once.ts: process.stdout.write': 'no promise',
   'agent/once.ts: process.stderr.write': 'no promise',
   'agent/page/client.ts: search': 'shows what went wrong; in a browser besides',
@@ -21,6 +22,7 @@ const CANNOT_REJECT: Record<string, string> = {
   'agent/process.ts: busiest.check': 'tells what went wrong itself',
   'agent/render.ts: process.stderr.write': 'no promise',
   'agent/supervisor.ts: drainAndStop': 'waits for the end of a process and of the engine, which do not fail',
+  'bfd/http-server.ts: this.#serve': 'tells what went wrong itself',
   'nat/desired.ts: sets.push': 'no promise',
   'nat/fingerprint.ts: hash.update': 'no promise',
   'nat/nftables.ts: found.set': 'no promise',

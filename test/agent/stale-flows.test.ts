@@ -202,11 +202,11 @@ t.test(
     let reads = 0;
     const counted = <T extends object>(value: T): T =>
       new Proxy(value, {
-      get(of, name) {
-        reads++;
-        return Reflect.get(of, name);
-      },
-    });
+        get(of, name) {
+          reads++;
+          return Reflect.get(of, name);
+        },
+      });
     const eips = Array.from({ length: 1000 }, (_, i) =>
       counted({
         external: address(`172.18.${i >> 8}.${i & 255}`),

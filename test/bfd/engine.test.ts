@@ -437,17 +437,10 @@ t.test(
   },
 );
 
-t.test('bfdd-control load runs the commands of a file', async (t) => {
+t.test('bfdd-control load is not for the process with the sessions', async (t) => {
   const file = join(directory(t), 'commands');
-  writeFileSync(file, '# comment\nallow 10.0.0.1\n\nset nothing # no such command\n');
-  const e = engine(t);
-  t.strictSame(e.command(['load', file]), {
-    ok: false,
-    text: 'Allowing connections from 10.0.0.1\nUnknown command <set>',
-  });
-  t.match(e.command(['load', '/nonexistent']).text, /^Failed to load/);
-  writeFileSync(file, `load ${file}`);
-  t.match(e.command(['load', file]).text, /^Failed to load/);
+  writeFileSync(file, 'allow 10.0.0.1\n');
+  t.match(engine(t).command(['load', file]), { ok: false, text: /^Failed to load .*commands: / });
 });
 
 t.test('bfdd-control log decides what is logged', async (t) => {

@@ -1,0 +1,123 @@
+/**
+ * `bfdd-control load FILE`: the commands of a file, line by line, and of the files that it loads in turn.
+ *
+ * The engine hears of single commands only. A file is read aside, beside BFD's packets and in the agent process where
+ * there is one, and whatever its name leads to (a FIFO, a device, a mount that hangs, a file that loads itself), it costs
+ * no more than what is bounded here.
+ */
+import { constants, type Stats } from 'node:fs';
+import { open, stat } from 'node:fs/promises';
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import { splitWords } from './control-text.ts';
+import { kindOf } from './files.ts';
+
+export interface Answer {
+  ok: boolean;
+  text: string;
+}
+
+/** Carries out the words of one command. Does not reject. */
+type Execute = (words: string[]) => Answer | Promise<Answer>;
+
+/** Octets of one file. */
+const MAX_SIZE = 64 << 10;
+/** Files, one in the other. */
+const MAX_DEPTH = 3;
+/** Commands, and files, of one `load` altogether. */
+const MAX_COMMANDS = 1000;
+const MAX_FILES = 16;
+/** Characters of the answer. */
+const MAX_TEXT = 256 << 10;
+/** A file that has not been read after so long is given up, ms. */
+const PATIENCE = 2000;
+
+const { O_RDONLY, O_NONBLOCK, O_NOCTTY } = constants;
+
+/** A reader of scripts that carries out their commands, and those that stand alone. */
+export function createScripts(execute: Execute): (words: string[]) => Promise<Answer> {
+  /** A read that hangs takes a thread of the process with it: there is one at a time. */
+  let reading = false;
+
+  async function read(file: string): Promise<string> {
+    if (reading) throw new Error('another file is being read');
+    reading = true;
+    const text = readBounded(file).finally(() => {
+      reading = false;
+    });
+    const late = new AbortController();
+    const patience = sleep(PATIENCE, undefined, { signal: late.signal }).then(
+      () => Promise.reject(new Error(`it cannot be read within ${PATIENCE / 1000} s`)),
+      () => '',
+    );
+    return Promise.race([text, patience]).finally(() => late.abort());
+  }
+
+  async function load(
+    file: string,
+    depth: number,
+    left: { commands: number; files: number },
+  ): Promise<Answer> {
+    const failed = (reason: string): Answer => ({ ok: false, text: `Failed to load ${file}: ${reason}` });
+    if (depth > MAX_DEPTH || left.files-- === 0) return failed('too many files load each other');
+    let script: string;
+    try {
+      script = await read(file);
+    } catch (error) {
+      return failed((error as Error).message);
+    }
+    const answers: Answer[] = [];
+    let length = 0;
+    for (const line of script.split('\n')) {
+      const words = splitWords(line.replace(/#.*/, ''));
+      if (words.length === 0) continue;
+      if (left.commands-- <= 0 || length > MAX_TEXT) {
+        const most = length > MAX_TEXT ? 'the answer is too long' : `more than ${MAX_COMMANDS} commands`;
+        answers.push(failed(`${most}; the rest is left out`));
+        break;
+      }
+      const inner = loaded(words);
+      const answer = await (inner === undefined ? execute(words) : load(inner, depth + 1, left));
+      answers.push(answer);
+      length += answer.text.length;
+      // Packets come first.
+      await turn();
+    }
+    return { ok: answers.every(({ ok }) => ok), text: answers.map(({ text }) => text).join('\n') };
+  }
+
+  return async (words) => {
+    const file = loaded(words);
+    return file === undefined ? execute(words) : load(file, 1, { commands: MAX_COMMANDS, files: MAX_FILES });
+  };
+}
+
+/** The file that a command loads. */
+const loaded = ([command, file]: readonly string[]): string | undefined =>
+  command?.toLowerCase() === 'load' ? file : undefined;
+
+/** The text of a regular file. Rejects for anything else, and for one that is too large. */
+async function readBounded(file: string): Promise<string> {
+  // A device must not even be opened: that alone may do something.
+  check(await stat(file));
+  const handle = await open(file, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+  try {
+    check(await handle.stat());
+    const buffer = Buffer.alloc(MAX_SIZE + 1);
+    let length = 0;
+    for (;;) {
+      const { bytesRead } = await handle.read(buffer, length, buffer.length - length);
+      if (bytesRead === 0) return buffer.toString('utf8', 0, length);
+      length += bytesRead;
+      if (length > MAX_SIZE) throw tooLarge();
+    }
+  } finally {
+    await handle.close();
+  }
+}
+
+const tooLarge = (): Error => new Error(`it is larger than ${MAX_SIZE} octets`);
+
+function check(found: Stats): void {
+  if (!found.isFile()) throw new Error(`it is ${kindOf(found)}, not a regular file`);
+  if (found.size > MAX_SIZE) throw tooLarge();
+}
