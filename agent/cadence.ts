@@ -1,8 +1,8 @@
 /**
  * When to reconcile next. Pure: every function takes `now` (milliseconds of a monotonic clock).
  *
- * Requests that come together are gathered into one run; a failed run is tried again with backoff; and
- * repairs draw from a bucket, so that another program that undoes them again and again meets a steady
+ * Requests that come together are gathered into one run; a failed run is tried again with backoff, and what others
+ * change in a kernel that holds all but what it refused is put back meanwhile; and repairs draw from a bucket, so that another program that undoes them again and again meets a steady
  * twice-a-second agent instead of a busy loop.
  */
 
@@ -38,6 +38,25 @@ export const CADENCE = {
 /** Requests that a person or a new fact stands behind: they do not wait for a backoff. */
 const URGENT: ReadonlySet<Trigger> = new Set(['start', 'policy', 'sighup', 'control', 'link', 'address']);
 
+/**
+ * Requests that only tell that something was changed: a run for these puts back what was there, and does not try again
+ * what the kernel refused.
+ */
+export const PUTS_BACK: ReadonlySet<Trigger> = new Set([
+  ...(['route', 'rule', 'netfilter', 'overrun', 'drift'] as const),
+]);
+
+/** How a run ended. */
+export interface RunResult {
+  ok: boolean;
+  /** It put back something that had been right before. */
+  repaired: boolean;
+  /** Not all went in, and nothing that was there is missing. */
+  held?: boolean;
+  /** It only put back what was there: what had been refused was not tried again. */
+  putBack?: boolean;
+}
+
 /** Requests that gathered already, or that somebody waits for: they wait for no others. */
 const IMMEDIATE: ReadonlySet<Trigger> = new Set(['policy', 'sighup', 'control']);
 
@@ -49,8 +68,11 @@ export interface Cadence {
   /** When the last run ended; undefined before the first. */
   lastEnd?: number;
   running: boolean;
-  /** Runs that failed in a row. */
+  /** Runs that failed in a row, of those that tried everything; and when to try again. */
   failures: number;
+  retryAt?: number;
+  /** The last failure left something missing: nothing helps but to try everything again. */
+  broken: boolean;
   /** The timer's period, ms. */
   resync: number;
   /** Repairs that may still be made at once, at `repairTokensAt`. */
@@ -64,6 +86,7 @@ export function createCadence(resync: number, now: number): Cadence {
     pendingSince: now,
     running: false,
     failures: 0,
+    broken: false,
     resync,
     repairTokens: CADENCE.repairBurst,
     repairTokensAt: now,
@@ -87,19 +110,19 @@ function tokensAt(cadence: Cadence, now: number): number {
 /** When the next run is due, and why. Undefined while one is running or before the first request. */
 export function nextRun(cadence: Cadence): { at: number; trigger: Trigger } | undefined {
   if (cadence.running) return undefined;
-  const { lastEnd, failures } = cadence;
-  const backoffEnd = failures > 0 && lastEnd !== undefined ? lastEnd + retryDelay(failures) : undefined;
+  const { lastEnd, retryAt } = cadence;
   const urgent = cadence.pending.find((trigger) => URGENT.has(trigger));
   const wanted = urgent ?? cadence.pending[0];
   if (wanted === undefined) {
-    if (backoffEnd !== undefined) return { at: backoffEnd, trigger: 'retry' };
+    if (retryAt !== undefined) return { at: retryAt, trigger: 'retry' };
     return lastEnd === undefined ? undefined : { at: lastEnd + cadence.resync, trigger: 'timer' };
   }
   const immediate = cadence.pending.some((trigger) => IMMEDIATE.has(trigger));
   let at = cadence.pendingSince + (immediate ? 0 : CADENCE.settle);
   if (lastEnd !== undefined) at = Math.max(at, lastEnd + CADENCE.pause);
   if (urgent !== undefined) return { at, trigger: wanted };
-  if (backoffEnd !== undefined) at = Math.max(at, backoffEnd);
+  if (retryAt !== undefined && cadence.broken) at = Math.max(at, retryAt);
+  if (retryAt !== undefined && at >= retryAt) return { at, trigger: 'retry' };
   const missing = 1 - cadence.repairTokens;
   if (missing > 0) at = Math.max(at, cadence.repairTokensAt + missing * CADENCE.repairRefill);
   return { at, trigger: wanted };
@@ -112,16 +135,26 @@ export function started(cadence: Cadence): void {
 }
 
 /**
- * A run ended. `repaired`: it put back something that had been right before.
- * Returns true when repairs have used up the bucket: somebody is working against the agent.
+ * A run ended. Returns true when repairs have used up the bucket: somebody is working against the agent.
  */
-export function ended(cadence: Cadence, result: { ok: boolean; repaired: boolean }, now: number): boolean {
+export function ended(
+  cadence: Cadence,
+  { ok, repaired, held = false, putBack = false }: RunResult,
+  now: number,
+): boolean {
   cadence.running = false;
   cadence.lastEnd = now;
-  cadence.failures = result.ok ? 0 : cadence.failures + 1;
+  if (ok) {
+    cadence.failures = 0;
+    delete cadence.retryAt;
+  } else if (!putBack || cadence.retryAt === undefined || (!held && !cadence.broken)) {
+    cadence.failures += 1;
+    cadence.retryAt = now + retryDelay(cadence.failures);
+  }
+  cadence.broken = !ok && !held;
   cadence.repairTokens = tokensAt(cadence, now);
   cadence.repairTokensAt = now;
-  if (!result.repaired) return false;
+  if (!repaired) return false;
   cadence.repairTokens -= 1;
   return cadence.repairTokens < 1;
 }

@@ -33,10 +33,11 @@ export function forwardedPackets(snmp: string, snmp6: string): number {
 }
 
 /**
- * Flows from the VPC so far, by `iptables-save -c -t nat`: the nat table sees the first packet of each. 0 for
- * another text.
+ * Flows from the VPC so far, by `iptables-save -c -t nat`: the nat table sees the first packet of each. Undefined
+ * when only `nft` can list the table.
  */
-export function flowsCounted(save: string, family: Family, internalInterface: string): number {
+export function flowsCounted(save: string, family: Family, internalInterface: string): number | undefined {
+  if (save.startsWith("# Table `nat' is incompatible")) return undefined;
   const chain = parseTables(save, family).get('nat')?.get('PREROUTING');
   const rule = markRule(internalInterface);
   return chain?.rules.find(({ text }) => text === rule)?.packets ?? 0;
@@ -157,7 +158,9 @@ export class DrainWatch {
       // An image with one backend may have only the plain name.
       if (result.exitCode === -1) result = await this.#parts.exec(`${program}-save`, args);
       if (result.exitCode !== 0) return undefined;
-      sum += flowsCounted(result.stdout, family, look.plan.interfaces.internal);
+      const counted = flowsCounted(result.stdout, family, look.plan.interfaces.internal);
+      if (counted === undefined) return undefined;
+      sum += counted;
     }
     return sum;
   }

@@ -6,7 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
 import { isRuleStep } from '../nat/render.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
-import type { Trigger } from './cadence.ts';
+import { PUTS_BACK, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
 import { type Failure, failedSince } from './failures.ts';
 import { FlowCleaner } from './flows.ts';
@@ -19,13 +19,14 @@ import type { Plan } from './plan.ts';
 import { formatError } from './policy/load.ts';
 import { DEFAULT_UPLINK, type Policy } from './policy/model.ts';
 import {
-  type ApplyFailure,
   changeLines,
   countChanges,
   countObjects,
   explain,
+  type FamilyOutcome,
   type Look,
   listingFailure,
+  type Outcome,
   Reconciler,
 } from './reconcile.ts';
 import type { KeptPolicy, LoadedPolicy } from './source.ts';
@@ -52,11 +53,16 @@ export interface GatewayParts {
   onIntent(intent: BfdIntent): void;
   /** Called after each run with which the policy is in the kernel, of at least one family; with it when it is new. */
   onInForce(fresh: KeptPolicy | undefined): void;
+  /** What an earlier process brought the kernel to. */
+  lastGood(): Policy | undefined;
   /** Called when the kernel is as the plan says. */
   onApplied(plan: Plan): void;
   /** Called after each look at the pod. */
   onLook(look: Look): Promise<void>;
 }
+
+/** What a family may carry traffic with. */
+const HELD: ReadonlySet<FamilyOutcome> = new Set(['done', 'held'] as const);
 
 /** Not ready: the path behind this hop is not there (RFC 5880 6.8.17). */
 const notYet = (reason = 'not reconciled yet'): FamilyReadiness => ({ ready: false, diagnostic: 6, reason });
@@ -93,7 +99,7 @@ export class Gateway {
   constructor(parts: GatewayParts) {
     this.#parts = parts;
     this.#flows = new FlowCleaner(parts.logger);
-    this.#reconciler = new Reconciler(parts.kernels, parts.options);
+    this.#reconciler = new Reconciler(parts.kernels, parts.options, parts.lastGood);
     this.#loop = new Loop(
       parts.options.resync,
       (trigger) => this.#run(trigger),
@@ -182,7 +188,7 @@ export class Gateway {
   }
 
   /** One run of the loop. */
-  async #run(trigger: Trigger): Promise<{ ok: boolean; repaired: boolean }> {
+  async #run(trigger: Trigger): Promise<RunResult> {
     // Nothing is touched, and nothing removed, before a policy was loaded.
     if (this.#policy === undefined) return { ok: true, repaired: false };
     const { view, metrics, onLook } = this.#parts;
@@ -190,41 +196,48 @@ export class Gateway {
     const began = performance.now();
     let changes = 0;
     let repaired = false;
-    let failures: ApplyFailure[] = [];
+    let outcome: Outcome | undefined;
+    let failures: Failure[];
     let taken: Failure[] = [];
-    let failed: Error | undefined;
-    let followed: Look['plan'] | undefined;
+    let followed: Plan | undefined;
     try {
-      const look = await this.#observe(this.#policy, trigger);
-      taken = look.failures;
-      changes = countChanges(look.changes);
-      const renewed = FAMILIES.some(
-        (family) => look.wishes[family] !== undefined && look.wishes[family] !== this.#fulfilled[family],
-      );
-      repaired = changes > 0 && !renewed;
-      const cause = repaired ? (this.#unrepaired ?? this.#causeOf(look)) : undefined;
+      const first = await this.#observe(this.#policy, trigger);
+      changes = countChanges(first.changes);
+      const renewed = this.#isNew(first.wishes);
+      // What was refused before and is tried again is no repair.
+      const again = !PUTS_BACK.has(trigger) && view.kernel.failed.length > 0;
+      repaired = changes > 0 && !renewed && !again;
+      const cause = repaired ? (this.#unrepaired ?? this.#causeOf(first)) : undefined;
       if (changes > 0) {
-        this.#tellChanges(look, trigger, cause);
+        this.#tellChanges(first, trigger, cause);
         changed(this.#writers, 'agent', '', performance.now());
-        failures = await this.#reconciler.apply(look);
       }
-      this.#unrepaired = failures.length > 0 ? cause : undefined;
-      const translation = look.changes.nat.length > 0 || renewed;
-      if (failures.length === 0) {
+      outcome = await this.#reconciler.carryOut(first);
+      const { look, families } = outcome;
+      failures = outcome.failures;
+      taken = look.failures;
+      if (look !== first) {
+        changed(this.#writers, 'agent', '', performance.now());
+        this.#note(look, undefined);
+      }
+      const intact = FAMILIES.every((family) => families[family] === 'done' || families[family] === 'held');
+      this.#unrepaired = intact ? undefined : cause;
+      if (intact) {
+        const translation = first.changes.nat.length > 0 || this.#isNew(look.wishes);
         Object.assign(this.#fulfilled, look.wishes);
-        if (repaired && cause?.by !== 'agent') this.#countRepairs(look);
+        if (repaired && cause?.by !== 'agent') this.#countRepairs(first);
         this.#parts.onApplied(look.plan);
+        if (translation) followed = look.plan;
       }
-      this.#take(this.#policy, look, failures);
-      if (translation && failures.length === 0) followed = look.plan;
+      this.#take(this.#policy, outcome);
       await onLook(look);
     } catch (error) {
       // The kernel could not be looked at: nothing is known to be wrong, so sessions stay as they are.
-      failed = error as Error;
+      failures = [listingFailure(error as Error)];
     }
-    const ok = failed === undefined && failures.length === 0;
-    const error = failed === undefined ? failures[0]?.message : explain(failed);
-    const failing = failed ? [listingFailure(failed)] : [...failures, ...taken];
+    const ok = failures.length === 0;
+    const error = failures[0]?.message;
+    const failing = [...failures, ...taken];
     view.kernel.failed = failedSince(view.kernel.failed, failing, at);
     const durationMs = performance.now() - began;
     view.kernel.inSync =
@@ -235,12 +248,20 @@ export class Gateway {
     const reasons = blocked.map(({ family, reason }) => `IPv${family}: ${reason}`);
     this.#tellFailure([...reasons, ...view.kernel.failed.map(({ message }) => message)].join('; '), trigger);
     if (followed !== undefined) this.#flows.follow(followed);
-    return { ok, repaired };
+    const held = !ok && outcome !== undefined && FAMILIES.every((one) => HELD.has(outcome.families[one]));
+    return { ok, repaired, held, putBack: PUTS_BACK.has(trigger) };
+  }
+
+  /** Whether something is asked for that was not fulfilled last. */
+  #isNew(wishes: Look['wishes']): boolean {
+    return FAMILIES.some(
+      (family) => wishes[family] !== undefined && wishes[family] !== this.#fulfilled[family],
+    );
   }
 
   /** Looks at the kernel and notes what the status shows of it. */
   async #observe(policy: Policy, trigger: Trigger): Promise<Look> {
-    const { kernels, view } = this.#parts;
+    const { kernels } = this.#parts;
     const before = this.#look && kernels.fingerprint(this.#look);
     const settled = trigger === 'policy' && before !== undefined && before === this.#fingerprint;
     const unchanged = {
@@ -249,11 +270,19 @@ export class Gateway {
     };
     [this.#routingTouched, this.#natTouched] = [false, false];
     looked(this.#writers, performance.now());
-    const look = await this.#reconciler.look(policy, unchanged).catch((error: unknown) => {
+    const anew = !PUTS_BACK.has(trigger);
+    const look = await this.#reconciler.look(policy, unchanged, anew).catch((error: unknown) => {
       // What was touched before has not been seen.
       [this.#routingTouched, this.#natTouched] = [true, true];
       throw error;
     });
+    this.#note(look, before);
+    return look;
+  }
+
+  /** Notes what the status shows of a look, and the fingerprint of what it found. */
+  #note(look: Look, fingerprint: string | undefined): void {
+    const { kernels, view } = this.#parts;
     const { families, interfaces } = look.plan;
     const backends = [...new Set([look.backend[4], look.backend[6]])].filter(Boolean);
     kernels.claims.hold(look.held);
@@ -262,31 +291,41 @@ export class Gateway {
     if (backends.length > 0) view.kernel.backend = backends.join(', ');
     // What is changed now is looked at once more.
     const quiet = countChanges(look.changes) === 0 && isDeepStrictEqual(look.wishes, this.#look?.wishes);
-    this.#fingerprint = quiet ? before : undefined;
+    this.#fingerprint = quiet ? fingerprint : undefined;
     this.#look = look;
-    return look;
   }
 
   /** Takes in what a look and its changes came to. */
-  #take(policy: Policy, { plan }: Look, failures: ApplyFailure[]): void {
+  #take(policy: Policy, { look: { plan }, families, failures, policies }: Outcome): void {
     const programmed = { 4: notYet(), 6: notYet() };
     for (const { family, state, reason } of plan.families) {
-      const failure = failures.find(({ families }) => families.includes(family));
-      const ready = state === 'programmed' && failure === undefined;
+      const outcome = families[family];
+      const known = this.#programmed?.[family];
+      // Of what could not be looked at nothing is known to be wrong.
+      if (outcome === 'unknown' && state === 'programmed' && known !== undefined) {
+        programmed[family] = known;
+        continue;
+      }
+      const failure = failures.find((one) => one.family === undefined || one.family === family);
+      const ready = state === 'programmed' && HELD.has(outcome);
       programmed[family] = ready ? { ready } : notYet(reason ?? failure?.message);
       if (state !== 'blocked') {
         this.#peers[family] = plan.peers.filter(({ remote }) => familyOf(remote as Address) === family);
       }
     }
     this.#programmed = programmed;
-    if (FAMILIES.some((family) => programmed[family].ready)) {
+    const newest = FAMILIES.every((family) => policies[family] === policy);
+    if (newest && FAMILIES.some((family) => programmed[family].ready)) {
       this.#parts.onInForce(this.#fresh);
       this.#fresh = undefined;
     }
     const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);
     this.#parts.uplink.configure({
       interface: plan.interfaces.external,
-      gateways: policy.external.gateways.filter((gateway) => used.includes(familyOf(gateway))),
+      // What is watched is the way that is in force.
+      gateways: used.flatMap((family) =>
+        policies[family].external.gateways.filter((gateway) => familyOf(gateway) === family),
+      ),
       gatewayMacs: policy.external.gatewayMacs ?? [],
       policy: policy.uplink ?? DEFAULT_UPLINK,
     });

@@ -1,10 +1,19 @@
 /**
  * The reconcile loop: one run at a time, started when cadence.ts says so. The only owner of its timer.
  */
-import { type Cadence, createCadence, ended, nextRun, request, started, type Trigger } from './cadence.ts';
+import {
+  type Cadence,
+  createCadence,
+  ended,
+  nextRun,
+  type RunResult,
+  request,
+  started,
+  type Trigger,
+} from './cadence.ts';
 
 /** One run. It handles its own failures: what it returns is all the loop needs. One that rejects has failed. */
-export type Run = (trigger: Trigger) => Promise<{ ok: boolean; repaired: boolean }>;
+export type Run = (trigger: Trigger) => Promise<RunResult>;
 
 export class Loop {
   readonly #cadence: Cadence;

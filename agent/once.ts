@@ -5,7 +5,7 @@ import { EXIT, type Options } from './options.ts';
 import { formatError } from './policy/load.ts';
 import type { Policy } from './policy/model.ts';
 import { changeLines, cleanupLines, countChanges, explain, type Look, Reconciler } from './reconcile.ts';
-import { type LoadedPolicy, readSource } from './source.ts';
+import { type LoadedPolicy, lastGood, readSource } from './source.ts';
 
 const say = (text: string): void => void process.stdout.write(`${text}\n`);
 const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
@@ -42,7 +42,8 @@ async function withKernel(
 ): Promise<number> {
   const kernels = createKernels(options);
   try {
-    return await work(new Reconciler(kernels, options));
+    const last = () => lastGood(readLastPolicy(options.stateDir, () => {}));
+    return await work(new Reconciler(kernels, options, last));
   } catch (error) {
     complain(explain(error as Error));
     return EXIT.failed;
@@ -80,8 +81,9 @@ export async function apply(options: Options): Promise<number> {
     const look = await reconciler.lookSettled(policy);
     for (const note of look.notes) complain(`note: ${note}`);
     for (const line of changeLines(look.changes)) say(line);
-    const failures = await reconciler.apply(look);
-    for (const { message } of failures) complain(message);
+    const { failures } = await reconciler.carryOut(look);
+    for (const { object, name, reason, message } of failures)
+      complain(`${object} ${name}: ${reason}: ${message}`);
     for (const obstacle of obstacles(look)) complain(obstacle);
     if (failures.length > 0 || obstacles(look).length > 0) return EXIT.failed;
     const left = await reconciler.look(policy);

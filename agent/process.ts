@@ -33,7 +33,7 @@ import { portBlocksOf } from './port-history.ts';
 import type { Look } from './reconcile.ts';
 import { Recovery, supervisorStatus } from './recovery.ts';
 import { addRecoveryMetrics } from './recovery-metrics.ts';
-import { watchSource } from './source.ts';
+import { lastGood, watchSource } from './source.ts';
 import { type AgentView, notReady, statusDocument } from './status.ts';
 import { Translations } from './translations.ts';
 import { Uplink } from './uplink/uplink.ts';
@@ -225,6 +225,7 @@ const gateway: Gateway = new Gateway({
   },
   readEvents: () => events.read(),
   onInForce: (fresh) => last.keep(fresh),
+  lastGood: () => lastGood(readLastPolicy(options.stateDir, () => {})),
   onApplied({ nat, families }) {
     const known = families.filter(({ state }) => state !== 'blocked').map(({ family }) => family);
     const blocks = (family: Family) => nat.filter((one) => one.family === family).flatMap(portBlocksOf);

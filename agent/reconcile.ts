@@ -1,14 +1,16 @@
 /**
- * One reconcile: observe the kernel, compare with the plan, apply the difference. Holds no state but what it
- * needs to tell drift from change; loop.ts decides when, process.ts what to make of it.
+ * One reconcile: observe the kernel, compare with the plan, apply the difference; and when the kernel refuses a part
+ * of it, find out what of the rest it takes (aims.ts says what counts as intact). Holds no state but what it needs to
+ * tell drift from change, and what each family was last brought to; loop.ts decides when, process.ts what to make of
+ * it.
  */
 import { isDeepStrictEqual } from 'node:util';
-import { desiredNat } from '../nat/desired.ts';
+import { desiredNat, OPTIONAL_PARTS, type OptionalPart } from '../nat/desired.ts';
 import { diffNat, type NatStep } from '../nat/diff.ts';
-import { NatError } from '../nat/errors.ts';
-import type { NatKernel, ObservedNat } from '../nat/kernel.ts';
-import { commandLines, isRuleStep } from '../nat/render.ts';
-import type { NatState } from '../nat/state.ts';
+import { NatError, type NatErrorKind } from '../nat/errors.ts';
+import { type NatKernel, type NatNeeds, type ObservedNat, OUR_TABLES } from '../nat/kernel.ts';
+import { commandLines, isRuleStep, isSetStep } from '../nat/render.ts';
+import type { NatState, Tables } from '../nat/state.ts';
 import { diffAddresses, type VirtualAddress } from '../routing/addresses.ts';
 import { type DesiredRouting, desiredRouting } from '../routing/desired.ts';
 import { diffRouting, type RoutingStep } from '../routing/diff.ts';
@@ -17,6 +19,20 @@ import { ownsAddress } from '../routing/ownership.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import { renderStep } from '../routing/render.ts';
 import type { RoutingState } from '../routing/state.ts';
+import {
+  type Aim,
+  aimAt,
+  fallbacks,
+  isOptionalStep,
+  natOf,
+  partsIn,
+  routeKey,
+  ruleKey,
+  sameAim,
+  sameEssentials,
+  stepKey,
+  sysctlFamily,
+} from './aims.ts';
 import type { Trigger } from './cadence.ts';
 import type { Failure, FailureReason } from './failures.ts';
 import type { Facts, InterfaceFlags } from './interfaces.ts';
@@ -40,10 +56,33 @@ export interface HeldEntry extends Neighbour {
   line: string;
 }
 
+/** What became of a family in a run. */
+export type FamilyOutcome =
+  /** As the newest policy says. */
+  | 'done'
+  /** Intact, and not all is as the newest policy says. */
+  | 'held'
+  /** It does not translate or route as any good policy said. */
+  | 'lost'
+  /** It could not be looked at. */
+  | 'unknown';
+
+/** What a run came to. */
+export interface Outcome {
+  /** The last look. */
+  look: Look;
+  failures: Failure[];
+  families: Record<Family, FamilyOutcome>;
+  /** The policy that each is at. */
+  policies: Record<Family, Policy>;
+}
+
 /** What a look at the kernel found. */
 export interface Look {
   plan: Plan;
   changes: Changes;
+  /** What could not be looked at, by family. Nothing is changed in a family that has `unknown` or `refused` here. */
+  failed: LookFailure[];
   /** The state of nat that is aimed at; the next look needs it. */
   desiredNat: NatState;
   /** What the plan asks of the kernel in each family, as text: equal texts, equal wishes. None where blocked. */
@@ -87,9 +126,27 @@ export interface Kernels {
   facts(observed: Awaited<ReturnType<RoutingKernel['observe']>>): Promise<Facts>;
 }
 
+/** A failure of a look. `table`: of one table, which does no harm as long as nothing is to be changed in it. */
+interface LookFailure extends Failure {
+  family: Family;
+  verdict: 'table' | 'refused' | 'unknown';
+  kind: NatErrorKind;
+}
+
+/** A failure to carry something out. */
+interface ApplyFailure extends Failure {
+  /** Of translation: why, and the optional parts among what was refused. */
+  kind?: NatErrorKind;
+  parts?: readonly OptionalPart[];
+  /** Of routing: what. */
+  step?: RoutingStep;
+  /** Of a setting: the family that forwards nothing without it. */
+  required?: Family | undefined;
+}
+
 /** A plan, and what follows from it alone. */
 interface Planned {
-  policy: Policy;
+  aims: Aims;
   facts: Facts;
   plan: Plan;
   nat: NatState;
@@ -173,11 +230,6 @@ function missingPlaces(missing: readonly VirtualAddress[], observed: RoutingStat
 
 const hasCounters = (step: NatStep): boolean => step.type === 'insert-rule' && step.rule.packets > 0;
 
-/** What could not be carried out, and the families that are not as the policy says because of it. */
-export interface ApplyFailure extends Failure {
-  families: readonly Family[];
-}
-
 /** What an errno says about why. */
 const ERRNO_REASONS: Record<string, FailureReason> = {
   ...{ EPERM: 'not_permitted', EACCES: 'not_permitted', EROFS: 'not_permitted' },
@@ -197,29 +249,75 @@ function routingObject(step: RoutingStep): Pick<Failure, 'object' | 'name'> {
     : { object: 'rule', name: `${step.rule.priority}` };
 }
 
-const routingFailure = (error: RoutingError): Failure => ({
+const routingFailure = (error: RoutingError): ApplyFailure => ({
   ...routingObject(error.step),
+  step: error.step,
   family: routingFamily(error.step),
   reason: reasonOf(error.code),
   message: error.message,
 });
 
+/** At most so many tables or sets are named where it is not known which one was refused. */
+const NAMED = 3;
+
 const natReason = ({ kind }: NatError): FailureReason => kind.replace('-', '_') as FailureReason;
 
 /** The failure of steps of nat in a family. */
-const natFailure = (error: Error, family: Family, steps: readonly NatStep[]): Failure => ({
-  object: steps.some(isRuleStep) ? 'chain' : 'set',
-  family,
-  name: [...new Set(steps.flatMap((step) => (isRuleStep(step) ? [step.table] : [])))].join(', '),
-  reason: error instanceof NatError ? natReason(error) : 'failed',
-  message: explain(error),
-});
+function natFailure(error: Error, family: Family, steps: readonly NatStep[]): ApplyFailure {
+  const { kind, object, subject } = error instanceof NatError ? error : new NatError('failed', error.message);
+  const about = steps.flatMap((step) => {
+    if (object === 'chain') return isRuleStep(step) ? [step.table] : [];
+    return isSetStep(step) ? [step.set] : [];
+  });
+  return {
+    ...{ object, family, name: subject ?? [...new Set(about)].slice(0, NAMED).join(', '), kind },
+    parts: partsIn(steps),
+    reason: error instanceof NatError ? natReason(error) : 'failed',
+    message: explain(error),
+  };
+}
 
 /** The failure of a look. */
-export const listingFailure = (error: Error): Failure => ({
-  ...{ object: 'listing', name: 'kernel', message: explain(error) },
+export const listingFailure = (error: Error, family?: Family): Failure => ({
+  ...{ object: 'listing', ...(family && { family }), name: 'kernel', message: explain(error) },
   reason: error instanceof NatError ? natReason(error) : reasonOf((error as NodeJS.ErrnoException).code),
 });
+
+/** A failure without what only this file needs of it. */
+const bare = ({ object, family, name, reason, message }: Failure): Failure => ({
+  ...{ object, ...(family && { family }), name, reason, message },
+});
+
+/** What became of a family, and what of it was refused. */
+interface Brought {
+  result: FamilyOutcome;
+  failures: ApplyFailure[];
+}
+
+/** Puts into a plan what another one says about a family. */
+function replaceFamily(plan: Plan, other: Plan, family: Family): void {
+  const mix = <T>(ours: readonly T[], theirs: readonly T[], familyOfOne: (one: T) => Family): T[] => [
+    ...ours.filter((one) => familyOfOne(one) !== family),
+    ...theirs.filter((one) => familyOfOne(one) === family),
+  ];
+  const byFamily = (one: { family: Family }) => one.family;
+  plan.routing = mix(plan.routing, other.routing, byFamily);
+  plan.nat = mix(plan.nat, other.nat, byFamily);
+  plan.addresses = mix(plan.addresses, other.addresses, byFamily);
+  plan.peers = mix(plan.peers, other.peers, ({ remote }) => familyOf(remote as Address));
+  plan.families = mix(plan.families, other.families, byFamily);
+}
+
+/** What each family is brought to. */
+type Aims = Readonly<Record<Family, Aim>>;
+
+/** What a family was last brought to, and its tables then. */
+interface Good {
+  aim: Aim;
+  tables: Tables;
+}
+
+const NOTHING_UNCHANGED: Unchanged = { routing: false, nat: false };
 
 export class Reconciler {
   readonly #kernels: Kernels;
@@ -230,10 +328,23 @@ export class Reconciler {
   #settledNat: { observed: ObservedNat; asked: string } | undefined;
   #settledRouting: RoutingState | undefined;
   #planned: Planned | undefined;
+  #newest: Aim | undefined;
+  #aims: Aims | undefined;
+  readonly #good: Partial<Record<Family, Good>> = {};
+  readonly #lastGood: () => Policy | undefined;
+  /** What the last attempt at the newest policy was refused, and the settings among it. */
+  #standing: Failure[] = [];
+  readonly #refusedSettings = new Set<string>();
+  /** What could not be looked at when something was to be removed. */
+  #unseen: NatError[] = [];
+  /** The tables that held something of ours, or were to. */
+  readonly #tables = new Set<string>();
 
-  constructor(kernels: Kernels, flags: InterfaceFlags) {
+  /** `lastGood`: what an earlier process brought the kernel to. Asked for only when the kernel refuses something. */
+  constructor(kernels: Kernels, flags: InterfaceFlags, lastGood: () => Policy | undefined = () => undefined) {
     this.#kernels = kernels;
     this.#flags = flags;
+    this.#lastGood = lastGood;
   }
 
   /** The same when it is clear which virtual addresses can be had. */
@@ -244,36 +355,58 @@ export class Reconciler {
   }
 
   /**
-   * Observes and compares; changes nothing. Throws when the kernel cannot be observed.
+   * Observes and compares; changes nothing. Throws when the kernel's routing cannot be observed.
    * @param unchanged what need not be read again: reading takes most of the time of a small change
+   * @param anew whether what was refused is to be tried again; if not, each family stays at what it was brought to
    */
-  async look(policy: Policy, unchanged: Unchanged = { routing: false, nat: false }): Promise<Look> {
+  async look(policy: Policy, unchanged = NOTHING_UNCHANGED, anew = true): Promise<Look> {
+    if (anew || this.#newest?.policy !== policy || this.#aims === undefined) {
+      this.#newest = aimAt(policy);
+      this.#aims = { 4: this.#newest, 6: this.#newest };
+      this.#refusedSettings.clear();
+      this.#standing = [];
+    }
+    return this.#lookAt(this.#aims, unchanged);
+  }
+
+  async #lookAt(aims: Aims, unchanged = NOTHING_UNCHANGED): Promise<Look> {
     const { routing, nat, sysctls, claims } = this.#kernels;
     const observedRouting = (unchanged.routing && this.#settledRouting) || (await routing.observe());
-    const planned = this.#planFor(policy, await this.#kernels.facts(observedRouting));
+    const planned = this.#planFor(aims, await this.#kernels.facts(observedRouting));
     const plan = { ...planned.plan };
-    const programmed = plan.families
-      .filter(({ state }) => state === 'programmed')
-      .map(({ family }) => family);
     const wantedNat = planned.nat;
-    const asked = JSON.stringify([programmed, wantedNat.ports !== undefined]);
+    const needs = this.#needsOf(plan, wantedNat);
+    const asked = JSON.stringify({ ...needs, tables: [...this.#tables] });
     const known = unchanged.nat && this.#settledNat?.asked === asked ? this.#settledNat.observed : undefined;
-    let observedNat = known ?? (await nat.observe(programmed, wantedNat.ports !== undefined));
+    const failed: LookFailure[] = [];
+    const observeNat = async (): Promise<ObservedNat> => {
+      const observed = await nat.observe(needs);
+      failed.splice(0, Infinity, ...this.#assume(observed, wantedNat));
+      return observed;
+    };
+    let observedNat = known ?? (await observeNat());
     let natSteps = diffNat(observedNat, wantedNat, this.#previousNat);
     // A rule that moves takes its counters along, and those have been going on.
     if (known !== undefined && natSteps.some(hasCounters)) {
-      observedNat = await nat.observe(programmed, wantedNat.ports !== undefined);
+      observedNat = await observeNat();
       natSteps = diffNat(observedNat, wantedNat, this.#previousNat);
     }
     this.#settledNat =
-      natSteps.length === 0 ? { observed: { ...observedNat, sets: wantedNat.sets }, asked } : undefined;
+      natSteps.length === 0 && failed.length === 0
+        ? { observed: { ...observedNat, sets: wantedNat.sets }, asked }
+        : undefined;
     // A blocked family is left as it is: what is there may still work, and nothing better is known.
     const blocked = new Set(
       plan.families.filter(({ state }) => state === 'blocked').map(({ family }) => family),
     );
+    // So is one that could not be looked at, or where what is wanted needs what could not be.
+    const left = new Set([
+      ...blocked,
+      ...failed.filter(({ verdict }) => verdict !== 'table').map(({ family }) => family),
+    ]);
     const sysctl = await sysctls.look(plan.sysctls);
     const addresses = diffAddresses(observedRouting, plan.addresses).filter(
-      (step) => !blocked.has(step.address.family),
+      (step) => !left.has(step.address.family),
     );
     const missing = addresses.filter(({ kind }) => kind === 'addAddress').map(({ address }) => address);
     const places = missingPlaces(missing, observedRouting);
@@ -291,20 +424,28 @@ export class Reconciler {
       const reason = sysctl.problems[status.family];
       return reason === undefined ? status : { ...status, state: 'blocked', reason };
     });
+    const isOpen = (step: RoutingStep) => {
+      const family = routingFamily(step);
+      return !left.has(family) && !aims[family].lacking.has(stepKey(step));
+    };
     const changes: Changes = {
       // What is no longer ours goes first; what becomes ours comes when everything behind it is there.
       routing: [
         ...addresses.filter(({ kind }) => kind === 'delAddress'),
-        ...diffRouting(observedRouting, planned.routing).filter((step) => !blocked.has(routingFamily(step))),
+        ...diffRouting(observedRouting, planned.routing),
         ...addresses.filter(({ kind, address }) => kind === 'addAddress' && !isPending(address)),
-      ],
-      nat: natSteps.filter((step) => !blocked.has(step.family)),
-      sysctl: sysctl.steps,
+      ].filter(isOpen),
+      nat: natSteps.filter((step) => !left.has(step.family)),
+      sysctl: sysctl.steps.filter(({ path }) => {
+        const family = sysctlFamily(path);
+        return !this.#refusedSettings.has(path) && (family === undefined || !left.has(family));
+      }),
     };
     this.#settledRouting = changes.routing.length === 0 ? observedRouting : undefined;
     return {
       plan,
       changes,
+      failed,
       desiredNat: wantedNat,
       wishes,
       backend: observedNat.backend,
@@ -317,56 +458,229 @@ export class Reconciler {
     };
   }
 
-  /** The plan of a policy for these facts: made once, it costs as much as the policy is long. */
-  #planFor(policy: Policy, facts: Facts): Planned {
+  /** What a look at translation may not miss. */
+  #needsOf(plan: Plan, wanted: NatState): NatNeeds {
+    for (const family of FAMILIES) for (const table of wanted.tables[family].keys()) this.#tables.add(table);
+    const families = plan.families.filter(({ state }) => state === 'programmed').map(({ family }) => family);
+    return {
+      families,
+      tables: this.#tables,
+      sets: FAMILIES.filter((family) => [...wanted.sets.values()].some((set) => set.family === family)),
+      ports: FAMILIES.filter((family) => wanted.ports?.[family] !== undefined),
+    };
+  }
+
+  /**
+   * Tells what could not be read. A table that cannot be counts as it was last seen; in what was observed it is put
+   * as it is wanted, if that comes to the same.
+   */
+  #assume(observed: ObservedNat, wanted: NatState): LookFailure[] {
+    const failures: LookFailure[] = [];
+    for (const family of FAMILIES) {
+      const error = observed.failed[family];
+      if (error !== undefined) {
+        failures.push({ ...listingFailure(error, family), family, verdict: 'unknown', kind: error.kind });
+      }
+      for (const [name, unreadable] of observed.unreadable[family]) {
+        const want = wanted.tables[family].get(name);
+        const seen = this.#goodOf(family)?.tables.get(name);
+        if (want === undefined && seen === undefined) continue;
+        const harmless = sameEssentials(name, want, seen);
+        if (harmless && want !== undefined) observed.tables[family].set(name, want);
+        failures.push({
+          ...{ object: 'table', family, name, reason: natReason(unreadable), kind: unreadable.kind },
+          ...{ message: explain(unreadable), verdict: harmless ? 'table' : 'refused' },
+        });
+      }
+    }
+    return failures;
+  }
+
+  /** What a family was last brought to, by this process or by the one before it. */
+  #goodOf(family: Family): Good | undefined {
+    const known = this.#good[family];
+    const facts = this.#planned?.facts;
+    if (known !== undefined || facts === undefined) return known;
+    const policy = this.#lastGood();
+    if (policy === undefined) return undefined;
+    const nat = desiredNat(makePlan(policy, facts, this.#flags).nat);
+    for (const one of FAMILIES) this.#good[one] ??= { aim: aimAt(policy), tables: nat.tables[one] };
+    return this.#good[family];
+  }
+
+  /** The plan of the aims for these facts: made once, it costs as much as the policy is long. */
+  #planFor(aims: Aims, facts: Facts): Planned {
     const last = this.#planned;
-    if (last?.policy === policy && isDeepStrictEqual(last.facts, facts)) return last;
-    const plan = makePlan(policy, facts, this.#flags);
+    const same = last && FAMILIES.every((family) => sameAim(last.aims[family], aims[family]));
+    if (same && isDeepStrictEqual(last.facts, facts)) return last;
+    const plan = makePlan(this.#newest!.policy, facts, this.#flags);
+    for (const family of FAMILIES) {
+      const { policy } = aims[family];
+      if (policy !== this.#newest!.policy) replaceFamily(plan, makePlan(policy, facts, this.#flags), family);
+    }
+    plan.nat = plan.nat.map((nat) => natOf(nat, aims[nat.family]));
     const textOf = (family: Family): string => {
       const ofFamily = (part: { family: Family }) => part.family === family;
       return JSON.stringify([plan.routing.filter(ofFamily), plan.nat.filter(ofFamily)]);
     };
     this.#planned = {
-      ...{ policy, facts, plan, nat: desiredNat(plan.nat), routing: desiredRouting(plan.routing) },
+      ...{ aims, facts, plan, nat: desiredNat(plan.nat), routing: desiredRouting(plan.routing) },
       texts: { 4: textOf(4), 6: textOf(6) },
     };
     return this.#planned;
   }
 
   /**
-   * Carries the changes out: translation first, then the routes that lead packets to it, then forwarding, so
-   * that no packet is forwarded before it is translated. A part that fails does not hold up the others.
-   * Returns what failed, by family; empty when all is done.
+   * Carries the changes out, each family by itself. What the kernel refuses is left out, or the family is brought
+   * back to what it was before, so that it stays intact where it can.
    */
-  async apply({ changes, desiredNat }: Look): Promise<ApplyFailure[]> {
+  async carryOut(first: Look): Promise<Outcome> {
+    const { policy } = this.#newest!;
+    const outcome: Outcome = {
+      ...{
+        look: first,
+        failures: [],
+        families: { 4: 'done', 6: 'done' },
+        policies: { 4: policy, 6: policy },
+      },
+    };
+    const told = await this.#applySettings(first, undefined);
+    for (const family of FAMILIES) {
+      const { result, failures } = await this.#bring(family, outcome);
+      outcome.families[family] = result;
+      told.push(...failures);
+    }
+    this.#standing = [...this.#standing, ...told.map(bare)];
+    outcome.failures = [...outcome.look.failed.map(bare), ...this.#standing];
+    for (const family of FAMILIES) outcome.policies[family] = this.#aims![family].policy;
+    return outcome;
+  }
+
+  /** Brings one family to its aim, or to the best that the kernel takes. `outcome.look` is then the last look. */
+  async #bring(family: Family, outcome: Outcome): Promise<Brought> {
+    const first = await this.#attempt(family, outcome);
+    if (first.result !== 'lost') return first;
+    const nat = first.failures.find(({ kind }) => kind !== undefined);
+    const wasNewest = sameAim(this.#aims![family], this.#newest!);
+    const good = this.#goodOf(family)?.aim;
+    const tries = wasNewest ? fallbacks(this.#newest!, nat?.parts ?? [], nat?.kind, good) : [];
+    for (const aim of tries) {
+      const next = await this.#attemptAt(aim, family, outcome);
+      if (next.result === 'lost') continue;
+      if (aim !== good) return this.#addParts(family, outcome, aim);
+      return { result: 'held', failures: [...first.failures, ...next.failures] };
+    }
+    if (tries.length > 0) {
+      this.#aims = { ...this.#aims!, [family]: this.#newest! };
+      outcome.look = await this.#lookAt(this.#aims);
+    }
+    return first;
+  }
+
+  /** Adds optional parts that were left out one by one: those that are refused stay out. */
+  async #addParts(family: Family, outcome: Outcome, { policy, without }: Aim): Promise<Brought> {
     const failures: ApplyFailure[] = [];
-    const { routing, nat, sysctls } = this.#kernels;
-    for (const family of FAMILIES) {
-      const steps = changes.nat.filter((step) => step.family === family);
-      if (steps.length === 0) continue;
-      await nat.apply(steps).catch((error: Error) => {
-        failures.push({ families: [family], ...natFailure(error, family, steps) });
-      });
-    }
-    this.#previousNat = desiredNat;
-    for (const family of FAMILIES) {
-      const steps = changes.routing.filter((step) => routingFamily(step) === family && this.#isDue(step));
-      // Routes must not lead packets past a translation that is not there.
-      const untranslated = failures.some(({ families }) => families.includes(family));
-      if (steps.length > 0 && !untranslated) {
-        const refused = await routing.apply(steps);
-        failures.push(...refused.map((error) => ({ families: [family], ...routingFailure(error) })));
-        this.#tellClaims(
-          steps,
-          refused.map(({ step }) => step),
-        );
+    let last: Brought = { result: 'held', failures: [] };
+    let out = without;
+    for (const part of without) {
+      const rest = out.filter((other) => other !== part);
+      last = await this.#attemptAt(aimAt(policy, rest), family, outcome);
+      if (last.result !== 'lost') {
+        out = rest;
+        continue;
       }
+      const { chain } = OPTIONAL_PARTS.find((optional) => optional.part === part)!;
+      failures.push(...last.failures.map((failure) => ({ ...failure, name: chain })));
+      last = await this.#attemptAt(aimAt(policy, out), family, outcome);
     }
-    if (changes.sysctl.length > 0 && failures.length === 0) {
-      await sysctls.apply(changes.sysctl).catch((error: NodeJS.ErrnoException) => {
+    if (failures.length === 0) return last;
+    return {
+      result: last.result === 'done' ? 'held' : last.result,
+      failures: [...failures, ...last.failures],
+    };
+  }
+
+  async #attemptAt(aim: Aim, family: Family, outcome: Outcome): Promise<Brought> {
+    this.#aims = { ...this.#aims!, [family]: aim };
+    outcome.look = await this.#lookAt(this.#aims);
+    return this.#attempt(family, outcome);
+  }
+
+  /** Carries out what the last look found; once more after another look, if somebody was faster. */
+  async #attempt(family: Family, outcome: Outcome): Promise<Brought> {
+    const first = await this.#apply(family, outcome.look);
+    if (!first.failures.some(({ kind }) => kind === 'changed')) return first;
+    outcome.look = await this.#lookAt(this.#aims!);
+    return this.#apply(family, outcome.look);
+  }
+
+  /**
+   * Carries out what a look found to do in one family: translation first, then the routes that lead packets to it,
+   * then forwarding, so that no packet is forwarded before it is translated.
+   */
+  async #apply(family: Family, look: Look): Promise<Brought> {
+    const { plan } = look;
+    // Nothing is planned for a family that lacks an interface or an address, and nothing brought about.
+    const blocked = plan.families.some((one) => one.family === family && one.state === 'blocked');
+    if (blocked && !plan.nat.some((one) => one.family === family)) return { result: 'done', failures: [] };
+    const unseen = look.failed.find((failure) => failure.family === family && failure.verdict !== 'table');
+    if (unseen?.verdict === 'unknown') return { result: 'unknown', failures: [] };
+    if (unseen !== undefined) return { result: 'lost', failures: [unseen] };
+    const { routing, nat } = this.#kernels;
+    const rules = look.changes.nat.filter((step) => step.family === family);
+    if (rules.length > 0) {
+      const error = await nat.apply(rules).then(
+        () => undefined,
+        (reason: Error) => reason,
+      );
+      this.#previousNat = look.desiredNat;
+      // Routes must not lead packets past a translation that is not there.
+      if (error !== undefined) return { result: 'lost', failures: [natFailure(error, family, rules)] };
+    }
+    this.#previousNat = look.desiredNat;
+    const failures: ApplyFailure[] = [];
+    const steps = look.changes.routing.filter((step) => routingFamily(step) === family && this.#isDue(step));
+    if (steps.length > 0) failures.push(...(await routing.apply(steps)).map(routingFailure));
+    const refused = failures.flatMap(({ step }) => step ?? []);
+    this.#tellClaims(steps, refused);
+    if (!this.#routesStill(family, refused)) return { result: 'lost', failures };
+    failures.push(...(await this.#applySettings(look, family)));
+    if (failures.some(({ required }) => required !== undefined)) return { result: 'lost', failures };
+    const aim: Aim = {
+      ...this.#aims![family],
+      lacking: new Set([...this.#aims![family].lacking, ...refused.map(stepKey)]),
+    };
+    this.#aims = { ...this.#aims!, [family]: aim };
+    this.#good[family] = { aim, tables: look.desiredNat.tables[family] };
+    const unread = look.failed.some((failure) => failure.family === family);
+    const whole = sameAim(aim, this.#newest!) && aim.lacking.size === 0 && failures.length === 0 && !unread;
+    return { result: whole ? 'done' : 'held', failures };
+  }
+
+  /**
+   * Whether a family routes as a good policy said although it was refused some steps: they are for what it did not
+   * route before.
+   */
+  #routesStill(family: Family, refused: readonly RoutingStep[]): boolean {
+    const missing = refused.filter((step) => !isOptionalStep(step)).map(stepKey);
+    if (missing.length === 0) return true;
+    const good = this.#goodOf(family);
+    if (good === undefined) return false;
+    const plan = makePlan(good.aim.policy, this.#planned!.facts, this.#flags);
+    const { rules, routes } = desiredRouting(plan.routing.filter((one) => one.family === family));
+    const had = new Set([...rules.map(ruleKey), ...routes.map(routeKey)]);
+    return missing.every((key) => !had.has(key) || good.aim.lacking.has(key));
+  }
+
+  /** Makes the settings of a family, or those that are for neither, as they have to be. */
+  async #applySettings({ changes }: Look, family: Family | undefined): Promise<ApplyFailure[]> {
+    const failures: ApplyFailure[] = [];
+    for (const step of changes.sysctl.filter(({ path }) => sysctlFamily(path) === family)) {
+      await this.#kernels.sysctls.apply([step]).catch((error: NodeJS.ErrnoException) => {
+        this.#refusedSettings.add(step.path);
         failures.push({
-          ...{ families: FAMILIES, object: 'sysctl', name: error.path ?? '' },
-          ...{ reason: reasonOf(error.code), message: error.message },
+          ...{ object: 'sysctl', ...(family && { family }), name: step.path, required: step.required },
+          ...{ reason: reasonOf(error.code), message: `${step.line}: ${error.message}` },
         });
       });
     }
@@ -394,6 +708,11 @@ export class Reconciler {
   async lookForCleanup(): Promise<Changes> {
     const { routing, nat, sysctls, neighbours } = this.#kernels;
     const observed = await routing.observe();
+    const translation = await nat.observe({ families: [] });
+    this.#unseen = FAMILIES.flatMap((family) => [
+      ...(translation.failed[family] ? [translation.failed[family]] : []),
+      ...OUR_TABLES.flatMap((table) => translation.unreadable[family].get(table) ?? []),
+    ]);
     const nameOf = (ifindex: number) => observed.links.find(({ index }) => index === ifindex)?.name;
     return {
       neighbours: neighbours.held().map((entry) => ({
@@ -402,11 +721,14 @@ export class Reconciler {
       })),
       sysctl: await sysctls.lookForCleanup(),
       routing: [...diffAddresses(observed, []), ...diffRouting(observed, desiredRouting([]))],
-      nat: diffNat(await nat.observe([]), desiredNat([]), this.#previousNat),
+      nat: diffNat(translation, desiredNat([]), this.#previousNat),
     };
   }
 
-  /** Removes it: forwarding stops before routes go, and routes before the translation. */
+  /**
+   * Removes it: forwarding stops before routes go, and routes before the translation. Throws what was refused, and
+   * what could not be looked at for anything of the agent's.
+   */
   async cleanup(changes: Changes): Promise<void> {
     const { routing, nat, sysctls, neighbours } = this.#kernels;
     await sysctls.apply(changes.sysctl);
@@ -414,5 +736,6 @@ export class Reconciler {
     const [first] = await routing.apply(changes.routing);
     if (first !== undefined) throw first;
     await nat.apply(changes.nat);
+    if (this.#unseen[0] !== undefined) throw this.#unseen[0];
   }
 }

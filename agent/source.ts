@@ -9,7 +9,7 @@ import { resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { policyFromEnv, policyVariables } from './policy/kube-ovn-env.ts';
 import { loadPolicy } from './policy/load.ts';
-import type { PolicyFile, PolicyResult } from './policy/model.ts';
+import type { Policy, PolicyFile, PolicyResult } from './policy/model.ts';
 import { affordableTokens, type PolicySource, readPolicy, watchPolicy } from './watch.ts';
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -69,6 +69,12 @@ function restore({ source, since, content }: KeptPolicy): LoadedPolicy | undefin
   const loaded = 'files' in content ? fromFiles(source, content.files) : fromEnvironment(content.environment);
   if (loaded === undefined || loaded.result.ok) return loaded && { ...loaded, since };
   return { ...loaded, source: `the last good policy, from ${source}` };
+}
+
+/** The policy that was in force last; undefined when there is none that this version has a use for. */
+export function lastGood(kept: KeptPolicy | undefined): Policy | undefined {
+  const result = kept && restore(kept)?.result;
+  return result?.ok ? result.policy : undefined;
 }
 
 /** What is read now, since when it is in force if it is what was in force last. */

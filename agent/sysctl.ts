@@ -17,7 +17,7 @@ const MAX_SIZE = 1 << 16;
 const MAX_VALUES = 1 << 10;
 
 /** A change of one setting. `line`: the command that would do the same. */
-export interface SysctlStep extends Pick<Sysctl, 'path' | 'value'> {
+export interface SysctlStep extends Pick<Sysctl, 'path' | 'value' | 'required'> {
   line: string;
 }
 
@@ -44,9 +44,10 @@ export interface Sysctls {
 /** What was there before and what the agent put in its place. */
 type Remembered = Record<string, { before: string; ours: string }>;
 
-const step = ({ path, value }: Pick<Sysctl, 'path' | 'value'>): SysctlStep => ({
+const step = ({ path, value, required }: Pick<Sysctl, 'path' | 'value' | 'required'>): SysctlStep => ({
   path,
   value,
+  ...(required && { required }),
   line: `sysctl -w ${path}=${value}`,
 });
 

@@ -125,6 +125,16 @@ const needsDecisions = ({ policies = [], defaultAction = 'masquerade', eips = []
 /** What would be answered with a reset when it comes to somebody who does not know the connection. */
 const RESETTING = ['tcp', 'sctp'];
 
+/**
+ * What can be left out, with its table and chain: without it every packet is still translated as the policy says. The
+ * clamp keeps segments small; BFD that is tracked may leave with another source port, as upstream's does.
+ */
+export const OPTIONAL_PARTS = [
+  { part: 'mssClamp', table: 'mangle', chain: CHAIN_MSS },
+  { part: 'notrackBfd', table: 'raw', chain: CHAIN_NOTRACK },
+] as const;
+export type OptionalPart = (typeof OPTIONAL_PARTS)[number]['part'];
+
 const portTable = (ports: EgressChains['ports'], family: Family): PortTable => ({
   intact: true,
   policies: new Map([...ports].map(([mark, blocks]) => [mark, { ...sumOf(blocks, family), blocks }])),

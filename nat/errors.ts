@@ -1,4 +1,5 @@
 /** What can go wrong with iptables and ipset, told by cause and cure. */
+import type { Family } from '../routing/prefix.ts';
 
 export type NatErrorKind =
   /** The program is not there. */
@@ -44,12 +45,32 @@ export class NatError extends Error {
   override readonly name = 'NatError';
   readonly kind: NatErrorKind;
   readonly hint: string;
+  /** What was refused, and its name where that is known. */
+  readonly object: 'chain' | 'set' | 'port_blocks';
+  readonly subject: string | undefined;
 
-  constructor(kind: NatErrorKind, message: string) {
+  constructor(kind: NatErrorKind, message: string, details: NatErrorDetails = {}) {
     super(message);
     this.kind = kind;
-    this.hint = HINTS[kind];
+    this.hint = details.hint ?? HINTS[kind];
+    this.object = details.object ?? 'chain';
+    this.subject = details.subject;
   }
+}
+
+interface NatErrorDetails {
+  hint?: string;
+  object?: NatError['object'];
+  subject?: string | undefined;
+}
+
+/** The error for a table that holds what only `nft` can list. */
+export function incompatible(family: Family, table: string, message: string): NatError {
+  const name = `${family === 4 ? 'ip' : 'ip6'} ${table}`;
+  const hint =
+    `a rule in table ${name} was made with nft and iptables cannot list it: \`nft -a list table ${name}\` shows it; ` +
+    'remove it, or put it in a table of another name';
+  return new NatError('incompatible', message, { hint });
 }
 
 /** What a program says, and what that means; the first that matches counts. */
@@ -66,7 +87,7 @@ const SIGNS: readonly [RegExp, NatErrorKind][] = [
   ],
   // What one line of a transaction could not find, because somebody was faster.
   [
-    /does a matching rule exist|Index of insertion too big|No chain\/target\/match by that name|Set \S+ doesn't exist|The set with the given name does not exist|in use by a kernel component|line \d+ failed$/m,
+    /does a matching rule exist|Chain already exists|Index of insertion too big|No chain\/target\/match by that name|Set \S+ doesn't exist|The set with the given name does not exist|in use by a kernel component|line \d+ failed$/m,
     'changed',
   ],
 ];
@@ -75,8 +96,13 @@ const SIGNS: readonly [RegExp, NatErrorKind][] = [
 const NOISE = /^(?:#.*|Try `.*|Error occurred at line: \d+|)$/;
 
 /** The error for a command that ended badly, told by what it printed on stderr. */
-export function natError(command: string, stderr: string, exitCode: number): NatError {
+export function natError(
+  command: string,
+  stderr: string,
+  exitCode: number,
+  details: NatErrorDetails = {},
+): NatError {
   const kind = SIGNS.find(([sign]) => sign.test(stderr))?.[1] ?? 'failed';
   const said = stderr.split('\n').filter((line) => !NOISE.test(line));
-  return new NatError(kind, `${command}: ${said.join('; ') || `exit ${exitCode}`}`);
+  return new NatError(kind, `${command}: ${said.join('; ') || `exit ${exitCode}`}`, details);
 }

@@ -4,11 +4,15 @@
  *
  * iptables has two backends with separate rules in the same kernel. The one that the pod already uses is ours;
  * looking must not change that, and merely listing a legacy table creates it, so only those are listed that
- * /proc says are there.
+ * /proc says are there; where /proc does not say it (to another user than root), those that hold something of ours
+ * or shall.
+ *
+ * What cannot be read is told, and never taken for empty: a table that only `nft` can list, a family whose program
+ * fails. The other tables and the other family are read all the same.
  */
 import { FAMILIES, type Family } from '../routing/prefix.ts';
 import type { NatStep } from './diff.ts';
-import { NatError, type NatErrorKind, natError } from './errors.ts';
+import { incompatible, NatError, type NatErrorKind, natError } from './errors.ts';
 import { parseSets, parseTables } from './parse.ts';
 import type { PortKernel } from './port-kernel.ts';
 import type { PortStep } from './port-steps.ts';
@@ -28,6 +32,21 @@ export type Backend = 'nft' | 'legacy';
 export interface ObservedNat extends NatState {
   /** The backend in use; absent for a family that could not be observed and was not required. */
   backend: { 4?: Backend; 6?: Backend };
+  /** The tables of which nothing is known, and why. They are absent from `tables`. */
+  unreadable: Record<Family, ReadonlyMap<string, NatError>>;
+  /** Why nothing is known of a family. */
+  failed: Partial<Record<Family, NatError>>;
+}
+
+/** What may not be missing in a look. */
+export interface NatNeeds {
+  /** Families that are, or shall be, translated. */
+  families: readonly Family[];
+  /** The tables that hold something of ours, or shall. Default: each that may. */
+  tables?: ReadonlySet<string>;
+  /** Families with sets, and with port blocks. */
+  sets?: readonly Family[];
+  ports?: readonly Family[];
 }
 
 /** The packets that the first rule of a chain of ours in mangle has counted. */
@@ -35,10 +54,10 @@ export type ChainCounts = { family: Family; chain: string; packets: number }[];
 
 export interface NatKernel {
   /**
-   * Reads the state. A family that is not required may be missing in this kernel or image; it then has no rules.
-   * Throws `NatError`. `needsPorts`: the port blocks must not be missing.
+   * Reads the state. A family that is not needed may be missing in this kernel or image; it then has no rules. What
+   * this kernel does not have is empty; what cannot be read for another reason is in `failed`.
    */
-  observe(required: readonly Family[], needsPorts?: boolean): Promise<ObservedNat>;
+  observe(needs: NatNeeds): Promise<ObservedNat>;
   /**
    * Carries steps out. A family that fails does not hold up the other; what failed is thrown afterwards, as a
    * `NatError`.
@@ -52,8 +71,16 @@ export interface NatKernel {
 const LOCK_WAIT = 5;
 /** Who reads counters waits for them no longer, ms. */
 const COUNTS_TIMEOUT = 2000;
+/** The tables that may hold something of ours, in the order in which packets meet them. */
+export const OUR_TABLES = ['raw', 'mangle', 'nat'];
 /** Long enough for a set of a million blocks on a slow machine, ms. */
 const RESTORE_TIMEOUT = 60_000;
+
+/** What a look at a family found. */
+interface Listing {
+  tables: Tables;
+  unreadable: Map<string, NatError>;
+}
 
 const program = (family: Family): string => (family === 4 ? 'iptables' : 'ip6tables');
 const allRules = (tables: Tables): string[] =>
@@ -66,6 +93,15 @@ function evidence(tables: Tables): 'ours' | 'used' | 'empty' {
   const chains = [...tables.values()].flatMap((table: Table) => [...table]);
   if (chains.some(([name]) => isOwnedName(name)) || allRules(tables).some(namesOurs)) return 'ours';
   return chains.some(([, { policy, rules }]) => policy !== 'ACCEPT' || rules.length > 0) ? 'used' : 'empty';
+}
+
+/** The chain or set that a restore program complains about. */
+function refusedName(stderr: string, input = ''): string | undefined {
+  const named = /\b(?:rule in )?chain (VEG-\S+)/.exec(stderr)?.[1];
+  if (named !== undefined) return named;
+  const line = Number(/\bline:? (\d+)/.exec(stderr)?.[1]);
+  const command = line > 0 ? input.split('\n')[line - 1] : undefined;
+  return command === undefined ? undefined : /\b(VEG-[\w.:-]+)/.exec(command)?.[1];
 }
 
 const isPortStep = (step: NatStep): step is PortStep => !isRuleStep(step) && !isSetStep(step);
@@ -102,8 +138,11 @@ export function createNatKernel({
     options?: { input?: string; timeoutMs?: number },
   ): Promise<string> {
     const { stdout, stderr, exitCode } = await exec(file, args, options);
-    if (exitCode !== 0) throw natError([file, ...args].join(' '), stderr, exitCode);
-    return stdout;
+    if (exitCode === 0) return stdout;
+    throw natError([file, ...args].join(' '), stderr, exitCode, {
+      object: file === 'ipset' ? 'set' : 'chain',
+      subject: refusedName(stderr, options?.input),
+    });
   }
 
   /** The programs of a backend. Throws `NatError` when there are none. */
@@ -134,39 +173,45 @@ export function createNatKernel({
     }
   }
 
-  async function save(family: Family, backend: Backend): Promise<Tables> {
+  /** The tables of a backend; `wanted`: those to ask for by name where nobody says which there are. */
+  async function save(family: Family, backend: Backend, wanted: ReadonlySet<string>): Promise<Listing> {
     const file = `${await find(family, backend)}-save`;
-    if (backend === 'legacy') {
-      const names = await legacyTables(family);
-      if (names?.length === 0) return new Map();
-      // Without the list iptables-save cannot walk the tables either, and has to be told ours by name.
-      const selections =
-        names === undefined
-          ? [
-              ['-t', 'raw'],
-              ['-t', 'nat'],
-            ]
-          : [[]];
-      const tables: Tables = new Map();
-      for (const selection of selections) {
-        const text = await run(file, ['-c', ...selection]);
-        for (const [name, table] of parseTables(text, family)) tables.set(name, table);
+    const unreadable = new Map<string, NatError>();
+    if (backend === 'nft') {
+      const text = await run(file, ['-c']);
+      for (const [line, name = ''] of text.matchAll(/^# Table `(.+)' is incompatible, .*$/gm)) {
+        unreadable.set(name, incompatible(family, name, `${file}: ${line.slice(2)}`));
       }
-      return tables;
+      return { tables: parseTables(text, family), unreadable };
     }
-    const text = await run(file, ['-c']);
-    const incompatible = /^# Table `(?:raw|nat)' is incompatible, .*$/m.exec(text);
-    if (incompatible !== null) throw natError(file, incompatible[0].slice(2), 0);
-    return parseTables(text, family);
+    const names = await legacyTables(family);
+    if (names !== undefined) {
+      const text = names.length === 0 ? '' : await run(file, ['-c']);
+      return { tables: parseTables(text, family), unreadable };
+    }
+    const tables: Tables = new Map();
+    for (const name of OUR_TABLES.filter((table) => wanted.has(table))) {
+      try {
+        const text = await run(file, ['-c', '-t', name]);
+        for (const [found, table] of parseTables(text, family)) tables.set(found, table);
+      } catch (error) {
+        // A table that this kernel has not is empty; writing to it will say so.
+        if (!isKind(error, 'unsupported')) throw error;
+      }
+    }
+    return { tables, unreadable };
   }
 
   /** The backend that the pod uses, and its tables where they were read to find out. */
-  async function choose(family: Family): Promise<{ backend: Backend; tables?: Tables }> {
+  async function choose(
+    family: Family,
+    wanted: ReadonlySet<string>,
+  ): Promise<{ backend: Backend; listing?: Listing }> {
     if (forced !== undefined) return { backend: forced };
     const names = await legacyTables(family);
-    let nft: Tables;
+    let nft: Listing;
     try {
-      nft = await save(family, 'nft');
+      nft = await save(family, 'nft', wanted);
     } catch (error) {
       // Neither program nor kernel has to know nf_tables, if they know legacy.
       if (!isKind(error, 'not-installed', 'unsupported')) throw error;
@@ -177,35 +222,38 @@ export function createNatKernel({
         },
       );
     }
-    if (names?.length === 0) return { backend: 'nft', tables: nft };
+    if (names?.length === 0) return { backend: 'nft', listing: nft };
     // Legacy tables are there, or this user may not know: then only our own mark in one of the two decides.
-    const inNft = evidence(nft);
-    if (names === undefined && inNft === 'ours') return { backend: 'nft', tables: nft };
-    const legacy = await save(family, 'legacy').catch((error: unknown) => {
-      if (isKind(error, 'not-installed', 'unsupported')) return new Map() as Tables;
+    const inNft = evidence(nft.tables);
+    if (names === undefined && inNft === 'ours') return { backend: 'nft', listing: nft };
+    // Whatever is ours is in nat first of all; to ask for another table would make it.
+    const legacy = await save(family, 'legacy', new Set(['nat'])).catch((error: unknown): Listing => {
+      if (isKind(error, 'not-installed', 'unsupported')) return { tables: new Map(), unreadable: new Map() };
       throw error;
     });
-    const inLegacy = evidence(legacy);
+    const inLegacy = evidence(legacy.tables);
     const used = inLegacy === 'used' && names !== undefined && inNft !== 'ours';
-    return inLegacy === 'ours' || used
-      ? { backend: 'legacy', tables: legacy }
-      : { backend: 'nft', tables: nft };
+    if (inLegacy !== 'ours' && !used) return { backend: 'nft', listing: nft };
+    return names === undefined ? { backend: 'legacy' } : { backend: 'legacy', listing: legacy };
   }
 
-  async function backendOf(family: Family): Promise<Awaited<ReturnType<typeof choose>>> {
+  async function backendOf(
+    family: Family,
+    wanted: ReadonlySet<string> = new Set(OUR_TABLES),
+  ): Promise<Awaited<ReturnType<typeof choose>>> {
     const known = chosen.get(family);
     if (known !== undefined) return { backend: known };
-    const choice = await choose(family);
+    const choice = await choose(family, wanted);
     chosen.set(family, choice.backend);
     return choice;
   }
 
-  /** The sets, or why this kernel or image has none. */
+  /** The sets, or why they could not be read. */
   async function observeSets(): Promise<Map<string, AddressSet> | NatError> {
     try {
       return parseSets(await run('ipset', ['save'], { timeoutMs: RESTORE_TIMEOUT }));
     } catch (error) {
-      if (error instanceof NatError && isKind(error, 'not-installed', 'unsupported')) return error;
+      if (error instanceof NatError) return error;
       throw error;
     }
   }
@@ -243,26 +291,43 @@ export function createNatKernel({
   }
 
   return {
-    async observe(required, needsPorts = false) {
-      const tablesOf = async (family: Family): Promise<{ backend?: Backend; tables: Tables }> => {
+    async observe({ families, tables = new Set(OUR_TABLES), sets = [], ports: blocks = [] }) {
+      const state: ObservedNat = {
+        ...{ tables: { 4: new Map(), 6: new Map() }, sets: new Map(), backend: {}, failed: {} },
+        unreadable: { 4: new Map(), 6: new Map() },
+      };
+      const look = async (family: Family): Promise<void> => {
         try {
-          const { backend, tables } = await backendOf(family);
-          return { backend, tables: tables ?? (await save(family, backend)) };
+          const { backend, listing } = await backendOf(family, tables);
+          const found = listing ?? (await save(family, backend, tables));
+          state.tables[family] = found.tables;
+          state.unreadable[family] = found.unreadable;
+          state.backend[family] = backend;
         } catch (error) {
-          if (required.includes(family) || !isKind(error, 'not-installed', 'unsupported')) throw error;
-          return { tables: new Map() };
+          if (!(error instanceof NatError)) throw error;
+          const needed = families.includes(family) || !isKind(error, 'not-installed', 'unsupported');
+          if (needed) state.failed[family] = error;
         }
       };
       // Three programs side by side take as long as the slowest of them.
-      const [ip4, ip6, found] = await Promise.all([tablesOf(4), tablesOf(6), observeSets()]);
-      const matched = [ip4, ip6].flatMap(({ tables }) => allRules(tables).flatMap(setsOf));
-      if (found instanceof Error && matched.some(isOwnedName)) throw found;
-      const state: ObservedNat = {
-        tables: { 4: ip4.tables, 6: ip6.tables },
-        sets: found instanceof Error ? new Map() : found,
-        backend: { ...(ip4.backend && { 4: ip4.backend }), ...(ip6.backend && { 6: ip6.backend }) },
-      };
-      if (ports !== undefined) state.ports = await ports.observe(needsPorts);
+      const [found] = await Promise.all([observeSets(), look(4), look(6)]);
+      if (!(found instanceof Error)) state.sets = found;
+      else {
+        const missing = isKind(found, 'not-installed', 'unsupported');
+        for (const family of FAMILIES) {
+          const used = allRules(state.tables[family]).flatMap(setsOf).some(isOwnedName);
+          if (used || (!missing && sets.includes(family))) state.failed[family] ??= found;
+        }
+      }
+      if (ports !== undefined) {
+        try {
+          state.ports = await ports.observe(blocks.length > 0);
+        } catch (error) {
+          if (!(error instanceof NatError)) throw error;
+          // Where there can be none there are none; making them will say why.
+          if (!isKind(error, 'unsupported')) for (const family of blocks) state.failed[family] ??= error;
+        }
+      }
       return state;
     },
 

@@ -15,6 +15,7 @@ import {
   isIntact,
   NFT_GET,
   type NftMessage,
+  PORT_TABLE,
   type PortElement,
   question,
   transaction,
@@ -57,7 +58,9 @@ const KINDS: Record<string, NatErrorKind> = {
 };
 
 const natError = (what: string, error: unknown): NatError =>
-  new NatError(KINDS[codeOf(error) ?? ''] ?? 'failed', `nf_tables: ${what}: ${(error as Error).message}`);
+  new NatError(KINDS[codeOf(error) ?? ''] ?? 'failed', `nf_tables: ${what}: ${(error as Error).message}`, {
+    ...{ object: 'port_blocks', subject: PORT_TABLE },
+  });
 
 function sumFor(sums: Map<number, ElementSum>, mark: number): ElementSum {
   const sum = sums.get(mark) ?? { elements: 0, digest: 0 };

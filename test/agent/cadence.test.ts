@@ -67,7 +67,7 @@ t.test('after a failure an event waits for the backoff, a policy or a link does 
     ended(cadence, { ok: false, repaired: false }, 0);
   }
   request(cadence, 'route', 10);
-  t.strictSame(nextRun(cadence), { at: 4000, trigger: 'route' });
+  t.strictSame(nextRun(cadence), { at: 4000, trigger: 'retry' });
   request(cadence, 'policy', 20);
   t.equal(nextRun(cadence)!.trigger, 'policy');
   t.ok(nextRun(cadence)!.at < 100);
@@ -103,4 +103,38 @@ t.test('a person is answered at once even when repairs have used up the bucket',
   }
   request(cadence, 'sighup', 100);
   t.ok(nextRun(cadence)!.at < 200, 'urgent');
+});
+
+t.test(
+  'what was refused is tried again with backoff, and what others change is put back meanwhile',
+  async (t) => {
+    const cadence = settled();
+    const held = { ok: false, repaired: false, held: true };
+    for (const at of [0, 250, 750]) {
+      started(cadence);
+      ended(cadence, held, at);
+    }
+    t.strictSame(nextRun(cadence), { at: 1750, trigger: 'retry' });
+    request(cadence, 'netfilter', 800);
+    t.strictSame(nextRun(cadence), { at: 820, trigger: 'netfilter' });
+    started(cadence);
+    ended(cadence, { ...held, repaired: true, putBack: true }, 830);
+    t.strictSame(nextRun(cadence), { at: 1750, trigger: 'retry' }, 'that does not put the next attempt off');
+    request(cadence, 'drift', 1740);
+    t.strictSame(nextRun(cadence), { at: 1760, trigger: 'retry' }, 'nor does it come in its place');
+    started(cadence);
+    ended(cadence, { ok: true, repaired: false }, 1770);
+    t.equal(nextRun(cadence)!.trigger, 'timer');
+  },
+);
+
+t.test('where something is missing nothing helps but to try everything again', async (t) => {
+  const cadence = settled();
+  started(cadence);
+  ended(cadence, { ok: false, repaired: false, held: true }, 0);
+  request(cadence, 'drift', 10);
+  started(cadence);
+  ended(cadence, { ok: false, repaired: true, held: false, putBack: true }, 40);
+  request(cadence, 'drift', 50);
+  t.strictSame(nextRun(cadence), { at: 540, trigger: 'retry' });
 });

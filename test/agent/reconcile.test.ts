@@ -1,11 +1,17 @@
 // What a look reads of the kernel, with models of iptables and of routing in its place.
 import t from 'tap';
+import { routeKey } from '../../agent/aims.ts';
 import type { Policy } from '../../agent/policy/model.ts';
 import { type Kernels, Reconciler } from '../../agent/reconcile.ts';
 import type { NatStep } from '../../nat/diff.ts';
+import { incompatible, NatError } from '../../nat/errors.ts';
+import type { ObservedNat } from '../../nat/kernel.ts';
+import { commandLines, isRuleStep } from '../../nat/render.ts';
 import { RoutingError } from '../../routing/kernel.ts';
+import { METRIC_VEG_AGENT } from '../../routing/numbers.ts';
 import { type Address, address, type Prefix, prefix } from '../../routing/prefix.ts';
-import type { Route, Rule } from '../../routing/state.ts';
+import { renderStep } from '../../routing/render.ts';
+import type { InterfaceAddress, Route, Rule } from '../../routing/state.ts';
 import { carryOut, Model } from '../nat/model.ts';
 
 const policy = (...blocks: string[]): Policy => ({
@@ -27,9 +33,21 @@ const [FREE, REFUSED, LATE] = ['172.17.0.50', '172.17.0.51', '172.17.0.52'].map(
   Address,
 ];
 
+/** What the kernel refuses: steps whose line holds this text, with this error. */
+type Refusal = [text: string, error: Error & { code?: string }];
+
 /** A pod without any rules, and how often its translation and its routing were read. */
-function pod(claims: Partial<Kernels['claims']> = {}) {
-  const model = new Model();
+function pod(
+  claims: Partial<Kernels['claims']> = {},
+  lastGood?: () => Policy | undefined,
+  model = new Model(),
+) {
+  const refusals: Refusal[] = [];
+  const refusal = (line: string) => refusals.find(([text]) => line.includes(text))?.[1];
+  const announced: string[] = [];
+  const added: Address[] = [];
+  const settings = new Map<string, string>();
+  const trouble: Partial<Pick<ObservedNat, 'failed' | 'unreadable'>> = {};
   const on = (ifindex: number, text: string) => ({
     ...{ family: 4 as const, ifindex, address: address(text), prefixLength: 16, scope: 0, flags: 0 },
   });
@@ -38,12 +56,11 @@ function pod(claims: Partial<Kernels['claims']> = {}) {
   });
   const seen = {
     links: [link(2, 'eth0'), link(3, 'net1')],
-    addresses: [on(2, '10.16.0.12'), on(3, '172.17.0.11')],
+    addresses: [on(2, '10.16.0.12'), on(3, '172.17.0.11')] as InterfaceAddress[],
   };
   const counts = { reads: 0, routing: 0 };
   const routes: Route[] = [];
   const rules: Rule[] = [];
-  const added: Address[] = [];
   const kernels: Kernels = {
     routing: {
       observe: async () => {
@@ -51,39 +68,88 @@ function pod(claims: Partial<Kernels['claims']> = {}) {
         return structuredClone({ ...seen, routes, rules });
       },
       apply: async (steps) => {
+        const refused: RoutingError[] = [];
         for (const step of steps) {
-          if (step.kind === 'addRoute') routes.push(step.route);
-          else if (step.kind === 'addAddress') added.push(step.address.address);
+          if (step.kind === 'addAddress') added.push(step.address.address);
+          const error = refusal(renderStep(step));
+          if (error !== undefined) refused.push(new RoutingError(step, error.code!, error.message));
+          else if (step.kind === 'addRoute') routes.push(step.route);
+          else if (step.kind === 'replaceRoute') {
+            const at = routes.findIndex((one) => routeKey(one) === routeKey(step.route));
+            routes.splice(at, 1, step.route);
+          } else if (step.kind === 'delRoute') routes.splice(routes.indexOf(step.route), 1);
           else if (step.kind === 'addRule') rules.push(step.rule);
-          else throw new Error(`${step.kind} is not modelled`);
+          else if (step.kind === 'addAddress') {
+            const { family, address } = step.address;
+            if (family === 4)
+              seen.addresses.push({ ...on(3, address), prefixLength: 32, metric: METRIC_VEG_AGENT });
+          } else throw new Error(`${step.kind} is not modelled`);
         }
-        return steps
-          .filter((step) => step.kind === 'addAddress' && step.address.address === REFUSED)
-          .map((step) => new RoutingError(step, 'ENOBUFS', 'no buffer space'));
+        return refused;
       },
     },
     nat: {
       observe: async () => {
         counts.reads++;
-        return { ...structuredClone(model.observe()), backend: { 4: 'nft', 6: 'nft' } };
+        return {
+          ...structuredClone(model.observe()),
+          ...{ backend: { 4: 'nft', 6: 'nft' }, failed: {}, unreadable: { 4: new Map(), 6: new Map() } },
+          ...trouble,
+        };
       },
-      apply: async (steps: readonly NatStep[]) => carryOut(model, steps),
+      apply: async (steps: readonly NatStep[]) => {
+        for (const batch of batches(steps)) {
+          const error = commandLines(batch).map(refusal).find(Boolean);
+          if (error !== undefined) throw error;
+          carryOut(model, batch);
+        }
+      },
       counts: async () => [],
     },
     sysctls: {
-      look: async () => ({ steps: [], problems: {}, notes: [] }),
-      ...{ fingerprint: () => '', apply: async () => {}, lookForCleanup: async () => [] },
+      look: async (wanted) => ({
+        steps: wanted
+          .filter(({ path, value }) => settings.get(path) !== value)
+          .map((one) => ({ ...one, line: `sysctl -w ${one.path}=${one.value}` })),
+        ...{ problems: {}, notes: [] },
+      }),
+      apply: async (steps) => {
+        for (const { path, value, line } of steps) {
+          const error = refusal(line);
+          if (error !== undefined) throw error;
+          settings.set(path, value);
+        }
+      },
+      ...{ fingerprint: () => '', lookForCleanup: async () => [] },
     },
     claims: {
-      ...{ ask: () => new Set(), notes: () => [], settled: async () => {}, taken: () => [] },
-      ...{ hold: () => {}, isFree: () => true, refused: () => {}, took: () => {}, withdraw: () => {} },
+      ask: (places) => new Set(places.keys()),
+      took: (one) => void announced.push(one),
+      ...{ notes: () => [], settled: async () => {}, taken: () => [] },
+      ...{ hold: () => {}, isFree: () => true, refused: () => {}, withdraw: () => {} },
       ...claims,
     },
     neighbours: { held: () => [], remove: () => {} },
     facts: async () => ({ ...seen, networks: [], names: [], missing: [], notes: [] }),
   };
-  return { model, routes, added, counts, reconciler: new Reconciler(kernels, {}) };
+  const reconciler = new Reconciler(kernels, {}, lastGood);
+  const run = async (wanted: Policy, anew = true) =>
+    reconciler.carryOut(await reconciler.look(wanted, NONE, anew));
+  return { model, routes, rules, added, counts, refusals, announced, settings, trouble, reconciler, run };
 }
+
+/** Steps as the kernel gets them: the rules in one go, the sets in one go. */
+function batches(steps: readonly NatStep[]): NatStep[][] {
+  const found: NatStep[][] = [];
+  for (const step of steps) {
+    const last = found.at(-1);
+    if (last !== undefined && isRuleStep(last[0]!) === isRuleStep(step)) last.push(step);
+    else found.push([step]);
+  }
+  return found;
+}
+
+const NONE = { routing: false, nat: false };
 
 const ALL = { routing: true, nat: true };
 
@@ -92,11 +158,11 @@ const blocks = (model: Model): string[] =>
 
 t.test('what a settled look has read counts for a new policy as long as nobody touched it', async (t) => {
   const { model, counts, reconciler } = pod();
-  await reconciler.apply(await reconciler.look(policy('10.18.0.0/16'), ALL));
+  await reconciler.carryOut(await reconciler.look(policy('10.18.0.0/16'), ALL));
   t.equal(counts.reads, 1, 'nothing is known at first');
   t.same((await reconciler.look(policy('10.18.0.0/16'), ALL)).changes.nat, []);
   t.equal(counts.reads, 2, 'nor of what was applied just now');
-  await reconciler.apply(await reconciler.look(policy('10.18.0.0/16', '10.19.0.0/16'), ALL));
+  await reconciler.carryOut(await reconciler.look(policy('10.18.0.0/16', '10.19.0.0/16'), ALL));
   t.equal(counts.reads, 2, 'then it is');
   t.same(blocks(model), ['10.18.0.0/16', '10.19.0.0/16']);
   t.same((await reconciler.look(policy('10.18.0.0/16', '10.19.0.0/16'))).changes.nat, []);
@@ -106,10 +172,10 @@ t.test('what a settled look has read counts for a new policy as long as nobody t
 t.test('the same goes for routing', async (t) => {
   const { routes, counts, reconciler } = pod();
   const destinations = () => routes.flatMap(({ table, destination }) => (table === 254 ? [destination] : []));
-  await reconciler.apply(await reconciler.look(policy('10.18.0.0/16'), ALL));
+  await reconciler.carryOut(await reconciler.look(policy('10.18.0.0/16'), ALL));
   t.same((await reconciler.look(policy('10.18.0.0/16'), ALL)).changes.routing, []);
   t.equal(counts.routing, 2);
-  await reconciler.apply(await reconciler.look(policy('10.18.0.0/16', '10.19.0.0/16'), ALL));
+  await reconciler.carryOut(await reconciler.look(policy('10.18.0.0/16', '10.19.0.0/16'), ALL));
   t.equal(counts.routing, 2);
   t.same(destinations(), ['0.0.0.0/0', '10.18.0.0/16', '10.19.0.0/16']);
   t.same((await reconciler.look(policy('10.18.0.0/16', '10.19.0.0/16'), ALL)).changes.routing, []);
@@ -121,10 +187,10 @@ t.test('the same goes for routing', async (t) => {
 
 t.test('what somebody may have touched is read', async (t) => {
   const { model, counts, reconciler } = pod();
-  await reconciler.apply(await reconciler.look(policy('10.18.0.0/16')));
+  await reconciler.carryOut(await reconciler.look(policy('10.18.0.0/16')));
   await reconciler.look(policy('10.18.0.0/16'));
   model.rules(4, 'nat', 'POSTROUTING').length = 0;
-  await reconciler.apply(
+  await reconciler.carryOut(
     await reconciler.look(policy('10.18.0.0/16', '10.19.0.0/16'), { ...ALL, nat: false }),
   );
   t.equal(counts.reads, 3);
@@ -134,27 +200,29 @@ t.test('what somebody may have touched is read', async (t) => {
 t.test('a rule that moves is read again, for its counters', async (t) => {
   const { model, counts, reconciler } = pod();
   const [first, second] = ['10.18.0.0/16', '10.19.0.0/16'] as const;
-  await reconciler.apply(await reconciler.look(policy(first, second)));
+  await reconciler.carryOut(await reconciler.look(policy(first, second)));
   for (const rule of model.rules(4, 'nat', 'POSTROUTING')) rule.packets = 1;
   await reconciler.look(policy(first, second));
   for (const rule of model.rules(4, 'nat', 'POSTROUTING')) rule.packets = 5;
-  await reconciler.apply(await reconciler.look(policy(second, first), ALL));
+  await reconciler.carryOut(await reconciler.look(policy(second, first), ALL));
   t.equal(counts.reads, 3);
   t.same(blocks(model), [second, first]);
   for (const { text, packets } of model.rules(4, 'nat', 'POSTROUTING')) t.equal(packets, 5, text);
 });
 
+const errno = (code: string) => Object.assign(new Error(code), { code });
+
 t.test('neighbours are told of addresses that the kernel has, and of no others', async (t) => {
   const told: string[] = [];
-  const { added, reconciler } = pod({
-    ask: (wanted) => new Set(wanted.keys()),
+  const { added, refusals, run } = pod({
     // Somebody has said that it has this one, after the look.
     isFree: (one) => one !== LATE,
     took: (one) => void told.push(`took ${one}`),
     refused: (one) => void told.push(`refused ${one}`),
   });
   const eips = [FREE, REFUSED, LATE].map((externalIP) => ({ externalIP, internalIP: address('10.16.0.9') }));
-  const failures = await reconciler.apply(await reconciler.look({ ...policy('10.18.0.0/16'), eips }));
+  refusals.push([`${REFUSED}/32 dev`, errno('ENOBUFS')]);
+  const { failures } = await run({ ...policy('10.18.0.0/16'), eips });
   t.same(added, [FREE, REFUSED], 'the kernel was asked for those');
   t.same(told, [`took ${FREE}`, `refused ${REFUSED}`]);
   t.match(failures, [{ object: 'address', name: REFUSED }]);
@@ -169,7 +237,7 @@ t.test('an address that another one has is a failed object, and no reason to fai
   const look = await reconciler.look({ ...policy('10.18.0.0/16'), eips });
   t.match(look.failures, [{ object: 'address', family: 4, name: FREE, reason: 'in_use' }]);
   t.match(look.failures[0]?.message, '172.17.0.50 is not taken: 02:00:00:00:00:99 has it');
-  t.same(await reconciler.apply(look), []);
+  t.same((await reconciler.carryOut(look)).failures, []);
   t.same(added, []);
 });
 
@@ -187,3 +255,208 @@ t.test(
     );
   },
 );
+
+// What the kernel refuses ---------------------------------------------------------------------------------
+
+const all = (model: Model) =>
+  JSON.stringify([[...model.tables[4]].map(([n, t]) => [n, [...t]]), [...model.sets]]);
+const told = ({ failures }: { failures: readonly { object: string; name: string; reason: string }[] }) =>
+  failures.map(({ object, name, reason }) => `${object} ${name}: ${reason}`);
+const clamped = (...list: string[]): Policy => ({ ...policy(...list), mssClamp: true });
+const TCPMSS: Refusal = ['TCPMSS', new NatError('unsupported', 'no TCPMSS')];
+
+t.test('an optional part that is refused is left out, and the rest goes in', async (t) => {
+  const { model, refusals, run, settings } = pod();
+  refusals.push(TCPMSS);
+  const first = await run(clamped('10.18.0.0/16'));
+  t.equal(first.families[4], 'held', 'at the start too');
+  t.same(told(first), ['chain VEG-MSS: unsupported']);
+  t.same(blocks(model), ['10.18.0.0/16']);
+  t.equal(settings.get('net/ipv4/ip_forward'), '1', 'and it forwards');
+
+  const wanted = clamped('10.18.0.0/16', '10.19.0.0/16');
+  await run(wanted);
+  t.same(blocks(model), ['10.18.0.0/16', '10.19.0.0/16']);
+  model.rules(4, 'nat', 'POSTROUTING').length = 0;
+  const again = await run(wanted, false);
+  t.equal(again.families[4], 'held');
+  t.same(told(again), ['chain VEG-MSS: unsupported'], 'it stays told');
+  t.same(blocks(model), ['10.18.0.0/16', '10.19.0.0/16'], 'and what others damage comes back');
+
+  refusals.length = 0;
+  const last = await run(wanted);
+  t.same([last.families[4], last.failures], ['done', []]);
+  t.ok(model.tables[4].get('mangle')!.has('VEG-MSS'));
+});
+
+t.test('what translates is refused as a whole: the last good state is put back whole', async (t) => {
+  const { model, refusals, run } = pod();
+  const many = (n: number) => Array.from({ length: n }, (_, i) => `10.100.${i}.0/24`);
+  const old = policy(...many(40));
+  t.equal((await run(old)).families[4], 'done');
+  const before = all(model);
+  // The set that is in use gets its new elements, then the rules are refused.
+  refusals.push(['DNAT', new NatError('failed', 'no DNAT')]);
+  const next: Policy = {
+    ...policy(...many(50)),
+    eips: [{ externalIP: address('172.17.0.60'), internalIP: address('10.17.0.9') }],
+  };
+  const { families, policies, failures } = await run(next);
+  t.equal(families[4], 'held');
+  t.equal(policies[4], old);
+  t.equal(failures.length, 1);
+  t.equal(all(model), before);
+  model.rules(4, 'nat', 'VEG-MASQUERADE').length = 0;
+  t.equal((await run(next, false)).families[4], 'held');
+  t.equal(all(model), before, 'it is what is maintained');
+  refusals.length = 0;
+  t.equal((await run(next)).families[4], 'done');
+});
+
+t.test(
+  'what an earlier process brought about counts, and without any good policy a family is lost',
+  async (t) => {
+    const old = policy('10.18.0.0/16');
+    const first = pod();
+    await first.run(old);
+    const refused: Refusal = ['10.19.0.0/16 -j RETURN', new NatError('failed', 'no')];
+    const next = policy('10.18.0.0/16', '10.19.0.0/16');
+    const second = pod({}, () => old, first.model);
+    second.refusals.push(refused);
+    const { families, policies } = await second.run(next);
+    t.equal(families[4], 'held');
+    t.equal(policies[4], old);
+    const third = pod({}, undefined, first.model);
+    third.refusals.push(refused);
+    t.equal((await third.run(next)).families[4], 'lost');
+    const fresh = pod();
+    fresh.refusals.push(refused);
+    t.equal((await fresh.run(next)).families[4], 'lost');
+    t.same(fresh.routes, [], 'and no route leads past a translation that is not there');
+  },
+);
+
+t.test('a held lock is no matter to what is intact, and is to what is damaged', async (t) => {
+  const { model, refusals, run } = pod();
+  const old = policy('10.18.0.0/16');
+  await run(old);
+  refusals.push(['iptables', new NatError('locked', 'the xtables lock is held')]);
+  const next = clamped('10.18.0.0/16', '10.19.0.0/16');
+  const { families, failures } = await run(next);
+  t.equal(families[4], 'held');
+  t.match(failures, [{ reason: 'locked' }]);
+  t.same(blocks(model), ['10.18.0.0/16']);
+  model.rules(4, 'nat', 'POSTROUTING').length = 0;
+  t.equal((await run(next)).families[4], 'lost');
+});
+
+t.test('of several addresses the one that is refused is missing, and is not announced', async (t) => {
+  const { refusals, announced, run } = pod();
+  const egress = (name: string, ip: string) => ({
+    ...{
+      name,
+      snat: true,
+      ipBlocks: [prefix(`10.${name}.0.0/16`)],
+      egressIP: { addresses: [address(ip)], announce: true },
+    },
+  });
+  const wanted = {
+    ...policy(),
+    rules: [egress('20', '172.17.0.50'), egress('21', '172.17.0.51'), egress('22', '172.17.0.52')],
+  };
+  refusals.push(['172.17.0.51/32 dev', errno('EADDRNOTAVAIL')]);
+  const first = await run(wanted);
+  t.equal(first.families[4], 'held');
+  t.same(told(first), ['address 172.17.0.51: invalid']);
+  t.same(announced, ['172.17.0.50', '172.17.0.52']);
+  const quiet = await run(wanted, false);
+  t.same(quiet.look.changes.routing, [], 'it is not tried at each event');
+  t.same(told(quiet), ['address 172.17.0.51: invalid']);
+  refusals.length = 0;
+  t.equal((await run(wanted)).families[4], 'done');
+  t.same(announced, ['172.17.0.50', '172.17.0.52', '172.17.0.51']);
+});
+
+t.test(
+  'routes: a new one that is refused is missing, a changed one takes the policy back, a lost one the family',
+  async (t) => {
+    const { routes, refusals, run } = pod();
+    const old = policy('10.18.0.0/16');
+    await run(old);
+    refusals.push(['add 10.19.0.0/16', errno('ENETUNREACH')]);
+    const more = policy('10.18.0.0/16', '10.19.0.0/16');
+    const first = await run(more);
+    t.equal(first.families[4], 'held');
+    t.equal(first.policies[4], more);
+    t.same(told(first), ['route 10.19.0.0/16: unreachable']);
+    t.equal((await run(more)).families[4], 'held', 'and so it is at the next attempt');
+
+    refusals.push(['via 192.0.2.1', errno('ENETUNREACH')]);
+    const moved = { ...more, internal: { interface: 'eth0', gateways: [address('192.0.2.1')] } };
+    const second = await run(moved);
+    t.equal(second.families[4], 'held');
+    t.equal(second.policies[4], more);
+    t.ok(routes.every(({ gateway }) => gateway !== address('192.0.2.1')));
+
+    routes.length = 0;
+    refusals.push(['ip route add default', errno('ENETUNREACH')]);
+    t.equal((await run(more)).families[4], 'lost');
+  },
+);
+
+t.test('a setting that is refused is told; without forwarding the family is lost', async (t) => {
+  const { refusals, run, settings } = pod();
+  refusals.push(['rp_filter', errno('EINVAL')]);
+  const { families, failures } = await run(policy());
+  t.equal(families[4], 'held');
+  t.ok(failures.every(({ object, reason }) => object === 'sysctl' && reason === 'invalid'));
+  t.equal(settings.get('net/ipv4/ip_forward'), '1');
+  const other = pod();
+  other.refusals.push(['ip_forward', errno('EPERM')]);
+  t.equal((await other.run(policy())).families[4], 'lost');
+});
+
+t.test('one family that cannot be looked at is left as it is, and the other goes on', async (t) => {
+  const { model, trouble, run } = pod();
+  trouble.failed = { 6: new NatError('timed-out', 'ip6tables-save: no end after 20 s') };
+  const outcome = await run(policy('10.18.0.0/16'));
+  t.same(outcome.families, { 4: 'done', 6: 'unknown' });
+  t.same(told(outcome), ['listing kernel: timed_out']);
+  t.same(blocks(model), ['10.18.0.0/16']);
+});
+
+t.test('a table that only nft can list counts as it was last seen', async (t) => {
+  const { model, trouble, run } = pod();
+  const unreadable = (...names: string[]) => ({
+    4: new Map(names.map((name) => [name, incompatible(4, name, `Table ${name} is incompatible`)])),
+    6: new Map(),
+  });
+  const old = { ...policy('10.18.0.0/16'), defaultAction: 'drop' } as Policy;
+  await run(old);
+  const mangle = model.tables[4].get('mangle')!;
+  const hide = () => model.tables[4].set('mangle', new Map());
+  trouble.unreadable = unreadable('filter');
+  t.same(told(await run(old)), [], 'what holds nothing of ours is no matter');
+
+  hide();
+  trouble.unreadable = unreadable('mangle');
+  const same = await run(old);
+  t.equal(same.families[4], 'held');
+  t.same(told(same), ['table mangle: incompatible']);
+  const before = JSON.stringify([...model.tables[4].get('nat')!]);
+  const changed = await run({
+    ...policy('10.18.0.0/16', '10.19.0.0/16'),
+    defaultAction: 'masquerade',
+  } as Policy);
+  t.equal(changed.families[4], 'held');
+  t.equal(changed.policies[4], old);
+  t.equal(JSON.stringify([...model.tables[4].get('nat')!]), before, 'nothing of it is half written');
+
+  const { trouble: other, run: start, model: fresh } = pod();
+  other.unreadable = unreadable('mangle');
+  t.equal((await start(old)).families[4], 'lost', 'at the start nothing was seen');
+  t.notOk(fresh.tables[4].get('nat')!.has('VEG-MASQUERADE'));
+  trouble.unreadable = unreadable();
+  model.tables[4].set('mangle', mangle);
+  t.equal((await run(old)).families[4], 'done');
+});

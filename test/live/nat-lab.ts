@@ -40,7 +40,7 @@ export async function reconcile(
   wanted: NatIntent,
   previous?: NatState,
 ): Promise<string[]> {
-  const steps = diffNat(await kernel.observe(FAMILIES), desiredNat(wanted), previous);
+  const steps = diffNat(await kernel.observe({ families: FAMILIES }), desiredNat(wanted), previous);
   await kernel.apply(steps);
   return commandLines(steps);
 }

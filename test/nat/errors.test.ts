@@ -34,6 +34,7 @@ const SAID: [string, NatErrorKind][] = [
   ],
   ['ipset v7.17: Cannot open session to kernel.\n', 'unsupported'],
   ['iptables-restore: line 2 failed\n', 'changed'],
+  ['iptables-nft-restore: line 2 failed: Chain already exists.\n', 'changed'],
   ['iptables-nft-restore: line 2 failed: Bad rule (does a matching rule exist in that chain?).\n', 'changed'],
   ['iptables-nft-restore: line 2 failed: Index of insertion too big.\n', 'changed'],
   ['ipset v7.17: The set with the given name does not exist\n', 'changed'],

@@ -48,7 +48,7 @@ const THEIRS = OURS.replaceAll('VEG', 'THEIR');
 
 t.test('without legacy tables the backend is nf_tables, and legacy is not even asked', async (t) => {
   const system = fake({ answers: { ...NFT, ...LEGACY, ...IPSET }, names: { 4: '', 6: 'ENOENT' } });
-  const state = await createNatKernel(system).observe([4, 6]);
+  const state = await createNatKernel(system).observe({ families: [4, 6] });
   t.same(state.backend, { 4: 'nft', 6: 'nft' });
   t.ok(system.commands().every((command) => /^(?:ip6?tables-nft-save -c|ipset save)$/.test(command)));
 });
@@ -58,9 +58,10 @@ t.test('a kernel without nf_tables leaves legacy', async (t) => {
     'iptables-nft-save v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument';
   const without = { 'iptables-nft-save -c': { stderr, exitCode: 4 } };
   const system = fake({ answers: { ...NFT, ...without, ...LEGACY, ...IPSET }, names: { 4: '' } });
-  t.equal((await createNatKernel(system).observe([4])).backend[4], 'legacy');
+  t.equal((await createNatKernel(system).observe({ families: [4] })).backend[4], 'legacy');
   const neither = fake({ answers: { ...NFT, ...without, ...IPSET }, names: { 4: '' } });
-  await t.rejects(createNatKernel(neither).observe([4]), { name: 'NatError', kind: 'unsupported' });
+  const { failed } = await createNatKernel(neither).observe({ families: [4] });
+  t.match(failed[4], { name: 'NatError', kind: 'unsupported' });
 });
 
 t.test('legacy tables with rules make the backend legacy, by family', async (t) => {
@@ -68,7 +69,7 @@ t.test('legacy tables with rules make the backend legacy, by family', async (t) 
     answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-legacy-save': THEIRS },
     names: { 4: 'nat\n', 6: '' },
   });
-  t.same((await createNatKernel(system).observe([4, 6])).backend, { 4: 'legacy', 6: 'nft' });
+  t.same((await createNatKernel(system).observe({ families: [4, 6] })).backend, { 4: 'legacy', 6: 'nft' });
 });
 
 t.test('legacy tables that are empty, or rules of others beside ours in nf_tables, do not', async (t) => {
@@ -81,24 +82,24 @@ t.test('legacy tables that are empty, or rules of others beside ours in nf_table
     },
     names: { 4: 'nat\n' },
   });
-  t.equal((await createNatKernel(empty).observe([4])).backend[4], 'nft');
+  t.equal((await createNatKernel(empty).observe({ families: [4] })).backend[4], 'nft');
   const beside = fake({
     answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-legacy-save': THEIRS, 'iptables-nft-save': OURS },
     names: { 4: 'nat\n' },
   });
-  t.equal((await createNatKernel(beside).observe([4])).backend[4], 'nft');
+  t.equal((await createNatKernel(beside).observe({ families: [4] })).backend[4], 'nft');
 });
 
 t.test('a user that may not list legacy tables finds ours in either backend', async (t) => {
   const names = { 4: 'EACCES', 6: 'EACCES' };
   const nft = fake({ answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-nft-save': OURS }, names });
-  t.equal((await createNatKernel(nft).observe([4])).backend[4], 'nft');
+  t.equal((await createNatKernel(nft).observe({ families: [4] })).backend[4], 'nft');
   t.notOk(nft.commands().some((command) => command.startsWith('iptables-legacy')));
   const legacy = fake({
     answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-legacy-save -c -t nat': OURS },
     names,
   });
-  const state = await createNatKernel(legacy).observe([4]);
+  const state = await createNatKernel(legacy).observe({ families: [4] });
   t.equal(state.backend[4], 'legacy');
   t.ok(state.tables[4].get('nat')!.has('VEG-MASQUERADE'));
 });
@@ -107,9 +108,9 @@ t.test('the choice is made once', async (t) => {
   const names = { 4: '', 6: '' };
   const system = fake({ answers: { ...NFT, ...LEGACY, ...IPSET, 'iptables-legacy-save': THEIRS }, names });
   const kernel = createNatKernel(system);
-  await kernel.observe([4]);
+  await kernel.observe({ families: [4] });
   names[4] = 'nat\n';
-  t.equal((await kernel.observe([4])).backend[4], 'nft');
+  t.equal((await kernel.observe({ families: [4] })).backend[4], 'nft');
 });
 
 t.test(
@@ -121,42 +122,88 @@ t.test(
       'iptables-restore': '',
     });
     const nft = fake({ answers: { ...version('nf_tables'), ...IPSET } });
-    t.equal((await createNatKernel(nft).observe([4])).backend[4], 'nft');
+    t.equal((await createNatKernel(nft).observe({ families: [4] })).backend[4], 'nft');
     const legacy = fake({ answers: { ...version('legacy'), ...IPSET }, names: { 4: 'nat\n' } });
-    t.equal((await createNatKernel(legacy).observe([4])).backend[4], 'legacy');
+    t.equal((await createNatKernel(legacy).observe({ families: [4] })).backend[4], 'legacy');
     t.same(legacy.commands().sort(), ['ipset save', 'iptables-save -c']);
   },
 );
 
 t.test('no iptables at all is an error that says what to install', async (t) => {
-  await t.rejects(createNatKernel(fake({ answers: IPSET })).observe([4]), {
-    name: 'NatError',
-    kind: 'not-installed',
-    hint: /install .*iptables/,
-  });
+  const { failed } = await createNatKernel(fake({ answers: IPSET })).observe({ families: [4] });
+  t.match(failed, { 4: { name: 'NatError', kind: 'not-installed', hint: /install .*iptables/ } });
+  t.notOk(6 in failed, 'where it is not needed none is no matter');
 });
 
 t.test('a family that is not required may be missing, but not forbidden', async (t) => {
   const four = { 'iptables-nft-save': OURS, ...IPSET };
-  const state = await createNatKernel(fake({ answers: four })).observe([4]);
+  const state = await createNatKernel(fake({ answers: four })).observe({ families: [4] });
   t.same(state.backend, { 4: 'nft' });
   t.equal(state.tables[6].size, 0);
   const denied = { stderr: 'Could not fetch rule set generation id: Permission denied', exitCode: 4 };
   const forbidden = fake({ answers: { ...four, 'ip6tables-nft-save': '', 'ip6tables-nft-save -c': denied } });
-  await t.rejects(createNatKernel(forbidden).observe([4]), { name: 'NatError', kind: 'not-permitted' });
+  const one = await createNatKernel(forbidden).observe({ families: [4] });
+  t.match(one.failed, { 6: { kind: 'not-permitted' } });
+  t.ok(one.tables[4].has('nat'), 'and the other family is read all the same');
 });
 
-t.test('a nat table that only nft can list is an error', async (t) => {
-  const text = "# Table `nat' is incompatible, use 'nft' tool.\n";
-  const system = fake({ answers: { ...NFT, ...IPSET, 'iptables-nft-save': text } });
-  await t.rejects(createNatKernel(system).observe([4]), { name: 'NatError', kind: 'incompatible' });
-});
+t.test(
+  'tables that only nft can list are told, with the command that lists them; the others are read',
+  async (t) => {
+    const text = `# Table \`mangle' is incompatible, use 'nft' tool.\n# Table \`filter' is incompatible, use 'nft' tool.\n${OURS}`;
+    const system = fake({
+      answers: { ...NFT, ...IPSET, 'iptables-nft-save': text, 'ip6tables-nft-save': OURS },
+    });
+    const { tables, unreadable, failed } = await createNatKernel(system).observe({ families: [4, 6] });
+    t.same([...tables[4].keys()], ['nat']);
+    t.same([...unreadable[4].keys()], ['mangle', 'filter']);
+    t.match(unreadable[4].get('mangle'), {
+      kind: 'incompatible',
+      hint: /`nft -a list table ip mangle` shows it/,
+    });
+    t.equal(unreadable[6].size, 0);
+    t.same(failed, {});
+  },
+);
+
+t.test(
+  'to another user than root the legacy tables are listed by name: those that are needed, no other',
+  async (t) => {
+    const MANGLE = '*mangle\n:FORWARD ACCEPT [0:0]\n:VEG-MSS - [0:0]\n-A FORWARD -p tcp -j VEG-MSS\nCOMMIT\n';
+    const nothing = { 'iptables-legacy-save': '' };
+    const system = fake({
+      answers: {
+        ...{ ...NFT, ...LEGACY, ...IPSET, ...nothing },
+        'iptables-legacy-save -c -t nat': OURS,
+        'iptables-legacy-save -c -t mangle': MANGLE,
+        'iptables-legacy-save -c -t raw': {
+          stderr: "iptables-legacy-save: can't initialize iptables table `raw': Table does not exist",
+          exitCode: 1,
+        },
+      },
+      names: { 4: 'EACCES', 6: '' },
+    });
+    const kernel = createNatKernel(system);
+    const state = await kernel.observe({ families: [4], tables: new Set(['raw', 'mangle', 'nat']) });
+    t.same(state.backend[4], 'legacy');
+    t.same([...state.tables[4].keys()].sort(), ['mangle', 'nat']);
+    t.same(state.failed, {}, 'a table that the kernel has not is empty');
+    system.calls.length = 0;
+    await kernel.observe({ families: [4], tables: new Set(['nat']) });
+    t.same(
+      system.commands().filter((command) => command.startsWith('iptables')),
+      ['iptables-legacy-save -c -t nat'],
+    );
+  },
+);
 
 t.test('ipset is not needed until a rule matches a set', async (t) => {
-  t.equal((await createNatKernel(fake({ answers: NFT })).observe([4])).sets.size, 0);
+  t.equal((await createNatKernel(fake({ answers: NFT })).observe({ families: [4] })).sets.size, 0);
   const matched = save('[0:0] -A POSTROUTING -m set --match-set VEG-FORWARD-4 dst -j RETURN');
   const system = fake({ answers: { ...NFT, 'iptables-nft-save': matched } });
-  await t.rejects(createNatKernel(system).observe([4]), { kind: 'not-installed', message: /^ipset/ });
+  const { failed } = await createNatKernel(system).observe({ families: [4, 6] });
+  t.match(failed, { 4: { kind: 'not-installed', message: /^ipset/ } });
+  t.notOk(6 in failed, 'a family without sets does not need it');
 });
 
 const insert = (family: 4 | 6, table: string): NatStep => ({
@@ -242,7 +289,7 @@ COMMIT
     const kernel = createNatKernel(system);
     const chains = ['VEG-REFUSED', 'VEG-LIMITED'];
     t.strictSame(await kernel.counts([4, 6], chains), [], 'nothing was observed yet');
-    await kernel.observe([4, 6]);
+    await kernel.observe({ families: [4, 6] });
     t.strictSame(await kernel.counts([4, 6], chains), [{ family: 4, chain: 'VEG-REFUSED', packets: 7 }]);
     t.strictSame(await kernel.counts([6], chains), []);
   },
