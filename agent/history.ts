@@ -3,6 +3,7 @@
  * process, which count every change and come after each. Pure.
  */
 import type { EngineReport, SessionReport, SessionStateName } from '../bfd/intent.ts';
+import { type Moment, wallTime } from '../bfd/moment.ts';
 
 /** A session entered a state. */
 export interface StateChange {
@@ -62,4 +63,13 @@ export class SessionHistory {
     });
     return { id, counted: transitions, changes: [...known.changes, ...changes].slice(-KEPT_CHANGES) };
   }
+}
+
+/** A report that came at `at`, with times by the wall clock as it goes now. */
+export function reportNow(report: EngineReport, at: Moment, now: Moment): EngineReport {
+  const sessions = report.sessions.map((session) => {
+    const since = { wall: session.since, monotonic: at.monotonic - (at.wall - session.since) };
+    return { ...session, since: wallTime(since, now) };
+  });
+  return { ...report, sessions };
 }

@@ -116,12 +116,14 @@ export class PortHistory {
     return this.#entries.some(({ policies }) => policies.length > 0);
   }
 
-  /** These are in force from now on. Returns whether that is news. */
-  take(family: Family, policies: PolicyBlocks[], now: number): boolean {
+  /**
+   * These are in force from now on. Returns whether that is news. `retention`: the time by which entries grow old.
+   */
+  take(family: Family, policies: PolicyBlocks[], now: number, retention = now): boolean {
     const last = this.#entries.findLast((entry) => entry.family === family);
     if (JSON.stringify(last?.policies ?? []) === JSON.stringify(policies)) return false;
     this.#entries.push({ family, from: now, policies });
-    this.#forget(now);
+    this.#forget(retention);
     return true;
   }
 

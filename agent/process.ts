@@ -7,6 +7,7 @@
 import { serveControl } from '../bfd/control-socket.ts';
 import { splitWords } from '../bfd/control-text.ts';
 import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
+import { type Moment, wallTime } from '../bfd/moment.ts';
 import { createScripts } from '../bfd/script.ts';
 import { VERSION } from '../bfd/version.ts';
 import { CHAIN_LIMITED, CHAIN_REFUSED } from '../nat/rules.ts';
@@ -20,7 +21,7 @@ import { exec } from './exec.ts';
 import { hasIPv6 } from './facts.ts';
 import { readBusiest } from './flows.ts';
 import { Gateway } from './gateway.ts';
-import { SessionHistory } from './history.ts';
+import { reportNow, SessionHistory } from './history.ts';
 import { HttpListeners } from './http.ts';
 import { createKernels } from './kernels.ts';
 import { LastPolicy, readLastPolicy } from './last-policy.ts';
@@ -62,18 +63,30 @@ function exit(code: number): never {
 process.on('SIGINT', () => {});
 process.on('SIGTERM', () => {});
 
+/** Now, by both clocks. */
+const moment = (): Moment => ({ wall: Date.now(), monotonic: clock() });
+const clock = (): number => performance.now();
+const STARTED = moment();
+/** The last word of the BFD process, and when it came. */
+let heard: { report: EngineReport; at: Moment } | undefined;
+
 const { NODE_NAME = '', POD_NAMESPACE, POD_NAME = '' } = process.env;
 const view: AgentView = {
   version: VERSION,
   ...(NODE_NAME && { node: NODE_NAME }),
   ...(POD_NAME && { pod: [POD_NAMESPACE, POD_NAME].filter(Boolean).join('/') }),
-  startedAt: Date.now(),
+  get startedAt() {
+    return wallTime(STARTED, moment());
+  },
   policy: { source: options.policyDir, valid: false, generation: 0, errors: [], warnings: [] },
   kernel: { inSync: false, families: [], notes: [], failed: [], driftRepaired: {} },
   bfdEnabled: false,
   draining: false,
   get uplink() {
     return uplink.view();
+  },
+  get bfd() {
+    return heard && reportNow(heard.report, heard.at, moment());
   },
   historyOf: (session) => history.of(session),
   get translationLog() {
@@ -94,7 +107,7 @@ const history = new SessionHistory();
 
 const bfd = new BfdLink({
   onReport(report) {
-    view.bfd = report;
+    heard = { report, at: moment() };
     history.observe(report, Date.now());
     view.draining = report.draining;
     recover(report);
@@ -109,7 +122,6 @@ const bfd = new BfdLink({
   onGone: () => exit(1),
 });
 
-const clock = (): number => performance.now();
 const recovery = new Recovery();
 
 /** The sessions that there are to be, as last told to the BFD process. */

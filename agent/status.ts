@@ -63,7 +63,7 @@ export interface AgentView {
   kernel: KernelView;
   bfdEnabled: boolean;
   /** The last word of the BFD process; absent before the first. */
-  bfd?: EngineReport;
+  bfd?: EngineReport | undefined;
   /** The state changes of a session, the newest last. */
   historyOf?(session: SessionReport): readonly StateChange[];
   /** Whether the policy asks for the translation log, which counts traffic; and what it has counted. */

@@ -50,6 +50,7 @@ import type { Flow } from '../nat/conntrack/table.ts';
 import { type Gap, type Total, Tracker } from '../nat/conntrack/tracker.ts';
 import { address, addressBytes } from '../routing/prefix.ts';
 import { readInsertFailures } from './conntrack-table.ts';
+import { RetentionClock } from './retention.ts';
 import type { OpenFlows } from './traffic.ts';
 
 /** What the thread is started with, and keeps in memory: the settings are its first message. */
@@ -155,6 +156,7 @@ const files = { ...stateFiles, parseJson };
 
 class TranslationWorker {
   readonly #directory: string;
+  readonly #retention: RetentionClock;
   readonly #port: MessagePort;
   readonly #tracker: Tracker;
   readonly #reader: ConntrackReader;
@@ -186,6 +188,7 @@ class TranslationWorker {
 
   constructor({ directory }: WorkerOptions, settings: WorkerSettings, port: MessagePort) {
     this.#directory = directory;
+    this.#retention = new RetentionClock(join(directory, '..'));
     this.#port = port;
     this.#tracker = new Tracker(CAPACITY, {
       classify: (flow) =>
@@ -217,7 +220,7 @@ class TranslationWorker {
     this.#wanted = compileFilters(log.filters);
     const rate = JSON.stringify(log.rateLimit);
     if (rate !== JSON.stringify(this.#log?.rateLimit))
-      this.#bucket = new TokenBucket(log.rateLimit, Date.now());
+      this.#bucket = new TokenBucket(log.rateLimit, performance.now());
     this.#log = log;
     this.#identity = identity;
   }
@@ -315,7 +318,7 @@ class TranslationWorker {
 
   #record(event: RecordEvent, flow: Flow, end?: number, estimated = false): void {
     if (flow.verdict === 'local' || !this.#log.events.includes(event) || !this.#wanted(flow)) return;
-    if (!this.#bucket.take(Date.now())) {
+    if (!this.#bucket.take(performance.now())) {
       this.#lose('rate_limit', 1);
       return;
     }
@@ -368,7 +371,7 @@ class TranslationWorker {
         directory,
         maxBytes: storeBytes(join(directory, '..')),
         maxAge: STORE_AGE,
-        now: Date.now,
+        now: () => this.#retention.now(),
         onAnew: (reason) =>
           this.#note('warn', 'the stored translations could not be read; begun anew', { reason }),
         files,
@@ -430,6 +433,10 @@ class TranslationWorker {
   }
 
   #dumped(): void {
+    const seconds = this.#retention.stepped();
+    if (seconds !== undefined) {
+      this.#note('warn', 'the wall clock was set; nothing that is kept expires by it', { seconds });
+    }
     this.#readAddresses();
     this.#countExhaustion();
     this.#tracker.forget(new Set([...this.#blockSizes.keys(), DEFAULT_POLICY]));

@@ -20,6 +20,7 @@ import {
   PortHistory,
   parseHistory,
 } from './port-history.ts';
+import { RetentionClock } from './retention.ts';
 import { type PolicyTraffic, TrafficMeter } from './traffic.ts';
 import { RecordOutput } from './translations-output.ts';
 import { LookupError, parseLookup, translationsDocument } from './translations-query.ts';
@@ -84,9 +85,11 @@ export class Translations {
   readonly #lookups = new Map<number, (answer: Found | Sources) => void>();
   #ending: Promise<void> | undefined;
   readonly #portHistory: PortHistory;
+  readonly #retention: RetentionClock;
 
   constructor(options: TranslationsOptions) {
     this.#options = options;
+    this.#retention = new RetentionClock(options.stateDir);
     let entries: HistoryEntry[] = [];
     try {
       entries = readHistory(join(options.stateDir, HISTORY_FILE));
@@ -122,7 +125,8 @@ export class Translations {
   onPortBlocks(blocks: Partial<Record<Family, PolicyBlocks[]>>): void {
     const news = FAMILIES.filter((family) => {
       const policies = blocks[family];
-      return policies !== undefined && this.#portHistory.take(family, policies, Date.now());
+      if (policies === undefined) return false;
+      return this.#portHistory.take(family, policies, Date.now(), this.#retention.now());
     });
     if (news.length === 0) return;
     const { stateDir, logger } = this.#options;

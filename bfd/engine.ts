@@ -36,6 +36,7 @@ import {
 } from './entry.ts';
 import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './intent.ts';
 import { KeyRing, keyReader } from './keys.ts';
+import type { Moment } from './moment.ts';
 import { type NextHop, NextHops, nextHopKey } from './next-hops.ts';
 import { decode, encode } from './packet.ts';
 import type { SavedSession } from './saved.ts';
@@ -101,11 +102,15 @@ const READ_BATCH = 32;
 const LONGEST_BACKLOG = 32;
 /** setTimeout takes no more, ms. */
 const LONGEST_TIMEOUT = 3_600_000;
+/** So many pairs of addresses without a session are remembered. */
+const MAX_PAST = 1000;
 const KNOCK = Buffer.alloc(0);
 
 /** The monotonic clock that the kernel's timers use, in microseconds: comparable across a restart. */
 const ORIGIN = Number(process.hrtime.bigint() / 1000n) - performance.now() * 1000;
 const clock = (): number => performance.now() * 1000 + ORIGIN;
+/** Now, by both clocks. */
+const moment = (): Moment => ({ wall: Date.now(), monotonic: performance.now() });
 
 export class Engine {
   readonly #log: Log;
@@ -125,6 +130,8 @@ export class Engine {
   readonly #blocked = new Set<string>();
   /** Sessions of the intent that were killed while their peer was blocked, by path; as the intent had them. */
   readonly #killed = new Map<string, string>();
+  /** What was counted of pairs of addresses whose session is gone: it goes on when there is one again. */
+  readonly #past = new Map<string, Pick<Entry, 'packetsIn' | 'packetsOut' | 'transitions'>>();
   #lastId = 0;
   #draining = false;
   #closed = false;
@@ -314,10 +321,8 @@ export class Engine {
       session,
       sender: this.#transport.sender(local, remote, multihop, known?.port ?? 0),
       keys,
-      packetsIn: 0,
-      packetsOut: 0,
-      history: [{ state: session.sessionState, since: Date.now() }],
-      transitions: [],
+      ...(this.#past.get(`${local} ${remote}`) ?? { packetsIn: 0, packetsOut: 0, transitions: [] }),
+      history: [{ state: session.sessionState, since: moment() }],
       forced: undefined,
       flaps: [],
       heldDownUntil: 0,
@@ -387,6 +392,11 @@ export class Engine {
   }
 
   #remove(entry: Entry): void {
+    const { local, remote, packetsIn, packetsOut, transitions } = entry;
+    const pair = `${local} ${remote}`;
+    this.#past.delete(pair);
+    this.#past.set(pair, { packetsIn, packetsOut, transitions });
+    if (this.#past.size > MAX_PAST) this.#past.delete(this.#past.keys().next().value!);
     entry.sender.close();
     this.#entries.delete(entry.id);
     this.#byPath.delete(entry.key);
@@ -596,7 +606,7 @@ export class Engine {
   }
 
   #changed(entry: Entry, { event, from, to, diagnostic }: SessionAction & { type: 'notify' }): void {
-    entry.history.push({ state: to, since: Date.now() });
+    entry.history.push({ state: to, since: moment() });
     if (entry.history.length > 4) entry.history.shift();
     const known = entry.transitions.find(
       (t) => t.from === from && t.to === to && t.diagnostic === diagnostic,
@@ -675,9 +685,10 @@ export class Engine {
   // Reports ------------------------------------------------------------------------------------------------
 
   report(): EngineReport {
+    const now = moment();
     const drops = this.#transport.drops();
     return {
-      sessions: [...this.#entries.values()].map(reportOf),
+      sessions: [...this.#entries.values()].map((entry) => reportOf(entry, now)),
       discards: drops === 0 ? { ...this.#discards } : { ...this.#discards, kernel: drops },
       lateness: { bounds: LATENESS_BOUNDS, ...this.#lateness, buckets: [...this.#lateness.buckets] },
       draining: this.#draining,
@@ -711,7 +722,7 @@ export class Engine {
         }
         return done(
           statusReply(
-            found.map((entry) => viewOf(entry, Date.now())),
+            found.map((entry) => viewOf(entry, moment())),
             command.style,
             command.select.by === 'all',
           ),
@@ -871,7 +882,7 @@ export class Engine {
         xmitAuthSeq: (saved.xmitAuthSeq + entry.session.config.detectMult) >>> 0,
         rcvAuthSeq: saved.rcvAuthSeq,
       });
-      entry.history = [{ state: entry.session.sessionState, since: Date.now() }];
+      entry.history = [{ state: entry.session.sessionState, since: moment() }];
       const awayMs = Math.round((now - saved.lastTransmit) / 1000);
       this.#log.info({ session: nameOf(entry), awayMs }, 'BFD session resumed');
       this.#dispatch(entry, { type: 'timer', readUntil: 0 });

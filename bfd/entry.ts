@@ -6,6 +6,7 @@ import type { SessionView } from './control-text.ts';
 import type { Path } from './demux.ts';
 import type { PeerIntent, SessionReport } from './intent.ts';
 import type { KeyRing } from './keys.ts';
+import { type Moment, wallTime } from './moment.ts';
 import type { Resumed, SavedSession } from './saved.ts';
 import { type Hold, peerDetectionTime, type Session, type SessionConfig } from './session.ts';
 import type { Sender } from './transport.ts';
@@ -28,8 +29,8 @@ export interface Entry extends Path {
   keys: KeyRing;
   packetsIn: number;
   packetsOut: number;
-  /** States and when they began, Unix ms, the present one last. */
-  history: { state: Session['sessionState']; since: number }[];
+  /** States and when they began, the present one last. */
+  history: { state: Session['sessionState']; since: Moment }[];
   transitions: SessionReport['transitions'];
   /** Kept in a state by `bfdd-control session … state`. */
   forced: Hold | undefined;
@@ -45,7 +46,7 @@ export interface Entry extends Path {
 export const nameOf = ({ id, local, remote }: Entry) => ({ id, local, remote });
 
 /** The session for the agent. */
-export function reportOf(entry: Entry): SessionReport {
+export function reportOf(entry: Entry, now: Moment): SessionReport {
   const { session } = entry;
   return {
     id: entry.id,
@@ -58,7 +59,7 @@ export function reportOf(entry: Entry): SessionReport {
     remoteDiagnostic: session.remoteDiag,
     localDiscriminator: session.localDiscr,
     remoteDiscriminator: session.remoteDiscr,
-    since: entry.history.at(-1)!.since,
+    since: wallTime(entry.history.at(-1)!.since, now),
     transmitInterval: session.transmitInterval,
     detectionTime: session.detectionTime,
     packetsIn: entry.packetsIn,
@@ -67,10 +68,11 @@ export function reportOf(entry: Entry): SessionReport {
   };
 }
 
-/** The session for `bfdd-control status` at the time `now`, Unix milliseconds. */
-export function viewOf(entry: Entry, now: number): SessionView {
+/** The session for `bfdd-control status`. */
+export function viewOf(entry: Entry, now: Moment): SessionView {
   const { session } = entry;
-  const until = [...entry.history.slice(1).map(({ since }) => since), now];
+  const since = entry.history.map((one) => one.since.monotonic);
+  const until = [...since.slice(1), now.monotonic];
   return {
     id: entry.id,
     local: entry.local,
@@ -84,7 +86,7 @@ export function viewOf(entry: Entry, now: number): SessionView {
     remoteDiagnostic: session.remoteDiag,
     localDiscriminator: session.localDiscr,
     remoteDiscriminator: session.remoteDiscr,
-    times: entry.history.map(({ state, since }, i) => ({ state, duration: until[i]! - since })).reverse(),
+    times: entry.history.map(({ state }, i) => ({ state, duration: until[i]! - since[i]! })).reverse(),
     transmitInterval: session.transmitInterval,
     detectionTime: session.detectionTime,
     detectMult: session.config.detectMult,

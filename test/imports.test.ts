@@ -20,7 +20,7 @@ const PURE: Record<string, string> = {
   'agent/policy': '*',
   'agent/render': '*',
   'agent/uplink': 'answerer arp claim filters health icmp mac ndp neighbours rivals',
-  bfd: 'auth constants control-text demux fsm intent json next-hop packet places saved session timers',
+  bfd: 'auth constants control-text demux fsm intent json moment next-hop packet places saved session timers',
   nat: 'chains desired diff egress errors inbound nftables parse port-blocks port-steps render rules sets state',
   'nat/conntrack': 'exhaustion flow groups lookup names ports records sources table totals tracker wire',
   routing: 'addresses desired diff events numbers ownership parse prefix render state',
@@ -29,7 +29,7 @@ const PURE: Record<string, string> = {
 const EFFECTS: Record<string, string> = {
   agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels
     kube-ovn-metrics kube-ovn-observer kube-ovn-supervisor last-policy log loop main metrics netlink once process
-    reconcile recovery-metrics render source status-watch supervisor sysctl translations translations-command
+    reconcile recovery-metrics render retention source status-watch supervisor sysctl translations translations-command
     translations-metrics translations-output translations-worker watch`,
   'agent/page': 'client dom page style',
   'agent/uplink': 'claims next-hop probe uplink',

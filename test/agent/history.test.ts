@@ -1,6 +1,6 @@
 import t from 'tap';
-import { KEPT_CHANGES, SessionHistory } from '../../agent/history.ts';
-import type { SessionReport, SessionStateName } from '../../bfd/intent.ts';
+import { KEPT_CHANGES, reportNow, SessionHistory } from '../../agent/history.ts';
+import type { EngineReport, SessionReport, SessionStateName } from '../../bfd/intent.ts';
 
 const PEER = { id: 1, local: '10.16.0.12', remote: '10.255.255.255' };
 
@@ -59,4 +59,13 @@ t.test('of a session that flaps the newest changes are kept', async (t) => {
   const kept = history.of(PEER);
   t.equal(kept.length, KEPT_CHANGES);
   t.equal(kept.at(-1)!.at, 199);
+});
+
+t.test('a report tells times by the wall clock as it goes now', async (t) => {
+  const session = { id: 1, since: 1_000_000 };
+  const report = { sessions: [session], draining: false } as unknown as EngineReport;
+  const at = { wall: 1_010_000, monotonic: 500 };
+  const sinceAt = (now: { wall: number; monotonic: number }) => reportNow(report, at, now).sessions[0]!.since;
+  t.equal(sinceAt({ wall: 1_011_000, monotonic: 1500 }), 1_000_000);
+  t.equal(sinceAt({ wall: 1_011_000 - 600_000, monotonic: 1500 }), 400_000, 'set back since it came');
 });

@@ -582,3 +582,35 @@ t.test(
     await until('it sends', () => only(e).packetsOut > 0);
   },
 );
+
+t.test('what was counted of a pair of addresses goes on when its session was gone and is back', async (t) => {
+  const { passive, intents } = await pair(t);
+  const before = only(passive);
+  passive.configure({ peers: [], readiness: READY });
+  await until('gone', () => passive.report().sessions.length === 0);
+  passive.configure({ peers: [intents[0]], readiness: READY });
+  await until('Up again', () => isUp(passive));
+  const after = only(passive);
+  t.not(after.id, before.id);
+  t.ok(after.packetsIn > before.packetsIn);
+  t.ok(after.packetsOut > before.packetsOut);
+  const ups = ({ transitions }: SessionReport) =>
+    transitions.filter(({ to }) => to === 'Up').reduce((sum, { count }) => sum + count, 0);
+  t.equal(ups(after), ups(before) + 1);
+});
+
+t.test('a wall clock that is set changes no uptime', async (t) => {
+  const { passive } = await pair(t);
+  const real = Date.now;
+  t.teardown(() => {
+    Date.now = real;
+  });
+  for (const hours of [-1, 1, 200]) {
+    Date.now = () => real() + hours * 3_600_000;
+    const { since } = only(passive);
+    const uptime = (Date.now() - since) / 1000;
+    t.ok(uptime >= 0 && uptime < 30, `${hours} h: up for ${uptime} s`);
+    t.match(passive.command(['status', 'all', 'level', '4']).text, /Up/);
+    t.notMatch(passive.command(['status', 'all', 'level', '5']).text, /-\d+:/);
+  }
+});

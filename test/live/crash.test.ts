@@ -269,6 +269,9 @@ t.test('the clock jumps an hour forward and two back', async (t) => {
       t.ok(cpuTime() - cpu < 0.4, 'and nothing runs away');
       t.equal(agent.http('/livez').status, 200);
       t.equal(agent.http('/readyz').status, 200);
+      const session = `{local="${LOCAL}",remote="${ADDRESS.bfdPort[4]}"}`;
+      const uptime = agent.metric(`veg_bfd_session_uptime_seconds${session}`) ?? -1;
+      t.ok(uptime > 0 && uptime < 1800, `the session is Up for ${uptime} s`);
     }
   });
   t.equal(flaps(), before, 'the session never left Up');
