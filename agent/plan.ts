@@ -88,7 +88,12 @@ export function obstacle(facts: LinkFacts, name: string, family: Family, role: s
   }
   if (!link.up) return `the ${role} interface ${name} is down`;
   if (usableAddresses(facts, name, family).length === 0) {
-    return `the ${role} interface ${name} has no usable IPv${family} address`;
+    const duplicate = facts.addresses.find(
+      (address) =>
+        address.ifindex === link.index && address.family === family && address.flags & IFA_F_DADFAILED,
+    );
+    const why = duplicate === undefined ? '' : `: somebody else on the link has ${duplicate.address}`;
+    return `the ${role} interface ${name} has no usable IPv${family} address${why}`;
   }
   return undefined;
 }

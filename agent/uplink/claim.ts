@@ -14,7 +14,7 @@
  * moment when the kernel is told, and from then on the kernel answers: so exactly one gets it. What is held is
  * never given up: the policy says whose it is.
  */
-import { createRivals, hearRival, type Rivals } from './rivals.ts';
+import { createRivals, hearRival, isContested, type Rivals } from './rivals.ts';
 
 export const CLAIM = {
   /** So many questions without an answer, so far apart (ms), mean that an address is free. */
@@ -27,8 +27,12 @@ export const CLAIM = {
   freeFor: 5000,
   /** When an address is announced, ms after it came: neighbours may miss one, a switch port may come up late. */
   announcements: [0, 1000, 3000],
-  /** Between two answers to somebody who claims an address that is held, ms. */
-  defendInterval: 100,
+  /**
+   * Between two answers to somebody who claims an address that is held, ms: the first pause, doubled up to the
+   * longest while it goes on, so that two that both hold an address do not fill the link.
+   */
+  defendFirst: 100,
+  defendLongest: 1000,
 } as const;
 
 export interface Claim {
@@ -42,6 +46,10 @@ export interface Claim {
   /** When it is to be announced, in order. */
   announceAt: number[];
   announcedAt: number;
+  /** The least time from one answer to a rival to the next, ms. */
+  pause: number;
+  /** Held, and nobody was asked yet whether he has it too. */
+  unasked: boolean;
   /** Others that have claimed it while it was held. */
   rivals: Rivals;
 }
@@ -60,6 +68,8 @@ export const createClaim = (now: number): Claim => ({
   nextAt: now,
   announceAt: [],
   announcedAt: Number.NEGATIVE_INFINITY,
+  pause: CLAIM.defendFirst,
+  unasked: false,
   rivals: createRivals(),
 });
 
@@ -69,6 +79,7 @@ export function hold(claim: Claim, now: number): void {
   claim.holder = undefined;
   claim.nextAt = Number.POSITIVE_INFINITY;
   claim.announceAt = CLAIM.announcements.map((delay) => now + delay);
+  claim.unasked = true;
 }
 
 /** The kernel has refused the address: others may have it meanwhile. */
@@ -84,6 +95,7 @@ export function hear(claim: Claim, { kind, mac }: Word, own: string, now: number
   if (claim.state === 'held') {
     // A question is answered by the kernel.
     if (kind === 'claim') {
+      if (!isContested(claim.rivals, now)) claim.pause = CLAIM.defendFirst;
       hearRival(claim.rivals, mac, now);
       defend(claim, now);
     }
@@ -105,8 +117,10 @@ export function hear(claim: Claim, { kind, mac }: Word, own: string, now: number
 
 /** It is to be announced as soon as may be. */
 function defend(claim: Claim, now: number): void {
-  const at = Math.max(now, claim.announcedAt + CLAIM.defendInterval);
-  if ((claim.announceAt[0] ?? Number.POSITIVE_INFINITY) > at) claim.announceAt.unshift(at);
+  const at = Math.max(now, claim.announcedAt + claim.pause);
+  if ((claim.announceAt[0] ?? Number.POSITIVE_INFINITY) <= at) return;
+  claim.announceAt.unshift(at);
+  if (at > now) claim.pause = Math.min(claim.pause * 2, CLAIM.defendLongest);
 }
 
 /** What is to be done now that all that has come was heard; undefined: nothing yet. */
@@ -138,6 +152,7 @@ export function setFree(claim: Claim, now: number): void {
 export function announced(claim: Claim, now: number): void {
   claim.announceAt.shift();
   claim.announcedAt = now;
+  claim.unasked = false;
 }
 
 /** When `next` has something to do if nothing is heard before. */

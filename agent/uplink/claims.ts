@@ -3,8 +3,8 @@
  * before they are taken. claim.ts decides; here are the sockets and the clock.
  *
  * Announced and defended promises: when an address, its link or its Ethernet address is new, the neighbours are told
- * within a second; when somebody else claims it, they are told again at once, at most ten times a second, and it is
- * logged, noted and counted. Both need a packet socket; without one a note says so.
+ * within a second; when somebody else claims it, they are told again at once and then ever more slowly, once a second at
+ * least, and it is logged, noted and counted. Both need a packet socket; without one a note says so.
  */
 import * as libc from '../../bfd/libc.ts';
 import { SystemError } from '../../bfd/libc.ts';
@@ -312,9 +312,12 @@ export class Claims {
   }
 
   #announce(address: Address, { place, claim }: Entry, now: number): void {
+    const { unasked } = claim;
     announced(claim, now);
     try {
       this.#send(address, place, 'announcement');
+      // Another one that has it too need not have heard that.
+      if (unasked) this.#send(address, place, 'question');
     } catch {
       // The link is gone, and the address with it; or there is a note that says why not.
     }

@@ -133,7 +133,16 @@ t.test('an address that duplicate address detection has not passed is not used',
   const addresses = [...POD.addresses.slice(0, 3), on(3, 'fd00:172:17::11/64', IFA_F_TENTATIVE)];
   t.match(makePlan(POLICY, { ...POD, addresses }, {}).families[1], {
     state: 'blocked',
-    reason: /net1 has no usable IPv6 address/,
+    reason: /net1 has no usable IPv6 address$/,
+  });
+  const IFA_F_DADFAILED = 0x08;
+  const taken = [
+    ...POD.addresses.slice(0, 3),
+    on(3, 'fd00:172:17::11/64', IFA_F_TENTATIVE | IFA_F_DADFAILED),
+  ];
+  t.match(makePlan(POLICY, { ...POD, addresses: taken }, {}).families[1], {
+    state: 'blocked',
+    reason: /net1 has no usable IPv6 address: somebody else on the link has fd00:172:17::11$/,
   });
 });
 

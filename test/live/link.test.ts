@@ -390,3 +390,15 @@ t.test('whoever claims an address of the gateway is answered at once, and told',
     );
   }
 });
+
+t.test('another holder of the pod’s own addresses is found at the start', async (t) => {
+  const { gateway, thief, start } = await silentGateway(t);
+  const own = Object.values(ADDRESS.gatewayExternal);
+  thief.ip(`addr add ${own[0]}/16 dev eth0\naddr add ${own[1]}/64 dev eth0 nodad`);
+  const agent = await start();
+  const { kernel } = await agent.statusUntil('the notes', ({ kernel }) => kernel.notes.length >= 2);
+  for (const address of own) {
+    t.match(kernel.notes.join('\n'), `${THIEF} claimed ${address} within the last minute`);
+  }
+  t.match(gateway.sh('ip -o addr show dev net1'), own[0], 'it is kept: the CNI has given it');
+});

@@ -87,19 +87,26 @@ t.test('one that the kernel refused, or does not get, is kept from nobody', asyn
   }
 });
 
-t.test('one that is held is defended at once, ten times a second at most, and never given up', async (t) => {
+t.test('one that is held is defended at once, then ever more slowly, and never given up', async (t) => {
   const claim = createClaim(0);
   hold(claim, 0);
   run(claim, 0, 5000);
   const done: string[] = [];
-  for (let now = 6000; now < 6500; now += 20) {
+  for (let now = 6000; now < 8500; now += 20) {
     t.notOk(hear(claim, { kind: 'claim', mac: LOWER }, OWN, now, 0));
     done.push(...run(claim, now, now));
   }
-  t.strictSame(done, ['announce 6000', 'announce 6100', 'announce 6200', 'announce 6300', 'announce 6400']);
-  t.strictSame(run(claim, 6500, 9000), ['announce 6500'], 'the last word is ours');
+  t.strictSame(
+    done,
+    [6000, 6100, 6300, 6700, 7500, 8500].slice(0, 5).map((at) => `announce ${at}`),
+    'the pause doubles',
+  );
+  t.strictSame(run(claim, 8500, 9000), ['announce 8500'], 'the last word is ours');
   t.equal(claim.state, 'held');
   t.strictSame([...claim.rivals.heard.keys()], [LOWER]);
   t.notOk(hear(claim, { kind: 'question', mac: LOWER }, OWN, 9000, 0), 'the kernel answers questions');
   t.equal(next(claim, 9000), undefined);
+  hear(claim, { kind: 'claim', mac: LOWER }, OWN, 30_000, 0);
+  hear(claim, { kind: 'claim', mac: LOWER }, OWN, 30_000, 0);
+  t.strictSame(run(claim, 30_000, 40_000), ['announce 30000'], 'peace makes it quick again');
 });
