@@ -17,12 +17,13 @@ import { parseNetworkStatus } from './interfaces.ts';
 import { addKubeOvnMetrics, interfaceCounters } from './kube-ovn-metrics.ts';
 import { createLog } from './log.ts';
 import { readObserverConfig } from './observer-config.ts';
+import { ObserverCounts } from './observer-counts.ts';
 import { EXIT, parseListen } from './options.ts';
 import type { PolicyFile } from './policy/model.ts';
 import { Translations } from './translations.ts';
 import { watchPolicy } from './watch.ts';
 
-/** Its file system is read-only but for this directory, and what it keeps need not outlive it. */
+/** Its file system is read-only but for this directory. It is the pod's: counters go on when the container starts again. */
 const MEMORY = '/dev/shm';
 
 /** Says what is wrong with the command line, and ends. */
@@ -62,6 +63,8 @@ const translations = new Translations({
   node: process.env.NODE_NAME ?? '',
   logger,
 });
+const INTERFACE_ERROR = 'interface collect';
+const counts = new ObserverCounts(join(stateDir, 'counts.json'), ['success', 'error', INTERFACE_ERROR]);
 let wanted = { interfaces: false, externalNetwork: '' };
 
 /** The interfaces, as Multus names them. Throws when it does not, or they are not there. */
@@ -94,7 +97,7 @@ function lookForInterfaces(): void {
     interfaces = findInterfaces();
     trouble = '';
   } catch (error) {
-    errors.inc({ ...translations.identity, collector: 'interface', operation: 'collect' });
+    counts.add(INTERFACE_ERROR);
     const { message } = error as Error;
     if (message !== trouble) logger.error({ problem: message }, 'the interfaces cannot be counted');
     trouble = message;
@@ -102,17 +105,28 @@ function lookForInterfaces(): void {
 }
 
 const registry = new Registry();
-const reloads = new Counter({
+new Counter({
   name: 'kube_ovn_vpc_egress_gateway_observability_config_reload_total',
   help: 'How often the configuration was read, by result.',
   labelNames: ['namespace', 'name', 'pod', 'node', 'result'],
   registers: [registry],
+  collect() {
+    this.reset();
+    for (const result of ['success', 'error'] as const) {
+      if (counts.of(result) > 0) this.inc({ ...translations.identity, result }, counts.of(result));
+    }
+  },
 });
-const errors = new Counter({
+new Counter({
   name: 'kube_ovn_vpc_egress_gateway_observability_errors_total',
   help: 'What a collector could not do.',
   labelNames: ['namespace', 'name', 'pod', 'node', 'collector', 'operation'],
   registers: [registry],
+  collect() {
+    this.reset();
+    const labels = { ...translations.identity, collector: 'interface', operation: 'collect' };
+    if (counts.of(INTERFACE_ERROR) > 0) this.inc(labels, counts.of(INTERFACE_ERROR));
+  },
 });
 addKubeOvnMetrics(registry, {
   snapshot: () => translations.snapshot,
@@ -124,7 +138,7 @@ addKubeOvnMetrics(registry, {
 function take(files: PolicyFile[] | { unreadable: string }): void {
   const config = readObserverConfig(files);
   if ('problem' in config) {
-    reloads.inc({ ...translations.identity, result: 'error' });
+    counts.add('error');
     logger.error(
       { problem: config.problem },
       'the configuration cannot be used; the last one stays in force',
@@ -133,7 +147,7 @@ function take(files: PolicyFile[] | { unreadable: string }): void {
   }
   wanted = { interfaces: config.interfaces, externalNetwork: config.externalNetwork };
   translations.onPolicy(config.policy);
-  reloads.inc({ ...translations.identity, result: 'success' });
+  counts.add('success');
   logger.info({ config: config.policy.name, log: config.policy.translationLog ?? null }, 'configured');
 }
 

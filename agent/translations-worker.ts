@@ -120,7 +120,19 @@ interface Counts extends Pick<Snapshot, 'records' | 'lost'> {
   lacking: PortsLacking[];
   /** The kernel's number of failed insertions as it was last seen. */
   insertFailures?: number;
+  /** Those of the tracker. */
+  events: Snapshot['events'];
+  untracked: number;
 }
+
+/** What was never counted. */
+const noCounts = (): Counts => ({
+  records: { start: 0, end: 0 },
+  lost: { ...NOTHING_LOST },
+  lacking: [],
+  events: { new: 0, destroy: 0 },
+  untracked: 0,
+});
 
 /** The reasons for which this thread loses records: a counter that was never 0 cannot be seen to begin. */
 const NOTHING_LOST = { rate_limit: 0, overrun: 0, queue_full: 0, store: 0 };
@@ -171,7 +183,7 @@ class TranslationWorker {
   #identity!: Identity;
   /** The pod's own addresses, as strings of their octets. */
   #local = new Set<string>();
-  #counts: Counts = { records: { start: 0, end: 0 }, lost: { ...NOTHING_LOST }, lacking: [] };
+  #counts = noCounts();
   /** Lines to hand on, and how many records are under way altogether. */
   #lines: string[] = [];
   #underWay = 0;
@@ -426,6 +438,8 @@ class TranslationWorker {
       if (counts === undefined) throw new Error(`${this.#checkpointFile} is damaged`);
       this.#tracker.load(tracker, flows, Date.now());
       this.#counts = counts;
+      Object.assign(this.#tracker.events, counts.events);
+      this.#tracker.untracked = counts.untracked;
     } catch (error) {
       const { message: reason } = error as Error;
       this.#note('warn', 'the saved counters are left aside; they begin anew', { reason });
@@ -444,7 +458,9 @@ class TranslationWorker {
     let trouble = '';
     try {
       const flows = this.#tracker.table.save();
-      writeCheckpoint(this.#checkpointFile, { tracker, extra: this.#counts }, flows, files);
+      const { events, untracked } = this.#tracker;
+      const extra: Counts = { ...this.#counts, events, untracked };
+      writeCheckpoint(this.#checkpointFile, { tracker, extra }, flows, files);
     } catch (error) {
       trouble = (error as Error).message;
     }
@@ -554,11 +570,16 @@ function parseCounts(value: unknown): Counts | undefined {
     Object.entries(counts).every(([name, count]) => Object.hasOwn(names, name) && isCount(count));
   const isLacking = (one: Partial<PortsLacking> | null) =>
     isCount(one?.connections) && typeof one?.externalIP === 'string' && typeof one.protocol === 'string';
-  const none = { records: { start: 0, end: 0 }, lost: NOTHING_LOST };
-  const { records, lost, lacking, insertFailures } = { ...none, lacking: [], ...(value as object) } as Counts;
+  const none = noCounts();
+  const { records, lost, lacking, insertFailures, events, untracked } = {
+    ...none,
+    ...(value as object),
+  } as Counts;
   const wellFormed =
     areCounts(records, none.records) &&
     areCounts(lost, none.lost) &&
+    areCounts(events, none.events) &&
+    isCount(untracked) &&
     Array.isArray(lacking) &&
     lacking.every(isLacking) &&
     (insertFailures === undefined || isCount(insertFailures));
@@ -567,6 +588,8 @@ function parseCounts(value: unknown): Counts | undefined {
     records: { ...none.records, ...records },
     lost: { ...none.lost, ...lost },
     lacking,
+    events: { ...none.events, ...events },
+    untracked,
     ...(insertFailures !== undefined && { insertFailures }),
   };
 }

@@ -28,7 +28,7 @@ const PURE: Record<string, string> = {
 
 const EFFECTS: Record<string, string> = {
   agent: `bfd-link cli client conntrack-table control drain events exec facts flows gateway http kernels
-    kube-ovn-metrics kube-ovn-observer kube-ovn-supervisor last-policy log loop main metrics netlink once process
+    kube-ovn-metrics kube-ovn-observer kube-ovn-supervisor last-policy log loop main metrics netlink observer-counts once process
     reconcile recovery-metrics render retention source status-watch supervisor sysctl translations translations-command
     translations-metrics translations-output translations-worker watch`,
   'agent/page': 'client dom page style',

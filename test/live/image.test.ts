@@ -327,7 +327,16 @@ t.test('the observer tells of translated flows, with what its container has', as
   await until(() => metrics().includes(`config_reload_total{${labels},result="success"} 2`), {
     what: 'a reload',
   });
+  const last = metrics();
   t.equal(await observer.stop('SIGTERM'), 0);
+
+  // Its container starts again in the same pod.
+  const started = (text: string) =>
+    text.match(/^\S+nat_flows_started_total\{[^}]*protocol="tcp"[^}]*\} (\d+)/m)?.[1];
+  const before = Number(started(last));
+  root.spawn(gateway, [program, ...flags], identity);
+  await until(() => Number(started(metrics())) >= before, { what: 'counters go on', timeoutMs: PATIENCE });
+  t.match(metrics(), `config_reload_total{${labels},result="success"} 3`);
 });
 
 t.test('Node’s flags follow the memory limit; what was compiled ahead is for its user alone', async (t) => {
