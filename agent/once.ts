@@ -1,4 +1,5 @@
 /** The commands that do one thing to policy files or the kernel and exit, without a daemon. */
+import type { Failure } from './failures.ts';
 import { createKernels } from './kernels.ts';
 import { keepPolicy, readLastPolicy, removeLastPolicy } from './last-policy.ts';
 import { EXIT, type Options } from './options.ts';
@@ -59,6 +60,9 @@ function obstacles(look: Look): string[] {
   );
 }
 
+const tell = ({ object, name, reason, message }: Failure): string =>
+  `${object} ${name}: ${reason}: ${message}`;
+
 /** `check`: 0 valid, 3 invalid. */
 export async function check(options: Options, path?: string): Promise<number> {
   const found = path === undefined ? load(options) : valid(readSource(path, {}));
@@ -82,8 +86,7 @@ export async function apply(options: Options): Promise<number> {
     for (const note of look.notes) complain(`note: ${note}`);
     for (const line of changeLines(look.changes)) say(line);
     const { failures } = await reconciler.carryOut(look);
-    for (const { object, name, reason, message } of failures)
-      complain(`${object} ${name}: ${reason}: ${message}`);
+    for (const failure of failures) complain(tell(failure));
     for (const obstacle of obstacles(look)) complain(obstacle);
     if (failures.length > 0 || obstacles(look).length > 0) return EXIT.failed;
     const left = await reconciler.look(policy);
@@ -115,9 +118,11 @@ export async function plan(options: Options, json: boolean): Promise<number> {
       for (const note of look.notes) complain(`note: ${note}`);
       for (const line of lines) say(line);
     }
-    for (const obstacle of obstacles(look)) complain(obstacle);
+    // Of what could not be looked at it is not known what would change.
+    const unknown = [...obstacles(look), ...look.failed.map(tell)];
+    for (const obstacle of unknown) complain(obstacle);
     if (lines.length > 0) return EXIT.changesPending;
-    return obstacles(look).length > 0 ? EXIT.failed : EXIT.ok;
+    return unknown.length > 0 ? EXIT.failed : EXIT.ok;
   });
 }
 

@@ -109,7 +109,7 @@ async function refused(
   t.equal(status.ready, false);
   t.equal(status.kernel.inSync, false);
   t.match(agent.http('/readyz'), { status: 503, body: /kernel not in sync: / });
-  t.equal(agent.metric('veg_agent_kernel_in_sync'), 0);
+  await until(() => agent.metric('veg_agent_kernel_in_sync') === 0, { what: 'veg_agent_kernel_in_sync 0' });
   t.ok((agent.metric(`veg_agent_objects_failed{object="${object}",reason="${reason}"}`) ?? 0) > 0);
   const { message } = status.kernel.failed.find(isIt)!;
   await until(() => agent.daemon.log().includes(JSON.stringify(message).slice(1, 60)), {
@@ -234,6 +234,9 @@ t.test('nf_tables', async (t) => {
     t.equal(nat(gateway), before);
     await crash(agent);
     await refused(t, agent, told);
+    const plan = agent.cli('plan');
+    t.equal(plan.code, 1, 'what would change cannot be told');
+    t.match(plan.stderr, 'nft -a list table ip mangle');
     const handle = /ct state established .* handle (\d+)/.exec(
       gateway.sh('nft -a list chain ip mangle FORWARD'),
     )![1];
