@@ -4,7 +4,7 @@
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../bfd/intent.ts';
-import { CHAIN_LIMITED, CHAIN_REFUSED } from '../nat/rules.ts';
+import { CHAIN_LIMIT, CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Trigger } from './cadence.ts';
 import type { ConntrackPressure } from './conntrack-table.ts';
 import type { Drops } from './drops.ts';
@@ -279,7 +279,7 @@ export class Metrics {
     dropped(
       'veg_connection_limit_dropped_packets_total',
       'Packets from the VPC that were dropped because their source has as many connections as it may.',
-      CHAIN_LIMITED,
+      CHAIN_LIMIT,
     );
     addTranslationMetrics(this.registry, () => translations.snapshot);
     addKubeOvnMetrics(this.registry, {

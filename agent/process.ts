@@ -10,7 +10,7 @@ import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
 import { type Moment, wallTime } from '../bfd/moment.ts';
 import { createScripts } from '../bfd/script.ts';
 import { VERSION } from '../bfd/version.ts';
-import { CHAIN_LIMITED, CHAIN_REFUSED } from '../nat/rules.ts';
+import { CHAIN_LIMIT, CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Family } from '../routing/prefix.ts';
 import { BfdLink } from './bfd-link.ts';
 import { Busiest } from './busiest.ts';
@@ -155,7 +155,7 @@ const drops = new Drops(() => {
   const programmed = view.kernel.families.filter(({ state }) => state !== 'unused');
   return kernels.nat.counts(
     programmed.map(({ family }) => family),
-    [CHAIN_REFUSED, CHAIN_LIMITED],
+    [CHAIN_REFUSED, CHAIN_LIMIT],
   );
 }, clock);
 const connectionLimit = (): number => view.policy.limits?.connectionsPerSource ?? 0;
@@ -164,7 +164,7 @@ const busiest = new Busiest({
   limit: connectionLimit,
   async limited() {
     if (connectionLimit() > 0) await drops.refresh();
-    return drops.of(CHAIN_LIMITED).reduce((sum, { packets }) => sum + packets, 0);
+    return drops.of(CHAIN_LIMIT).reduce((sum, { packets }) => sum + packets, 0);
   },
   read: readBusiest,
   logger,

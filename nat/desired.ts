@@ -23,7 +23,6 @@ import {
   CHAIN_INVALID,
   CHAIN_INWARDS,
   CHAIN_LIMIT,
-  CHAIN_LIMITED,
   CHAIN_MSS,
   CHAIN_REFUSED,
   CHAIN_STRAY,
@@ -127,10 +126,12 @@ const RESETTING = ['tcp', 'sctp'];
 
 /**
  * What can be left out, with its table and chain: without it every packet is still translated as the policy says. The
- * clamp keeps segments small; BFD that is tracked may leave with another source port, as upstream's does.
+ * clamp keeps segments small, the limit keeps room for others; BFD that is tracked may leave with another source port,
+ * as upstream's does.
  */
 export const OPTIONAL_PARTS = [
   { part: 'mssClamp', table: 'mangle', chain: CHAIN_MSS },
+  { part: 'connectionsPerSource', table: 'mangle', chain: CHAIN_LIMIT },
   { part: 'notrackBfd', table: 'raw', chain: CHAIN_NOTRACK },
 ] as const;
 export type OptionalPart = (typeof OPTIONAL_PARTS)[number]['part'];
@@ -223,8 +224,7 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
   if (connectionsPerSource > 0) {
     const mask = addressBits(family);
     const above = `--connlimit-above ${connectionsPerSource} --connlimit-mask ${mask} --connlimit-saddr`;
-    add('mangle', CHAIN_LIMIT, [`-m connlimit ${above} ${jump(CHAIN_LIMITED)}`]);
-    add('mangle', CHAIN_LIMITED, ['-j DROP']);
+    add('mangle', CHAIN_LIMIT, [`-m connlimit ${above} -j DROP`]);
     hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_LIMIT)}`);
   }
   if (closed) {

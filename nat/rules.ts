@@ -50,10 +50,11 @@ export const CHAIN_STRAY = 'VEG-STRAY';
 export const CHAIN_INVALID = 'VEG-INVALID';
 /** mangle FORWARD, from the VPC: what begins a connection. */
 export const CHAIN_EGRESS = 'VEG-EGRESS';
-/** mangle FORWARD, from the VPC: what begins a connection that the policy allows. */
+/**
+ * mangle FORWARD, from the VPC: what begins a connection that the policy allows. One rule drops it where its source
+ * has as many as it may.
+ */
 export const CHAIN_LIMIT = 'VEG-LIMIT';
-/** Where it ends for a source that has as many as it may: one rule, whose counter says how much that was. */
-export const CHAIN_LIMITED = 'VEG-LIMITED';
 /** mangle FORWARD, into the VPC: what begins a connection, or belongs to none. */
 export const CHAIN_INGRESS = 'VEG-INGRESS';
 /** Where the last one ends for what may not come in: one rule, whose counter says how much that was. */

@@ -177,6 +177,22 @@ t.test('nf_tables', async (t) => {
     t.match(gateway.sh('iptables -t mangle -S'), 'TCPMSS');
   });
 
+  await t.test('without the module of the limit everything but the limit goes in', async (t) => {
+    refuse('connlimit', 'Warning: Extension connlimit revision 0 not supported, missing kernel module?');
+    const limits = { connectionsPerSource: 1000 };
+    policy.set({ bfd: BFD, policies: [DIRECT, WEB, EXTRA], mssClamp: true, limits } as never);
+    await refused(t, agent, { object: 'chain', reason: 'unsupported', name: 'VEG-LIMIT' });
+    t.match(gateway.sh('iptables -t mangle -S'), 'TCPMSS');
+    t.match(nat(gateway, 6), '-s fd00:10:19::/64 -j RETURN');
+    refuse();
+    await recovered(t, agent);
+    const limited = () => gateway.sh('ip6tables -t mangle -S').includes('--connlimit-above 1000');
+    t.ok(limited());
+    policy.set({ bfd: BFD, policies: [DIRECT, WEB, EXTRA], mssClamp: true } as never);
+    await until(() => !limited(), { what: 'the edit' });
+    await recovered(t, agent);
+  });
+
   await t.test(
     'a policy whose translation is refused leaves the last one whole, over a restart too',
     async (t) => {

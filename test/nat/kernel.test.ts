@@ -277,7 +277,7 @@ t.test(
     const mangle = `*mangle
 :FORWARD ACCEPT [0:0]
 :VEG-REFUSED - [0:0]
-:VEG-LIMITED - [0:0]
+:VEG-LIMIT - [0:0]
 [9:600] -A FORWARD -j VEG-REFUSED
 [7:420] -A VEG-REFUSED -j DROP
 COMMIT
@@ -287,7 +287,7 @@ COMMIT
       answers: { ...answers, 'ip6tables-nft-save -c -t mangle': { stderr: 'no', exitCode: 1 } },
     });
     const kernel = createNatKernel(system);
-    const chains = ['VEG-REFUSED', 'VEG-LIMITED'];
+    const chains = ['VEG-REFUSED', 'VEG-LIMIT'];
     t.strictSame(await kernel.counts([4, 6], chains), [], 'nothing was observed yet');
     await kernel.observe({ families: [4, 6] });
     t.strictSame(await kernel.counts([4, 6], chains), [{ family: 4, chain: 'VEG-REFUSED', packets: 7 }]);
