@@ -113,11 +113,12 @@ export class FlowCleaner {
     await turn();
     for (let plan = this.#next; plan !== undefined; plan = this.#next) {
       this.#next = undefined;
-      const sides = plan.routing.flatMap(({ internal, external }) => [internal, external]);
+      const inside = plan.routing.flatMap(({ internal }) => internal.addresses);
+      const outside = plan.routing.flatMap(({ external }) => external.addresses);
       try {
-        const own = sides.flatMap(({ addresses }) => addresses);
-        const inside = plan.routing.flatMap(({ internalBlocks }) => internalBlocks);
-        const flows = await removeFlows(staleFlows(plan.nat, own, inside));
+        const blocks = plan.routing.flatMap(({ internalBlocks }) => internalBlocks);
+        const isStale = staleFlows(plan.nat, [...inside, ...outside], blocks, inside);
+        const flows = await removeFlows(isStale);
         if (flows > 0) this.#logger.info({ flows }, 'removed flows that began under other rules');
       } catch (error) {
         const reason = (error as Error).message;

@@ -16,6 +16,7 @@ import { Loop } from './loop.ts';
 import type { Metrics } from './metrics.ts';
 import type { Options } from './options.ts';
 import type { Plan } from './plan.ts';
+import { masquerades } from './plan-nat.ts';
 import { formatError } from './policy/load.ts';
 import { DEFAULT_UPLINK, type Policy } from './policy/model.ts';
 import {
@@ -91,7 +92,7 @@ export class Gateway {
   /** Who is behind a drift that could not be repaired yet. */
   #unrepaired: Cause | undefined;
   #failureTold = '';
-  /** The sessions of each family; those of a blocked family stay as they were. */
+  /** The sessions of each family; those of a family that is left alone stay as they were. */
   readonly #peers: Record<Family, PeerIntent[]> = { 4: [], 6: [] };
   /** Whether a family's translation and routes are in the kernel. Undefined before the first look. */
   #programmed: BfdIntent['readiness'] | undefined;
@@ -309,7 +310,7 @@ export class Gateway {
       const failure = failures.find((one) => one.family === undefined || one.family === family);
       const ready = state === 'programmed' && HELD.has(outcome);
       programmed[family] = ready ? { ready } : notYet(reason ?? failure?.message);
-      if (state !== 'blocked') {
+      if (!plan.leftAlone.includes(family)) {
         this.#peers[family] = plan.peers.filter(({ remote }) => familyOf(remote as Address) === family);
       }
     }
@@ -327,6 +328,7 @@ export class Gateway {
         policies[family].external.gateways.filter((gateway) => familyOf(gateway) === family),
       ),
       gatewayMacs: policy.external.gatewayMacs ?? [],
+      masqueraded: FAMILIES.filter((family) => masquerades(policies[family], family)),
       policy: policy.uplink ?? DEFAULT_UPLINK,
     });
     this.publish();

@@ -1,5 +1,5 @@
 /** Which of the pod's interfaces is the internal one and which the external one. Pure. */
-import { type Address, contains, type Family, parsePrefix } from '../routing/prefix.ts';
+import { type Address, contains, type Family, type Prefix, parsePrefix } from '../routing/prefix.ts';
 import type { InterfaceAddress, Link } from '../routing/state.ts';
 import type { Policy } from './policy/model.ts';
 
@@ -20,6 +20,8 @@ export interface NetworkStatus {
 export interface Facts {
   links: Link[];
   addresses: InterfaceAddress[];
+  /** The networks that routes of the main table find on a link, without a gateway. */
+  connected: { dev: string; network: Prefix }[];
   /** Empty when there is no network-status file. */
   networks: NetworkStatus[];
   /** The names of the pod and of its node, as far as they are known: it is the owner of what names them. */

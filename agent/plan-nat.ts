@@ -1,7 +1,9 @@
 /** What NAT has to do in one family for a policy. Pure. */
 import type { FamilyNat } from '../nat/desired.ts';
 import type { EgressAction, EgressPolicy } from '../nat/egress.ts';
+import type { MasqueradeSource } from '../nat/rules.ts';
 import { type Address, type Family, familyOf, type Prefix } from '../routing/prefix.ts';
+import type { Given } from './own-address.ts';
 import type { EgressRule, Policy } from './policy/model.ts';
 import { PrefixIndex } from './policy/overlap.ts';
 import { byPriority, isForAll, sources } from './policy/resolve.ts';
@@ -56,18 +58,40 @@ function forwardedBlocks(rules: readonly EgressRule[], family: Family): Set<Pref
   return blocks;
 }
 
-const actionOf = ({ snat, egressIP, portBlockSize }: EgressRule): EgressAction =>
+const actionOf = (
+  { snat, egressIP, portBlockSize }: EgressRule,
+  masquerade: 'masquerade' | 'drop',
+): EgressAction =>
   !snat
     ? 'forward'
     : egressIP === undefined
-      ? 'masquerade'
+      ? masquerade
       : { snat: egressIP.addresses, ...(portBlockSize !== undefined && { portBlockSize }) };
+
+/**
+ * What masquerading gives: `chosen`, the address that the kernel chooses; one that is spelt out; `none`, where the
+ * gateway has no address of its own: what would be masqueraded is dropped.
+ */
+export type Masquerade = 'chosen' | 'none' | MasqueradeSource;
+
+/** Whether a policy masquerades anything in a family. */
+export const masquerades = (policy: Policy, family: Family): boolean =>
+  (policy.defaultAction ?? 'masquerade') === 'masquerade' ||
+  policy.rules.some(
+    (rule) => rule.snat && rule.egressIP === undefined && inFamily(rule, family) !== undefined,
+  );
 
 /**
  * NAT's part of the policy. Blocks that are simply forwarded stay what Kube-OVN makes of them (`forward`);
  * `policies` are there when something needs a decision that these and masquerading are not.
  */
-export function familyNat(policy: Policy, family: Family, internalInterface: string): FamilyNat {
+export function familyNat(
+  policy: Policy,
+  family: Family,
+  internalInterface: string,
+  masquerade: Masquerade = 'chosen',
+): FamilyNat {
+  const ifMasqueraded = masquerade === 'none' ? 'drop' : 'masquerade';
   const rules = byPriority(policy.rules).flatMap((rule) => inFamily(rule, family) ?? []);
   const forward = forwardedBlocks(rules, family);
   const policies = rules.flatMap((rule): EgressPolicy[] => {
@@ -76,14 +100,16 @@ export function familyNat(policy: Policy, family: Family, internalInterface: str
     return [
       {
         name: rule.name,
-        action: actionOf(rule),
+        action: actionOf(rule, ifMasqueraded),
         sources: left,
         destinations: rule.destinationCIDRs ?? [],
         excluded: rule.excludedCIDRs ?? [],
       },
     ];
   });
-  const { defaultAction = 'masquerade', eips = [], dnats = [], mssClamp = false, inbound, limits } = policy;
+  const { eips = [], dnats = [], mssClamp = false, inbound, limits } = policy;
+  const asked = policy.defaultAction ?? 'masquerade';
+  const defaultAction = asked === 'masquerade' ? ifMasqueraded : asked;
   const decides = defaultAction !== 'masquerade' || policies.some(({ action }) => action !== 'masquerade');
   const familyEips = eips.filter(({ externalIP }) => familyOf(externalIP) === family);
   const familyDnats = dnats.filter(({ externalIP }) => familyOf(externalIP) === family);
@@ -93,6 +119,7 @@ export function familyNat(policy: Policy, family: Family, internalInterface: str
     forward: [...forward],
     notrackBfd: policy.bfd.enabled,
     ...(decides && { policies, defaultAction }),
+    ...(typeof masquerade === 'object' && { source: masquerade }),
     ...(familyEips.length > 0 && {
       eips: familyEips.map(({ externalIP, internalIP }) => ({ external: externalIP, internal: internalIP })),
     }),
@@ -142,6 +169,21 @@ export function heldAddresses(policy: Policy, family: Family, names: readonly st
     uses.map(([address]) => address).filter((address) => !elsewhere.has(address)),
     family,
   );
+}
+
+/** The external addresses that a policy gives to others in a family. */
+export function givenAddresses({ rules, eips = [], dnats = [] }: Policy, family: Family): Given {
+  const shared = [
+    ...rules.flatMap(({ snat, egressIP }) => (snat && egressIP?.addresses) || []),
+    ...dnats.map(({ externalIP }) => externalIP),
+  ];
+  return {
+    pods: ofFamily(
+      eips.map(({ externalIP }) => externalIP),
+      family,
+    ),
+    shared: ofFamily(shared, family),
+  };
 }
 
 /** The policies whose port blocks share their address with all that is masqueraded. */

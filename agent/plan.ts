@@ -5,9 +5,9 @@ import type { PeerIntent } from '../bfd/intent.ts';
 import type { NatIntent } from '../nat/desired.ts';
 import type { VirtualAddress } from '../routing/addresses.ts';
 import type { RoutingIntent, RoutingSide } from '../routing/desired.ts';
-import { ownsAddress } from '../routing/ownership.ts';
 import {
   type Address,
+  addressBits,
   contains,
   FAMILIES,
   type Family,
@@ -20,19 +20,39 @@ import {
 import type { InterfaceAddress } from '../routing/state.ts';
 import { desiredSysctls, type Sysctl } from './desired-sysctls.ts';
 import { type Facts, findInterfaces, type InterfaceFlags } from './interfaces.ts';
-import { egressNotes, familyNat, heldAddresses, inboundTargets, portNotes } from './plan-nat.ts';
+import {
+  type Given,
+  type LinkFacts,
+  masqueradeChoosesOwn,
+  networkOf,
+  noAddress,
+  ownAddresses,
+  usableAddresses,
+} from './own-address.ts';
+import {
+  egressNotes,
+  familyNat,
+  givenAddresses,
+  heldAddresses,
+  inboundTargets,
+  type Masquerade,
+  masquerades,
+  portNotes,
+} from './plan-nat.ts';
 import type { Policy, Side } from './policy/model.ts';
+import { holders } from './policy/overlap.ts';
 
 /** What became of one address family. */
 export interface FamilyStatus {
   family: Family;
   /**
-   * `programmed`: as the policy says. `blocked`: the pod lacks something that the policy needs; what is in the
-   * kernel is left alone until it is there. `unused`: the policy does not ask for it, or this kernel does not have
-   * it; nothing of ours remains.
+   * `programmed`: as the policy says. `blocked`: the pod lacks something that the policy needs. `unused`: the policy
+   * does not ask for it, or this kernel does not have it; nothing of ours remains.
    */
   state: 'programmed' | 'blocked' | 'unused';
   reason?: string;
+  /** The address that what is masqueraded leaves with; absent where there is none. */
+  source?: Address;
 }
 
 export interface Plan {
@@ -47,61 +67,21 @@ export interface Plan {
   /** The sessions of the programmed families. */
   peers: PeerIntent[];
   families: FamilyStatus[];
+  /** The blocked families of which nothing is known that is better than what is in the kernel: it stays as it is. */
+  leftAlone: Family[];
   /** What the policy says and the plan leaves out, and why. */
   notes: string[];
 }
 
-// linux/if_addr.h
-const IFA_F_DADFAILED = 0x08;
-const IFA_F_TENTATIVE = 0x40;
-// rt_scope_t
-const SCOPE_UNIVERSE = 0;
-
 const milliseconds = (value: number): number => value * 1000;
 
-type LinkFacts = Pick<Facts, 'links' | 'addresses'>;
-
-/** Whether packets can be sent from an address: it is global, and nobody else on the link has it. */
-export const isUsable = ({ scope, flags }: Pick<InterfaceAddress, 'scope' | 'flags'>): boolean =>
-  scope === SCOPE_UNIVERSE && (flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE)) === 0;
-
-/** The pod's own addresses on an interface that packets can be sent from; virtual ones are none of them. */
-export function usableAddresses(facts: LinkFacts, name: string, family: Family): InterfaceAddress[] {
-  const link = facts.links.find((candidate) => candidate.name === name);
-  return facts.addresses.filter(
-    (address) =>
-      address.ifindex === link?.index &&
-      address.family === family &&
-      !ownsAddress(address) &&
-      isUsable(address),
-  );
-}
-
-const onLinkPrefix = ({ address, prefixLength }: InterfaceAddress): Prefix =>
-  parsePrefix(`${address}/${prefixLength}`)!;
-
-/** What keeps one side from being programmed; undefined when nothing does. */
-export function obstacle(facts: LinkFacts, name: string, family: Family, role: string): string | undefined {
-  const link = facts.links.find((candidate) => candidate.name === name);
+/** Why nothing can leave by an interface; undefined when something can. */
+export function linkObstacle({ links }: LinkFacts, name: string, role: string): string | undefined {
+  const link = links.find((candidate) => candidate.name === name);
   if (link === undefined) {
     return `the ${role} interface ${name} does not exist; attach it to the pod, or name another with --${role}-interface`;
   }
-  if (!link.up) return `the ${role} interface ${name} is down`;
-  if (usableAddresses(facts, name, family).length === 0) {
-    const duplicate = facts.addresses.find(
-      (address) =>
-        address.ifindex === link.index && address.family === family && address.flags & IFA_F_DADFAILED,
-    );
-    const why = duplicate === undefined ? '' : `: somebody else on the link has ${duplicate.address}`;
-    return `the ${role} interface ${name} has no usable IPv${family} address${why}`;
-  }
-  return undefined;
-}
-
-/** The address that shares a network with the gateway, else the first. */
-export function localAddress(addresses: InterfaceAddress[], gateway: Address): Address {
-  const near = addresses.find((address) => contains(onLinkPrefix(address), gateway));
-  return (near ?? addresses[0]!).address;
+  return link.up ? undefined : `the ${role} interface ${name} is down`;
 }
 
 const gatewayOf = (side: Side, family: Family): Address | undefined =>
@@ -128,6 +108,7 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     sysctls: [],
     peers: [],
     families: [],
+    leftAlone: [],
     notes: [],
   };
   for (const family of FAMILIES) {
@@ -135,9 +116,8 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
   }
   // Kube-OVN's observer counts beside a gateway without a log of its own, and cannot set anything.
   const counting = policy.translationLog !== undefined || policy.origin.kind === 'Environment';
-  const programmed = plan.families.filter(({ state }) => state === 'programmed');
   plan.sysctls = desiredSysctls(
-    programmed.map(({ family }) => family),
+    plan.routing.map(({ family }) => family),
     { internal, external },
     counting,
   );
@@ -152,6 +132,7 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
   const missing = facts.missing.includes(family) && asksFor(policy, family);
   // Where there is another family to serve, the gateway is one without this one.
   if (missing && !FAMILIES.some((other) => other !== family && asksFor(policy, other))) {
+    plan.leftAlone.push(family);
     return { family, state: 'blocked', reason: noFamily(family) };
   }
   const peers = policy.bfd.enabled ? policy.bfd.peers.filter((peer) => familyOf(peer) === family) : [];
@@ -166,45 +147,86 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
     }
     return { family, state: 'unused' };
   }
-  const reason =
-    obstacle(facts, internal, family, 'internal') ?? obstacle(facts, external, family, 'external');
-  if (reason !== undefined) return { family, state: 'blocked', reason };
+  const reason = obstacle(facts, plan.interfaces, family);
+  if (reason !== undefined) {
+    plan.leftAlone.push(family);
+    return { family, state: 'blocked', reason };
+  }
 
-  const internalAddresses = usableAddresses(facts, internal, family);
-  const onLink = internalAddresses.map(onLinkPrefix);
+  const internalAddresses = ownAddresses(facts, internal, { family, gateway: internalGateway });
+  const onLink = internalAddresses.map(networkOf);
   const isOnLink = (target: Address | Prefix) => onLink.some((network) => contains(network, target));
-  const side = (name: string, gateway: Address): RoutingSide => ({
+  const side = (name: string, gateway: Address, onlink: boolean): RoutingSide => ({
     interface: name,
     addresses: usableAddresses(facts, name, family).map(({ address }) => address),
     gateway,
+    ...(onlink && { onlink }),
   });
-  const nat = familyNat(policy, family, internal);
-  const blocks = [...new Set(policy.rules.flatMap(({ ipBlocks }) => ipBlocks))].filter(
-    (block) => familyOf(block) === family,
-  );
-  plan.routing.push({
-    family,
-    internal: side(internal, internalGateway),
-    external: side(external, externalGateway),
-    internalBlocks: [
-      ...blocks,
-      ...inboundTargets(nat)
-        .filter((target) => !blocks.some((block) => prefixLength(block) > 0 && contains(block, target)))
-        .map(hostPrefix),
-    ].filter((block) => !isOnLink(block)),
-    peers: peers.filter((peer) => !isOnLink(peer)),
-  });
-  plan.nat.push(nat);
-  const own = usableAddresses(facts, external, family).map(({ address }) => address);
-  plan.notes.push(...egressNotes(policy, family), ...portNotes(policy, own));
+  // Inside, a network that does not hold the gateway says that one of both is wrong, and so will the kernel; a host
+  // address alone says nothing (Calico). Outside the probes tell.
+  const isNear =
+    isOnLink(internalGateway) || onLink.every((network) => prefixLength(network) === addressBits(family));
   for (const address of heldAddresses(policy, family, facts.names)) {
     plan.addresses.push({ family, address, dev: external });
   }
+  const given = givenAddresses(policy, family);
+  const inside = internal === external ? [] : internalAddresses.map(({ address }) => address);
+  const own = ownAddresses(facts, external, { family, gateway: externalGateway, given, inside });
+  const masquerade = masqueradeWith(facts, { external, family, gateway: externalGateway, own, given });
+  const nat = familyNat(policy, family, internal, masquerade);
+  plan.nat.push(nat);
+
+  const blocks = [...new Set(policy.rules.flatMap(({ ipBlocks }) => ipBlocks))].filter(
+    (block) => familyOf(block) === family,
+  );
+  const networks = [
+    ...usableAddresses(facts, external, family).map(networkOf),
+    ...facts.connected.filter(({ dev }) => dev === external).map(({ network }) => network),
+    hostPrefix(externalGateway),
+  ].filter((network) => familyOf(network) === family && !isLinkLocal(network));
+  const around = holders(blocks, networks);
+  const [inwards, outwards] = [false, true].map((wanted) =>
+    blocks.filter((block) => (around.has(block) || isWide(block)) === wanted),
+  ) as [Prefix[], Prefix[]];
+  plan.routing.push({
+    family,
+    internal: side(internal, internalGateway, isNear && !isReached(facts, internal, internalGateway)),
+    external: side(external, externalGateway, !isReached(facts, external, externalGateway)),
+    internalBlocks: [
+      ...inwards,
+      ...inboundTargets(nat)
+        .filter((target) => !inwards.some((block) => contains(block, target)))
+        .map(hostPrefix),
+    ].filter((block) => !isOnLink(block)),
+    // What lies within a network of the link is found there.
+    externalBlocks: outwards.filter(
+      (block) => prefixLength(block) > 0 && !networks.some((network) => contains(network, block)),
+    ),
+    peers: peers.filter((peer) => !isOnLink(peer)),
+  });
+  plan.notes.push(
+    ...egressNotes(policy, family),
+    ...portNotes(
+      policy,
+      own.map(({ address }) => address),
+    ),
+    ...outwards
+      .filter((block) => prefixLength(block) > 0 && !contains(block, externalGateway))
+      .map(
+        (block) =>
+          `${block} ${isWide(block) ? 'is wider than any private network' : `holds a network of ${external}`}: it leads outside, not into the VPC`,
+      ),
+    ...(plan.routing.at(-1)!.internal.onlink && !isOnLink(internalGateway)
+      ? [
+          `the internal gateway ${internalGateway} is on no network of ${withAddresses(facts, internal, family)}, and taken to be on its link`,
+        ]
+      : []),
+  );
   const { minTX, minRX, multiplier, mode, minTTL, adoptDiscriminator, anySource, auth } = policy.bfd;
   const ownMac = facts.links.find(({ name }) => name === internal)?.mac ?? '';
   for (const remote of peers) {
     plan.peers.push({
-      local: localAddress(internalAddresses, internalGateway),
+      local: internalAddresses[0]!.address,
       remote,
       desiredMinTx: milliseconds(minTX),
       requiredMinRx: milliseconds(minRX),
@@ -221,5 +243,57 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
       ...(auth === undefined ? {} : { auth: { type: auth.type, keyId: auth.keyID, keyFile: auth.keyFile } }),
     });
   }
-  return { family, state: 'programmed' };
+  const [source] = own;
+  if (source !== undefined) return { family, state: 'programmed', source: source.address };
+  if (!masquerades(policy, family)) return { family, state: 'programmed' };
+  const dropped = `${noAddress(facts, external, family, 'external')}; what would be masqueraded is dropped`;
+  return { family, state: 'blocked', reason: dropped };
+}
+
+/** What keeps a family from being programmed at all; undefined when nothing does. */
+function obstacle(
+  facts: Facts,
+  { internal, external }: { internal: string; external: string },
+  family: Family,
+): string | undefined {
+  const link = linkObstacle(facts, internal, 'internal') ?? linkObstacle(facts, external, 'external');
+  if (link !== undefined) return link;
+  const lacking = usableAddresses(facts, internal, family).length === 0;
+  return lacking ? noAddress(facts, internal, family, 'internal') : undefined;
+}
+
+/** `eth0 (10.16.0.12/16)`. */
+function withAddresses(facts: LinkFacts, name: string, family: Family): string {
+  const addresses = usableAddresses(facts, name, family).map(
+    ({ address, prefixLength: length }) => `${address}/${length}`,
+  );
+  return `${name} (${addresses.join(', ')})`;
+}
+
+/** No private network is wider (RFC 1918, RFC 4193): a block that is holds addresses of others. */
+const WIDEST_PRIVATE = { 4: 8, 6: 7 } as const;
+const isWide = (block: Prefix): boolean => prefixLength(block) < WIDEST_PRIVATE[familyOf(block)];
+
+const LINK_LOCAL_6 = parsePrefix('fe80::/10')!;
+const isLinkLocal = (value: Address | Prefix): boolean => contains(LINK_LOCAL_6, value);
+
+/** Whether the kernel finds a gateway on the link of an interface by itself. */
+const isReached = ({ connected }: Facts, name: string, gateway: Address): boolean =>
+  isLinkLocal(gateway) || connected.some(({ dev, network }) => dev === name && contains(network, gateway));
+
+/** What masquerading gives. */
+function masqueradeWith(
+  facts: Facts,
+  side: {
+    external: string;
+    family: Family;
+    gateway: Address;
+    own: InterfaceAddress[];
+    given: Given;
+  },
+): Masquerade {
+  const [first] = side.own;
+  if (first === undefined) return 'none';
+  if (masqueradeChoosesOwn(facts, side.external, side)) return 'chosen';
+  return { interface: side.external, address: first.address };
 }

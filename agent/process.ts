@@ -238,8 +238,8 @@ const gateway: Gateway = new Gateway({
   readEvents: () => events.read(),
   onInForce: (fresh) => last.keep(fresh),
   lastGood: () => lastGood(readLastPolicy(options.stateDir, () => {})),
-  onApplied({ nat, families }) {
-    const known = families.filter(({ state }) => state !== 'blocked').map(({ family }) => family);
+  onApplied({ nat, families, leftAlone }) {
+    const known = families.map(({ family }) => family).filter((family) => !leftAlone.includes(family));
     const blocks = (family: Family) => nat.filter((one) => one.family === family).flatMap(portBlocksOf);
     translations.onPortBlocks(Object.fromEntries(known.map((family) => [family, blocks(family)])));
   },

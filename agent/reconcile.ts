@@ -36,7 +36,8 @@ import {
 import type { Trigger } from './cadence.ts';
 import type { Failure, FailureReason } from './failures.ts';
 import type { Facts, InterfaceFlags } from './interfaces.ts';
-import { isUsable, makePlan, type Plan } from './plan.ts';
+import { isUsable } from './own-address.ts';
+import { makePlan, type Plan } from './plan.ts';
 import type { Policy } from './policy/model.ts';
 import type { SysctlStep, Sysctls } from './sysctl.ts';
 import type { Claims, Place } from './uplink/claims.ts';
@@ -85,7 +86,7 @@ export interface Look {
   failed: LookFailure[];
   /** The state of nat that is aimed at; the next look needs it. */
   desiredNat: NatState;
-  /** What the plan asks of the kernel in each family, as text: equal texts, equal wishes. None where blocked. */
+  /** What the plan asks of the kernel in each family, as text: equal texts, equal wishes. None where it is left alone. */
   wishes: Partial<Record<Family, string>>;
   /** The iptables backend of each family. */
   backend: ObservedNat['backend'];
@@ -306,6 +307,7 @@ function replaceFamily(plan: Plan, other: Plan, family: Family): void {
   plan.addresses = mix(plan.addresses, other.addresses, byFamily);
   plan.peers = mix(plan.peers, other.peers, ({ remote }) => familyOf(remote as Address));
   plan.families = mix(plan.families, other.families, byFamily);
+  plan.leftAlone = mix(plan.leftAlone, other.leftAlone, (one) => one);
 }
 
 /** What each family is brought to. */
@@ -395,13 +397,10 @@ export class Reconciler {
       natSteps.length === 0 && failed.length === 0
         ? { observed: { ...observedNat, sets: wantedNat.sets }, asked }
         : undefined;
-    // A blocked family is left as it is: what is there may still work, and nothing better is known.
-    const blocked = new Set(
-      plan.families.filter(({ state }) => state === 'blocked').map(({ family }) => family),
-    );
+    // A family that lacks something is left as it is: what is there may still work, and nothing better is known.
     // So is one that could not be looked at, or where what is wanted needs what could not be.
     const left = new Set([
-      ...blocked,
+      ...plan.leftAlone,
       ...failed.filter(({ verdict }) => verdict !== 'table').map(({ family }) => family),
     ]);
     const sysctl = await sysctls.look(plan.sysctls);
@@ -414,7 +413,7 @@ export class Reconciler {
     const isPending = ({ address }: VirtualAddress) => places.has(address) && !free.has(address);
     const wishes: Look['wishes'] = {};
     for (const family of FAMILIES) {
-      if (blocked.has(family)) continue;
+      if (plan.leftAlone.includes(family)) continue;
       // An address is wished for when it is known that it can be had.
       const held = plan.addresses.filter((address) => address.family === family && !isPending(address));
       wishes[family] = planned.texts[family] + JSON.stringify(held);
@@ -461,9 +460,8 @@ export class Reconciler {
   /** What a look at translation may not miss. */
   #needsOf(plan: Plan, wanted: NatState): NatNeeds {
     for (const family of FAMILIES) for (const table of wanted.tables[family].keys()) this.#tables.add(table);
-    const families = plan.families.filter(({ state }) => state === 'programmed').map(({ family }) => family);
     return {
-      families,
+      families: plan.nat.map(({ family }) => family),
       tables: this.#tables,
       sets: FAMILIES.filter((family) => [...wanted.sets.values()].some((set) => set.family === family)),
       ports: FAMILIES.filter((family) => wanted.ports?.[family] !== undefined),

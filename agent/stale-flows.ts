@@ -146,6 +146,11 @@ class FamilyPolicy {
     });
   }
 
+  /** Whether an address belongs to one pod alone. */
+  isEip(address: string): boolean {
+    return this.#eipTargets.has(address);
+  }
+
   /** Where a flow to an address of ours leads inside: the address, and the port when one port is meant. */
   inside({ protocol, original }: ConntrackEntry): { address: string; port: number } | undefined {
     const to = key(original.destination);
@@ -161,16 +166,18 @@ class FamilyPolicy {
 
 /**
  * A function that says of an entry whether it has to go. `own`: every address that the pod has; `blocks`: what is
- * inside, as far as it is known. Entries of a family that is not in the intent, the pod's own flows and what is
- * never forwarded stay.
+ * inside, as far as it is known; `internal`: the addresses of the internal interface. Entries of a family that is
+ * not in the intent, the pod's own flows and what is never forwarded stay.
  */
 export function staleFlows(
   intent: NatIntent,
   own: readonly Address[],
   blocks: readonly Prefix[] = [],
+  internal: readonly Address[] = [],
 ): (entry: ConntrackEntry) => boolean {
   const insideIndex = prefixIndex(blocks);
   const isInside = (octets: Uint8Array): boolean => insideIndex?.has(octets) === true;
+  const internalOwn = keys(internal);
   const families = new Map<Family, { policy: FamilyPolicy; own: Set<string> }>(
     intent.map((nat) => [
       nat.family,
@@ -199,9 +206,9 @@ export function staleFlows(
     const settled = protocol === PROTOCOL.tcp && tcpState >= TCP_SYN_RECV && tcpState <= TCP_TIME_WAIT;
     if (settled) return translated && !known.own.has(became) && !policy.given.has(became);
 
-    const inside = policy.inside(entry);
-    if (inside !== undefined)
-      return leadsTo !== inside.address || (!isIcmp(protocol) && port !== inside.port);
+    const target = policy.inside(entry);
+    if (target !== undefined)
+      return leadsTo !== target.address || (!isIcmp(protocol) && port !== target.port);
     if (redirected) return true;
     if (known.own.has(key(destination))) return false;
     const action = policy.action(source, destination);
@@ -215,6 +222,10 @@ export function staleFlows(
       const becamePort = reply.destinationPort;
       return isDivided(protocol) && (becamePort < action.first || becamePort > action.last);
     }
-    return !(action === 'masquerade' ? known.own : action).has(became);
+    if (action !== 'masquerade') return !action.has(became);
+    // An internal address is for what stays inside.
+    return (
+      !known.own.has(became) || policy.isEip(became) || (internalOwn.has(became) && !isInside(destination))
+    );
   };
 }

@@ -319,7 +319,9 @@ export function statusText(status: StatusDocument, now: number, colours: boolean
     if (portBlockSize > 0) lines.push(`  ${name}: ${portBlockSize} ports for each source`);
   }
   for (const warning of policy.warnings) lines.push(`  warning: ${warning}`);
-  const families = kernel.families.map(({ family, state }) => `IPv${family} ${state}`).join(', ');
+  const families = kernel.families
+    .map(({ family, state, source }) => `IPv${family} ${state}${source ? ` as ${source}` : ''}`)
+    .join(', ');
   const repaired = Object.entries(kernel.driftRepaired).map(([object, count]) => `${count} ${object}`);
   lines.push(
     `${strong('kernel')}   ${kernel.inSync ? good('in sync') : bad('not in sync')}${families && `, ${families}`}${kernel.interfaces === null ? '' : `, ${kernel.interfaces.internal} → ${kernel.interfaces.external}`}${kernel.backend === null ? '' : `, iptables ${kernel.backend}`}`,

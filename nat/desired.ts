@@ -30,6 +30,7 @@ import {
   ingressRules,
   interfaceName,
   jump,
+  type MasqueradeSource,
   markRule,
   masqueradeChain,
   notFromInside,
@@ -58,6 +59,8 @@ export interface FamilyNat {
   policies?: EgressPolicy[];
   /** For what none speaks about; absent: masquerade. */
   defaultAction?: DefaultAction;
+  /** What is masqueraded gets this address; absent: the one that the kernel chooses. */
+  source?: MasqueradeSource;
   /** Come before `forward` and `policies`. */
   eips?: Eip[];
   dnats?: Dnat[];
@@ -161,7 +164,7 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
   const asSet = blocks.length > MAX_FORWARD_RULES;
   if (asSet) addSet(FORWARD_SET[family], unmarked(blocks));
   const forwarded = asSet ? returnPairOfSet(FORWARD_SET[family]) : blocks.flatMap(returnPair);
-  add('nat', CHAIN_MASQUERADE, masqueradeChain);
+  add('nat', CHAIN_MASQUERADE, masqueradeChain(nat.source));
   hook('nat', 'PREROUTING', markRule(internal));
 
   if (eips.length > 0 || dnats.length > 0) {

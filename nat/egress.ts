@@ -9,13 +9,14 @@
  *     mangle  FORWARD      -i eth0, new   → VEG-EGRESS     source → mark; what no policy allows is dropped here
  *             FORWARD      -o eth0, new   → VEG-INGRESS    the same by destination; what is not forwarded is dropped
  *     nat     POSTROUTING  -o eth0        → VEG-INWARDS    what came in keeps its source
- *             POSTROUTING  mark is ours   → VEG-TRANSLATE  mark → ACCEPT, MASQUERADE, SNAT, or a class's chain
+ *             POSTROUTING  mark is ours   → VEG-TRANSLATE  mark → ACCEPT, VEG-MASQUERADE, SNAT, or a class's chain
  *
  * A source with a block of ports of its own is accepted there with a mark that nftables.ts looks up next.
  *
  * A mark is a hash of what it means, so that it never changes its meaning: old and new stand side by side while
  * policies change (diff.ts).
  */
+import { CHAIN_MASQUERADE } from '../routing/numbers.ts';
 import {
   type Address,
   addressNumber,
@@ -42,6 +43,7 @@ import {
 /** What is done to the source address of a connection. */
 export type EgressAction =
   | 'masquerade'
+  | 'drop'
   /** Nothing, in both directions. */
   | 'forward'
   /**
@@ -202,9 +204,9 @@ const portChain = (mark: number): string => `${CHAIN_TRANSLATE}-P-${hex8(mark)}`
 /**
  * The targets that translate as an action says. Throws `RangeError` for more addresses than can be told apart.
  */
-function targets(action: CompiledAction): string[] {
+function targets(action: Exclude<CompiledAction, 'drop'>): string[] {
   if (action === 'forward') return ['-j ACCEPT'];
-  if (action === 'masquerade') return ['-j MASQUERADE --random-fully'];
+  if (action === 'masquerade') return [`-g ${CHAIN_MASQUERADE}`];
   if ('ports' in action) return [`-g ${portChain(action.ports)}`];
   const snat = (to: string): string =>
     `-j SNAT --to-source ${to}${action.keepPorts ? '' : ' --random-fully'} --persistent`;
@@ -327,13 +329,16 @@ export function egressChains(
     const match = { d: matches('-d', 'dst'), s: matches('-s', 'src') };
     return { action: compileAction(policy), always: match.d[0] === '', match };
   });
-  const forwards = defaultAction === 'forward' || compiled.some(({ action }) => action === 'forward');
+  const has = (wanted: DefaultAction): boolean =>
+    defaultAction === wanted || compiled.some(({ action }) => action === wanted);
+  const forwards = has('forward');
+  const drops = has('drop');
 
   /** The rules of a list of policies, by what each action and the default lead to. */
   const rulesOf = (
     list: readonly Compiled[],
     side: 'd' | 's',
-    lead: (action: CompiledAction | 'drop') => string[],
+    lead: (action: CompiledAction) => string[],
   ): string[] => {
     const rules = list.flatMap(({ action, match }) =>
       match[side].flatMap((condition) => lead(action).map((target) => condition + target)),
@@ -341,21 +346,15 @@ export function egressChains(
     return [...new Set(list.at(-1)?.always ? rules : [...rules, ...lead(defaultAction)])];
   };
   // What is to be dropped is dropped in mangle; should it come here all the same, it is translated.
-  const outwards = (action: CompiledAction | 'drop'): string[] => {
+  const outwards = (action: CompiledAction): string[] => {
     if (typeof action !== 'string' && 'ports' in action) {
       nat.set(portChain(action.ports), [setMark(action.ports), '-j ACCEPT']);
     }
     return targets(action === 'drop' ? 'masquerade' : action);
   };
-  const admitted = (action: CompiledAction | 'drop'): string[] => [
-    action === 'forward' ? '-j RETURN' : REFUSE,
-  ];
-  const allowed = (action: CompiledAction | 'drop'): string[] => [
-    action === 'drop' ? '-j DROP' : '-j RETURN',
-  ];
-  const unchanged = (action: CompiledAction | 'drop'): string[] => [
-    action === 'forward' ? '-j RETURN' : '-j DROP',
-  ];
+  const admitted = (action: CompiledAction): string[] => [action === 'forward' ? '-j RETURN' : REFUSE];
+  const allowed = (action: CompiledAction): string[] => [action === 'drop' ? '-j DROP' : '-j RETURN'];
+  const unchanged = (action: CompiledAction): string[] => [action === 'forward' ? '-j RETURN' : '-j DROP'];
 
   /** What belongs to each mark, in each of the trees. */
   const translate = new Map<number, string[]>();
@@ -363,7 +362,7 @@ export function egressChains(
   const invalid = new Map<number, string[]>();
   const ingress = new Map<number, string[]>();
 
-  function markOfAction(action: CompiledAction | 'drop'): number {
+  function markOfAction(action: CompiledAction): number {
     if (typeof action !== 'string' && 'ports' in action) {
       translate.set(action.ports, ['-j ACCEPT']);
       return action.ports;
@@ -377,7 +376,7 @@ export function egressChains(
     const out = rulesOf(list, 'd', outwards);
     const back = closed && forwards ? rulesOf(list, 's', admitted) : [];
     // What is dropped reads in nat as what is masqueraded.
-    const passes = defaultAction === 'drop' ? ['', ...rulesOf(list, 'd', allowed)] : [];
+    const passes = drops ? ['', ...rulesOf(list, 'd', allowed)] : [];
     const mark = union(OURS, CLASS, classOf([...out, '', ...back, ...passes].join('\n')));
     const chain = (chains: Map<string, string[]>, name: string, rules: string[]): string[] => {
       chains.set(`${name}-${hex8(mark)}`, rules);
@@ -431,7 +430,7 @@ export function egressChains(
   const isClass = isMark(union(OURS, CLASS), union(OURS, CLASS));
 
   const egress = look('src');
-  if (defaultAction === 'drop') {
+  if (drops) {
     egress.push(`${isMark(union(OURS, DROP))} -j DROP`, `${isClass} -j ${CHAIN_ALLOW}`);
     dispatch(mangle, CHAIN_ALLOW, allow);
   }

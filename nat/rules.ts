@@ -6,7 +6,7 @@
  * the pairs of RETURN rules in nat POSTROUTING.
  */
 import { CHAIN_MASQUERADE, MARK, MARK_MASK, OWNED_NAME_PREFIX } from '../routing/numbers.ts';
-import type { Prefix } from '../routing/prefix.ts';
+import type { Address, Prefix } from '../routing/prefix.ts';
 
 /** A number as iptables and ipset print it. */
 export const hex = (value: number): string => `0x${value.toString(16)}`;
@@ -88,12 +88,21 @@ export const returnPairOfSet = (set: string): string[] => [
   `-m set --match-set ${set} src -j RETURN`,
 ];
 
+/** Where the kernel cannot be left to choose the address that masquerading gives: out of which interface, and it. */
+export interface MasqueradeSource {
+  interface: string;
+  address: Address;
+}
+
 /**
  * The chain that translates. Clearing the mark first is upstream's; `--random-fully` picks source ports that
  * cannot be foretold and that two connections racing for one port do not both get.
  */
-export const masqueradeChain: readonly string[] = [
+export const masqueradeChain = (source?: MasqueradeSource): string[] => [
   '-j MARK --set-xmark 0x0/0xffffffff',
+  ...(source === undefined
+    ? []
+    : [`-o ${interfaceName(source.interface)} -j SNAT --to-source ${source.address} --random-fully`]),
   '-j MASQUERADE --random-fully',
 ];
 

@@ -16,6 +16,8 @@ export interface RoutingSide {
   /** The pod's own addresses on that interface. */
   addresses: Address[];
   gateway: Address;
+  /** No network of the interface holds the gateway. */
+  onlink?: true;
 }
 
 /** What the pod's routing has to do in one family. */
@@ -25,6 +27,8 @@ export interface FamilyRouting {
   external: RoutingSide;
   /** Blocks behind the internal gateway, without those that are on-link there. */
   internalBlocks: Prefix[];
+  /** Blocks that hold the external network: what lies in them is outside. */
+  externalBlocks: Prefix[];
   /** BFD peers behind the internal gateway. */
   peers: Address[];
 }
@@ -43,7 +47,8 @@ export const defaultMetric = (family: Family): number => (family === 4 ? 0 : 102
 
 /**
  * The rules and routes of the intent. A block that is the whole address space gets no route: it would take
- * the default route away from the external side. A peer that is the gateway itself is on-link.
+ * the default route away from the external side. One that holds the external network would take part of it: it
+ * leads outside, before a route of somebody else that leads it inside. A peer that is the gateway itself is on-link.
  */
 export function desiredRouting(intent: RoutingIntent): DesiredRouting {
   return {
@@ -71,12 +76,20 @@ function familyRules({ family, internal, external }: FamilyRouting): Rule[] {
   ];
 }
 
-function familyRoutes({ family, internal, external, internalBlocks, peers }: FamilyRouting): Route[] {
+function familyRoutes({
+  family,
+  internal,
+  external,
+  internalBlocks,
+  externalBlocks,
+  peers,
+}: FamilyRouting): Route[] {
   const via = (side: RoutingSide, destination: Prefix, table: number, protocol: number): Route => ({
     family,
     table,
     destination,
     gateway: side.gateway,
+    ...(side.onlink && { onlink: true }),
     dev: side.interface,
     protocol,
     scope: 0,
@@ -92,6 +105,7 @@ function familyRoutes({ family, internal, external, internalBlocks, peers }: Fam
   return [
     via(internal, everywhere, TABLE_INTERNAL, RTPROT_BOOT),
     via(external, everywhere, TABLE_MAIN, RTPROT_VEG_AGENT),
+    ...externalBlocks.map((block) => via(external, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
     ...[...behind].map((block) => via(internal, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
   ];
 }

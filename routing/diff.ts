@@ -79,11 +79,15 @@ const couldDelete = (rule: Rule, candidate: Rule): boolean =>
 
 const routeKey = (route: Route): string => `${route.table} ${route.destination} ${route.qualifier ?? ''}`;
 
-/** Whether a route sends packets where the wanted one does, whatever its protocol and metric. */
+/**
+ * Whether a route sends packets where the wanted one does, whatever its protocol and metric. `onlink` only says how
+ * it came in: somebody else's serves with it or without.
+ */
 const saysSame = (wanted: Route, route: Route): boolean =>
   !route.foreign &&
   route.type === wanted.type &&
   route.gateway === wanted.gateway &&
+  (!ownsRoute(route) || route.onlink === wanted.onlink) &&
   route.dev === wanted.dev;
 
 function diffRoutes(

@@ -18,7 +18,7 @@ import {
   routeDump,
   ruleDump,
 } from './parse.ts';
-import { FAMILIES, type Family } from './prefix.ts';
+import { contains, FAMILIES, type Family, parsePrefix } from './prefix.ts';
 import { renderStep } from './render.ts';
 import type { Link, Route, RoutingState, Rule } from './state.ts';
 
@@ -85,6 +85,9 @@ const DONE_ALREADY: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
   addAddress: ['EEXIST'],
   delAddress: ['EADDRNOTAVAIL', 'ENODEV'],
 };
+
+/** Answers to a route whose gateway is not on the link: of IPv4, of IPv6. */
+const UNREACHED: readonly string[] = ['ENETUNREACH', 'EHOSTUNREACH'];
 
 /** Answers to a dump that mean that there is nothing: no such table, no such family in this kernel. */
 const NOTHING_THERE: readonly string[] = ['ENOENT', 'ENOTSUP', 'EAFNOSUPPORT'];
@@ -154,10 +157,26 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
         return false;
       });
       const results = await netlink.transact(requestsFor(possible, indexes));
+      /** That a gateway is on no network of its interface. */
+      const offLink = (step: RoutingStep): string => {
+        if (!('route' in step) || step.route.gateway === undefined) return '';
+        const { family, dev, gateway } = step.route;
+        const on = netlink
+          .dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress)
+          .filter((found) => found.family === family && found.ifindex === indexes.get(dev ?? ''))
+          .map(({ address, prefixLength }) => `${address}/${prefixLength}`);
+        if (on.some((network) => contains(parsePrefix(network)!, gateway))) return '';
+        return `; ${gateway} is on no network of ${dev} (${on.join(', ') || 'no address'})`;
+      };
       for (const [i, step] of possible.entries()) {
         const error = results[i];
         if (error !== undefined && !DONE_ALREADY[step.kind].includes(error.code)) {
-          const cause = error.code === 'EPERM' ? '; the container needs the capability NET_ADMIN' : '';
+          const cause =
+            error.code === 'EPERM'
+              ? '; the container needs the capability NET_ADMIN'
+              : UNREACHED.includes(error.code)
+                ? offLink(step)
+                : '';
           failures.push(new RoutingError(step, error.code, `${error.message}${cause}`));
         }
       }

@@ -87,10 +87,12 @@ const QUALIFIERS: readonly [type: number, name: string][] = [
 
 const IFF_UP = 0x1;
 const IFF_LOWER_UP = 0x10000;
+const SCOPE_LINK = 253;
 const IFA_F_NODAD = 0x02;
 const IFA_F_NOPREFIXROUTE = 0x200;
 const FIB_RULE_INVERT = 0x2;
 const RTM_F_CLONED = 0x200;
+const RTNH_F_ONLINK = 0x4;
 const RTEXT_FILTER_SKIP_STATS = 0x8;
 
 /** The address family as the kernel numbers it. */
@@ -177,6 +179,7 @@ export function parseRoute(data: Buffer, nameOf: (ifindex: number) => string | u
     foreign: found.has(RTA.MULTIPATH) || found.has(RTA.VIA) || found.has(RTA.ENCAP),
   };
   if (gateway !== undefined) route.gateway = addressFromBytes(gateway);
+  if (data.readUInt32LE(8) & RTNH_F_ONLINK) route.onlink = true;
   if (oif !== undefined) route.dev = nameOf(oif) ?? `if${oif}`;
   if (tos !== 0) route.qualifier = `tos 0x${tos.toString(16)}`;
   else if (sourceLength > 0) route.qualifier = `from ${prefixFrom(family, found.get(RTA.SRC), sourceLength)}`;
@@ -220,13 +223,15 @@ export function parseRule(data: Buffer): Rule | undefined {
 }
 
 /**
- * The payload of RTM_NEWADDR and RTM_DELADDR. An IPv6 address comes deprecated, so that nothing chooses it as a
- * source by itself, masquerading least of all (RFC 6724 5, rule 3), and unchecked: the agent has asked for it.
+ * The payload of RTM_NEWADDR and RTM_DELADDR. Nothing shall choose the address as a source by itself, masquerading
+ * least of all: an IPv4 address is of the scope of the link, and an IPv6 address comes deprecated (RFC 6724 5,
+ * rule 3); also unchecked: the agent has asked for it.
  */
 export function formatAddress({ family, address }: VirtualAddress, ifindex: number): Uint8Array {
   const header = Buffer.alloc(8);
   header.writeUInt8(addressFamily(family), 0);
   header.writeUInt8(addressBits(family), 1);
+  header.writeUInt8(family === 4 ? SCOPE_LINK : 0, 3);
   header.writeUInt32LE(ifindex, 4);
   const out = new AttrStream();
   out.emit(header);
@@ -262,6 +267,7 @@ export function formatRoute(route: Route, ifindex: number | undefined): Uint8Arr
         protocol: route.protocol as RouteProtocol,
         scope: route.scope,
         type: route.type as RouteType,
+        ...(route.onlink && { flags: { __unknown: RTNH_F_ONLINK } }),
       },
       attrs,
     },

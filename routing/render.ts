@@ -48,14 +48,13 @@ export function renderStep(step: RoutingStep): string {
   const verb = VERBS[step.kind];
   if ('address' in step) {
     const { family, address, dev } = step.address;
-    const lifetime = family === 6 && step.kind === 'addAddress' && 'nodad noprefixroute preferred_lft 0';
+    const unchosen = family === 4 ? 'scope link' : 'nodad noprefixroute preferred_lft 0';
     return words(
       command(family),
       verb,
       hostPrefix(address),
       `dev ${dev}`,
-      step.kind === 'addAddress' && `metric ${METRIC_VEG_AGENT}`,
-      lifetime,
+      step.kind === 'addAddress' && `metric ${METRIC_VEG_AGENT} ${unchosen}`,
     );
   }
   return 'rule' in step
@@ -82,6 +81,7 @@ export function renderRoute(route: Route): string {
     route.qualifier,
     route.gateway !== undefined && `via ${route.gateway}`,
     route.dev !== undefined && `dev ${route.dev}`,
+    route.onlink && 'onlink',
     route.table !== TABLE_MAIN && `table ${TABLE_NAMES[route.table] ?? route.table}`,
     route.protocol !== RTPROT_BOOT && `proto ${PROTOCOL_NAMES[route.protocol] ?? route.protocol}`,
     route.metric !== defaultMetric(route.family) && `metric ${route.metric}`,

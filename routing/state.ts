@@ -39,6 +39,8 @@ export interface Route {
   destination: Prefix;
   /** The next hop; absent for an on-link or multipath route. */
   gateway?: Address;
+  /** RTNH_F_ONLINK: the next hop is on the link although no network of the interface holds it. */
+  onlink?: true;
   /** The name of the outgoing interface; absent for a multipath route or one without a device. */
   dev?: string;
   /** rtm_protocol. */

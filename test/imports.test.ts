@@ -16,7 +16,7 @@ const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
   agent:
-    'aims busiest cadence desired-sysctls drops failures history interfaces messages moved observer-config options plan plan-nat port-history recovery stale-flows status terminal traffic translations-query units writers',
+    'aims busiest cadence desired-sysctls drops failures history interfaces messages moved observer-config options own-address plan plan-nat port-history recovery stale-flows status terminal traffic translations-query units writers',
   'agent/policy': '*',
   'agent/render': '*',
   'agent/uplink': 'answerer arp claim filters health icmp mac ndp neighbours rivals',

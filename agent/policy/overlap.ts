@@ -22,3 +22,13 @@ export class PrefixIndex<Value> {
     }
   }
 }
+
+/** The blocks that hold one of some prefixes wholly, or are it. */
+export function holders(blocks: readonly Prefix[], held: readonly Prefix[]): Set<Prefix> {
+  const all = new Set(blocks);
+  const lengths = [...new Set(blocks.map(prefixLength))];
+  const found = held.flatMap((prefix) =>
+    lengths.filter((length) => length <= prefixLength(prefix)).map((length) => around(prefix, length)),
+  );
+  return new Set(found.filter((block) => all.has(block)));
+}

@@ -5,13 +5,15 @@ import {
   FAMILIES,
   type Family,
   familyOf,
+  hostPrefix,
   type Prefix,
   parseAddress,
   parsePrefix,
+  prefixLength,
 } from '../../routing/prefix.ts';
 import type { DocumentSet, PolicyDocument } from './documents.ts';
 import type { EgressRule, Policy, PolicyWarning, Side } from './model.ts';
-import { PrefixIndex } from './overlap.ts';
+import { holders, PrefixIndex } from './overlap.ts';
 import type { Path } from './parse.ts';
 import { closest, quote } from './quote.ts';
 
@@ -118,7 +120,21 @@ const MAX_NAMED = 5;
 
 /** Warns about what a valid policy says in vain. */
 export function addWarnings(policy: Policy): void {
-  policy.warnings.push(...familyWarnings(policy), ...conflictWarnings(policy));
+  policy.warnings.push(...familyWarnings(policy), ...outsideWarnings(policy), ...conflictWarnings(policy));
+}
+
+/** A block that reaches as far as the external gateway cannot lead into the VPC as a whole. */
+function outsideWarnings({ rules, external }: Policy): PolicyWarning[] {
+  return external.gateways.flatMap((gateway) =>
+    rules.flatMap(({ name, ipBlocks }) => {
+      const blocks = ipBlocks.filter(
+        (block) => familyOf(block) === familyOf(gateway) && prefixLength(block) > 0,
+      );
+      return [...holders(blocks, [hostPrefix(gateway)])].map((block) => ({
+        message: `policy ${name}: ${block} holds the external gateway ${gateway}; packets to it leave to the outside, name the blocks that are inside`,
+      }));
+    }),
+  );
 }
 
 /** A family that has a gateway on one side only is left out, with everything that was said about it. */

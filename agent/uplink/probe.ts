@@ -7,7 +7,14 @@
  */
 import { randomBytes } from 'node:crypto';
 import * as libc from '../../bfd/libc.ts';
-import { type Address, addressBytes, addressFromBytes, type Family, familyOf } from '../../routing/prefix.ts';
+import {
+  type Address,
+  addressBytes,
+  addressFromBytes,
+  address as canonical,
+  type Family,
+  familyOf,
+} from '../../routing/prefix.ts';
 import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from './arp.ts';
 import { gatewayAdvertisements, gatewayArp } from './filters.ts';
 import { decodeEcho, ECHO_REPLY, encodeEcho } from './icmp.ts';
@@ -59,6 +66,9 @@ const O_NONBLOCK = 0x800;
 const O_ASYNC = 0x2000;
 const SIGURG = 23;
 export const EAGAIN = 11;
+
+/** Of a link without an IPv4 address. */
+export const NO_ADDRESS = canonical('0.0.0.0');
 
 /** Packets that one call of `read` takes. */
 const READ_AT_MOST = 256;
@@ -226,10 +236,13 @@ function icmpProber(family: Family, origin: Origin): Prober {
 
 /**
  * Opens the socket of a method; that for neighbours asks for the gateway alone. Throws `SystemError`, or `TypeError`
- * for a link without Ethernet addresses.
+ * for a link without the addresses that it takes.
  */
 export function openProber(method: Method, origin: Origin, gateway: Address): Prober {
   const family = familyOf(origin.source);
+  if (method === 'icmp' && origin.source === NO_ADDRESS) {
+    throw new TypeError(`${origin.interface} has no address to send ICMP echo from`);
+  }
   if (method === 'icmp') return icmpProber(family, origin);
   macBytes(origin.mac);
   return family === 4 ? arpProber(origin, gateway) : ndpProber(origin, gateway);

@@ -14,7 +14,8 @@ import { addressDump, linkDump, MessageType, parseInterfaceAddress, parseLink } 
 import { type Address, FAMILIES, type Family, familyOf } from '../../routing/prefix.ts';
 import type { InterfaceAddress, Link } from '../../routing/state.ts';
 import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from '../netlink.ts';
-import { localAddress, obstacle, usableAddresses } from '../plan.ts';
+import { noAddress, ownAddresses, questionSource } from '../own-address.ts';
+import { linkObstacle } from '../plan.ts';
 import type { UplinkPolicy } from '../policy/model.ts';
 import { neighbourNotices } from './filters.ts';
 import {
@@ -43,7 +44,7 @@ import {
   parseNeighbour,
 } from './neighbours.ts';
 import { heldEntries, NextHop, type NextHopParts, removeEntries } from './next-hop.ts';
-import { type Answer, type Method, type Origin, openProber, type Prober } from './probe.ts';
+import { type Answer, type Method, NO_ADDRESS, type Origin, openProber, type Prober } from './probe.ts';
 
 /** What is watched. */
 export interface UplinkSetup {
@@ -52,6 +53,8 @@ export interface UplinkSetup {
   gateways: readonly Address[];
   /** The Ethernet addresses that they may answer from; empty: any. */
   gatewayMacs: readonly string[];
+  /** The families in which something is masqueraded: they need an address of the gateway's own. */
+  masqueraded: readonly Family[];
   policy: UplinkPolicy;
 }
 
@@ -98,6 +101,9 @@ const HURRY = 1 / 8;
 
 /** errno of a send that the network is to blame for: ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH. */
 const UNREACHABLE: ReadonlySet<number> = new Set([100, 101, 112, 113]);
+
+/** What an interface without an address asks from: an ARP probe (RFC 5227 1.1). In IPv6 it has a link-local one. */
+const UNSPECIFIED: Partial<Record<Family, Address>> = { 4: NO_ADDRESS };
 
 /** Something that is probed. */
 interface Probe {
@@ -289,20 +295,24 @@ export class Uplink {
       this.#note(`links and addresses cannot be read: ${(error as Error).message}`);
       return;
     }
-    const name = this.#setup!.interface;
+    const { interface: name, masqueraded } = this.#setup!;
     const link = facts.links.find((candidate) => candidate.name === name);
     for (const watched of this.#watched) {
+      const { family, gateway } = watched;
+      const lacking =
+        masqueraded.includes(family) && ownAddresses(facts, name, { family, gateway }).length === 0;
+      const source = questionSource(facts, name, family, gateway) ?? UNSPECIFIED[family];
       const problem =
-        obstacle(facts, name, watched.family, 'external') ??
+        linkObstacle(facts, name, 'external') ??
+        (lacking || source === undefined ? noAddress(facts, name, family, 'external') : undefined) ??
         (link?.carrier ? undefined : `the external interface ${name} has no carrier`);
-      if (problem !== undefined || link === undefined) {
+      if (problem !== undefined || link === undefined || source === undefined) {
         // What was heard before says nothing about the time after.
         if (watched.linkProblem === undefined) reset(watched, now);
         watched.linkProblem = problem;
         continue;
       }
       watched.linkProblem = undefined;
-      const source = localAddress(usableAddresses(facts, name, watched.family), watched.gateway);
       const origin: Origin = { ifindex: link.index, interface: name, mac: link.mac, source };
       if (JSON.stringify(origin) !== JSON.stringify(watched.origin)) {
         closeAll(watched.sockets);

@@ -3,7 +3,8 @@ import { truncateSync } from 'node:fs';
 import t from 'tap';
 import { hasIPv6, readFacts } from '../../agent/facts.ts';
 
-const observed = { links: [], addresses: [] };
+const observed = { links: [], addresses: [], routes: [] };
+const found = { links: [], addresses: [], connected: [] };
 
 t.test('a network-status file is optional, and a bad one is noted and left aside', async (t) => {
   const dir = t.testdir({
@@ -12,14 +13,14 @@ t.test('a network-status file is optional, and a bad one is noted and left aside
     directory: {},
   });
   t.strictSame(await readFacts(observed, `${dir}/missing`), {
-    ...observed,
+    ...found,
     networks: [],
     names: [],
     missing: [],
     notes: [],
   });
   t.strictSame(await readFacts(observed, `${dir}/good`), {
-    ...observed,
+    ...found,
     networks: [{ name: 'a', interface: 'net1', default: false }],
     names: [],
     missing: [],

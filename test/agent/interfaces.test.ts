@@ -20,6 +20,7 @@ const facts: Facts = {
     on(2, 'fe80::2', 64, 253),
     on(3, 'fe80::3', 64, 253),
   ],
+  connected: [],
   networks: [],
   missing: [],
   names: [],

@@ -34,6 +34,12 @@ const POD: Facts = {
     on(3, '172.17.0.11/16'),
     on(3, 'fd00:172:17::11/64'),
   ],
+  connected: [
+    { dev: 'eth0', network: prefix('10.16.0.0/16') },
+    { dev: 'eth0', network: prefix('fd00:10:16::/64') },
+    { dev: 'net1', network: prefix('172.17.0.0/16') },
+    { dev: 'net1', network: prefix('fd00:172:17::/64') },
+  ],
   networks: [],
   missing: [],
   names: ['gateway1-0', 'node1'],
@@ -66,8 +72,8 @@ const POLICY: Policy = {
 t.test('the seeds: routes to blocks and peers, forwarded blocks, sessions in microseconds', async (t) => {
   const plan = makePlan(POLICY, POD, {});
   t.strictSame(plan.families, [
-    { family: 4, state: 'programmed' },
-    { family: 6, state: 'programmed' },
+    { family: 4, state: 'programmed', source: '172.17.0.11' },
+    { family: 6, state: 'programmed', source: 'fd00:172:17::11' },
   ]);
   const [v4] = plan.routing;
   t.strictSame(
@@ -103,7 +109,7 @@ t.test(
 t.test('an internal dual stack with a v4-only external network works for v4 and says so', async (t) => {
   const plan = makePlan({ ...POLICY, external: { gateways: [address('172.17.0.1')] } }, POD, {});
   t.strictSame(plan.families, [
-    { family: 4, state: 'programmed' },
+    { family: 4, state: 'programmed', source: '172.17.0.11' },
     { family: 6, state: 'unused' },
   ]);
   t.strictSame(plan.notes, [
@@ -133,7 +139,7 @@ t.test('an address that duplicate address detection has not passed is not used',
   const addresses = [...POD.addresses.slice(0, 3), on(3, 'fd00:172:17::11/64', IFA_F_TENTATIVE)];
   t.match(makePlan(POLICY, { ...POD, addresses }, {}).families[1], {
     state: 'blocked',
-    reason: /net1 has no usable IPv6 address$/,
+    reason: /net1 has no usable IPv6 address; what would be masqueraded is dropped$/,
   });
   const IFA_F_DADFAILED = 0x08;
   const taken = [
@@ -142,7 +148,7 @@ t.test('an address that duplicate address detection has not passed is not used',
   ];
   t.match(makePlan(POLICY, { ...POD, addresses: taken }, {}).families[1], {
     state: 'blocked',
-    reason: /net1 has no usable IPv6 address: somebody else on the link has fd00:172:17::11$/,
+    reason: /net1 has no usable IPv6 address: somebody else on the link has fd00:172:17::11; what would/,
   });
 });
 
@@ -294,7 +300,7 @@ t.test(
 t.test('a family that the kernel lacks is left out, and told, while the other works', async (t) => {
   const plan = makePlan(POLICY, { ...POD, missing: [6] }, {});
   t.strictSame(plan.families, [
-    { family: 4, state: 'programmed' },
+    { family: 4, state: 'programmed', source: '172.17.0.11' },
     { family: 6, state: 'unused' },
   ]);
   t.match(plan.notes, [
@@ -318,4 +324,105 @@ t.test('a policy for nothing but a family that the kernel lacks is blocked', asy
   const [ip4, ip6] = makePlan(only6, { ...POD, missing: [6] }, {}).families;
   t.strictSame(ip4, { family: 4, state: 'unused' });
   t.match(ip6, { state: 'blocked', reason: /^this kernel has no IPv6/ });
+});
+
+t.test(
+  'without an own address outside, what would be masqueraded is dropped and the family is not ready',
+  async (t) => {
+    const addresses = POD.addresses.filter(({ ifindex, family }) => ifindex !== 3 || family !== 4);
+    const bare = { ...POD, addresses };
+    const plan = makePlan(POLICY, bare, {});
+    const reason =
+      'the external interface net1 has no usable IPv4 address; what would be masqueraded is dropped';
+    t.strictSame(plan.families[0], { family: 4, state: 'blocked', reason });
+    t.strictSame(plan.leftAlone, [], 'nothing stays as it is');
+    t.match(plan.nat[0], { defaultAction: 'drop', policies: [{ name: 'web', action: 'drop' }] });
+    t.equal(plan.peers.length, 2, 'its sessions are there, not Up');
+    const eips = [{ externalIP: address('172.17.0.60'), internalIP: address('10.17.0.9') }];
+    const only = makePlan({ ...POLICY, rules: [POLICY.rules[1]!], defaultAction: 'drop', eips }, bare, {});
+    t.strictSame(only.families[0], { family: 4, state: 'programmed' }, 'unless nothing is masqueraded');
+  },
+);
+
+t.test(
+  'what is masqueraded gets its address spelt out beside virtual ones, whoever holds them',
+  async (t) => {
+    const eips = (owner: string) => [
+      { externalIP: address('172.17.0.60'), internalIP: address('10.17.0.9'), owner },
+    ];
+    const source = { interface: 'net1', address: '172.17.0.11' };
+    for (const owner of ['node1', 'node2']) {
+      const [v4, v6] = makePlan({ ...POLICY, eips: eips(owner) }, POD, {}).nat;
+      t.strictSame([v4?.source, v6?.source], [source, undefined], owner);
+    }
+    const late = { ...POD, addresses: [on(3, '172.17.0.60/16'), ...POD.addresses] };
+    t.match(makePlan({ ...POLICY, eips: eips('node1') }, late, {}).families[0], { source: '172.17.0.11' });
+  },
+);
+
+t.test('a gateway off the networks of its link is reached by onlink routes', async (t) => {
+  const off = { ...POD, connected: POD.connected.filter(({ dev }) => dev === 'eth0') };
+  for (const { internal, external } of makePlan(POLICY, off, {}).routing) {
+    t.strictSame([internal.onlink, external.onlink], [undefined, true]);
+  }
+  const gateways = [address('172.17.0.1'), address('fe80::1')];
+  const local = makePlan({ ...POLICY, external: { gateways } }, POD, {}).routing;
+  t.equal(local[1]!.external.onlink, undefined, 'a link-local one is on its link');
+  t.strictSame(makePlan(POLICY, POD, {}).notes, []);
+});
+
+t.test(
+  'an internal gateway off the networks of its interface is left for the kernel to refuse',
+  async (t) => {
+    const policy = { ...POLICY, internal: { gateways: [address('10.99.0.1')] } };
+    t.equal(makePlan(policy, POD, {}).routing[0]!.internal.onlink, undefined);
+    const elsewhere = { ...POD, connected: [] };
+    t.equal(
+      makePlan(POLICY, elsewhere, {}).routing[0]!.internal.onlink,
+      true,
+      'unless its network is in another table',
+    );
+    const host = { ...POD, addresses: [on(2, '10.16.0.12/32'), on(3, '172.17.0.11/16')], connected: [] };
+    const alone = makePlan(policy, host, {});
+    t.equal(alone.routing[0]!.internal.onlink, true, 'a host address says nothing about its link');
+    t.match(alone.notes, [
+      /^the internal gateway 10\.99\.0\.1 is on no network of eth0 \(10\.16\.0\.12\/32\)/,
+    ]);
+  },
+);
+
+t.test('blocks that hold what is outside lead outside, and the more specific ones inside', async (t) => {
+  const routed = (...blocks: string[]) => {
+    const rules = [{ name: 'web', snat: true, ipBlocks: blocks.map(prefix) }];
+    const { routing, notes } = makePlan({ ...POLICY, rules }, POD, {});
+    return {
+      inside: routing.flatMap(({ internalBlocks }) => internalBlocks),
+      outside: routing.flatMap(({ externalBlocks }) => externalBlocks),
+      notes,
+    };
+  };
+  t.strictSame(routed('172.16.0.0/12', '172.20.0.0/16', 'fd00::/16', 'fd00:10:17::/64'), {
+    inside: ['172.20.0.0/16', 'fd00:10:17::/64'],
+    outside: ['172.16.0.0/12', 'fd00::/16'],
+    notes: [],
+  });
+  for (const block of ['172.17.0.0/16', '172.17.0.0/24', '0.0.0.0/0', '::/0', 'fd00:172:17::/64']) {
+    t.strictSame(
+      routed(block),
+      { inside: [], outside: [], notes: [] },
+      `${block} is on the link, or everywhere`,
+    );
+  }
+  const note = 'is wider than any private network: it leads outside, not into the VPC';
+  t.strictSame(routed('0.0.0.0/1', '2000::/3').notes, [`0.0.0.0/1 ${note}`, `2000::/3 ${note}`]);
+  t.strictSame(
+    routed('10.0.0.0/8', 'fc00::/8').inside,
+    ['10.0.0.0/8', 'fc00::/8'],
+    'the internal network may be in it',
+  );
+  const beside = { ...POD, addresses: [...POD.addresses, on(3, '192.0.2.7/24')] };
+  const rules = [{ name: 'web', snat: true, ipBlocks: [prefix('192.0.0.0/16')] }];
+  t.strictSame(makePlan({ ...POLICY, rules }, beside, {}).notes, [
+    '192.0.0.0/16 holds a network of net1: it leads outside, not into the VPC',
+  ]);
 });

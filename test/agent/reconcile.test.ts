@@ -130,7 +130,7 @@ function pod(
       ...claims,
     },
     neighbours: { held: () => [], remove: () => {} },
-    facts: async () => ({ ...seen, networks: [], names: [], missing: [], notes: [] }),
+    facts: async () => ({ ...seen, connected: [], networks: [], names: [], missing: [], notes: [] }),
   };
   const reconciler = new Reconciler(kernels, {}, lastGood);
   const run = async (wanted: Policy, anew = true) =>

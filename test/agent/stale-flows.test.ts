@@ -51,6 +51,21 @@ const INSIDE = [prefix('10.17.0.0/16'), prefix('10.18.0.0/16')];
 const stale = (entry: ConntrackEntry, more: Partial<FamilyNat> = {}) =>
   staleFlows(intent(more), OWN, INSIDE)(entry);
 
+t.test('what masquerading gave an address of the other side, or an EIP, begins anew', async (t) => {
+  const goes = (entry: ConntrackEntry, more: Partial<FamilyNat> = {}) =>
+    staleFlows(
+      intent(more),
+      [...OWN, address('172.17.0.60')],
+      [prefix('10.19.0.0/16')],
+      [address('10.16.0.12')],
+    )(entry);
+  t.equal(goes(outwards('10.17.0.9:1000', '10.16.0.12:2000')), true);
+  t.equal(goes(flow('10.17.0.9:1000 > 10.19.0.9:53', '10.19.0.9:53 > 10.16.0.12:2000')), false, 'inside');
+  const eips = [{ external: address('172.17.0.60'), internal: address('10.17.0.10') }];
+  t.equal(goes(outwards('10.17.0.9:1000', '172.17.0.60:2000'), { eips }), true);
+  t.equal(goes(outwards('10.17.0.10:1000', '172.17.0.60:1000'), { eips }), false);
+});
+
 t.test('a source is translated or forwarded as the policy says now', async (t) => {
   t.equal(stale(outwards('10.17.0.9:1000', '172.17.0.11:2000')), false);
   t.equal(stale(outwards('10.17.0.9:1000')), true, 'it left untranslated');

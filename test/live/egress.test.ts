@@ -283,7 +283,7 @@ t.test('the commands that do one thing know virtual addresses', async (t) => {
   gateway.ip('addr del 172.17.0.50/32 dev net1');
   const plan = agent.cli('plan');
   t.equal(plan.code, 4);
-  t.equal(plan.stdout, 'ip addr add 172.17.0.50/32 dev net1 metric 178\n');
+  t.equal(plan.stdout, 'ip addr add 172.17.0.50/32 dev net1 metric 178 scope link\n');
   t.equal(agent.cli('apply').code, 0);
   t.ok(held(BOTH[4]));
   t.equal(agent.cli('cleanup').code, 0);

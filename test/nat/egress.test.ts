@@ -121,6 +121,33 @@ t.test('a limit of connections is asked about what the policy allows, from insid
   t.end();
 });
 
+t.test('what is masqueraded can have its address spelt out, outwards only', (t) => {
+  const spelt = { source: { interface: 'net1', address: address('172.17.0.11') } };
+  const decided = {
+    policies: [policy('web', { sources: list('10.17.0.0/16'), action: snat('172.17.0.50') })],
+  };
+  for (const wanted of [nat(spelt), nat({ ...spelt, ...decided })]) {
+    t.equal(source(wanted, outwards('10.20.0.9', '192.0.2.1')), 'snat 172.17.0.11');
+    t.equal(source(wanted, outwards('10.20.0.9', '10.21.0.9', { out: 'eth0' })), 'masquerade');
+  }
+  t.end();
+});
+
+t.test('one policy can drop while another translates', (t) => {
+  const wanted = nat({
+    policies: [
+      policy('no', { sources: list('10.17.0.0/16'), destinations: list('192.0.2.0/24'), action: 'drop' }),
+      policy('web', { sources: list('10.17.0.0/16'), action: snat('172.17.0.50') }),
+      policy('none', { sources: list('10.18.0.0/16'), action: 'drop' }),
+    ],
+  });
+  t.equal(source(wanted, outwards('10.17.0.9', '192.0.2.1')), 'drop');
+  t.equal(source(wanted, outwards('10.17.0.9', '198.51.100.1')), 'snat 172.17.0.50');
+  t.equal(source(wanted, outwards('10.18.0.9', '198.51.100.1')), 'drop');
+  t.equal(source(wanted, outwards('10.19.0.9', '198.51.100.1')), 'masquerade');
+  t.end();
+});
+
 t.test('a policy gives its sources an address of their own', (t) => {
   const wanted = nat({
     policies: [policy('web', { sources: list('10.17.0.0/16'), action: snat('172.17.0.50') })],

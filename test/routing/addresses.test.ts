@@ -23,7 +23,7 @@ t.test('what is missing is added, what is no longer wanted is withdrawn before',
   t.strictSame(steps([held('172.17.0.50'), held('fd00::50')], '172.17.0.51', 'fd00::51'), [
     'ip addr del 172.17.0.50/32 dev net1',
     'ip -6 addr del fd00::50/128 dev net1',
-    'ip addr add 172.17.0.51/32 dev net1 metric 178',
+    'ip addr add 172.17.0.51/32 dev net1 metric 178 scope link',
     'ip -6 addr add fd00::51/128 dev net1 metric 178 nodad noprefixroute preferred_lft 0',
   ]);
   t.strictSame(steps([held('172.17.0.50'), held('fd00::50')], '172.17.0.50', 'fd00::50'), []);
@@ -32,7 +32,7 @@ t.test('what is missing is added, what is no longer wanted is withdrawn before',
 t.test('an address on another interface than the wanted one moves', async (t) => {
   t.strictSame(steps([held('172.17.0.50', { ifindex: 2 })], '172.17.0.50'), [
     'ip addr del 172.17.0.50/32 dev eth0',
-    'ip addr add 172.17.0.50/32 dev net1 metric 178',
+    'ip addr add 172.17.0.50/32 dev net1 metric 178 scope link',
   ]);
 });
 
@@ -48,4 +48,5 @@ t.test('only a host address with the metric of the agent is its own', async (t) 
   }
   t.equal(held('fd00::50').metric, METRIC_VEG_AGENT);
   t.equal(held('fd00::50').address, 'fd00::50' as Address);
+  t.equal(held('172.17.0.50').scope, 253, 'nothing that looks for a global address chooses it');
 });

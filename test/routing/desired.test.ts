@@ -7,6 +7,7 @@ const v4: FamilyRouting = {
   family: 4,
   internal: { interface: 'eth0', addresses: [address('10.16.0.12')], gateway: address('10.16.0.1') },
   external: { interface: 'net1', addresses: [address('172.17.0.11')], gateway: address('172.17.0.1') },
+  externalBlocks: [],
   internalBlocks: [prefix('10.17.0.0/16'), prefix('10.18.0.0/16')],
   peers: [address('10.255.255.255')],
 };
@@ -14,6 +15,7 @@ const v6: FamilyRouting = {
   family: 6,
   internal: { interface: 'eth0', addresses: [address('fd00:10:16::12')], gateway: address('fd00:10:16::1') },
   external: { interface: 'net1', addresses: [address('fd00:172:17::11')], gateway: address('fe80::1') },
+  externalBlocks: [],
   internalBlocks: [prefix('fd00:10:17::/64')],
   peers: [],
 };
@@ -87,6 +89,7 @@ t.test(
     const { routes } = desiredRouting([
       {
         ...v4,
+        externalBlocks: [],
         internalBlocks: [prefix('10.255.255.255'), prefix('10.17.0.0/16'), prefix('10.17.0.0/16')],
         peers: [address('10.255.255.255'), address('10.16.0.1')],
       },

@@ -11,6 +11,7 @@ const intent: FamilyRouting = {
   family: 4,
   internal: { interface: 'eth0', addresses: [address('10.16.0.12')], gateway: address('10.16.0.1') },
   external: { interface: 'net1', addresses: [address('172.17.0.11')], gateway: address('172.17.0.1') },
+  externalBlocks: [],
   internalBlocks: [prefix('10.17.0.0/16')],
   peers: [],
 };
@@ -18,6 +19,7 @@ const intent6: FamilyRouting = {
   family: 6,
   internal: { interface: 'eth0', addresses: [address('fd00:16::12')], gateway: address('fd00:16::1') },
   external: { interface: 'net1', addresses: [address('fd00:17::11')], gateway: address('fd00:17::1') },
+  externalBlocks: [],
   internalBlocks: [prefix('fd00:18::/64')],
   peers: [],
 };
@@ -100,6 +102,49 @@ t.test('what is as wanted needs nothing', async (t) => {
     [],
   );
 });
+
+t.test('onlink is part of a wish, but a route of somebody else serves with it or without', async (t) => {
+  const off = desiredRouting([{ ...intent, external: { ...intent.external, onlink: true } }]);
+  const said = 'ip route replace default via 172.17.0.1 dev net1 onlink proto 178';
+  t.strictSame(
+    steps(wanted, () => {}, off),
+    [said],
+  );
+  t.strictSame(
+    steps(off, () => {}, wanted),
+    [said.replace(' onlink', '')],
+  );
+  for (const goal of [wanted, off]) {
+    for (const more of [{}, { onlink: true as const }]) {
+      const foreign = route('0.0.0.0/0', '172.17.0.1', 'net1', more);
+      t.strictSame(
+        steps(goal, ({ routes }) => replaceRoute(routes, '0.0.0.0/0', [foreign])),
+        [],
+      );
+    }
+  }
+  const inTable = desiredRouting([{ ...intent, internal: { ...intent.internal, onlink: true } }]);
+  t.strictSame(
+    steps(wanted, () => {}, inTable),
+    [
+      'ip route replace default via 10.16.0.1 dev eth0 onlink table 1000',
+      'ip route replace 10.17.0.0/16 via 10.16.0.1 dev eth0 onlink proto 178',
+    ],
+  );
+});
+
+t.test(
+  'a block that holds the external network leads outside, before a route that leads it inside',
+  async (t) => {
+    const block = prefix('172.16.0.0/12');
+    const outside = desiredRouting([{ ...intent, externalBlocks: [block] }]);
+    const cni = route(block, '10.16.0.1', 'eth0');
+    t.strictSame(
+      steps(wanted, ({ routes }) => routes.push(cni), outside),
+      ['ip route prepend 172.16.0.0/12 via 172.17.0.1 dev net1 proto 178'],
+    );
+  },
+);
 
 t.test('rules', async (t) => {
   const rule = wanted.rules[2]!;
@@ -298,6 +343,7 @@ t.test('from any state to any wish, in one go, and foreign things survive', asyn
         addresses: some(external).map(address),
         gateway: address(pick(gateways)),
       },
+      externalBlocks: [],
       internalBlocks: some(blocks).map(prefix),
       peers: some(peers).map(address),
     };

@@ -82,7 +82,7 @@ t.test('a failure names the step and the reason, and the others are made', async
   ]);
   t.equal(requests.length, 2);
   t.strictSame(failures.map(({ message }) => message).sort(), [
-    'ip route add 10.17.0.0/16 via 10.16.0.1 dev eth0 proto 178: the kernel says (ENETUNREACH)',
+    'ip route add 10.17.0.0/16 via 10.16.0.1 dev eth0 proto 178: the kernel says (ENETUNREACH); 10.16.0.1 is on no network of eth0 (no address)',
     'ip route add 10.17.0.0/16 via 10.16.0.1 dev net9 proto 178: there is no interface net9',
   ]);
 });

@@ -218,6 +218,15 @@ t.test('what is written reads back the same', async (t) => {
   }
 });
 
+t.test('a next hop that is on the link by decree', async (t) => {
+  // default via 10.0.0.9 dev d0 onlink proto 178
+  const hex = '02000000feb20001 04000000 08000f00fe000000 080005000a000009 0800040003000000';
+  const route = parseRoute(bytes(hex), nameOf)!;
+  t.equal(renderRoute(route), 'default via 10.0.0.9 dev d0 onlink proto 178');
+  t.equal(route.message, undefined);
+  t.equal(Buffer.from(formatRoute(route, 3)).readUInt32LE(8), 4, 'RTNH_F_ONLINK');
+});
+
 t.test('what cannot be said in fields keeps the kernel’s message where it may have to go', async (t) => {
   const inTable1000 = (hex: string) => bytes(hex.replace('08000f00fe000000', '08000f00e8030000'));
   const multipath = inTable1000(ROUTES[4]![1]);

@@ -529,6 +529,21 @@ t.test('a family with a gateway on one side only is left out, and said to be', a
   ]);
 });
 
+t.test('a block that holds the external gateway is warned about', async (t) => {
+  const warnings = (blocks: string) =>
+    policyWith(`  policies:\n    - { name: wide, ipBlocks: [${blocks}] }\n`).warnings.map(
+      ({ message }) => message,
+    );
+  const warning = (block: string, gateway: string) =>
+    `policy wide: ${block} holds the external gateway ${gateway}; packets to it leave to the outside, name the blocks that are inside`;
+  t.same(warnings('172.16.0.0/12, 172.17.0.0/16, "fd00::/16", 10.0.0.0/8'), [
+    warning('172.16.0.0/12', '172.17.0.1'),
+    warning('172.17.0.0/16', '172.17.0.1'),
+    warning('fd00::/16', 'fd00:172:17::1'),
+  ]);
+  t.same(warnings('0.0.0.0/0, "::/0"'), [], 'everything is no mistake');
+});
+
 t.test('a translated block that is forwarded all the same is a conflict', async (t) => {
   const warnings = (lines: string) => policyWith(lines).warnings.map(({ message }) => message);
   t.same(
