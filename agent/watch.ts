@@ -9,11 +9,13 @@
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
+import { StringDecoder } from 'node:string_decoder';
 import v8 from 'node:v8';
-import { kindOf, readMounted } from '../bfd/files.ts';
-import { MAX_FILE_SIZE, MAX_SET_SIZE } from './policy/documents.ts';
+import { kindOf, piecesOfMounted, readMounted } from '../bfd/files.ts';
+import { MAX_FILE_SIZE, MAX_RAW_SIZE, MAX_SET_SIZE, SMALL_SET } from './policy/documents.ts';
 import type { PolicyFile } from './policy/model.ts';
 import { DEFAULT_TOKENS } from './policy/parse.ts';
+import { Sieve, type Sieved } from './policy/sieve.ts';
 
 /**
  * How many YAML tokens (see `loadPolicy`) this process can afford: what its heap may grow to, less what the
@@ -65,7 +67,7 @@ const reasons: Record<string, string> = {
 export function readPolicy(location: string): PolicySource {
   for (let attempt = 1; ; attempt++) {
     try {
-      const file = readFile(location, location, MAX_SET_SIZE);
+      const file = readFile(location, location, new Room(fs.statSync(location).size));
       if (file !== undefined) return [file];
       const before = dataDirectory(location);
       const files = readDirectory(before);
@@ -90,27 +92,50 @@ function dataDirectory(directory: string): string {
 }
 
 function readDirectory(directory: string): PolicyFile[] {
-  let left = MAX_SET_SIZE;
-  return fs
-    .readdirSync(directory)
-    .filter(isPolicyName)
-    .sort()
-    .flatMap((name) => {
-      const file = readFile(path.join(directory, name), name, left);
-      if (file === undefined) return [];
-      left -= file.size ?? file.text.length;
-      return [file];
-    });
+  const names = fs.readdirSync(directory).filter(isPolicyName).sort();
+  const sizes = names.map((name) => fs.statSync(path.join(directory, name)));
+  const room = new Room(sizes.reduce((sum, stat) => sum + (stat.isFile() ? stat.size : 0), 0));
+  return names.flatMap((name) => readFile(path.join(directory, name), name, room) ?? []);
+}
+
+/** What the files of a directory may come to, in octets. */
+class Room {
+  /** They are large: what nobody reads is left out. */
+  readonly large: boolean;
+  left = MAX_SET_SIZE;
+  leftRaw = MAX_RAW_SIZE;
+
+  constructor(total: number) {
+    this.large = total > SMALL_SET;
+  }
 }
 
 /** Reads a file; undefined for a directory. What else is no regular file comes with what it is. */
-function readFile(location: string, name: string, left: number): PolicyFile | undefined {
+function readFile(location: string, name: string, room: Room): PolicyFile | undefined {
   const stat = fs.statSync(location);
   if (stat.isDirectory()) return undefined;
   if (!stat.isFile()) return { name, text: '', problem: `is ${kindOf(stat)}, not a regular file` };
-  const most = Math.min(MAX_FILE_SIZE, left);
-  if (stat.size > most) return { name, text: '', size: stat.size };
-  return { name, text: readMounted(location, most).toString() };
+  room.leftRaw -= stat.size;
+  const most = Math.min(MAX_FILE_SIZE, room.left);
+  const tooLarge = room.leftRaw < 0 || most < 0 || (!room.large && stat.size > most);
+  const read = tooLarge
+    ? undefined
+    : room.large
+      ? readSieved(location, most)
+      : { text: readMounted(location, most).toString() };
+  room.left -= read?.text.length ?? stat.size;
+  return { name, ...(read ?? { text: '', size: stat.size }) };
+}
+
+/** Reads a file piece by piece, without what nobody reads of it; undefined when more than `most` is left. */
+function readSieved(location: string, most: number): Sieved | undefined {
+  const [sieve, decoder] = [new Sieve(), new StringDecoder('utf8')];
+  for (const piece of piecesOfMounted(location, MAX_RAW_SIZE)) {
+    sieve.write(decoder.write(piece));
+    if (sieve.length > most) return undefined;
+  }
+  sieve.write(decoder.end());
+  return sieve.end();
 }
 
 /** Follows a policy directory, which need not exist yet, and tells when its content has changed. */
@@ -223,5 +248,10 @@ function metadata(directory: string): string {
 }
 
 function digest(source: PolicySource): string {
-  return createHash('sha256').update(JSON.stringify(source)).digest('base64');
+  const hash = createHash('sha256');
+  if ('unreadable' in source) hash.update(source.unreadable);
+  else
+    for (const { text, ...rest } of source)
+      hash.update(JSON.stringify(rest)).update('\0').update(text).update('\0');
+  return hash.digest('base64');
 }

@@ -30,12 +30,33 @@ const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY } 
 
 /** The smallest piece that a file is read in, octets. */
 const PIECE = 4096;
+/** And of a large one. */
+const LARGE_PIECE = 64 << 10;
 
 /** Reads a file that somebody mounts or names. Throws for all but a regular file of at most so many octets. */
 export function readMounted(path: string, maxBytes: number): Buffer {
   // A device must not even be opened: that alone may do something.
   checkKind(path, statSync(path), maxBytes);
   return readAll(path, O_NONBLOCK | O_NOCTTY, maxBytes);
+}
+
+/** The same, a large one, piece by piece; a piece is good until the next one. */
+export function* piecesOfMounted(path: string, maxBytes: number): Generator<Buffer> {
+  checkKind(path, statSync(path), maxBytes);
+  const fd = openSync(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+  try {
+    checkKind(path, fstatSync(fd), maxBytes);
+    const piece = Buffer.allocUnsafe(LARGE_PIECE);
+    let total = 0;
+    for (let length = readSync(fd, piece); length > 0; length = readSync(fd, piece)) {
+      total += length;
+      // It may grow while it is read.
+      if (total > maxBytes) throw tooLarge(path, maxBytes);
+      yield piece.subarray(0, length);
+    }
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** Reads a file of the state directory; undefined when there is none. Throws when it is not what it should be. */

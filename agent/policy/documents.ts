@@ -5,9 +5,13 @@
 
 import type { Kind } from './json-schema.ts';
 import type { Origin, PolicyError, PolicyFile } from './model.ts';
-import { type Budget, type ParsedDocument, type Path, parseDocuments } from './parse.ts';
+import { type Budget, type Path, parseDocuments } from './parse.ts';
+import { type FilePart, type PartErrors, readParts } from './parts.ts';
+import { type Pod, podOf } from './pods.ts';
 import { closest, describe, formatPath, quote } from './quote.ts';
 import { KINDS } from './schema.ts';
+import { POD } from './schema-core.ts';
+import { sieve } from './sieve.ts';
 import { MAX_MISFITS, validate } from './validate.ts';
 
 /**
@@ -29,13 +33,19 @@ export interface PolicyDocument<Value = unknown> {
 
 export interface DocumentSet {
   documents: PolicyDocument[];
+  /** The `Pod` documents, of which there may be thousands: what selectors need of them. */
+  pods: Pod[];
   /** True when a document could not be read at all: whatever seems to be missing may be in it. */
   incomplete: boolean;
 }
 
-/** A file, or all of them, in octets: what a ConfigMap cannot hold by far. */
+/** A file, or all of them, in octets, without what the sieve leaves out: what a ConfigMap cannot hold by far. */
 export const MAX_FILE_SIZE = 4 << 20;
 export const MAX_SET_SIZE = 8 << 20;
+/** And with it. */
+export const MAX_RAW_SIZE = 64 << 20;
+/** Of files that together are no larger everything is read and checked, also what has no effect. */
+export const SMALL_SET = 32 << 10;
 
 /** Reads every document of the files; what is wrong is pushed to `errors`. */
 export function readDocuments(
@@ -43,16 +53,19 @@ export function readDocuments(
   errors: PolicyError[],
   budget: Budget,
 ): DocumentSet {
-  const set: DocumentSet = { documents: [], incomplete: false };
+  const set: DocumentSet = { documents: [], pods: [], incomplete: false };
   const refuse = (file: string, message: string, line = 1, col = 1) => {
     errors.push({ file, line, col, path: '', message });
     set.incomplete = true;
   };
-  const total = files.reduce((sum, file) => sum + sizeOf(file), 0);
+  const counts = new Map<string, number>();
+  budget.holds = () => [...counts].map(([kind, count]) => `${count} ${kind}`).join(', ');
+  const taken = withoutUnread(files);
+  const total = taken.reduce((sum, file) => sum + sizeOf(file), 0);
   const tooMuch =
     total > MAX_SET_SIZE &&
     `the files together hold ${mebibytes(total)}, more than ${mebibytes(MAX_SET_SIZE)}`;
-  for (const file of files) {
+  for (const file of taken) {
     const size = sizeOf(file);
     if (size > MAX_FILE_SIZE) {
       refuse(file.name, `holds ${mebibytes(size)}, more than ${mebibytes(MAX_FILE_SIZE)}`);
@@ -66,14 +79,34 @@ export function readDocuments(
       refuse(file.name, tooMuch);
       break;
     }
-    const parsed = parseDocuments(file.text, budget);
-    for (const { message, line, col } of parsed.errors) refuse(file.name, message, line, col);
-    if (parsed.errors.length === 0 && parsed.documents.length === 0) refuse(file.name, 'holds no document');
-    for (const document of parsed.documents) {
-      new Reader(file.name, document, errors, set).read(document.value, []);
+    let empty = true;
+    for (const part of file.cuts === undefined
+      ? wholly(file.text, budget)
+      : readParts(file.text, file.cuts, budget)) {
+      empty = false;
+      if ('errors' in part)
+        for (const { message, line, col } of part.errors) refuse(file.name, message, line, col);
+      else new Reader(file.name, part, errors, set, counts).read(part.value, []);
     }
+    if (empty) refuse(file.name, 'holds no document');
+    // Nothing fits any more; where that began has been said.
+    if (budget.tokens < 0) break;
   }
   return set;
+}
+
+/** The files as they are while they are few; else without what nobody reads of them. */
+function withoutUnread(files: readonly PolicyFile[]): readonly PolicyFile[] {
+  const total = files.reduce((sum, file) => sum + sizeOf(file), 0);
+  if (total <= SMALL_SET && files.every(({ cuts }) => cuts === undefined)) return files;
+  return files.map((file) => (file.cuts === undefined ? { ...file, ...sieve(file.text) } : file));
+}
+
+/** The documents of a text with their trees. */
+function* wholly(text: string, budget: Budget): Generator<FilePart | PartErrors> {
+  const { documents, errors } = parseDocuments(text, budget);
+  if (errors.length > 0) yield { errors };
+  yield* documents;
 }
 
 const sizeOf = (file: PolicyFile): number => file.size ?? file.text.length;
@@ -84,15 +117,31 @@ type Fields = Record<string, unknown>;
 /** Takes the resources out of one YAML document: itself, or the items of a `List`. */
 class Reader {
   readonly #file: string;
-  readonly #parsed: ParsedDocument;
+  readonly #locate: FilePart['locate'];
+  readonly #items: FilePart['items'];
   readonly #errors: PolicyError[];
   readonly #set: DocumentSet;
+  /** How many resources of each kind were read. */
+  readonly #counts: Map<string, number>;
+  /** Where in its file the part stands. */
+  readonly #prefix: Path;
 
-  constructor(file: string, parsed: ParsedDocument, errors: PolicyError[], set: DocumentSet) {
+  constructor(
+    file: string,
+    parsed: FilePart,
+    errors: PolicyError[],
+    set: DocumentSet,
+    counts: Map<string, number>,
+    prefix: Path = [],
+  ) {
     this.#file = file;
-    this.#parsed = parsed;
+    // Not all of it: the value must not outlive its use.
+    this.#locate = parsed.locate;
+    this.#items = parsed.items;
     this.#errors = errors;
     this.#set = set;
+    this.#counts = counts;
+    this.#prefix = prefix;
   }
 
   /** Reads the resource at `base`; `typed` is the kind that the list around it gives. */
@@ -103,7 +152,7 @@ class Reader {
     }
     const fields = value as Fields;
     const listed = listKind(fields);
-    if (listed !== undefined && base.length === 0) {
+    if (listed !== undefined && base.length + this.#prefix.length === 0) {
       this.#readList(fields, listed.of);
       return;
     }
@@ -127,6 +176,20 @@ class Reader {
       }
     }
     for (const [i, item] of items.entries()) this.read(item, ['items', i], of);
+    let i = 0;
+    for (const item of this.#items?.() ?? []) {
+      const prefix = ['items', i];
+      if ('errors' in item) {
+        for (const { message, ...place } of item.errors) {
+          this.#errors.push({ file: this.#file, ...place, path: '', message });
+        }
+        this.#set.incomplete = true;
+      } else {
+        const reader = new Reader(this.#file, item, this.#errors, this.#set, this.#counts, prefix);
+        reader.read(item.value, [], of);
+      }
+      i++;
+    }
   }
 
   #kindOf(fields: Fields, base: Path): Kind | undefined {
@@ -159,6 +222,7 @@ class Reader {
   }
 
   #readResource(kind: Kind, fields: Fields, base: Path): void {
+    this.#counts.set(kind.kind, (this.#counts.get(kind.kind) ?? 0) + 1);
     dropEmpty(kind.emptyIsAbsent ? fields : fields.metadata);
     const violations = validate(kind, fields);
     for (const { path, where, at, message } of violations) {
@@ -168,6 +232,10 @@ class Reader {
       this.#set.incomplete = true;
       return;
     }
+    if (kind === POD) {
+      this.#set.pods.push(podOf(fields));
+      return;
+    }
     const { name, namespace } = (fields.metadata ?? {}) as { name?: string; namespace?: string };
     const fullName = kind.namespaced && name ? `${namespace ?? 'default'}/${name}` : (name ?? '');
     this.#set.documents.push({
@@ -175,7 +243,7 @@ class Reader {
       kind: kind.kind,
       name: fullName,
       origin: { file: this.#file, kind: kind.kind, name: fullName },
-      value: fields,
+      value: kind.condense?.(fields) ?? fields,
       sound: violations.length === 0,
       fail: (path, message, at = 'value') => this.#fail([...base, ...path], message, at),
     });
@@ -190,8 +258,8 @@ class Reader {
   }
 
   #fail(path: Path, message: string, at: 'key' | 'value', where: Path = path): void {
-    const { line, col } = this.#parsed.locate(where, at);
-    this.#errors.push({ file: this.#file, line, col, path: formatPath(path), message });
+    const { line, col } = this.#locate(where, at);
+    this.#errors.push({ file: this.#file, line, col, path: formatPath([...this.#prefix, ...path]), message });
   }
 }
 

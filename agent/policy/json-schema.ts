@@ -88,4 +88,6 @@ export interface Kind {
   schema: Schema;
   /** A field that is left empty counts as absent, as the Kubernetes API server has it. */
   emptyIsAbsent: boolean;
+  /** Makes the most of a document of which there may be thousands: what is read of it, and nothing else. */
+  condense?: (value: Record<string, unknown>) => Record<string, unknown>;
 }

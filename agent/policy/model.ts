@@ -3,6 +3,7 @@
  * everything behind it (plan, status) knows nothing of where it came from.
  */
 import type { Address, Prefix } from '../../routing/prefix.ts';
+import type { Cuts } from './sieve.ts';
 
 /** One side of the gateway. */
 export interface Side {
@@ -213,6 +214,8 @@ export interface PolicyFile {
   size?: number;
   /** Why it was not read: `is a FIFO, not a regular file`. */
   problem?: string;
+  /** Where what nobody reads was left out of `text` (sieve.ts); absent: the text is whole. */
+  cuts?: Cuts;
 }
 
 export type PolicyResult = { ok: true; policy: Policy } | { ok: false; errors: PolicyError[] };

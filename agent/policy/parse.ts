@@ -22,6 +22,7 @@ import {
 } from 'yaml';
 import { quote } from './quote.ts';
 import { AddressRuns } from './runs.ts';
+import type { Cuts } from './sieve.ts';
 
 /** Where a value is in its document: `['spec', 'policies', 0, 'ipBlocks', 1]`. */
 export type Path = readonly (string | number)[];
@@ -54,6 +55,8 @@ const MAX_DEPTH = 64;
  */
 export interface Budget {
   tokens: number;
+  /** What fills it so far, in words, for who has to find out what is large. */
+  holds?: () => string;
 }
 
 /** As much as a policy of thousands of rules needs. */
@@ -65,8 +68,8 @@ const MAX_VALUES = 1_000_000;
 /** What is wrong in the first lines makes the rest of a file look wrong too. */
 const MAX_SYNTAX_ERRORS = 20;
 
-const TOO_LARGE =
-  'the policy is too large from here on: use fewer policies, or give the pod more memory, up to 512 MiB';
+const tooLarge = (holds = ''): string =>
+  `the policy is too large from here on${holds && `, behind ${holds}`}: leave out what no rule needs, or give the pod more memory (docs/policy.md has the numbers)`;
 
 /** Why a file is not read further. */
 class Refused extends Error {
@@ -78,13 +81,15 @@ class Refused extends Error {
   }
 }
 
-/** Parses a file. Never throws: what is not YAML is in `errors`, and its documents are left out. */
-export function parseDocuments(text: string, budget: Budget = { tokens: DEFAULT_TOKENS }): Parsed {
-  const lines = countLines(text);
-  const position = (offset: number): Position => {
-    const { line, col } = lines.linePos(offset);
-    return { line: Math.max(line, 1), col: Math.max(col, 1) };
-  };
+/**
+ * Parses a file, or a part of one, of which `position` then knows the places. Never throws: what is not YAML is in
+ * `errors`, and its documents are left out.
+ */
+export function parseDocuments(
+  text: string,
+  budget: Budget = { tokens: DEFAULT_TOKENS },
+  position = placesIn(text),
+): Parsed {
   const documents: ParsedDocument[] = [];
   const errors: Parsed['errors'] = [];
   const fail = (offset: number, message: string) => errors.push({ ...position(offset), message });
@@ -108,7 +113,31 @@ export function parseDocuments(text: string, budget: Budget = { tokens: DEFAULT_
   return { documents, errors: firstPerLine(errors) };
 }
 
-/** Where lines begin. The parser would tell as well, but loses count where it meets what it does not expect. */
+/**
+ * From an offset to its place, in a text from which something was left out at `cuts`. The parser would tell as well,
+ * but loses count where it meets what it does not expect.
+ */
+export function placesIn(text: string, cuts: Cuts = []): (offset: number) => Position {
+  let lines: LineCounter | undefined;
+  return (offset) => {
+    lines ??= countLines(text);
+    const here = lines.linePos(offset);
+    let [low, high] = [0, cuts.length / 3];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (cuts[3 * middle]! <= offset) low = middle + 1;
+      else high = middle;
+    }
+    if (low === 0) return { line: Math.max(here.line, 1), col: Math.max(here.col, 1) };
+    const [at, line, col] = cuts.slice(3 * (low - 1)) as [number, number, number];
+    const before = lines.linePos(at);
+    return {
+      line: line + here.line - before.line,
+      col: here.line === before.line ? col + here.col - before.col : here.col,
+    };
+  };
+}
+
 function countLines(text: string): LineCounter {
   const lines = new LineCounter();
   lines.addNewLine(0);
@@ -125,7 +154,7 @@ function* compose(text: string, runs: AddressRuns, budget: Budget): Generator<Do
   for (const lexeme of runs.filter(new Lexer().lex(text))) {
     const { offset } = runs;
     parser.offset = offset;
-    if (--budget.tokens < 0) throw new Refused(offset, TOO_LARGE);
+    if (--budget.tokens < 0) throw new Refused(offset, tooLarge(budget.holds?.()));
     if (lexeme.startsWith('*') && ++aliases > MAX_ALIASES) {
       throw new Refused(offset, `holds more than ${MAX_ALIASES} YAML aliases; write the values out`);
     }

@@ -26,8 +26,16 @@ const namespace = document('v1', 'Namespace', false, { spec: anyObject, status: 
 /** Multus' networks: the pod's interfaces are there when the policy is read. */
 const network = document(MULTUS, 'NetworkAttachmentDefinition', true, { spec: anyObject }, []);
 
+export const POD: Kind = {
+  apiVersion: 'v1',
+  kind: 'Pod',
+  namespaced: true,
+  schema: pod,
+  emptyIsAbsent: true,
+};
+
 export const CORE_KINDS: readonly Kind[] = [
-  { apiVersion: 'v1', kind: 'Pod', namespaced: true, schema: pod, emptyIsAbsent: true },
+  POD,
   { apiVersion: 'v1', kind: 'Namespace', namespaced: false, schema: namespace, emptyIsAbsent: true },
   {
     apiVersion: MULTUS,

@@ -97,6 +97,18 @@ const slice = (kind: string, namespaced: boolean): Schema =>
     [],
   );
 
+interface Endpoint {
+  ipv4?: string[];
+  ipv6?: string[];
+}
+
+/** All addresses of a slice as those of one endpoint. */
+function condenseSlice({ endpoints, ...rest }: Record<string, unknown>): Record<string, unknown> {
+  if (!Array.isArray(endpoints)) return rest;
+  const all = (family: keyof Endpoint) => (endpoints as Endpoint[]).flatMap((one) => one?.[family] ?? []);
+  return { ...rest, endpoints: [{ ipv4: all('ipv4'), ipv6: all('ipv6') }] };
+}
+
 const kind = (name: string, namespaced: boolean, schema: Schema): Kind => ({
   apiVersion: SPIDERNET,
   kind: name,
@@ -109,6 +121,8 @@ export const SPIDERNET_KINDS: readonly Kind[] = [
   kind('EgressGateway', false, gateway),
   kind('EgressPolicy', true, policy('EgressPolicy', true)),
   kind('EgressClusterPolicy', false, policy('EgressClusterPolicy', false)),
-  kind('EgressEndpointSlice', true, slice('EgressEndpointSlice', true)),
-  kind('EgressClusterEndpointSlice', false, slice('EgressClusterEndpointSlice', false)),
+  ...[true, false].map((namespaced) => {
+    const name = namespaced ? 'EgressEndpointSlice' : 'EgressClusterEndpointSlice';
+    return { ...kind(name, namespaced, slice(name, namespaced)), condense: condenseSlice };
+  }),
 ];

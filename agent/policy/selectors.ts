@@ -1,8 +1,9 @@
 /**
  * Label selectors, resolved to the addresses of pods by the `Pod` and `Namespace` documents of the directory.
  */
-import { hostPrefix, type Prefix, parseAddress } from '../../routing/prefix.ts';
+import type { Prefix } from '../../routing/prefix.ts';
 import type { DocumentSet, PolicyDocument } from './documents.ts';
+import type { Labels, Pod } from './pods.ts';
 import { each } from './resolve.ts';
 
 /** A `LabelSelector` of the Kubernetes API; its parts are ANDed, and an empty one matches everything. */
@@ -11,34 +12,21 @@ export interface LabelSelector {
   matchExpressions?: { key?: string; operator?: LabelOperator; values?: string[] }[];
 }
 
-type Labels = Readonly<Record<string, string>>;
 type LabelOperator = 'In' | 'NotIn' | 'Exists' | 'DoesNotExist';
-
-interface PodResource {
-  metadata?: { name?: string; namespace?: string; labels?: Labels };
-  spec?: { hostNetwork?: boolean };
-  status?: { phase?: string; podIP?: string; podIPs?: { ip?: string }[] };
-}
 
 interface NamespaceResource {
   metadata?: { name?: string; labels?: Labels };
 }
 
-interface Pod {
-  namespace: string;
-  labels: Labels;
-  addresses: Prefix[];
-}
-
 /** The pods of a directory with the labels of their namespaces. */
 export class Pods {
-  readonly #pods: Pod[] = [];
+  readonly #pods: readonly Pod[];
   readonly #namespaces = new Map<string, Labels>();
 
   constructor(set: DocumentSet) {
+    this.#pods = set.pods;
     for (const document of set.documents) {
       if (document.kind === 'Namespace') this.#addNamespace(document as PolicyDocument<NamespaceResource>);
-      if (document.kind === 'Pod') this.#addPod(document as PolicyDocument<PodResource>);
     }
   }
 
@@ -59,18 +47,6 @@ export class Pods {
 
   #addNamespace({ value: { metadata } }: PolicyDocument<NamespaceResource>): void {
     if (metadata?.name) this.#namespaces.set(metadata.name, metadata.labels ?? {});
-  }
-
-  /** Pods that ended have no address any more, and those of the host network have that of their node. */
-  #addPod({ value: { metadata, spec, status } }: PolicyDocument<PodResource>): void {
-    const over = status?.phase === 'Succeeded' || status?.phase === 'Failed';
-    const texts = status?.podIPs ? each(status.podIPs, ({ ip }) => ip) : [status?.podIP];
-    const addresses = texts.flatMap((text) => (text ? [hostPrefix(parseAddress(text)!)] : []));
-    this.#pods.push({
-      namespace: metadata?.namespace ?? 'default',
-      labels: metadata?.labels ?? {},
-      addresses: over || spec?.hostNetwork ? [] : addresses,
-    });
   }
 }
 
