@@ -2,10 +2,21 @@
  * Who knocks at the gateway and should not get in: clients of the HTTP port that read nothing, and a state directory
  * in which somebody else has been. Needs root.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
 import t from 'tap';
-import { Agent, BFD, PolicyDirectory } from '../support/agent.ts';
+import { Agent, BFD, cli, PolicyDirectory } from '../support/agent.ts';
 import { must, NODE, ROOT, until } from '../support/netns.ts';
 import { peerUp, startVegBfdd } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
@@ -15,9 +26,7 @@ const scope = scopeOf(t);
 const { client, client2, router, gateway } = topology(scope);
 const policy = new PolicyDirectory(scope);
 policy.set({ bfd: BFD });
-const stateDir = scope.directory('state');
-const start = () => new Agent(gateway, { policyDir: policy.dir, stateDir });
-const agent = start();
+let agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
 const sessions = ([4, 6] as const).map((family) => ({
   local: ADDRESS.bfdPort[family],
   remote: ADDRESS.gatewayInternal[family],
@@ -68,6 +77,91 @@ t.test('clients that read nothing keep nobody from the HTTP port, and the agent 
   t.ok(grown < 64, `it had ${grown.toFixed(1)} MiB more at most`);
   t.ok(peer.sessions().every(({ state }) => state === 'Up'));
   t.equal((await agent.status()).ready, true);
+});
+
+const AS_NOBODY = [
+  ...['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'],
+  ...['--inh-caps=+net_admin,+net_raw', '--ambient-caps=+net_admin,+net_raw'],
+];
+
+for (const [who, wrapper] of Object.entries({ root: [], 'uid 65534': AS_NOBODY })) {
+  t.test(
+    `a state directory in which somebody else has been keeps no gateway of ${who} from its work`,
+    async (t) => {
+      await agent.stop('SIGTERM');
+      const dir = scope.directory(`state-${wrapper.length}`);
+      const elsewhere = scope.directory(`elsewhere-${wrapper.length}`);
+      const precious = join(elsewhere, 'precious');
+      writeFileSync(precious, 'precious');
+      chmodSync(elsewhere, 0o777);
+      chmodSync(precious, 0o666);
+      const fifo = (path: string) => void must('mkfifo', ['-m', '666', path]);
+      const link = (path: string) => symlinkSync(precious, path);
+      const strange: Record<string, (path: string) => void> = {
+        'bfd.json': fifo,
+        'sysctl.json': fifo,
+        'last-policy.json.gz': link,
+        'port-blocks.json': (path) => void mkdirSync(path),
+        'control.sock': fifo,
+        translations: (path) => symlinkSync(elsewhere, path),
+      };
+      for (const [name, make] of Object.entries(strange)) {
+        make(join(dir, name));
+        link(join(dir, `${name}.new`));
+      }
+      // As an emptyDir is.
+      chmodSync(dir, 0o777);
+      for (const place of [dirname(dir), policy.dir]) chmodSync(place, 0o755);
+      policy.set({ bfd: BFD, translationLog: { enabled: true } });
+      agent = new Agent(gateway, { policyDir: policy.dir, stateDir: dir, wrapper });
+      await agent.statusUntil('ready', ({ ready }) => ready, 20_000);
+      t.match(agent.daemon.log(), /bfd.json is a FIFO, not a regular file/);
+      const own = ['bfd.json', 'last-policy.json.gz', 'translations/checkpoint', 'translations/flows.db'];
+      await until(
+        () => own.every((name) => lstatSync(join(dir, name), { throwIfNoEntry: false })?.isFile()),
+        { what: 'all are its own files' },
+      );
+      t.equal(readFileSync(precious, 'utf8'), 'precious');
+      t.same(readdirSync(elsewhere), ['precious'], 'nothing is written through a link');
+
+      // Files of another user.
+      const processes = [agent.daemon.pid, agentProcess()];
+      for (const pid of processes) process.kill(pid, 'SIGKILL');
+      await until(() => processes.every((pid) => !existsSync(`/proc/${pid}`)), {
+        what: 'the end of both processes',
+      });
+      const change = { 'net/ipv4/ip_forward': { before: '0', ours: '1' } };
+      rmSync(join(dir, 'sysctl.json'), { force: true });
+      writeFileSync(join(dir, 'sysctl.json'), JSON.stringify(change));
+      for (const name of ['sysctl.json', 'bfd.json']) chownSync(join(dir, name), 1234, 1234);
+      agent = new Agent(gateway, { policyDir: policy.dir, stateDir: dir, wrapper });
+      const { kernel } = await agent.statusUntil('ready', ({ ready }) => ready, 20_000);
+      t.match(agent.daemon.log(), /bfd.json belongs to another user \(uid 1234\)/);
+      t.match(kernel.notes.join('\n'), /sysctl.json belongs to another user \(uid 1234\); remove it/);
+    },
+  );
+}
+
+t.test('cleanup sets nothing for whoever can write to the state directory', async (t) => {
+  await agent.stop('SIGTERM');
+  const dir = scope.directory('state-cleanup');
+  const outside = join(dir, 'outside');
+  writeFileSync(outside, '1');
+  const setting = (name: string) => gateway.run('sysctl', ['-n', name]).stdout.trim();
+  const before = setting('net.ipv4.tcp_retries2');
+  writeFileSync(
+    join(dir, 'sysctl.json'),
+    JSON.stringify({
+      [`../../..${outside}`]: { before: '7', ours: '1' },
+      'net/ipv4/tcp_retries2': { before: '7', ours: before },
+      'net/ipv4/conf/../tcp_retries2': { before: '7', ours: before },
+    }),
+  );
+  const { code, stdout } = cli(gateway, { policyDir: policy.dir, stateDir: dir }, 'cleanup');
+  t.equal(code, 0);
+  t.notMatch(stdout, /sysctl/);
+  t.equal(readFileSync(outside, 'utf8'), '1');
+  t.equal(setting('net.ipv4.tcp_retries2'), before);
 });
 
 t.test(
