@@ -4,6 +4,7 @@
 import type { IncomingMessage, Server } from 'node:http';
 import { networkInterfaces } from 'node:os';
 import { type HttpAnswer, HttpServer } from '../bfd/http-server.ts';
+import { ifNametoindex } from '../bfd/libc.ts';
 import { isLoopback, type PlaceLimits } from '../bfd/places.ts';
 import { hasIPv6 } from './facts.ts';
 import type { Logger } from './log.ts';
@@ -140,6 +141,14 @@ export function shareMetrics(text: MetricsText, clock = () => performance.now())
   };
 }
 
+/** An address to listen on, and the interface by which nobody may come there. */
+export interface Listener extends ListenAddress {
+  notFrom?: string;
+}
+
+/** The index of an interface, 0 for none; another one each time that it is made anew. */
+const indexOf = (name?: string): number => (name === undefined ? 0 : ifNametoindex(name));
+
 /** A set of listeners that follows the addresses it is told. */
 export class HttpListeners {
   readonly #servers = new Map<string, Server>();
@@ -158,8 +167,10 @@ export class HttpListeners {
    * Listens on exactly these addresses from now on. One that cannot be had is logged once and tried again at
    * the next call; the others work.
    */
-  async listen(addresses: ListenAddress[]): Promise<void> {
-    const wanted = new Map(addresses.map((address) => [`${address.host} ${address.port}`, address]));
+  async listen(addresses: Listener[]): Promise<void> {
+    const wanted = new Map(
+      addresses.map((address) => [`${address.host} ${address.port} ${indexOf(address.notFrom)}`, address]),
+    );
     for (const [key, server] of this.#servers) {
       if (wanted.has(key)) continue;
       this.#servers.delete(key);
@@ -175,9 +186,9 @@ export class HttpListeners {
     await this.#http.close();
   }
 
-  async #open(key: string, { host, port }: ListenAddress): Promise<void> {
+  async #open(key: string, { host, port, notFrom }: Listener): Promise<void> {
     try {
-      this.#servers.set(key, await this.#http.listen(listenable(host), port));
+      this.#servers.set(key, await this.#http.listen(listenable(host), port, indexOf(notFrom)));
       this.#told.delete(key);
       this.#log.info({ host, port }, 'HTTP listening');
     } catch (error) {

@@ -22,13 +22,13 @@ import { hasIPv6 } from './facts.ts';
 import { readBusiest } from './flows.ts';
 import { Gateway } from './gateway.ts';
 import { reportNow, SessionHistory } from './history.ts';
-import { HttpListeners } from './http.ts';
+import { HttpListeners, type Listener } from './http.ts';
 import { createKernels } from './kernels.ts';
 import { LastPolicy, readLastPolicy } from './last-policy.ts';
 import { createLog } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { NetlinkSocket, Protocol } from './netlink.ts';
-import { type ListenAddress, type Options, parseDuration } from './options.ts';
+import { type Options, parseDuration } from './options.ts';
 import { page } from './page/page.ts';
 import { portBlocksOf } from './port-history.ts';
 import type { Look } from './reconcile.ts';
@@ -206,9 +206,13 @@ const http = new HttpListeners(
 );
 
 /** Loopback and the internal interface: never the external one unless it is named. */
-function listen(internalAddresses: string[]): Promise<void> {
-  const hosts = ['127.0.0.1', ...(hasIPv6() ? ['::1'] : []), ...internalAddresses];
-  const usual = hosts.map((host): ListenAddress => ({ host, port: HTTP_PORT }));
+function listen(internalAddresses: string[], external?: string): Promise<void> {
+  const loopback = ['127.0.0.1', ...(hasIPv6() ? ['::1'] : [])];
+  const notFrom = external === undefined ? {} : { notFrom: external };
+  const usual: Listener[] = [
+    ...loopback.map((host) => ({ host, port: HTTP_PORT })),
+    ...internalAddresses.map((host) => ({ host, port: HTTP_PORT, ...notFrom })),
+  ];
   return http.listen(options.listen ?? usual);
 }
 
@@ -245,7 +249,7 @@ const gateway: Gateway = new Gateway({
   },
   onLook(look) {
     lastLook = look;
-    return listen(look.plan.internalAddresses);
+    return listen(look.plan.internalAddresses, look.plan.interfaces.external);
   },
 });
 

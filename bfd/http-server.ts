@@ -37,6 +37,22 @@ const RECEIVE_BUFFER = 4 << 10;
 /** A client that acknowledges nothing for so long is gone, also when its connection is closed here, ms. */
 const USER_TIMEOUT = 10_000;
 
+// Classic BPF (linux/filter.h).
+const LD_WORD = 0x20;
+const JEQ = 0x15;
+const RET = 0x06;
+/** The index of the interface that a packet has come by. */
+const IFINDEX = -0x1000 + 8;
+const ALL = 0x7fff_ffff;
+
+/** Drops what comes by one interface. */
+const notBy = (index: number): libc.Bpf => [
+  [LD_WORD, 0, 0, IFINDEX],
+  [JEQ, 0, 1, index],
+  [RET, 0, 0, 0],
+  [RET, 0, 0, ALL],
+];
+
 export interface HttpAnswer {
   status: number;
   headers: Record<string, string>;
@@ -65,8 +81,11 @@ export class HttpServer {
     this.#ticker.unref();
   }
 
-  /** Listens on a TCP address; `::` takes IPv4 too. Rejects when it cannot be had. */
-  async listen(host: string, port: number): Promise<Server> {
+  /**
+   * Listens on a TCP address; `::` takes IPv4 too. Who comes by the interface with the index `notFrom` finds nobody:
+   * Linux takes packets for an address by every interface. Rejects when it cannot be had.
+   */
+  async listen(host: string, port: number, notFrom = 0): Promise<Server> {
     const v6 = host.includes(':');
     const fd = libc.socket(v6 ? libc.AF_INET6 : libc.AF_INET, SOCK_STREAM, 0);
     try {
@@ -76,6 +95,7 @@ export class HttpServer {
       libc.setsockopt(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
       libc.setsockopt(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER);
       libc.setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT);
+      if (notFrom > 0) libc.attachFilter(fd, notBy(notFrom));
       libc.bind(fd, libc.sockaddr(host, port));
     } catch (error) {
       libc.close(fd);

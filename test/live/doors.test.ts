@@ -17,13 +17,13 @@ import {
 import { dirname, join } from 'node:path';
 import t from 'tap';
 import { Agent, BFD, cli, PolicyDirectory } from '../support/agent.ts';
-import { must, NODE, ROOT, until } from '../support/netns.ts';
+import { must, type Namespace, NODE, ROOT, until } from '../support/netns.ts';
 import { peerUp, startVegBfdd } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
 
 const scope = scopeOf(t);
-const { client, client2, router, gateway } = topology(scope);
+const { client, client2, router, gateway, server } = topology(scope);
 const policy = new PolicyDirectory(scope);
 policy.set({ bfd: BFD });
 let agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
@@ -77,6 +77,34 @@ t.test('clients that read nothing keep nobody from the HTTP port, and the agent 
   t.ok(grown < 64, `it had ${grown.toFixed(1)} MiB more at most`);
   t.ok(peer.sessions().every(({ state }) => state === 'Up'));
   t.equal((await agent.status()).ready, true);
+});
+
+t.test('nobody outside reaches the HTTP port, not even at an inside address', async (t) => {
+  server.ip(`
+    route add ${ADDRESS.gatewayInternal[4]} via ${ADDRESS.gatewayExternal[4]}
+    route add ${ADDRESS.gatewayInternal[6]} via ${ADDRESS.gatewayExternal[6]}`);
+  const ask = (from: Namespace, host: string) =>
+    from.run('curl', [
+      '-sg',
+      '-m',
+      '2',
+      '-o',
+      '/dev/null',
+      '-w',
+      '%{http_code}',
+      `http://${host}:10669/livez`,
+    ]).stdout;
+  for (const family of [4, 6] as const) {
+    const inside = family === 4 ? ADDRESS.gatewayInternal[4] : `[${ADDRESS.gatewayInternal[6]}]`;
+    const outside = family === 4 ? ADDRESS.gatewayExternal[4] : `[${ADDRESS.gatewayExternal[6]}]`;
+    t.equal(ask(server, inside), '000');
+    t.equal(ask(server, outside), '000');
+    t.equal(ask(router, inside), '200');
+    t.equal(ask(gateway, inside), '200', 'the pod itself does');
+  }
+  server.ip(`
+    route del ${ADDRESS.gatewayInternal[4]}
+    route del ${ADDRESS.gatewayInternal[6]}`);
 });
 
 const AS_NOBODY = [
