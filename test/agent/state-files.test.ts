@@ -10,6 +10,8 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import pino from 'pino';
 import t from 'tap';
 import { keepPolicy, readLastPolicy } from '../../agent/last-policy.ts';
+import { ObserverCounts } from '../../agent/observer-counts.ts';
+import { RetentionClock } from '../../agent/retention.ts';
 import { createSysctls } from '../../agent/sysctl.ts';
 import { Translations } from '../../agent/translations.ts';
 import { Checkpoint } from '../../bfd/checkpoint.ts';
@@ -207,6 +209,26 @@ t.test('last-policy.json.gz', async (t) => {
     kept,
     'the next good state',
   );
+});
+
+t.test('clock.json and counts.json', async (t) => {
+  const stateDir = directory();
+  const clock = () => new RetentionClock(stateDir, { wall: () => 5000, monotonic: () => 1000, boot: 'here' });
+  for (const content of damaged({ boot: 'here', offset: 4000 }, 300)) {
+    writeFileSync(join(stateDir, 'clock.json'), content);
+    t.ok(Number.isFinite(clock().now()));
+  }
+  writeFileSync(join(stateDir, 'clock.json'), 'junk');
+  t.equal(clock().now(), 5000, 'the next good state');
+  const file = join(stateDir, 'counts.json');
+  for (const content of damaged({ pod: 'here', counts: { success: 3, error: 1 } }, 300)) {
+    writeFileSync(file, content);
+    const counts = new ObserverCounts(file, ['success', 'error'], 'here');
+    t.ok(['success' as const, 'error' as const].every((name) => Number.isSafeInteger(counts.of(name))));
+    counts.add('success');
+    const next = new ObserverCounts(file, ['success', 'error'], 'here');
+    t.equal(next.of('success'), counts.of('success'), 'the next good state');
+  }
 });
 
 t.test('translations/checkpoint', async (t) => {
