@@ -4,10 +4,12 @@ import type { FromAgent } from './messages.ts';
 
 /** The BFD process answers at once, or is in trouble, ms. */
 const COMMAND_TIMEOUT = 4000;
-/** A sign of life to the BFD process, ms. */
-const ALIVE_PERIOD = 1000;
+/** How often the BFD process hears of this one, ms. */
+const PULSE_PERIOD = 1000;
 
 export interface BfdLinkHandlers {
+  /** How long ago the last look at kernel and uplink had ended, ms; undefined before the first. */
+  watchedAgo(): number | undefined;
   onReport(report: EngineReport): void;
   /** The BFD process wants this one to end; `remove`: and to take the kernel state away. */
   onShutdown(remove: boolean): void;
@@ -28,13 +30,17 @@ export class BfdLink {
     this.#handlers = handlers;
     process.on('message', (message) => this.#receive(message as FromEngine));
     process.on('disconnect', () => handlers.onGone());
-    setInterval(() => this.#send({ type: 'alive' }), ALIVE_PERIOD);
-    this.#send({ type: 'alive' });
+    setInterval(() => this.#send({ type: 'pulse', watchedAgo: handlers.watchedAgo() ?? null }), PULSE_PERIOD);
   }
 
   /** Milliseconds since the BFD process was last heard. */
   get silence(): number {
     return performance.now() - this.#heard;
+  }
+
+  /** This process takes signals, and serves the control socket. */
+  up(): void {
+    this.#send({ type: 'up' });
   }
 
   configure(intent: BfdIntent): void {

@@ -3,6 +3,7 @@
  * that `run` stays small and `check` needs no kernel.
  */
 import { Command, CommanderError, type OptionValues } from 'commander';
+import { releaseSignals } from '../bfd/signals.ts';
 import { VERSION } from '../bfd/version.ts';
 import {
   EXIT,
@@ -12,9 +13,10 @@ import {
   LOOKUP_OPTIONS,
   type OptionName,
   type Options,
-  parseDuration,
+  parseTimeout,
   RUN_OPTIONS,
   resolveOptions,
+  TIMEOUT,
   UsageError,
   variableOf,
 } from './options.ts';
@@ -81,6 +83,8 @@ function program(): Command {
       const own = command.opts();
       const flags = { ...flagsOf(root.opts()), ...flagsOf(own) };
       const options = resolveOptions(flags, process.env, process.stdout.isTTY === true);
+      // The daemon says itself what signals do, as soon as it can.
+      if (name !== 'run') releaseSignals();
       process.exitCode = await action(options, own, parameters.slice(0, -2) as string[]);
     });
     root.addCommand(command);
@@ -183,15 +187,18 @@ function program(): Command {
     'drain',
     'tell the peers AdminDown, wait until traffic has moved, stay drained',
     async (options, own) => {
-      const timeout = own.timeout === undefined ? undefined : parseDuration(String(own.timeout));
+      const timeout = own.timeout === undefined ? undefined : parseTimeout(String(own.timeout));
       if (own.timeout !== undefined && timeout === undefined) {
-        throw new UsageError(`--timeout must be a time such as 5s, is ${JSON.stringify(own.timeout)}`);
+        throw new UsageError(`--timeout must be ${TIMEOUT}, is ${JSON.stringify(own.timeout)}`);
       }
       return (await import('./client.ts')).drain(options, timeout);
     },
     [],
     (command) =>
-      command.option('--timeout <TIME>', 'the longest wait (default: the --drain-timeout of the daemon)'),
+      command.option(
+        '--timeout <TIME>',
+        'the longest wait, seconds (20) or a time (20s); default: the --drain-timeout of the daemon',
+      ),
   );
 
   add('undrain', 'end a drain: sessions come Up again', async (options) =>

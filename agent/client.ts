@@ -33,10 +33,25 @@ export async function status(
   return document.ready ? EXIT.ok : EXIT.notReady;
 }
 
-/** `drain`: returns when traffic has moved or the time is over. */
+/**
+ * `drain`: returns when traffic has moved or the time is over, which without a timeout is the daemon's. A daemon that
+ * hangs ends the call with its agent process.
+ */
 export async function drain(options: Options, timeout: number | undefined): Promise<number> {
-  const query = timeout === undefined ? '' : `?timeout=${timeout}`;
-  const timeoutMs = (timeout ?? options.drainTimeout) + ANSWER_GRACE;
+  for (const [signal, code] of [
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+    ['SIGHUP', 129],
+  ] as const) {
+    process.once(signal, () => {
+      process.stderr.write(
+        'veg-agent: no longer waiting; the gateway stays drained until veg-agent undrain\n',
+      );
+      process.exit(code);
+    });
+  }
+  const query = timeout === undefined ? '' : `?timeout=${timeout}ms`;
+  const timeoutMs = timeout === undefined ? Number.POSITIVE_INFINITY : timeout + ANSWER_GRACE;
   const body = await call(options.stateDir, 'POST', `/v1/drain${query}`, { timeoutMs });
   if (body === undefined) return EXIT.failed;
   process.stdout.write(body);

@@ -6,8 +6,8 @@ import { socketPath } from '../bfd/control-socket.ts';
 export class NoAgentError extends Error {}
 
 /**
- * Calls a running agent. `path` is `/v1/status`, with its query.
- * Throws `NoAgentError` when nobody listens or no answer comes in `timeoutMs`.
+ * Calls a running agent. `path` is `/v1/status`, with its query. Infinite `timeoutMs`: as long as the agent takes.
+ * Throws `NoAgentError` when nobody listens, the agent goes away, or no answer comes in `timeoutMs`.
  */
 export function callControl(
   stateDir: string,
@@ -16,15 +16,17 @@ export function callControl(
   { body = '', timeoutMs = 5000 }: { body?: string; timeoutMs?: number } = {},
 ): Promise<{ status: number; body: string }> {
   return new Promise((resolve, reject) => {
-    const fail = (error: Error) =>
-      reject(
-        new NoAgentError(
-          `no agent answers on ${socketPath(stateDir)} (${error.message}); is \`veg-agent run\` running, with the same --state-dir?`,
-        ),
-      );
+    const socket = socketPath(stateDir);
+    let connected = false;
+    let late = false;
+    const fail = (error: Error) => {
+      const away = `the agent on ${socket} went away before it had answered (${error.message})`;
+      const absent = `no agent answers on ${socket} (${error.message}); is \`veg-agent run\` running, with the same --state-dir?`;
+      reject(new NoAgentError(connected && !late ? away : absent));
+    };
     const call = request(
       {
-        socketPath: socketPath(stateDir),
+        socketPath: socket,
         method,
         path,
         agent: false,
@@ -39,7 +41,17 @@ export function callControl(
         );
       },
     );
-    call.setTimeout(timeoutMs, () => call.destroy(new Error(`no answer in ${timeoutMs / 1000} s`)));
+    call.on('socket', (used) =>
+      used.on('connect', () => {
+        connected = true;
+      }),
+    );
+    if (Number.isFinite(timeoutMs)) {
+      call.setTimeout(timeoutMs, () => {
+        late = true;
+        call.destroy(new Error(`no answer in ${timeoutMs / 1000} s`));
+      });
+    }
     call.on('error', fail);
     call.end(body);
   });

@@ -33,6 +33,7 @@ import {
 import type { KeptPolicy, LoadedPolicy } from './source.ts';
 import type { AgentView } from './status.ts';
 import type { Uplink } from './uplink/uplink.ts';
+import { WATCHDOG } from './watchdog.ts';
 import { type Cause, causeOf, changed, createWriters, looked } from './writers.ts';
 
 /** How often drift that nobody announces is looked for, ms. */
@@ -45,7 +46,7 @@ export interface GatewayParts {
   /** What this class knows is written here. */
   view: AgentView;
   kernels: OpenKernels;
-  uplink: Pick<Uplink, 'configure' | 'look' | 'readiness'>;
+  uplink: Pick<Uplink, 'configure' | 'look' | 'readiness' | 'watchedAt'>;
   metrics: Metrics;
   logger: Logger;
   /** Has `takeEvent` called with what has happened until now. */
@@ -94,8 +95,17 @@ export class Gateway {
   #failureTold = '';
   /** The sessions of each family; those of a family that is left alone stay as they were. */
   readonly #peers: Record<Family, PeerIntent[]> = { 4: [], 6: [] };
+  /** True from the beginning of a look at the kernel until it has found out how things are. */
+  #blind = true;
+  /** When a look last found that out, of one family at least, on the clock of `performance.now`. */
+  #seenAt: number | undefined;
+  /** The same of each family; and those of which the last look could not tell. */
+  readonly #familySeenAt: Partial<Record<Family, number>> = {};
+  #unseen: ReadonlySet<Family> = new Set();
+  /** When the first policy came into force. */
+  #wantedSince: number | undefined;
   /** Whether a family's translation and routes are in the kernel. Undefined before the first look. */
-  #programmed: BfdIntent['readiness'] | undefined;
+  #programmed: Record<Family, FamilyReadiness | undefined> | undefined;
 
   constructor(parts: GatewayParts) {
     this.#parts = parts;
@@ -132,6 +142,7 @@ export class Gateway {
     this.#policyText = text;
     this.#policy = policy;
     this.#fresh = content && { source, since, content };
+    this.#wantedSince ??= performance.now();
     view.policy.name = policy.name;
     view.policy.generation += 1;
     view.policy.lastChange = since;
@@ -171,6 +182,22 @@ export class Gateway {
   /** Asks for a reconcile and resolves when it has ended. */
   reconcileNow(): Promise<void> {
     return this.#loop.complete('control');
+  }
+
+  /**
+   * When the kernel and the uplink were last known to be looked after: both looks had come to an end. Undefined
+   * before the first time. Without a policy nobody knows what to look for, so that never is.
+   */
+  get watchedAt(): number | undefined {
+    const { watchedAt } = this.#parts.uplink;
+    if (this.#seenAt === undefined || watchedAt === undefined) return undefined;
+    return Math.min(this.#seenAt, watchedAt);
+  }
+
+  /** How long a policy has been in force that nobody looks after, ms; 0 before the first policy. */
+  get neglected(): number {
+    if (this.#wantedSince === undefined) return 0;
+    return performance.now() - Math.max(this.#wantedSince, this.watchedAt ?? 0);
   }
 
   /** No more reconciles; the kernel stays as it is. */
@@ -271,6 +298,7 @@ export class Gateway {
     };
     [this.#routingTouched, this.#natTouched] = [false, false];
     looked(this.#writers, performance.now());
+    this.#blind = true;
     const anew = !PUTS_BACK.has(trigger);
     const look = await this.#reconciler.look(policy, unchanged, anew).catch((error: unknown) => {
       // What was touched before has not been seen.
@@ -294,17 +322,22 @@ export class Gateway {
     const quiet = countChanges(look.changes) === 0 && isDeepStrictEqual(look.wishes, this.#look?.wishes);
     this.#fingerprint = quiet ? fingerprint : undefined;
     this.#look = look;
+    const unknown = look.failed.filter(({ verdict }) => verdict === 'unknown');
+    this.#unseen = new Set(unknown.flatMap(({ family }) => family ?? []));
+    const used = families.filter(({ state }) => state === 'programmed');
+    this.#blind = used.length > 0 && used.every(({ family }) => this.#unseen.has(family));
+    this.#seen();
   }
 
   /** Takes in what a look and its changes came to. */
   #take(policy: Policy, { look: { plan }, families, failures, policies }: Outcome): void {
-    const programmed = { 4: notYet(), 6: notYet() };
+    const programmed: Record<Family, FamilyReadiness | undefined> = { 4: notYet(), 6: notYet() };
     for (const { family, state, reason } of plan.families) {
       const outcome = families[family];
-      const known = this.#programmed?.[family];
-      // Of what could not be looked at nothing is known to be wrong.
-      if (outcome === 'unknown' && state === 'programmed' && known !== undefined) {
-        programmed[family] = known;
+      // Of what could not be looked at nothing is known to be wrong; for a while.
+      const since = this.#familySeenAt[family] ?? this.#wantedSince ?? 0;
+      if (outcome === 'unknown' && state === 'programmed' && performance.now() - since < WATCHDOG.unwatched) {
+        programmed[family] = this.#programmed?.[family];
         continue;
       }
       const failure = failures.find((one) => one.family === undefined || one.family === family);
@@ -316,7 +349,7 @@ export class Gateway {
     }
     this.#programmed = programmed;
     const newest = FAMILIES.every((family) => policies[family] === policy);
-    if (newest && FAMILIES.some((family) => programmed[family].ready)) {
+    if (newest && FAMILIES.some((family) => programmed[family]?.ready)) {
       this.#parts.onInForce(this.#fresh);
       this.#fresh = undefined;
     }
@@ -356,10 +389,18 @@ export class Gateway {
     }
   }
 
+  /** Looks at what no event tells of. With the events it is a look at the kernel, as long as none of the others fails. */
   #lookForDrift(): void {
-    if (this.#look !== undefined && this.#parts.kernels.fingerprint(this.#look) !== this.#fingerprint) {
-      this.#loop.request('drift');
-    }
+    if (this.#look === undefined) return;
+    if (this.#parts.kernels.fingerprint(this.#look) !== this.#fingerprint) this.#loop.request('drift');
+    this.#seen();
+  }
+
+  /** Notes that the kernel is in view, as far as it is. */
+  #seen(): void {
+    if (this.#blind) return;
+    this.#seenAt = performance.now();
+    for (const family of FAMILIES) if (!this.#unseen.has(family)) this.#familySeenAt[family] = this.#seenAt;
   }
 
   /** Who is behind what has to be put back. */

@@ -3,10 +3,15 @@
  * environment. What makes the command line is left out, because this has to be up within a second on a fifth of a
  * core. An argument is what the process is to be called: Kube-OVN's tests look at /proc/1/cmdline.
  */
-import { raisePriority } from '../bfd/priority.ts';
-import { type Options, resolveOptions } from './options.ts';
-import { policyFromEnv } from './policy/kube-ovn-env.ts';
-import { supervise } from './supervisor.ts';
+import '../bfd/signals.ts';
+import type { Options } from './options.ts';
+
+// Signals first: what is imported by a statement is loaded before them.
+const { raisePriority } = await import('../bfd/priority.ts');
+const priority = raisePriority();
+const { resolveOptions } = await import('./options.ts');
+const { policyFromEnv } = await import('./policy/kube-ovn-env.ts');
+const { supervise } = await import('./supervisor.ts');
 
 /** Says what is wrong and ends. */
 function refuse(...lines: string[]): never {
@@ -27,4 +32,4 @@ if (title !== undefined) process.title = title;
 // Nothing can mend the environment while this runs: the container had better not start.
 const policy = policyFromEnv(process.env);
 if (policy?.ok === false) refuse(...policy.errors.map(({ path, message }) => `${path}: ${message}`));
-process.exit(await supervise(options(), raisePriority()));
+process.exit(await supervise(options(), priority));

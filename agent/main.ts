@@ -1,5 +1,9 @@
 #!/usr/bin/env node
-/** The entry of `veg-agent`. It looks at Node's version before it loads anything that needs a newer one. */
+/**
+ * The entry of `veg-agent`. It takes signals, and looks at Node's version before it loads anything that needs a newer
+ * one.
+ */
+import '../bfd/signals.ts';
 
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
 if (major < 22 || (major === 22 && minor < 18)) {

@@ -1,7 +1,18 @@
-/** What the agent process says to the BFD process, its parent. The other direction is bfd/intent.ts. */
+/**
+ * What the agent process says to the BFD process, its parent, and what each message promises
+ * (docs/design/0008-processes.md). The other direction is bfd/intent.ts.
+ */
 import type { ToEngine } from '../bfd/intent.ts';
 
 export type FromAgent =
   | ToEngine
-  /** The agent process works; once a second. */
-  | { type: 'alive' };
+  /** It is up: signals have their handlers, and the control socket is served. Says nothing of the gateway. */
+  | { type: 'up' }
+  /**
+   * Once a second. That it comes shows that the process does not hang, and no more. `watchedAgo`: how long ago, in
+   * ms, the last look at kernel and uplink had ended; null: this process has finished none.
+   */
+  | { type: 'pulse'; watchedAgo: number | null };
+
+/** The exit code of an agent process whose start cannot succeed, however often it is tried (sysexits.h, EX_CONFIG). */
+export const CANNOT_START = 78;

@@ -114,6 +114,18 @@ export function parseDuration(text: string): number | undefined {
   return Number(match[1]) * (UNITS[match[2]!] ?? 0);
 }
 
+/** Timers take no more than 24 days, and nobody waits for longer than one, ms. */
+const LONGEST_WAIT = 24 * 3_600_000;
+
+/** What `parseTimeout` takes. */
+export const TIMEOUT = 'seconds (20) or a time (20s), more than 0 and at most 24h';
+
+/** Parses how long to wait, seconds (`20`) or a time (`20s`), to milliseconds; undefined for anything else. */
+export function parseTimeout(text: string): number | undefined {
+  const time = /^\d+(?:\.\d+)?$/.test(text) ? Number(text) * 1000 : parseDuration(text);
+  return time !== undefined && time > 0 && time <= LONGEST_WAIT ? time : undefined;
+}
+
 /** Parses `127.0.0.1:10669` or `[::1]:10669` or `:10669` (every address); undefined for anything else. */
 export function parseListen(text: string): ListenAddress | undefined {
   const match = /^(\[[0-9a-fA-F:.]+\]|[0-9.]*):(\d{1,5})$/.exec(text);
@@ -182,7 +194,10 @@ export function resolveOptions(
       const period = parseDuration(value);
       return period !== undefined && period >= 100 ? period : undefined;
     })!,
-    drainTimeout: read('drain-timeout', duration, parseDuration)!,
+    drainTimeout: read('drain-timeout', `${duration}, at most 24h`, (value) => {
+      const time = parseDuration(value);
+      return time !== undefined && time <= LONGEST_WAIT ? time : undefined;
+    })!,
     onExit: read('on-exit', 'keep or remove', oneOf('keep', 'remove'))!,
     ...(translationLog === undefined ? {} : { translationLog }),
   };

@@ -4,11 +4,14 @@
  * on forwarding, the sessions stay Up, and it is started again. Wiring only.
  */
 
+import { constants } from 'node:os';
 import { serveControl } from '../bfd/control-socket.ts';
 import { splitWords } from '../bfd/control-text.ts';
 import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
+import { signalAtParentsDeath, unblockSignal } from '../bfd/libc.ts';
 import { type Moment, wallTime } from '../bfd/moment.ts';
 import { createScripts } from '../bfd/script.ts';
+import { onSignals } from '../bfd/signals.ts';
 import { VERSION } from '../bfd/version.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../nat/rules.ts';
 import type { Family } from '../routing/prefix.ts';
@@ -26,9 +29,10 @@ import { HttpListeners, type Listener } from './http.ts';
 import { createKernels } from './kernels.ts';
 import { LastPolicy, readLastPolicy } from './last-policy.ts';
 import { createLog } from './log.ts';
+import { CANNOT_START } from './messages.ts';
 import { Metrics } from './metrics.ts';
 import { NetlinkSocket, Protocol } from './netlink.ts';
-import { type Options, parseDuration } from './options.ts';
+import { type Options, parseTimeout, TIMEOUT } from './options.ts';
 import { page } from './page/page.ts';
 import { portBlocksOf } from './port-history.ts';
 import type { Look } from './reconcile.ts';
@@ -38,6 +42,7 @@ import { lastGood, watchSource } from './source.ts';
 import { type AgentView, notReady, statusDocument } from './status.ts';
 import { Translations } from './translations.ts';
 import { Uplink } from './uplink/uplink.ts';
+import { WATCHDOG } from './watchdog.ts';
 
 /** The port for metrics and probes, as Kube-OVN's. */
 const HTTP_PORT = 10_669;
@@ -59,9 +64,8 @@ function exit(code: number): never {
   process.exit(code);
 }
 
-// A terminal sends these to the whole group; the parent drains and says when to end.
-process.on('SIGINT', () => {});
-process.on('SIGTERM', () => {});
+// Even where this process hangs: the next one needs the control socket.
+signalAtParentsDeath(constants.signals.SIGKILL);
 
 /** Now, by both clocks. */
 const moment = (): Moment => ({ wall: Date.now(), monotonic: clock() });
@@ -82,6 +86,9 @@ const view: AgentView = {
   kernel: { inSync: false, families: [], notes: [], failed: [], driftRepaired: {} },
   bfdEnabled: false,
   draining: false,
+  get unwatched() {
+    return unwatched();
+  },
   get uplink() {
     return uplink.view();
   },
@@ -105,7 +112,11 @@ const view: AgentView = {
 };
 const history = new SessionHistory();
 
+/** Resolves when the start is over: what ends this process has to wait for what it ends. */
+const started = Promise.withResolvers<void>();
+
 const bfd = new BfdLink({
+  watchedAgo: () => (gateway.watchedAt === undefined ? undefined : performance.now() - gateway.watchedAt),
   onReport(report) {
     heard = { report, at: moment() };
     history.observe(report, Date.now());
@@ -113,10 +124,12 @@ const bfd = new BfdLink({
     recover(report);
   },
   onShutdown(remove) {
-    shutdown(remove).catch((error: unknown) => {
-      logger.fatal({ err: error }, 'the end did not go as it should');
-      exit(1);
-    });
+    started.promise
+      .then(() => shutdown(remove))
+      .catch((error: unknown) => {
+        logger.fatal({ err: error }, 'the end did not go as it should');
+        exit(1);
+      });
   },
   // Without its parent it must not go on: another agent may already be there.
   onGone: () => exit(1),
@@ -150,7 +163,18 @@ const translations = new Translations({
   logger,
 });
 
-const kernels = createKernels(options);
+/** Opens what the agent sees the kernel by. What this system will never allow is no matter of trying again. */
+function openKernels() {
+  try {
+    return { kernels: createKernels(options), netlink: new NetlinkSocket(Protocol.ROUTE) };
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    logger.fatal({ reason: message }, 'cannot start: no netlink socket');
+    return exit(['EACCES', 'EAFNOSUPPORT', 'EPERM', 'EPROTONOSUPPORT'].includes(code!) ? CANNOT_START : 1);
+  }
+}
+
+const { kernels, netlink } = openKernels();
 const drops = new Drops(() => {
   const programmed = view.kernel.families.filter(({ state }) => state !== 'unused');
   return kernels.nat.counts(
@@ -181,7 +205,19 @@ const metrics = new Metrics({
 });
 addRecoveryMetrics(metrics.registry, recovery, clock);
 
-const notLive = (): string[] => (bfd.silence > BFD_SILENT ? ['no word from the BFD process'] : []);
+/** That nobody looks after the gateway, and why; undefined while somebody does. */
+function unwatched(): string | undefined {
+  if (gateway.neglected <= WATCHDOG.unwatched) return undefined;
+  const seconds = Math.round(gateway.neglected / 1000);
+  const why = view.kernel.last?.error ?? 'the first is not over';
+  return `no look at the kernel and the uplink has come to an end for ${seconds} s: ${why}`;
+}
+
+/** What keeps this process from doing its work. */
+const notLive = (): string[] => [
+  ...(bfd.silence > BFD_SILENT ? ['no word from the BFD process'] : []),
+  ...[unwatched()].filter((reason) => reason !== undefined),
+];
 
 /** What can be looked at, on the control socket and by the page. */
 const looks = {
@@ -218,7 +254,7 @@ function listen(internalAddresses: string[], external?: string): Promise<void> {
 
 const last = new LastPolicy(options.stateDir, logger);
 const uplink = new Uplink({
-  netlink: new NetlinkSocket(Protocol.ROUTE),
+  netlink,
   conntrack() {
     const use = readConntrackUse();
     return use && { ...use, pressure: readConntrackPressure() };
@@ -259,12 +295,6 @@ const drain = new DrainWatch({ exec, logger, report: () => view.bfd, look: () =>
 /** `bfdd-control`; a file that it loads is read here, not beside the packets of BFD. */
 const bfddControl = createScripts((words) => bfd.command(words));
 
-/** The time in a query, as milliseconds or `5s`; else the one from the flags. */
-function drainTime(text: string | null): number {
-  const wanted = text === null ? options.drainTimeout : (parseDuration(text) ?? Number(text));
-  return Number.isFinite(wanted) && wanted >= 0 ? wanted : options.drainTimeout;
-}
-
 const control = await serveControl(
   options.stateDir,
   {
@@ -279,8 +309,11 @@ const control = await serveControl(
       body: supervisorStatus(recovery, notLive().length === 0, clock(), Date.now()),
     }),
     'POST /v1/drain': async ({ query }) => {
+      const asked = query.get('timeout');
+      const timeout = asked === null ? options.drainTimeout : parseTimeout(asked);
+      if (timeout === undefined) return { status: 400, body: `timeout must be ${TIMEOUT}\n` };
       bfd.drain();
-      const done = await drain.moved(drainTime(query.get('timeout')));
+      const done = await drain.moved(timeout);
       const rest = done ? 'traffic has moved' : 'some traffic still came when the time was over';
       return { status: 200, body: `drained: ${rest}\n` };
     },
@@ -297,9 +330,9 @@ const control = await serveControl(
   },
   logger,
 ).catch((error: Error): never => {
-  const hint = 'end it, or give this one another --state-dir';
+  const hint = 'end what listens there, or give this one another --state-dir';
   logger.fatal({ reason: error.message, hint }, 'cannot start: no control socket');
-  exit(1);
+  exit(CANNOT_START);
 });
 
 kernels.claims.listen({
@@ -319,15 +352,22 @@ const source = watchSource(options.policyDir, process.env, kept, (loaded) => {
 });
 await listen([]);
 
-process.on('SIGHUP', () => {
-  logger.info('SIGHUP: reading the policy again');
-  source.reread();
-  gateway.request('sighup');
-});
-process.on('SIGUSR1', () => {
-  const status = statusDocument(view, Date.now());
-  logger.info({ status, conntrack: readConntrackUse() ?? null }, 'state of the agent process');
-});
+onSignals(
+  {
+    SIGHUP() {
+      logger.info('SIGHUP: reading the policy again');
+      source.reread();
+      gateway.request('sighup');
+    },
+    SIGUSR1() {
+      const status = statusDocument(view, Date.now());
+      logger.info({ status, conntrack: readConntrackUse() ?? null }, 'state of the agent process');
+    },
+  },
+  unblockSignal,
+);
+bfd.up();
+started.resolve();
 
 /** The end: forwarding goes on until traffic has moved away. */
 async function shutdown(remove: boolean): Promise<void> {

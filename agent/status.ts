@@ -73,6 +73,8 @@ export interface AgentView {
   ports?: readonly PortStatus[] | undefined;
   /** Absent where the kernel does not tell. */
   conntrack?: (ConntrackUse & { busiest: readonly BusySource[] }) | undefined;
+  /** Why nobody has been looking after the gateway for too long; absent while somebody does. */
+  unwatched?: string | undefined;
   /** Absent before the first policy. */
   uplink?: UplinkView;
   draining: boolean;
@@ -88,6 +90,7 @@ export function notReady(view: AgentView): string[] {
   const reasons: string[] = [];
   const { policy, kernel } = view;
   if (view.draining) reasons.push('draining');
+  if (view.unwatched !== undefined) reasons.push(view.unwatched);
   if (!policy.valid) {
     const since = policy.lastChange === undefined ? '' : `, since ${iso(policy.lastChange)}`;
     reasons.push(

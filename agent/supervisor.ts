@@ -2,40 +2,46 @@
  * `veg-agent run`: the process that holds the BFD sessions, and the parent of the agent process.
  *
  * It does nothing but BFD, so that nothing the agent does can delay a packet; it starts the agent process,
- * starts it again when it dies, and ends it when it hangs. Sessions stay Up meanwhile, because the kernel goes
- * on forwarding. When no agent process has been there for `AGENT_GONE`, nobody watches the gateway any more,
- * and the sessions leave Up.
+ * starts it again when it dies, and ends it when it hangs (watchdog.ts). Sessions stay Up meanwhile, because the
+ * kernel goes on forwarding. When nobody has finished a look at the kernel and the uplink for a minute, nobody
+ * watches the gateway any more, and the sessions leave Up until somebody does.
  */
 import { type ChildProcess, fork } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
 import os from 'node:os';
 import { extname, join } from 'node:path';
 import { Engine } from '../bfd/engine.ts';
-import type { BfdIntent, FromEngine } from '../bfd/intent.ts';
+import type { FamilyReadiness, FromEngine } from '../bfd/intent.ts';
+import { unblockSignal } from '../bfd/libc.ts';
+import { reapOrphans } from '../bfd/orphans.ts';
 import type { Priority } from '../bfd/priority.ts';
+import { onSignals } from '../bfd/signals.ts';
+import { StateDir } from '../bfd/state-dir.ts';
 import { VERSION } from '../bfd/version.ts';
 import { createLog } from './log.ts';
-import type { FromAgent } from './messages.ts';
+import { CANNOT_START, type FromAgent } from './messages.ts';
 import type { Options } from './options.ts';
+import {
+  agentEnded,
+  agentHeard,
+  agentStarted,
+  createWatchdog,
+  gatewayWatched,
+  isHung,
+  isUnwatched,
+} from './watchdog.ts';
 
 /** How often the agent process is told the sessions when nothing changes, ms. */
 const REPORT_PERIOD = 1000;
-/** An agent process that says nothing for so long hangs, and is ended, ms. */
-const AGENT_HUNG = 30_000;
-/** Without an agent process for so long, sessions leave Up, ms. */
-const AGENT_GONE = 60_000;
-/** Delay before the agent process is started again, doubled up to the longest, ms. */
-const RESTART_FIRST = 100;
-const RESTART_LONGEST = 10_000;
-/** A process that lived so long was well: the delay starts over, ms. */
-const RESTART_FORGIVEN = 30_000;
 /** How long the agent process may take to end beyond the drain timeout, ms. */
 const EXIT_GRACE = 3000;
+/** How long a killed process may take to end, ms. */
+const KILL_GRACE = 2000;
 
-const GONE: BfdIntent['readiness'][4] = {
+const UNWATCHED: FamilyReadiness = {
   ready: false,
+  // RFC 5880 6.8.17: the path behind this hop may not be there.
   diagnostic: 6,
-  reason: 'the agent process is gone and nobody watches the gateway',
+  reason: 'nobody watches the gateway',
 };
 
 /**
@@ -48,22 +54,30 @@ export async function supervise(options: Options, priority: Priority): Promise<n
     format: options.logFormat,
     component: 'bfd',
   });
+  // Before anything of the directory is read: a second daemon would take up the sessions of the first.
+  let stateDir: StateDir;
   try {
-    mkdirSync(options.stateDir, { recursive: true, mode: 0o755 });
+    stateDir = await StateDir.take(options.stateDir);
   } catch (error) {
-    logger.warn({ err: error }, 'cannot make the state directory');
+    logger.fatal({ reason: (error as Error).message }, 'cannot start');
+    flush();
+    return 1;
   }
-
   logger.info({ priority }, 'scheduling');
 
+  const dog = createWatchdog(performance.now());
   let child: ChildProcess | undefined;
-  let intent: BfdIntent | undefined;
-  let heard = performance.now();
-  let startedAt = 0;
-  let delay = RESTART_FIRST;
-  let everReady = false;
+  /** The agent process that is there takes signals; one has been there that did. */
+  let up = false;
+  let everUp = false;
+  /** Signals for an agent process that does not take them yet. */
+  const missed = new Set<NodeJS.Signals>();
   let ending = false;
-  let gone = false;
+  let unwatched = false;
+  let toldUnwatched = false;
+  let toldStateDir = '';
+
+  reapOrphans((pid) => pid === child?.pid);
 
   const send = (message: FromEngine) => {
     if (child?.connected) child.send(message, () => {});
@@ -75,21 +89,27 @@ export async function supervise(options: Options, priority: Priority): Promise<n
     // The sessions outlive the agent process, and the kernel forwards without both (RFC 5880 6.8.7, C bit).
     controlPlaneIndependent: true,
     onChange: (report) => send({ type: 'report', report }),
-    onStop: () => void drainAndStop('bfdd-control stop'),
+    onStop: () => drainAndStop('bfdd-control stop'),
   });
 
   const finished = Promise.withResolvers<number>();
 
   function receive(message: FromAgent): void {
-    heard = performance.now();
+    const now = performance.now();
+    agentHeard(dog, now);
     switch (message.type) {
-      case 'alive':
-        everReady = true;
+      case 'up':
+        up = true;
+        everUp = true;
+        for (const signal of missed) child?.kill(signal);
+        missed.clear();
+        break;
+      case 'pulse':
+        if (message.watchedAgo !== null) gatewayWatched(dog, message.watchedAgo, now);
+        judge(now);
         break;
       case 'intent':
-        intent = message.intent;
-        gone = false;
-        engine.configure(intent);
+        engine.configure(message.intent);
         break;
       case 'command': {
         const { ok, text } = engine.command(message.words);
@@ -107,59 +127,123 @@ export async function supervise(options: Options, priority: Priority): Promise<n
     }
   }
 
+  /** Starts the agent process, now or as soon as that is possible. */
   function start(): void {
-    startedAt = performance.now();
-    const file = join(import.meta.dirname, `process${extname(import.meta.filename)}`);
-    const started = fork(file, [JSON.stringify(options)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    if (ending) return;
+    agentStarted(dog, performance.now());
+    const file = join(import.meta.dirname, `child${extname(import.meta.filename)}`);
+    let started: ChildProcess;
+    try {
+      started = fork(file, [JSON.stringify(options)], {
+        stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+        // Node's inspector is not for whoever can send a signal.
+        execArgv: [...process.execArgv, '--disable-sigusr1'],
+      });
+    } catch (error) {
+      startAgain({ err: error }, 'the agent process cannot be started');
+      return;
+    }
+    // Without a process there is an error (EAGAIN: the limit on processes; EMFILE), and never an exit.
+    if (started.pid === undefined) {
+      started.once('error', (error) => startAgain({ err: error }, 'the agent process cannot be started'));
+      if (started.connected) started.disconnect();
+      return;
+    }
     child = started;
-    if (priority.kind === 'nice' && started.pid !== undefined) os.setPriority(started.pid, 0);
+    try {
+      if (priority.kind === 'nice') os.setPriority(started.pid, 0);
+    } catch (error) {
+      logger.warn({ err: error }, 'the agent process keeps the priority of this one');
+    }
     started.on('message', (message) => receive(message as FromAgent));
     started.on('error', (error) => logger.error({ err: error }, 'agent process'));
     started.once('exit', (code, signal) => {
-      if (child === started) child = undefined;
+      child = undefined;
+      up = false;
       if (ending) return;
-      if (!everReady && code === 1) {
+      if (code === CANNOT_START && !everUp) {
+        engine.abandon();
         finished.resolve(1);
         return;
       }
-      if (performance.now() - startedAt > RESTART_FORGIVEN) delay = RESTART_FIRST;
-      logger.error(
-        { code, signal, restartInMs: delay },
-        'the agent process ended; sessions stay as they are',
-      );
-      setTimeout(() => {
-        if (!ending) start();
-      }, delay);
-      delay = Math.min(RESTART_LONGEST, delay * 2);
+      startAgain({ code, signal }, 'the agent process ended; sessions stay as they are');
     });
     send({ type: 'report', report: engine.report() });
   }
 
+  function startAgain(why: object, message: string): void {
+    if (ending) return;
+    const delay = agentEnded(dog, performance.now());
+    logger.error({ ...why, restartInMs: delay }, message);
+    setTimeout(start, delay);
+  }
+
+  /** Lets the sessions be Up as long as the gateway is watched. */
+  function judge(now: number): void {
+    if (isUnwatched(dog, now) === unwatched) return;
+    unwatched = !unwatched;
+    engine.gate(unwatched ? UNWATCHED : { ready: true });
+    const lastLookSecondsAgo = Math.round((now - dog.watchedAt) / 1000);
+    if (!unwatched && toldUnwatched) {
+      logger.info({ lastLookSecondsAgo }, 'the gateway is watched again; sessions may come Up');
+    }
+    // Without sessions, as before the first policy, there is nothing to tell.
+    toldUnwatched = unwatched && engine.report().sessions.length > 0;
+    if (toldUnwatched) {
+      logger.error(
+        { lastLookSecondsAgo, agent: child === undefined ? 'none' : 'runs' },
+        'no look at the kernel and the uplink has come to an end for too long: nobody watches the gateway; sessions leave Up',
+      );
+    }
+  }
+
+  /** Keeps the state directory this daemon's own where somebody takes it away. */
+  function keepStateDir(): void {
+    try {
+      stateDir.keep();
+      toldStateDir = '';
+    } catch (error) {
+      const { message } = error as Error;
+      if (message !== toldStateDir) logger.error({ reason: message }, 'the state directory is lost');
+      toldStateDir = message;
+    }
+  }
+
   const watch = setInterval(() => {
+    const now = performance.now();
     send({ type: 'report', report: engine.report() });
-    const silent = performance.now() - heard;
-    if (child !== undefined && silent > AGENT_HUNG && performance.now() - startedAt > AGENT_HUNG) {
-      logger.error({ silentSeconds: Math.round(silent / 1000) }, 'the agent process hangs; ending it');
+    if (child !== undefined && isHung(dog, now)) {
+      const silentSeconds = Math.round((now - dog.heardAt) / 1000);
+      logger.error({ silentSeconds }, 'the agent process hangs; ending it');
       child.kill('SIGKILL');
     }
-    if (silent > AGENT_GONE && !gone && intent !== undefined) {
-      gone = true;
-      logger.error('no agent process for too long; sessions leave Up');
-      engine.configure({ ...intent, readiness: { 4: GONE, 6: GONE } });
-    }
+    judge(now);
+    keepStateDir();
   }, REPORT_PERIOD);
 
   /** Waits for the agent process to end by itself, then ends it. */
   async function endAgent(patience: number): Promise<void> {
     const last = child;
     if (last === undefined) return;
-    const exited = new Promise((resolve) => last.once('exit', resolve));
-    const timer = setTimeout(() => last.kill('SIGKILL'), patience);
-    await exited;
-    clearTimeout(timer);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    last.once('exit', () => resolve());
+    const kill = setTimeout(() => last.kill('SIGKILL'), patience);
+    // One that waits for a disk or a device does not even end then.
+    const leave = setTimeout(resolve, patience + KILL_GRACE);
+    await promise;
+    clearTimeout(kill);
+    clearTimeout(leave);
   }
 
-  async function drainAndStop(signal: string): Promise<void> {
+  /** Drains, and ends everything. */
+  async function stop(): Promise<void> {
+    engine.drain();
+    send({ type: 'shutdown', remove: options.onExit === 'remove' });
+    await endAgent(options.drainTimeout + EXIT_GRACE);
+    await engine.stop();
+  }
+
+  function drainAndStop(signal: string): void {
     if (ending) {
       logger.warn({ signal }, 'asked again; not waiting for traffic to move');
       child?.kill('SIGKILL');
@@ -167,30 +251,44 @@ export async function supervise(options: Options, priority: Priority): Promise<n
     }
     ending = true;
     logger.info({ signal }, 'draining');
-    engine.drain();
-    send({ type: 'shutdown', remove: options.onExit === 'remove' });
-    await endAgent(options.drainTimeout + EXIT_GRACE);
-    await engine.stop();
-    logger.info('stopped');
-    finished.resolve(0);
+    stop().then(
+      () => {
+        logger.info('stopped');
+        finished.resolve(0);
+      },
+      (error: unknown) => {
+        logger.error({ err: error }, 'the end did not go as it should');
+        finished.resolve(1);
+      },
+    );
   }
 
-  process.on('SIGTERM', drainAndStop);
-  process.on('SIGINT', drainAndStop);
-  process.on('SIGHUP', () => child?.kill('SIGHUP'));
-  process.on('SIGUSR1', () => {
-    logger.info({ report: engine.report() }, 'state of the BFD process');
-    child?.kill('SIGUSR1');
-  });
-  process.on('SIGUSR2', () => {
-    ending = true;
-    engine.abandon();
-    child?.kill('SIGKILL');
-    logger.info('stopped at once; the peers are not told');
-    finished.resolve(0);
-  });
+  /** For the agent process: now, or as soon as it takes signals. */
+  function pass(signal: NodeJS.Signals): void {
+    if (up) child?.kill(signal);
+    else missed.add(signal);
+  }
 
   logger.info({ version: VERSION, stateDir: options.stateDir, policyDir: options.policyDir }, 'starting');
+  onSignals(
+    {
+      SIGTERM: () => drainAndStop('SIGTERM'),
+      SIGINT: () => drainAndStop('SIGINT'),
+      SIGHUP: () => pass('SIGHUP'),
+      SIGUSR1: () => {
+        logger.info({ report: engine.report() }, 'state of the BFD process');
+        pass('SIGUSR1');
+      },
+      SIGUSR2: () => {
+        ending = true;
+        engine.abandon();
+        child?.kill('SIGKILL');
+        logger.info('stopped at once; the peers are not told');
+        finished.resolve(0);
+      },
+    },
+    unblockSignal,
+  );
   start();
   const code = await finished.promise;
   clearInterval(watch);

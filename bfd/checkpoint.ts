@@ -133,20 +133,20 @@ export class Checkpoint {
     this.#immediate = undefined;
     this.#written = performance.now();
     const sessions = this.#snapshot();
-    const header: SavedState = { version: FORMAT, ...here(), sessions };
-    const first = `${JSON.stringify(header)}\n`;
-    const beatsAt = Buffer.byteLength(first);
-    this.#beats = new Map(
-      sessions.map(({ id, xmitAuthSeq, rcvAuthSeq }, i) => [
-        id,
-        { at: beatsAt + i * BEAT_LINE, xmitAuthSeq, rcvAuthSeq },
-      ]),
-    );
     try {
+      const header: SavedState = { version: FORMAT, ...here(), sessions };
+      const first = `${JSON.stringify(header)}\n`;
+      const beatsAt = Buffer.byteLength(first);
       mkdirSync(dirname(this.#file), { recursive: true });
       const fd = replaceOpen(this.#file, [first + sessions.map(beatLine).join('')]);
       if (this.#fd >= 0) closeSync(this.#fd);
       this.#fd = fd;
+      this.#beats = new Map(
+        sessions.map(({ id, xmitAuthSeq, rcvAuthSeq }, i) => [
+          id,
+          { at: beatsAt + i * BEAT_LINE, xmitAuthSeq, rcvAuthSeq },
+        ]),
+      );
     } catch (error) {
       this.#complain(error as Error);
     }

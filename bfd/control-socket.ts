@@ -6,6 +6,7 @@ import { lstatSync, mkdirSync } from 'node:fs';
 import type { IncomingMessage, Server } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { clear } from './files.ts';
 import { HttpServer } from './http-server.ts';
 import type { PlaceLimits } from './places.ts';
@@ -61,6 +62,10 @@ async function dispatch(
 
 const lookAt = (path: string) => lstatSync(path, { throwIfNoEntry: false });
 
+/** One that answered a moment ago may be about to end: so long is waited for it, ms. */
+const PATIENCE = 500;
+const RETRY = 20;
+
 /** Whether somebody answers on a unix socket. A queue that is full has somebody who is slow to answer. */
 const isAlive = (path: string): Promise<boolean> =>
   new Promise((resolve) => {
@@ -78,7 +83,7 @@ export class TakenError extends Error {}
 /**
  * Serves the control socket, mode 0600, and makes it anew when its file is deleted. While the directory cannot be
  * written there is none, and it is tried again: a gateway is not given up for it.
- * Throws `TakenError` when another daemon answers there.
+ * Throws `TakenError` when another daemon goes on answering there.
  */
 export async function serveControl(
   stateDir: string,
@@ -131,10 +136,16 @@ export async function serveControl(
     told = error.message;
   };
 
-  await open().catch((error: Error) => {
-    if (error instanceof TakenError) throw error;
-    fail(error);
-  });
+  const patience = performance.now() + PATIENCE;
+  for (let taken = true; taken; ) {
+    taken = false;
+    await open().catch(async (error: Error) => {
+      if (!(error instanceof TakenError)) return fail(error);
+      if (performance.now() > patience) throw error;
+      taken = true;
+      await sleep(RETRY);
+    });
+  }
   let checking = false;
   const watcher = setInterval(async () => {
     if (checking) return;

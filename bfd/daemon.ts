@@ -12,6 +12,10 @@ import { AUTH_TYPES } from './constants.ts';
 import { parseAddress, splitWords } from './control-text.ts';
 import { Engine } from './engine.ts';
 import type { AuthTypeName, PeerIntent } from './intent.ts';
+import { unblockSignal } from './libc.ts';
+import { reapOrphans } from './orphans.ts';
+import { onSignals } from './signals.ts';
+import { StateDir } from './state-dir.ts';
 import { VERSION } from './version.ts';
 
 /** A whole number within bounds. */
@@ -34,6 +38,8 @@ function addresses(text: string, before: string[] = []): string[] {
   return [...before, ...parsed];
 }
 
+/** How often the state directory is looked for, ms. */
+const KEEP_PERIOD = 1000;
 /** Milliseconds on the command line, microseconds in the protocol. */
 const LONGEST_MS = Math.floor(0xffffffff / 1000);
 
@@ -128,6 +134,36 @@ const logger = pino(
   output,
 );
 
+/** Ends this process with all that it has logged. */
+function exit(code: number): never {
+  try {
+    output.flushSync();
+  } catch {
+    // stdout is gone: there is nobody to tell
+  }
+  process.exit(code);
+}
+
+// Before anything of the directory is read: a second daemon would take up the sessions of the first.
+const stateDir = await StateDir.take(flags.stateDir).catch((error: Error): never => {
+  logger.fatal({ reason: error.message }, 'cannot start');
+  exit(1);
+});
+
+/** What was told last of the state directory, so that it is not told again each second. */
+let told = '';
+/** Keeps the state directory this daemon's own where somebody takes it away. */
+function keepStateDir(): void {
+  try {
+    stateDir.keep();
+    told = '';
+  } catch (error) {
+    const { message } = error as Error;
+    if (message !== told) logger.error({ reason: message }, 'the state directory is lost');
+    told = message;
+  }
+}
+
 const { role: _role, multihop: _multihop, ...newSession } = common;
 const engine = new Engine({
   logger,
@@ -153,15 +189,19 @@ function end(how: () => Promise<void> | void): void {
   ending = true;
   Promise.resolve(how())
     .catch((error: unknown) => logger.error({ err: error }, 'the end did not go as it should'))
-    .finally(() => {
-      output.flushSync();
-      process.exit(0);
-    });
+    .finally(() => exit(0));
 }
-process.on('SIGTERM', () => end(() => engine.stop()));
-process.on('SIGINT', () => end(() => engine.stop()));
-process.on('SIGUSR2', () => end(() => engine.abandon()));
-process.on('SIGUSR1', () => logger.info({ report: engine.report() }, 'state'));
+onSignals(
+  {
+    SIGTERM: () => end(() => engine.stop()),
+    SIGINT: () => end(() => engine.stop()),
+    SIGUSR2: () => end(() => engine.abandon()),
+    SIGUSR1: () => logger.info({ report: engine.report() }, 'state'),
+  },
+  unblockSignal,
+);
+reapOrphans();
+setInterval(keepStateDir, KEEP_PERIOD).unref();
 
 // The sessions run already; the rest can load meanwhile.
 const { serveControl, TakenError } = await import('./control-socket.ts');
@@ -180,9 +220,11 @@ try {
   );
 } catch (error) {
   if (!(error instanceof TakenError)) throw error;
-  // Two daemons would share the packets of each session between them.
-  logger.error({ reason: error.message, hint: 'stop it, or give --state-dir' }, 'cannot start');
+  // Something else answers there, for ever: nobody could control this daemon.
+  logger.fatal(
+    { reason: error.message, hint: 'end what listens there, or give --state-dir' },
+    'cannot start',
+  );
   engine.abandon();
-  output.flushSync();
-  process.exit(1);
+  exit(1);
 }

@@ -125,6 +125,7 @@ export class Engine {
   readonly #maintenance: NodeJS.Timeout;
 
   #intent: BfdIntent = { peers: [], readiness: { 4: { ready: true }, 6: { ready: true } } };
+  #gate: FamilyReadiness = { ready: true };
   #newSession: SessionDefaults;
   readonly #allowed = new Set<string>();
   readonly #blocked = new Set<string>();
@@ -213,6 +214,12 @@ export class Engine {
     }
     this.#holdAll();
     this.#listen();
+  }
+
+  /** What stands above the readiness of every intent: while it is not ready, no session is Up, a resumed one neither. */
+  gate(readiness: FamilyReadiness): void {
+    this.#gate = readiness;
+    this.#holdAll();
   }
 
   /** Every session says AdminDown at once and stays there (6.8.16); discriminators are kept. */
@@ -411,7 +418,8 @@ export class Engine {
     if (this.#draining || entry.leavingUntil !== NEVER) {
       return { state: 'AdminDown', diagnostic: DIAG.administrativelyDown };
     }
-    const readiness: FamilyReadiness = this.#intent.readiness[entry.local.includes(':') ? 6 : 4];
+    const family = entry.local.includes(':') ? 6 : 4;
+    const readiness = this.#gate.ready ? this.#intent.readiness[family] : this.#gate;
     // AdminDown, not Down: a peer that sees Down may go to Init, and OVN forwards to a next hop in Init.
     if (!readiness.ready) return { state: 'AdminDown', diagnostic: readiness.diagnostic };
     if (entry.forced !== undefined) return entry.forced;

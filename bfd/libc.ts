@@ -1,6 +1,6 @@
 /**
  * The few libc calls that Node does not offer, through koffi: sockets with options set before bind, sends with
- * their errno. Shared by the BFD transport and the netlink transport.
+ * their errno, locks and children. Shared by the BFD transport and the netlink transport.
  *
  * Functions that set something up throw a `SystemError`; `sendto` and `recv`, which run hot, return a negative
  * errno instead.
@@ -31,6 +31,11 @@ const cRecvfrom = libc.func(
 );
 const cInetPton = libc.func('int inet_pton(int family, const char *text, void *address)');
 const cIfNametoindex = libc.func('uint32_t if_nametoindex(const char *name)');
+const cFlock = libc.func('int flock(int fd, int operation)');
+const cPrctl = libc.func('int prctl(int option, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d)');
+const cPthreadSigmask = libc.func('int pthread_sigmask(int how, const void *set, void *old)');
+const cWaitid = libc.func('int waitid(int type, uint32_t id, void *info, int options)');
+const cWaitpid = libc.func('int waitpid(int pid, void *status, int options)');
 
 export const AF_INET = 2;
 export const AF_INET6 = 10;
@@ -158,7 +163,54 @@ export function attachFilter(fd: number, program: Bpf): void {
   setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, bytes.subarray(0, SOCK_FPROG));
 }
 
-/** The index of an interface, 0 when there is none of that name. */
+// sys/file.h
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/** flock(2): takes the exclusive lock of an open file without waiting. Throws `SystemError`: EAGAIN where it is held. */
+export function flock(fd: number): void {
+  check('flock', cFlock(fd, LOCK_EX | LOCK_NB));
+}
+
+// linux/prctl.h
+const PR_SET_PDEATHSIG = 1;
+
+/** prctl(2): lets the kernel send this process a signal when the parent ends. Throws `SystemError`. */
+export function signalAtParentsDeath(signal: number): void {
+  check('prctl', cPrctl(PR_SET_PDEATHSIG, signal, 0, 0, 0));
+}
+
+// asm-generic/signal-defs.h
+const SIG_UNBLOCK = 1;
+
+/** pthread_sigmask(2): lets the main thread have a signal, one that has come before too. */
+export function unblockSignal(signal: number): void {
+  const set = Buffer.alloc(128);
+  set.writeBigUInt64LE(1n << BigInt(signal - 1));
+  cPthreadSigmask(SIG_UNBLOCK, set, null);
+}
+
+// linux/wait.h
+const P_ALL = 0;
+const WNOHANG = 1;
+const WEXITED = 4;
+const WNOWAIT = 0x0100_0000;
+/** Octets of siginfo_t, and where si_pid is on 64-bit machines. */
+const SIGINFO = 128;
+const SI_PID_AT = 16;
+
+/** waitid(2): a child that has ended and whose status nobody has taken yet; 0 for none. Takes nothing. */
+export function endedChild(): number {
+  const info = Buffer.alloc(SIGINFO);
+  return cWaitid(P_ALL, 0, info, WEXITED | WNOHANG | WNOWAIT) < 0 ? 0 : info.readInt32LE(SI_PID_AT);
+}
+
+/** waitpid(2) without waiting: takes the status of a child that has ended, and throws it away. */
+export function reap(pid: number): void {
+  cWaitpid(pid, null, WNOHANG);
+}
+
+/** The index of an interface, 0 when there is none of that name, or no socket to ask with. */
 export function ifNametoindex(name: string): number {
   return cIfNametoindex(name);
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 /**
- * `veg-bfdd`: raises the priority first, so that a restart on a busy machine is over before the peers miss a packet,
- * then loads the daemon.
+ * `veg-bfdd`: takes signals, raises the priority, so that a restart on a busy machine is over before the peers miss a
+ * packet, then loads the daemon.
  */
-import { raisePriority } from './priority.ts';
+import './signals.ts';
 
+const { raisePriority } = await import('./priority.ts');
 raisePriority();
 await import('./daemon.ts');

@@ -258,7 +258,9 @@ class Receiver {
   tend(): void {
     const device = this.endpoint.interface;
     if (this.#socket !== undefined) {
-      if (device === undefined || ifNametoindex(device) === this.#interfaceIndex) return;
+      const index = device === undefined ? 0 : ifNametoindex(device);
+      // Without an index it is away, or nothing can be opened: the socket that is there is the best there is.
+      if (index === 0 || index === this.#interfaceIndex) return;
       this.close();
     }
     this.open();

@@ -21,7 +21,6 @@ const CANNOT_REJECT: Record<string, string> = {
   'agent/process.ts: bfd.command': 'no answer is an answer',
   'agent/process.ts: busiest.check': 'tells what went wrong itself',
   'agent/render.ts: process.stderr.write': 'no promise',
-  'agent/supervisor.ts: drainAndStop': 'waits for the end of a process and of the engine, which do not fail',
   'bfd/http-server.ts: this.#serve': 'tells what went wrong itself',
   'nat/desired.ts: sets.push': 'no promise',
   'nat/fingerprint.ts: hash.update': 'no promise',

@@ -142,6 +142,8 @@ export class Uplink {
   #conntrack: ConntrackHealth | undefined;
   #timer: NodeJS.Timeout | undefined;
   #lookedAt = Number.NEGATIVE_INFINITY;
+  /** When links and addresses were last found out, on the clock of `performance.now`. */
+  #observedAt: number | undefined;
   #closed = false;
   readonly #told = new Set<string>();
   /** Hears what becomes of the kernel's neighbour entries of the gateways. */
@@ -206,6 +208,11 @@ export class Uplink {
     if (health?.state !== 'down') return { ready: true };
     // RFC 5880 6.8.17: the path behind this hop is not there.
     return { ready: false, diagnostic: 6, reason: health.reason ?? '' };
+  }
+
+  /** When it last looked, and each family's way out was known to work or not; undefined: never, or not known yet. */
+  get watchedAt(): number | undefined {
+    return this.#watched.some(({ health }) => health.state === 'undecided') ? undefined : this.#observedAt;
   }
 
   view(): UplinkView {
@@ -295,6 +302,7 @@ export class Uplink {
       this.#note(`links and addresses cannot be read: ${(error as Error).message}`);
       return;
     }
+    this.#observedAt = now;
     const { interface: name, masqueraded } = this.#setup!;
     const link = facts.links.find((candidate) => candidate.name === name);
     for (const watched of this.#watched) {

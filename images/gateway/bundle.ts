@@ -18,10 +18,10 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
 /** The programs: what is started, forked or run as a thread by its file name. */
 const PROGRAMS = [
+  'agent/child',
   'agent/main',
   'agent/kube-ovn-observer',
   'agent/kube-ovn-supervisor',
-  'agent/process',
   'agent/translations-worker',
   'bfd/main',
 ];

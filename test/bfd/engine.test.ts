@@ -145,6 +145,29 @@ t.test('a passive and an active session come Up and report what they agreed on',
   );
 });
 
+t.test('a gate takes every session from Up whatever the intents say, until it opens', async (t) => {
+  const { passive, active, intents } = await pair(t);
+  passive.gate(NOT_READY);
+  t.match(only(passive), { state: 'AdminDown', localDiagnostic: 6 });
+  await until('the peer hears of it', () => only(active).state !== 'Up');
+  passive.configure({ peers: [intents[0]], readiness: READY });
+  t.equal(only(passive).state, 'AdminDown', 'an intent does not open it');
+  passive.gate({ ready: true });
+  await until('both Up again', () => isUp(passive) && isUp(active));
+});
+
+t.test('a resumed session is taken from Up without any intent', async (t) => {
+  const checkpoint = join(directory(t), 'bfd.json');
+  const { passive, active } = await pair(t, { checkpoint });
+  passive.abandon();
+  const next = engine(t, { checkpoint });
+  t.ok(isUp(next), 'resumed');
+  next.gate(NOT_READY);
+  await until('the peer hears of it', () => only(active).state !== 'Up');
+  next.gate({ ready: true });
+  await until('both Up again', () => isUp(next) && isUp(active));
+});
+
 t.test('a state change is logged with session, event, old and new state, diagnostic', async (t) => {
   const { passive, a, b } = await pair(t);
   const line = passive.log.lines.find(({ fields }) => fields.to === 'Up');
