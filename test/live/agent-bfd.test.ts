@@ -1,4 +1,5 @@
 /** BFD as the peer at the bfd@ port sees it, and what the gateway says about it, end to end. */
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { Agent, BFD, PolicyDirectory } from '../support/agent.ts';
@@ -83,6 +84,17 @@ t.test('FRR at 10.255.255.255 and its IPv6 twin comes Up', async (t) => {
   const refused = agent.bfddControl('nonsense');
   t.equal(refused.code, 0, 'a rejection is a reply');
   t.not(refused.stdout, '');
+
+  const commands = scope.directory('commands');
+  const [fifo, script] = [join(commands, 'fifo'), join(commands, 'script')];
+  gateway.sh(`mkfifo ${fifo}`);
+  t.match(agent.bfddControl('load', fifo).stdout, /^Failed to load .*a FIFO/, 'a FIFO is not waited for');
+  writeFileSync(script, 'version\nlog level normal # a comment\n');
+  t.match(agent.bfddControl('load', script).stdout, /Log level set to normal\.\n$/);
+  t.ok(
+    frr.sessions().every(({ state }) => state === 'Up'),
+    'and the sessions do not notice',
+  );
 
   agent.bfddControl('session', '1', 'state', 'admin');
   await until(() => frr.sessions().some(({ drained }) => drained), { what: 'AdminDown at FRR' });
