@@ -12,6 +12,8 @@ import type { ListenAddress } from './options.ts';
 
 export interface HttpContent {
   metrics: MetricsText;
+  /** What metrics must not tell late: while it is the same they may be some moments old. */
+  state?(): string;
   /** Empty when the process can do its work. */
   notLive(): string[];
   /** Empty when the gateway is ready. */
@@ -117,14 +119,21 @@ export const listenable = (host: string): string => (host === '::' && !hasIPv6()
 export type MetricsText = () => Promise<{ type: string; body: string | Buffer }>;
 
 /**
- * The same text for all who ask at a time, and for those who ask soon after: so soon that making it takes a small part
- * of the time. A client that does not read holds a piece of memory that others hold too.
+ * The same text for all who ask at a time, and for those who ask soon after, while the state is the same: so soon that
+ * making it takes a small part of the time. A client that does not read holds a piece of memory that others hold too.
  */
-export function shareMetrics(text: MetricsText, clock = () => performance.now()): MetricsText {
+export function shareMetrics(
+  text: MetricsText,
+  clock = () => performance.now(),
+  state = () => '',
+): MetricsText {
   let last: ReturnType<MetricsText> | undefined;
   let until = Number.NEGATIVE_INFINITY;
+  let of = '';
   return () => {
-    if (last !== undefined && clock() < until) return last;
+    const now = state();
+    if (last !== undefined && clock() < until && now === of) return last;
+    of = now;
     const began = clock();
     until = Number.POSITIVE_INFINITY;
     last = text().then(
@@ -158,7 +167,7 @@ export class HttpListeners {
   readonly #told = new Set<string>();
 
   constructor(content: HttpContent, log: Logger) {
-    const shared = { ...content, metrics: shareMetrics(content.metrics) };
+    const shared = { ...content, metrics: shareMetrics(content.metrics, undefined, content.state) };
     this.#log = log;
     this.#http = new HttpServer({ limits: HTTP_LIMITS, answer: (request) => answer(request, shared), log });
   }

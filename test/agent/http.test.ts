@@ -255,3 +255,23 @@ t.test('metrics are made once for all who ask meanwhile and soon after', async (
   fail = false;
   t.equal(String((await broken()).body), 'mended', 'a failure is not kept');
 });
+
+t.test('metrics of another state are made at once, those of the same one are shared', async (t) => {
+  let made = 0;
+  let state = 'policy valid';
+  let now = 0;
+  const metrics = shareMetrics(
+    async () => {
+      now += 100;
+      return { type: 'text/plain', body: `${++made}` };
+    },
+    () => now,
+    () => state,
+  );
+  const body = async () => (await metrics()).body.toString();
+  t.equal(await body(), '1');
+  t.equal(await body(), '1');
+  state = 'policy invalid';
+  t.equal(await body(), '2');
+  t.equal(await body(), '2');
+});
