@@ -249,7 +249,7 @@ t.test('the kernel’s refusal is told with its reason, and the rest is done', a
   const { failures } = reconcile(ns, wrong);
   t.ok(
     failures.includes(
-      'ip route add default via 10.99.0.1 dev eth0 table 1000: Nexthop has invalid gateway (ENETUNREACH)',
+      'ip route add default via 10.99.0.1 dev eth0 table 1000: Nexthop has invalid gateway (ENETUNREACH); 10.99.0.1 is on no network of eth0 (10.16.0.12/16)',
     ),
     failures.join('\n'),
   );
