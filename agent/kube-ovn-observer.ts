@@ -11,6 +11,9 @@ import { parseArgs } from 'node:util';
 import { Counter, Registry } from 'prom-client';
 import { makeOwnDirectory, readMounted } from '../bfd/files.ts';
 import { HttpServer } from '../bfd/http-server.ts';
+import { unblockSignal } from '../bfd/libc.ts';
+import { reapOrphans } from '../bfd/orphans.ts';
+import { onSignals } from '../bfd/signals.ts';
 import { MAX_NETWORK_STATUS } from './facts.ts';
 import { answerOf, HTTP_LIMITS, listenable, shareMetrics } from './http.ts';
 import { parseNetworkStatus } from './interfaces.ts';
@@ -190,5 +193,6 @@ function end(): void {
       process.exit(0);
     });
 }
-process.on('SIGTERM', end);
-process.on('SIGINT', end);
+// SIGHUP and SIGUSR1, which nobody means here, do no harm.
+onSignals({ SIGTERM: end, SIGINT: end }, unblockSignal);
+reapOrphans();
