@@ -212,8 +212,9 @@ function heldAddresses(plan: Plan, observed: RoutingState): Map<Address, Place> 
     const place = placeOn(name, observed);
     if (place === undefined) continue;
     for (const found of observed.addresses) {
-      if (found.ifindex !== place.ifindex || !used.includes(found.family) || !isUsable(found)) continue;
-      if (!ownsAddress(found) || wanted.has(found.address)) held.set(found.address, place);
+      if (found.ifindex !== place.ifindex || !used.includes(found.family)) continue;
+      // Virtual ones are not for packets of the pod's own, and neighbours know them all the same.
+      if (ownsAddress(found) ? wanted.has(found.address) : isUsable(found)) held.set(found.address, place);
     }
   }
   return held;

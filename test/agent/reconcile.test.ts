@@ -135,7 +135,20 @@ function pod(
   const reconciler = new Reconciler(kernels, {}, lastGood);
   const run = async (wanted: Policy, anew = true) =>
     reconciler.carryOut(await reconciler.look(wanted, NONE, anew));
-  return { model, routes, rules, added, counts, refusals, announced, settings, trouble, reconciler, run };
+  return {
+    model,
+    seen,
+    routes,
+    rules,
+    added,
+    counts,
+    refusals,
+    announced,
+    settings,
+    trouble,
+    reconciler,
+    run,
+  };
 }
 
 /** Steps as the kernel gets them: the rules in one go, the sets in one go. */
@@ -244,7 +257,13 @@ t.test('an address that another one has is a failed object, and no reason to fai
 t.test(
   'what the gateway has on its two links is told with its place, but for what it withdraws',
   async (t) => {
-    const { reconciler } = pod();
+    const { seen, reconciler } = pod();
+    // As formatAddress writes virtual addresses.
+    const virtual = { prefixLength: 32, scope: 253, metric: METRIC_VEG_AGENT };
+    seen.addresses.push({ ...seen.addresses[1]!, address: FREE, ...virtual });
+    const eips = [{ externalIP: FREE, internalIP: address('10.16.0.9') }];
+    const wished = await reconciler.look({ ...policy('10.18.0.0/16'), eips });
+    t.same([...wished.held.keys()], ['10.16.0.12', '172.17.0.11', FREE]);
     const { held } = await reconciler.look(policy('10.18.0.0/16'));
     t.same(
       [...held],
