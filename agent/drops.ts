@@ -6,7 +6,7 @@ import type { ChainCounts } from '../nat/kernel.ts';
 import { FAMILIES, type Family } from '../routing/prefix.ts';
 
 /** A reading serves for so long, ms: each takes a process for each family. */
-const FRESH = 1000;
+const FRESH = 200;
 
 export class Drops {
   readonly #read: () => Promise<ChainCounts>;
@@ -25,7 +25,7 @@ export class Drops {
     this.#clock = clock;
   }
 
-  /** Reads the counters, unless that was done within a second. Never rejects: what cannot be read stays. */
+  /** Reads the counters, unless that was just done. Never rejects: what cannot be read stays. */
   refresh(): Promise<void> {
     if (this.#clock() - this.#readAt < FRESH) return Promise.resolve();
     this.#reading ??= this.#take().finally(() => {

@@ -12,8 +12,6 @@ import type { ListenAddress } from './options.ts';
 
 export interface HttpContent {
   metrics: MetricsText;
-  /** What metrics must not tell late: while it is the same they may be some moments old. */
-  state?(): string;
   /** Empty when the process can do its work. */
   notLive(): string[];
   /** Empty when the gateway is ready. */
@@ -27,8 +25,9 @@ export interface HttpContent {
 /** Bounds on what clients may take, of every listener together (bfd/http-server.ts). */
 export const HTTP_LIMITS: PlaceLimits = { total: 64, perClient: 16, octets: 4 << 20, patience: 10_000 };
 
-/** Metrics are made at most in so large a part of the time, however often they are asked for. */
+/** Metrics are made in a tenth of the time at most, however often they are asked for, but for so much at once, ms. */
 const METRICS_SHARE = 0.1;
+const METRICS_BURST = 500;
 
 const TEXT = 'text/plain; charset=utf-8';
 
@@ -119,33 +118,31 @@ export const listenable = (host: string): string => (host === '::' && !hasIPv6()
 export type MetricsText = () => Promise<{ type: string; body: string | Buffer }>;
 
 /**
- * The same text for all who ask at a time, and for those who ask soon after, while the state is the same: so soon that
- * making it takes a small part of the time. A client that does not read holds a piece of memory that others hold too.
+ * Metrics as they are now, for each who asks, and one text for all who ask at a time. When they are asked for so often
+ * that making them takes too much of the time, those who ask get the last text, until some is left again: a client that
+ * does not read then holds a piece of memory that others hold too.
  */
-export function shareMetrics(
-  text: MetricsText,
-  clock = () => performance.now(),
-  state = () => '',
-): MetricsText {
+export function shareMetrics(text: MetricsText, clock = () => performance.now()): MetricsText {
   let last: ReturnType<MetricsText> | undefined;
-  let until = Number.NEGATIVE_INFINITY;
-  let of = '';
+  let making = false;
+  let left = METRICS_BURST;
+  let leftAt = clock();
   return () => {
-    const now = state();
-    if (last !== undefined && clock() < until && now === of) return last;
-    of = now;
     const began = clock();
-    until = Number.POSITIVE_INFINITY;
-    last = text().then(
-      ({ type, body }) => {
-        until = clock() + (clock() - began) / METRICS_SHARE;
-        return { type, body: Buffer.from(body as string) };
-      },
-      (error: unknown) => {
-        until = Number.NEGATIVE_INFINITY;
+    left = Math.min(METRICS_BURST, left + (began - leftAt) * METRICS_SHARE);
+    leftAt = began;
+    if (last !== undefined && (making || left <= 0)) return last;
+    making = true;
+    last = text()
+      .then(({ type, body }) => ({ type, body: Buffer.from(body as string) }))
+      .catch((error: unknown) => {
+        last = undefined;
         throw error;
-      },
-    );
+      })
+      .finally(() => {
+        making = false;
+        left -= clock() - began;
+      });
     return last;
   };
 }
@@ -167,7 +164,7 @@ export class HttpListeners {
   readonly #told = new Set<string>();
 
   constructor(content: HttpContent, log: Logger) {
-    const shared = { ...content, metrics: shareMetrics(content.metrics, undefined, content.state) };
+    const shared = { ...content, metrics: shareMetrics(content.metrics) };
     this.#log = log;
     this.#http = new HttpServer({ limits: HTTP_LIMITS, answer: (request) => answer(request, shared), log });
   }

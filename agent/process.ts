@@ -39,7 +39,7 @@ import type { Look } from './reconcile.ts';
 import { Recovery, supervisorStatus } from './recovery.ts';
 import { addRecoveryMetrics } from './recovery-metrics.ts';
 import { lastGood, watchSource } from './source.ts';
-import { type AgentView, notReady, stateText, statusDocument } from './status.ts';
+import { type AgentView, notReady, statusDocument } from './status.ts';
 import { Translations } from './translations.ts';
 import { Uplink } from './uplink/uplink.ts';
 import { WATCHDOG } from './watchdog.ts';
@@ -229,7 +229,6 @@ const looks = {
 const http = new HttpListeners(
   {
     metrics: () => metrics.text(),
-    state: () => stateText(view),
     notLive,
     notReady: () => notReady(view),
     page,

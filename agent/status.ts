@@ -118,16 +118,6 @@ export function notReady(view: AgentView): string[] {
   return reasons;
 }
 
-/** The state that probes and metrics tell, without its counters: two that differ are two states. */
-export function stateText(view: AgentView): string {
-  const { policy, kernel, bfd, uplink, draining } = view;
-  return JSON.stringify([
-    ...[policy.valid, policy.generation, kernel.inSync, kernel.last?.at, draining],
-    bfd?.sessions.map(({ id, state }) => [id, state]),
-    uplink?.families.map(({ gateway, state }) => [gateway, state]),
-  ]);
-}
-
 /** At most so many blocks of a rule are named. */
 const NAMED_BLOCKS = 4;
 
