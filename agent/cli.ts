@@ -85,7 +85,7 @@ function program(): Command {
       const options = resolveOptions(flags, process.env, process.stdout.isTTY === true);
       // The daemon says itself what signals do, as soon as it can.
       if (name !== 'run') releaseSignals();
-      process.exitCode = await action(options, own, parameters.slice(0, -2) as string[]);
+      process.exitCode = await action(options, own, parameters.slice(0, -2).flat() as string[]);
     });
     root.addCommand(command);
   }
@@ -114,9 +114,10 @@ function program(): Command {
   add(
     'check',
     'validate policy files without touching the kernel; exit 3 when they are invalid',
-    async (options, _own, [path]) => (await import('./once.ts')).check(options, path),
+    async (options, _own, paths) => (await import('./once.ts')).check(options, paths),
     [],
-    (command) => command.argument('[path]', 'a file or directory (default: the policy directory)'),
+    (command) =>
+      command.argument('[path...]', 'files, directories, or - for stdin (default: the policy directory)'),
   );
 
   add(
@@ -141,7 +142,7 @@ function program(): Command {
         .argument('<what>', 'kubernetes or ovn')
         .requiredOption(
           '-f, --file <PATH...>',
-          'files or directories with the VpcEgressGateway, its Subnets and Vpc',
+          'files, directories, or - for stdin, with the VpcEgressGateway, its Subnets and Vpc',
         )
         .option('--image <IMAGE>', "the pod's image (default: spec.image)")
         .option('--service-monitor', 'a Service and a ServiceMonitor too'),

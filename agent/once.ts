@@ -3,10 +3,11 @@ import type { Failure } from './failures.ts';
 import { createKernels } from './kernels.ts';
 import { keepPolicy, readLastPolicy, removeLastPolicy } from './last-policy.ts';
 import { EXIT, type Options } from './options.ts';
-import { formatError } from './policy/load.ts';
-import type { Policy } from './policy/model.ts';
+import { formatError, loadPolicy } from './policy/load.ts';
+import type { Policy, PolicyFile } from './policy/model.ts';
 import { changeLines, cleanupLines, countChanges, explain, type Look, Reconciler } from './reconcile.ts';
 import { type LoadedPolicy, lastGood, readSource } from './source.ts';
+import { affordableTokens, readPolicy } from './watch.ts';
 
 const say = (text: string): void => void process.stdout.write(`${text}\n`);
 const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
@@ -63,17 +64,33 @@ function obstacles(look: Look): string[] {
 const tell = ({ object, name, reason, message }: Failure): string =>
   `${object} ${name}: ${reason}: ${message}`;
 
-/** `check`: 0 valid, 3 invalid. */
-export async function check(options: Options, path?: string): Promise<number> {
-  const found = path === undefined ? load(options) : valid(readSource(path, {}));
+/** `check`: 0 valid, 3 invalid. Without a path it is the policy directory; `-` is standard input. */
+export async function check(options: Options, paths: readonly string[] = []): Promise<number> {
+  const found = paths.length === 0 ? load(options) : valid(readPaths(paths));
   if (found === undefined) return EXIT.policyInvalid;
   const { policy } = found;
   for (const { message } of policy.warnings) complain(`warning: ${message}`);
   const { rules, bfd } = policy;
+  const count = `${rules.length} ${rules.length === 1 ? 'policy' : 'policies'}`;
   say(
-    `valid: ${policy.origin.kind} ${policy.name}, ${rules.length} policies, BFD ${bfd.enabled ? `with ${bfd.peers.join(', ')}` : 'off'}`,
+    `valid: ${policy.origin.kind} ${policy.name}, ${count}, BFD ${bfd.enabled ? `with ${bfd.peers.join(', ')}` : 'off'}`,
   );
   return EXIT.ok;
+}
+
+/** What all the paths hold, as one policy. */
+function readPaths(paths: readonly string[]): LoadedPolicy {
+  const source = paths.join(', ');
+  const files: PolicyFile[] = [];
+  for (const path of paths) {
+    const read = readPolicy(path);
+    if ('unreadable' in read) {
+      const error = { file: path, line: 0, col: 0, path: '', message: read.unreadable };
+      return { source, result: { ok: false, errors: [error] } };
+    }
+    files.push(...read);
+  }
+  return { source, result: loadPolicy(files, affordableTokens()) };
 }
 
 /** `apply`: 0 the kernel is as the policy says, 1 it is not, 3 the policy is invalid. */

@@ -62,9 +62,10 @@ const reasons: Record<string, string> = {
 
 /**
  * Reads every `*.yaml`, `*.yml` and `*.json` of a directory in the order of their names, or the one file that
- * the path names. A file beyond the bounds is not read, it comes with its size.
+ * the path names, or standard input for `-`. A file beyond the bounds is not read, it comes with its size.
  */
 export function readPolicy(location: string): PolicySource {
+  if (location === '-') return [{ name: '-', text: fs.readFileSync(0, 'utf8') }];
   for (let attempt = 1; ; attempt++) {
     try {
       const file = readFile(location, location, new Room(fs.statSync(location).size));

@@ -8,7 +8,7 @@ import { type Address, parseAddress } from '../../routing/prefix.ts';
 import type { DocumentSet, PolicyDocument } from './documents.ts';
 import type { EgressIP, Policy } from './model.ts';
 import { quote } from './quote.ts';
-import { byName, each, missingDocument, prefixes } from './resolve.ts';
+import { byName, each, missingDocument, prefixes, unheld } from './resolve.ts';
 import { DECKHOUSE } from './schema-deckhouse.ts';
 import { checkSelector, type LabelSelector, type Pods, selects } from './selectors.ts';
 
@@ -59,6 +59,10 @@ export function addDeckhouse(policy: Policy, set: DocumentSet, pods: Pods): void
       continue;
     }
     const egressIP = virtualAddress(gateway);
+    const message = unheld(gateway.kind, gateway.name, 'status.activeNodeName');
+    if (egressIP?.owner === '' && !policy.warnings.some((warning) => warning.message === message)) {
+      policy.warnings.push({ message });
+    }
     policy.rules.push({
       name: `deckhouse/${document.name}`,
       snat: true,

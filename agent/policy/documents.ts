@@ -5,10 +5,11 @@
 
 import type { Kind } from './json-schema.ts';
 import type { Origin, PolicyError, PolicyFile } from './model.ts';
+import { isPassedOver, refusal } from './other-kinds.ts';
 import { type Budget, type Path, parseDocuments } from './parse.ts';
 import { type FilePart, type PartErrors, readParts } from './parts.ts';
 import { type Pod, podOf } from './pods.ts';
-import { closest, describe, formatPath, quote } from './quote.ts';
+import { describe, formatPath, quote } from './quote.ts';
 import { KINDS } from './schema.ts';
 import { POD } from './schema-core.ts';
 import { sieve } from './sieve.ts';
@@ -200,24 +201,10 @@ class Reader {
       else this.#refuse([...base, field], `must be a string, is ${describe(fields[field])}`);
     }
     if (typeof apiVersion !== 'string' || typeof kind !== 'string') return undefined;
-    const sameKind = KINDS.filter((known) => known.kind === kind);
-    const found = sameKind.find((known) => known.apiVersion === apiVersion);
-    if (found !== undefined) return found;
-    if (sameKind.length > 0) {
-      const right = sameKind.map((known) => known.apiVersion).join(' or ');
-      this.#refuse(
-        [...base, 'apiVersion'],
-        `${quote(apiVersion)} is not the apiVersion of ${kind}: write ${right}`,
-      );
-      return undefined;
-    }
-    const names = [...new Set(KINDS.map((known) => known.kind))];
-    const meant = closest(kind, names);
-    const help = meant === undefined ? '' : ` (did you mean ${quote(meant)}?)`;
-    this.#refuse(
-      [...base, 'kind'],
-      `unknown kind ${quote(kind)}${help}; the kinds read here are ${names.join(', ')} and List`,
-    );
+    const found = KINDS.find((known) => known.kind === kind && known.apiVersion === apiVersion);
+    if (found !== undefined || isPassedOver(apiVersion, kind)) return found;
+    const { field, message } = refusal(apiVersion, kind);
+    this.#refuse([...base, field], message);
     return undefined;
   }
 

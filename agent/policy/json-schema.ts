@@ -44,7 +44,8 @@ const metadata = (namespaced: boolean): Schema =>
   object(
     {
       name: formatted('resource-name', 'The name of the resource.'),
-      ...(namespaced && { namespace: formatted('namespace', 'Its namespace; "default" when absent.') }),
+      // Of a kind that has none it is ignored, as the API server does.
+      namespace: formatted('namespace', namespaced ? 'Its namespace; "default" when absent.' : undefined),
       labels: textMap,
       annotations: textMap,
       creationTimestamp: text(),

@@ -46,8 +46,8 @@ export function policyFromEnv(env: Environment): PolicyResult | undefined {
     bfd: {
       enabled: peers.length > 0,
       peers,
-      minTX: reader.number('BFD_MIN_TX', 1, 60000, 1000),
-      minRX: reader.number('BFD_MIN_RX', 1, 60000, 1000),
+      minTX: reader.number('BFD_MIN_TX', 1, 3_600_000, 1000),
+      minRX: reader.number('BFD_MIN_RX', 1, 3_600_000, 1000),
       multiplier: reader.number('BFD_MULTI', 1, 255, 3),
       ...KUBE_OVN_BFD,
     },

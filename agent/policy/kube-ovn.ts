@@ -32,6 +32,13 @@ export interface VpcEgressGatewayResource {
     vpc?: string;
     internalSubnet?: string;
     externalSubnet?: string;
+    replicas?: number;
+    internalIPs?: string[];
+    internalIPPool?: string;
+    externalIPs?: string[];
+    externalIPPool?: string;
+    bgpConf?: string;
+    evpnConf?: string;
     bfd?: { enabled?: boolean; minRX?: number; minTX?: number; multiplier?: number };
     policies?: { snat?: boolean; ipBlocks?: string[]; subnets?: string[] }[];
     selectors?: { namespaceSelector?: LabelSelector; podSelector?: LabelSelector }[];
@@ -41,7 +48,7 @@ export interface VpcEgressGatewayResource {
 
 interface SubnetResource {
   spec?: {
-    protocol?: 'IPv4' | 'IPv6' | 'Dual';
+    protocol?: 'IPv4' | 'IPv6' | 'Dual' | 'Mac';
     cidrBlock?: string;
     gateway?: string;
     provider?: string;
@@ -83,7 +90,11 @@ export function readNetwork(set: DocumentSet): Network {
 
 function checkSubnet(subnet: Subnet): void {
   const { protocol, cidrBlock, gateway } = subnet.value.spec ?? {};
-  if (cidrBlock === undefined) return;
+  if (protocol === 'Mac') return;
+  if (cidrBlock === undefined) {
+    if (subnet.sound) subnet.fail(['spec', 'cidrBlock'], 'this field is required', 'key');
+    return;
+  }
   const blocks = subnetBlocks(subnet);
   const families = blocks.map(familyOf);
   const wanted: Record<string, Family[]> = { IPv4: [4], IPv6: [6], Dual: [4, 6] };
@@ -126,6 +137,8 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network, po
   const external =
     spec.externalSubnet && findSubnet(gateway, network, ['spec', 'externalSubnet'], spec.externalSubnet);
   const internal = internalSubnet(gateway, network, vpc);
+  checkAddresses(gateway, 'internal', internal);
+  checkAddresses(gateway, 'external', external || undefined);
   const log = translateTranslationLog(
     gateway,
     ['spec', 'observability', 'conntrack', 'log'],
@@ -142,8 +155,35 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network, po
       (a, b) => Number(a.snat) - Number(b.snat),
     ),
     ...(log && { translationLog: log }),
-    warnings: [],
+    warnings: (['bgpConf', 'evpnConf'] as const)
+      .filter((field) => spec[field])
+      .map((field) => ({
+        message: `${field} ${quote(spec[field]!)} has no effect here: this agent speaks no ${field === 'bgpConf' ? 'BGP' : 'EVPN'} for it`,
+      })),
   };
+}
+
+/** Reports what Kube-OVN's controller would refuse of the addresses that the pods are to have on a side. */
+function checkAddresses(gateway: Gateway, side: 'internal' | 'external', subnet: Subnet | undefined): void {
+  const spec = gateway.value.spec ?? {};
+  const [field, pool] = [`${side}IPs`, `${side}IPPool`] as const;
+  const addresses = spec[field as 'internalIPs'];
+  if (!addresses?.length) return;
+  const path = ['spec', field];
+  if (spec[pool as 'internalIPPool']) gateway.fail(path, `stands beside ${pool}; give one of them`, 'key');
+  const replicas = spec.replicas ?? 1;
+  if (addresses.length < replicas) {
+    gateway.fail(path, `holds ${addresses.length}, fewer than the ${replicas} replicas`, 'key');
+  }
+  const blocks = subnet?.sound ? subnetBlocks(subnet) : [];
+  each(addresses, (pair, i) => {
+    for (const text of splitPair(pair)) {
+      const address = parseAddress(text)!;
+      if (blocks.length === 0 || blocks.some((block) => contains(block, address))) continue;
+      const block = quote(subnet!.value.spec!.cidrBlock!);
+      gateway.fail([...path, i], `${text} is not in cidrBlock ${block} of Subnet ${quote(subnet!.name)}`);
+    }
+  });
 }
 
 /** The subnet of a name; reports a name that no document has. */
@@ -155,6 +195,10 @@ function findSubnet(
   which = '',
 ): Subnet | undefined {
   const subnet = network.subnets.get(name);
+  if (subnet?.value.spec?.protocol === 'Mac') {
+    gateway.fail(path, `Subnet ${quote(name)}${which} has no addresses (protocol Mac)`);
+    return undefined;
+  }
   if (subnet === undefined && !network.incomplete) {
     const missing = `Subnet ${quote(name)}${which} is not in the policy directory; add its document`;
     gateway.fail(path, missing, which === '' ? 'value' : 'key');

@@ -26,9 +26,9 @@ export interface BfdPolicy {
   enabled: boolean;
   /** Peer addresses, either family; empty when BFD is disabled. */
   peers: Address[];
-  /** Desired Min TX Interval, milliseconds, 1..60000. */
+  /** Desired Min TX Interval, milliseconds, 1..3600000. */
   minTX: number;
-  /** Required Min RX Interval, milliseconds, 1..60000. */
+  /** Required Min RX Interval, milliseconds, 1..3600000. */
   minRX: number;
   /** Detect Mult, 1..255. */
   multiplier: number;

@@ -182,3 +182,7 @@ function conflictWarnings(policy: Policy): PolicyWarning[] {
     return [...named, { message: `conflict: ${others} more blocks of ${name} are ${verb(!snat)} as well` }];
   });
 }
+
+/** The warning about an address that no pod holds, because its document does not say who does. */
+export const unheld = (kind: string, name: string, field: string): string =>
+  `nobody holds the address of ${kind} ${quote(name)}, so its pods have no way out: ${field} names no node; take the document from the cluster with its status, or use a GatewayPolicy`;

@@ -9,7 +9,7 @@ import type { DocumentSet, PolicyDocument } from './documents.ts';
 import { inPool, parsePoolItem, poolSize } from './ip-pool.ts';
 import type { EgressIP, Policy } from './model.ts';
 import { quote } from './quote.ts';
-import { byName, each, missingDocument, prefixes } from './resolve.ts';
+import { byName, each, missingDocument, prefixes, unheld } from './resolve.ts';
 import { SPIDERNET } from './schema-spidernet.ts';
 import { checkSelector, type LabelSelector, type Pods, selects } from './selectors.ts';
 
@@ -57,7 +57,14 @@ export function addSpidernet(policy: Policy, set: DocumentSet, pods: Pods): void
     ['EgressClusterPolicy', 'EgressClusterEndpointSlice'],
   ] as const) {
     const slices = endpointsByPolicy(byName<SliceResource>(set, SPIDERNET, sliceKind));
-    for (const document of byName<PolicyResource>(set, SPIDERNET, kind).values()) {
+    const policies = byName<PolicyResource>(set, SPIDERNET, kind);
+    for (const name of slices.keys()) {
+      if (policies.has(name) || set.incomplete) continue;
+      policy.warnings.push({
+        message: `the ${sliceKind} documents of ${kind} ${quote(name)} have no effect: it is not in the policy directory`,
+      });
+    }
+    for (const document of policies.values()) {
       checkPolicy(document);
       const gateway = gatewayOf(document, gateways, fallback, set, pods);
       const ipBlocks = sourcesOf(document, slices.get(document.name), set, pods);
@@ -69,6 +76,8 @@ export function addSpidernet(policy: Policy, set: DocumentSet, pods: Pods): void
         });
         continue;
       }
+      if (egressIP?.owner === '')
+        policy.warnings.push({ message: unheld(kind, document.name, 'status.node') });
       const { destSubnet, priority } = document.value.spec ?? {};
       policy.rules.push({
         name: `spidernet/${document.name}`,

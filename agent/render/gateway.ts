@@ -92,11 +92,6 @@ export function readGateway(policy: Policy, set: DocumentSet, files: readonly Po
   const pairs = (list: string[] = []) => list.map((pair) => splitPair(pair) as Address[]);
   const internalIPs = pairs(spec.internalIPs);
   const externalIPs = pairs(spec.externalIPs);
-  for (const [field, list] of Object.entries({ internalIPs, externalIPs })) {
-    if (list.length > 0 && list.length < replicas) {
-      throw new RenderError(`spec.${field} has ${list.length} entries for ${replicas} replicas`);
-    }
-  }
   return {
     namespace,
     name,

@@ -105,8 +105,8 @@ t.test('every variable that is wrong is named at once', async (t) => {
       'environment: NO_SNAT_SOURCES_IPV4: "10.19.0.0/33" is not an address or CIDR: the length of an IPv4 CIDR is 0 to 32',
       'environment: NO_SNAT_SOURCES_IPV4: must be IPv4, is "fd00::/64"',
       'environment: BFD_PEER_IPS: "10.0.0.1\\n-A INPUT -j DROP" is not an address',
-      'environment: BFD_MIN_TX: must be a whole number between 1 and 60000, is "0"',
-      'environment: BFD_MIN_RX: must be a whole number between 1 and 60000, is "1e3"',
+      'environment: BFD_MIN_TX: must be a whole number between 1 and 3600000, is "0"',
+      'environment: BFD_MIN_RX: must be a whole number between 1 and 3600000, is "1e3"',
       'environment: BFD_MULTI: must be a whole number between 1 and 255, is "256"',
     ],
   );

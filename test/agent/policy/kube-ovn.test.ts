@@ -92,7 +92,7 @@ t.test('what belongs to the control plane is accepted and not used', async (t) =
   image: docker.io/kubeovn/kube-ovn:v1.16.0
   vpc: ""
   internalIPs: [10.16.0.101, "10.16.0.102,fd00:10:16::2"]
-  externalIPs: [172.17.0.12]
+  externalIPs: [172.17.0.12, 172.17.0.13]
   bgpConf: x
   evpnConf: x
   nodeSelector: [{ matchFields: [{ key: metadata.name, operator: In, values: [a] }], matchLabels: { a: b } }]
@@ -100,14 +100,46 @@ t.test('what belongs to the control plane is accepted and not used', async (t) =
   trafficPolicy: Local
   resources: { limits: { cpu: 1, memory: 64Mi } }
   bandwidth: { ingress: 100, egress: 1Gi }
-  internalIPPool: a
-  externalIPPool: b
-  podAntiAffinity: preferred
+  podAntiAffinity: Preferred
   observability: { resources: { limits: { cpu: 1 } }, interfaceMetrics: { enabled: true }, conntrack: { metrics: { enabled: true } }, serviceMonitor: { labels: { a: b } } }
 status: { ready: true, phase: Completed, internalIPs: [10.16.0.12] }
 `),
   );
   t.equal(policy.rules.length, 0);
+});
+
+t.test('bgpConf and evpnConf have no effect, and say so', async (t) => {
+  const { warnings } = policyOf(directory('  bgpConf: x\n  evpnConf: y\n'));
+  t.match(warnings, [{ message: /^bgpConf "x" has no effect/ }, { message: /^evpnConf "y" has no effect/ }]);
+});
+
+t.test('what Kube-OVN’s API server and controller refuse is refused', async (t) => {
+  const errors = (spec: string) => printed(directory(spec)).map((error) => error.replace(/^[^ ]+ /, ''));
+  t.same(errors('  replicas: 11\n'), ['spec.replicas: must be between 0 and 10, is 11']);
+  t.match(errors('  podAntiAffinity: Prefered\n'), [
+    /^spec.podAntiAffinity: must be one of Required, Preferred, .*did you mean "Preferred"/,
+  ]);
+  t.same(errors('  internalIPs: [10.16.0.9]\n  internalIPPool: a\n'), [
+    'spec.internalIPs: stands beside internalIPPool; give one of them',
+  ]);
+  t.same(errors('  replicas: 2\n  externalIPs: [172.17.0.9]\n'), [
+    'spec.externalIPs: holds 1, fewer than the 2 replicas',
+  ]);
+  t.match(errors('  externalIPs: [172.18.0.9]\n'), [
+    /^spec.externalIPs\[0\]: 172.18.0.9 is not in cidrBlock .* of Subnet "macvlan1"$/,
+  ]);
+  t.match(errors('  internalIPs: [10.99.0.9]\n'), [/^spec.internalIPs\[0\]: 10.99.0.9 is not in cidrBlock/]);
+  t.same(errors('  bfd: { minRX: 3600000, minTX: 3600000 }\n'), [], 'what they accept is accepted');
+});
+
+t.test('a Subnet without addresses is passed over, and no side of a gateway', async (t) => {
+  const mac =
+    '---\napiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: { name: mac }\nspec: { protocol: Mac }\n';
+  const files = directory('');
+  t.same(printed({ ...files, 'mac.yaml': mac }), []);
+  t.match(printed({ ...directory('  internalSubnet: mac\n'), 'mac.yaml': mac }), [
+    /spec.internalSubnet: Subnet "mac" has no addresses \(protocol Mac\)$/,
+  ]);
 });
 
 t.test('the internal subnet: named, chosen by the VPC, or the only one that the VPC has', async (t) => {
@@ -223,12 +255,12 @@ const WRONG: [string, string, string[]][] = [
   ],
   [
     'numbers out of range',
-    '  bfd: { minRX: 0, minTX: 60001, multiplier: 256 }\n  replicas: -1\n',
+    '  bfd: { minRX: 0, minTX: 3600001, multiplier: 256 }\n  replicas: -1\n',
     [
-      'gateway.yaml:6:17: spec.bfd.minRX: must be between 1 and 60000, is 0',
-      'gateway.yaml:6:27: spec.bfd.minTX: must be between 1 and 60000, is 60001',
-      'gateway.yaml:6:46: spec.bfd.multiplier: must be between 1 and 255, is 256',
-      'gateway.yaml:7:13: spec.replicas: must be between 0 and 2147483647, is -1',
+      'gateway.yaml:6:17: spec.bfd.minRX: must be between 1 and 3600000, is 0',
+      'gateway.yaml:6:27: spec.bfd.minTX: must be between 1 and 3600000, is 3600001',
+      'gateway.yaml:6:48: spec.bfd.multiplier: must be between 1 and 255, is 256',
+      'gateway.yaml:7:13: spec.replicas: must be between 0 and 10, is -1',
     ],
   ],
   [
@@ -299,7 +331,7 @@ t.test('subnets are checked, used or not', async (t) => {
   ]);
   t.same(subnet('{ protocol: Dual, cidrBlock: "fd00::/64,10.9.0.0/16" }'), []);
   t.same(subnet('{ protocol: IPv5, cidrBlock: 10.9.0.0/16 }'), [
-    'x.yaml:4:19: spec.protocol: must be one of IPv4, IPv6, Dual, is "IPv5"; did you mean "IPv4"?',
+    'x.yaml:4:19: spec.protocol: must be one of IPv4, IPv6, Dual, Mac, is "IPv5"; did you mean "IPv4"?',
   ]);
   t.same(subnet('{ cidrBlock: 10.9.0.0/16, gateway: 10.8.0.1 }'), [
     'x.yaml:4:42: spec.gateway: 10.8.0.1 is not in cidrBlock "10.9.0.0/16"',

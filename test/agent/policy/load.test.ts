@@ -77,7 +77,7 @@ t.test('apiVersion and kind: missing, of a wrong type, unknown, not belonging to
     'a.yaml:2:7: kind: must be a string, is a list',
   ]);
   t.same(printed({ 'a.yaml': 'apiVersion: v1\nkind: ConfigMap\n' }), [
-    'a.yaml:2:7: kind: unknown kind "ConfigMap"; the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc, IptablesEIP, IptablesFIPRule, IptablesDnatRule, IptablesSnatRule, EgressGateway, EgressGatewayPolicy, EgressPolicy, EgressClusterPolicy, EgressEndpointSlice, EgressClusterEndpointSlice, Pod, Namespace, NetworkAttachmentDefinition and List',
+    'a.yaml:2:7: kind: ConfigMap is not read here: a ConfigMap is mounted as the policy directory, each key of it a file; put those files here',
   ]);
   t.match(printed({ 'a.yaml': 'apiVersion: kubeovn.io/v1\nkind: VpcEgressGatway\n' }), [
     /^a.yaml:2:7: kind: unknown kind "VpcEgressGatway" \(did you mean "VpcEgressGateway"\?\); the kinds/,
@@ -139,7 +139,7 @@ t.test('the errors of all files come at once, in the order of files and lines', 
     'a.yaml': first,
     'b.yaml': 'a: [\n',
     'c.yaml': '',
-    'd.yaml': 'apiVersion: v1\nkind: Service\n',
+    'd.yaml': 'apiVersion: v1\nkind: Secret\n',
     'e.yaml': 'apiVersion: kubeovn.io/v1\nkind: Vpc\nmetadata: { name: A }\n',
   });
   t.same(
@@ -249,4 +249,49 @@ t.test('whatever is done to a policy, it is a policy or has placed errors', asyn
     );
     if (result.errors.length === 0 || misplaced.length > 0) t.fail(text, { misplaced });
   }
+});
+
+t.test('what stands beside a gateway in a cluster is passed over', async (t) => {
+  const beside = [
+    ['kubeovn.io/v1', 'ProviderNetwork'],
+    ['kubeovn.io/v1', 'Vlan'],
+    ['kubeovn.io/v1', 'VpcNatGateway'],
+    ['kubeovn.io/v1', 'IPPool'],
+    ['v1', 'Service'],
+    ['apps/v1', 'Deployment'],
+  ].map(
+    ([apiVersion, kind]) =>
+      `apiVersion: ${apiVersion}\nkind: ${kind}\nmetadata: { name: x }\nspec: { any: thing }\n`,
+  );
+  t.same(printed({ 'a.yaml': GATEWAY, 'b.yaml': beside.join('---\n') }), []);
+  const vpc = 'apiVersion: kubeovn.io/v1\nkind: Vpc\nmetadata: { name: a, namespace: default }\nspec: {}\n';
+  t.same(printed({ 'a.yaml': GATEWAY, 'b.yaml': vpc }), [], 'a namespace of what has none');
+});
+
+t.test('a kind that is a mistake is refused in one line with what to do', async (t) => {
+  const refused = (apiVersion: string, kind: string) =>
+    printed({
+      'a.yaml': GATEWAY,
+      'b.yaml': `apiVersion: ${apiVersion}\nkind: ${kind}\nmetadata: { name: x }\n`,
+    });
+  const one = (message: RegExp, apiVersion: string, kind: string) => {
+    const errors = refused(apiVersion, kind);
+    t.equal(errors.length, 1);
+    t.match(errors[0], message);
+  };
+  one(
+    /^b.yaml:2:7: kind: Kustomization is not read here: put here what `kubectl kustomize`/,
+    'kustomize.config.k8s.io/v1beta1',
+    'Kustomization',
+  );
+  one(/^b.yaml:2:7: kind: Secret is not read here/, 'v1', 'Secret');
+  const calico =
+    /^b.yaml:1:13: apiVersion: EgressGatewayPolicy of "projectcalico.org\/v3" belongs to another system/;
+  one(calico, 'projectcalico.org/v3', 'EgressGatewayPolicy');
+  t.notMatch(refused('projectcalico.org/v3', 'EgressGatewayPolicy')[0], /write network.deckhouse/);
+  one(
+    /kind: CiliumEgressGatewayPolicy of "cilium.io\/v2" belongs to another system/,
+    'cilium.io/v2',
+    'CiliumEgressGatewayPolicy',
+  );
 });

@@ -358,3 +358,17 @@ t.test('ten thousand endpoints in a hundred slices', async (t) => {
   const text = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: slices });
   t.equal(rulesOf({ 'slice.yaml': text })[0]!.ipBlocks.length, 10_000);
 });
+
+t.test('what has no effect is warned of: an address that nobody holds, slices of no policy', async (t) => {
+  const slice = `---
+apiVersion: egressgateway.spidernet.io/v1beta1
+kind: EgressEndpointSlice
+metadata: { name: gone-abcde, namespace: default, labels: { spidernet.io/policy-name: gone } }
+endpoints: [{ ns: default, pod: a, ipv4: [10.17.0.9] }]
+`;
+  const { policy, errors } = supported({ 'a.yaml': `${GATEWAY}${slice}` });
+  t.same(errors, []);
+  t.match(policy.warnings, [
+    { message: /^the EgressEndpointSlice documents of EgressPolicy "default\/gone" have no effect/ },
+  ]);
+});

@@ -1,0 +1,67 @@
+/**
+ * Kinds that nothing is read of: those that stand beside a gateway in a cluster, which are passed over, and those that
+ * are somebody's mistake, with advice. Pure.
+ */
+import { closest, quote } from './quote.ts';
+import { KINDS } from './schema.ts';
+import { KUBE_OVN } from './schema-kube-ovn-nat.ts';
+
+/** What a gateway has no use for, by apiVersion. */
+const PASSED_OVER: Readonly<Record<string, string>> = {
+  [KUBE_OVN]: `BgpConf DNSNameResolver EvpnConf IP IPPool OvnDnatRule OvnEip OvnFip OvnSnatRule ProviderNetwork
+    QoSPolicy SecurityGroup SwitchLBRule Vip Vlan VpcDns VpcNatGateway`,
+  'egressgateway.spidernet.io/v1beta1': 'EgressClusterInfo EgressTunnel',
+  v1: 'Endpoints Event Node Service ServiceAccount',
+  'apps/v1': 'DaemonSet Deployment ReplicaSet StatefulSet',
+  'discovery.k8s.io/v1': 'EndpointSlice',
+  'networking.k8s.io/v1': 'NetworkPolicy',
+  'rbac.authorization.k8s.io/v1': 'ClusterRole ClusterRoleBinding Role RoleBinding',
+  'apiextensions.k8s.io/v1': 'CustomResourceDefinition',
+  'monitoring.coreos.com/v1': 'PodMonitor PrometheusRule ServiceMonitor',
+};
+
+/** Whether a document is passed over. */
+export const isPassedOver = (apiVersion: string, kind: string): boolean =>
+  PASSED_OVER[apiVersion]?.split(/\s+/).includes(kind) ?? false;
+
+/** What to do instead, by kind. */
+const ADVICE: Readonly<Record<string, string>> = {
+  ConfigMap: 'a ConfigMap is mounted as the policy directory, each key of it a file; put those files here',
+  Secret: 'keys are files that the policy names; mount the Secret beside the policy directory',
+  Kustomization: 'put here what `kubectl kustomize` prints',
+  HelmChart: 'put here what `helm template` prints',
+  Application: 'put here the manifests that it leads to',
+};
+
+const groupOf = (apiVersion: string): string => apiVersion.split('/').at(-2) ?? '';
+
+/** Why a kind is refused, and which field says it wrongly. */
+export function refusal(apiVersion: string, kind: string): { field: 'apiVersion' | 'kind'; message: string } {
+  const sameKind = KINDS.filter((known) => known.kind === kind);
+  const right = sameKind.map((known) => known.apiVersion).join(' or ');
+  if (
+    sameKind.some((known) => groupOf(known.apiVersion) === groupOf(apiVersion) || !apiVersion.includes('.'))
+  ) {
+    const message = `${quote(apiVersion)} is not the apiVersion of ${kind}: write ${right}`;
+    return { field: 'apiVersion', message };
+  }
+  const names = [...new Set(KINDS.map((known) => known.kind))];
+  const read = `the kinds read here are ${names.join(', ')} and List`;
+  if (sameKind.length > 0) {
+    const other = `${kind} of ${quote(apiVersion)} belongs to another system, and is not read here`;
+    const instead = `that of ${right} is; or say the same in a GatewayPolicy`;
+    return { field: 'apiVersion', message: `${other}; ${instead}` };
+  }
+  const advice = ADVICE[kind];
+  if (advice !== undefined) return { field: 'kind', message: `${kind} is not read here: ${advice}` };
+  const foreign =
+    /^(Cilium|Antrea)?Egress/.test(kind) &&
+    !KINDS.some((one) => groupOf(one.apiVersion) === groupOf(apiVersion));
+  if (foreign) {
+    const other = `${kind} of ${quote(apiVersion)} belongs to another system, and is not read here`;
+    return { field: 'kind', message: `${other}; say the same in a GatewayPolicy` };
+  }
+  const meant = closest(kind, names);
+  const help = meant === undefined ? '' : ` (did you mean ${quote(meant)}?)`;
+  return { field: 'kind', message: `unknown kind ${quote(kind)}${help}; ${read}` };
+}
