@@ -146,7 +146,7 @@ class Reader {
   }
 
   /** Reads the resource at `base`; `typed` is the kind that the list around it gives. */
-  read(value: unknown, base: Path, typed?: Kind): void {
+  read(value: unknown, base: Path, typed?: ItemKind): void {
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {
       this.#refuse(base, `must be a map of fields with apiVersion and kind, is ${describe(value)}`);
       return;
@@ -165,7 +165,7 @@ class Reader {
     if (kind !== undefined) this.#readResource(kind, fields, base);
   }
 
-  #readList(list: Fields, of: Kind | undefined): void {
+  #readList(list: Fields, of: ItemKind | undefined): void {
     const items = list.items;
     if (!Array.isArray(items)) {
       this.#refuse(['items'], `must be a list, is ${describe(items)}`);
@@ -250,11 +250,16 @@ class Reader {
   }
 }
 
+/** The kind of a list's items, where the list says it. */
+type ItemKind = Pick<Kind, 'apiVersion' | 'kind'>;
+
 /** `List` of anything, or `SubnetList` and its like, as the API prints them; undefined for anything else. */
-function listKind({ apiVersion, kind }: Fields): { of: Kind | undefined } | undefined {
+function listKind({ apiVersion, kind }: Fields): { of: ItemKind | undefined } | undefined {
   if (apiVersion === 'v1' && kind === 'List') return { of: undefined };
-  const of = KINDS.find((known) => known.apiVersion === apiVersion && `${known.kind}List` === kind);
-  return of && { of };
+  if (typeof apiVersion !== 'string' || typeof kind !== 'string' || !kind.endsWith('List')) return undefined;
+  const item = kind.slice(0, -'List'.length);
+  const isKnown = KINDS.some((known) => known.apiVersion === apiVersion && known.kind === item);
+  return isKnown || isPassedOver(apiVersion, item) ? { of: { apiVersion, kind: item } } : undefined;
 }
 
 /** Takes the fields without a value out of a tree of maps. */

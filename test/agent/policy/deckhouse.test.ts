@@ -1,6 +1,6 @@
 // Deckhouse's resources: what they mean, and what is refused.
 import t from 'tap';
-import { GATEWAY, supported } from './support.ts';
+import { GATEWAY, policyOf, supported } from './support.ts';
 
 const VIRTUAL = `apiVersion: network.deckhouse.io/v1alpha1
 kind: EgressGateway
@@ -68,6 +68,16 @@ t.test('the seed: a virtual address, held by the active node', async (t) => {
   const status = 'status: { activeNodeName: node1, readyNodes: 2, observedGeneration: 3, conditions: [] }\n';
   const active = supported(files({ 'eg.yaml': `${VIRTUAL}${status}`, 'p.yaml': policy('myeg') }));
   t.equal(active.policy.rules[0]!.egressIP!.owner, 'node1');
+});
+
+t.test('an address that no node holds is a warning, until the status names one', async (t) => {
+  const unheld = /^nobody holds the address of EgressGateway "myeg".*status.activeNodeName names no node/;
+  const warnings = (gateway: string) =>
+    policyOf(files({ 'eg.yaml': gateway, 'p.yaml': policy('myeg') })).warnings;
+  t.match(warnings(VIRTUAL), [{ message: unheld }]);
+  t.match(warnings(`${VIRTUAL}status: { readyNodes: 0 }\n`), [{ message: unheld }]);
+  t.match(warnings(`${VIRTUAL}status: { activeNodeName: "" }\n`), [{ message: unheld }]);
+  t.same(warnings(`${VIRTUAL}status: { activeNodeName: node1 }\n`), []);
 });
 
 t.test('the seed: the address of an interface', async (t) => {

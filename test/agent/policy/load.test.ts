@@ -264,6 +264,11 @@ t.test('what stands beside a gateway in a cluster is passed over', async (t) => 
       `apiVersion: ${apiVersion}\nkind: ${kind}\nmetadata: { name: x }\nspec: { any: thing }\n`,
   );
   t.same(printed({ 'a.yaml': GATEWAY, 'b.yaml': beside.join('---\n') }), []);
+  const list = 'apiVersion: kubeovn.io/v1\nkind: VlanList\nmetadata: { resourceVersion: "1" }\nitems:\n';
+  t.same(printed({ 'a.yaml': GATEWAY, 'b.yaml': `${list}  - { spec: { id: 100 } }\n` }), [], 'a typed list');
+  t.match(printed({ 'a.yaml': GATEWAY, 'b.yaml': list.replace('VlanList', 'VlannList') }), [
+    /^b.yaml:2:7: kind: unknown kind "VlannList"/,
+  ]);
   const vpc = 'apiVersion: kubeovn.io/v1\nkind: Vpc\nmetadata: { name: a, namespace: default }\nspec: {}\n';
   t.same(printed({ 'a.yaml': GATEWAY, 'b.yaml': vpc }), [], 'a namespace of what has none');
 });
