@@ -132,6 +132,7 @@ function program(): Command {
       return render({
         what: target,
         paths: own.file as string[],
+        ...(own.gateway === undefined ? {} : { gateway: String(own.gateway) }),
         ...(own.image === undefined ? {} : { image: String(own.image) }),
         serviceMonitor: own.serviceMonitor === true,
       });
@@ -144,7 +145,11 @@ function program(): Command {
           '-f, --file <PATH...>',
           'files, directories, or - for stdin, with the VpcEgressGateway, its Subnets and Vpc',
         )
-        .option('--image <IMAGE>', "the pod's image (default: spec.image)")
+        .option('--gateway <NAMESPACE/NAME>', 'which of several VpcEgressGateways')
+        .option(
+          '--image <IMAGE>',
+          "the pod's image, as the nodes can pull it (kubernetes; default: spec.image)",
+        )
         .option('--service-monitor', 'a Service and a ServiceMonitor too'),
   );
 

@@ -65,8 +65,10 @@ type Subnet = PolicyDocument<SubnetResource>;
 type Vpc = PolicyDocument<VpcResource>;
 type Gateway = PolicyDocument<VpcEgressGatewayResource>;
 
+export type { Gateway as VpcEgressGateway };
+
 /** The VPC that exists in every cluster, and its subnet. */
-const DEFAULT_VPC = 'ovn-cluster';
+export const DEFAULT_VPC = 'ovn-cluster';
 const DEFAULT_SUBNET = 'ovn-default';
 
 /** The Subnets and Vpcs of a directory by name. */
@@ -207,7 +209,7 @@ function findSubnet(
 }
 
 /** The subnet of the internal interface: the named one, the VPC's default, or the only one that the VPC has. */
-function internalSubnet(gateway: Gateway, network: Network, vpcName: string): Subnet | undefined {
+export function internalSubnet(gateway: Gateway, network: Network, vpcName: string): Subnet | undefined {
   const path = ['spec', 'internalSubnet'];
   const named = gateway.value.spec?.internalSubnet;
   if (named) return findSubnet(gateway, network, path, named);

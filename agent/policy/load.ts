@@ -25,16 +25,23 @@ const MAX_ERRORS = 500;
 
 /**
  * Reads all policy files. The errors of all of them come in the order of the files and, in a file, of its
- * lines. `maxTokens` bounds the memory that reading takes, see `Budget`. Never throws.
+ * lines. `maxTokens` bounds the memory that reading takes, see `Budget`. With `chosen`, `NAMESPACE/NAME`, the other
+ * gateways are passed over. Never throws.
  */
-export function loadPolicy(files: readonly PolicyFile[], maxTokens = DEFAULT_TOKENS): PolicyResult {
+export function loadPolicy(
+  files: readonly PolicyFile[],
+  maxTokens = DEFAULT_TOKENS,
+  chosen?: string,
+): PolicyResult {
   const errors: PolicyError[] = [];
   const failDirectory = (message: string) => errors.push({ file: '.', line: 0, col: 0, path: '', message });
   if (files.length === 0) failDirectory('no policy: the directory holds no .yaml, .yml or .json file');
   const set = readDocuments(files, errors, { tokens: maxTokens });
   const network = readNetwork(set);
   const pods = new Pods(set);
-  const [gateway, ...more] = set.documents.filter(({ kind }) => GATEWAYS.includes(kind));
+  const [gateway, ...more] = set.documents.filter(
+    ({ kind, name }) => GATEWAYS.includes(kind) && (chosen === undefined || name === chosen),
+  );
   let policy: Policy | undefined;
   if (gateway !== undefined) {
     const inbound = new Inbound();

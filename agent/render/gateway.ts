@@ -5,6 +5,7 @@
 import { type Address, FAMILIES, type Family, familyOf, type Prefix } from '../../routing/prefix.ts';
 import type { DocumentSet } from '../policy/documents.ts';
 import { splitPair } from '../policy/formats.ts';
+import { DEFAULT_VPC, internalSubnet, readNetwork, type VpcEgressGateway } from '../policy/kube-ovn.ts';
 import type { Policy, PolicyFile } from '../policy/model.ts';
 
 /** The parts of the resource that are read here; `policy/schema.ts` has checked their types. */
@@ -43,6 +44,8 @@ export interface Gateway {
   workload: string;
   vpc: string;
   internalSubnet: string;
+  /** The provider of the internal subnet: `OVN_PROVIDER`, or as the external one where Kube-OVN is a secondary CNI. */
+  internalProvider: string;
   /** The provider of the external subnet, `NAD.NAMESPACE` or `NAD.NAMESPACE.ovn`. */
   externalProvider: string;
   replicas: number;
@@ -57,6 +60,8 @@ export interface Gateway {
   spread: 'Required' | 'Preferred';
   tolerations: object[];
   resources: object | undefined;
+  /** Of each pod, as the VPC sees it, whole Mbit/s; absent: no limit. */
+  bandwidth: { ingress?: number; egress?: number };
   /** Sources by family, sorted. */
   sources: Record<Family, Prefix[]>;
   /** The families that have gateways on both sides. */
@@ -68,9 +73,14 @@ export interface Gateway {
   warnings: string[];
 }
 
-/** Kube-OVN's own VPC, and its subnet. */
-export const DEFAULT_VPC = 'ovn-cluster';
-const DEFAULT_SUBNET = 'ovn-default';
+/** The provider of subnets in which pods are by their first interface. */
+export const OVN_PROVIDER = 'ovn';
+/** `NAME.NAMESPACE` or `NAME.NAMESPACE.ovn`: a part of the names of annotations. */
+const PROVIDER = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.ovn)?$/;
+const MAX_PROVIDER = 253 - '.kubernetes.io'.length;
+/** As Kube-OVN takes it: a number of Mbit/s, or bit/s with a unit. */
+const BANDWIDTH = /^(\d{1,12})(?:\.(\d{1,12}))?(M|Mi|G|Gi)?$/;
+const UNITS = { M: 10n ** 6n, Mi: 2n ** 20n, G: 10n ** 9n, Gi: 2n ** 30n };
 
 /** A gateway that cannot be rendered; the message names the field. */
 export class RenderError extends Error {}
@@ -80,13 +90,14 @@ export function readGateway(policy: Policy, set: DocumentSet, files: readonly Po
   if (policy.origin.kind !== 'VpcEgressGateway') {
     throw new RenderError(`${policy.origin.kind} ${policy.name}: only a VpcEgressGateway can be rendered`);
   }
-  const document = set.documents.find(({ kind }) => kind === 'VpcEgressGateway')!;
+  const document = set.documents.find(
+    ({ kind, name }) => kind === 'VpcEgressGateway' && name === policy.name,
+  )!;
   const spec = (document.value as { spec: Spec }).spec;
   const vpc = spec.vpc || DEFAULT_VPC;
-  const internalSubnet = spec.internalSubnet || (vpc === DEFAULT_VPC ? DEFAULT_SUBNET : undefined);
-  if (internalSubnet === undefined) throw new RenderError('spec.internalSubnet is needed to render');
   if (spec.bgpConf) throw new RenderError('spec.bgpConf: a BGP gateway cannot be rendered');
-  const externalProvider = providerOf(set, spec.externalSubnet!);
+  const internal = internalSubnet(document as VpcEgressGateway, readNetwork(set), vpc)!;
+  const externalProvider = attachmentOf(set, spec.externalSubnet!);
   const replicas = spec.replicas ?? 1;
   const [namespace = '', name = ''] = policy.name.split('/');
   const pairs = (list: string[] = []) => list.map((pair) => splitPair(pair) as Address[]);
@@ -97,7 +108,8 @@ export function readGateway(policy: Policy, set: DocumentSet, files: readonly Po
     name,
     workload: `${spec.prefix ?? ''}${name}`,
     vpc,
-    internalSubnet,
+    internalSubnet: internal.name,
+    internalProvider: isOvn(internal.value.spec?.provider) ? OVN_PROVIDER : attachmentOf(set, internal.name),
     externalProvider,
     replicas,
     image: spec.image || undefined,
@@ -109,6 +121,10 @@ export function readGateway(policy: Policy, set: DocumentSet, files: readonly Po
     spread: spec.podAntiAffinity === 'Preferred' ? 'Preferred' : 'Required',
     tolerations: spec.tolerations ?? [],
     resources: spec.resources,
+    bandwidth: {
+      ...mbits('ingress', spec.bandwidth?.ingress),
+      ...mbits('egress', spec.bandwidth?.egress),
+    },
     sources: { 4: sourcesOf(policy, 4), 6: sourcesOf(policy, 6) },
     families: FAMILIES.filter((family) =>
       [policy.internal, policy.external].every(({ gateways }) =>
@@ -121,16 +137,35 @@ export function readGateway(policy: Policy, set: DocumentSet, files: readonly Po
   };
 }
 
-/** The provider of the external subnet, which names the network attachment. */
-function providerOf(set: DocumentSet, subnet: string): string {
+const isOvn = (provider: string | undefined): boolean => !provider || provider === OVN_PROVIDER;
+
+/** The provider of a subnet, which names its network attachment. Throws `RenderError`. */
+function attachmentOf(set: DocumentSet, subnet: string): string {
   const document = set.documents.find(({ kind, name }) => kind === 'Subnet' && name === subnet);
   const { provider = '' } = (document?.value as { spec?: { provider?: string } } | undefined)?.spec ?? {};
-  if (!provider.includes('.')) {
+  if (!PROVIDER.test(provider) || provider.length > MAX_PROVIDER) {
     throw new RenderError(
       `Subnet ${subnet}: spec.provider must name the network attachment as NAME.NAMESPACE, is "${provider}"`,
     );
   }
   return provider;
+}
+
+/** A limit in whole Mbit/s, rounded up, so that a small one does not become none; 0 is none. Throws `RenderError`. */
+function mbits(
+  direction: 'ingress' | 'egress',
+  value: number | string = 0,
+): { [direction in 'ingress' | 'egress']?: number } {
+  const [, whole = '', fraction = '', unit] = BANDWIDTH.exec(`${value}`) ?? [];
+  if (whole === '' || (fraction !== '' && unit === undefined)) {
+    throw new RenderError(
+      `spec.bandwidth.${direction} must be a whole number of Mbit/s, or have a unit (M, Mi, G, Gi), is ${JSON.stringify(value)}`,
+    );
+  }
+  const bits = BigInt(whole + fraction) * UNITS[(unit ?? 'M') as keyof typeof UNITS];
+  const mbit = 10n ** BigInt(fraction.length) * UNITS.M;
+  const rate = Number((bits + mbit - 1n) / mbit);
+  return rate === 0 ? {} : { [direction]: rate };
 }
 
 const sourcesOf = (policy: Policy, family: Family): Prefix[] =>
@@ -144,8 +179,5 @@ function* notRendered(spec: Spec): Generator<string> {
   }
   if (spec.trafficPolicy === 'Local') {
     yield 'spec.trafficPolicy Local needs to know the nodes; rendered as Cluster';
-  }
-  if (spec.bandwidth !== undefined) {
-    yield 'spec.bandwidth is not rendered; annotate the pod as Kube-OVN says';
   }
 }

@@ -5,12 +5,15 @@
  * ConfigMap and nothing else, and rolls no pod.
  */
 import { stringify } from 'yaml';
-import { DEFAULT_VPC, type Gateway, type NodeSelector, RenderError } from './gateway.ts';
+import { DEFAULT_VPC } from '../policy/kube-ovn.ts';
+import { type Gateway, type NodeSelector, OVN_PROVIDER, RenderError } from './gateway.ts';
+import { fileKey, type Hash, labelValue, objectName, serviceName } from './names.ts';
 
 export interface KubernetesOptions {
   image: string;
   /** Also what Prometheus' operator reads. */
   serviceMonitor: boolean;
+  hash: Hash;
 }
 
 /** The port for metrics and probes. */
@@ -21,55 +24,81 @@ const RESOURCES = {
   limits: { cpu: '300m', memory: '64Mi' },
 };
 const STATE = '/run/veg-agent';
+/**
+ * What the state directory may come to. It is memory, because BFD writes there with every packet, and counts towards
+ * the container's; a tenth of it is for translations.
+ */
+const STATE_SIZE = '64Mi';
+/** How long a drain may take, s: OVN takes up to five to notice, and then traffic has to move. */
+const DRAIN = 20;
+/** More than the drain, and the one of 5 s with 3 s to end that SIGTERM begins when traffic has not moved by then, s. */
+const GRACE = 30;
+/** What a ConfigMap may hold, octets. */
+const MAX_CONFIG_MAP = 1 << 20;
+
+/** The names of a gateway's objects. */
+interface Names {
+  object: string;
+  service: string;
+  labels: Record<string, string>;
+}
 
 /** The documents, for `kubectl apply -f -`. Throws `RenderError`. */
-export function renderKubernetes(gateway: Gateway, options: KubernetesOptions): string {
-  const resources: object[] = [configMap(gateway), deployment(gateway, options.image)];
-  if (gateway.replicas > 1) resources.push(disruptionBudget(gateway));
-  if (options.serviceMonitor) resources.push(service(gateway), serviceMonitor(gateway));
+export function renderKubernetes(
+  gateway: Gateway,
+  { image, serviceMonitor, hash }: KubernetesOptions,
+): string {
+  const names: Names = {
+    object: objectName(gateway.workload, hash),
+    service: serviceName(gateway.workload, hash),
+    labels: {
+      'app.kubernetes.io/name': 'veg-agent',
+      'app.kubernetes.io/instance': labelValue(gateway.name, hash),
+    },
+  };
+  const resources: object[] = [configMap(gateway, names, hash), deployment(gateway, names, image)];
+  if (gateway.replicas > 1) resources.push(disruptionBudget(gateway, names));
+  if (serviceMonitor) resources.push(service(gateway, names), monitor(gateway, names));
   return resources
     .map((resource) => stringify(resource, { lineWidth: 0, aliasDuplicateObjects: false }))
     .join('---\n');
 }
 
-const labels = ({ name }: Gateway) => ({
-  'app.kubernetes.io/name': 'veg-agent',
-  'app.kubernetes.io/instance': name,
-});
-
-const metadata = (gateway: Gateway) => ({
-  name: gateway.workload,
-  namespace: gateway.namespace,
-  labels: labels(gateway),
-});
+const metadata = ({ namespace }: Gateway, { object, labels }: Names) => ({ name: object, namespace, labels });
 
 /** The policy directory: every document under the name of its file. Throws `RenderError`. */
-function configMap(gateway: Gateway): object {
+function configMap(gateway: Gateway, names: Names, hash: Hash): object {
   const data: Record<string, string> = {};
+  let size = 0;
   for (const { name, text } of gateway.files) {
-    const base = name.replace(/^.*\//, '');
-    const key = /\.(ya?ml|json)$/.test(base) ? base : `${base}.yaml`;
+    const key = fileKey(name, hash);
     if (key in data) throw new RenderError(`two files are called ${key}; rename one`);
     data[key] = text;
+    size += Buffer.byteLength(text);
   }
-  return { apiVersion: 'v1', kind: 'ConfigMap', metadata: metadata(gateway), data };
+  if (size > MAX_CONFIG_MAP) {
+    throw new RenderError(
+      `the documents hold ${Math.ceil(size / 1024)} KiB, and a ConfigMap holds 1024: leave out what the gateway does not name`,
+    );
+  }
+  return { apiVersion: 'v1', kind: 'ConfigMap', metadata: metadata(gateway, names), data };
 }
 
-function deployment(gateway: Gateway, image: string): object {
+function deployment(gateway: Gateway, names: Names, image: string): object {
   return {
     apiVersion: 'apps/v1',
     kind: 'Deployment',
-    metadata: metadata(gateway),
+    metadata: metadata(gateway, names),
     spec: {
       replicas: gateway.replicas,
-      selector: { matchLabels: labels(gateway) },
+      selector: { matchLabels: names.labels },
       // One after the other, each in the place of the one before: the addresses are fixed.
       strategy: { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 1, maxSurge: 0 } },
       // OVN may take 5 s to notice that a session is Up; the next is not taken away before.
       minReadySeconds: 10,
       template: {
-        metadata: { labels: labels(gateway), annotations: annotations(gateway) },
-        spec: podSpec(gateway, image),
+        metadata: { labels: names.labels, annotations: annotations(gateway) },
+        spec: podSpec(gateway, names, image),
       },
     },
   };
@@ -77,20 +106,33 @@ function deployment(gateway: Gateway, image: string): object {
 
 /** What Multus and Kube-OVN's CNI make of the pod's network. */
 function annotations(gateway: Gateway): Record<string, string> {
-  const [attachment, namespace] = gateway.externalProvider.split('.');
+  const { internalProvider, externalProvider, bandwidth } = gateway;
   const pool = (list: string[][], name: string | undefined) =>
     list.length > 0 ? list.map((pair) => pair.join(',')).join(';') : name;
-  const internal = pool(gateway.internalIPs, gateway.internalIPPool);
-  const external = pool(gateway.externalIPs, gateway.externalIPPool);
-  return {
-    'k8s.v1.cni.cncf.io/networks': `${namespace}/${attachment}`,
-    'ovn.kubernetes.io/logical_switch': gateway.internalSubnet,
-    ...(internal === undefined ? {} : { 'ovn.kubernetes.io/ip_pool': internal }),
-    ...(external === undefined ? {} : { [`${gateway.externalProvider}.kubernetes.io/ip_pool`]: external }),
+  const values = {
+    ...(internalProvider !== OVN_PROVIDER && {
+      'v1.multus-cni.io/default-network': attachmentOf(internalProvider),
+    }),
+    'k8s.v1.cni.cncf.io/networks': attachmentOf(externalProvider),
+    [`${internalProvider}.kubernetes.io/logical_switch`]: gateway.internalSubnet,
+    [`${internalProvider}.kubernetes.io/ip_pool`]: pool(gateway.internalIPs, gateway.internalIPPool),
+    // Crossed: what leaves the VPC by the gateway comes into the pod by its internal interface.
+    [`${internalProvider}.kubernetes.io/ingress_rate`]: bandwidth.egress?.toString(),
+    [`${internalProvider}.kubernetes.io/egress_rate`]: bandwidth.ingress?.toString(),
+    [`${externalProvider}.kubernetes.io/ip_pool`]: pool(gateway.externalIPs, gateway.externalIPPool),
   };
+  return Object.fromEntries(
+    Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined),
+  );
 }
 
-function podSpec(gateway: Gateway, image: string): object {
+/** `NAMESPACE/NAME` of the network attachment that a provider names as `NAME.NAMESPACE`. */
+function attachmentOf(provider: string): string {
+  const [name, namespace] = provider.split('.');
+  return `${namespace}/${name}`;
+}
+
+function podSpec(gateway: Gateway, names: Names, image: string): object {
   const mounts = [
     { name: 'policy', mountPath: '/etc/veg-agent/policy', readOnly: true },
     { name: 'state', mountPath: STATE },
@@ -100,10 +142,10 @@ function podSpec(gateway: Gateway, image: string): object {
   return {
     automountServiceAccountToken: false,
     enableServiceLinks: false,
-    terminationGracePeriodSeconds: 30,
+    terminationGracePeriodSeconds: GRACE,
     securityContext: { seccompProfile: { type: 'RuntimeDefault' } },
     affinity: {
-      podAntiAffinity: antiAffinity(gateway),
+      podAntiAffinity: antiAffinity(gateway, names),
       ...(nodeSelector.length > 0 && {
         nodeAffinity: {
           requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms: nodeSelector.map(nodeTerm) },
@@ -136,7 +178,7 @@ function podSpec(gateway: Gateway, image: string): object {
         livenessProbe: { ...probe(gateway, '/livez'), periodSeconds: 5, timeoutSeconds: 5 },
         readinessProbe: { ...probe(gateway, '/readyz'), periodSeconds: 3, timeoutSeconds: 5 },
         lifecycle: {
-          preStop: { exec: { command: curl('--unix-socket', `${STATE}/control.sock`, ...DRAIN) } },
+          preStop: { exec: { command: drain } },
         },
         resources: gateway.resources ?? RESOURCES,
         // allowPrivilegeEscalation: without it, file capabilities count for nothing (docs/image.md).
@@ -152,8 +194,8 @@ function podSpec(gateway: Gateway, image: string): object {
       },
     ],
     volumes: [
-      { name: 'policy', configMap: { name: gateway.workload } },
-      { name: 'state', emptyDir: {} },
+      { name: 'policy', configMap: { name: names.object } },
+      { name: 'state', emptyDir: { medium: 'Memory', sizeLimit: STATE_SIZE } },
       {
         name: 'podinfo',
         downwardAPI: {
@@ -170,18 +212,22 @@ function podSpec(gateway: Gateway, image: string): object {
 }
 
 const curl = (...args: string[]): string[] => ['curl', '-fsS', '-o', '/dev/null', ...args];
-const DRAIN = ['-m', '20', '-X', 'POST', 'http://veg-agent/v1/drain'];
+/** The answer comes when traffic has moved, or a moment after the time is over. */
+const drain = curl(
+  ...['-m', `${DRAIN + 2}`, '--unix-socket', `${STATE}/control.sock`],
+  ...['-X', 'POST', `http://veg-agent/v1/drain?timeout=${DRAIN}s`],
+);
 
 const environment = (name: string, fieldPath: string) => ({ name, valueFrom: { fieldRef: { fieldPath } } });
 
 /** The kubelet reaches pods of the default VPC only; into the others it has to go by exec. */
-const probe = ({ vpc }: Gateway, path: string): object =>
-  vpc === DEFAULT_VPC
+const probe = ({ vpc, internalProvider }: Gateway, path: string): object =>
+  vpc === DEFAULT_VPC && internalProvider === OVN_PROVIDER
     ? { httpGet: { path, port: PORT.name } }
     : { exec: { command: curl('-m', '5', `http://127.0.0.1:${PORT.containerPort}${path}`) } };
 
-function antiAffinity(gateway: Gateway): object {
-  const term = { labelSelector: { matchLabels: labels(gateway) }, topologyKey: 'kubernetes.io/hostname' };
+function antiAffinity(gateway: Gateway, { labels }: Names): object {
+  const term = { labelSelector: { matchLabels: labels }, topologyKey: 'kubernetes.io/hostname' };
   return gateway.spread === 'Required'
     ? { requiredDuringSchedulingIgnoredDuringExecution: [term] }
     : { preferredDuringSchedulingIgnoredDuringExecution: [{ weight: 100, podAffinityTerm: term }] };
@@ -200,32 +246,32 @@ function nodeTerm({ matchLabels = {}, matchExpressions = [], matchFields = [] }:
   };
 }
 
-const disruptionBudget = (gateway: Gateway): object => ({
+const disruptionBudget = (gateway: Gateway, names: Names): object => ({
   apiVersion: 'policy/v1',
   kind: 'PodDisruptionBudget',
-  metadata: metadata(gateway),
-  spec: { maxUnavailable: 1, selector: { matchLabels: labels(gateway) } },
+  metadata: metadata(gateway, names),
+  spec: { maxUnavailable: 1, selector: { matchLabels: names.labels } },
 });
 
-const service = (gateway: Gateway): object => ({
+const service = (gateway: Gateway, names: Names): object => ({
   apiVersion: 'v1',
   kind: 'Service',
-  metadata: metadata(gateway),
+  metadata: { ...metadata(gateway, names), name: names.service },
   spec: {
     clusterIP: 'None',
     // Metrics of a gateway that is not ready are the ones of interest.
     publishNotReadyAddresses: true,
-    selector: labels(gateway),
+    selector: names.labels,
     ports: [{ name: PORT.name, port: PORT.containerPort, targetPort: PORT.name }],
   },
 });
 
-const serviceMonitor = (gateway: Gateway): object => ({
+const monitor = (gateway: Gateway, names: Names): object => ({
   apiVersion: 'monitoring.coreos.com/v1',
   kind: 'ServiceMonitor',
-  metadata: metadata(gateway),
+  metadata: metadata(gateway, names),
   spec: {
-    selector: { matchLabels: labels(gateway) },
+    selector: { matchLabels: names.labels },
     endpoints: [{ port: PORT.name, path: '/metrics', interval: '15s' }],
   },
 });

@@ -20,14 +20,31 @@ const object = (properties: Record<string, Schema>, required: string[] = []): Sc
 
 /** RFC 1123 label. */
 const label: Schema = { type: 'string', pattern: '^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$' };
+/** RFC 1035 label. */
+const letterLabel: Schema = { type: 'string', pattern: '^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$' };
+const SUBDOMAIN = '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*';
+/** RFC 1123 subdomain. */
+const subdomain = (max = 253): Schema => ({ type: 'string', maxLength: max, pattern: `^${SUBDOMAIN}$` });
+/** The key of a label or an annotation: a prefix that is a subdomain, and a name. */
+const QUALIFIED = `^(?=[^/]{1,253}/|[^/]+$)(${SUBDOMAIN}/)?[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?$`;
+const labelValue: Schema = { type: 'string', pattern: '^([A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$' };
+/** The name of a port: RFC 6335. */
+const portName: Schema = { type: 'string', pattern: '^(?=.*[a-z])[a-z0-9](-?[a-z0-9]){0,14}$' };
 const quantity: Schema = { type: 'string', pattern: '^\\d+(\\.\\d+)?(m|Ki|Mi|Gi|k|M|G)?$' };
 const absolutePath: Schema = { type: 'string', pattern: '^/' };
 
-const metadata = object({ name: label, namespace: label, labels: map(text) }, ['name', 'namespace']);
-const selector = object({ matchLabels: map(text) }, ['matchLabels']);
+/** What is under keys that are those of labels or annotations. */
+const keyed = (values: Schema): Schema => ({
+  ...map(values),
+  propertyNames: { type: 'string', pattern: QUALIFIED },
+});
+const labels = keyed(labelValue);
+
+const metadata = (name: Schema): Schema => object({ name, namespace: label, labels }, ['name', 'namespace']);
+const selector = object({ matchLabels: labels }, ['matchLabels']);
 const requirement = object(
   {
-    key: text,
+    key: { type: 'string', pattern: QUALIFIED },
     operator: { enum: ['In', 'NotIn', 'Exists', 'DoesNotExist', 'Gt', 'Lt'] },
     values: list(text),
   },
@@ -37,7 +54,7 @@ const fieldRef = object({ fieldPath: text }, ['fieldPath']);
 const execAction = object({ command: list(text) }, ['command']);
 const probe = {
   ...object({
-    httpGet: object({ path: absolutePath, port: text }, ['port']),
+    httpGet: object({ path: absolutePath, port: portName }, ['port']),
     exec: execAction,
     periodSeconds: count,
     timeoutSeconds: count,
@@ -45,7 +62,10 @@ const probe = {
   }),
   oneOf: [{ required: ['httpGet'] }, { required: ['exec'] }],
 };
-const podAffinityTerm = object({ labelSelector: selector, topologyKey: text }, ['topologyKey']);
+const podAffinityTerm = object(
+  { labelSelector: selector, topologyKey: { type: 'string', pattern: QUALIFIED } },
+  ['topologyKey'],
+);
 
 const container = object(
   {
@@ -53,7 +73,9 @@ const container = object(
     image: text,
     command: list(text),
     env: list(object({ name: text, valueFrom: object({ fieldRef }) }, ['name'])),
-    ports: list(object({ name: label, containerPort: count, protocol: { const: 'TCP' } }, ['containerPort'])),
+    ports: list(
+      object({ name: portName, containerPort: count, protocol: { const: 'TCP' } }, ['containerPort']),
+    ),
     startupProbe: probe,
     livenessProbe: probe,
     readinessProbe: probe,
@@ -117,8 +139,8 @@ const podSpec = object(
       ...object(
         {
           name: label,
-          configMap: object({ name: label }, ['name']),
-          emptyDir: object({}),
+          configMap: object({ name: subdomain() }, ['name']),
+          emptyDir: object({ medium: { const: 'Memory' }, sizeLimit: quantity }),
           downwardAPI: object({ items: list(object({ path: text, fieldRef }, ['path', 'fieldRef'])) }),
         },
         ['name'],
@@ -130,8 +152,13 @@ const podSpec = object(
   ['containers'],
 );
 
-const resource = (apiVersion: string, kind: string, rest: Record<string, Schema>): Schema =>
-  object({ apiVersion: { const: apiVersion }, kind: { const: kind }, metadata, ...rest }, [
+const resource = (
+  apiVersion: string,
+  kind: string,
+  rest: Record<string, Schema>,
+  name: Schema = subdomain(),
+): Schema =>
+  object({ apiVersion: { const: apiVersion }, kind: { const: kind }, metadata: metadata(name), ...rest }, [
     'apiVersion',
     'kind',
     'metadata',
@@ -139,36 +166,52 @@ const resource = (apiVersion: string, kind: string, rest: Record<string, Schema>
   ]);
 
 const SCHEMAS: Record<string, Schema> = {
-  ConfigMap: resource('v1', 'ConfigMap', { data: map({ type: 'string' }) }),
-  Deployment: resource('apps/v1', 'Deployment', {
-    spec: object(
-      {
-        replicas: count,
-        selector,
-        strategy: object({
-          type: { const: 'RollingUpdate' },
-          rollingUpdate: object({ maxUnavailable: count, maxSurge: count }),
-        }),
-        minReadySeconds: count,
-        template: object(
-          { metadata: object({ labels: map(text), annotations: map(text) }, ['labels']), spec: podSpec },
-          ['metadata', 'spec'],
-        ),
-      },
-      ['selector', 'template'],
-    ),
+  ConfigMap: resource('v1', 'ConfigMap', {
+    data: {
+      ...map({ type: 'string' }),
+      propertyNames: { type: 'string', maxLength: 253, pattern: '^(?!\\.\\.)[-._a-zA-Z0-9]+$' },
+    },
   }),
+  // Its ReplicaSets have a dash and ten characters more.
+  Deployment: resource(
+    'apps/v1',
+    'Deployment',
+    {
+      spec: object(
+        {
+          replicas: count,
+          selector,
+          strategy: object({
+            type: { const: 'RollingUpdate' },
+            rollingUpdate: object({ maxUnavailable: count, maxSurge: count }),
+          }),
+          minReadySeconds: count,
+          template: object(
+            { metadata: object({ labels, annotations: keyed(text) }, ['labels']), spec: podSpec },
+            ['metadata', 'spec'],
+          ),
+        },
+        ['selector', 'template'],
+      ),
+    },
+    subdomain(253 - 11),
+  ),
   PodDisruptionBudget: resource('policy/v1', 'PodDisruptionBudget', {
     spec: object({ maxUnavailable: count, selector }, ['selector']),
   }),
-  Service: resource('v1', 'Service', {
-    spec: object({
-      clusterIP: { const: 'None' },
-      publishNotReadyAddresses: flag,
-      selector: map(text),
-      ports: list(object({ name: label, port: count, targetPort: text }, ['port'])),
-    }),
-  }),
+  Service: resource(
+    'v1',
+    'Service',
+    {
+      spec: object({
+        clusterIP: { const: 'None' },
+        publishNotReadyAddresses: flag,
+        selector: labels,
+        ports: list(object({ name: label, port: count, targetPort: portName }, ['port'])),
+      }),
+    },
+    letterLabel,
+  ),
   ServiceMonitor: resource('monitoring.coreos.com/v1', 'ServiceMonitor', {
     spec: object(
       {

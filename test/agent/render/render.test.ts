@@ -1,8 +1,10 @@
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
-import { parseAllDocuments } from 'yaml';
+import { parseAllDocuments, stringify } from 'yaml';
+import { parseDuration, parseTimeout, RUN_OPTIONS } from '../../../agent/options.ts';
 import { readDocuments } from '../../../agent/policy/documents.ts';
 import { loadPolicy } from '../../../agent/policy/load.ts';
 import type { PolicyFile } from '../../../agent/policy/model.ts';
@@ -10,6 +12,7 @@ import { DEFAULT_TOKENS } from '../../../agent/policy/parse.ts';
 import { type Gateway, readGateway } from '../../../agent/render/gateway.ts';
 import { renderKubernetes } from '../../../agent/render/kubernetes.ts';
 import { renderOvn } from '../../../agent/render/ovn.ts';
+import { VERSION } from '../../../bfd/version.ts';
 import { run } from '../../support/netns.ts';
 import { faults } from './kubernetes-schema.ts';
 
@@ -30,9 +33,12 @@ function read(files: PolicyFile[]): Gateway {
   return readGateway(result.policy, readDocuments(files, [], { tokens: DEFAULT_TOKENS }), files);
 }
 
+const hash = (text: string): string => createHash('sha256').update(text).digest('hex');
+const IMAGE = 'registry.example/veg-agent:test';
+
 /** The resources by kind, each of which is sound. */
 function kubernetes(t: Test, files: PolicyFile[], serviceMonitor = false): Record<string, Resource> {
-  const text = renderKubernetes(read(files), { image: 'veg-agent:test', serviceMonitor });
+  const text = renderKubernetes(read(files), { image: IMAGE, serviceMonitor, hash });
   const resources = parseAllDocuments(text).map((document) => document.toJS() as Resource);
   for (const resource of resources) t.same(faults(resource), [], resource.kind);
   return Object.fromEntries(resources.map((resource) => [resource.kind, resource]));
@@ -53,15 +59,11 @@ t.test('the files of images/kubernetes are what the example comes to', async (t)
       MAIN,
       'render',
       what,
-      '-f',
-      join(DIRECTORY, 'veg.yaml'),
+      ...['-f', join(DIRECTORY, 'veg.yaml')],
+      ...(what === 'kubernetes' ? ['--image', `registry.example/veg-agent:${VERSION}`] : []),
     ]);
     t.equal(code, 0, stderr);
-    const text = readFileSync(join(DIRECTORY, file), 'utf8');
-    t.equal(
-      text.replace(/^# Made by .*\n/, '').replace(/veg-agent:\d\S*/g, 'veg-agent:V'),
-      stdout.replace(/veg-agent:\d\S*/g, 'veg-agent:V'),
-    );
+    t.equal(readFileSync(join(DIRECTORY, file), 'utf8').replace(/^# Made by .*\n/, ''), stdout);
   }
 });
 
@@ -223,21 +225,214 @@ t.test('both families where both are', async (t) => {
   });
 });
 
+for (const name of ['gw.v1', '1gw', 'a'.repeat(70), `${'1'.repeat(100)}.${'b'.repeat(152)}`]) {
+  t.test(
+    `a gateway called ${name.slice(0, 8)} (${name.length}) becomes objects that Kubernetes takes`,
+    async (t) => {
+      const files = example((text) => text.replace('name: gateway1', `name: ${name}`));
+      const { Deployment, Service, ServiceMonitor, ConfigMap, PodDisruptionBudget } = kubernetes(
+        t,
+        files,
+        true,
+      );
+      const { labels } = Deployment.spec.template.metadata;
+      t.same(Deployment.spec.selector.matchLabels, labels);
+      t.same(Service.spec.selector, labels);
+      t.same(PodDisruptionBudget.spec.selector.matchLabels, labels);
+      t.same(ServiceMonitor.spec.selector.matchLabels, Service.metadata.labels);
+      t.match(Deployment.spec.template.spec.volumes, [{ configMap: { name: ConfigMap.metadata.name } }]);
+      if (name.length <= 63)
+        t.equal(labels['app.kubernetes.io/instance'], name, 'a label that was fit stays');
+      t.same(kubernetes(t, files, true).Service.metadata.name, Service.metadata.name, 'the same each time');
+    },
+  );
+}
+
+t.test('a prefix that no name may begin with does not come into one', async (t) => {
+  t.match(kubernetes(t, withSpec('  prefix: _Egress_\n')).Deployment.metadata.name, /^egress-gateway1-/);
+});
+
+t.test('files whose names are no keys of a ConfigMap come under ones that are read', async (t) => {
+  for (const name of ['my gateway.yaml', 'größe.yml', '-', '.hidden.yaml', '..yaml']) {
+    const { ConfigMap } = kubernetes(t, [{ name, text: EXAMPLE }]);
+    t.match(Object.keys(ConfigMap.data), [/^[^.].*\.ya?ml$/], name);
+  }
+});
+
+t.test('more than a ConfigMap holds is refused', async (t) => {
+  const large = [...example(), { name: 'more.yaml', text: `# ${'ä'.repeat(1 << 19)}\n` }];
+  const gateway = { ...read(example()), files: large };
+  t.throws(
+    () => renderKubernetes(gateway, { image: IMAGE, serviceMonitor: false, hash }),
+    /hold 1026 KiB, and a ConfigMap holds 1024/,
+  );
+});
+
+t.test('the internal subnet is the one that the policy was checked with', async (t) => {
+  const other = (text: string) =>
+    text
+      .replace('  internalSubnet: ovn-default\n', '  vpc: vpc1\n')
+      .replaceAll('ovn-cluster', 'vpc1')
+      .replace('name: ovn-default }', 'name: inside }');
+  const subnets = (files: PolicyFile[]) =>
+    kubernetes(t, files).Deployment.spec.template.metadata.annotations['ovn.kubernetes.io/logical_switch'];
+  t.equal(subnets(example((text) => text.replace('  internalSubnet: ovn-default\n', ''))), 'ovn-default');
+  for (const [vpc, subnet] of [
+    ['spec:\n  defaultSubnet: inside\n  bfdPort', 'spec: { protocol'],
+    ['status: { defaultLogicalSwitch: inside }\nspec:\n  bfdPort', 'spec: { protocol'],
+    ['spec:\n  bfdPort', 'spec: { vpc: vpc1, protocol'],
+  ] as const) {
+    const files = example((text) =>
+      other(text)
+        .replace('spec:\n  bfdPort', vpc)
+        .replace('name: inside }\nspec: { protocol', `name: inside }\n${subnet}`),
+    );
+    t.equal(subnets(files), 'inside', vpc);
+  }
+});
+
+t.test('limits are annotations of the pod, whose directions are the other way round', async (t) => {
+  const rates = (bandwidth: string) => {
+    const { annotations } = kubernetes(t, withSpec(`  bandwidth: ${bandwidth}\n`)).Deployment.spec.template
+      .metadata;
+    return [annotations['ovn.kubernetes.io/ingress_rate'], annotations['ovn.kubernetes.io/egress_rate']];
+  };
+  t.same(rates('{ egress: 100, ingress: 20 }'), ['100', '20']);
+  t.same(rates('{ egress: "100" }'), ['100', undefined]);
+  t.same(rates('{ ingress: 0, egress: 1G }'), ['1000', undefined]);
+  t.same(rates('{ ingress: 1Gi, egress: 100Mi }'), ['105', '1074'], 'rounded up');
+  t.same(rates('{ ingress: 0.1M, egress: 1.1G }'), ['1100', '1'], 'a small limit is one');
+  t.same(rates('{}'), [undefined, undefined]);
+});
+
+t.test(
+  'where Kube-OVN is a secondary CNI its network becomes the first, under its own annotations',
+  async (t) => {
+    const files = example((text) =>
+      text.replace(
+        'spec: { protocol: IPv4, cidrBlock: 10.16',
+        'spec: { provider: net1.cni.ovn, protocol: IPv4, cidrBlock: 10.16',
+      ),
+    );
+    const { spec, metadata } = kubernetes(t, files).Deployment.spec.template;
+    t.same(metadata.annotations, {
+      'v1.multus-cni.io/default-network': 'cni/net1',
+      'k8s.v1.cni.cncf.io/networks': 'default/macvlan1',
+      'net1.cni.ovn.kubernetes.io/logical_switch': 'ovn-default',
+      'net1.cni.ovn.kubernetes.io/ip_pool': '10.16.0.102;10.16.0.103',
+      'macvlan1.default.kubernetes.io/ip_pool': '172.17.0.11;172.17.0.12',
+    });
+    t.match(spec.containers[0].livenessProbe, { exec: {} }, 'the kubelet does not reach that network');
+  },
+);
+
+t.test('the pod has the time for the drain before it and the one of SIGTERM', async (t) => {
+  const { spec } = kubernetes(t, example()).Deployment.spec.template;
+  const { command } = spec.containers[0].lifecycle.preStop.exec;
+  const asked = new URL(command.at(-1)).searchParams.get('timeout');
+  const drain = parseTimeout(asked!)! / 1000;
+  t.ok(drain > 5, 'OVN takes up to 5 s to notice');
+  t.ok(Number(command[command.indexOf('-m') + 1]) > drain, 'the answer comes after the drain');
+  const { fallback } = RUN_OPTIONS['drain-timeout'];
+  t.ok(spec.terminationGracePeriodSeconds > drain + parseDuration(fallback)! / 1000 + 3);
+});
+
+t.test('what BFD writes with every packet is in memory, and bounded', async (t) => {
+  const { volumes } = kubernetes(t, example()).Deployment.spec.template.spec;
+  t.same(
+    volumes.find(({ name }: Resource) => name === 'state'),
+    { name: 'state', emptyDir: { medium: 'Memory', sizeLimit: '64Mi' } },
+  );
+});
+
 t.test('what cannot be rendered is said with its field', async (t) => {
   const of = (from: string | RegExp, to: string) => () => ovn(example((text) => text.replace(from, to)));
   t.throws(of(/ {2}internalIPs: .*\n/, ''), /spec\.internalIPs must have an IPv4 address for each of the 2/);
   t.throws(of('provider: macvlan1.default', 'provider: ovn'), /spec\.provider .* NAME\.NAMESPACE, is "ovn"/);
   t.throws(of('  replicas: 2', '  bgpConf: bgp\n  replicas: 2'), /spec\.bgpConf/);
-  const gateway = read(withSpec('  trafficPolicy: Local\n  bandwidth: { egress: 100 }\n'));
-  t.same(
-    gateway.warnings.map((warning) => warning.split(/[: ]/, 1)[0]),
-    ['spec.trafficPolicy', 'spec.bandwidth'],
-  );
+  t.match(read(withSpec('  trafficPolicy: Local\n')).warnings, [/^spec\.trafficPolicy Local/]);
+  for (const bandwidth of ['1.5', '10k', '-1M', '1e3', '""', '10 M']) {
+    t.throws(
+      () => read(withSpec(`  bandwidth: { ingress: "${bandwidth.replaceAll('"', '')}" }\n`)),
+      /spec\.bandwidth\.ingress must be a whole number of Mbit\/s/,
+      bandwidth,
+    );
+  }
   const twice = example().concat({ name: 'more/veg.yaml', text: 'apiVersion: v1\nkind: List\nitems: []\n' });
   t.throws(
-    () => renderKubernetes(read(twice), { image: 'x', serviceMonitor: false }),
+    () => renderKubernetes(read(twice), { image: IMAGE, serviceMonitor: false, hash }),
     /two files are called veg\.yaml/,
   );
+});
+
+t.test('one gateway out of a list of several', async (t) => {
+  const names = (texts: Record<string, string>) =>
+    Object.values(texts)
+      .flatMap((text) => parseAllDocuments(text).map((document) => document.toJS() as Resource))
+      .flatMap((value) => value.items ?? [value])
+      .map(({ kind, metadata }) => `${kind} ${metadata.name}`)
+      .filter((name) => !/^(Vpc|Subnet) /.test(name));
+  const [first, ...rest] = EXAMPLE.split('---\n') as [string, ...string[]];
+  const second = first.replace('name: gateway1\n  namespace: default', 'name: gateway1\n  namespace: prod');
+  const third = first.replace('name: gateway1', 'name: gateway3').replace('10.18.0.0/16', '10.33.0.0/16');
+  const toJson = (texts: string[]) => texts.map((text) => parseAllDocuments(text)[0]!.toJS() as Resource);
+  const list = { apiVersion: 'v1', kind: 'List', items: toJson([first, second, third, ...rest]) };
+  const typed = {
+    apiVersion: 'kubeovn.io/v1',
+    kind: 'VpcEgressGatewayList',
+    items: toJson([first, second, third]).map(({ spec, metadata }) => ({ spec, metadata })),
+  };
+  for (const [what, files] of Object.entries({
+    documents: { 'all.yaml': [first, second, third, ...rest].join('---\n') },
+    files: { 'a.yaml': first, 'b.yaml': second, 'c.yaml': third, 'd.yaml': rest.join('---\n') },
+    'a list in YAML': { 'list.yaml': stringify(list) },
+    'a list in JSON': { 'list.json': JSON.stringify(list) },
+    'a list of gateways': { 'veg.json': JSON.stringify(typed), 'rest.yaml': rest.join('---\n') },
+  })) {
+    const path = t.testdir(files);
+    const render = (...args: string[]) =>
+      run(process.execPath, [MAIN, 'render', 'kubernetes', '-f', path, '--image', IMAGE, ...args]);
+    t.match(
+      render(),
+      { code: 1, stderr: /default\/gateway1, prod\/gateway1, default\/gateway3: choose one/ },
+      what,
+    );
+    const { code, stdout, stderr } = render('--gateway', 'default/gateway3');
+    t.equal(code, 0, stderr);
+    const [ConfigMap, Deployment] = parseAllDocuments(stdout).map((document) => document.toJS() as Resource);
+    t.same(faults(ConfigMap), []);
+    t.equal(Deployment.metadata.name, 'gateway3');
+    t.equal(names(ConfigMap.data).length, 1, 'a pod is one gateway');
+    const mounted = Object.entries(ConfigMap.data).map(([name, text]) => ({ name, text: String(text) }));
+    t.match(loadPolicy(mounted), { ok: true, policy: { name: 'default/gateway3' } });
+    t.match(JSON.stringify(mounted), '10.33.0.0/16');
+    t.match(render('--gateway', 'prod/gateway3'), { code: 1, stderr: /no VpcEgressGateway prod\/gateway3 / });
+  }
+  const ovnOf = run(process.execPath, [...[MAIN, 'render', 'ovn', '--gateway', 'prod/gateway1', '-f', '-']], {
+    input: JSON.stringify(list),
+  });
+  t.match(ovnOf, { code: 0, stdout: /^gateway=prod\/gateway1$/m });
+});
+
+t.test('documents come from standard input too', async (t) => {
+  const { code, stdout, stderr } = run(
+    process.execPath,
+    [MAIN, 'render', 'kubernetes', '-f', '-', '--image', IMAGE],
+    { input: EXAMPLE },
+  );
+  t.equal(code, 0, stderr);
+  const [ConfigMap] = parseAllDocuments(stdout).map((document) => document.toJS() as Resource);
+  t.same(ConfigMap.data, { 'stdin.yaml': EXAMPLE });
+});
+
+t.test('an image has to be named', async (t) => {
+  const render = (text: string, ...args: string[]) =>
+    run(process.execPath, [MAIN, 'render', 'kubernetes', '-f', '-', ...args], { input: text });
+  t.match(render(EXAMPLE), { code: 2, stdout: '', stderr: /--image registry\.example\/veg-agent:/ });
+  const named = EXAMPLE.replace('  replicas: 2', '  image: of.spec/veg:2\n  replicas: 2');
+  t.match(render(named), { code: 0, stdout: /image: of\.spec\/veg:2\n/ });
+  t.match(render(named, '--image', 'of.flag/veg:3'), { code: 0, stdout: /image: of\.flag\/veg:3\n/ });
+  t.match(run(process.execPath, [MAIN, 'render', 'ovn', '-f', '-'], { input: EXAMPLE }), { code: 0 });
 });
 
 t.test('the command says what is wrong, by its exit code too', async (t) => {
