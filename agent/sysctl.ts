@@ -82,8 +82,9 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
       try {
         recall();
       } catch (error) {
-        const { message } = error as Error;
-        found.notes.push(`cleanup will not put back settings: ${message}; remove it`);
+        const { code, message } = error as NodeJS.ErrnoException;
+        // The init container's root has written it and may read it; who may not could put nothing back either.
+        if (code !== 'EACCES') found.notes.push(`cleanup will not put back settings: ${message}; remove it`);
       }
       for (const wanted of settings) {
         try {

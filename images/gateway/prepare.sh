@@ -22,3 +22,13 @@ give cap_net_admin,cap_net_raw=ep /usr/sbin/xtables-nft-multi
 give cap_net_admin,cap_net_raw=ep /usr/sbin/xtables-legacy-multi
 give cap_net_raw=ep /usr/bin/tcpdump
 give cap_net_raw=ep /usr/bin/traceroute
+give cap_net_admin=ep /usr/sbin/nft
+
+# Tools that the tests without an image (test/images/root.ts) do without where the machine has them not. None is root's.
+offer() { [ ! -e "$root$2" ] || { chmod u-s "$root$2" && give "$@"; }; }
+offer cap_net_admin=ep /usr/sbin/ethtool
+offer cap_net_raw=ep /usr/bin/ping
+offer cap_net_raw=ep /usr/bin/arping
+offer cap_net_raw=ep /usr/bin/ndisc6
+offer cap_net_raw=ep /usr/bin/rdisc6
+offer cap_net_raw=ep /usr/bin/rltraceroute6

@@ -111,6 +111,40 @@ t.test('variant A: the startup probe succeeds at its one call, on 200m and 50 Mi
   t.ok(idle.running, 'the gateway container beside it, which sleeps');
 });
 
+t.test('what operators and Kube-OVN’s end-to-end tests type runs in each container of the pod', async (t) => {
+  const pod = await initialised(t, 'none', DUAL);
+  const [host, host6] = [ADDRESS.server[4], ADDRESS.server[6]];
+  const tools: [line: string, says: RegExp][] = [
+    [`ping -c 1 -W 2 ${host}`, / 1 received/],
+    [`ping -c 1 -W 2 -I net1 ${host6}`, / 1 received/],
+    [`arping -f -w 2 -I net1 ${host}`, /reply from 172\.17\.0\.1 \[/],
+    [`ndisc6 -1 -r 1 ${host6} net1`, /Target link-layer address: /],
+    [`rltraceroute6 -n -q 1 -m 1 ${host6}`, /^ 1 +fd00:172:17::1 /m],
+    ['ethtool net1', /Link detected: yes/],
+    ['ethtool -K net1 tx off', /^(?:Actual changes:|$)/],
+    ['nft list table ip nat', /chain VEG-MASQUERADE/],
+    ['nft add table ip veg-test', /^$/],
+    ['nft delete table ip veg-test', /^$/],
+    ['ss -lnt', /^State /],
+    ['ps ax', /sleep infinity/],
+    ['jq -n -c {up:true}', /^\{"up":true\}$/m],
+  ];
+  for (const name of ['gateway', 'bfd'] as const) {
+    const container = pod.start({
+      command: ['sleep', 'infinity'],
+      env: {},
+      security: { capabilities: CAPABILITIES[name] },
+    });
+    t.match(container.exec('id').stdout, /^uid=65534/);
+    for (const [line, says] of tools) {
+      const { code, stdout, stderr } = container.exec(...line.split(' '));
+      t.match({ code, stdout }, { code: 0, stdout: says }, `${name}: ${line}: ${stdout}${stderr}`);
+    }
+    const privileged = 'find /usr/bin/ping /usr/bin/arping /usr/bin/ndisc6 /usr/bin/rdisc6 -perm /6000';
+    t.equal(container.exec(...privileged.split(' ')).stdout, '', 'by file capabilities, not as root');
+  }
+});
+
 t.test('both families: sessions, rules, and the way that forwarded packets take', async (t) => {
   const pod = await initialised(t, 'B', DUAL);
   const { gateway, client, client2, server } = pod;

@@ -86,6 +86,11 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
 
   await peerUp(await frr(), PATIENCE);
   await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
+  t.notMatch(
+    exec('veg-agent', 'status').stdout,
+    /note:/,
+    'what root left in the state directory is no fault',
+  );
   t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
   const livez = ['-s', '-m', '5', '-o', '/dev/null', '-w', '%{http_code}', 'http://10.16.0.12:10669/livez'];
   t.equal(router.run('curl', livez).stdout, '200', 'the kubelet’s GET /livez');
