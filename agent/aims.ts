@@ -4,7 +4,7 @@
  * **Intact** means: translation and routing of the family are, now and by a look at the kernel, what a good policy
  * says, but for what is named below. The good policy is the newest one or the one that the family was last brought
  * to, by this process or by the one before it. A family that is intact keeps its sessions Up, whatever else was
- * refused; one that is not leaves Up.
+ * refused; one that is not is taken out of Up.
  *
  * What may be missing in an intact family, because every packet is still translated or dropped as the policy says:
  *

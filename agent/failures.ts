@@ -2,8 +2,8 @@
  * What the kernel does not hold as the policy says, object by object, as `status`, `/readyz`, the log and
  * `veg_agent_objects_failed` tell it. Pure.
  *
- * A failed object is no reason by itself to leave Up: reconcile.ts says which families still translate and route as
- * a good policy said.
+ * A failed object is no reason by itself to take BFD out of Up: reconcile.ts says which families still translate and
+ * route as a good policy said.
  */
 import type { Family } from '../routing/prefix.ts';
 

@@ -4,7 +4,7 @@
  * It does nothing but BFD, so that nothing the agent does can delay a packet; it starts the agent process,
  * starts it again when it dies, and ends it when it hangs (watchdog.ts). Sessions stay Up meanwhile, because the
  * kernel goes on forwarding. When nobody has finished a look at the kernel and the uplink for a minute, nobody
- * watches the gateway any more, and the sessions leave Up until somebody does.
+ * watches the gateway any more, and the sessions are taken out of Up until somebody does.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import os from 'node:os';
@@ -192,7 +192,7 @@ export async function supervise(options: Options, priority: Priority): Promise<n
     if (toldUnwatched) {
       logger.error(
         { lastLookSecondsAgo, agent: child === undefined ? 'none' : 'runs' },
-        'no look at the kernel and the uplink has come to an end for too long: nobody watches the gateway; sessions leave Up',
+        'no look at the kernel and the uplink has come to an end for too long: nobody watches the gateway; sessions are taken out of Up',
       );
     }
   }

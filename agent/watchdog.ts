@@ -10,7 +10,7 @@
 export const WATCHDOG = {
   /** An agent process that says nothing for so long hangs, and is ended, ms. */
   hung: 30_000,
-  /** Without a finished look for so long nobody watches the gateway, and sessions leave Up, ms. */
+  /** Without a finished look for so long nobody watches the gateway, and sessions are taken out of Up, ms. */
   unwatched: 60_000,
   /** Delay before an agent process is started again, doubled up to the longest, ms. */
   restartFirst: 100,

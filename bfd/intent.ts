@@ -58,7 +58,7 @@ export interface PeerIntent {
 /** Whether the sessions of a family may carry traffic. */
 export type FamilyReadiness =
   | { ready: true }
-  /** Not ready: sessions leave Up with this diagnostic (6.8.17: 6 concatenated path down). */
+  /** Not ready: sessions are taken out of Up with this diagnostic (6.8.17: 6 concatenated path down). */
   | { ready: false; diagnostic: Diagnostic; reason: string };
 
 export interface BfdIntent {

@@ -69,3 +69,25 @@ t.test('links that lead nowhere are found', async (t) => {
   t.match(fault('README.md', 'docs/image.md#nothing'), /no such heading/);
   t.equal(fault('README.md', 'docs/image.md#what-kube-ovn-calls'), undefined);
 });
+
+t.test(
+  'nothing that operators read can be taken for its opposite: BFD is taken out of Up, or stays Up',
+  async (t) => {
+    const texts = [
+      ...DOCUMENTS,
+      ...globSync('docs/dashboards/*', { cwd: ROOT }),
+      ...globSync('agent/**/*.ts', { cwd: ROOT }),
+    ];
+    const ambiguous = texts.flatMap((file) =>
+      [
+        ...read(file).matchAll(/.*\b(leav(e|es|ing)|left)\s+(BFD\s+|the sessions\s+|sessions\s+)?Up\b.*/g),
+      ].map(([line]) => `${file}: ${line.trim()}`),
+    );
+    t.same(ambiguous, []);
+  },
+);
+
+t.test('operators are sent to the port that BFD uses towards a VPC', async (t) => {
+  t.match(read('docs/operations.md'), 'UDP 3784');
+  t.notMatch(read('docs/operations.md'), '4784');
+});

@@ -290,7 +290,7 @@ exec /usr/sbin/${name} "$@"
   const began = performance.now();
   await until(() => !isUp(), { what: 'the session leaves Up', timeoutMs: 75_000, everyMs: 200 });
   t.ok(performance.now() - began > 50_000, 'a minute is given');
-  t.match(agent.daemon.log(), /"level":"error".*nobody watches the gateway; sessions leave Up/);
+  t.match(agent.daemon.log(), /"level":"error".*nobody watches the gateway; sessions are taken out of Up/);
   await until(() => agent.http('/livez').status === 503, { what: 'told in /livez' });
   const reason = /no look at the kernel and the uplink has come to an end for \d+ s: .*iptables/;
   t.match(agent.http('/livez').body, reason);
