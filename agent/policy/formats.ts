@@ -62,6 +62,7 @@ const notOfFamily = (family: Family) => notAn(`an IPv${family} address`);
 
 const DNS_LABEL = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
 const DNS_SUBDOMAIN = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/;
+const LABEL = /^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/;
 const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/;
 const MAC = /^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$/;
 const PORT_RANGE = /^(\d{1,5})(?:-(\d{1,5}))?$/;
@@ -81,6 +82,48 @@ export function parsePorts(value: number | string): { first: number; last: numbe
   const first = Number(match[1]);
   const last = Number(match[2] ?? match[1]);
   return first >= 1 && first <= last && last <= 65535 ? { first, last } : undefined;
+}
+
+/** A qualified name: `app`, or `example.com/app`. */
+function isLabelKey(text: string): boolean {
+  const slash = text.indexOf('/');
+  const domain = text.slice(0, Math.max(0, slash));
+  return isText(LABEL, 63)(text.slice(slash + 1)) && (slash < 0 || isText(DNS_SUBDOMAIN, 253)(domain));
+}
+
+const QUANTITY = /^([+-]?(?:\d+(?:\.\d*)?|\.\d+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?$/;
+const UNITS: Record<string, number> = {
+  n: 1e-9,
+  u: 1e-6,
+  m: 1e-3,
+  k: 1e3,
+  M: 1e6,
+  G: 1e9,
+  T: 1e12,
+  P: 1e15,
+  E: 1e18,
+  Ki: 2 ** 10,
+  Mi: 2 ** 20,
+  Gi: 2 ** 30,
+  Ti: 2 ** 40,
+  Pi: 2 ** 50,
+  Ei: 2 ** 60,
+};
+
+/** A quantity of Kubernetes, as `500m`, `64Mi` or `1e3`, as a number; NaN for anything else. */
+export function quantityOf(value: number | string): number {
+  const [, amount, unit = ''] = QUANTITY.exec(String(value)) ?? [];
+  return UNITS[unit] === undefined ? Number(`${amount}${unit}`) : Number(amount) * UNITS[unit];
+}
+
+/** More bits per second do not fit into the 64 bits of Open vSwitch; in Mbit/s. */
+export const MOST_BANDWIDTH = 9_223_372_036_854;
+
+/** Kube-OVN's bandwidth as a text: whole Mbit/s, or bits per second with a unit. */
+function isBandwidth(text: string): boolean {
+  const [, whole, unit] = /^(?:(\d+)|(?:\d+(?:\.\d+)?|\.\d+)(Mi?|Gi?))$/.exec(text) ?? [];
+  if (whole !== undefined) return Number(whole) <= MOST_BANDWIDTH;
+  return unit !== undefined && quantityOf(text) <= MOST_BANDWIDTH * 1e6;
 }
 
 /** The Ethernet address of one interface: neither a group's (the lowest bit of the first octet) nor none at all. */
@@ -141,7 +184,7 @@ export const FORMATS: Record<string, Format> = {
     explain: (text) => `${quote(text)} is not a namespace: at most 63 lower case letters, digits and "-"`,
   },
   'policy-name': {
-    test: isText(/^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/, 63),
+    test: isText(LABEL, 63),
     explain: (text) =>
       `${quote(text)} is not a policy name: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last`,
   },
@@ -155,6 +198,30 @@ export const FORMATS: Record<string, Format> = {
       MAC.test(text)
         ? `${quote(text)} is not the Ethernet address of an interface`
         : `${quote(text)} is not an Ethernet address: write it like 02:42:ac:11:00:01`,
+  },
+  quantity: {
+    test: (text) => QUANTITY.test(text),
+    explain: (text) => `${quote(text)} is not a quantity of Kubernetes: write it like 500m, 64Mi or 2`,
+  },
+  bandwidth: {
+    test: isBandwidth,
+    explain: (text) =>
+      `${quote(text)} is not a bandwidth: write whole Mbit/s, or bits per second like 100M, 1.5G or 1Gi`,
+  },
+  'name-prefix': {
+    test: (text) => text === '' || DNS_SUBDOMAIN.test(text.replace(/[-.]$/, '')),
+    explain: (text) =>
+      `${quote(text)} cannot begin the name of a Deployment: lower case letters, digits, "-" and "."`,
+  },
+  'label-key': {
+    test: isLabelKey,
+    explain: (text) =>
+      `${quote(text)} is not the key of a label: NAME or DOMAIN/NAME, NAME of at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last`,
+  },
+  'label-value': {
+    test: (text) => text === '' || isText(LABEL, 63)(text),
+    explain: (text) =>
+      `${quote(text)} is not the value of a label: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last`,
   },
   duration: {
     test: (text) => parseDuration(text) !== undefined,

@@ -18,30 +18,28 @@ import {
 } from '../../routing/prefix.ts';
 import type { DocumentSet, PolicyDocument } from './documents.ts';
 import { splitPair } from './formats.ts';
+import { checkWorkload, type WorkloadSpec } from './kube-ovn-rules.ts';
 import type { BfdPolicy, EgressRule, Policy } from './model.ts';
 import type { Path } from './parse.ts';
 import { quote } from './quote.ts';
 import { byName, each, familyName, KUBE_OVN_BFD, prefixes } from './resolve.ts';
 import { KUBE_OVN } from './schema-kube-ovn-nat.ts';
-import { checkSelector, type LabelSelector, type Pods, selects } from './selectors.ts';
+import { checkSelector, type Pods, selects } from './selectors.ts';
 import { type TranslationLogSpec, translateTranslationLog } from './translation-log.ts';
 
 /** What is read of the documents; all of it is optional, see `PolicyDocument`. */
 export interface VpcEgressGatewayResource {
-  spec?: {
+  spec?: WorkloadSpec & {
     vpc?: string;
     internalSubnet?: string;
     externalSubnet?: string;
     replicas?: number;
-    internalIPs?: string[];
     internalIPPool?: string;
-    externalIPs?: string[];
     externalIPPool?: string;
     bgpConf?: string;
     evpnConf?: string;
     bfd?: { enabled?: boolean; minRX?: number; minTX?: number; multiplier?: number };
     policies?: { snat?: boolean; ipBlocks?: string[]; subnets?: string[] }[];
-    selectors?: { namespaceSelector?: LabelSelector; podSelector?: LabelSelector }[];
     observability?: { conntrack?: { log?: TranslationLogSpec } };
   };
 }
@@ -136,11 +134,13 @@ function firstAddress(block: Prefix): Address[] {
 export function translateVpcEgressGateway(gateway: Gateway, network: Network, pods: Pods): Policy {
   const spec = gateway.value.spec ?? {};
   const vpc = spec.vpc || DEFAULT_VPC;
+  checkWorkload(gateway, spec);
   const external =
     spec.externalSubnet && findSubnet(gateway, network, ['spec', 'externalSubnet'], spec.externalSubnet);
   const internal = internalSubnet(gateway, network, vpc);
   checkAddresses(gateway, 'internal', internal);
   checkAddresses(gateway, 'external', external || undefined);
+  if (external) checkProvider(gateway, external);
   const log = translateTranslationLog(
     gateway,
     ['spec', 'observability', 'conntrack', 'log'],
@@ -157,11 +157,18 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network, po
       (a, b) => Number(a.snat) - Number(b.snat),
     ),
     ...(log && { translationLog: log }),
-    warnings: (['bgpConf', 'evpnConf'] as const)
-      .filter((field) => spec[field])
-      .map((field) => ({
-        message: `${field} ${quote(spec[field]!)} has no effect here: this agent speaks no ${field === 'bgpConf' ? 'BGP' : 'EVPN'} for it`,
-      })),
+    warnings: [
+      ...(['bgpConf', 'evpnConf'] as const)
+        .filter((field) => spec[field])
+        .map((field) => ({
+          message: `${field} ${quote(spec[field]!)} has no effect here: this agent speaks no ${field === 'bgpConf' ? 'BGP' : 'EVPN'} for it`,
+        })),
+      ...each(spec.policies, ({ ipBlocks, subnets }, i) =>
+        ipBlocks?.length || subnets?.length
+          ? []
+          : [{ message: `policy-${i} has no effect: its ipBlocks and subnets are empty` }],
+      ).flat(),
+    ],
   };
 }
 
@@ -186,6 +193,16 @@ function checkAddresses(gateway: Gateway, side: 'internal' | 'external', subnet:
       gateway.fail([...path, i], `${text} is not in cidrBlock ${block} of Subnet ${quote(subnet!.name)}`);
     }
   });
+}
+
+/** The external network is attached by Multus. A provider that is left out is taken to follow. */
+function checkProvider(gateway: Gateway, { name, value: { spec } }: Subnet): void {
+  if (!spec?.provider || spec.provider.includes('.')) return;
+  const says = `Subnet ${quote(name)} has the provider ${quote(spec.provider)}`;
+  gateway.fail(
+    ['spec', 'externalSubnet'],
+    `${says}, and NAME.NAMESPACE of a NetworkAttachmentDefinition is wanted`,
+  );
 }
 
 /** The subnet of a name; reports a name that no document has. */
@@ -268,7 +285,7 @@ function translateRules(gateway: Gateway, network: Network): EgressRule[] {
   const rules: EgressRule[] = [];
   each(gateway.value.spec?.policies, ({ snat, ipBlocks, subnets }, i) => {
     const path = ['spec', 'policies', i];
-    if (gateway.sound && !ipBlocks?.length && !subnets?.length) {
+    if (gateway.sound && ipBlocks === undefined && subnets === undefined) {
       gateway.fail(path, 'names no sources; give ipBlocks or subnets');
     }
     const blocks = new Set(prefixes(ipBlocks));
@@ -276,7 +293,8 @@ function translateRules(gateway: Gateway, network: Network): EgressRule[] {
       const subnet = findSubnet(gateway, network, [...path, 'subnets', j], name);
       if (subnet) for (const block of subnetBlocks(subnet)) blocks.add(block);
     });
-    rules.push({ name: `policy-${i}`, snat: snat ?? false, ipBlocks: [...blocks] });
+    // No blocks would mean every source.
+    if (blocks.size > 0) rules.push({ name: `policy-${i}`, snat: snat ?? false, ipBlocks: [...blocks] });
   });
   return rules;
 }

@@ -6,6 +6,7 @@
  * that is not obeyed.
  */
 
+import { MOST_BANDWIDTH } from './formats.ts';
 import {
   anyList,
   anyObject,
@@ -272,6 +273,18 @@ const requirement = object(
   ['key', 'operator'],
 );
 
+const quantities: Schema = {
+  type: 'object',
+  additionalProperties: { type: ['integer', 'string'], format: 'quantity' },
+};
+const resources = object({ limits: quantities, requests: quantities, claims: anyList });
+const bandwidth: Schema = {
+  type: ['integer', 'string'],
+  minimum: 0,
+  maximum: MOST_BANDWIDTH,
+  format: 'bandwidth',
+};
+
 const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
   spec: object(
     {
@@ -291,7 +304,7 @@ const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
       policies: list(object({ snat: flag(), ipBlocks: list(formatted('prefix')), subnets: texts })),
       selectors: list(object({ namespaceSelector: labelSelector, podSelector: labelSelector })),
       replicas: integer(0, 10),
-      prefix: text(),
+      prefix: formatted('name-prefix'),
       image: text(),
       bgpConf: text(),
       evpnConf: text(),
@@ -302,23 +315,20 @@ const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
       tolerations: list(
         object({
           key: text(),
-          operator: oneOf(['Exists', 'Equal', 'Lt', 'Gt']),
+          operator: oneOf(['Exists', 'Equal', 'Lt', 'Gt', '']),
           value: text(),
-          effect: oneOf(['NoSchedule', 'PreferNoSchedule', 'NoExecute']),
+          effect: oneOf(['NoSchedule', 'PreferNoSchedule', 'NoExecute', '']),
           tolerationSeconds: { type: 'integer' },
         }),
       ),
       trafficPolicy: oneOf(['Cluster', 'Local']),
-      resources: object({ limits: anyObject, requests: anyObject, claims: anyList }),
-      bandwidth: object({
-        ingress: { type: ['integer', 'string'], minimum: 0 },
-        egress: { type: ['integer', 'string'], minimum: 0 },
-      }),
+      resources,
+      bandwidth: object({ ingress: bandwidth, egress: bandwidth }),
       observability: object({
-        resources: anyObject,
+        resources,
         interfaceMetrics: object({ enabled: flag() }),
         conntrack: object({ metrics: object({ enabled: flag() }), log: translationLog }),
-        serviceMonitor: anyObject,
+        serviceMonitor: object({ labels: textMap, annotations: textMap }),
       }),
     },
     ['externalSubnet'],

@@ -3,6 +3,8 @@
  */
 import type { Prefix } from '../../routing/prefix.ts';
 import type { DocumentSet, PolicyDocument } from './documents.ts';
+import { FORMATS } from './formats.ts';
+import type { Path } from './parse.ts';
 import type { Labels, Pod } from './pods.ts';
 import { each } from './resolve.ts';
 
@@ -70,17 +72,50 @@ export function selects({ matchLabels, matchExpressions }: LabelSelector, labels
   );
 }
 
-/** Reports requirements whose values do not go with their operator, as the API server does. */
+/** Reports what is wrong with a selector, as the API server does. */
 export function checkSelector(
   document: PolicyDocument,
-  path: readonly (string | number)[],
+  path: Path,
   selector: LabelSelector | undefined,
 ): void {
-  each(selector?.matchExpressions, ({ operator, values }, i) => {
+  checkLabels(document, [...path, 'matchLabels'], selector?.matchLabels);
+  each(selector?.matchExpressions, ({ key, operator, values }, i) => {
+    const at = [...path, 'matchExpressions', i];
+    if (key !== undefined) checkLabelKey(document, [...at, 'key'], key);
+    each(values, (value, j) => checkLabelValue(document, [...at, 'values', j], value));
     const needed = operator === 'In' || operator === 'NotIn';
     const given = (values?.length ?? 0) > 0;
     if (operator === undefined || needed === given) return;
     const says = needed ? 'needs at least one value' : 'takes no values';
-    document.fail([...path, 'matchExpressions', i, 'values'], `${operator} ${says}`, 'key');
+    document.fail([...at, 'values'], `${operator} ${says}`, 'key');
   });
+}
+
+/** Reports labels that no object can have. */
+export function checkLabels(document: PolicyDocument, path: Path, labels: Labels = {}): void {
+  for (const [key, value] of Object.entries(labels)) {
+    checkLabelKey(document, [...path, key], key, 'key');
+    checkLabelValue(document, [...path, key], value);
+  }
+}
+
+export const checkLabelKey = (
+  document: PolicyDocument,
+  path: Path,
+  text: string,
+  at: 'key' | 'value' = 'value',
+): void => checkFormat('label-key', document, path, text, at);
+
+export const checkLabelValue = (document: PolicyDocument, path: Path, text: string): void =>
+  checkFormat('label-value', document, path, text, 'value');
+
+function checkFormat(
+  format: 'label-key' | 'label-value',
+  document: PolicyDocument,
+  path: Path,
+  text: string,
+  at: 'key' | 'value',
+): void {
+  const { test, explain } = FORMATS[format]!;
+  if (!test(text)) document.fail(path, explain(text), at);
 }

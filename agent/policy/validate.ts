@@ -98,7 +98,7 @@ function explain({ keyword, params, parentSchema, data, message }: ErrorObject):
         ? `must be at least ${schema.minimum}, is ${data}`
         : `must be between ${schema.minimum} and ${schema.maximum}, is ${data}`;
     case 'enum': {
-      const values = schema.enum as string[];
+      const values = (schema.enum as string[]).filter((one) => one !== '');
       const meant = closest(String(data), values);
       const help = meant === undefined ? '' : `; did you mean ${quote(meant)}?`;
       return `must be one of ${values.join(', ')}, is ${describe(data)}${help}`;

@@ -1,6 +1,6 @@
 // The forms of text: what passes, what does not, and what is said.
 import t from 'tap';
-import { FORMATS, parseDuration, parsePorts } from '../../../agent/policy/formats.ts';
+import { FORMATS, parseDuration, parsePorts, quantityOf } from '../../../agent/policy/formats.ts';
 
 /** By format: texts that pass, and texts that do not with what is said of them. */
 const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
@@ -131,6 +131,51 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       ]),
     ),
   },
+  quantity: {
+    good: ['1', '0.5', '.5', '5.', '500m', '64Mi', '1e3', '1E3', '1E', '-1', '+2k'],
+    bad: Object.fromEntries(
+      ['64MB', '64 Mi', '1ki', 'x', '.', ''].map((text) => [
+        text,
+        `${JSON.stringify(text)} is not a quantity of Kubernetes: write it like 500m, 64Mi or 2`,
+      ]),
+    ),
+  },
+  bandwidth: {
+    good: ['0', '100', '100M', '1.5G', '.5Gi', '1Mi', '9223372036854', '9223372036854M'],
+    bad: Object.fromEntries(
+      ['1.5', '100K', '1T', '-1', '-1M', '9223372036855', '9223372036855M', '9300000000G', ''].map((text) => [
+        text,
+        `${JSON.stringify(text)} is not a bandwidth: write whole Mbit/s, or bits per second like 100M, 1.5G or 1Gi`,
+      ]),
+    ),
+  },
+  'name-prefix': {
+    good: ['', 'veg-', 'veg.', 'a', 'a.b-c.'],
+    bad: Object.fromEntries(
+      ['-', '.', '-a', 'a--.', 'A', 'a_b', 'a..'].map((text) => [
+        text,
+        `${JSON.stringify(text)} cannot begin the name of a Deployment: lower case letters, digits, "-" and "."`,
+      ]),
+    ),
+  },
+  'label-key': {
+    good: ['a', 'A.b_c-d', 'example.com/a', 'io.kubernetes.pod.namespace', 'a'.repeat(63)],
+    bad: Object.fromEntries(
+      ['', '/a', 'a/', 'a/b/c', 'Example.com/a', '-a', 'a-', 'a b', 'a'.repeat(64)].map((text) => [
+        text,
+        `${JSON.stringify(text)} is not the key of a label: NAME or DOMAIN/NAME, NAME of at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last`,
+      ]),
+    ),
+  },
+  'label-value': {
+    good: ['', 'a', 'A.b_c-d', '1', 'a'.repeat(63)],
+    bad: Object.fromEntries(
+      ['-a', 'a-', 'a b', 'a/b', 'a'.repeat(64)].map((text) => [
+        text,
+        `${JSON.stringify(text)} is not the value of a label: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last`,
+      ]),
+    ),
+  },
   'port-range': {
     good: ['1', '65535', '8000-8010', '80-80'],
     bad: Object.fromEntries(
@@ -191,4 +236,10 @@ t.test('ports are a first and a last', async (t) => {
   t.same(parsePorts(8080), { first: 8080, last: 8080 });
   t.same(parsePorts('8000-8010'), { first: 8000, last: 8010 });
   t.equal(parsePorts(0), undefined);
+});
+
+t.test('quantities as numbers', async (t) => {
+  const values = ['500m', '64Mi', '1e3', '1E3', '1E', '5.', '-2k', 3].map(quantityOf);
+  t.same(values, [0.5, 64 << 20, 1000, 1000, 1e18, 5, -2000, 3]);
+  t.ok(Number.isNaN(quantityOf('64MB')));
 });

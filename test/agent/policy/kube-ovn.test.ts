@@ -29,9 +29,12 @@ spec:
   externalSubnet: macvlan1
 `;
 
+/** A gateway has at least a selector. */
+const ANY = '  selectors: [{}]\n';
+
 /** The directory with lines (from line 6 of gateway.yaml on) appended to the gateway's spec. */
 const directory = (lines = '', others: Record<string, string> = {}) => ({
-  'gateway.yaml': `${GATEWAY}${lines}`,
+  'gateway.yaml': `${GATEWAY}${lines}${/policies:|selectors:/.test(lines) ? '' : ANY}`,
   'subnets.yaml': SUBNETS,
   'vpc.yaml': VPC,
   ...others,
@@ -101,6 +104,7 @@ t.test('what belongs to the control plane is accepted and not used', async (t) =
   resources: { limits: { cpu: 1, memory: 64Mi } }
   bandwidth: { ingress: 100, egress: 1Gi }
   podAntiAffinity: Preferred
+  selectors: [{ podSelector: { matchLabels: {} } }]
   observability: { resources: { limits: { cpu: 1 } }, interfaceMetrics: { enabled: true }, conntrack: { metrics: { enabled: true } }, serviceMonitor: { labels: { a: b } } }
 status: { ready: true, phase: Completed, internalIPs: [10.16.0.12] }
 `),
@@ -132,6 +136,184 @@ t.test('what Kube-OVN’s API server and controller refuse is refused', async (t
   t.same(errors('  bfd: { minRX: 3600000, minTX: 3600000 }\n'), [], 'what they accept is accepted');
 });
 
+/** What is said of a line in the spec: refused there, and accepted. */
+const REFUSED: [string, string][] = [
+  ['internalIPs: [10.16.0.9, 10.16.0.9]', '6:28: spec.internalIPs[1]: "10.16.0.9" stands twice'],
+  ['externalIPs: [172.17.0.9, 172.17.0.9]', '6:29: spec.externalIPs[1]: "172.17.0.9" stands twice'],
+  [
+    'policies: [{ subnets: [subnet1, subnet1] }]',
+    '6:35: spec.policies[0].subnets[1]: "subnet1" stands twice',
+  ],
+  [
+    'policies: [{ ipBlocks: [10.1.0.0/16, 10.1.0.0/16] }]',
+    '6:40: spec.policies[0].ipBlocks[1]: "10.1.0.0/16" stands twice',
+  ],
+  ['policies: [{ snat: true }]', '6:14: spec.policies[0]: names no sources; give ipBlocks or subnets'],
+  ['policies: []', '4:1: spec: needs at least one of policies and selectors'],
+  [
+    'selectors: [{ podSelector: {} }]',
+    '6:30: spec.selectors[0].podSelector: needs matchLabels or matchExpressions; to select everything leave out podSelector',
+  ],
+  [
+    'selectors: [{ namespaceSelector: {} }]',
+    '6:36: spec.selectors[0].namespaceSelector: needs matchLabels or matchExpressions; to select everything leave out namespaceSelector',
+  ],
+  [
+    'selectors: [{ podSelector: { matchLabels: { "a b": c } } }]',
+    '6:47: spec.selectors[0].podSelector.matchLabels["a b"]: "a b" is not the key of a label: NAME or DOMAIN/NAME, NAME of at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last',
+  ],
+  [
+    'selectors: [{ podSelector: { matchExpressions: [{ key: a, operator: In, values: [-x] }] } }]',
+    '6:84: spec.selectors[0].podSelector.matchExpressions[0].values[0]: "-x" is not the value of a label: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last',
+  ],
+  [
+    'prefix: -veg',
+    '6:11: spec.prefix: "-veg" cannot begin the name of a Deployment: lower case letters, digits, "-" and "."',
+  ],
+  [
+    'nodeSelector: [{ matchExpressions: [{ key: a, operator: In }] }]',
+    '6:39: spec.nodeSelector[0].matchExpressions[0].values: In needs at least one value',
+  ],
+  [
+    'nodeSelector: [{ matchExpressions: [{ key: a, operator: Exists, values: [b] }] }]',
+    '6:67: spec.nodeSelector[0].matchExpressions[0].values: Exists takes no values',
+  ],
+  [
+    'nodeSelector: [{ matchExpressions: [{ key: a, operator: Gt, values: [b] }] }]',
+    '6:63: spec.nodeSelector[0].matchExpressions[0].values: Gt needs one value, a whole number',
+  ],
+  [
+    'nodeSelector: [{ matchFields: [{ key: spec.x, operator: In, values: [b] }] }]',
+    '6:41: spec.nodeSelector[0].matchFields[0].key: a node can be chosen by metadata.name only, is "spec.x"',
+  ],
+  [
+    'nodeSelector: [{ matchFields: [{ key: metadata.name, operator: In, values: [a, b] }] }]',
+    '6:70: spec.nodeSelector[0].matchFields[0].values: In needs one value',
+  ],
+  [
+    'nodeSelector: [{ matchFields: [{ key: metadata.name, operator: Exists }] }]',
+    '6:66: spec.nodeSelector[0].matchFields[0].operator: must be In or NotIn of a field, is Exists',
+  ],
+  [
+    'tolerations: [{ effect: NoSchedule }]',
+    '6:17: spec.tolerations[0].operator: must be Exists where there is no key',
+  ],
+  [
+    'tolerations: [{ key: a, operator: Exists, value: b }]',
+    '6:52: spec.tolerations[0].value: must be empty with the operator Exists',
+  ],
+  [
+    'tolerations: [{ key: a, effect: NoSchedule, tolerationSeconds: 5 }]',
+    '6:47: spec.tolerations[0].tolerationSeconds: goes with the effect NoExecute only',
+  ],
+  [
+    'tolerations: [{ key: a, effect: NoSchedul }]',
+    '6:35: spec.tolerations[0].effect: must be one of NoSchedule, PreferNoSchedule, NoExecute, is "NoSchedul"; did you mean "NoSchedule"?',
+  ],
+  [
+    'trafficPolicy: local',
+    '6:18: spec.trafficPolicy: must be one of Cluster, Local, is "local"; did you mean "Local"?',
+  ],
+  [
+    'resources: { limits: { memory: 64MB } }',
+    '6:34: spec.resources.limits.memory: "64MB" is not a quantity of Kubernetes: write it like 500m, 64Mi or 2',
+  ],
+  [
+    'resources: { limits: { cpu: 0.5 } }',
+    '6:31: spec.resources.limits.cpu: must be a whole number or a string, is 0.5; put it in quotes',
+  ],
+  [
+    'resources: { limits: { cpu: 500m }, requests: { cpu: 1 } }',
+    '6:56: spec.resources.requests.cpu: is more than the limit, 500m',
+  ],
+  ['resources: { requests: { cpu: "-1" } }', '6:33: spec.resources.requests.cpu: must not be negative'],
+  [
+    'resources: { limits: { mem: 64Mi } }',
+    '6:26: spec.resources.limits.mem: "mem" is no resource of a container: cpu, memory, ephemeral-storage, hugepages-SIZE, or DOMAIN/NAME',
+  ],
+  [
+    'bandwidth: { egress: 100K }',
+    '6:24: spec.bandwidth.egress: "100K" is not a bandwidth: write whole Mbit/s, or bits per second like 100M, 1.5G or 1Gi',
+  ],
+  ['bandwidth: { egress: -1 }', '6:24: spec.bandwidth.egress: must be between 0 and 9223372036854, is -1'],
+  [
+    'bandwidth: { ingress: 9223372036855 }',
+    '6:25: spec.bandwidth.ingress: must be between 0 and 9223372036854, is 9223372036855',
+  ],
+  [
+    'bandwidth: { ingress: "9223372036855" }',
+    '6:25: spec.bandwidth.ingress: "9223372036855" is not a bandwidth: write whole Mbit/s, or bits per second like 100M, 1.5G or 1Gi',
+  ],
+  ['bfd: { minRX: 3600001 }', '6:17: spec.bfd.minRX: must be between 1 and 3600000, is 3600001'],
+  ['bfd: { minTX: 0 }', '6:17: spec.bfd.minTX: must be between 1 and 3600000, is 0'],
+  ['bfd: { multiplier: 256 }', '6:22: spec.bfd.multiplier: must be between 1 and 255, is 256'],
+  [
+    'observability: { conntrack: { log: { events: [end, end] } } }',
+    '6:54: spec.observability.conntrack.log.events[1]: "end" stands twice',
+  ],
+  [
+    `observability: { conntrack: { log: { filters: { exclude: [${'{},'.repeat(65)}] } } } }`,
+    '6:51: spec.observability.conntrack.log.filters.exclude: must hold at most 64 items, holds 65',
+  ],
+  [
+    'observability: { serviceMonitor: { label: {} } }',
+    '6:38: spec.observability.serviceMonitor.label: unknown field "label"; did you mean "labels"?',
+  ],
+];
+
+for (const [line, error] of REFUSED) {
+  t.test(`refused there and here: ${line.slice(0, 90)}`, async (t) => {
+    t.same(printed(directory(`  ${line}\n`)), [`gateway.yaml:${error}`]);
+  });
+}
+
+const ACCEPTED = [
+  'replicas: 0',
+  'prefix: veg.',
+  'prefix: a.b-',
+  'prefix: ""',
+  'nodeSelector: [{}]',
+  'nodeSelector: [{ matchExpressions: [{ key: example.com/a, operator: Lt, values: ["-5"] }] }]',
+  'nodeSelector: [{ matchFields: [{ key: metadata.name, operator: NotIn, values: [a] }] }]',
+  'tolerations: [{ operator: Exists }]',
+  'tolerations: [{ key: a, operator: "", value: "", effect: "" }]',
+  'tolerations: [{ key: node.kubernetes.io/x, operator: Exists, effect: NoExecute, tolerationSeconds: -1 }]',
+  'resources: { limits: { cpu: "1.5", memory: 128Mi, nvidia.com/gpu: 1 }, requests: { cpu: 1500m, memory: 1e8 } }',
+  'bandwidth: { egress: "100", ingress: .5Gi }',
+  'bandwidth: { egress: 0, ingress: 1.5G }',
+  'bfd: { minRX: 3600000, minTX: 1, multiplier: 255 }',
+  'selectors: [{}]',
+  'selectors: [{ podSelector: { matchLabels: {} }, namespaceSelector: { matchExpressions: [] } }]',
+  'internalIPPool: a',
+  'internalIPs: ["10.16.0.9,fd00:10:16::9", fd00:10:16::a]',
+  'observability: { conntrack: { log: { enabled: true, events: [], filters: { include: [{ protocols: [tcp, udp] }] } } } }',
+];
+
+for (const line of ACCEPTED) {
+  t.test(`accepted there and here: ${line}`, async (t) => {
+    t.same(printed(directory(`  ${line}\n`)), []);
+  });
+}
+
+t.test('a policy whose lists are empty is accepted, and of no source', async (t) => {
+  for (const lists of ['ipBlocks: []', 'ipBlocks: [], subnets: []', 'subnets: []']) {
+    const { rules, warnings } = policyOf(directory(`  policies: [{ snat: false, ${lists} }]\n`));
+    t.same(rules, [], 'not of every source');
+    t.same(warnings, [{ message: 'policy-0 has no effect: its ipBlocks and subnets are empty' }]);
+  }
+});
+
+t.test('an external network is one that Multus attaches', async (t) => {
+  const of = (provider: string) =>
+    printed(
+      directory('', { 'subnets.yaml': SUBNETS.replace('provider: eth1.default', `provider: ${provider}`) }),
+    );
+  t.same(of('ovn'), [
+    'gateway.yaml:5:19: spec.externalSubnet: Subnet "macvlan1" has the provider "ovn", and NAME.NAMESPACE of a NetworkAttachmentDefinition is wanted',
+  ]);
+  t.same([of('net2.default.ovn'), of('""')], [[], []]);
+});
+
 t.test('a Subnet without addresses is passed over, and no side of a gateway', async (t) => {
   const mac =
     '---\napiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: { name: mac }\nspec: { protocol: Mac }\n';
@@ -144,7 +326,7 @@ t.test('a Subnet without addresses is passed over, and no side of a gateway', as
 
 t.test('the internal subnet: named, chosen by the VPC, or the only one that the VPC has', async (t) => {
   const own = (vpcSpec: string, names: string[], status = '') => ({
-    'gateway.yaml': `${GATEWAY}  vpc: vpc1\n`,
+    'gateway.yaml': `${GATEWAY}  vpc: vpc1\n${ANY}`,
     'subnets.yaml': `${SUBNETS}${names
       .map(
         (name, i) =>
@@ -235,7 +417,7 @@ const WRONG: [string, string, string[]][] = [
   ],
   [
     'a policy without sources',
-    '  policies:\n    - snat: true\n    - { ipBlocks: [], subnets: [] }\n',
+    '  policies:\n    - snat: true\n    - { ipBlocks: , subnets: }\n',
     [
       'gateway.yaml:7:7: spec.policies[0]: names no sources; give ipBlocks or subnets',
       'gateway.yaml:8:7: spec.policies[1]: names no sources; give ipBlocks or subnets',
@@ -280,7 +462,7 @@ const WRONG: [string, string, string[]][] = [
   [
     'negative bandwidth',
     '  bandwidth: { ingress: -1 }\n',
-    ['gateway.yaml:6:25: spec.bandwidth.ingress: must be at least 0, is -1'],
+    ['gateway.yaml:6:25: spec.bandwidth.ingress: must be between 0 and 9223372036854, is -1'],
   ],
   [
     'an address with an iptables line in it',
