@@ -6,6 +6,8 @@
  */
 import { stringify } from 'yaml';
 import { DEFAULT_VPC } from '../policy/kube-ovn.ts';
+import type { PolicyFile } from '../policy/model.ts';
+import { sieve } from '../policy/sieve.ts';
 import { type Gateway, type NodeSelector, OVN_PROVIDER, RenderError } from './gateway.ts';
 import { fileKey, type Hash, labelValue, objectName, serviceName } from './names.ts';
 
@@ -66,23 +68,35 @@ export function renderKubernetes(
 
 const metadata = ({ namespace }: Gateway, { object, labels }: Names) => ({ name: object, namespace, labels });
 
-/** The policy directory: every document under the name of its file. Throws `RenderError`. */
+/**
+ * The policy directory: every document under the name of its file, without what nobody reads when it would be too large.
+ * Throws `RenderError`.
+ */
 function configMap(gateway: Gateway, names: Names, hash: Hash): object {
-  const data: Record<string, string> = {};
-  let size = 0;
-  for (const { name, text } of gateway.files) {
-    const key = fileKey(name, hash);
-    if (key in data) throw new RenderError(`two files are called ${key}; rename one`);
-    data[key] = text;
-    size += Buffer.byteLength(text);
-  }
-  if (size > MAX_CONFIG_MAP) {
+  const whole = policyFiles(gateway.files, hash);
+  const data = sizeOf(whole) <= MAX_CONFIG_MAP ? whole : policyFiles(gateway.files.map(withoutUnread), hash);
+  if (sizeOf(data) > MAX_CONFIG_MAP) {
     throw new RenderError(
-      `the documents hold ${Math.ceil(size / 1024)} KiB, and a ConfigMap holds 1024: leave out what the gateway does not name`,
+      `the documents hold ${Math.ceil(sizeOf(data) / 1024)} KiB, and a ConfigMap holds 1024: leave out what the gateway does not name`,
     );
   }
   return { apiVersion: 'v1', kind: 'ConfigMap', metadata: metadata(gateway, names), data };
 }
+
+function policyFiles(files: readonly PolicyFile[], hash: Hash): Record<string, string> {
+  const data: Record<string, string> = {};
+  for (const { name, text } of files) {
+    const key = fileKey(name, hash);
+    if (key in data) throw new RenderError(`two files are called ${key}; rename one`);
+    data[key] = text;
+  }
+  return data;
+}
+
+const withoutUnread = (file: PolicyFile): PolicyFile => ({ ...file, text: sieve(file.text).text });
+
+const sizeOf = (data: Record<string, string>): number =>
+  Object.values(data).reduce((sum, text) => sum + Buffer.byteLength(text), 0);
 
 function deployment(gateway: Gateway, names: Names, image: string): object {
   return {

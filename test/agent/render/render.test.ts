@@ -259,14 +259,36 @@ t.test('files whose names are no keys of a ConfigMap come under ones that are re
   }
 });
 
-t.test('more than a ConfigMap holds is refused', async (t) => {
-  const large = [...example(), { name: 'more.yaml', text: `# ${'ä'.repeat(1 << 19)}\n` }];
-  const gateway = { ...read(example()), files: large };
-  t.throws(
-    () => renderKubernetes(gateway, { image: IMAGE, serviceMonitor: false, hash }),
-    /hold 1026 KiB, and a ConfigMap holds 1024/,
-  );
-});
+t.test(
+  'what nobody reads is left out where a ConfigMap does not hold it, and what is left is refused',
+  async (t) => {
+    const pods = (count: number, note: string) => ({
+      apiVersion: 'v1',
+      kind: 'List',
+      items: Array.from({ length: count }, (_, i) => ({
+        apiVersion: 'v1',
+        kind: 'Pod',
+        metadata: { name: `pod-${i}`, namespace: 'default', annotations: { note } },
+        status: { podIP: `10.17.${i >> 8}.${i & 255}` },
+      })),
+    });
+    for (const [name, print] of [
+      ['pods.yaml', stringify],
+      ['pods.json', (value: unknown) => JSON.stringify(value, undefined, 4)],
+    ] as const) {
+      const files = [...example(), { name, text: print(pods(1000, 'x'.repeat(1200))) }];
+      const { ConfigMap } = kubernetes(t, files);
+      const left = Object.entries(ConfigMap.data).map(([name, text]) => ({ name, text: String(text) }));
+      t.notMatch(JSON.stringify(left), 'xxx');
+      t.equal(loadPolicy(left).ok, true);
+    }
+    const large = { ...read(example()), files: [{ name: 'pods.yaml', text: stringify(pods(12_000, '')) }] };
+    t.throws(
+      () => renderKubernetes(large, { image: IMAGE, serviceMonitor: false, hash }),
+      /hold \d{4} KiB, and a ConfigMap holds 1024: leave out/,
+    );
+  },
+);
 
 t.test('the internal subnet is the one that the policy was checked with', async (t) => {
   const other = (text: string) =>
