@@ -2,6 +2,8 @@
  * The image's scripts and programs as Kube-OVN's controller starts and probes them, for each of its variants, without
  * a container around them (test/images/root.ts). `npm run test:image` does the same with the image itself.
  */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import {
   allPeersUp,
@@ -17,7 +19,7 @@ import {
   type Variant,
 } from '../images/pod.ts';
 import { ImageRoot } from '../images/root.ts';
-import { type Daemon, type Namespace, until } from '../support/netns.ts';
+import { type Daemon, type Namespace, ROOT, until } from '../support/netns.ts';
 import { type BfdPeer, peerUp, startFrr } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
 import { type Topology, topology } from '../support/topology.ts';
@@ -54,6 +56,12 @@ function pod(t: Test, variant: Variant): Pod {
   };
 }
 
+/** What README.md shows of `status`, in a pod as this one. */
+const [, README_STATUS = ''] =
+  /^```\n(ready {2}veg-agent[\s\S]*?)^```/m.exec(readFileSync(join(ROOT, 'README.md'), 'utf8')) ?? [];
+/** The beginning of each line. */
+const skeleton = (text: string): string[] => text.split('\n').map((line) => line.slice(0, 12));
+
 const natOf = (ns: Namespace): string => ns.sh('iptables -t nat -S');
 
 t.test('variant B: the supervisor is the agent, and keeps what the init container made', async (t) => {
@@ -86,11 +94,9 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
 
   await peerUp(await frr(), PATIENCE);
   await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
-  t.notMatch(
-    exec('veg-agent', 'status').stdout,
-    /note:/,
-    'what root left in the state directory is no fault',
-  );
+  const said = exec('veg-agent', 'status').stdout;
+  t.notMatch(said, /note:/, 'what root left in the state directory is no fault');
+  t.same(skeleton(said), skeleton(README_STATUS), 'README.md shows what status prints');
   t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
   const livez = ['-s', '-m', '5', '-o', '/dev/null', '-w', '%{http_code}', 'http://10.16.0.12:10669/livez'];
   t.equal(router.run('curl', livez).stdout, '200', 'the kubelet’s GET /livez');
