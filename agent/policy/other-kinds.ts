@@ -48,9 +48,12 @@ export function refusal(apiVersion: string, kind: string): { field: 'apiVersion'
   const names = [...new Set(KINDS.map((known) => known.kind))];
   const read = `the kinds read here are ${names.join(', ')} and List`;
   if (sameKind.length > 0) {
-    const other = `${kind} of ${quote(apiVersion)} belongs to another system, and is not read here`;
-    const instead = `that of ${right} is; or say the same in a GatewayPolicy`;
-    return { field: 'apiVersion', message: `${other}; ${instead}` };
+    const own = KINDS.filter((known) => groupOf(known.apiVersion) === groupOf(apiVersion));
+    const message =
+      own.length > 0
+        ? `${groupOf(apiVersion)} has no ${kind} that is read here; it has ${own.map((one) => one.kind).join(', ')}`
+        : `${kind} of ${quote(apiVersion)} belongs to another system, and is not read here; say the same in a GatewayPolicy`;
+    return { field: 'apiVersion', message };
   }
   const advice = ADVICE[kind];
   if (advice !== undefined) return { field: 'kind', message: `${kind} is not read here: ${advice}` };

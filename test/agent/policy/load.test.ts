@@ -293,7 +293,12 @@ t.test('a kind that is a mistake is refused in one line with what to do', async 
   const calico =
     /^b.yaml:1:13: apiVersion: EgressGatewayPolicy of "projectcalico.org\/v3" belongs to another system/;
   one(calico, 'projectcalico.org/v3', 'EgressGatewayPolicy');
-  t.notMatch(refused('projectcalico.org/v3', 'EgressGatewayPolicy')[0], /write network.deckhouse/);
+  t.notMatch(refused('projectcalico.org/v3', 'EgressGatewayPolicy')[0], /deckhouse/);
+  one(
+    /apiVersion: egressgateway.spidernet.io has no EgressGatewayPolicy that is read here; it has EgressGateway, EgressPolicy/,
+    'egressgateway.spidernet.io/v1',
+    'EgressGatewayPolicy',
+  );
   one(
     /kind: CiliumEgressGatewayPolicy of "cilium.io\/v2" belongs to another system/,
     'cilium.io/v2',
