@@ -140,6 +140,9 @@ t.test('a read-only /proc/sys is no matter when the sysctls are right', async (t
     'net.ipv4.ip_forward': 1,
     'net.ipv6.conf.all.forwarding': 1,
     'net.ipv4.conf.eth0.rp_filter': 0,
+    'net.ipv4.icmp_errors_use_inbound_ifaddr': 1,
+    'net.ipv6.conf.eth0.use_oif_addrs_only': 1,
+    'net.ipv6.conf.net1.use_oif_addrs_only': 1,
   });
   const agent = start({ wrapper: READ_ONLY_SYSCTL });
   const { kernel } = await agent.synced();

@@ -359,11 +359,11 @@ t.test('Node’s flags follow the memory limit; what was compiled ahead is for i
     const { stdout, stderr } = root.run(gateway, ['/usr/libexec/veg-agent/launch', 'flags.js'], { user });
     return stdout + stderr;
   };
-  t.match(flags('67108864'), /^--lite-mode --max-old-space-size=24 /);
-  t.match(flags('52428800'), /^--lite-mode --max-old-space-size=24 /);
-  t.match(flags('268435456'), /^--max-old-space-size=96 /);
-  t.equal(flags('max'), ' \n');
-  t.equal(flags('9223372036854771712'), ' \n', 'no limit, as cgroup v1 has it');
+  t.match(flags('67108864'), /^--disable-sigusr1 --lite-mode --max-old-space-size=24 /);
+  t.match(flags('52428800'), /^--disable-sigusr1 --lite-mode --max-old-space-size=24 /);
+  t.match(flags('268435456'), /^--disable-sigusr1 --max-old-space-size=96 /);
+  t.equal(flags('max'), '--disable-sigusr1 \n');
+  t.equal(flags('9223372036854771712'), '--disable-sigusr1 \n', 'no limit, as cgroup v1 has it');
   t.equal(init().code, 0);
   const cache = '/usr/local/sbin/veg-agent.cache';
   t.match(root.run(gateway, ['find', cache, '-path', '*-65534/*', '-user', '0']).stdout, /(\S+\n){20}/);
