@@ -2,6 +2,7 @@
  * The commands of `veg-agent`, their flags, help and exit codes. Each command loads only what it needs, so
  * that `run` stays small and `check` needs no kernel.
  */
+import { writeFileSync } from 'node:fs';
 import { Command, CommanderError, type OptionValues } from 'commander';
 import { releaseSignals } from '../bfd/signals.ts';
 import { VERSION } from '../bfd/version.ts';
@@ -11,6 +12,7 @@ import {
   GLOBAL_OPTIONS,
   KERNEL_OPTIONS,
   LOOKUP_OPTIONS,
+  namedForPlan,
   type OptionName,
   type Options,
   parseTimeout,
@@ -42,6 +44,15 @@ function flagsOf(values: OptionValues): Flags {
   return flags;
 }
 
+/** When memory runs out the kernel is to kill this command, not the daemon beside it. Anybody may ask for that. */
+function dieFirst(): void {
+  try {
+    writeFileSync('/proc/self/oom_score_adj', '1000');
+  } catch {
+    // A process that has more rights than its user cannot; in the image the shell has done it before.
+  }
+}
+
 const colours = (stream: { isTTY?: boolean }): boolean =>
   stream.isTTY === true && process.env.NO_COLOR === undefined;
 
@@ -68,11 +79,14 @@ function program(): Command {
     .exitOverride()
     .showHelpAfterError('(--help shows the commands and flags)');
 
-  /** Adds a command whose action gets the resolved options and its own flags, and returns the exit code. */
+  /**
+   * Adds a command whose action gets the resolved options, its own flags, its arguments and the text of the flags that
+   * options came from, and returns the exit code.
+   */
   function add(
     name: string,
     description: string,
-    action: (options: Options, own: OptionValues, args: string[]) => Promise<number>,
+    action: (options: Options, own: OptionValues, args: string[], flags: Flags) => Promise<number>,
     tables: OptionTable[] = [],
     extend: (command: Command) => Command = (command) => command,
   ): void {
@@ -81,11 +95,14 @@ function program(): Command {
     command.exitOverride().showHelpAfterError(`(veg-agent ${name} --help shows the flags)`);
     command.action(async (...parameters: unknown[]) => {
       const own = command.opts();
-      const flags = { ...flagsOf(root.opts()), ...flagsOf(own) };
+      const flags: Flags = { ...flagsOf(root.opts()), ...flagsOf(own) };
       const options = resolveOptions(flags, process.env, process.stdout.isTTY === true);
       // The daemon says itself what signals do, as soon as it can.
-      if (name !== 'run') releaseSignals();
-      process.exitCode = await action(options, own, parameters.slice(0, -2).flat() as string[]);
+      if (name !== 'run') {
+        releaseSignals();
+        dieFirst();
+      }
+      process.exitCode = await action(options, own, parameters.slice(0, -2).flat() as string[], flags);
     });
     root.addCommand(command);
   }
@@ -114,7 +131,7 @@ function program(): Command {
   add(
     'check',
     'validate policy files without touching the kernel; exit 3 when they are invalid',
-    async (options, _own, paths) => (await import('./once.ts')).check(options, paths),
+    async (options, _own, paths) => (await import('./check.ts')).check(options, paths),
     [],
     (command) =>
       command.argument('[path...]', 'files, directories, or - for stdin (default: the policy directory)'),
@@ -156,7 +173,10 @@ function program(): Command {
   add(
     'plan',
     'show what a reconcile would change now; exit 4 when there is something',
-    async (options, own) => (await import('./once.ts')).plan(options, own.json === true),
+    async (options, own, _args, flags) => {
+      const { plan } = await import('./plan-command.ts');
+      return plan(options, namedForPlan(flags, process.env), own.json === true);
+    },
     [KERNEL_OPTIONS],
     (command) => command.option('--json', 'as JSON'),
   );
@@ -167,7 +187,8 @@ function program(): Command {
     async (options, own) => {
       const form = { json: own.json === true, colours: colours(process.stdout) };
       if (own.watch === true) return (await import('./status-watch.ts')).watchStatus(options.stateDir, form);
-      return (await import('./client.ts')).status(options, form);
+      const { status } = await import('./client.ts');
+      return status(options, form.json ? 'json' : form.colours ? 'colours' : 'text');
     },
     [],
     (command) =>

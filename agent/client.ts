@@ -1,7 +1,9 @@
 /** The commands that talk to a running agent over its control socket. */
 import { callControl, NoAgentError } from './control.ts';
 import { EXIT, type Options } from './options.ts';
-import { type StatusDocument, statusText } from './status.ts';
+import { print } from './print.ts';
+import type { StatusDocument } from './status.ts';
+import { type Form, tellStatus } from './told.ts';
 
 /** What an answer may take beyond the drain itself, ms. */
 const ANSWER_GRACE = 5000;
@@ -20,17 +22,10 @@ async function call(...parameters: Parameters<typeof callControl>): Promise<stri
 }
 
 /** `status`: 0 ready, 5 not ready, 1 no agent. */
-export async function status(
-  options: Options,
-  { json, colours }: { json: boolean; colours: boolean },
-): Promise<number> {
+export async function status(options: Options, form: Form): Promise<number> {
   const body = await call(options.stateDir, 'GET', '/v1/status');
   if (body === undefined) return EXIT.failed;
-  const document = JSON.parse(body) as StatusDocument;
-  process.stdout.write(
-    json ? `${JSON.stringify(document, undefined, 2)}\n` : statusText(document, Date.now(), colours),
-  );
-  return document.ready ? EXIT.ok : EXIT.notReady;
+  return print(tellStatus(JSON.parse(body) as StatusDocument, form, Date.now()));
 }
 
 /**

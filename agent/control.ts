@@ -1,9 +1,17 @@
-/** The client of the control socket (bfd/control-socket.ts). */
+/** The client of the control socket (bfd/control-socket.ts), which loads nothing of the server. */
 import { request } from 'node:http';
-import { socketPath } from '../bfd/control-socket.ts';
+import { socketPath } from '../bfd/socket-path.ts';
 
 /** No agent answers on the socket. */
-export class NoAgentError extends Error {}
+export class NoAgentError extends Error {
+  /** Nobody listens there. */
+  readonly absent: boolean;
+
+  constructor(message: string, absent = false) {
+    super(message);
+    this.absent = absent;
+  }
+}
 
 /**
  * Calls a running agent. `path` is `/v1/status`, with its query. Infinite `timeoutMs`: as long as the agent takes.
@@ -22,7 +30,7 @@ export function callControl(
     const fail = (error: Error) => {
       const away = `the agent on ${socket} went away before it had answered (${error.message})`;
       const absent = `no agent answers on ${socket} (${error.message}); is \`veg-agent run\` running, with the same --state-dir?`;
-      reject(new NoAgentError(connected && !late ? away : absent));
+      reject(new NoAgentError(connected && !late ? away : absent, !connected && !late));
     };
     const call = request(
       {

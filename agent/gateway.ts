@@ -17,7 +17,7 @@ import type { Metrics } from './metrics.ts';
 import type { Options } from './options.ts';
 import type { Plan } from './plan.ts';
 import { masquerades } from './plan-nat.ts';
-import { formatError } from './policy/load.ts';
+import { formatError } from './policy/error-text.ts';
 import { DEFAULT_UPLINK, type Policy } from './policy/model.ts';
 import {
   changeLines,
@@ -182,6 +182,12 @@ export class Gateway {
   /** Asks for a reconcile and resolves when it has ended. */
   reconcileNow(): Promise<void> {
     return this.#loop.complete('control');
+  }
+
+  /** What a reconcile would change now. Undefined before the first policy. Rejects when the kernel cannot be looked at. */
+  async plan(): Promise<Look | undefined> {
+    const policy = this.#policy;
+    return policy && this.#loop.between(() => this.#reconciler.preview(policy));
   }
 
   /**

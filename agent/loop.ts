@@ -23,6 +23,10 @@ export class Loop {
   #timer: NodeJS.Timeout | undefined;
   #current: Promise<void> = Promise.resolve();
   #stopped = false;
+  /** A run or something else is in flight. */
+  #busy = false;
+  /** What waits for its turn between two runs. */
+  readonly #between: (() => Promise<void>)[] = [];
   /** Who waits for the next run that starts. */
   #waiting: (() => void)[] = [];
 
@@ -51,6 +55,14 @@ export class Loop {
     return promise;
   }
 
+  /** Does something while no run is in flight, and starts none meanwhile. Runs that are due go first. */
+  between<T>(work: () => Promise<T>): Promise<T> {
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    this.#between.push(() => work().then(resolve, reject));
+    this.#arm();
+    return promise;
+  }
+
   /** No more runs; resolves when the one in flight has ended. */
   async stop(): Promise<void> {
     this.#stopped = true;
@@ -60,17 +72,31 @@ export class Loop {
 
   #arm(): void {
     clearTimeout(this.#timer);
-    const next = this.#stopped ? undefined : nextRun(this.#cadence);
+    if (this.#stopped || this.#busy) return;
+    const next = nextRun(this.#cadence);
+    const isDue = next !== undefined && next.at <= performance.now();
+    const work = isDue ? undefined : this.#between.shift();
+    if (work !== undefined) {
+      this.#current = this.#alone(work);
+      return;
+    }
     if (next === undefined) return;
     this.#timer = setTimeout(
       () => {
-        this.#current = this.#go(next.trigger);
+        this.#current = this.#alone(() => this.#go(next.trigger));
       },
       Math.max(0, next.at - performance.now()),
     );
   }
 
-  /** Never rejects. */
+  /** Never rejects, as what it does does not. */
+  async #alone(work: () => Promise<void>): Promise<void> {
+    this.#busy = true;
+    await work();
+    this.#busy = false;
+    this.#arm();
+  }
+
   async #go(trigger: Trigger): Promise<void> {
     started(this.#cadence);
     const waiting = this.#waiting;
@@ -81,6 +107,5 @@ export class Loop {
     });
     if (ended(this.#cadence, result, performance.now())) this.#contended();
     for (const resolve of waiting) resolve();
-    this.#arm();
   }
 }

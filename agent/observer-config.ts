@@ -3,8 +3,8 @@
  * and the `observability` of its spec. Pure.
  */
 import { readDocuments } from './policy/documents.ts';
+import { formatError } from './policy/error-text.ts';
 import type { VpcEgressGatewayResource } from './policy/kube-ovn.ts';
-import { formatError } from './policy/load.ts';
 import type { Policy, PolicyError, PolicyFile } from './policy/model.ts';
 import { DEFAULT_TOKENS } from './policy/parse.ts';
 import { KUBE_OVN_BFD } from './policy/resolve.ts';

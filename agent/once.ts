@@ -1,32 +1,11 @@
-/** The commands that do one thing to policy files or the kernel and exit, without a daemon. */
-import type { Failure } from './failures.ts';
+/** The commands that do one thing to the kernel and exit, without a daemon. */
+import { complain, load, say, type ValidPolicy } from './check.ts';
 import { createKernels } from './kernels.ts';
 import { keepPolicy, readLastPolicy, removeLastPolicy } from './last-policy.ts';
 import { EXIT, type Options } from './options.ts';
-import { formatError, loadPolicy } from './policy/load.ts';
-import type { Policy, PolicyFile } from './policy/model.ts';
-import { changeLines, cleanupLines, countChanges, explain, type Look, Reconciler } from './reconcile.ts';
-import { type LoadedPolicy, lastGood, readSource } from './source.ts';
-import { affordableTokens, readPolicy } from './watch.ts';
-
-const say = (text: string): void => void process.stdout.write(`${text}\n`);
-const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
-
-interface ValidPolicy extends LoadedPolicy {
-  policy: Policy;
-}
-
-/** The policy, or undefined after its errors were printed. */
-function valid(loaded: LoadedPolicy): ValidPolicy | undefined {
-  const { result } = loaded;
-  if (result.ok) return { ...loaded, policy: result.policy };
-  for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
-  return undefined;
-}
-
-/** The policy as a daemon with these directories would take it. */
-const load = ({ policyDir, stateDir }: Options): ValidPolicy | undefined =>
-  valid(readSource(policyDir, process.env, readLastPolicy(stateDir, complain)));
+import { obstacles, type PlanDocument, planDocument, tell } from './plan-document.ts';
+import { changeLines, cleanupLines, countChanges, explain, Reconciler } from './reconcile.ts';
+import { lastGood } from './source.ts';
 
 /** The policy is in force: it is what a daemon goes on with that cannot use a newer one. */
 function keep({ stateDir }: Options, { source, content, since = Date.now() }: ValidPolicy): void {
@@ -54,45 +33,6 @@ async function withKernel(
   }
 }
 
-/** What keeps a look from being what the policy asks for. */
-function obstacles(look: Look): string[] {
-  return look.plan.families.flatMap(({ family, state, reason }) =>
-    state === 'blocked' ? [`IPv${family}: ${reason}`] : [],
-  );
-}
-
-const tell = ({ object, name, reason, message }: Failure): string =>
-  `${object} ${name}: ${reason}: ${message}`;
-
-/** `check`: 0 valid, 3 invalid. Without a path it is the policy directory; `-` is standard input. */
-export async function check(options: Options, paths: readonly string[] = []): Promise<number> {
-  const found = paths.length === 0 ? load(options) : valid(readPaths(paths));
-  if (found === undefined) return EXIT.policyInvalid;
-  const { policy } = found;
-  for (const { message } of policy.warnings) complain(`warning: ${message}`);
-  const { rules, bfd } = policy;
-  const count = `${rules.length} ${rules.length === 1 ? 'policy' : 'policies'}`;
-  say(
-    `valid: ${policy.origin.kind} ${policy.name}, ${count}, BFD ${bfd.enabled ? `with ${bfd.peers.join(', ')}` : 'off'}`,
-  );
-  return EXIT.ok;
-}
-
-/** What all the paths hold, as one policy. */
-function readPaths(paths: readonly string[]): LoadedPolicy {
-  const source = paths.join(', ');
-  const files: PolicyFile[] = [];
-  for (const path of paths) {
-    const read = readPolicy(path);
-    if ('unreadable' in read) {
-      const error = { file: path, line: 0, col: 0, path: '', message: read.unreadable };
-      return { source, result: { ok: false, errors: [error] } };
-    }
-    files.push(...read);
-  }
-  return { source, result: loadPolicy(files, affordableTokens()) };
-}
-
 /** `apply`: 0 the kernel is as the policy says, 1 it is not, 3 the policy is invalid. */
 export async function apply(options: Options): Promise<number> {
   const found = load(options);
@@ -114,33 +54,16 @@ export async function apply(options: Options): Promise<number> {
   });
 }
 
-/** `plan`: 0 nothing to do, 4 changes pending, 1 cannot tell, 3 the policy is invalid. */
-export async function plan(options: Options, json: boolean): Promise<number> {
+/** What `plan` shows where no daemon can be asked; or the exit code, when its reason was printed. */
+export async function planOnce(options: Options): Promise<PlanDocument | number> {
   const found = load(options);
   if (found === undefined) return EXIT.policyInvalid;
-  const { policy } = found;
-  return withKernel(options, async (reconciler) => {
-    const look = await reconciler.lookSettled(policy);
-    const lines = changeLines(look.changes);
-    if (json) {
-      const { families, interfaces } = look.plan;
-      say(
-        JSON.stringify(
-          { schemaVersion: 'v1', changes: lines, families, interfaces, notes: look.notes },
-          undefined,
-          2,
-        ),
-      );
-    } else {
-      for (const note of look.notes) complain(`note: ${note}`);
-      for (const line of lines) say(line);
-    }
-    // Of what could not be looked at it is not known what would change.
-    const unknown = [...obstacles(look), ...look.failed.map(tell)];
-    for (const obstacle of unknown) complain(obstacle);
-    if (lines.length > 0) return EXIT.changesPending;
-    return unknown.length > 0 ? EXIT.failed : EXIT.ok;
+  let document: PlanDocument | undefined;
+  const code = await withKernel(options, async (reconciler) => {
+    document = planDocument(await reconciler.lookSettled(found.policy));
+    return EXIT.ok;
   });
+  return document ?? code;
 }
 
 /** `cleanup`: 0 nothing of the agent's is left, 1 something is. */

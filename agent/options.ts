@@ -146,6 +146,33 @@ const INTERFACE_NAME = /^[^\s/:]{1,15}$/;
 export const variableOf = (name: OptionName): string =>
   `VEG_AGENT_${name.toUpperCase().replaceAll('-', '_')}`;
 
+/** What decides which policy and which interfaces: a daemon is asked for a plan by those that are named. */
+export const PLAN_OPTIONS = [
+  'policy-dir',
+  'network-status',
+  'internal-interface',
+  'external-interface',
+] as const;
+
+/** Those of the flags and variables that are given, as the query of `GET /v1/plan`. */
+export const namedForPlan = (flags: Flags, env: Record<string, string | undefined>): Record<string, string> =>
+  Object.fromEntries(
+    PLAN_OPTIONS.flatMap((name) => {
+      const text = flags[name] ?? (env[variableOf(name)] || undefined);
+      return text === undefined ? [] : [[name, text]];
+    }),
+  );
+
+/** Whether a daemon with these options goes by what is named. */
+export function goesBy(options: Options, named: URLSearchParams): boolean {
+  const { policyDir, networkStatus, internalInterface, externalInterface } = options;
+  const own: Record<(typeof PLAN_OPTIONS)[number], string | undefined> = {
+    ...{ 'policy-dir': policyDir, 'network-status': networkStatus },
+    ...{ 'internal-interface': internalInterface, 'external-interface': externalInterface },
+  };
+  return PLAN_OPTIONS.every((name) => !named.has(name) || named.get(name) === own[name]);
+}
+
 /** Puts flags, environment and defaults together. Throws `UsageError` for a value that cannot be used. */
 export function resolveOptions(
   flags: Flags,

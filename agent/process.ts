@@ -5,7 +5,7 @@
  */
 
 import { constants } from 'node:os';
-import { serveControl } from '../bfd/control-socket.ts';
+import { type ControlReply, serveControl } from '../bfd/control-socket.ts';
 import { splitWords } from '../bfd/control-text.ts';
 import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
 import { signalAtParentsDeath, unblockSignal } from '../bfd/libc.ts';
@@ -32,14 +32,27 @@ import { createLog } from './log.ts';
 import { CANNOT_START } from './messages.ts';
 import { Metrics } from './metrics.ts';
 import { NetlinkSocket, Protocol } from './netlink.ts';
-import { type Options, parseTimeout, TIMEOUT } from './options.ts';
+import { goesBy, type Options, parseTimeout, TIMEOUT } from './options.ts';
 import { page } from './page/page.ts';
+import { planDocument } from './plan-document.ts';
+import { formatError } from './policy/error-text.ts';
 import { portBlocksOf } from './port-history.ts';
-import type { Look } from './reconcile.ts';
+import { explain, type Look } from './reconcile.ts';
 import { Recovery, supervisorStatus } from './recovery.ts';
 import { addRecoveryMetrics } from './recovery-metrics.ts';
 import { lastGood, watchSource } from './source.ts';
-import { type AgentView, notReady, statusDocument } from './status.ts';
+import { type AgentView, notReady, type StatusDocument, statusDocument } from './status.ts';
+import {
+  FORMS,
+  type Form,
+  shellText,
+  type Told,
+  tellPlan,
+  tellRefusal,
+  tellStatus,
+  tellText,
+  tellTranslations,
+} from './told.ts';
 import { Translations } from './translations.ts';
 import { Uplink } from './uplink/uplink.ts';
 import { WATCHDOG } from './watchdog.ts';
@@ -292,13 +305,53 @@ const gateway: Gateway = new Gateway({
 let lastLook: Look | undefined;
 const drain = new DrainWatch({ exec, logger, report: () => view.bfd, look: () => lastLook });
 
+/** What a reconcile would change, for a command that names its policy directory and interfaces or none. */
+async function plan(named: URLSearchParams): Promise<ControlReply> {
+  if (!goesBy(options, named)) return { status: 409, body: 'this daemon goes by other flags\n' };
+  const { errors } = view.policy;
+  if (errors.length > 0) return { status: 422, body: `${errors.map(formatError).join('\n')}\n` };
+  try {
+    const look = await gateway.plan();
+    if (look === undefined) return { status: 503, body: 'no policy was loaded yet\n' };
+    return { status: 200, body: planDocument(look) };
+  } catch (error) {
+    return { status: 503, body: `${explain(error as Error)}\n` };
+  }
+}
+
 /** `bfdd-control`; a file that it loads is read here, not beside the packets of BFD. */
 const bfddControl = createScripts((words) => bfd.command(words));
+
+/** Drains, and waits so long at most. */
+async function drainNow(asked: string | null): Promise<ControlReply> {
+  const timeout = asked === null ? options.drainTimeout : parseTimeout(asked);
+  if (timeout === undefined) return { status: 400, body: `timeout must be ${TIMEOUT}\n` };
+  bfd.drain();
+  const done = await drain.moved(timeout);
+  const rest = done ? 'traffic has moved' : 'some traffic still came when the time was over';
+  return { status: 200, body: `drained: ${rest}\n` };
+}
+
+/** An answer as it is, or as a command prints it, for one that is only a few lines of shell. */
+async function answer<T>(
+  query: URLSearchParams,
+  reply: Promise<ControlReply>,
+  tell: (body: T, form: Form) => Told,
+): Promise<ControlReply> {
+  const form = FORMS.find((known) => known === query.get('form'));
+  if (form === undefined) return reply;
+  const { status, body } = await reply;
+  // What is wrong with the question is the command's to say.
+  if (status === 400) return { status, body };
+  const told = status === 200 ? tell(body as T, form) : tellRefusal(status, String(body));
+  return { status: 200, body: shellText(told) };
+}
 
 const control = await serveControl(
   options.stateDir,
   {
-    'GET /v1/status': looks.status,
+    'GET /v1/status': ({ query }) =>
+      answer<StatusDocument>(query, looks.status(), (body, form) => tellStatus(body, form, Date.now())),
     'GET /v1/sources': looks.sources,
     'POST /v1/bfdd': async ({ body }) => {
       const { ok, text } = await bfddControl(splitWords(body));
@@ -308,21 +361,18 @@ const control = await serveControl(
       status: 200,
       body: supervisorStatus(recovery, notLive().length === 0, clock(), Date.now()),
     }),
-    'POST /v1/drain': async ({ query }) => {
-      const asked = query.get('timeout');
-      const timeout = asked === null ? options.drainTimeout : parseTimeout(asked);
-      if (timeout === undefined) return { status: 400, body: `timeout must be ${TIMEOUT}\n` };
-      bfd.drain();
-      const done = await drain.moved(timeout);
-      const rest = done ? 'traffic has moved' : 'some traffic still came when the time was over';
-      return { status: 200, body: `drained: ${rest}\n` };
-    },
-    'POST /v1/undrain': async () => {
+    'POST /v1/drain': ({ query }) => answer(query, drainNow(query.get('timeout')), tellText),
+    'POST /v1/undrain': ({ query }) => {
       bfd.undrain();
       drain.undrain();
-      return { status: 200, body: 'no longer draining\n' };
+      return answer(query, Promise.resolve({ status: 200, body: 'no longer draining\n' }), tellText);
     },
-    'GET /v1/translations': ({ query }) => looks.translations(query),
+    'GET /v1/translations': ({ query }) => {
+      const asked = new URLSearchParams(query);
+      asked.delete('form');
+      return answer(query, looks.translations(asked), tellTranslations);
+    },
+    'GET /v1/plan': ({ query }) => answer(query, plan(query), tellPlan),
     'POST /v1/reconcile': async () => {
       await gateway.reconcileNow();
       return { status: 200, body: view.kernel.last ?? { ok: false, error: 'no policy was loaded yet' } };

@@ -350,6 +350,31 @@ export class Reconciler {
     this.#lastGood = lastGood;
   }
 
+  /**
+   * What a reconcile would change now that tries everything. It is another reconciler's look, which knows what this one
+   * knows: the next look here goes by what it would have gone by. Not while one of them is in flight.
+   */
+  preview(policy: Policy): Promise<Look> {
+    const { claims } = this.#kernels;
+    // Nobody is asked, and nothing is forgotten: an address can be had that nobody is known to have.
+    const ask: Kernels['claims']['ask'] = (wanted) => {
+      const taken = new Set(claims.taken().map(({ address }) => address));
+      return new Set([...wanted.keys()].filter((address) => !taken.has(address)));
+    };
+    const nothing = () => {};
+    const onlooker: Kernels['claims'] = {
+      ...{ ask, notes: () => claims.notes(), taken: () => claims.taken(), settled: () => claims.settled() },
+      ...{ isFree: (address) => claims.isFree(address), hold: nothing, took: nothing },
+      ...{ refused: nothing, withdraw: nothing },
+    };
+    const other = new Reconciler({ ...this.#kernels, claims: onlooker }, this.#flags, this.#lastGood);
+    other.#previousNat = this.#previousNat;
+    other.#planned = this.#planned;
+    Object.assign(other.#good, this.#good);
+    for (const table of this.#tables) other.#tables.add(table);
+    return other.look(policy);
+  }
+
   /** The same when it is clear which virtual addresses can be had. */
   async lookSettled(policy: Policy): Promise<Look> {
     await this.look(policy);

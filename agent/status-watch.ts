@@ -22,6 +22,15 @@ const HOME = '\x1b[H';
 const REST_OF_LINE = '\x1b[K';
 const REST_OF_SCREEN = '\x1b[J';
 
+/**
+ * Lines as they are written over the old ones. Each line is cleared before it is written: after one that ends in the last
+ * column the cursor still stands on its last character.
+ */
+export function drawn(lines: readonly string[]): string {
+  const last = lines.length - 1;
+  return HOME + lines.map((line, i) => (i < last ? REST_OF_LINE : REST_OF_SCREEN) + line).join('\r\n');
+}
+
 /** What the agent says. Throws `NoAgentError`. */
 async function look(stateDir: string, rows: number): Promise<Watched> {
   const get = async <T>(path: string): Promise<T | undefined> => {
@@ -52,8 +61,7 @@ export async function watchStatus(
   const screen = () => ({ columns: stdout.columns ?? 80, rows: stdout.rows ?? 24, colours });
   let frame: (() => string[]) | undefined;
   const draw = () => {
-    if (frame !== undefined)
-      stdout.write(HOME + frame().join(`${REST_OF_LINE}\r\n`) + REST_OF_LINE + REST_OF_SCREEN);
+    if (frame !== undefined) stdout.write(drawn(frame()));
   };
   if (onScreen) {
     stdout.write(ENTER);

@@ -10,7 +10,7 @@ import type { ConntrackUse } from './conntrack-table.ts';
 import type { FailedObject } from './failures.ts';
 import type { StateChange } from './history.ts';
 import type { FamilyStatus } from './plan.ts';
-import { formatError } from './policy/load.ts';
+import { formatError } from './policy/error-text.ts';
 import type { EgressRule, Limits, PolicyError } from './policy/model.ts';
 import type { ReconcileResult } from './reconcile.ts';
 import type { PolicyTraffic } from './traffic.ts';

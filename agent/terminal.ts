@@ -40,21 +40,23 @@ const CODES: Record<Style, number> = { good: 32, warn: 33, bad: 31, faint: 2, st
 const plain = (span: Span): string => (typeof span === 'string' ? span : span[0]);
 const widthOf = (line: Line): number => line.reduce((sum, span) => sum + plain(span).length, 0);
 
-/** A line as text: cut at the edge, and without what could steer the terminal. */
+/** A line as text: cut at the edge, which shows, and without what could steer the terminal. */
 function print(line: Line, { columns, colours }: Screen): string {
-  let left = columns;
+  const isCut = widthOf(line) > columns;
+  let left = isCut ? columns - 1 : columns;
   let text = '';
   for (const span of line) {
     const clean = plain(span).replace(/[\x00-\x1f\x7f-\x9f]/g, '\u{fffd}');
-    const shown =
-      clean.length > left ? `${clean.slice(0, Math.max(0, left - 1))}${left > 0 ? '…' : ''}` : clean;
+    const shown = clean.slice(0, left);
     left -= shown.length;
     const style = typeof span === 'string' ? undefined : span[1];
     text += colours && style !== undefined && shown !== '' ? `\x1b[${CODES[style]}m${shown}\x1b[0m` : shown;
-    if (clean.length > shown.length) break;
   }
-  return text;
+  return isCut ? `${text}…` : text;
 }
+
+/** Between two columns. */
+const GAP = '  ';
 
 interface Column {
   title: string;
@@ -72,7 +74,7 @@ function table(columns: Column[], rows: Span[][]): Line[] {
     ...cells.flatMap((cell, i): Span[] => {
       const pad = ' '.repeat(widths[i]! - plain(cell).length);
       const styled: Span = style === undefined ? cell : [plain(cell), style];
-      return [...(columns[i]!.right ? [pad, styled] : [styled, pad]), '  '];
+      return [...(i > 0 ? [GAP] : []), ...(columns[i]!.right ? [pad, styled] : [styled, pad])];
     }),
   ];
   const titles = columns.map(({ title }) => title);
@@ -179,11 +181,11 @@ function sessionLines({ bfd }: StatusDocument, now: number, { columns }: Screen)
     ],
     rows,
   );
-  const room = columns - widthOf(head);
+  const room = columns - widthOf(head) - GAP.length;
   if (room < 20) return [head, ...lines];
   return [
-    [...head, [`LAST ${SPAN / 60_000} MINUTES`, 'faint']],
-    ...lines.map((line, i) => [...line, ...strip(bfd.sessions[i]!.history, now, room)]),
+    [...head, GAP, [`LAST ${SPAN / 60_000} MINUTES`, 'faint']],
+    ...lines.map((line, i) => [...line, GAP, ...strip(bfd.sessions[i]!.history, now, room)]),
   ];
 }
 

@@ -1,12 +1,9 @@
 /** The command `veg-agent translations`: who was behind an external address at some time. */
 import { callControl, NoAgentError } from './control.ts';
 import { EXIT, LOOKUP_OPTIONS, type Options, UsageError } from './options.ts';
-import {
-  LookupError,
-  parseLookup,
-  type TranslationsDocument,
-  translationsTable,
-} from './translations-query.ts';
+import { print } from './print.ts';
+import { tellTranslations } from './told.ts';
+import { LookupError, parseLookup, type TranslationsDocument } from './translations-query.ts';
 
 /** Asks the running agent. 0 found, 6 none found, 1 no agent or no log. Throws `UsageError`. */
 export async function translations(options: Options, flags: Record<string, unknown>): Promise<number> {
@@ -30,11 +27,7 @@ export async function translations(options: Options, flags: Record<string, unkno
     const { status, body } = await callControl(options.stateDir, 'GET', path);
     if (status !== 200) return complain(body);
     const document = JSON.parse(body) as TranslationsDocument;
-    const text =
-      flags.json === true ? `${JSON.stringify(document, undefined, 2)}\n` : translationsTable(document);
-    process.stdout.write(text);
-    const found = document.translations.length + (document.computed?.length ?? 0);
-    return found > 0 ? EXIT.ok : EXIT.noneFound;
+    return print(tellTranslations(document, flags.json === true ? 'json' : 'text'));
   } catch (error) {
     if (error instanceof NoAgentError) return complain(error.message);
     throw error;

@@ -5,11 +5,11 @@
 import { lstatSync, mkdirSync } from 'node:fs';
 import type { IncomingMessage, Server } from 'node:http';
 import { connect } from 'node:net';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { clear } from './files.ts';
 import { HttpServer } from './http-server.ts';
 import type { PlaceLimits } from './places.ts';
+import { socketPath } from './socket-path.ts';
 import type { Log } from './transport.ts';
 
 /** Requests are words or nothing. */
@@ -18,8 +18,6 @@ const MAX_BODY = 16 * 1024;
 const LIMITS: PlaceLimits = { total: 64, perClient: 64, octets: 16 << 20, patience: 10_000 };
 /** How often the socket file is looked for, ms. */
 const WATCH_PERIOD = 1000;
-
-export const socketPath = (stateDir: string): string => join(stateDir, 'control.sock');
 
 export interface ControlReply {
   status: number;

@@ -16,7 +16,7 @@ const AREAS = ['agent', 'bfd', 'nat', 'routing'] as const;
 
 const PURE: Record<string, string> = {
   agent:
-    'aims busiest cadence desired-sysctls drops failures history interfaces messages moved observer-config options own-address plan plan-nat port-history recovery stale-flows status terminal traffic translations-query units watchdog writers',
+    'aims busiest cadence desired-sysctls drops failures history interfaces messages moved observer-config options own-address plan plan-nat port-history recovery stale-flows status terminal told traffic translations-query units watchdog writers',
   'agent/policy': '*',
   'agent/render': '*',
   'agent/uplink': 'answerer arp claim filters health icmp mac ndp neighbours rivals',
@@ -27,13 +27,13 @@ const PURE: Record<string, string> = {
 };
 
 const EFFECTS: Record<string, string> = {
-  agent: `bfd-link child cli client conntrack-table control drain events exec facts flows gateway http kernels
-    kube-ovn-metrics kube-ovn-observer kube-ovn-supervisor last-policy log loop main metrics netlink observer-counts once process
+  agent: `bfd-link check child cli client conntrack-table control drain events exec facts flows gateway http kernels
+    kube-ovn-metrics kube-ovn-observer kube-ovn-supervisor last-policy log loop main metrics netlink observer-counts once plan-command plan-document print process
     reconcile recovery-metrics render retention source status-watch supervisor sysctl translations translations-command
     translations-metrics translations-output translations-worker watch`,
   'agent/page': 'client dom page style',
   'agent/uplink': 'claims next-hop probe uplink',
-  bfd: 'checkpoint control-socket daemon engine entry files http-server keys libc main next-hops orphans priority script signals state-dir transport version',
+  bfd: 'checkpoint control-socket daemon engine entry files http-server keys libc main next-hops orphans priority script signals socket-path state-dir transport version',
   nat: 'fingerprint kernel port-kernel',
   'nat/conntrack': 'checkpoint reader store',
   routing: 'kernel',

@@ -81,10 +81,3 @@ function inOrder(files: readonly PolicyFile[], errors: PolicyError[]): PolicyErr
   const more = { file, line, col, path: '', message: 'and more errors from here on' };
   return [...sorted.slice(0, MAX_ERRORS), more];
 }
-
-/** `file:line:col: field.path: message`, on one line; parts that an error does not have are left out. */
-export function formatError({ file, line, col, path, message }: PolicyError): string {
-  const name = /^[\w./@+ -]+$/.test(file) ? file : quote(file);
-  const place = [name, ...(line > 0 ? [line] : []), ...(col > 0 ? [col] : [])].join(':');
-  return [place, ...(path === '' ? [] : [path]), message].join(': ');
-}

@@ -1,7 +1,7 @@
-/** The commands that wait for a daemon. */
+/** The commands that ask a daemon. */
 
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,7 +9,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { callControl } from '../../agent/control.ts';
-import { serveControl, socketPath } from '../../bfd/control-socket.ts';
+import { serveControl } from '../../bfd/control-socket.ts';
+import { socketPath } from '../../bfd/socket-path.ts';
 import { silentLog } from '../bfd/silent.ts';
 
 const MAIN = fileURLToPath(new URL('../../agent/main.ts', import.meta.url));
@@ -106,4 +107,63 @@ t.test('a client that leaves in the middle of an answer costs nothing', async (t
   socket.destroy();
   await sleep(300);
   t.match(await drain(dir).result, { code: 0, stdout: 'drained\n' });
+});
+
+t.test('plan asks the daemon, and its exit code says what the answer comes to', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'veg-client-'));
+  let reply: { status: number; body: unknown };
+  const asked: string[] = [];
+  const server = await serveControl(
+    dir,
+    {
+      'GET /v1/plan': async ({ query }) => {
+        asked.push(`${query}`);
+        return reply;
+      },
+    },
+    silentLog,
+  );
+  t.teardown(async () => {
+    await server.close();
+    rmSync(dir, { recursive: true });
+  });
+  const plan = (answer: typeof reply, ...args: string[]) => {
+    reply = answer;
+    const command = [MAIN, 'plan', '--state-dir', dir, ...args];
+    return new Promise<{ code: number; stdout: string; stderr: string }>((resolve) =>
+      execFile(process.execPath, command, (error, stdout, stderr) =>
+        resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
+      ),
+    );
+  };
+  const nothing = { schemaVersion: 'v1', changes: [], families: [], notes: [], obstacles: [] };
+  t.match(await plan({ status: 200, body: nothing }), {
+    ...{ code: 0, stdout: '', stderr: 'veg-agent: nothing to do: the kernel is as the policy says\n' },
+  });
+  t.match(await plan({ status: 200, body: nothing }, '--json'), { code: 0, stdout: '{', stderr: '' });
+  const changes = ['ip rule add a', 'ip rule add b'];
+  t.match(await plan({ status: 200, body: { ...nothing, changes, notes: ['n'] } }), {
+    ...{ code: 4, stdout: 'ip rule add a\nip rule add b\n', stderr: 'veg-agent: note: n\n' },
+  });
+  t.match(await plan({ status: 200, body: { ...nothing, obstacles: ['IPv4: no address'] } }), {
+    ...{ code: 1, stdout: '', stderr: 'veg-agent: IPv4: no address\n' },
+  });
+  t.match(await plan({ status: 422, body: 'a.yaml:1:1: kind: wrong\n' }), {
+    ...{ code: 3, stdout: '', stderr: 'a.yaml:1:1: kind: wrong\n' },
+  });
+  t.match(await plan({ status: 503, body: 'no policy was loaded yet\n' }), {
+    ...{ code: 1, stderr: 'veg-agent: no policy was loaded yet\n' },
+  });
+  const elsewhere = await plan({ status: 409, body: 'other flags\n' }, '--policy-dir', join(dir, 'none'));
+  t.equal(elsewhere.code, 3, 'another directory is looked at by the command itself');
+  t.same(asked.at(0), '');
+  t.match(asked.at(-1), /^policy-dir=/);
+});
+
+t.test('a command beside the daemon lets the kernel kill it first', async (t) => {
+  const { dir, asked } = await daemon(t, 60_000);
+  const child = execFile(process.execPath, [MAIN, 'drain', '--state-dir', dir]);
+  while (asked.length < 1) await sleep(10);
+  t.equal(readFileSync(`/proc/${child.pid}/oom_score_adj`, 'utf8'), '1000\n');
+  child.kill('SIGKILL');
 });

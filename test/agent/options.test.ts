@@ -1,5 +1,13 @@
 import t from 'tap';
-import { parseDuration, parseListen, resolveOptions, variableOf } from '../../agent/options.ts';
+import {
+  type Flags,
+  goesBy,
+  namedForPlan,
+  parseDuration,
+  parseListen,
+  resolveOptions,
+  variableOf,
+} from '../../agent/options.ts';
 
 t.strictSame(
   ['200ms', '30s', '1.5m', '1h', '30', 's', '-1s', '1 s', '1d'].map(parseDuration),
@@ -52,4 +60,19 @@ t.test('a value that cannot be used names the flag or variable and says what it 
   wrong({ 'log-level': 'loud' }, {}, /--log-level must be one of trace, debug/);
   wrong({ 'internal-interface': 'eth0; rm' }, {}, /--internal-interface must be the name of an interface/);
   wrong({ listen: 'here' }, {}, /--listen must be ADDR:PORT/);
+});
+
+t.test('a daemon answers for a plan that names nothing, or what it goes by itself', async (t) => {
+  const daemon = resolveOptions({ 'policy-dir': '/p', 'external-interface': 'net2' }, {}, false);
+  const answers = (flags: Flags, env: Record<string, string> = {}) =>
+    goesBy(daemon, new URLSearchParams(namedForPlan(flags, env)));
+  t.ok(answers({}));
+  t.ok(answers({ 'policy-dir': '/p' }, { VEG_AGENT_EXTERNAL_INTERFACE: 'net2', VEG_AGENT_RESYNC: '1s' }));
+  t.ok(
+    answers({ 'policy-dir': '/p' }, { VEG_AGENT_POLICY_DIR: '/other' }),
+    'a flag comes before the variable',
+  );
+  t.notOk(answers({ 'policy-dir': '/other' }));
+  t.notOk(answers({}, { VEG_AGENT_POLICY_DIR: '/other' }));
+  t.notOk(answers({ 'internal-interface': 'eth0' }), 'which the daemon was not told');
 });

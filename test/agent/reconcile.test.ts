@@ -2,7 +2,7 @@
 import t from 'tap';
 import { routeKey } from '../../agent/aims.ts';
 import type { Policy } from '../../agent/policy/model.ts';
-import { type Kernels, Reconciler } from '../../agent/reconcile.ts';
+import { changeLines, countChanges, type Kernels, Reconciler } from '../../agent/reconcile.ts';
 import type { NatStep } from '../../nat/diff.ts';
 import { incompatible, NatError } from '../../nat/errors.ts';
 import type { ObservedNat } from '../../nat/kernel.ts';
@@ -478,4 +478,49 @@ t.test('a table that only nft can list counts as it was last seen', async (t) =>
   trouble.unreadable = unreadable();
   model.tables[4].set('mangle', mangle);
   t.equal((await run(old)).families[4], 'done');
+});
+
+t.test(
+  'a preview shows what a reconcile would try, and the next look goes by what it would have gone by',
+  async (t) => {
+    const { model, refusals, run, reconciler, added, announced } = pod();
+    const [old, newest] = [policy('10.18.0.0/16'), policy('10.18.0.0/16', '10.19.0.0/16')];
+    await run(old);
+    t.equal(countChanges((await reconciler.preview(old)).changes), 0);
+    refusals.push(['10.19.0.0/16', errno('EINVAL')]);
+    const held = await run(newest);
+    t.equal(held.families[4], 'held');
+    const before = await reconciler.look(newest, NONE, false);
+    const preview = await reconciler.preview(newest);
+    t.match(changeLines(preview.changes).join('\n'), '10.19.0.0/16', 'what was refused is to be tried again');
+    const after = await reconciler.look(newest, NONE, false);
+    t.same(
+      changeLines(after.changes),
+      changeLines(before.changes),
+      'the family stays where it was brought to',
+    );
+    t.same(after.desiredNat, before.desiredNat);
+    const again = await reconciler.carryOut(after);
+    t.same(told(again), told(held), 'what stands refused is still known');
+    t.same(blocks(model), ['10.18.0.0/16']);
+    t.same([added, announced], [[], []]);
+  },
+);
+
+t.test('a preview asks for no address, and counts on one that nobody is known to have', async (t) => {
+  const asked: Address[] = [];
+  const { reconciler } = pod({
+    ask: (places) => {
+      asked.push(...places.keys());
+      return new Set();
+    },
+    taken: () => [{ address: REFUSED, holder: '02:00:00:00:00:99' }],
+  });
+  const eips = [FREE, REFUSED].map((externalIP) => ({ externalIP, internalIP: address('10.16.0.9') }));
+  const lines = changeLines((await reconciler.preview({ ...policy('10.18.0.0/16'), eips })).changes);
+  t.same(asked, []);
+  t.same(
+    lines.filter((line) => line.startsWith('ip addr')).map((line) => /[\d.]{7,}/.exec(line)?.[0]),
+    [FREE],
+  );
 });

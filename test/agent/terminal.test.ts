@@ -1,5 +1,6 @@
 import t from 'tap';
 import { type AgentView, statusDocument } from '../../agent/status.ts';
+import { drawn } from '../../agent/status-watch.ts';
 import { awayView, terminalView, type Watched } from '../../agent/terminal.ts';
 import type { SessionReport } from '../../bfd/intent.ts';
 import { prefix } from '../../routing/prefix.ts';
@@ -146,4 +147,20 @@ t.test('while there is no agent it says why, in the width that there is', async 
   t.equal(lines[0], '▲ no agent');
   t.ok(lines.length > 2);
   t.ok(lines.every((line) => line.length <= 30));
+});
+
+t.test('a line that does not fit shows that it is cut, wherever that is', async (t) => {
+  const titlesAt = (columns: number): string =>
+    terminalView(watched(), NOW, { ...SCREEN, columns }).find((line) => line.includes('POLICY '))!;
+  const whole = titlesAt(300);
+  t.match(whole, /RECEIVED$/);
+  t.equal(titlesAt(whole.length), whole, 'it fits exactly');
+  for (let columns = 20; columns < whole.length; columns++) {
+    t.equal(titlesAt(columns), `${whole.slice(0, columns - 1)}…`);
+  }
+});
+
+t.test('a line is cleared before it is written, so that its last column stays', async (t) => {
+  const text = drawn(['one', 'two']);
+  t.equal(text, '\x1b[H\x1b[Kone\r\n\x1b[Jtwo');
 });

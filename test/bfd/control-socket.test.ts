@@ -17,7 +17,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pino from 'pino';
 import t, { type Test } from 'tap';
 import { callControl, NoAgentError } from '../../agent/control.ts';
-import { serveControl, socketPath } from '../../bfd/control-socket.ts';
+import { serveControl } from '../../bfd/control-socket.ts';
+import { socketPath } from '../../bfd/socket-path.ts';
 
 const silent = pino({ level: 'silent' });
 

@@ -222,7 +222,14 @@ for (const backend of ['nft', 'legacy'] as const) {
     t.pass('a policy route bent to another next hop: packets go the right way again');
 
     t.equal((await agent.status()).kernel.inSync, true);
-    t.match(agent.cli('plan'), { code: 0, stdout: '' });
+    const planned = agent.cli('plan');
+    t.match(planned, { code: 0, stdout: '', stderr: 'nothing to do: the kernel is as the policy says' });
+    const other = agent.cli('plan', '--internal-interface', 'eth9');
+    t.match(
+      other,
+      { code: 1, stdout: '', stderr: /eth9/ },
+      'what the agent does not go by it is not asked for',
+    );
   });
 }
 

@@ -1,7 +1,7 @@
 // The policy from the environment that Kube-OVN gives to a gateway pod.
 import t from 'tap';
+import { formatError } from '../../../agent/policy/error-text.ts';
 import { policyFromEnv } from '../../../agent/policy/kube-ovn-env.ts';
-import { formatError } from '../../../agent/policy/load.ts';
 
 const ENV = { INTERNAL_GATEWAY_IPV4: '10.16.0.1', EXTERNAL_GATEWAY_IPV4: '172.17.0.1' };
 

@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { MAX_FILE_SIZE } from '../../../agent/policy/documents.ts';
-import { formatError, loadPolicy } from '../../../agent/policy/load.ts';
+import { formatError } from '../../../agent/policy/error-text.ts';
+import { loadPolicy } from '../../../agent/policy/load.ts';
 import type { PolicyFile } from '../../../agent/policy/model.ts';
 import { DOCUMENT, GATEWAY, load, policyOf, printed } from './support.ts';
 

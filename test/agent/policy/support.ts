@@ -1,9 +1,10 @@
 // What the tests of the policy share: a small good policy, and ways to load and to print.
 import { addDeckhouse } from '../../../agent/policy/deckhouse.ts';
 import { type PolicyDocument, readDocuments } from '../../../agent/policy/documents.ts';
+import { formatError } from '../../../agent/policy/error-text.ts';
 import { translateGatewayPolicy } from '../../../agent/policy/gateway-policy.ts';
 import { Inbound } from '../../../agent/policy/inbound.ts';
-import { formatError, loadPolicy } from '../../../agent/policy/load.ts';
+import { loadPolicy } from '../../../agent/policy/load.ts';
 import type { Policy, PolicyError, PolicyResult } from '../../../agent/policy/model.ts';
 import { Pods } from '../../../agent/policy/selectors.ts';
 import { addSpidernet } from '../../../agent/policy/spidernet.ts';

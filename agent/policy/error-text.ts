@@ -1,0 +1,10 @@
+/** How an error of a policy is said, for those who read policies and for those who only repeat it. */
+import type { PolicyError } from './model.ts';
+import { quote } from './quote.ts';
+
+/** `file:line:col: field.path: message`, on one line; parts that an error does not have are left out. */
+export function formatError({ file, line, col, path, message }: PolicyError): string {
+  const name = /^[\w./@+ -]+$/.test(file) ? file : quote(file);
+  const place = [name, ...(line > 0 ? [line] : []), ...(col > 0 ? [col] : [])].join(':');
+  return [place, ...(path === '' ? [] : [path]), message].join(': ');
+}
