@@ -13,9 +13,9 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const DROPPED = /(?:^|[;{)]|=>)\s*void ([a-zA-Z#][\w.#!]*)\(/gm;
 
 const CANNOT_REJECT: Record<string, string> = {
+  'agent/check.ts: process.stdout.write': 'no promise',
+  'agent/check.ts: process.stderr.write': 'no promise',
   'agent/http.ts: this.#http.end': 'waits for the end of a server, which does not fail',
-  'agent/once.ts: process.stdout.write': 'no promise',
-  'agent/once.ts: process.stderr.write': 'no promise',
   'agent/page/client.ts: search': 'shows what went wrong; in a browser besides',
   'agent/page/client.ts: again': 'looks, which shows what went wrong; in a browser besides',
   'agent/process.ts: bfd.command': 'no answer is an answer',
