@@ -96,6 +96,7 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
   await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
   const said = exec('veg-agent', 'status').stdout;
   t.notMatch(said, /note:/, 'what root left in the state directory is no fault');
+  t.notMatch(daemon.log(), /last good policy|cannot keep the policy/, 'nor is the last good policy');
   t.same(skeleton(said), skeleton(README_STATUS), 'README.md shows what status prints');
   t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
   const livez = ['-s', '-m', '5', '-o', '/dev/null', '-w', '%{http_code}', 'http://10.16.0.12:10669/livez'];

@@ -56,5 +56,7 @@ if ! report=$(compiling /opt/veg-agent/dist/agent/main.js apply 2>&1); then
   fail "${report##*$'\n'}"
 fi
 printf '%s\n' "$report"
+# The next container keeps its own, as its user: that one could neither read nor replace root's.
+rm -f "${VEG_AGENT_STATE_DIR:-/run/veg-agent}/last-policy.json.gz"
 save
 (keep_compiled) || echo 'veg-agent: warning: nothing is compiled ahead; the next container starts more slowly' >&2
