@@ -407,6 +407,7 @@ t.test('legacy, as another user than root', async (t) => {
 
   await t.test('a held xtables lock is named and waited for, and the sessions stay Up', async (t) => {
     const holder = gateway.spawn('flock', [lock, 'sleep', '300'], { name: 'holder' });
+    await until(() => gateway.run('flock', ['-n', lock, 'true']).code !== 0, { what: 'the lock is held' });
     policy.set({ bfd: BFD, policies: [DIRECT, WEB] });
     const { kernel } = await refused(t, agent, { object: 'chain', reason: 'locked' });
     t.match(kernel.failed[0]!.message, /xtables lock/);
