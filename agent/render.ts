@@ -54,7 +54,8 @@ export function render({ what, paths, gateway: chosen, image, serviceMonitor }: 
       for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
       return EXIT.policyInvalid;
     }
-    const gateway = readGateway(result.policy, set, name === undefined ? files : withoutOthers(files, name));
+    const read = files.filter(({ ignored }) => !ignored);
+    const gateway = readGateway(result.policy, set, name === undefined ? read : withoutOthers(read, name));
     for (const warning of [...gateway.policy.warnings.map(({ message }) => message), ...gateway.warnings]) {
       complain(`warning: ${warning}`);
     }

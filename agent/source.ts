@@ -38,7 +38,8 @@ export interface KeptPolicy {
   content: PolicyContent;
 }
 
-const isEmpty = (content: PolicySource): boolean => 'unreadable' in content || content.length === 0;
+const isEmpty = (content: PolicySource): boolean =>
+  'unreadable' in content || content.every(({ ignored }) => ignored);
 
 /** Whether the directory is what the policy that was in force last came from. */
 const isSourceOf = (kept: KeptPolicy | undefined, directory: string): boolean =>
@@ -52,7 +53,7 @@ function fromEnvironment(env: Environment): LoadedPolicy | undefined {
 const fromFiles = (source: string, files: readonly PolicyFile[]): LoadedPolicy => ({
   source,
   result: loadPolicy(files, affordableTokens()),
-  content: { files },
+  content: { files: files.filter(({ ignored }) => !ignored) },
 });
 
 /** What the content of the directory comes to. The environment counts when the directory holds nothing. */

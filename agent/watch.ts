@@ -49,7 +49,8 @@ const DATA_LINK = '..data';
 /** A swap while reading is read again; this often in a row is something else. */
 const MAX_ATTEMPTS = 5;
 
-const isPolicyName = (name: string): boolean => !name.startsWith('.') && /\.(ya?ml|json)$/.test(name);
+const isHidden = (name: string): boolean => name.startsWith('.');
+const isPolicyName = (name: string): boolean => !isHidden(name) && /\.(ya?ml|json)$/.test(name);
 
 const reasons: Record<string, string> = {
   ENOENT: 'no such file or directory',
@@ -62,7 +63,8 @@ const reasons: Record<string, string> = {
 
 /**
  * Reads every `*.yaml`, `*.yml` and `*.json` of a directory in the order of their names, or the one file that
- * the path names, or standard input for `-`. A file beyond the bounds is not read, it comes with its size.
+ * the path names, or standard input for `-`. A file beyond the bounds is not read, it comes with its size. The other
+ * files of the directory come after them by their names alone.
  */
 export function readPolicy(location: string): PolicySource {
   if (location === '-') return [{ name: '-', text: fs.readFileSync(0, 'utf8') }];
@@ -96,7 +98,17 @@ function readDirectory(directory: string): PolicyFile[] {
   const names = fs.readdirSync(directory).filter(isPolicyName).sort();
   const sizes = names.map((name) => fs.statSync(path.join(directory, name)));
   const room = new Room(sizes.reduce((sum, stat) => sum + (stat.isFile() ? stat.size : 0), 0));
-  return names.flatMap((name) => readFile(path.join(directory, name), name, room) ?? []);
+  const files = names.flatMap((name) => readFile(path.join(directory, name), name, room) ?? []);
+  return [...files, ...otherFiles(directory).map((name) => ({ name, text: '', ignored: true as const }))];
+}
+
+/** The files that look as if somebody meant them for a policy, and are not read. */
+function otherFiles(directory: string): string[] {
+  return fs
+    .readdirSync(directory)
+    .filter((name) => !isHidden(name) && !isPolicyName(name))
+    .filter((name) => fs.statSync(path.join(directory, name), { throwIfNoEntry: false })?.isFile())
+    .sort();
 }
 
 /** What the files of a directory may come to, in octets. */
@@ -242,7 +254,7 @@ function metadata(directory: string): string {
       const stat = fs.statSync(path.join(data, name), { bigint: true });
       return [name, stat.dev, stat.ino, stat.size, stat.mtimeNs, stat.ctimeNs].join(':');
     });
-    return [identify(directory), data, ...stats].join('\n');
+    return [identify(directory), data, ...stats, ...otherFiles(data)].join('\n');
   } catch (error) {
     return `${(error as NodeJS.ErrnoException).code}`;
   }

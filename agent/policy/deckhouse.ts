@@ -45,8 +45,13 @@ export function addDeckhouse(policy: Policy, set: DocumentSet, pods: Pods): void
   for (const document of policies.values()) {
     const { egressGatewayName, destinationCIDRs, excludedCIDRs } = document.value.spec ?? {};
     const gateway = egressGatewayName === undefined ? undefined : gateways.get(egressGatewayName);
-    if (egressGatewayName !== undefined && gateway === undefined && !set.incomplete) {
-      const missing = missingDocument('EgressGateway', egressGatewayName, [...gateways.keys()]);
+    if (egressGatewayName !== undefined && gateway === undefined) {
+      const missing = missingDocument(
+        'EgressGateway',
+        egressGatewayName,
+        [...gateways.keys()],
+        set.incomplete,
+      );
       document.fail(['spec', 'egressGatewayName'], missing);
     }
     const ipBlocks = sourcesOf(document, set, pods);

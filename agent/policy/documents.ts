@@ -61,7 +61,7 @@ export function readDocuments(
   };
   const counts = new Map<string, number>();
   budget.holds = () => [...counts].map(([kind, count]) => `${count} ${kind}`).join(', ');
-  const taken = withoutUnread(files);
+  const taken = withoutUnread(files.filter(({ ignored }) => !ignored));
   const total = taken.reduce((sum, file) => sum + sizeOf(file), 0);
   const tooMuch =
     total > MAX_SET_SIZE &&

@@ -101,9 +101,8 @@ class Eips {
     if (name === undefined) return undefined;
     const eip = this.#eips.get(name);
     if (eip === undefined) {
-      if (!this.#set.incomplete) {
-        rule.fail(['spec', 'eip'], missingDocument('IptablesEIP', name, [...this.#eips.keys()]));
-      }
+      const missing = missingDocument('IptablesEIP', name, [...this.#eips.keys()], this.#set.incomplete);
+      rule.fail(['spec', 'eip'], missing);
       return undefined;
     }
     this.#used.add(name);

@@ -22,7 +22,7 @@ import { checkWorkload, type WorkloadSpec } from './kube-ovn-rules.ts';
 import type { BfdPolicy, EgressRule, Policy } from './model.ts';
 import type { Path } from './parse.ts';
 import { quote } from './quote.ts';
-import { byName, each, familyName, KUBE_OVN_BFD, prefixes } from './resolve.ts';
+import { addDocument, byName, each, familyName, KUBE_OVN_BFD, prefixes } from './resolve.ts';
 import { KUBE_OVN } from './schema-kube-ovn-nat.ts';
 import { checkSelector, type Pods, selects } from './selectors.ts';
 import { type TranslationLogSpec, translateTranslationLog } from './translation-log.ts';
@@ -218,8 +218,8 @@ function findSubnet(
     gateway.fail(path, `Subnet ${quote(name)}${which} has no addresses (protocol Mac)`);
     return undefined;
   }
-  if (subnet === undefined && !network.incomplete) {
-    const missing = `Subnet ${quote(name)}${which} is not in the policy directory; add its document`;
+  if (subnet === undefined) {
+    const missing = `Subnet ${quote(name)}${which} is not in the policy directory; ${addDocument(network.incomplete)}`;
     gateway.fail(path, missing, which === '' ? 'value' : 'key');
   }
   return subnet;
@@ -239,11 +239,11 @@ export function internalSubnet(gateway: Gateway, network: Network, vpcName: stri
   const candidates = [...network.subnets.values()].filter(
     ({ value: { spec } }) => spec?.vpc === vpcName && /(^|\.)ovn$/.test(spec.provider || 'ovn'),
   );
-  if (candidates.length === 1 || network.incomplete) return candidates[0];
+  if (candidates.length === 1) return candidates[0];
   gateway.fail(
     path,
     candidates.length === 0
-      ? `no Subnet of VPC ${quote(vpcName)} is in the policy directory; add its document`
+      ? `no Subnet of VPC ${quote(vpcName)} is in the policy directory; ${addDocument(network.incomplete)}`
       : `VPC ${quote(vpcName)} has the Subnets ${candidates.map(({ name }) => name).join(', ')}; name one here`,
     'key',
   );
@@ -268,10 +268,8 @@ function bfdPeers(gateway: Gateway, network: Network, vpcName: string): Address[
   const vpc = network.vpcs.get(vpcName);
   const port = vpc?.value.spec?.bfdPort;
   if (vpc === undefined) {
-    if (!network.incomplete) {
-      const missing = `Vpc ${quote(vpcName)} is not in the policy directory; add its document`;
-      gateway.fail(['spec', 'bfd', 'enabled'], `the BFD peer cannot be told: ${missing}`);
-    }
+    const missing = `Vpc ${quote(vpcName)} is not in the policy directory; ${addDocument(network.incomplete)}`;
+    gateway.fail(['spec', 'bfd', 'enabled'], `the BFD peer cannot be told: ${missing}`);
   } else if (vpc.sound && port?.enabled !== true) {
     const needed = `set spec.bfdPort.enabled of Vpc ${quote(vpcName)} (${vpc.origin.file})`;
     gateway.fail(['spec', 'bfd', 'enabled'], `needs the BFD port of the VPC; ${needed}`);

@@ -34,8 +34,13 @@ export function loadPolicy(
   chosen?: string,
 ): PolicyResult {
   const errors: PolicyError[] = [];
-  const failDirectory = (message: string) => errors.push({ file: '.', line: 0, col: 0, path: '', message });
-  if (files.length === 0) failDirectory('no policy: the directory holds no .yaml, .yml or .json file');
+  const ignored = ignoredFiles(files);
+  const failDirectory = (message: string) => {
+    const hint = ignored === undefined ? '' : `; ${ignored}`;
+    errors.push({ file: '.', line: 0, col: 0, path: '', message: `${message}${hint}` });
+  };
+  const isEmpty = files.every((file) => file.ignored);
+  if (isEmpty) failDirectory('no policy: the directory holds no .yaml, .yml or .json file');
   const set = readDocuments(files, errors, { tokens: maxTokens });
   const network = readNetwork(set);
   const pods = new Pods(set);
@@ -57,7 +62,7 @@ export function loadPolicy(
     policy.rules.unshift(...policy.rules.splice(own));
     inbound.finish(policy);
     checkNotShared(gateway, policy, policy.rules.length - own);
-  } else if (files.length > 0 && !set.incomplete) {
+  } else if (!isEmpty && !set.incomplete) {
     failDirectory(`no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
   }
   for (const other of more) {
@@ -68,8 +73,21 @@ export function loadPolicy(
     gateway!.fail(['spec'], 'no address family has a gateway on both sides, internal and external', 'key');
   }
   if (policy === undefined || errors.length > 0) return { ok: false, errors: inOrder(files, errors) };
+  if (ignored !== undefined) policy.warnings.push({ message: ignored });
   addWarnings(policy);
   return { ok: true, policy };
+}
+
+/** So many files that are not read are named. */
+const MAX_NAMED = 5;
+
+/** That files of the directory are not read; undefined when all are. */
+function ignoredFiles(files: readonly PolicyFile[]): string | undefined {
+  const names = files.filter(({ ignored }) => ignored).map(({ name }) => quote(name));
+  if (names.length === 0) return undefined;
+  const more = names.length > MAX_NAMED ? ` and ${names.length - MAX_NAMED} more` : '';
+  const are = names.length === 1 ? 'is' : 'are';
+  return `${names.slice(0, MAX_NAMED).join(', ')}${more} ${are} not read: the names of policy files end in .yaml, .yml or .json`;
 }
 
 function inOrder(files: readonly PolicyFile[], errors: PolicyError[]): PolicyError[] {

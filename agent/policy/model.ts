@@ -214,6 +214,8 @@ export interface PolicyFile {
   size?: number;
   /** Why it was not read: `is a FIFO, not a regular file`. */
   problem?: string;
+  /** It is in the directory, and its name is not one of those that are read; `text` is then empty. */
+  ignored?: true;
   /** Where what nobody reads was left out of `text` (sieve.ts); absent: the text is whole. */
   cuts?: Cuts;
 }

@@ -45,10 +45,19 @@ export function byName<T>(
   return found;
 }
 
+/** What to do about a document that is not there. `incomplete`: it may be one that could not be read. */
+export const addDocument = (incomplete: boolean): string =>
+  incomplete ? 'add its document, unless it is one that cannot be read' : 'add its document';
+
 /** Says that the document of a name is not there, and which one may have been meant. */
-export function missingDocument(kind: string, name: string, names: readonly string[]): string {
+export function missingDocument(
+  kind: string,
+  name: string,
+  names: readonly string[],
+  incomplete: boolean,
+): string {
   const meant = closest(name, names);
-  const help = meant === undefined ? 'add its document' : `did you mean ${quote(meant)}?`;
+  const help = meant === undefined ? addDocument(incomplete) : `did you mean ${quote(meant)}?`;
   return `${kind} ${quote(name)} is not in the policy directory; ${help}`;
 }
 

@@ -171,9 +171,9 @@ function gatewayOf(
   const named =
     spec?.egressGatewayName || (namespace && pods.namespaceLabels(namespace)[DEFAULT_GATEWAY_LABEL]);
   const gateway = named ? gateways.get(named) : fallback;
-  if (gateway === undefined && policy.sound && !set.incomplete) {
+  if (gateway === undefined && policy.sound && (named || !set.incomplete)) {
     const message = named
-      ? missingDocument('EgressGateway', named, [...gateways.keys()])
+      ? missingDocument('EgressGateway', named, [...gateways.keys()], set.incomplete)
       : 'names no gateway, and no EgressGateway is the cluster default; name one';
     policy.fail(['spec', 'egressGatewayName'], message, spec?.egressGatewayName ? 'value' : 'key');
   }

@@ -85,6 +85,11 @@ await has('veg_conntrack_limit 1000');
 await has('veg_conntrack_insert_failed_total 7');
 await has('veg_bfd_packets_discarded_total{reason="ttl"} 4', 'a second scrape counts nothing twice');
 
+view.bfd!.sessions[0]!.detectionTime = 255 * 3_600_000_000;
+view.bfd!.sessions[0]!.transmitInterval = 3_600_000_000;
+await has('veg_bfd_detection_time_seconds{local="10.16.0.12",remote="10.255.255.255"} 918000');
+await has('veg_bfd_transmit_interval_seconds{local="10.16.0.12",remote="10.255.255.255"} 3600');
+
 metrics.reconciled({ ok: true, trigger: 'policy', durationMs: 30 });
 metrics.reconciled({ ok: false, trigger: 'retry', durationMs: 30 });
 metrics.repaired('rule', 2);

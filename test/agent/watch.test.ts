@@ -47,7 +47,7 @@ function configMap(root: string) {
 }
 
 t.test(
-  'every .yaml, .yml and .json is read in the order of names, hidden ones and all others not',
+  'every .yaml, .yml and .json is read in the order of names; hidden ones are not there, all others by name',
   async (t) => {
     const dir = t.testdir({
       'b.yml': 'b',
@@ -57,14 +57,31 @@ t.test(
       'notes.txt': 'x',
       'a.yaml.bak': 'x',
       'directory.yaml': {},
+      directory: { 'd.yaml': 'd' },
+      gone: t.fixture('symlink', 'nowhere'),
     });
     t.same(readPolicy(dir), [
       { name: 'a.yaml', text: 'a' },
       { name: 'b.yml', text: 'b' },
       { name: 'c.json', text: 'c' },
+      { name: 'a.yaml.bak', text: '', ignored: true },
+      { name: 'notes.txt', text: '', ignored: true },
     ]);
   },
 );
+
+t.test('a file that is not read is told when it comes and when it goes, whatever is in it', async (t) => {
+  const dir = t.testdir({ 'a.yaml': '1' });
+  const watch = watching(t, dir, { poll: 10 });
+  watch.read();
+  const read = { name: 'a.yaml', text: '1' };
+  fs.writeFileSync(join(dir, 'b.txt'), '1');
+  t.same(await watch.next(), [read, { name: 'b.txt', text: '', ignored: true }]);
+  fs.writeFileSync(join(dir, 'b.txt'), '2');
+  fs.rmSync(join(dir, 'b.txt'));
+  t.same(await watch.next(), [read]);
+  t.equal(watch.delivered.length, 2);
+});
 
 t.test('one file is read by its path', async (t) => {
   const dir = t.testdir({ 'a.yaml': 'a' });
@@ -237,7 +254,6 @@ t.test('what is written again as it was is not delivered', async (t) => {
   fs.writeFileSync(join(dir, 'a.yaml'), '1');
   fs.utimesSync(join(dir, 'a.yaml'), 0, 0);
   fs.writeFileSync(join(dir, '.hidden.yaml'), 'x');
-  fs.writeFileSync(join(dir, 'other.txt'), 'x');
   await sleep(100);
   fs.writeFileSync(join(dir, 'a.yaml'), '2');
   t.same(await watch.next(), [{ name: 'a.yaml', text: '2' }]);

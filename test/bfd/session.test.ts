@@ -691,3 +691,24 @@ t.test('a changed key is used at the latest when the old one is no longer accept
   const last = s.actions.at(-1)!;
   t.equal(last.type === 'send' && last.key, NEW_KEY);
 });
+
+t.test('intervals of an hour: Up until ten days without a packet have passed', async (t) => {
+  const hour = 3_600_000_000;
+  const s = new Simulation({ desiredMinTx: hour, requiredMinRx: hour, detectMult: 255 });
+  const slow = { desiredMinTx: hour, requiredMinRx: hour, detectMult: 255 };
+  s.receive({ state: 'Down', yourDiscriminator: 0, ...slow });
+  s.receive({ state: 'Up', ...slow });
+  s.receive({ state: 'Up', final: true, ...slow });
+  t.equal(s.session.detectionTime, 255 * hour);
+  t.equal(s.session.transmitInterval, hour);
+  s.take();
+  s.pass(254 * 3_600_000);
+  const sent = s.take();
+  t.ok(sent.every((line) => line.includes(`send Up my=11 your=99 tx=${hour / 1000} rx=${hour / 1000} x255`)));
+  t.ok(sent.length >= 254 && sent.length <= 339, `${sent.length}`);
+  s.pass(2 * 3_600_000);
+  t.match(
+    s.take().filter((line) => line.includes('→')),
+    [/Up → Down \(1\)/],
+  );
+});

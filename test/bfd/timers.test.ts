@@ -19,13 +19,19 @@ t.test(
   },
 );
 
+t.test('intervals of an hour, Detect Mult 255: ten days, more than fits into 32 bits', async (t) => {
+  t.equal(detectionTime(255, 3_600_000_000, 1000), 918_000_000_000);
+  t.equal(demandDetectionTime(255, 1000, 3_600_000_000), 918_000_000_000);
+  t.equal(transmitInterval(3_600_000_000, 1000), 3_600_000_000);
+});
+
 t.test('6.8.4 Demand mode: our Detect Mult × the greater of DesiredMinTx and RemoteMinRx', async (t) => {
   t.equal(demandDetectionTime(3, 100_000, 50_000), 300_000);
   t.equal(demandDetectionTime(5, 100_000, 200_000), 1_000_000);
 });
 
 t.test('6.8.7 every interval is reduced by 10 to 25 %, whatever the random number', async (t) => {
-  for (const interval of [1000, 10_000, 50_000, 100_000, 1_000_000, 4_294_967_295]) {
+  for (const interval of [1000, 10_000, 50_000, 100_000, 1_000_000, 3_600_000_000, 4_294_967_295]) {
     for (const random of [0, 0.25, 0.5, 0.75, 1 - Number.EPSILON]) {
       const at = nextTransmit(5_000_000, interval, () => random) - 5_000_000;
       t.ok(at >= 0.75 * interval && at <= 0.9 * interval, `${interval} × ${random}: ${at}`);

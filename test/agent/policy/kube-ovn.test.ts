@@ -530,15 +530,28 @@ t.test('a Subnet or Vpc that stands twice', async (t) => {
   ]);
 });
 
-t.test('a name is not claimed missing when its document may be one that is wrong', async (t) => {
-  t.same(printed(directory('', { 'subnets.yaml': ']' })).length, 1);
+t.test('a document that is missing is told beside what cannot be read, with a reservation', async (t) => {
+  const missing = (name: string) =>
+    new RegExp(`Subnet "${name}".* is not in .*; add its document, unless it is one that cannot be read$`);
+  t.match(printed(directory('', { 'subnets.yaml': ']' })), [
+    missing('ovn-default'),
+    missing('macvlan1'),
+    /^subnets.yaml:1:1: /,
+  ]);
   t.match(printed(directory('', { 'subnets.yaml': SUBNETS.replace('name: macvlan1', 'nam: macvlan1') })), [
+    missing('macvlan1'),
     /metadata.name: this field is required/,
     /metadata.nam: unknown field "nam"; did you mean "name"\?/,
   ]);
-  t.equal(printed(directory('', { 'subnets.yaml': SUBNETS.replaceAll('name: ', 'nam: ') })).length, 6);
+  t.equal(printed(directory('', { 'subnets.yaml': SUBNETS.replaceAll('name: ', 'nam: ') })).length, 8);
   t.match(printed(directory('', { 'subnets.yaml': SUBNETS.replace('gateway: "172', 'gatway: "172') })), [
     /spec.gatway: unknown field/,
+  ]);
+  const noPeer = directory('  bfd: { enabled: true }\n', { 'vpc.yaml': VPC.replace('name: ', 'nam: ') });
+  t.match(printed(noPeer), [
+    /spec.bfd.enabled: .* Vpc "ovn-cluster" is not in .*, unless it is one that cannot be read$/,
+    /metadata.name/,
+    /metadata.nam/,
   ]);
 });
 

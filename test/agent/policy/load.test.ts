@@ -252,6 +252,27 @@ t.test('whatever is done to a policy, it is a policy or has placed errors', asyn
   }
 });
 
+t.test('files that are not read are a warning, and a hint where nothing is read', async (t) => {
+  const ignored = (...names: string[]) => names.map((name) => ({ name, text: '', ignored: true }) as const);
+  const says = 'not read: the names of policy files end in .yaml, .yml or .json';
+  const good = { name: 'a.yaml', text: GATEWAY };
+  const warnings = (...names: string[]) => loadPolicy([good, ...ignored(...names)]);
+  t.match(warnings('b.txt'), { ok: true, policy: { warnings: [{ message: `"b.txt" is ${says}` }] } });
+  t.match(warnings('a', 'b', 'c', 'd', 'e', 'f', 'g'), {
+    ok: true,
+    policy: { warnings: [{ message: `"a", "b", "c", "d", "e" and 2 more are ${says}` }] },
+  });
+  t.match(loadPolicy(ignored('gateway')), {
+    ok: false,
+    errors: [{ message: /^no policy: the directory holds no .*; "gateway" is not read/ }],
+  });
+  const empty = { name: 'a.yaml', text: 'apiVersion: v1\nkind: List\nitems: []\n' };
+  t.match(loadPolicy([empty, ...ignored('b')]), {
+    ok: false,
+    errors: [{ message: /^no gateway: .*; "b" is not read/ }],
+  });
+});
+
 t.test('what stands beside a gateway in a cluster is passed over', async (t) => {
   const beside = [
     ['kubeovn.io/v1', 'ProviderNetwork'],

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -460,5 +461,16 @@ t.test('the command says what is wrong, by its exit code too', async (t) => {
   t.match(render('kubernetes', '-f', join(DIRECTORY, 'veg.yaml'), '--image', 'here/veg:1'), {
     code: 0,
     stdout: /image: here\/veg:1\n/,
+  });
+});
+
+t.test('the command reads standard input for -, once', async (t) => {
+  const render = (input: string) =>
+    spawnSync(process.execPath, [MAIN, 'render', 'ovn', '-f', '-'], { input, encoding: 'utf8' });
+  const files = run(process.execPath, [MAIN, 'render', 'ovn', '-f', join(DIRECTORY, 'veg.yaml')]);
+  t.match(render(EXAMPLE), { status: 0, stdout: files.stdout });
+  t.match(render(EXAMPLE.replace('10.18.0.0/16', '10.18.0.0/33')), {
+    status: 3,
+    stderr: /^-:\d+:\d+: spec\.policies/,
   });
 });
