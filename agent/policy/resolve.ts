@@ -155,15 +155,17 @@ function familyWarnings(policy: Policy): PolicyWarning[] {
     const internal = among(policy.internal.gateways);
     const external = among(policy.external.gateways);
     const blocks = policy.rules.reduce((sum, rule) => sum + among(rule.ipBlocks), 0);
+    const egress = among([...new Set(policy.rules.flatMap(({ egressIP }) => egressIP?.addresses ?? []))]);
     const peers = among(policy.bfd.peers);
     const inbound = among(
       [...(policy.eips ?? []), ...(policy.dnats ?? [])].map(({ externalIP }) => externalIP),
     );
-    if (internal + external + blocks + peers + inbound === 0) return [];
+    if (internal + external + blocks + egress + peers + inbound === 0) return [];
     const name = familyName(family);
     const where = internal > 0 ? 'external side has' : external > 0 ? 'internal side has' : 'two sides have';
     const unused = [
       ...(blocks > 0 ? [`${blocks} ${name} ${blocks === 1 ? 'block' : 'blocks'}`] : []),
+      ...(egress > 0 ? [`${egress} ${name} egress ${egress === 1 ? 'address' : 'addresses'}`] : []),
       ...(inbound > 0 ? [`${inbound} ${name} ${inbound === 1 ? 'EIP or DNAT' : 'EIPs and DNATs'}`] : []),
       ...(peers > 0 ? [`${peers} ${name} BFD ${peers === 1 ? 'peer' : 'peers'}`] : []),
     ].join(' and ');

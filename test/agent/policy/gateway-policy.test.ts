@@ -510,6 +510,17 @@ t.test('what is wrong in several ways is said in all of them at once', async (t)
   );
 });
 
+t.test('egress addresses of a family that the gateway has not are left out, and said to be', async (t) => {
+  const v4 = GATEWAY.replace(', "fd00:10:16::1"', '').replace(', "fd00:172:17::1"', '');
+  const warnings = (...addresses: string[]) =>
+    policyOf({
+      'a.yaml': `${v4}  policies: [{ egressIP: { address: ${JSON.stringify(addresses)} } }, { egressIP: { address: ["fd00::50"] } }]\n`,
+    }).warnings;
+  const message = 'IPv6 is not programmed: the two sides have no IPv6 gateway;';
+  t.same(warnings('172.17.0.50', 'fd00::50'), [{ message: `${message} 1 IPv6 egress address left out` }]);
+  t.same(warnings('172.17.0.50', 'fd00::51'), [{ message: `${message} 2 IPv6 egress addresses left out` }]);
+});
+
 t.test('a family with a gateway on one side only is left out, and said to be', async (t) => {
   const warnings = (text: string) => policyOf({ 'a.yaml': text }).warnings.map(({ message }) => message);
   const noV6Outside = GATEWAY.replace(', "fd00:172:17::1"', '');
