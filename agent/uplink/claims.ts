@@ -381,13 +381,19 @@ export class Claims {
     const ear = this.#ears.get(key);
     if (ear?.heard === heard) return;
     const filter = claimsFilter(family, addresses);
-    if (ear === undefined) {
-      const protocol = family === 4 ? ETH_P_ARP : ETH_P_IPV6;
-      this.#ears.set(key, { fd: packetSocket(protocol, Number(key.slice(2)), filter), heard });
-    } else {
-      libc.attachFilter(ear.fd, filter);
-      ear.heard = heard;
+    if (ear !== undefined) {
+      try {
+        libc.attachFilter(ear.fd, filter);
+        ear.heard = heard;
+        return;
+      } catch {
+        // There is no room for both filters. With the old one it would not hear what is said of new addresses.
+        libc.close(ear.fd);
+        this.#ears.delete(key);
+      }
     }
+    const protocol = family === 4 ? ETH_P_ARP : ETH_P_IPV6;
+    this.#ears.set(key, { fd: packetSocket(protocol, Number(key.slice(2)), filter), heard });
   }
 
   /** Where others ask for IPv6 addresses that are not there yet, the kernel does not listen for us. */

@@ -19,8 +19,11 @@ const ACCEPTED_OCTETS = 2048;
 const ACCEPT: Bpf[number] = [RETURN, 0, 0, ACCEPTED_OCTETS];
 const DROP: Bpf[number] = [RETURN, 0, 0, 0];
 
-/** Instructions that a program may have (BPF_MAXINSNS), less those around the comparisons. */
-const ROOM = 4000;
+/**
+ * So many addresses are compared. The kernel charges a program to the memory of its socket (net.core.optmem_max, 20480
+ * octets before Linux 6.8), beside the one that it replaces, and one address costs about 64 octets.
+ */
+const MOST_COMPARED = 100;
 
 // Where things are in a packet.
 const ARP = { operation: 6, senderMac: 8, sender: 14, target: 24 } as const;
@@ -81,8 +84,8 @@ export const gatewayAdvertisements = (gateway: Address): Bpf => [
 /** What is said of these addresses by others, and what asks whether they are free. */
 export function claimsFilter(family: 4 | 6, addresses: readonly Address[]): Bpf {
   const words = [...new Set(addresses.map(word))];
-  // Two comparisons for each address, of two instructions. More of them are told apart by the reader.
-  const all = words.length * 4 > ROOM;
+  // More of them are told apart by the reader.
+  const all = words.length > MOST_COMPARED;
   if (family === 4) {
     if (all) return [ACCEPT];
     return [
