@@ -14,5 +14,12 @@ export type FromAgent =
    */
   | { type: 'pulse'; watchedAgo: number | null };
 
+/**
+ * Whether a message counts that is read when its sender has ended. What it found out and what it was told to do does,
+ * until there is another process. What it said of itself, and what it waited for, ended with it.
+ */
+export const outlives = (type: FromAgent['type'], replaced: boolean): boolean =>
+  !replaced && (type === 'intent' || type === 'drain' || type === 'undrain');
+
 /** The exit code of an agent process whose start cannot succeed, however often it is tried (sysexits.h, EX_CONFIG). */
 export const CANNOT_START = 78;

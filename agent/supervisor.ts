@@ -18,7 +18,7 @@ import { onSignals } from '../bfd/signals.ts';
 import { StateDir } from '../bfd/state-dir.ts';
 import { VERSION } from '../bfd/version.ts';
 import { createLog } from './log.ts';
-import { CANNOT_START, type FromAgent } from './messages.ts';
+import { CANNOT_START, type FromAgent, outlives } from './messages.ts';
 import type { Options } from './options.ts';
 import {
   agentEnded,
@@ -94,7 +94,9 @@ export async function supervise(options: Options, priority: Priority): Promise<n
 
   const finished = Promise.withResolvers<number>();
 
-  function receive(message: FromAgent): void {
+  function receive(message: FromAgent, sender: ChildProcess): void {
+    // What a process has sent may be read after its end.
+    if (sender !== child && !outlives(message.type, child !== undefined)) return;
     const now = performance.now();
     agentHeard(dog, now);
     switch (message.type) {
@@ -155,7 +157,7 @@ export async function supervise(options: Options, priority: Priority): Promise<n
     } catch (error) {
       logger.warn({ err: error }, 'the agent process keeps the priority of this one');
     }
-    started.on('message', (message) => receive(message as FromAgent));
+    started.on('message', (message) => receive(message as FromAgent, started));
     started.on('error', (error) => logger.error({ err: error }, 'agent process'));
     started.once('exit', (code, signal) => {
       child = undefined;

@@ -1,5 +1,6 @@
 /** What becomes of the sessions and the agent process, on a clock of our own. */
 import t from 'tap';
+import { type FromAgent, outlives } from '../../agent/messages.ts';
 import {
   agentEnded,
   agentHeard,
@@ -63,4 +64,16 @@ t.test('starts come more and more slowly, and at once again after a life that wa
   t.strictSame(delays, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
   agentStarted(dog, 0);
   t.equal(agentEnded(dog, WATCHDOG.restartForgiven + 1), 100);
+});
+
+t.test('what a process says of itself ends with it, and nothing counts for the next', async (t) => {
+  const types: FromAgent['type'][] = ['up', 'pulse', 'command', 'intent', 'drain', 'undrain'];
+  t.strictSame(
+    types.filter((type) => outlives(type, false)),
+    ['intent', 'drain', 'undrain'],
+  );
+  t.strictSame(
+    types.filter((type) => outlives(type, true)),
+    [],
+  );
 });
