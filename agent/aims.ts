@@ -36,6 +36,31 @@ export interface Aim {
   lacking: ReadonlySet<string>;
 }
 
+/** What the families lack of the policy that they are at, as it is kept over a restart. */
+export interface Missing {
+  without: Readonly<Record<Family, readonly OptionalPart[]>>;
+  lacking: readonly string[];
+}
+
+/** What an earlier process brought the kernel to, and what of it was missing. */
+export interface LastGood {
+  policy: Policy;
+  missing: Missing;
+}
+
+export const NOTHING_MISSING: Missing = { without: { 4: [], 6: [] }, lacking: [] };
+
+/** What the aims lack. An aim that is none lacks nothing. */
+export const missingOf = (aims: Readonly<Record<Family, Aim | undefined>>): Missing => ({
+  without: { 4: aims[4]?.without ?? [], 6: aims[6]?.without ?? [] },
+  lacking: [...new Set([...(aims[4]?.lacking ?? []), ...(aims[6]?.lacking ?? [])])],
+});
+
+/** The aim of a family at a policy that lacks something. */
+export const aimLacking = (policy: Policy, { without, lacking }: Missing, family: Family): Aim => ({
+  ...{ policy, without: without[family], lacking: new Set(lacking) },
+});
+
 export const aimAt = (policy: Policy, without: readonly OptionalPart[] = []): Aim => ({
   ...{ policy, without, lacking: new Set<string>() },
 });

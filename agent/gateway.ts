@@ -6,6 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
 import { isRuleStep } from '../nat/render.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
+import type { LastGood, Missing } from './aims.ts';
 import { PUTS_BACK, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
 import { type Failure, failedSince } from './failures.ts';
@@ -53,10 +54,13 @@ export interface GatewayParts {
   readEvents(): void;
   /** Called when what is asked of the BFD process may have changed. */
   onIntent(intent: BfdIntent): void;
-  /** Called after each run with which the policy is in the kernel, of at least one family; with it when it is new. */
-  onInForce(fresh: KeptPolicy | undefined): void;
+  /**
+   * Called after each run with which the policy is in the kernel, of at least one family; with it when it is new, and
+   * with what it lacks there.
+   */
+  onInForce(fresh: KeptPolicy | undefined, missing: Missing): void;
   /** What an earlier process brought the kernel to. */
-  lastGood(): Policy | undefined;
+  lastGood(): LastGood | undefined;
   /** Called when the kernel is as the plan says. */
   onApplied(plan: Plan): void;
   /** Called after each look at the pod. */
@@ -336,7 +340,7 @@ export class Gateway {
   }
 
   /** Takes in what a look and its changes came to. */
-  #take(policy: Policy, { look: { plan }, families, failures, policies }: Outcome): void {
+  #take(policy: Policy, { look: { plan }, families, failures, policies, missing }: Outcome): void {
     const programmed: Record<Family, FamilyReadiness | undefined> = { 4: notYet(), 6: notYet() };
     for (const { family, state, reason } of plan.families) {
       const outcome = families[family];
@@ -356,7 +360,7 @@ export class Gateway {
     this.#programmed = programmed;
     const newest = FAMILIES.every((family) => policies[family] === policy);
     if (newest && FAMILIES.some((family) => programmed[family]?.ready)) {
-      this.#parts.onInForce(this.#fresh);
+      this.#parts.onInForce(this.#fresh, missing);
       this.#fresh = undefined;
     }
     const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);

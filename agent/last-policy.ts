@@ -1,6 +1,7 @@
 /**
- * The last good policy, kept in the state directory: what came into force last, as its source had it. Every agent
- * process that starts there, and cannot use the newest input, maintains it until a newer one is valid.
+ * The last good policy, kept in the state directory: what came into force last, as its source had it, and what of it
+ * the kernel refused. Every agent process that starts there, and cannot use the newest input, maintains it until a
+ * newer one is valid.
  *
  * Documents are kept, not what was made of them: they are read again with every check that policy files pass, by
  * this version or a later one. The file is compressed, because a state directory in memory counts as the
@@ -8,9 +9,13 @@
  */
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { clear, readState, replaceState } from '../bfd/files.ts';
 import { parseJson } from '../bfd/json.ts';
+import { OPTIONAL_PARTS, type OptionalPart } from '../nat/desired.ts';
+import { FAMILIES } from '../routing/prefix.ts';
+import type { Missing } from './aims.ts';
 import type { Logger } from './log.ts';
 import { MAX_SET_SIZE } from './policy/documents.ts';
 import type { KeptPolicy } from './source.ts';
@@ -44,7 +49,7 @@ export function readLastPolicy(stateDir: string, warn: (reason: string) => void)
 function parse(compressed: Buffer): KeptPolicy {
   const octets = gunzipSync(compressed, { maxOutputLength: MAX_SIZE });
   const kept = parseJson(octets, MAX_VALUES) as KeptPolicy & { version: number };
-  const { version, source, since, content } = kept;
+  const { version, source, since, content, missing } = kept;
   if (version !== VERSION) throw new Error(`it is of version ${version}, not ${VERSION}`);
   const strings = (values: unknown[]) => values.every((value) => typeof value === 'string');
   const sound =
@@ -53,13 +58,29 @@ function parse(compressed: Buffer): KeptPolicy {
           ({ name, text, cuts = [] }) => strings([name, text]) && cuts.every((one) => Number.isInteger(one)),
         )
       : strings(Object.values(content.environment));
-  if (!sound || typeof source !== 'string' || Number.isNaN(new Date(since).getTime())) {
+  if (
+    !sound ||
+    !isMissing(missing) ||
+    typeof source !== 'string' ||
+    Number.isNaN(new Date(since).getTime())
+  ) {
     throw new Error('it does not make sense');
   }
-  return { source, since, content };
+  return { source, since, content, ...(missing && { missing }) };
 }
 
-/** The file, as one member of gzip after the other: a large policy is never there as a whole once more. */
+/** Whether a value is what `Missing` says, or none. */
+function isMissing(missing: Missing | undefined): boolean {
+  if (missing === undefined) return true;
+  const { without, lacking } = missing;
+  const known = (part: OptionalPart) => OPTIONAL_PARTS.some((one) => one.part === part);
+  return (
+    FAMILIES.every((family) => without[family].every(known)) &&
+    lacking.every((key) => typeof key === 'string')
+  );
+}
+
+/** The file but for its end, as one member of gzip after the other: a large policy is never there as a whole once more. */
 function format(kept: KeptPolicy): Buffer {
   const members: Buffer[] = [];
   // Level 1 takes a third of the time and makes a tenth more.
@@ -67,11 +88,15 @@ function format(kept: KeptPolicy): Buffer {
   return Buffer.concat(members);
 }
 
-/** The JSON of what is kept, in pieces. */
-function* pieces({ content, ...rest }: KeptPolicy): Generator<string> {
+/** The end of the file, which changes while the policy stays. */
+const formatEnd = (missing: Missing | undefined): Buffer =>
+  gzipSync(missing === undefined ? '}' : `,"missing":${JSON.stringify(missing)}}`);
+
+/** The JSON of what is kept but for its end, in pieces. */
+function* pieces({ content, missing: _, ...rest }: KeptPolicy): Generator<string> {
   const head = JSON.stringify({ version: VERSION, ...rest }).slice(0, -1);
   if ('environment' in content) {
-    yield `${head},"content":${JSON.stringify(content)}}`;
+    yield `${head},"content":${JSON.stringify(content)}`;
     return;
   }
   yield `${head},"content":{"files":[`;
@@ -81,13 +106,13 @@ function* pieces({ content, ...rest }: KeptPolicy): Generator<string> {
       yield JSON.stringify(text.slice(at, at + PIECE)).slice(1, -1);
     yield '"}';
   }
-  yield ']}}';
+  yield ']}';
 }
 
 /** Replaces the file. Throws when that cannot be done; then the old one is still there. */
-function write(stateDir: string, compressed: Buffer): void {
+function write(stateDir: string, compressed: Buffer, missing: Missing | undefined): void {
   mkdirSync(stateDir, { recursive: true });
-  replaceState(fileIn(stateDir), [compressed]);
+  replaceState(fileIn(stateDir), [compressed, formatEnd(missing)]);
 }
 
 /** Forgets what was kept: a gateway that was removed must not come back by itself. */
@@ -97,7 +122,7 @@ export function removeLastPolicy(stateDir: string): void {
 
 /** Keeps a policy that has just come into force. Throws when that cannot be done. */
 export function keepPolicy(stateDir: string, kept: KeptPolicy): void {
-  write(stateDir, format(kept));
+  write(stateDir, format(kept), kept.missing);
 }
 
 /** Keeps the policy in force on disk, for as long as this process runs. */
@@ -106,6 +131,7 @@ export class LastPolicy {
   readonly #logger: Logger;
   /** The file of the policy in force. It takes a tenth of the documents, which are not held. */
   #compressed: Buffer | undefined;
+  #missing: Missing | undefined;
   #written = false;
   #errorLogged = Number.NEGATIVE_INFINITY;
 
@@ -115,18 +141,23 @@ export class LastPolicy {
   }
 
   /**
-   * The policy that was handed over last is in force. `fresh`: it is another one. Otherwise the file is written
-   * again only when it is not there, because somebody took it away or there was no room.
+   * The policy that was handed over last is in force, but for what is `missing`. `fresh`: it is another one. Otherwise
+   * the file is written again only when something else is missing, or when it is not there, because somebody took it
+   * away or there was no room.
    */
-  keep(fresh?: KeptPolicy): void {
+  keep(fresh?: KeptPolicy, missing?: Missing): void {
     if (fresh !== undefined) {
       this.#compressed = format(fresh);
       this.#written = false;
     }
     if (this.#compressed === undefined) return;
+    if (!isDeepStrictEqual(missing, this.#missing)) {
+      this.#missing = missing;
+      this.#written = false;
+    }
     if (this.#written && existsSync(fileIn(this.#stateDir))) return;
     try {
-      write(this.#stateDir, this.#compressed);
+      write(this.#stateDir, this.#compressed, this.#missing);
       this.#written = true;
     } catch (error) {
       this.#complain(error as Error);

@@ -289,7 +289,7 @@ const gateway: Gateway = new Gateway({
     bfd.configure(intent);
   },
   readEvents: () => events.read(),
-  onInForce: (fresh) => last.keep(fresh),
+  onInForce: (fresh, missing) => last.keep(fresh, missing),
   lastGood: () => lastGood(readLastPolicy(options.stateDir, () => {})),
   onApplied({ nat, families, leftAlone }) {
     const known = families.map(({ family }) => family).filter((family) => !leftAlone.includes(family));

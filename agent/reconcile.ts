@@ -22,8 +22,13 @@ import type { RoutingState } from '../routing/state.ts';
 import {
   type Aim,
   aimAt,
+  aimLacking,
   fallbacks,
   isOptionalStep,
+  type LastGood,
+  type Missing,
+  missingOf,
+  NOTHING_MISSING,
   natOf,
   partsIn,
   routeKey,
@@ -76,6 +81,8 @@ export interface Outcome {
   families: Record<Family, FamilyOutcome>;
   /** The policy that each is at. */
   policies: Record<Family, Policy>;
+  /** What the families that are at the newest policy lack of it. */
+  missing: Missing;
 }
 
 /** What a look at the kernel found. */
@@ -334,7 +341,7 @@ export class Reconciler {
   #newest: Aim | undefined;
   #aims: Aims | undefined;
   readonly #good: Partial<Record<Family, Good>> = {};
-  readonly #lastGood: () => Policy | undefined;
+  readonly #lastGood: () => LastGood | undefined;
   /** What the last attempt at the newest policy was refused, and the settings among it. */
   #standing: Failure[] = [];
   readonly #refusedSettings = new Set<string>();
@@ -344,7 +351,11 @@ export class Reconciler {
   readonly #tables = new Set<string>();
 
   /** `lastGood`: what an earlier process brought the kernel to. Asked for only when the kernel refuses something. */
-  constructor(kernels: Kernels, flags: InterfaceFlags, lastGood: () => Policy | undefined = () => undefined) {
+  constructor(
+    kernels: Kernels,
+    flags: InterfaceFlags,
+    lastGood: () => LastGood | undefined = () => undefined,
+  ) {
     this.#kernels = kernels;
     this.#flags = flags;
     this.#lastGood = lastGood;
@@ -525,10 +536,13 @@ export class Reconciler {
     const known = this.#good[family];
     const facts = this.#planned?.facts;
     if (known !== undefined || facts === undefined) return known;
-    const policy = this.#lastGood();
-    if (policy === undefined) return undefined;
+    const last = this.#lastGood();
+    if (last === undefined) return undefined;
+    const { policy, missing } = last;
     const nat = desiredNat(makePlan(policy, facts, this.#flags).nat);
-    for (const one of FAMILIES) this.#good[one] ??= { aim: aimAt(policy), tables: nat.tables[one] };
+    for (const one of FAMILIES) {
+      this.#good[one] ??= { aim: aimLacking(policy, missing, one), tables: nat.tables[one] };
+    }
     return this.#good[family];
   }
 
@@ -566,6 +580,7 @@ export class Reconciler {
         failures: [],
         families: { 4: 'done', 6: 'done' },
         policies: { 4: policy, 6: policy },
+        missing: NOTHING_MISSING,
       },
     };
     const told = await this.#applySettings(first, undefined);
@@ -577,6 +592,11 @@ export class Reconciler {
     this.#standing = [...this.#standing, ...told.map(bare)];
     outcome.failures = [...outcome.look.failed.map(bare), ...this.#standing];
     for (const family of FAMILIES) outcome.policies[family] = this.#aims![family].policy;
+    const inForce = (family: Family): Aim | undefined => {
+      const aim = this.#good[family]?.aim;
+      return aim?.policy === policy ? aim : undefined;
+    };
+    outcome.missing = missingOf({ 4: inForce(4), 6: inForce(6) });
     return outcome;
   }
 

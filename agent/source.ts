@@ -7,9 +7,10 @@
  */
 import { resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
+import { type LastGood, type Missing, NOTHING_MISSING } from './aims.ts';
 import { policyFromEnv, policyVariables } from './policy/kube-ovn-env.ts';
 import { loadPolicy } from './policy/load.ts';
-import type { Policy, PolicyFile, PolicyResult } from './policy/model.ts';
+import type { PolicyFile, PolicyResult } from './policy/model.ts';
 import { affordableTokens, type PolicySource, readPolicy, watchPolicy } from './watch.ts';
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -36,6 +37,8 @@ export interface KeptPolicy {
   /** Since when it has been in force, Unix milliseconds. */
   since: number;
   content: PolicyContent;
+  /** What the kernel refused of it; absent: nothing is known. */
+  missing?: Missing;
 }
 
 const isEmpty = (content: PolicySource): boolean =>
@@ -73,9 +76,9 @@ function restore({ source, since, content }: KeptPolicy): LoadedPolicy | undefin
 }
 
 /** The policy that was in force last; undefined when there is none that this version has a use for. */
-export function lastGood(kept: KeptPolicy | undefined): Policy | undefined {
+export function lastGood(kept: KeptPolicy | undefined): LastGood | undefined {
   const result = kept && restore(kept)?.result;
-  return result?.ok ? result.policy : undefined;
+  return result?.ok ? { policy: result.policy, missing: kept?.missing ?? NOTHING_MISSING } : undefined;
 }
 
 /** What is read now, since when it is in force if it is what was in force last. */

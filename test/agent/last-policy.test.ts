@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { pino } from 'pino';
 import t, { type Test } from 'tap';
+import { type Missing, NOTHING_MISSING } from '../../agent/aims.ts';
 import { keepPolicy, LastPolicy, readLastPolicy, removeLastPolicy } from '../../agent/last-policy.ts';
 import type { KeptPolicy } from '../../agent/source.ts';
 
@@ -13,6 +14,9 @@ const KEPT: KeptPolicy = {
   since: Date.parse('2026-11-28T10:00:00Z'),
   content: { files: [{ name: 'gateway.yaml', text: 'kind: GatewayPolicy\n# ü\n' }] },
 };
+
+const OTHER_PART = { version: 1, ...KEPT, missing: { without: { 4: ['x'], 6: [] }, lacking: [] } };
+const NO_MISSING = { version: 1, ...KEPT, missing: 1 };
 
 function reading(dir: string): { kept: KeptPolicy | undefined; warnings: string[] } {
   const warnings: string[] = [];
@@ -44,6 +48,21 @@ t.test('what is kept comes back, of a directory and of the environment', async (
   removeLastPolicy(dir);
 });
 
+t.test('what the kernel refused of it is kept with it, and written when it changes', async (t) => {
+  const dir = t.testdir();
+  const last = new LastPolicy(dir, silent);
+  const missing: Missing = { without: { 4: ['mssClamp'], 6: [] }, lacking: ['route 254 10.19.0.0/16 '] };
+  last.keep(KEPT, missing);
+  t.same(reading(dir), { kept: { ...KEPT, missing }, warnings: [] });
+  const first = inode(dir);
+  last.keep(undefined, structuredClone(missing));
+  t.equal(inode(dir), first, 'nothing new');
+  last.keep(undefined, NOTHING_MISSING);
+  t.same(reading(dir), { kept: { ...KEPT, missing: NOTHING_MISSING }, warnings: [] });
+  keepPolicy(dir, { ...KEPT, missing });
+  t.same(reading(dir), { kept: { ...KEPT, missing }, warnings: [] });
+});
+
 t.test('ten thousand blocks take less than a quarter of their text', async (t) => {
   const dir = t.testdir();
   const blocks = Array.from({ length: 10_000 }, (_, i) => `10.${i >> 8}.${i & 255}.0/24`);
@@ -71,6 +90,8 @@ t.test('a file that is damaged, of another version or no file is left aside, and
       'with files that are none',
       (file) => fs.writeFileSync(file, packed({ version: 1, ...KEPT, content: { files: [{ name: 1 }] } })),
     ],
+    ['with missing parts that are none', (file) => fs.writeFileSync(file, packed(OTHER_PART))],
+    ['with missing things that are none', (file) => fs.writeFileSync(file, packed(NO_MISSING))],
     ['that never ends', (file) => fs.writeFileSync(file, gzipSync(Buffer.alloc(64 << 20)))],
     ['a directory', (file) => fs.mkdirSync(file)],
     ['a symlink', (file) => fs.symlinkSync('/dev/zero', file)],

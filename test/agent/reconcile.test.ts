@@ -1,6 +1,6 @@
 // What a look reads of the kernel, with models of iptables and of routing in its place.
 import t from 'tap';
-import { routeKey } from '../../agent/aims.ts';
+import { type LastGood, NOTHING_MISSING, routeKey } from '../../agent/aims.ts';
 import type { Policy } from '../../agent/policy/model.ts';
 import { changeLines, countChanges, type Kernels, Reconciler } from '../../agent/reconcile.ts';
 import type { NatStep } from '../../nat/diff.ts';
@@ -39,7 +39,7 @@ type Refusal = [text: string, error: Error & { code?: string }];
 /** A pod without any rules, and how often its translation and its routing were read. */
 function pod(
   claims: Partial<Kernels['claims']> = {},
-  lastGood?: () => Policy | undefined,
+  lastGood?: () => LastGood | undefined,
   model = new Model(),
 ) {
   const refusals: Refusal[] = [];
@@ -340,7 +340,7 @@ t.test(
     await first.run(old);
     const refused: Refusal = ['10.19.0.0/16 -j RETURN', new NatError('failed', 'no')];
     const next = policy('10.18.0.0/16', '10.19.0.0/16');
-    const second = pod({}, () => old, first.model);
+    const second = pod({}, () => ({ policy: old, missing: NOTHING_MISSING }), first.model);
     second.refusals.push(refused);
     const { families, policies } = await second.run(next);
     t.equal(families[4], 'held');
@@ -420,6 +420,44 @@ t.test(
     routes.length = 0;
     refusals.push(['ip route add default', errno('ENETUNREACH')]);
     t.equal((await run(more)).families[4], 'lost');
+  },
+);
+
+t.test(
+  'what a policy in force lacks is known over a restart, and takes nothing away then either',
+  async (t) => {
+    const { model, routes, refusals, run, seen } = pod();
+    const restart = (policy: Policy, missing: LastGood['missing']) => {
+      const next = pod({}, () => structuredClone({ policy, missing }), model);
+      next.routes.push(...routes);
+      next.seen.addresses.splice(0, Infinity, ...seen.addresses);
+      next.refusals.push(...refusals);
+      return next;
+    };
+    const old = clamped('10.18.0.0/16');
+    refusals.push(TCPMSS, ['add 10.19.0.0/16', errno('ENETUNREACH')]);
+    t.same((await run(old)).missing.without, { 4: ['mssClamp'], 6: [] });
+    const more = clamped('10.18.0.0/16', '10.19.0.0/16');
+    const { families, missing } = await run(more);
+    t.equal(families[4], 'held');
+    t.equal(missing.lacking.length, 1, 'the route');
+
+    const same = restart(more, missing);
+    const again = await same.run(more);
+    t.equal(again.families[4], 'held');
+    t.same(told(again), ['chain VEG-MSS: unsupported', 'route 10.19.0.0/16: unreachable']);
+    t.same(again.missing, missing);
+
+    const newer = restart(more, missing);
+    newer.refusals.push(['10.20.0.0/16 -j RETURN', new NatError('failed', 'no')]);
+    const held = await newer.run(clamped('10.18.0.0/16', '10.19.0.0/16', '10.20.0.0/16'));
+    t.equal(held.families[4], 'held', 'what a newer policy is refused beside that neither');
+    t.same(held.policies[4], more);
+    t.same(held.missing, NOTHING_MISSING, 'that is of another policy');
+
+    refusals.push(['ip route add default', errno('ENETUNREACH')]);
+    routes.length = 0;
+    t.equal((await restart(more, missing).run(more)).families[4], 'lost', 'what was there is missed');
   },
 );
 
