@@ -13,7 +13,7 @@ export interface BfdLinkHandlers {
   onReport(report: EngineReport): void;
   /** The BFD process wants this one to end; `remove`: and to take the kernel state away. */
   onShutdown(remove: boolean): void;
-  /** The BFD process is gone. */
+  /** The BFD process is gone, or was before this was made. */
   onGone(): void;
 }
 
@@ -30,6 +30,8 @@ export class BfdLink {
     this.#handlers = handlers;
     process.on('message', (message) => this.#receive(message as FromEngine));
     process.on('disconnect', () => handlers.onGone());
+    // While this process loads nobody hears of it.
+    if (!process.connected) handlers.onGone();
     setInterval(() => this.#send({ type: 'pulse', watchedAgo: handlers.watchedAgo() ?? null }), PULSE_PERIOD);
   }
 
