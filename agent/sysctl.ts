@@ -1,8 +1,8 @@
 /**
  * The kernel settings of desired-sysctls.ts. Set where /proc/sys can be written, reported where it cannot
  * (in a Kube-OVN pod only the init container may). The value that was there before is kept in
- * `<state-dir>/sysctl.json`, so that `cleanup` can put it back. Of that file only what the agent itself can have
- * written is believed.
+ * `<state-dir>/sysctl.json`, so that `cleanup` can put it back; as long as that cannot be written, in memory, with a
+ * note. Of that file only what the agent itself can have written is believed.
  */
 import { readFileSync } from 'node:fs';
 import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
@@ -35,7 +35,10 @@ export interface Sysctls {
   look(settings: readonly Sysctl[]): Promise<SysctlLook>;
   /** The present values as one text. */
   fingerprint(settings: readonly Sysctl[]): string;
-  /** Makes the changes, remembering what was there until it is there again. Rejects with the first error. */
+  /**
+   * Makes the changes, remembering what was there until it is there again. Rejects with the first error; that it
+   * cannot be remembered is none, and each look tries again.
+   */
   apply(steps: readonly SysctlStep[]): Promise<void>;
   /** What puts back the settings that still have the value that `apply` gave them. */
   lookForCleanup(): Promise<SysctlStep[]>;
@@ -55,6 +58,9 @@ const step = ({ path, value, required }: Pick<Sysctl, 'path' | 'value' | 'requir
 export function createSysctls(base: string, stateFile: string): Sysctls {
   const read = async (path: string): Promise<string> => (await readFile(join(base, path), 'utf8')).trim();
 
+  /** What the state file should say, and why it could not be written; undefined when it says so. */
+  let unkept: { all: Remembered; reason: string } | undefined;
+
   /** What the state file says. Throws when it is not what it should be. */
   const recall = (): Remembered => {
     const content = readState(stateFile, MAX_SIZE);
@@ -62,6 +68,7 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
   };
 
   const remembered = (): Remembered => {
+    if (unkept !== undefined) return { ...unkept.all };
     try {
       return recall();
     } catch {
@@ -71,14 +78,29 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
   };
 
   const remember = async (all: Remembered): Promise<void> => {
-    if (Object.keys(all).length === 0) return rm(stateFile, { force: true, recursive: true });
-    await mkdir(dirname(stateFile), { recursive: true });
-    replaceState(stateFile, [`${JSON.stringify(all, undefined, 2)}\n`]);
+    if (Object.keys(all).length === 0) {
+      unkept = undefined;
+      return rm(stateFile, { force: true, recursive: true });
+    }
+    try {
+      await mkdir(dirname(stateFile), { recursive: true });
+      replaceState(stateFile, [`${JSON.stringify(all, undefined, 2)}\n`]);
+      unkept = undefined;
+    } catch (error) {
+      // A gateway forwards all the same.
+      unkept = { all: { ...all }, reason: (error as Error).message };
+    }
   };
 
   return {
     async look(settings) {
       const found: SysctlLook = { steps: [], problems: {}, notes: [] };
+      if (unkept !== undefined) await remember(unkept.all);
+      if (unkept !== undefined) {
+        found.notes.push(
+          `cleanup cannot put back settings as long as ${stateFile} cannot be written: ${unkept.reason}; make room there, or make it writable`,
+        );
+      }
       try {
         recall();
       } catch (error) {

@@ -123,6 +123,43 @@ t.test('cleanup puts back what still is as we left it, and then forgets', async 
   t.notOk(existsSync(stateFile), 'with everything back there is nothing to remember');
 });
 
+t.test(
+  'a state directory that cannot be written keeps nobody from forwarding; it is written later',
+  async (t) => {
+    const { dir, sysctls, value, stateFile } = fixture(t);
+    // Nobody, root neither, makes a file there.
+    symlinkSync('/proc/self', `${dir}/state`);
+    await sysctls.apply((await sysctls.look(wanted(4))).steps);
+    t.equal(value(FORWARD), '1');
+    t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '0');
+    const note =
+      /^cleanup cannot put back settings as long as \S+sysctl\.json cannot be written: E\w+: .*; make room/;
+    const { steps, notes, problems } = await sysctls.look(wanted(4));
+    t.strictSame([steps, problems], [[], {}]);
+    t.match(notes, [note]);
+    t.equal(notes.length, 1);
+    rmSync(`${dir}/state`);
+    mkdirSync(`${dir}/state`);
+    t.strictSame((await sysctls.look(wanted(4))).notes, [], 'with room it is written');
+    const next = createSysctls(`${dir}/sys`, stateFile);
+    t.strictSame(
+      (await next.lookForCleanup()).map(({ line }) => line),
+      ['sysctl -w net/ipv4/ip_forward=0', 'sysctl -w net/ipv4/conf/eth0.7/rp_filter=1'],
+      'with what was there first',
+    );
+  },
+);
+
+t.test('the process that could not write it puts back what it remembers', async (t) => {
+  const { dir, sysctls, value } = fixture(t);
+  symlinkSync('/proc/self', `${dir}/state`);
+  await sysctls.apply((await sysctls.look(wanted(4))).steps);
+  await sysctls.apply(await sysctls.lookForCleanup());
+  t.equal(value(FORWARD), '0');
+  t.strictSame(await sysctls.lookForCleanup(), []);
+  t.strictSame((await sysctls.look([])).notes, [], 'and has nothing left to write');
+});
+
 t.test('the first value is the one to put back, however often it is set again', async (t) => {
   const { sysctls, value, put } = fixture(t, { forward: '0\n' });
   for (let n = 0; n < 3; n++) {
