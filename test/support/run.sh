@@ -74,9 +74,10 @@ for name in $suites; do
       # shellcheck disable=SC2046 # file names of ours have no blanks
       suite --timeout=120 $(find test -name '*.test.ts' ! -path 'test/live/*' ! -path 'test/images/*' | sort) ;;
     live)
-      # Timings are what these prove: one after the other. The others wait most of their time, and go two at once.
-      alone='agent-kill agent-traffic bfd-bird bfd-frr bfd-sockets conntrack-overrun crash drain egress-failover order
-        ovn-failover ovn-restart ovn-session punctual soak uplink uplink-ovn'
+      # Timings and loads are what these prove: one after the other. The others wait most of their time, and go three
+      # at once.
+      alone='bfd-frr conntrack conntrack-overrun crash drain order ovn-failover ovn-restart ovn-session punctual soak
+        uplink uplink-ovn'
       timed='' others=''
       for file in $(find test/live -name '*.test.ts' | sort); do
         name=${file##*/} name=${name%.test.ts}
@@ -85,7 +86,7 @@ for name in $suites; do
       # shellcheck disable=SC2086
       suite --jobs=1 --timeout=600 $timed
       # shellcheck disable=SC2086
-      suite --jobs=2 --timeout=600 $others ;;
+      suite --jobs=3 --timeout=600 $others ;;
     image)
       if [ -z "${VEG_IMAGE:-}" ]; then
         VEG_IMAGE=localhost/veg-agent
