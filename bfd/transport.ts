@@ -91,7 +91,8 @@ export interface Guard {
  * strange Ethernet address: it is to be counted and to be asked about. A packet of the right address is through
  * after two comparisons more, however many peers there are.
  */
-function receiveFilter(v6: boolean, minTTL: number, { remotes, macs }: Guard): Bpf {
+function receiveFilter({ local, minTTL, guard: { remotes, macs } }: Endpoint): Bpf {
+  const v6 = local.includes(':');
   const gtsm: Bpf = [
     [BPF_LD_B_ABS, 0, 0, SKF_NET_OFF + (v6 ? IPV6_HOP_LIMIT_OFFSET : IPV4_TTL_OFFSET)],
     [BPF_JGE_K, 1, 0, minTTL],
@@ -182,9 +183,10 @@ class Receiver {
     const { local, multihop, interface: device, minTTL, guard } = this.endpoint;
     const v6 = local.includes(':');
     let fd = -1;
+    let unguarded: Error | undefined;
     try {
       fd = controlSocket(v6);
-      attachFilter(fd, receiveFilter(v6, minTTL, guard));
+      unguarded = this.#filter(fd);
       try {
         setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER);
       } catch {
@@ -209,6 +211,22 @@ class Receiver {
     this.#fd = fd;
     this.#complaint = '';
     this.#log.info({ local, multihop, interface: device, minTTL }, 'listening for BFD');
+    if (unguarded === undefined) return;
+    this.#log.warn(
+      { local, peers: guard.remotes.length, err: unguarded },
+      'no room for the Ethernet addresses of BFD peers in the filter; packets from all are taken; raise net.core.optmem_max',
+    );
+  }
+
+  /** Filters by the guard too, or without it where that does not fit: returns why. Throws `SystemError`. */
+  #filter(fd: number): Error | undefined {
+    try {
+      attachFilter(fd, receiveFilter(this.endpoint));
+      return undefined;
+    } catch (error) {
+      attachFilter(fd, receiveFilter({ ...this.endpoint, guard: { remotes: [], macs: [] } }));
+      return error as Error;
+    }
   }
 
   #bindToDevice(fd: number, device: string): void {
@@ -245,13 +263,17 @@ class Receiver {
     const before = this.endpoint;
     this.endpoint = endpoint;
     if (this.#socket === undefined) return;
-    if (before.interface !== endpoint.interface) {
-      this.close();
-      this.open();
-    } else if (!isDeepStrictEqual(before, endpoint)) {
-      const { local, minTTL, guard } = endpoint;
-      attachFilter(this.#fd, receiveFilter(local.includes(':'), minTTL, guard));
+    if (isDeepStrictEqual(before, endpoint)) return;
+    if (before.interface === endpoint.interface) {
+      try {
+        attachFilter(this.#fd, receiveFilter(endpoint));
+        return;
+      } catch {
+        // A socket has to have room for both, the filter that goes and the one that comes (net.core.optmem_max).
+      }
     }
+    this.close();
+    this.open();
   }
 
   /** Opens a socket that could not be opened, or that hears nothing because its interface was made anew. */

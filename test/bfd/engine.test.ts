@@ -9,6 +9,7 @@ import t, { type Test } from 'tap';
 import { Engine, type EngineOptions } from '../../bfd/engine.ts';
 import type { BfdIntent, PeerIntent, SessionReport } from '../../bfd/intent.ts';
 import { decode, encode, type Packet } from '../../bfd/packet.ts';
+import { type Endpoint, Transport } from '../../bfd/transport.ts';
 import { rememberingLog } from './silent.ts';
 
 const READY: BfdIntent['readiness'] = { 4: { ready: true }, 6: { ready: true } };
@@ -637,3 +638,41 @@ t.test('a wall clock that is set changes no uptime', async (t) => {
     t.notMatch(passive.command(['status', 'all', 'level', '5']).text, /-\d+:/);
   }
 });
+
+t.test(
+  'more guarded peers than a filter has room for: packets of all are taken, and that is said',
+  async (t) => {
+    const [local, remote] = [address(), address()];
+    const log = rememberingLog();
+    const heard: number[] = [];
+    const transport = new Transport((payload) => heard.push(payload.length), log, Math.random);
+    t.teardown(() => transport.close());
+    const other = await raw(t, remote, local);
+    const guarded = (peers: number): Endpoint => ({
+      ...{ local, multihop: false, interface: undefined, minTTL: 254 },
+      guard: {
+        remotes: Array.from({ length: peers }, (_, i) => (i === 0 ? remote : `10.0.${i >> 8}.${i & 255}`)),
+        macs: ['02:00:00:00:00:01'],
+      },
+    });
+    const hears = async (what: string, octets: number) => {
+      heard.length = 0;
+      other.say({});
+      await until(what, () => heard.length > 0);
+      t.equal(heard[0], octets, what);
+    };
+    const warnings = () => log.lines.filter(({ level }) => level === 'warn').length;
+    transport.listen([guarded(1)]);
+    await hears('cut, as it comes from another Ethernet address', 1);
+    // No kernel takes 4096 instructions.
+    transport.listen([guarded(1400)]);
+    await hears('whole after the change', 24);
+    t.equal(warnings(), 1);
+    transport.listen([]);
+    transport.listen([guarded(1400)]);
+    await hears('whole from the start', 24);
+    t.equal(warnings(), 2);
+    transport.listen([guarded(1)]);
+    await hears('cut when there is room again', 1);
+  },
+);
