@@ -116,7 +116,8 @@ export class FlowCleaner {
       const inside = plan.routing.flatMap(({ internal }) => internal.addresses);
       const outside = plan.routing.flatMap(({ external }) => external.addresses);
       try {
-        const blocks = plan.routing.flatMap(({ internalBlocks }) => internalBlocks);
+        const behind = plan.routing.flatMap(({ internalBlocks }) => internalBlocks);
+        const blocks = [...behind, ...plan.internalNetworks];
         const isStale = staleFlows(plan.nat, [...inside, ...outside], blocks, inside);
         const flows = await removeFlows(isStale);
         if (flows > 0) this.#logger.info({ flows }, 'removed flows that began under other rules');

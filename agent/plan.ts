@@ -59,6 +59,8 @@ export interface Plan {
   interfaces: { internal: string; external: string };
   /** The pod's addresses on the internal interface, of every family. */
   internalAddresses: Address[];
+  /** The networks of the internal interface, of the programmed families. */
+  internalNetworks: Prefix[];
   routing: RoutingIntent;
   nat: NatIntent;
   /** What has to be held on the external interface besides the addresses that the pod has. */
@@ -102,6 +104,7 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     internalAddresses: FAMILIES.flatMap((family) => usableAddresses(facts, internal, family)).map(
       ({ address }) => address,
     ),
+    internalNetworks: [],
     routing: [],
     nat: [],
     addresses: [],
@@ -188,6 +191,8 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
   const [inwards, outwards] = [false, true].map((wanted) =>
     blocks.filter((block) => (around.has(block) || isWide(block)) === wanted),
   ) as [Prefix[], Prefix[]];
+  // With one interface for both sides nobody can tell who is inside.
+  if (internal !== external) plan.internalNetworks.push(...onLink);
   plan.routing.push({
     family,
     internal: side(internal, internalGateway, isNear && !isReached(facts, internal, internalGateway)),

@@ -213,7 +213,8 @@ export function staleFlows(
     if (known.own.has(key(destination))) return false;
     const action = policy.action(source, destination);
     if (!translated) {
-      if (policy.admitsAll && isInside(destination) && !isInside(source)) return false;
+      // It may have come from outside. What is inside is not always known, so where it leads says nothing.
+      if (policy.admitsAll && !isInside(source)) return false;
       return action !== 'forward' && !policy.forwardsInwards(source, destination);
     }
     if (action === 'drop' || action === 'forward') return true;

@@ -81,6 +81,7 @@ t.test('the seeds: routes to blocks and peers, forwarded blocks, sessions in mic
     ['10.17.0.0/16', '10.18.0.0/16'],
     'a block inside the subnet needs no route',
   );
+  t.strictSame(plan.internalNetworks, ['10.16.0.0/16', 'fd00:10:16::/64']);
   t.strictSame(v4!.peers, ['10.255.255.255']);
   t.strictSame(plan.nat[0]!.forward, ['10.18.0.0/16', '10.16.7.0/24'], 'but is forwarded all the same');
   t.match(plan.peers, [

@@ -207,6 +207,9 @@ t.test('what came from outside stays where all may come in, and only where it ma
   const inwards = flow('203.0.113.5:53 > 10.17.0.9:1000', '10.17.0.9:1000 > 203.0.113.5:53');
   t.equal(stale(inwards), true);
   t.equal(stale(inwards, { inbound: 'any' }), false);
+  const elsewhere = flow('203.0.113.5:53 > 10.19.0.9:1000', '10.19.0.9:1000 > 203.0.113.5:53');
+  t.equal(stale(elsewhere), true);
+  t.equal(stale(elsewhere, { inbound: 'any' }), false, 'to a pod that no block of the policy holds');
   t.equal(stale(outwards('10.17.0.9:1000'), { inbound: 'any' }), true, 'it left untranslated');
   t.equal(stale(flow('203.0.113.5:53 > 10.18.0.9:1000', '10.18.0.9:1000 > 203.0.113.5:53')), false);
 });

@@ -1,6 +1,6 @@
 /** Flows that began under other rules, or under none, follow the policy; all others go on as they are. */
 import t from 'tap';
-import { Agent, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
+import { Agent, DIRECT, type GatewaySpec, PolicyDirectory, WEB } from '../support/agent.ts';
 import { until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
@@ -89,3 +89,49 @@ t.test('UDP that began before the rules is translated from the start of the agen
     t.equal(address(report), wanted(report, ADDRESS.gatewayExternal), report.path);
   }
 });
+
+t.test(
+  'an edit leaves flows to the gateway’s own subnet, and what may come in from outside, alone',
+  async (t) => {
+    const scope = scopeOf(t);
+    const { gateway } = topology(scope);
+    const policy = new PolicyDirectory(scope);
+    const agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
+    policy.set({ inbound: 'any' } as GatewaySpec);
+    await agent.synced();
+    const flows = [
+      { what: 'from outside', to: ['10.16.0.20', 'fd00:10:16::20'], source: ['203.0.113.5', '2001:db8::5'] },
+      {
+        what: 'from outside to a pod of no block',
+        to: ['10.19.0.9', 'fd00:10:19::9'],
+        source: ['203.0.113.5', '2001:db8::5'],
+      },
+      {
+        what: 'between pods',
+        to: ['10.16.0.20', 'fd00:10:16::20'],
+        source: ['10.17.0.9', 'fd00:10:17::9'],
+        became: ['10.16.0.12', 'fd00:10:16::12'],
+      },
+      { what: 'untranslated', to: ['203.0.113.6', '2001:db8::6'], source: ['10.17.0.9', 'fd00:10:17::9'] },
+    ].flatMap(({ what, to, source, became = source }) =>
+      [0, 1].map((i) => ({ what, to: to[i]!, source: source[i]!, became: became[i]! })),
+    );
+    for (const { to, source, became } of flows) {
+      gateway.sh(
+        `conntrack -I -p udp -t 600 -s ${source} -d ${to} --sport 7001 --dport 7002 -r ${to} -q ${became} --reply-port-src 7002 --reply-port-dst 7001`,
+      );
+    }
+    const there = () => {
+      const table = ['ipv4', 'ipv6'].map((family) => gateway.sh(`conntrack -L -f ${family} -p udp`)).join('');
+      return flows.filter(({ to, source }) => table.includes(`src=${source} dst=${to} sport=7001`));
+    };
+    policy.set({ inbound: 'any', policies: [WEB] } as GatewaySpec);
+    await until(() => !there().some(({ what }) => what === 'untranslated'), {
+      what: 'flows follow the edit',
+    });
+    t.same(
+      there(),
+      flows.filter(({ what }) => what !== 'untranslated'),
+    );
+  },
+);
