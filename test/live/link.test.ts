@@ -402,3 +402,24 @@ t.test('another holder of the pod’s own addresses is found at the start', asyn
   }
   t.match(gateway.sh('ip -o addr show dev net1'), own[0], 'it is kept: the CNI has given it');
 });
+
+t.test('an address that somebody has is not taken when there are hundreds either', async (t) => {
+  const { gateway, thief, policy, run } = link(t);
+  // As little as all sockets have before Linux 6.8; there a namespace has no such setting.
+  gateway.run('sysctl', ['-w', 'net.core.optmem_max=20480']);
+  const spec = (hosts: number): GatewaySpec => ({
+    eips: Array.from({ length: hosts }, (_, i) => ({
+      externalIP: `172.17.1.${i}`,
+      internalIP: `10.17.1.${i}`,
+    })),
+  });
+  const agent = run(spec(200));
+  const held = () => gateway.sh('ip -4 -o addr show dev net1').split(' 172.17.1.').length - 1;
+  await until(() => held() === 200, { what: 'the addresses' });
+  thief.ip('addr add 172.17.1.200/16 dev eth0');
+  policy.set(spec(202));
+  await until(() => held() === 201, { what: 'the one that is free' });
+  const { kernel } = await agent.statusUntil('the note', ({ kernel }) => kernel.notes.length > 0);
+  t.match(kernel.notes.join('\n'), `172.17.1.200 is not taken: ${THIEF} has it`);
+  t.notMatch(gateway.sh('ip -4 -o addr show dev net1'), ' 172.17.1.200/');
+});
