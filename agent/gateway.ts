@@ -16,10 +16,9 @@ import type { Logger } from './log.ts';
 import { Loop } from './loop.ts';
 import type { Metrics } from './metrics.ts';
 import type { Options } from './options.ts';
-import type { Plan } from './plan.ts';
-import { masquerades } from './plan-nat.ts';
+import { type Plan, waysOut } from './plan.ts';
 import { formatError } from './policy/error-text.ts';
-import { DEFAULT_UPLINK, type Policy } from './policy/model.ts';
+import type { Policy } from './policy/model.ts';
 import {
   changeLines,
   countChanges,
@@ -363,17 +362,7 @@ export class Gateway {
       this.#parts.onInForce(this.#fresh, missing);
       this.#fresh = undefined;
     }
-    const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);
-    this.#parts.uplink.configure({
-      interface: plan.interfaces.external,
-      // What is watched is the way that is in force.
-      gateways: used.flatMap((family) =>
-        policies[family].external.gateways.filter((gateway) => familyOf(gateway) === family),
-      ),
-      gatewayMacs: policy.external.gatewayMacs ?? [],
-      masqueraded: FAMILIES.filter((family) => masquerades(policies[family], family)),
-      policy: policy.uplink ?? DEFAULT_UPLINK,
-    });
+    this.#parts.uplink.configure(waysOut(plan, policies));
     this.publish();
   }
 

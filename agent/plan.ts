@@ -39,8 +39,9 @@ import {
   masquerades,
   portNotes,
 } from './plan-nat.ts';
-import type { Policy, Side } from './policy/model.ts';
+import { DEFAULT_UPLINK, type Policy, type Side } from './policy/model.ts';
 import { holders } from './policy/overlap.ts';
+import type { WayOut } from './uplink/uplink.ts';
 
 /** What became of one address family. */
 export interface FamilyStatus {
@@ -55,8 +56,15 @@ export interface FamilyStatus {
   source?: Address;
 }
 
+export interface Interfaces {
+  internal: string;
+  external: string;
+}
+
 export interface Plan {
-  interfaces: { internal: string; external: string };
+  interfaces: Interfaces;
+  /** The same of each family: one that is held at an older policy has those of that policy. */
+  interfacesOf: Record<Family, Interfaces>;
   /** The pod's addresses on the internal interface, of every family. */
   internalAddresses: Address[];
   /** The networks of the internal interface, of the programmed families. */
@@ -101,6 +109,7 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
   const { internal, external } = findInterfaces(policy, flags, facts);
   const plan: Plan = {
     interfaces: { internal, external },
+    interfacesOf: { 4: { internal, external }, 6: { internal, external } },
     internalAddresses: FAMILIES.flatMap((family) => usableAddresses(facts, internal, family)).map(
       ({ address }) => address,
     ),
@@ -255,12 +264,20 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
   return { family, state: 'blocked', reason: dropped };
 }
 
+/** The ways out that are in force, of each family that is used: as the policy says that the family is at. */
+export const waysOut = (plan: Plan, policies: Readonly<Record<Family, Policy>>): WayOut[] =>
+  plan.families.flatMap(({ family, state }) => {
+    const { external, uplink = DEFAULT_UPLINK } = policies[family];
+    const gateway = gatewayOf(external, family);
+    if (state === 'unused' || gateway === undefined) return [];
+    return {
+      ...{ gateway, interface: plan.interfacesOf[family].external, gatewayMacs: external.gatewayMacs ?? [] },
+      ...{ masquerades: masquerades(policies[family], family), policy: uplink },
+    };
+  });
+
 /** What keeps a family from being programmed at all; undefined when nothing does. */
-function obstacle(
-  facts: Facts,
-  { internal, external }: { internal: string; external: string },
-  family: Family,
-): string | undefined {
+function obstacle(facts: Facts, { internal, external }: Interfaces, family: Family): string | undefined {
   const link = linkObstacle(facts, internal, 'internal') ?? linkObstacle(facts, external, 'external');
   if (link !== undefined) return link;
   const lacking = usableAddresses(facts, internal, family).length === 0;

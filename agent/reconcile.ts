@@ -210,12 +210,12 @@ function placeOn(name: string, { links }: Pick<RoutingState, 'links'>): Place | 
   return { ifindex: link.index, mac: link.mac, carrierChanges: link.carrierChanges ?? 0 };
 }
 
-/** The gateway's addresses on its two interfaces, but for those that it is about to withdraw. */
+/** The gateway's addresses on its interfaces, but for those that it is about to withdraw. */
 function heldAddresses(plan: Plan, observed: RoutingState): Map<Address, Place> {
   const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);
   const wanted = new Set(plan.addresses.map(({ address }) => address));
   const held = new Map<Address, Place>();
-  for (const name of new Set(Object.values(plan.interfaces))) {
+  for (const name of new Set(FAMILIES.flatMap((family) => Object.values(plan.interfacesOf[family])))) {
     const place = placeOn(name, observed);
     if (place === undefined) continue;
     for (const found of observed.addresses) {
@@ -305,7 +305,11 @@ interface Brought {
 
 /** Puts into a plan what another one says about a family. */
 function replaceFamily(plan: Plan, other: Plan, family: Family): void {
-  const mix = <T>(ours: readonly T[], theirs: readonly T[], familyOfOne: (one: T) => Family): T[] => [
+  const mix = <T>(
+    ours: readonly T[],
+    theirs: readonly T[],
+    familyOfOne: (one: T) => Family | undefined,
+  ): T[] => [
     ...ours.filter((one) => familyOfOne(one) !== family),
     ...theirs.filter((one) => familyOfOne(one) === family),
   ];
@@ -313,9 +317,19 @@ function replaceFamily(plan: Plan, other: Plan, family: Family): void {
   plan.routing = mix(plan.routing, other.routing, byFamily);
   plan.nat = mix(plan.nat, other.nat, byFamily);
   plan.addresses = mix(plan.addresses, other.addresses, byFamily);
+  plan.sysctls = mix(plan.sysctls, other.sysctls, ({ path }) => sysctlFamily(path));
+  plan.interfacesOf = { ...plan.interfacesOf, [family]: other.interfacesOf[family] };
   plan.peers = mix(plan.peers, other.peers, ({ remote }) => familyOf(remote as Address));
   plan.families = mix(plan.families, other.families, byFamily);
   plan.leftAlone = mix(plan.leftAlone, other.leftAlone, (one) => one);
+  // Where the families differ those of the first one are told.
+  const isUsed = (one: Family) =>
+    plan.families.some((status) => status.family === one && status.state !== 'unused');
+  const first = FAMILIES.find(isUsed);
+  if (first === family) {
+    plan.interfaces = other.interfaces;
+    plan.internalAddresses = other.internalAddresses;
+  }
 }
 
 /** What each family is brought to. */

@@ -46,15 +46,15 @@ import {
 import { heldEntries, NextHop, type NextHopParts, removeEntries } from './next-hop.ts';
 import { type Answer, type Method, NO_ADDRESS, type Origin, openProber, type Prober } from './probe.ts';
 
-/** What is watched. */
-export interface UplinkSetup {
+/** The way out of a family, which is what is watched. */
+export interface WayOut {
+  /** The external gateway; its family is that of the way. */
+  gateway: Address;
   interface: string;
-  /** The external gateways, at most one a family. A family without one is not watched. */
-  gateways: readonly Address[];
-  /** The Ethernet addresses that they may answer from; empty: any. */
+  /** The Ethernet addresses that it may answer from; empty: any. */
   gatewayMacs: readonly string[];
-  /** The families in which something is masqueraded: they need an address of the gateway's own. */
-  masqueraded: readonly Family[];
+  /** Something is masqueraded: that needs an address of the gateway's own. */
+  masquerades: boolean;
   policy: UplinkPolicy;
 }
 
@@ -123,6 +123,7 @@ interface Probe {
 interface Watched {
   family: Family;
   gateway: Address;
+  way: WayOut;
   hop: NextHop;
   health: FamilyHealth;
   /** The gateway (unless the policy says none) and the targets. */
@@ -136,8 +137,8 @@ interface Watched {
 
 export class Uplink {
   readonly #parts: UplinkParts;
-  #setup: UplinkSetup | undefined;
-  #setupText = '';
+  #configured = false;
+  #waysText = '';
   #watched: Watched[] = [];
   #conntrack: ConntrackHealth | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -155,26 +156,29 @@ export class Uplink {
     process.on('SIGURG', this.#onSignal);
   }
 
-  /** Watches this from now on. What was known of a gateway that stays is kept. */
-  configure(setup: UplinkSetup): void {
-    const text = JSON.stringify(setup);
-    if (text === this.#setupText) return;
-    this.#setupText = text;
+  /**
+   * Watches these from now on, at most one a family; a family without one is not watched. What was known of a gateway
+   * that stays is kept.
+   */
+  configure(ways: readonly WayOut[]): void {
+    const text = JSON.stringify(ways);
+    if (text === this.#waysText) return;
+    this.#waysText = text;
     const before = this.#watched;
-    this.#setup = setup;
+    this.#configured = true;
     const now = performance.now();
     this.#watched = FAMILIES.flatMap((family) => {
-      const gateway = setup.gateways.find((address) => familyOf(address) === family);
-      if (gateway === undefined) return [];
+      const way = ways.find(({ gateway }) => familyOf(gateway) === family);
+      if (way === undefined) return [];
+      const { gateway, gatewayMacs, policy } = way;
       const known = before.find((watched) => watched.family === family);
-      const wanted = wantedProbes(gateway, setup.policy);
+      const wanted = wantedProbes(gateway, policy);
       const probes = wanted.map(
         ({ method, address, aside }) =>
           known?.probes.find(
             (probe) => probe.method === method && probe.address === address && probe.aside === aside,
           ) ?? newProbe({ method, address, aside }, now),
       );
-      const { gatewayMacs } = setup;
       const same = known?.gateway === gateway && known.hop.pins.join() === gatewayMacs.join();
       const kept = known ?? {
         family,
@@ -185,7 +189,7 @@ export class Uplink {
       };
       if (!same) closeAll(kept.sockets);
       const hop = same ? known.hop : new NextHop(gateway, gatewayMacs, this.#parts);
-      return [{ ...kept, gateway, hop, probes }];
+      return [{ ...kept, gateway, way, hop, probes }];
     });
     for (const { family, sockets } of before) {
       if (!this.#watched.some((watched) => watched.family === family)) closeAll(sockets);
@@ -264,12 +268,12 @@ export class Uplink {
 
   /** Takes in what has come, does what is due, judges. Runs at every answer and whenever something is due. */
   #step(): void {
-    if (this.#closed || this.#setup === undefined) return;
-    const { policy } = this.#setup;
+    if (this.#closed || !this.#configured) return;
     const now = performance.now();
     if (now - this.#lookedAt >= LOOK_PERIOD * (1 - TOGETHER)) this.#observe(now);
     let changed = false;
     for (const watched of this.#watched) {
+      const { policy } = watched.way;
       this.#read(watched, now);
       if (watched.linkProblem === undefined) {
         for (const probe of watched.probes)
@@ -303,12 +307,11 @@ export class Uplink {
       return;
     }
     this.#observedAt = now;
-    const { interface: name, masqueraded } = this.#setup!;
-    const link = facts.links.find((candidate) => candidate.name === name);
     for (const watched of this.#watched) {
       const { family, gateway } = watched;
-      const lacking =
-        masqueraded.includes(family) && ownAddresses(facts, name, { family, gateway }).length === 0;
+      const { interface: name, masquerades, policy } = watched.way;
+      const link = facts.links.find((candidate) => candidate.name === name);
+      const lacking = masquerades && ownAddresses(facts, name, { family, gateway }).length === 0;
       const source = questionSource(facts, name, family, gateway) ?? UNSPECIFIED[family];
       const problem =
         linkObstacle(facts, name, 'external') ??
@@ -326,7 +329,7 @@ export class Uplink {
         closeAll(watched.sockets);
         watched.origin = origin;
       }
-      if (watched.hop.look(link.index, now)) hurry(watched, this.#setup!.policy, now);
+      if (watched.hop.look(link.index, now)) hurry(watched, policy, now);
     }
   }
 
@@ -366,7 +369,7 @@ export class Uplink {
     );
     if (watched === undefined) return;
     if (!watched.hop.notice(type === DELETE_NEIGHBOUR ? undefined : entry)) return;
-    hurry(watched, this.#setup!.policy, performance.now());
+    hurry(watched, watched.way.policy, performance.now());
     this.#step();
   }
 
@@ -386,7 +389,7 @@ export class Uplink {
   }
 
   #read(watched: Watched, now: number): void {
-    const { policy } = this.#setup!;
+    const { policy } = watched.way;
     for (const [method, socket] of watched.sockets) {
       for (const answer of socket.read()) {
         const probe = watched.probes.find(
@@ -410,7 +413,7 @@ export class Uplink {
 
   /** A probe is due: the last one is lost if it still waits, and the next one is sent. */
   #probe(watched: Watched, probe: Probe, now: number): void {
-    const { policy } = this.#setup!;
+    const { policy } = watched.way;
     const { path } = probe;
     const { hop } = watched;
     const isHop = probe.method === 'neighbour';

@@ -1,7 +1,8 @@
 // What a look reads of the kernel, with models of iptables and of routing in its place.
 import t from 'tap';
-import { type LastGood, NOTHING_MISSING, routeKey } from '../../agent/aims.ts';
-import type { Policy } from '../../agent/policy/model.ts';
+import { type LastGood, NOTHING_MISSING, routeKey, ruleKey } from '../../agent/aims.ts';
+import { waysOut } from '../../agent/plan.ts';
+import { DEFAULT_UPLINK, type Policy } from '../../agent/policy/model.ts';
 import { changeLines, countChanges, type Kernels, Reconciler } from '../../agent/reconcile.ts';
 import type { NatStep } from '../../nat/diff.ts';
 import { incompatible, NatError } from '../../nat/errors.ts';
@@ -77,8 +78,13 @@ function pod(
           else if (step.kind === 'replaceRoute') {
             const at = routes.findIndex((one) => routeKey(one) === routeKey(step.route));
             routes.splice(at, 1, step.route);
-          } else if (step.kind === 'delRoute') routes.splice(routes.indexOf(step.route), 1);
-          else if (step.kind === 'addRule') rules.push(step.rule);
+          } else if (step.kind === 'delRoute') {
+            const at = routes.findIndex((one) => routeKey(one) === routeKey(step.route));
+            routes.splice(at, 1);
+          } else if (step.kind === 'delRule') {
+            const at = rules.findIndex((one) => ruleKey(one) === ruleKey(step.rule));
+            rules.splice(at, 1);
+          } else if (step.kind === 'addRule') rules.push(step.rule);
           else if (step.kind === 'addAddress') {
             const { family, address } = step.address;
             if (family === 4)
@@ -458,6 +464,45 @@ t.test(
     refusals.push(['ip route add default', errno('ENETUNREACH')]);
     routes.length = 0;
     t.equal((await restart(more, missing).run(more)).families[4], 'lost', 'what was there is missed');
+  },
+);
+
+t.test(
+  'a family that is held has the way out of the policy that holds it: interface, pins and probes',
+  async (t) => {
+    const { seen, settings, refusals, run } = pod();
+    seen.links.push({ ...seen.links[1]!, index: 4, name: 'net2' });
+    seen.addresses.push({ ...seen.addresses[1]!, ifindex: 4, address: address('172.18.0.11') });
+    const old: Policy = {
+      ...policy('10.18.0.0/16'),
+      external: {
+        ...{ interface: 'net1', gateways: [address('172.17.0.1')], gatewayMacs: ['02:00:00:00:aa:01'] },
+      },
+    };
+    await run(old);
+    const next: Policy = {
+      ...old,
+      external: {
+        ...{ interface: 'net2', gateways: [address('172.18.0.1')], gatewayMacs: ['02:00:00:00:bb:01'] },
+      },
+      uplink: { ...DEFAULT_UPLINK, targets: [address('192.0.2.1')] },
+    };
+    const waysOf = ({ look, policies }: Awaited<ReturnType<typeof run>>) => waysOut(look.plan, policies);
+    t.match(waysOf(await run(next)), [{ gateway: '172.18.0.1', interface: 'net2' }], 'the way that goes in');
+    await run(old);
+    refusals.push(['via 172.18.0.1', errno('ENETUNREACH')]);
+    settings.delete('net/ipv4/ip_forward');
+    const held = await run(next);
+    t.equal(held.families[4], 'held');
+    t.same(waysOf(held), [
+      {
+        ...{ gateway: '172.17.0.1', interface: 'net1', gatewayMacs: ['02:00:00:00:aa:01'] },
+        ...{ masquerades: true, policy: DEFAULT_UPLINK },
+      },
+    ]);
+    t.match(held.look.plan.interfaces, { internal: 'eth0', external: 'net1' });
+    t.match(held.look.held.get(address('172.17.0.11')), { ifindex: 3 }, 'neighbours are told where it is');
+    t.equal(settings.get('net/ipv4/ip_forward'), '1');
   },
 );
 

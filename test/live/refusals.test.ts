@@ -151,7 +151,7 @@ async function crash(agent: Agent): Promise<void> {
 }
 
 t.test('nf_tables', async (t) => {
-  const { gateway, policy, agent, refuse } = await lab(t);
+  const { gateway, server, policy, agent, refuse } = await lab(t);
 
   await t.test('without the module of the clamp everything but the clamp goes in', async (t) => {
     refuse('TCPMSS', 'Warning: Extension TCPMSS revision 0 not supported, missing kernel module?');
@@ -209,6 +209,7 @@ t.test('nf_tables', async (t) => {
         bfd: BFD,
         policies: [far, { ...DIRECT, ipBlocks: [...DIRECT.ipBlocks, ...blocks] }, WEB],
         mssClamp: true,
+        uplink: { interval: '50ms', failures: 1, targets: ['192.0.2.1'] },
       } as never);
       await refused(t, agent, { object: 'set', reason: 'failed' });
       t.same(ipv4(), before, 'nothing of it is left behind');
@@ -217,6 +218,9 @@ t.test('nf_tables', async (t) => {
       t.same(ipv4(), before);
       gateway.sh('iptables -t nat -F VEG-MASQUERADE');
       await until(() => nat(gateway).includes('--random-fully'), { what: 'the last good one is maintained' });
+      const asked = (await agent.status()).uplink?.probes.map(({ address }) => `${address}`);
+      t.notOk(asked?.includes('192.0.2.1'), 'the way out is that of the last good one');
+      server.ip('addr add 192.0.2.1/32 dev lo');
       refuse();
       await recovered(t, agent);
     },
