@@ -14,6 +14,9 @@
  * - sysctls that no family needs to forward;
  * - the look at a table that only `nft` can list: it counts as it was last seen.
  *
+ * A policy that needs what the pod has not (an interface that is not there, is down, or has no address) is refused as
+ * a whole, as long as the last good one needs none of it.
+ *
  * Everything else is one thing: what translates goes in as a whole, or what was there last stays as a whole. So a new
  * policy that is refused leaves no half of itself behind.
  */

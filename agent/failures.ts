@@ -7,7 +7,10 @@
  */
 import type { Family } from '../routing/prefix.ts';
 
-/** The kinds of things that can fail: the label `object`. `listing`: what is there could not be read. */
+/**
+ * The kinds of things that can fail: the label `object`. `listing`: what is there could not be read; `interface`: it is
+ * not as the policy needs it.
+ */
 export type FailedKind =
   | 'rule'
   | 'route'
@@ -17,6 +20,7 @@ export type FailedKind =
   | 'port_blocks'
   | 'sysctl'
   | 'table'
+  | 'interface'
   | 'listing';
 
 /** Why: the label `reason`. */

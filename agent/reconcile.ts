@@ -134,7 +134,10 @@ export interface Kernels {
   facts(observed: Awaited<ReturnType<RoutingKernel['observe']>>): Promise<Facts>;
 }
 
-/** A failure of a look. `table`: of one table, which does no harm as long as nothing is to be changed in it. */
+/**
+ * A failure of a look. `table`: of one table, which does no harm as long as nothing is to be changed in it; or of what
+ * the newest policy needs and the good one, which the family stays at, does not.
+ */
 interface LookFailure extends Failure {
   family: Family;
   verdict: 'table' | 'refused' | 'unknown';
@@ -320,7 +323,7 @@ function replaceFamily(plan: Plan, other: Plan, family: Family): void {
   plan.sysctls = mix(plan.sysctls, other.sysctls, ({ path }) => sysctlFamily(path));
   plan.interfacesOf = { ...plan.interfacesOf, [family]: other.interfacesOf[family] };
   plan.peers = mix(plan.peers, other.peers, ({ remote }) => familyOf(remote as Address));
-  plan.families = mix(plan.families, other.families, byFamily);
+  plan.families = plan.families.map((one, i) => (one.family === family ? other.families[i]! : one));
   plan.leftAlone = mix(plan.leftAlone, other.leftAlone, (one) => one);
   // Where the families differ those of the first one are told.
   const isUsed = (one: Family) =>
@@ -334,6 +337,15 @@ function replaceFamily(plan: Plan, other: Plan, family: Family): void {
 
 /** What each family is brought to. */
 type Aims = Readonly<Record<Family, Aim>>;
+
+/** What the newest policy comes to in a pod. */
+interface Judged {
+  policy: Policy;
+  facts: Facts;
+  plan: Plan;
+  /** What the families lack that are blocked and would not be at their last good policy: they stay at that. */
+  obstructed: Partial<Record<Family, string>>;
+}
 
 /** What a family was last brought to, and its tables then. */
 interface Good {
@@ -352,6 +364,7 @@ export class Reconciler {
   #settledNat: { observed: ObservedNat; asked: string } | undefined;
   #settledRouting: RoutingState | undefined;
   #planned: Planned | undefined;
+  #judged: Judged | undefined;
   #newest: Aim | undefined;
   #aims: Aims | undefined;
   readonly #good: Partial<Record<Family, Good>> = {};
@@ -395,6 +408,7 @@ export class Reconciler {
     const other = new Reconciler({ ...this.#kernels, claims: onlooker }, this.#flags, this.#lastGood);
     other.#previousNat = this.#previousNat;
     other.#planned = this.#planned;
+    other.#judged = this.#judged;
     Object.assign(other.#good, this.#good);
     for (const table of this.#tables) other.#tables.add(table);
     return other.look(policy);
@@ -419,13 +433,17 @@ export class Reconciler {
       this.#refusedSettings.clear();
       this.#standing = [];
     }
-    return this.#lookAt(this.#aims, unchanged);
+    return this.#lookAt(unchanged);
   }
 
-  async #lookAt(aims: Aims, unchanged = NOTHING_UNCHANGED): Promise<Look> {
+  /** Looks with the aims as they are. */
+  async #lookAt(unchanged = NOTHING_UNCHANGED): Promise<Look> {
     const { routing, nat, sysctls, claims } = this.#kernels;
     const observedRouting = (unchanged.routing && this.#settledRouting) || (await routing.observe());
-    const planned = this.#planFor(aims, await this.#kernels.facts(observedRouting));
+    const judged = this.#judge(await this.#kernels.facts(observedRouting));
+    const obstructions = this.#holdObstructed(judged);
+    const aims = this.#aims!;
+    const planned = this.#planFor(aims, judged);
     const plan = { ...planned.plan };
     const wantedNat = planned.nat;
     const needs = this.#needsOf(plan, wantedNat);
@@ -495,7 +513,7 @@ export class Reconciler {
     return {
       plan,
       changes,
-      failed,
+      failed: [...failed, ...obstructions],
       desiredNat: wantedNat,
       wishes,
       backend: observedNat.backend,
@@ -546,9 +564,8 @@ export class Reconciler {
   }
 
   /** What a family was last brought to, by this process or by the one before it. */
-  #goodOf(family: Family): Good | undefined {
+  #goodOf(family: Family, facts = this.#planned?.facts): Good | undefined {
     const known = this.#good[family];
-    const facts = this.#planned?.facts;
     if (known !== undefined || facts === undefined) return known;
     const last = this.#lastGood();
     if (last === undefined) return undefined;
@@ -560,12 +577,51 @@ export class Reconciler {
     return this.#good[family];
   }
 
+  /** What the newest policy comes to with these facts. */
+  #judge(facts: Facts): Judged {
+    const { policy } = this.#newest!;
+    const last = this.#judged;
+    if (last?.policy === policy && isDeepStrictEqual(last.facts, facts)) return last;
+    const plan = makePlan(policy, facts, this.#flags);
+    const obstructed: Judged['obstructed'] = {};
+    for (const { family, state, reason } of plan.families) {
+      if (state !== 'blocked') continue;
+      const good = this.#goodOf(family, facts)?.aim.policy;
+      if (good === undefined || good === policy) continue;
+      const { families, interfaces } = makePlan(good, facts, this.#flags);
+      const works = families.some((one) => one.family === family && one.state === 'programmed');
+      // Without an own address on the same interface the newest one drops what the pod cannot masquerade.
+      const elsewhere = interfaces.external !== plan.interfaces.external;
+      if (works && (elsewhere || plan.leftAlone.includes(family))) obstructed[family] = reason!;
+    }
+    this.#judged = { policy, facts, plan, obstructed };
+    return this.#judged;
+  }
+
+  /** Has obstructed families stay at their last good policy. Returns what they lack. */
+  #holdObstructed({ policy, facts, plan, obstructed }: Judged): LookFailure[] {
+    const name = Object.values(plan.interfaces).join(', ');
+    return FAMILIES.flatMap((family): LookFailure[] => {
+      const message = obstructed[family];
+      if (message === undefined) return [];
+      if (this.#aims![family].policy === policy) {
+        this.#aims = { ...this.#aims!, [family]: this.#goodOf(family, facts)!.aim };
+      }
+      return [
+        {
+          ...{ object: 'interface', family, name, reason: 'unreachable', message },
+          ...{ verdict: 'table', kind: 'failed' },
+        },
+      ];
+    });
+  }
+
   /** The plan of the aims for these facts: made once, it costs as much as the policy is long. */
-  #planFor(aims: Aims, facts: Facts): Planned {
+  #planFor(aims: Aims, { facts, plan: newest }: Judged): Planned {
     const last = this.#planned;
     const same = last && FAMILIES.every((family) => sameAim(last.aims[family], aims[family]));
     if (same && isDeepStrictEqual(last.facts, facts)) return last;
-    const plan = makePlan(this.#newest!.policy, facts, this.#flags);
+    const plan = { ...newest };
     for (const family of FAMILIES) {
       const { policy } = aims[family];
       if (policy !== this.#newest!.policy) replaceFamily(plan, makePlan(policy, facts, this.#flags), family);
@@ -630,7 +686,7 @@ export class Reconciler {
     }
     if (tries.length > 0) {
       this.#aims = { ...this.#aims!, [family]: this.#newest! };
-      outcome.look = await this.#lookAt(this.#aims);
+      outcome.look = await this.#lookAt();
     }
     return first;
   }
@@ -660,7 +716,7 @@ export class Reconciler {
 
   async #attemptAt(aim: Aim, family: Family, outcome: Outcome): Promise<Brought> {
     this.#aims = { ...this.#aims!, [family]: aim };
-    outcome.look = await this.#lookAt(this.#aims);
+    outcome.look = await this.#lookAt();
     return this.#attempt(family, outcome);
   }
 
@@ -668,7 +724,7 @@ export class Reconciler {
   async #attempt(family: Family, outcome: Outcome): Promise<Brought> {
     const first = await this.#apply(family, outcome.look);
     if (!first.failures.some(({ kind }) => kind === 'changed')) return first;
-    outcome.look = await this.#lookAt(this.#aims!);
+    outcome.look = await this.#lookAt();
     return this.#apply(family, outcome.look);
   }
 

@@ -136,7 +136,14 @@ function pod(
       ...claims,
     },
     neighbours: { held: () => [], remove: () => {} },
-    facts: async () => ({ ...seen, connected: [], networks: [], names: [], missing: [], notes: [] }),
+    facts: async () => ({
+      ...structuredClone(seen),
+      connected: [],
+      networks: [],
+      names: [],
+      missing: [],
+      notes: [],
+    }),
   };
   const reconciler = new Reconciler(kernels, {}, lastGood);
   const run = async (wanted: Policy, anew = true) =>
@@ -503,6 +510,69 @@ t.test(
     t.match(held.look.plan.interfaces, { internal: 'eth0', external: 'net1' });
     t.match(held.look.held.get(address('172.17.0.11')), { ifindex: 3 }, 'neighbours are told where it is');
     t.equal(settings.get('net/ipv4/ip_forward'), '1');
+  },
+);
+
+t.test(
+  'a policy that needs what the pod has not leaves the last one in force, and goes in when it is there',
+  async (t) => {
+    const { seen, model, routes, run, reconciler } = pod();
+    const old = policy('10.18.0.0/16');
+    const on = (name: string, ...blocks: string[]): Policy => ({
+      ...policy(...blocks),
+      external: { interface: name, gateways: [address('172.18.0.1')] },
+    });
+    const typo = on('net11', '10.18.0.0/16', '10.19.0.0/16');
+    t.equal(
+      (await pod().run(typo)).look.plan.families[0]?.state,
+      'blocked',
+      'without a last one there is none',
+    );
+    await run(old);
+    const net2 = { ...seen.links[1]!, index: 4, name: 'net2', up: false };
+    seen.links.push(net2);
+    for (const [name, reason] of [
+      ['net11', /external interface net11 does not exist/],
+      ['net2', /external interface net2 is down/],
+    ] as const) {
+      const held = await run(on(name, '10.18.0.0/16', '10.19.0.0/16'));
+      t.equal(held.families[4], 'held');
+      t.equal(held.policies[4], old);
+      t.match(held.look.plan.families, [{ family: 4, state: 'programmed' }, { family: 6 }]);
+      t.same(told(held), [`interface eth0, ${name}: unreachable`]);
+      t.match(held.failures[0]?.message, reason);
+    }
+    net2.up = true;
+    const wanted = on('net2', '10.18.0.0/16', '10.19.0.0/16');
+    t.match(
+      (await run(wanted)).failures,
+      [{ message: /net2 has no usable IPv4 address/ }],
+      'nor is it dropped',
+    );
+    t.same(blocks(model), ['10.18.0.0/16']);
+    model.rules(4, 'nat', 'POSTROUTING').length = 0;
+    t.equal((await run(wanted, false)).families[4], 'held');
+    t.same(blocks(model), ['10.18.0.0/16'], 'it is what is maintained');
+    t.equal(countChanges((await reconciler.preview(wanted)).changes), 0);
+
+    const restarted = pod({}, () => ({ policy: old, missing: NOTHING_MISSING }), model);
+    restarted.routes.push(...routes);
+    const again = await restarted.run(typo);
+    t.same([again.families[4], told(again)], ['held', ['interface eth0, net11: unreachable']]);
+
+    seen.links[1]!.up = false;
+    const both = await run(typo);
+    t.match(
+      both.look.plan.families[0],
+      { state: 'blocked', reason: /net11 does not exist/ },
+      'neither can be',
+    );
+    seen.links[1]!.up = true;
+    t.equal((await run(typo)).families[4], 'held');
+    seen.addresses.push({ ...seen.addresses[1]!, ifindex: 4, address: address('172.18.0.11') });
+    const done = await run(wanted);
+    t.same([done.families[4], done.failures], ['done', []]);
+    t.same(blocks(model), ['10.18.0.0/16', '10.19.0.0/16']);
   },
 );
 

@@ -238,6 +238,23 @@ t.test('nf_tables', async (t) => {
     await recovered(t, agent);
   });
 
+  await t.test('an interface that is not there leaves the last policy in force until it is', async (t) => {
+    const before = kernelState(gateway);
+    const external = { interface: 'net11', gateways: FAMILIES.map((family) => ADDRESS.server[family]) };
+    policy.set({ bfd: BFD, external, policies: [DIRECT, WEB, EXTRA] });
+    const told = { object: 'interface', reason: 'unreachable', name: 'eth0, net11' };
+    const { kernel } = await refused(t, agent, told);
+    t.match(kernel.failed[0]!.message, /^the external interface net11 does not exist/);
+    t.match(kernel.interfaces, { external: 'net1' });
+    await crash(agent);
+    await refused(t, agent, told);
+    t.same(kernelState(gateway), before);
+    gateway.sh('iptables -t nat -F VEG-MASQUERADE');
+    await until(() => nat(gateway).includes('--random-fully'), { what: 'the last good one is maintained' });
+    policy.set({ bfd: BFD });
+    await recovered(t, agent);
+  });
+
   await t.test('a rule that only nft can list is named, and nothing is half written meanwhile', async (t) => {
     gateway.sh('nft add table ip filter');
     gateway.sh('nft add chain ip filter THEIRS');
