@@ -24,6 +24,7 @@ import {
   CHAIN_INWARDS,
   CHAIN_LIMIT,
   CHAIN_MSS,
+  CHAIN_NEW,
   CHAIN_REFUSED,
   CHAIN_STRAY,
   CHAIN_TRANSLATE,
@@ -188,12 +189,14 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
   const decides = needsDecisions(nat);
   const closed = inbound === 'forwarded';
   let keepsSource = !closed;
+  /** What is asked of packets that belong to no connection yet. */
+  const starts: string[] = [];
   if (dropInvalid) {
     add('mangle', CHAIN_STRAY, ['-j DROP']);
     for (const protocol of RESETTING) {
       hook('mangle', 'INPUT', `-p ${protocol} -m conntrack --ctstate INVALID ${jump(CHAIN_STRAY)}`);
     }
-    hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate INVALID ${jump(CHAIN_INVALID)}`);
+    starts.push(`-i ${internal} -m conntrack --ctstate INVALID ${jump(CHAIN_INVALID)}`);
     if (!decides) add('mangle', CHAIN_INVALID, [...forwarded.filter((_, i) => i % 2 === 1), '-j DROP']);
   }
   if (decides) {
@@ -218,7 +221,7 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
     if (egress.ports.size > 0) ports = portTable(egress.ports, family);
     for (const [name, list] of egress.destinations) addSet(name, unmarked(expressible(list, family)));
     if (egress.sources.size > 0) addSet(SOURCE_SET[family], egress.sources, true);
-    hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_EGRESS)}`);
+    starts.push(`-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_EGRESS)}`);
     keepsSource ||= egress.forwards;
   } else if (closed) {
     add('mangle', CHAIN_INGRESS, ingressRules(forwarded.filter((_, i) => i % 2 === 0)));
@@ -228,12 +231,15 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
     const mask = addressBits(family);
     const above = `--connlimit-above ${connectionsPerSource} --connlimit-mask ${mask} --connlimit-saddr`;
     add('mangle', CHAIN_LIMIT, [`-m connlimit ${above} -j DROP`]);
-    hook('mangle', 'FORWARD', `-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_LIMIT)}`);
+    starts.push(`-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_LIMIT)}`);
   }
   if (closed) {
     add('mangle', CHAIN_REFUSED, ['-j DROP']);
-    const unknown = '-m conntrack ! --ctstate RELATED,ESTABLISHED';
-    hook('mangle', 'FORWARD', `! -i ${internal} -o ${internal} ${unknown} ${jump(CHAIN_INGRESS)}`);
+    starts.push(`! -i ${internal} -o ${internal} ${jump(CHAIN_INGRESS)}`);
+  }
+  if (starts.length > 0) {
+    add('mangle', CHAIN_NEW, starts);
+    hook('mangle', 'FORWARD', `-m conntrack ! --ctstate RELATED,ESTABLISHED ${jump(CHAIN_NEW)}`);
   }
   if (keepsSource) {
     add('nat', CHAIN_INWARDS, ['-j ACCEPT']);

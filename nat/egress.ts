@@ -6,8 +6,9 @@
  * nat POSTROUTING finds what belongs to the mark in a tree of comparisons. So the cost of a new connection grows
  * neither with the number of blocks nor, but for the depth of the tree, with that of policies.
  *
- *     mangle  FORWARD      -i eth0, new   → VEG-EGRESS     source → mark; what no policy allows is dropped here
- *             FORWARD      -o eth0, new   → VEG-INGRESS    the same by destination; what is not forwarded is dropped
+ *     mangle  FORWARD      not known      → VEG-NEW
+ *             VEG-NEW      -i eth0, new   → VEG-EGRESS     source → mark; what no policy allows is dropped here
+ *             VEG-NEW      -o eth0        → VEG-INGRESS    the same by destination; what is not forwarded is dropped
  *     nat     POSTROUTING  -o eth0        → VEG-INWARDS    what came in keeps its source
  *             POSTROUTING  mark is ours   → VEG-TRANSLATE  mark → ACCEPT, VEG-MASQUERADE, SNAT, or a class's chain
  *

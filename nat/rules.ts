@@ -46,16 +46,21 @@ export const jump = (chain: string): string => `-j ${chain}`;
 
 /** mangle INPUT: what belongs to no connection and that this pod would answer with a reset. */
 export const CHAIN_STRAY = 'VEG-STRAY';
-/** mangle FORWARD, from the VPC: what belongs to no connection. */
+/**
+ * mangle FORWARD: what belongs to no connection yet. What does belong to one meets this one rule of it, and no other of
+ * those below.
+ */
+export const CHAIN_NEW = 'VEG-NEW';
+/** From the VPC: what belongs to no connection. */
 export const CHAIN_INVALID = 'VEG-INVALID';
-/** mangle FORWARD, from the VPC: what begins a connection. */
+/** From the VPC: what begins a connection. */
 export const CHAIN_EGRESS = 'VEG-EGRESS';
 /**
- * mangle FORWARD, from the VPC: what begins a connection that the policy allows. One rule drops it where its source
+ * From the VPC: what begins a connection that the policy allows. One rule drops it where its source
  * has as many as it may.
  */
 export const CHAIN_LIMIT = 'VEG-LIMIT';
-/** mangle FORWARD, into the VPC: what begins a connection, or belongs to none. */
+/** Into the VPC: what begins a connection, or belongs to none. */
 export const CHAIN_INGRESS = 'VEG-INGRESS';
 /** Where the last one ends for what may not come in: one rule, whose counter says how much that was. */
 export const CHAIN_REFUSED = 'VEG-REFUSED';

@@ -96,11 +96,23 @@ t.test('what comes from outside passes to what is forwarded, EIPs and DNATs, wit
   t.end();
 });
 
+t.test('a packet of a connection meets one rule of mangle FORWARD', (t) => {
+  const all = { connectionsPerSource: 50, defaultAction: 'drop', dropInvalid: true } as const;
+  for (const intent of [nat({ dropInvalid: true }), nat(all)]) {
+    const forward = desiredNat([intent]).tables[4].get('mangle')!.get('FORWARD')!;
+    t.strictSame(
+      forward.rules.map(({ text }) => text),
+      ['-m conntrack ! --ctstate RELATED,ESTABLISHED -j VEG-NEW'],
+    );
+  }
+  t.end();
+});
+
 t.test('a limit of connections is asked about what the policy allows, from inside, by address', (t) => {
   const rules = (family: 4 | 6) =>
     desiredNat([nat({ family, connectionsPerSource: 50, defaultAction: 'drop', dropInvalid: true })])
       .tables[family].get('mangle')!
-      .get('FORWARD')!
+      .get('VEG-NEW')!
       .rules.map(({ text }) => text);
   t.strictSame(
     rules(4).filter((text) => text.startsWith('-i eth0 ')),
