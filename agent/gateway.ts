@@ -367,17 +367,20 @@ export class Gateway {
   }
 
   /**
-   * Tells the BFD process which sessions there are and which families may carry traffic. Nothing before both
-   * the kernel and the uplink are known: a new agent process must not interrupt the sessions of the one before.
+   * Tells the BFD process which sessions there are and which families may carry traffic. Nothing of a family before
+   * both the kernel and the uplink are known: a new agent process must not interrupt the sessions of the one before.
    */
   publish(): void {
     const { uplink, onIntent } = this.#parts;
-    const [ip4, ip6] = FAMILIES.map((family) => {
+    const intent: BfdIntent = { peers: [], readiness: {} };
+    for (const family of FAMILIES) {
       const programmed = this.#programmed?.[family];
-      return programmed?.ready ? uplink.readiness(family) : programmed;
-    });
-    if (ip4 === undefined || ip6 === undefined) return;
-    onIntent({ peers: [...this.#peers[4], ...this.#peers[6]], readiness: { 4: ip4, 6: ip6 } });
+      const readiness = programmed?.ready ? uplink.readiness(family) : programmed;
+      if (readiness === undefined) continue;
+      intent.readiness[family] = readiness;
+      intent.peers.push(...this.#peers[family]);
+    }
+    if (Object.keys(intent.readiness).length > 0) onIntent(intent);
   }
 
   /** Logs the notes that are new. */

@@ -124,7 +124,8 @@ export class Engine {
   readonly #byDiscriminator = new Map<number, Entry>();
   readonly #maintenance: NodeJS.Timeout;
 
-  #intent: BfdIntent = { peers: [], readiness: { 4: { ready: true }, 6: { ready: true } } };
+  /** The last that was said of each family. */
+  #intent: BfdIntent = { peers: [], readiness: {} };
   #gate: FamilyReadiness = { ready: true };
   #newSession: SessionDefaults;
   readonly #allowed = new Set<string>();
@@ -182,15 +183,21 @@ export class Engine {
   /**
    * Makes the sessions those of the intent, live: parameters of a session that is Up change through Poll
    * Sequences, sessions that are no longer wanted say AdminDown for a Detection Time and go. What
-   * `bfdd-control` changed stays until the intent of that session differs from the one before.
+   * `bfdd-control` changed stays until the intent of that session differs from the one before. A family that the
+   * intent says nothing of stays as it was, with sessions that were resumed.
    */
   configure(intent: BfdIntent): void {
     const wanted = new Map(intent.peers.map((peer) => [pathKey(peer), peer]));
-    this.#intent = intent;
+    const isTold = (address: string) => intent.readiness[familyOf(address)] !== undefined;
+    this.#intent = {
+      ...intent,
+      peers: [...this.#intent.peers.filter(({ local }) => !isTold(local)), ...intent.peers],
+      readiness: { ...this.#intent.readiness, ...intent.readiness },
+    };
     for (const entry of this.#byPath.values()) {
-      if (entry.origin === 'intent' && !wanted.has(entry.key)) this.#leave(entry);
+      if (entry.origin === 'intent' && isTold(entry.local) && !wanted.has(entry.key)) this.#leave(entry);
     }
-    for (const key of this.#killed.keys()) if (!wanted.has(key)) this.#killed.delete(key);
+    for (const key of this.#killed.keys()) if (isTold(key) && !wanted.has(key)) this.#killed.delete(key);
     for (const [key, peer] of wanted) {
       const killed = this.#killed.get(key);
       if (killed === JSON.stringify(peer)) continue;
@@ -418,10 +425,9 @@ export class Engine {
     if (this.#draining || entry.leavingUntil !== NEVER) {
       return { state: 'AdminDown', diagnostic: DIAG.administrativelyDown };
     }
-    const family = entry.local.includes(':') ? 6 : 4;
-    const readiness = this.#gate.ready ? this.#intent.readiness[family] : this.#gate;
+    const readiness = this.#gate.ready ? this.#intent.readiness[familyOf(entry.local)] : this.#gate;
     // AdminDown, not Down: a peer that sees Down may go to Init, and OVN forwards to a next hop in Init.
-    if (!readiness.ready) return { state: 'AdminDown', diagnostic: readiness.diagnostic };
+    if (readiness?.ready === false) return { state: 'AdminDown', diagnostic: readiness.diagnostic };
     if (entry.forced !== undefined) return entry.forced;
     if (performance.now() < entry.heldDownUntil) {
       return { state: 'AdminDown', diagnostic: DIAG.administrativelyDown };
@@ -898,6 +904,9 @@ export class Engine {
     this.#listen();
   }
 }
+
+/** The family of an address, or of a path's key. */
+const familyOf = (address: string): 4 | 6 => (address.includes(':') ? 6 : 4);
 
 /** When the timer has to ring for a session: at its next deadline, or a little before it expires. */
 const wakeOf = (session: Session): number => Math.min(nextDeadline(session), session.detectAt - PRECISE / 2);

@@ -62,10 +62,12 @@ export type FamilyReadiness =
   | { ready: false; diagnostic: Diagnostic; reason: string };
 
 export interface BfdIntent {
+  /** Those of the families that have a readiness. */
   peers: PeerIntent[];
   /** More local addresses to listen on, for peers that `bfdd-control allow` lets in. */
   listen?: string[];
-  readiness: { 4: FamilyReadiness; 6: FamilyReadiness };
+  /** A family without one is not known yet: its sessions stay as they are. */
+  readiness: { 4?: FamilyReadiness; 6?: FamilyReadiness };
 }
 
 /** One session as `status` and the metrics show it. Times in milliseconds, intervals in microseconds. */

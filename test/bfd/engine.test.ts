@@ -234,6 +234,37 @@ t.test('6.8.17 readiness lost: AdminDown with the diagnostic; found: Up', async 
   await until('Up again', () => isUp(passive) && isUp(active));
 });
 
+t.test('a family that an intent says nothing of stays as it was', async (t) => {
+  const { passive, active, intents } = await pair(t);
+  const other = { peers: [], readiness: { 6: { ready: true } } } as const satisfies BfdIntent;
+  const [a, b] = [address(), address()];
+  passive.configure(other);
+  passive.command(['allow', b]);
+  t.ok(isUp(passive), 'its sessions too');
+  passive.configure({ peers: [intents[0]], readiness: { 4: NOT_READY } });
+  passive.configure(other);
+  passive.command(['allow', a]);
+  t.match(only(passive), { state: 'AdminDown', localDiagnostic: 6 }, 'and what was said of it');
+  passive.configure({ peers: [intents[0]], readiness: { 4: { ready: true } } });
+  await until('Up again', () => isUp(passive) && isUp(active));
+  passive.configure({ peers: [], readiness: { 4: { ready: true } } });
+  await until('the session goes', () => passive.report().sessions.length === 0);
+});
+
+t.test('a resumed session stays until an intent says something of its family', async (t) => {
+  const checkpoint = join(directory(t), 'bfd.json');
+  const { passive, active, a } = await pair(t, { checkpoint }, { detectMult: 20 });
+  passive.abandon();
+  const next = engine(t, { checkpoint });
+  next.command(['allow', a]);
+  next.configure({ peers: [], readiness: { 6: { ready: true } } });
+  t.ok(isUp(next));
+  t.equal(lost(next), 0);
+  t.equal(lost(active), 0);
+  next.configure({ peers: [], readiness: READY });
+  t.equal(only(next).state, 'AdminDown');
+});
+
 t.test('a session that was never ready says nothing and never enters Init', async (t) => {
   const [a, b] = [address(), address()];
   const e = engine(t);

@@ -258,24 +258,40 @@ t.test('the first process of a container reaps orphans, and sees the end of its 
   }
 });
 
-t.test('sessions leave Up a minute after the last look, and come back with the next', async (t) => {
-  const { scope, frr, start } = gateway;
-  const tools = scope.directory('tools');
-  const [hang, die] = [join(tools, 'hang'), join(tools, 'die')];
-  const savers = ['iptables', 'ip6tables'].flatMap((tool) => [
-    `${tool}-save`,
-    `${tool}-nft-save`,
-    `${tool}-legacy-save`,
-  ]);
-  for (const name of savers) {
+// Tools that hang, refuse IPv6 or kill the agent process as long as a file says so.
+const tools = gateway.scope.directory('tools');
+const hang = join(tools, 'hang');
+const refuse = join(tools, 'refuse');
+const die = join(tools, 'die');
+for (const tool of ['iptables', 'ip6tables']) {
+  for (const name of [`${tool}-save`, `${tool}-nft-save`, `${tool}-legacy-save`]) {
     const script = `#!/bin/sh
 [ ! -e ${hang} ] || exec sleep 1000
+[ ! -e ${refuse} ] || [ ${tool} = iptables ] || exit 1
 [ ! -e ${die} ] || kill -9 $PPID
 exec /usr/sbin/${name} "$@"
 `;
     writeFileSync(join(tools, name), script, { mode: 0o755 });
   }
-  const env = { PATH: `${tools}:${process.env.PATH}` };
+}
+const env = { PATH: `${tools}:${process.env.PATH}` };
+
+t.test('a family that cannot be looked at does not keep the other one from coming Up', async (t) => {
+  const { scope, frr, start } = gateway;
+  if (gateway.agent.daemon.exitCode === undefined) await gateway.agent.stop();
+  writeFileSync(refuse, '');
+  const agent = start({ env, stateDir: scope.directory('fresh') });
+  const { kernel } = await agent.statusUntil('IPv6 cannot be read', (s) => s.kernel.failed.length > 0);
+  t.match(kernel.failed, [{ object: 'listing', family: 6 }]);
+  await peerUp(frr);
+  t.equal(agent.http('/readyz').status, 503, 'a minute is given to the family that nothing is known of');
+  unlinkSync(refuse);
+  await agent.statusUntil('ready', ({ ready }) => ready);
+  t.equal(await agent.stop(), 0);
+});
+
+t.test('sessions leave Up a minute after the last look, and come back with the next', async (t) => {
+  const { frr, start } = gateway;
   const isUp = () => frr.sessions()[0]?.state === 'Up';
   if (gateway.agent.daemon.exitCode === undefined) await gateway.agent.stop('SIGKILL');
   const first = start({ env });
