@@ -100,6 +100,8 @@ export class Gateway {
   readonly #peers: Record<Family, PeerIntent[]> = { 4: [], 6: [] };
   /** True from the beginning of a look at the kernel until it has found out how things are. */
   #blind = true;
+  /** Since when changes are carried out; undefined while none are. */
+  #changingSince: number | undefined;
   /** When a look last found that out, of one family at least, on the clock of `performance.now`. */
   #seenAt: number | undefined;
   /** The same of each family; and those of which the last look could not tell. */
@@ -249,7 +251,10 @@ export class Gateway {
         this.#tellChanges(first, trigger, cause);
         changed(this.#writers, 'agent', '', performance.now());
       }
-      outcome = await this.#reconciler.carryOut(first);
+      this.#changingSince = performance.now();
+      outcome = await this.#reconciler.carryOut(first).finally(() => {
+        this.#changingSince = undefined;
+      });
       const { look, families } = outcome;
       failures = outcome.failures;
       taken = look.failures;
@@ -400,8 +405,11 @@ export class Gateway {
 
   /** Notes that the kernel is in view, as far as it is. */
   #seen(): void {
-    if (this.#blind) return;
-    this.#seenAt = performance.now();
+    const now = performance.now();
+    // Changes that do not come to an end keep every later look back.
+    const stuck = now - (this.#changingSince ?? now) > WATCHDOG.longestChange;
+    if (this.#blind || stuck) return;
+    this.#seenAt = now;
     for (const family of FAMILIES) if (!this.#unseen.has(family)) this.#familySeenAt[family] = this.#seenAt;
   }
 

@@ -12,6 +12,8 @@ export const WATCHDOG = {
   hung: 30_000,
   /** Without a finished look for so long nobody watches the gateway, and sessions are taken out of Up, ms. */
   unwatched: 60_000,
+  /** Changing the kernel takes no longer, with tools that hang for a minute each until they are ended, ms. */
+  longestChange: 600_000,
   /** Delay before an agent process is started again, doubled up to the longest, ms. */
   restartFirst: 100,
   restartLongest: 10_000,
