@@ -12,7 +12,8 @@
  * - virtual addresses: who is translated to one that is not there gets no answer;
  * - routes and rules that were not there before either: the newest policy's, for blocks that the last one did not know;
  * - sysctls that no family needs to forward;
- * - the look at a table that only `nft` can list: it counts as it was last seen.
+ * - the look at a table that only `nft` can list: it counts as it was last seen, as long as it still has the rules that
+ *   lead to ours, and something where they lead.
  *
  * A policy that needs what the pod has not (an interface that is not there, is down, or has no address) is refused as
  * a whole, as long as the last good one needs none of it.
@@ -23,7 +24,8 @@
 import { type FamilyNat, OPTIONAL_PARTS, type OptionalPart } from '../nat/desired.ts';
 import type { NatStep } from '../nat/diff.ts';
 import type { NatErrorKind } from '../nat/errors.ts';
-import { ruleWords } from '../nat/rules.ts';
+import type { Hook } from '../nat/kernel.ts';
+import { isOwnedName, ruleWords } from '../nat/rules.ts';
 import type { Chain, Table } from '../nat/state.ts';
 import type { RoutingStep } from '../routing/diff.ts';
 import type { Family } from '../routing/prefix.ts';
@@ -140,6 +142,20 @@ function essentials(name: string, table: Table | undefined): string {
 /** Whether two states of a table differ in nothing that translation needs. */
 export const sameEssentials = (name: string, a: Table | undefined, b: Table | undefined): boolean =>
   essentials(name, a) === essentials(name, b);
+
+/** The rules that lead from built-in chains to what translation needs of ours, and is not empty. */
+export function hooksOf(name: string, table: Table): Hook[] {
+  const optional = OPTIONAL_PARTS.filter((part) => part.table === name).map(({ chain }) => chain as string);
+  return [...table]
+    .filter(([chain]) => !isOwnedName(chain))
+    .flatMap(([chain, { rules }]) =>
+      rules.flatMap(({ text }) => {
+        const target = ruleWords(text).words.at(-1) ?? '';
+        const leads = !optional.includes(target) && (table.get(target)?.rules.length ?? 0) > 0;
+        return leads ? [{ chain, target }] : [];
+      }),
+    );
+}
 
 /** The family that a setting is for; undefined: for either. */
 export function sysctlFamily(path: string): Family | undefined {

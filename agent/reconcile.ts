@@ -24,6 +24,7 @@ import {
   aimAt,
   aimLacking,
   fallbacks,
+  hooksOf,
   isOptionalStep,
   type LastGood,
   type Missing,
@@ -452,7 +453,7 @@ export class Reconciler {
     const failed: LookFailure[] = [];
     const observeNat = async (): Promise<ObservedNat> => {
       const observed = await nat.observe(needs);
-      failed.splice(0, Infinity, ...this.#assume(observed, wantedNat));
+      failed.splice(0, Infinity, ...(await this.#assume(observed, wantedNat)));
       return observed;
     };
     let observedNat = known ?? (await observeNat());
@@ -539,9 +540,9 @@ export class Reconciler {
 
   /**
    * Tells what could not be read. A table that cannot be counts as it was last seen; in what was observed it is put
-   * as it is wanted, if that comes to the same.
+   * as it is wanted, if that comes to the same and what leads to ours is still there.
    */
-  #assume(observed: ObservedNat, wanted: NatState): LookFailure[] {
+  async #assume(observed: ObservedNat, wanted: NatState): Promise<LookFailure[]> {
     const failures: LookFailure[] = [];
     for (const family of FAMILIES) {
       const error = observed.failed[family];
@@ -552,11 +553,16 @@ export class Reconciler {
         const want = wanted.tables[family].get(name);
         const seen = this.#goodOf(family)?.tables.get(name);
         if (want === undefined && seen === undefined) continue;
-        const harmless = sameEssentials(name, want, seen);
+        const hooks = seen === undefined ? [] : hooksOf(name, seen);
+        const missing = await this.#kernels.nat.missingHook(family, name, hooks);
+        const harmless = sameEssentials(name, want, seen) && missing === undefined;
         if (harmless && want !== undefined) observed.tables[family].set(name, want);
         failures.push({
           ...{ object: 'table', family, name, reason: natReason(unreadable), kind: unreadable.kind },
-          ...{ message: explain(unreadable), verdict: harmless ? 'table' : 'refused' },
+          message: missing
+            ? `${missing.chain} does not lead to ${missing.target} any more, or nothing is there; ${explain(unreadable)}`
+            : explain(unreadable),
+          ...{ verdict: harmless ? 'table' : 'refused' },
         });
       }
     }

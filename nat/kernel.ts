@@ -13,7 +13,7 @@
 import { FAMILIES, type Family } from '../routing/prefix.ts';
 import type { NatStep } from './diff.ts';
 import { incompatible, NatError, type NatErrorKind, natError } from './errors.ts';
-import { parseSets, parseTables } from './parse.ts';
+import { type NftChain, parseNftChain, parseSets, parseTables } from './parse.ts';
 import type { PortKernel } from './port-kernel.ts';
 import type { PortStep } from './port-steps.ts';
 import { isRuleStep, isSetStep, rulesInput, setsInput } from './render.ts';
@@ -49,6 +49,12 @@ export interface NatNeeds {
   ports?: readonly Family[];
 }
 
+/** A rule that leads from a built-in chain to one of ours. */
+export interface Hook {
+  chain: string;
+  target: string;
+}
+
 /** The packets that the first rule of a chain of ours in mangle has counted. */
 export type ChainCounts = { family: Family; chain: string; packets: number }[];
 
@@ -63,6 +69,11 @@ export interface NatKernel {
    * `NatError`.
    */
   apply(steps: readonly NatStep[]): Promise<void>;
+  /**
+   * The first of the hooks that a table which only `nft` can list has no longer, or whose chain is empty. Undefined:
+   * all are there, or that cannot be told.
+   */
+  missingHook(family: Family, table: string, hooks: readonly Hook[]): Promise<Hook | undefined>;
   /** What these chains have counted; those that are not there, or cannot be read, are left out. */
   counts(families: readonly Family[], chains: readonly string[]): Promise<ChainCounts>;
 }
@@ -73,6 +84,8 @@ const LOCK_WAIT = 5;
 const COUNTS_TIMEOUT = 2000;
 /** The tables that may hold something of ours, in the order in which packets meet them. */
 export const OUR_TABLES = ['raw', 'mangle', 'nat'];
+/** How long a chain is waited for that nft lists, ms. */
+const NFT_TIMEOUT = 5000;
 /** Long enough for a set of a million blocks on a slow machine, ms. */
 const RESTORE_TIMEOUT = 60_000;
 
@@ -248,6 +261,16 @@ export function createNatKernel({
     return choice;
   }
 
+  /** A chain of nf_tables; undefined when nothing can be told of it. One that is not there has no rules. */
+  async function listChain(family: Family, table: string, name: string): Promise<NftChain | undefined> {
+    const args = ['-j', 'list', 'chain', family === 4 ? 'ip' : 'ip6', table, name];
+    const { stdout, stderr, exitCode } = await exec('nft', args, { timeoutMs: NFT_TIMEOUT });
+    if (exitCode !== 0) {
+      return /^Error: No such file or directory/m.test(stderr) ? { rules: 0, targets: [] } : undefined;
+    }
+    return parseNftChain(stdout);
+  }
+
   /** The sets, or why they could not be read. */
   async function observeSets(): Promise<Map<string, AddressSet> | NatError> {
     try {
@@ -329,6 +352,18 @@ export function createNatKernel({
         }
       }
       return state;
+    },
+
+    async missingHook(family, table, hooks) {
+      const found = new Map<string, NftChain>();
+      for (const name of new Set(hooks.flatMap(({ chain, target }) => [chain, target]))) {
+        const chain = await listChain(family, table, name);
+        if (chain === undefined) return undefined;
+        found.set(name, chain);
+      }
+      return hooks.find(
+        ({ chain, target }) => !found.get(chain)!.targets.includes(target) || found.get(target)!.rules === 0,
+      );
     },
 
     async apply(steps) {

@@ -1,6 +1,6 @@
 /**
- * Reads what `iptables-save -c` (either backend) and `ipset save` print. Neither escapes names: a foreign chain, set
- * or interface may look like anything, and is passed over.
+ * Reads what `iptables-save -c` (either backend), `ipset save` and `nft -j` print. The first two escape no names: a
+ * foreign chain, set or interface may look like anything, and is passed over.
  */
 import { type Family, type Prefix, prefix } from '../routing/prefix.ts';
 import { DECISION_MASK, hex, isOwnedName, ruleWords } from './rules.ts';
@@ -151,4 +151,28 @@ export function parseSets(text: string): Map<string, AddressSet> {
     if (own !== undefined) sets.set(own.name, own);
   }
   return sets;
+}
+
+/** A chain as `nft` lists it. */
+export interface NftChain {
+  /** How many it has. */
+  rules: number;
+  /** The chains that they lead to. */
+  targets: string[];
+}
+
+/** Reads what `nft -j list chain` prints; undefined when it is not that. */
+export function parseNftChain(text: string): NftChain | undefined {
+  try {
+    const { nftables } = JSON.parse(text) as { nftables: { rule?: { expr: unknown[] } }[] };
+    const rules = nftables.flatMap(({ rule }) => (rule === undefined ? [] : [rule]));
+    const targets = rules.flatMap(({ expr }) =>
+      (expr as { jump?: { target: string }; goto?: { target: string } }[]).flatMap(
+        ({ jump, goto }) => (jump ?? goto)?.target ?? [],
+      ),
+    );
+    return { rules: rules.length, targets };
+  } catch {
+    return undefined;
+  }
 }

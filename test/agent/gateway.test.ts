@@ -49,6 +49,7 @@ function gateway(t: Test, apply: Kernels['nat']['apply']) {
       }),
       apply,
       counts: async () => [],
+      missingHook: async () => undefined,
     },
     sysctls: {
       look: async () => ({ steps: [], problems: {}, notes: [] }),

@@ -48,6 +48,8 @@ function pod(
   const announced: string[] = [];
   const added: Address[] = [];
   const settings = new Map<string, string>();
+  /** What was asked about tables that cannot be listed, and the chains of them that are not led to. */
+  const [asked, gone]: [string[], Set<string>] = [[], new Set()];
   const trouble: Partial<Pick<ObservedNat, 'failed' | 'unreadable'>> = {};
   const on = (ifindex: number, text: string) => ({
     ...{ family: 4 as const, ifindex, address: address(text), prefixLength: 16, scope: 0, flags: 0 },
@@ -110,6 +112,10 @@ function pod(
           carryOut(model, batch);
         }
       },
+      missingHook: async (family, table, hooks) => {
+        asked.push(`${family} ${table} ${hooks.map(({ chain, target }) => `${chain} ${target}`).join()}`);
+        return hooks.find(({ target }) => gone.has(target));
+      },
       counts: async () => [],
     },
     sysctls: {
@@ -157,6 +163,8 @@ function pod(
     counts,
     refusals,
     announced,
+    asked,
+    gone,
     settings,
     trouble,
     reconciler,
@@ -631,6 +639,30 @@ t.test('a table that only nft can list counts as it was last seen', async (t) =>
   trouble.unreadable = unreadable();
   model.tables[4].set('mangle', mangle);
   t.equal((await run(old)).families[4], 'done');
+});
+
+t.test('a table that cannot be listed and has lost what leads to ours takes the family down', async (t) => {
+  const { model, trouble, asked, gone, run } = pod();
+  const wanted = policy('10.18.0.0/16');
+  await run(wanted);
+  const nat = model.tables[4].get('nat')!;
+  model.tables[4].set('nat', new Map());
+  trouble.unreadable = {
+    4: new Map([['nat', incompatible(4, 'nat', 'Table nat is incompatible')]]),
+    6: new Map(),
+  };
+  t.equal((await run(wanted)).families[4], 'held');
+  t.ok(asked.includes('4 nat POSTROUTING VEG-MASQUERADE'), asked.join('; '));
+  gone.add('VEG-MASQUERADE');
+  const lost = await run(wanted);
+  t.equal(lost.families[4], 'lost');
+  t.match(lost.failures[0]?.message, /^POSTROUTING does not lead to VEG-MASQUERADE any more/);
+  t.equal((await run(wanted, false)).families[4], 'lost', 'nor do later looks take it for whole');
+  gone.clear();
+  t.equal((await run(wanted)).families[4], 'held');
+  trouble.unreadable = { 4: new Map(), 6: new Map() };
+  model.tables[4].set('nat', nat);
+  t.equal((await run(wanted)).families[4], 'done');
 });
 
 t.test(

@@ -391,6 +391,27 @@ t.test('nf_tables', async (t) => {
   });
 });
 
+t.test('a table that only nft can list, without what was ours in it, takes the family down', async (t) => {
+  const { gateway, agent } = await lab(t);
+  const sessions = async () =>
+    (await agent.status()).bfd.sessions.map(({ remote, state }) => `${remote} ${state}`).sort();
+  const rule = 'ct state established counter accept';
+  gateway.sh(`nft insert rule ip nat POSTROUTING ${rule}`);
+  await refused(t, agent, { object: 'table', reason: 'incompatible', name: 'nat' });
+  gateway.run('nft', [
+    `flush ruleset; table ip nat { chain POSTROUTING { type nat hook postrouting priority srcnat; ${rule}; }; }`,
+  ]);
+  await until(async () => !(await sessions()).includes(`${ADDRESS.bfdPort[4]} Up`), {
+    what: 'IPv4 leaves Up',
+  });
+  t.ok((await sessions()).includes(`${ADDRESS.bfdPort[6]} Up`), 'the other family stays');
+  t.match(agent.http('/readyz').body, /POSTROUTING does not lead to VEG-MASQUERADE any more/);
+  gateway.sh('nft delete table ip nat');
+  await until(async () => (await sessions()).every((session) => session.endsWith(' Up')), {
+    what: 'it is put back',
+  });
+});
+
 t.test('legacy, as another user than root', async (t) => {
   const locks = scopeOf(t).directory('locks');
   const lock = join(locks, 'xtables.lock');

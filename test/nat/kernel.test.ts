@@ -294,3 +294,33 @@ COMMIT
     t.strictSame(await kernel.counts([6], chains), []);
   },
 );
+
+t.test('whether a table that only nft can list still leads to our chains', async (t) => {
+  const listed = (...exprs: object[][]) =>
+    JSON.stringify({
+      nftables: [{ metainfo: {} }, { chain: {} }, ...exprs.map((expr) => ({ rule: { expr } }))],
+    });
+  const hooks = [{ chain: 'POSTROUTING', target: 'VEG-MASQUERADE' }];
+  const list = 'nft -j list chain ip nat';
+  const leads = listed([{ accept: null }], [{ xt: null }, { jump: { target: 'VEG-MASQUERADE' } }]);
+  const rules = listed([{ masquerade: null }]);
+  const gone = { stderr: 'Error: No such file or directory\nlist chain ip nat POSTROUTING\n', exitCode: 1 };
+  const cases: [what: string, from: string | typeof gone, to: string | typeof gone, missing: boolean][] = [
+    ['all is there', leads, rules, false],
+    ['the jump is gone', listed([{ accept: null }]), rules, true],
+    ['both chains are gone', gone, gone, true],
+    ['our chain is empty', leads, listed(), true],
+    ['nft may not', { stderr: 'Error: Operation not permitted', exitCode: 1 }, rules, false],
+    ['nft says what nobody knows', 'what', '{}', false],
+  ];
+  for (const [what, from, to, missing] of cases) {
+    const system = fake({ answers: { [`${list} POSTROUTING`]: from, [`${list} VEG-MASQUERADE`]: to } });
+    const found = await createNatKernel(system).missingHook(4, 'nat', hooks);
+    t.same(found, missing ? hooks[0] : undefined, what);
+  }
+  t.equal(
+    await createNatKernel(fake({ answers: {} })).missingHook(4, 'nat', hooks),
+    undefined,
+    'without nft',
+  );
+});
