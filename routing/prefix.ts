@@ -172,13 +172,3 @@ export function iproute2Text(value: Prefix): string {
   if (length === 0) return 'default';
   return length === addressBits(familyOf(value)) ? networkAddress(value) : value;
 }
-
-/** Orders addresses or prefixes: IPv4 first, then by number, then the shorter length. */
-export function comparePrefixes(a: Prefix, b: Prefix): number {
-  const family = familyOf(a) - familyOf(b);
-  if (family !== 0) return family;
-  const left = addressNumber(networkAddress(a));
-  const right = addressNumber(networkAddress(b));
-  if (left !== right) return left < right ? -1 : 1;
-  return prefixLength(a) - prefixLength(b);
-}
