@@ -21,6 +21,8 @@
  * Everything else is one thing: what translates goes in as a whole, or what was there last stays as a whole. So a new
  * policy that is refused leaves no half of itself behind.
  */
+
+import type { Family } from '../lib/prefix.ts';
 import { type FamilyNat, OPTIONAL_PARTS, type OptionalPart } from '../nat/desired.ts';
 import type { NatStep } from '../nat/diff.ts';
 import type { NatErrorKind } from '../nat/errors.ts';
@@ -28,7 +30,6 @@ import type { Hook } from '../nat/kernel.ts';
 import { isOwnedName, ruleWords } from '../nat/rules.ts';
 import type { Chain, Table } from '../nat/state.ts';
 import type { RoutingStep } from '../routing/diff.ts';
-import type { Family } from '../routing/prefix.ts';
 import { renderRule } from '../routing/render.ts';
 import type { Route, Rule } from '../routing/state.ts';
 import type { Policy } from './policy/model.ts';

@@ -4,10 +4,10 @@
  */
 
 import { getU32be, parseAttributes } from 'netlink/dist/structs.js';
+import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from '../lib/netlink.ts';
 import { ROUTING_GROUPS, type RoutingEvent, routingEvent } from '../routing/events.ts';
 import { linkDump, MessageType, parseLink } from '../routing/parse.ts';
 import type { Link } from '../routing/state.ts';
-import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from './netlink.ts';
 
 /** A change. `overrun`: changes were lost, read everything again. */
 export interface KernelEvent {

@@ -5,7 +5,7 @@
  * A failed object is no reason by itself to take BFD out of Up: reconcile.ts says which families still translate and
  * route as a good policy said.
  */
-import type { Family } from '../routing/prefix.ts';
+import type { Family } from '../lib/prefix.ts';
 
 /**
  * The kinds of things that can fail: the label `object`. `listing`: what is there could not be read; `interface`: it is

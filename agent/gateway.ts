@@ -4,21 +4,21 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
+import type { Logger } from '../lib/log.ts';
+import { type Address, FAMILIES, type Family, familyOf } from '../lib/prefix.ts';
 import { isRuleStep } from '../nat/render.ts';
-import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import type { LastGood, Missing } from './aims.ts';
 import { PUTS_BACK, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
 import { type Failure, failedSince } from './failures.ts';
-import { FlowCleaner } from './flows.ts';
+import { FlowCleaner } from './flows/flows.ts';
 import type { OpenKernels } from './kernels.ts';
-import type { Logger } from './log.ts';
 import { Loop } from './loop.ts';
-import type { Metrics } from './metrics.ts';
 import type { Options } from './options.ts';
 import { type Plan, waysOut } from './plan.ts';
 import { formatError } from './policy/error-text.ts';
 import type { Policy } from './policy/model.ts';
+import type { KeptPolicy, LoadedPolicy } from './policy/source.ts';
 import {
   changeLines,
   countChanges,
@@ -30,8 +30,8 @@ import {
   type Outcome,
   Reconciler,
 } from './reconcile.ts';
-import type { KeptPolicy, LoadedPolicy } from './source.ts';
-import type { AgentView } from './status.ts';
+import type { Metrics } from './show/metrics.ts';
+import type { AgentView } from './show/status.ts';
 import type { Uplink } from './uplink/uplink.ts';
 import { WATCHDOG } from './watchdog.ts';
 import { type Cause, causeOf, changed, createWriters, looked } from './writers.ts';

@@ -1,7 +1,9 @@
 /** Puts the parts together that read and write the kernel of this network namespace. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import * as libc from '../bfd/libc.ts';
+import { exec, isChild } from '../lib/exec.ts';
+import * as libc from '../lib/libc.ts';
+import { NetlinkSocket, Protocol } from '../lib/netlink.ts';
 import { dumpRequest } from '../nat/conntrack/wire.ts';
 import { createFingerprint } from '../nat/fingerprint.ts';
 import { createNatKernel } from '../nat/kernel.ts';
@@ -9,12 +11,10 @@ import { createPortKernel } from '../nat/port-kernel.ts';
 import { createRoutingKernel } from '../routing/kernel.ts';
 import type { KernelEvent } from './events.ts';
 import { type KernelWatch, watchKernel } from './events.ts';
-import { exec, isChild } from './exec.ts';
-import { readFacts } from './facts.ts';
-import { NetlinkSocket, Protocol } from './netlink.ts';
 import type { Options } from './options.ts';
+import { readFacts } from './pod/facts.ts';
+import { createSysctls } from './pod/sysctl.ts';
 import type { Kernels, Look } from './reconcile.ts';
-import { createSysctls } from './sysctl.ts';
 import { Claims } from './uplink/claims.ts';
 import { heldEntries, removeEntries } from './uplink/next-hop.ts';
 

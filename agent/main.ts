@@ -3,7 +3,7 @@
  * The entry of `veg-agent`. It takes signals, and looks at Node's version before it loads anything that needs a newer
  * one.
  */
-import '../bfd/signals.ts';
+import '../lib/signals.ts';
 
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
 if (major < 22 || (major === 22 && minor < 18)) {
@@ -12,5 +12,5 @@ if (major < 22 || (major === 22 && minor < 18)) {
   );
   process.exit(1);
 }
-const { cli } = await import('./cli.ts');
+const { cli } = await import('./commands/cli.ts');
 await cli(process.argv);

@@ -1,6 +1,6 @@
 /**
  * What the agent process says to the BFD process, its parent, and what each message promises
- * (docs/design/0008-processes.md). The other direction is bfd/intent.ts.
+ * (docs/design/0008-processes.md). The other direction is bfd/intent.ts. Pure.
  */
 import type { ToEngine } from '../bfd/intent.ts';
 

@@ -2,6 +2,8 @@
  * The settings of the daemon: a flag, else its environment variable, else the default. Pure.
  */
 
+import type { LogFormat, LogLevel } from '../lib/log.ts';
+
 /** What the exit code of a command says (docs/commands.md). */
 export const EXIT = {
   ok: 0,
@@ -13,9 +15,7 @@ export const EXIT = {
   noneFound: 6,
 } as const;
 
-export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
-export type LogFormat = 'json' | 'pretty';
+const LOG_LEVELS: readonly LogLevel[] = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
 
 /** Text of a flag as commander gives it; absent when it was not on the command line. */
 export type Flags = Partial<Record<OptionName, string>>;

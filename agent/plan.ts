@@ -2,9 +2,6 @@
  * From the policy and the facts of the pod to what routing, NAT and BFD have to do. Pure.
  */
 import type { PeerIntent } from '../bfd/intent.ts';
-import type { NatIntent } from '../nat/desired.ts';
-import type { VirtualAddress } from '../routing/addresses.ts';
-import type { RoutingIntent, RoutingSide } from '../routing/desired.ts';
 import {
   type Address,
   addressBits,
@@ -16,19 +13,11 @@ import {
   type Prefix,
   parsePrefix,
   prefixLength,
-} from '../routing/prefix.ts';
+} from '../lib/prefix.ts';
+import type { NatIntent } from '../nat/desired.ts';
+import type { VirtualAddress } from '../routing/addresses.ts';
+import type { RoutingIntent, RoutingSide } from '../routing/desired.ts';
 import type { InterfaceAddress } from '../routing/state.ts';
-import { desiredSysctls, type Sysctl } from './desired-sysctls.ts';
-import { type Facts, findInterfaces, type InterfaceFlags } from './interfaces.ts';
-import {
-  type Given,
-  type LinkFacts,
-  masqueradeChoosesOwn,
-  networkOf,
-  noAddress,
-  ownAddresses,
-  usableAddresses,
-} from './own-address.ts';
 import {
   egressNotes,
   familyNat,
@@ -39,6 +28,17 @@ import {
   masquerades,
   portNotes,
 } from './plan-nat.ts';
+import { desiredSysctls, type Sysctl } from './pod/desired-sysctls.ts';
+import { type Facts, findInterfaces, type InterfaceFlags } from './pod/interfaces.ts';
+import {
+  type Given,
+  type LinkFacts,
+  masqueradeChoosesOwn,
+  networkOf,
+  noAddress,
+  ownAddresses,
+  usableAddresses,
+} from './pod/own-address.ts';
 import { DEFAULT_UPLINK, type Policy, type Side } from './policy/model.ts';
 import { holders } from './policy/overlap.ts';
 import type { WayOut } from './uplink/uplink.ts';

@@ -5,43 +5,20 @@
  */
 
 import { constants } from 'node:os';
-import { type ControlReply, serveControl } from '../bfd/control-socket.ts';
 import { splitWords } from '../bfd/control-text.ts';
 import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
-import { signalAtParentsDeath, unblockSignal } from '../bfd/libc.ts';
-import { type Moment, wallTime } from '../bfd/moment.ts';
 import { createScripts } from '../bfd/script.ts';
-import { onSignals } from '../bfd/signals.ts';
-import { VERSION } from '../bfd/version.ts';
+import { type ControlReply, serveControl } from '../lib/control/server.ts';
+import { exec } from '../lib/exec.ts';
+import { signalAtParentsDeath, unblockSignal } from '../lib/libc.ts';
+import { createLog } from '../lib/log.ts';
+import { type Moment, wallTime } from '../lib/moment.ts';
+import { NetlinkSocket, Protocol } from '../lib/netlink.ts';
+import type { Family } from '../lib/prefix.ts';
+import { onSignals } from '../lib/signals.ts';
+import { VERSION } from '../lib/version.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../nat/rules.ts';
-import type { Family } from '../routing/prefix.ts';
 import { BfdLink } from './bfd-link.ts';
-import { Busiest } from './busiest.ts';
-import { readConntrackPressure, readConntrackUse, readInsertFailures } from './conntrack-table.ts';
-import { DrainWatch } from './drain.ts';
-import { Drops } from './drops.ts';
-import { exec } from './exec.ts';
-import { hasIPv6 } from './facts.ts';
-import { readBusiest } from './flows.ts';
-import { Gateway } from './gateway.ts';
-import { reportNow, SessionHistory } from './history.ts';
-import { HttpListeners, type Listener } from './http.ts';
-import { createKernels } from './kernels.ts';
-import { LastPolicy, readLastPolicy } from './last-policy.ts';
-import { createLog } from './log.ts';
-import { CANNOT_START } from './messages.ts';
-import { Metrics } from './metrics.ts';
-import { NetlinkSocket, Protocol } from './netlink.ts';
-import { goesBy, type Options, parseTimeout, TIMEOUT } from './options.ts';
-import { page } from './page/page.ts';
-import { planDocument } from './plan-document.ts';
-import { formatError } from './policy/error-text.ts';
-import { portBlocksOf } from './port-history.ts';
-import { explain, type Look } from './reconcile.ts';
-import { Recovery, supervisorStatus } from './recovery.ts';
-import { addRecoveryMetrics } from './recovery-metrics.ts';
-import { lastGood, watchSource } from './source.ts';
-import { type AgentView, notReady, type StatusDocument, statusDocument } from './status.ts';
 import {
   FORMS,
   type Form,
@@ -52,8 +29,31 @@ import {
   tellStatus,
   tellText,
   tellTranslations,
-} from './told.ts';
-import { Translations } from './translations.ts';
+} from './commands/told.ts';
+import { DrainWatch } from './drain/drain.ts';
+import { Busiest } from './flows/busiest.ts';
+import { readConntrackPressure, readConntrackUse, readInsertFailures } from './flows/conntrack-table.ts';
+import { readBusiest } from './flows/flows.ts';
+import { portBlocksOf } from './flows/port-history.ts';
+import { Translations } from './flows/translations.ts';
+import { Gateway } from './gateway.ts';
+import { createKernels } from './kernels.ts';
+import { Recovery, supervisorStatus } from './kube-ovn/recovery.ts';
+import { addRecoveryMetrics } from './kube-ovn/recovery-metrics.ts';
+import { CANNOT_START } from './messages.ts';
+import { goesBy, type Options, parseTimeout, TIMEOUT } from './options.ts';
+import { hasIPv6 } from './pod/facts.ts';
+import { formatError } from './policy/error-text.ts';
+import { LastPolicy, readLastPolicy } from './policy/last-policy.ts';
+import { lastGood, watchSource } from './policy/source.ts';
+import { explain, type Look } from './reconcile.ts';
+import { Drops } from './show/drops.ts';
+import { reportNow, SessionHistory } from './show/history.ts';
+import { HttpListeners, type Listener } from './show/http.ts';
+import { Metrics } from './show/metrics.ts';
+import { page } from './show/page/page.ts';
+import { planDocument } from './show/plan-document.ts';
+import { type AgentView, notReady, type StatusDocument, statusDocument } from './show/status.ts';
 import { Uplink } from './uplink/uplink.ts';
 import { WATCHDOG } from './watchdog.ts';
 

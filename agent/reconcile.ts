@@ -5,6 +5,7 @@
  * it.
  */
 import { isDeepStrictEqual } from 'node:util';
+import { type Address, FAMILIES, type Family, familyOf } from '../lib/prefix.ts';
 import { desiredNat, OPTIONAL_PARTS, type OptionalPart } from '../nat/desired.ts';
 import { diffNat, type NatStep } from '../nat/diff.ts';
 import { NatError, type NatErrorKind } from '../nat/errors.ts';
@@ -16,7 +17,6 @@ import { type DesiredRouting, desiredRouting } from '../routing/desired.ts';
 import { diffRouting, type RoutingStep } from '../routing/diff.ts';
 import type { RoutingError, RoutingKernel } from '../routing/kernel.ts';
 import { ownsAddress } from '../routing/ownership.ts';
-import { type Address, FAMILIES, type Family, familyOf } from '../routing/prefix.ts';
 import { renderStep } from '../routing/render.ts';
 import type { RoutingState } from '../routing/state.ts';
 import {
@@ -41,11 +41,11 @@ import {
 } from './aims.ts';
 import type { Trigger } from './cadence.ts';
 import type { Failure, FailureReason } from './failures.ts';
-import type { Facts, InterfaceFlags } from './interfaces.ts';
-import { isUsable } from './own-address.ts';
 import { makePlan, type Plan } from './plan.ts';
+import type { Facts, InterfaceFlags } from './pod/interfaces.ts';
+import { isUsable } from './pod/own-address.ts';
+import type { SysctlStep, Sysctls } from './pod/sysctl.ts';
 import type { Policy } from './policy/model.ts';
-import type { SysctlStep, Sysctls } from './sysctl.ts';
 import type { Claims, Place } from './uplink/claims.ts';
 import type { Neighbour } from './uplink/neighbours.ts';
 

@@ -1,6 +1,6 @@
 /**
  * Authentication of control packets (RFC 5880 4.2 – 4.4, 6.7): simple password, keyed and meticulous keyed MD5
- * and SHA1. The section follows the mandatory one:
+ * and SHA1. Pure. The section follows the mandatory one:
  *
  *     Auth Type, Auth Len, Auth Key ID, password (1 – 16 octets)
  *     Auth Type, Auth Len, Auth Key ID, reserved, Sequence Number (4), digest (16 or 20 octets)

@@ -11,8 +11,9 @@
 import { closeSync, mkdirSync, readFileSync, readlinkSync, writeSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { dirname } from 'node:path';
+import { readState, replaceOpen } from '../lib/files.ts';
+import type { Log } from '../lib/log.ts';
 import { pathKey } from './demux.ts';
-import { readState, replaceOpen } from './files.ts';
 import {
   BEAT_LINE,
   BEAT_TIME_AT,
@@ -24,7 +25,6 @@ import {
   type SavedSession,
   type SavedState,
 } from './saved.ts';
-import type { Log } from './transport.ts';
 
 /** The sessions that there can be at most take less, octets. */
 const MAX_SIZE = 1 << 20;

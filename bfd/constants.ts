@@ -1,4 +1,4 @@
-/** The numbers and names of RFC 5880, 5881 and 5883, and the limits of this implementation. */
+/** The numbers and names of RFC 5880, 5881 and 5883, and the limits of this implementation. Pure. */
 import type { AuthTypeName, SessionStateName } from './intent.ts';
 
 /** Bidirectional Forwarding Detection, version 1 (4.1). */

@@ -1,6 +1,7 @@
 /**
  * `bfdd-control` in text: the words of a command to a `Command`, and the replies, as OpenBFDD 0.5.4 words them.
  * Its parse errors are kept to the letter, slips included, because operators and Kube-OVN's supervisor read them.
+ * Pure.
  */
 import { Address4, Address6 } from 'ip-address';
 import { DIAG, DIAGNOSTICS } from './constants.ts';

@@ -8,15 +8,15 @@
 import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import pino from 'pino';
+import { unblockSignal } from '../lib/libc.ts';
+import { reapOrphans } from '../lib/orphans.ts';
+import { onSignals } from '../lib/signals.ts';
+import { StateDir } from '../lib/state-dir.ts';
+import { VERSION } from '../lib/version.ts';
 import { AUTH_TYPES } from './constants.ts';
 import { parseAddress, splitWords } from './control-text.ts';
 import { Engine } from './engine.ts';
 import type { AuthTypeName, PeerIntent } from './intent.ts';
-import { unblockSignal } from './libc.ts';
-import { reapOrphans } from './orphans.ts';
-import { onSignals } from './signals.ts';
-import { StateDir } from './state-dir.ts';
-import { VERSION } from './version.ts';
 
 /** A whole number within bounds. */
 const integer = (least: number, greatest: number) => (text: string) => {
@@ -204,7 +204,7 @@ reapOrphans();
 setInterval(keepStateDir, KEEP_PERIOD).unref();
 
 // The sessions run already; the rest can load meanwhile.
-const { serveControl, TakenError } = await import('./control-socket.ts');
+const { serveControl, TakenError } = await import('../lib/control/server.ts');
 const { createScripts } = await import('./script.ts');
 const control = createScripts((words) => engine.command(words));
 try {

@@ -1,4 +1,4 @@
-/** Which session a packet is for (RFC 5880 6.3 and 6.8.6, RFC 5881 3). */
+/** Which session a packet is for (RFC 5880 6.3 and 6.8.6, RFC 5881 3). Pure. */
 import type { DiscardReason } from './constants.ts';
 import type { Packet } from './packet.ts';
 

@@ -7,6 +7,8 @@
  * end a session whose packets have arrived meanwhile.
  */
 import { randomInt } from 'node:crypto';
+import type { Log } from '../lib/log.ts';
+import type { Moment } from '../lib/moment.ts';
 import { sign } from './auth.ts';
 import { Checkpoint } from './checkpoint.ts';
 import { DIAG, type DiscardReason } from './constants.ts';
@@ -36,7 +38,6 @@ import {
 } from './entry.ts';
 import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './intent.ts';
 import { KeyRing, keyReader } from './keys.ts';
-import type { Moment } from './moment.ts';
 import { type NextHop, NextHops, nextHopKey } from './next-hops.ts';
 import { decode, encode } from './packet.ts';
 import type { SavedSession } from './saved.ts';
@@ -52,7 +53,7 @@ import {
   step,
 } from './session.ts';
 import { NEVER } from './timers.ts';
-import { type Endpoint, type Log, STRANGE_LENGTH, Transport } from './transport.ts';
+import { type Endpoint, STRANGE_LENGTH, Transport } from './transport.ts';
 
 export interface EngineOptions {
   logger: Log;

@@ -2,11 +2,12 @@
  * A session with all that is not the protocol's: where it comes from, what it was told to do, its socket and
  * counters; and how the outside sees it.
  */
+
+import { type Moment, wallTime } from '../lib/moment.ts';
 import type { SessionView } from './control-text.ts';
 import type { Path } from './demux.ts';
 import type { PeerIntent, SessionReport } from './intent.ts';
 import type { KeyRing } from './keys.ts';
-import { type Moment, wallTime } from './moment.ts';
 import type { Resumed, SavedSession } from './saved.ts';
 import { type Hold, peerDetectionTime, type Session, type SessionConfig } from './session.ts';
 import type { Sender } from './transport.ts';

@@ -1,6 +1,6 @@
 /**
  * The session state machine as a table (RFC 5880 6.2 and 6.8.6). Every cell is the next state and the
- * diagnostic that explains it; an empty cell means that the event changes nothing.
+ * diagnostic that explains it; an empty cell means that the event changes nothing. Pure.
  *
  *     event                AdminDown     Down         Init         Up
  *     received AdminDown   -             -            Down (3)     Down (3)

@@ -1,6 +1,6 @@
 /**
  * What is asked of the BFD engine and what it reports: the two message directions between the agent (which
- * knows policy, kernel and uplink) and the process that holds the sessions. Plain JSON values only.
+ * knows policy, kernel and uplink) and the process that holds the sessions. Plain JSON values only. Pure.
  */
 
 /** Diagnostic codes, RFC 5880 4.1. */

@@ -2,8 +2,9 @@
  * Secrets from key files. A file that changes is noticed, and its old secret stays accepted for a while, so that
  * both ends can change theirs without the session going down.
  */
+
+import { readMounted } from '../lib/files.ts';
 import { type AuthKey, longestSecret } from './auth.ts';
-import { readMounted } from './files.ts';
 import type { AuthIntent } from './intent.ts';
 
 /** A key file has no more than a secret and a line end; so much is read to say how much too long it is, octets. */

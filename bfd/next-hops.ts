@@ -27,7 +27,7 @@ import {
   setsockopt,
   sockaddr,
   socket,
-} from './libc.ts';
+} from '../lib/libc.ts';
 import {
   ADVERTISEMENT,
   advertisementAnswer,

@@ -1,5 +1,5 @@
 /**
- * The BFD Control packet (RFC 5880 4.1): octets to `Packet` and back.
+ * The BFD Control packet (RFC 5880 4.1): octets to `Packet` and back. Pure.
  *
  *     |Vers |  Diag   |Sta|P|F|C|A|D|M|  Detect Mult  |    Length     |
  *     |                       My Discriminator                        |

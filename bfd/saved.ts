@@ -5,10 +5,11 @@
  * Whoever may write to the state directory may have written it, so every field is held against the values that it
  * can have. One that it cannot have makes the whole file damaged.
  */
+
+import { parseJson } from '../lib/json.ts';
 import { SOURCE_PORTS, STATES } from './constants.ts';
 import { pathKey } from './demux.ts';
 import type { AuthIntent, AuthTypeName, PeerIntent } from './intent.ts';
-import { parseJson } from './json.ts';
 import type { Session } from './session.ts';
 
 /** One session in the file. */

@@ -8,8 +8,8 @@
 import { constants, type Stats } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import { kindOf } from '../lib/files.ts';
 import { splitWords } from './control-text.ts';
-import { kindOf } from './files.ts';
 
 export interface Answer {
   ok: boolean;

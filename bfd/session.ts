@@ -1,5 +1,5 @@
 /**
- * One BFD session as a pure function: `step(session, event, now, random) → { session, actions }`.
+ * One BFD session as a pure function: `step(session, event, now, random) → { session, actions }`. Pure.
  *
  * The variables are those of RFC 5880 6.8.1. The caller owns clock, sockets and randomness: it calls `step` with
  * every packet that was demultiplexed to the session, with every change of configuration, and with `timer` when

@@ -1,6 +1,6 @@
 /**
  * The arithmetic of RFC 5880's timers (6.8.2, 6.8.4, 6.8.7). All times and intervals are microseconds; a
- * deadline is a time on the monotonic clock, `NEVER` when there is none.
+ * deadline is a time on the monotonic clock, `NEVER` when there is none. Pure.
  */
 
 /** A deadline that does not come. */

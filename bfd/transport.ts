@@ -8,7 +8,6 @@
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { isDeepStrictEqual } from 'node:util';
-import { PORT_MULTIHOP, PORT_SINGLE_HOP, SENT_TTL, SOURCE_PORTS } from './constants.ts';
 import {
   AF_INET,
   AF_INET6,
@@ -27,15 +26,9 @@ import {
   setsockopt,
   sockaddr,
   socket,
-} from './libc.ts';
-
-/** The part of pino's logger that is used. */
-export interface Log {
-  error(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  info(fields: object, message: string): void;
-  debug(fields: object, message: string): void;
-}
+} from '../lib/libc.ts';
+import type { Log } from '../lib/log.ts';
+import { PORT_MULTIHOP, PORT_SINGLE_HOP, SENT_TTL, SOURCE_PORTS } from './constants.ts';
 
 // asm-generic/socket.h, linux/in.h, linux/in6.h
 const SO_PRIORITY = 12;

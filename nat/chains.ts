@@ -1,5 +1,5 @@
 /**
- * The edits that bring one chain's rules of ours into the desired order and touch nothing else.
+ * The edits that bring one chain's rules of ours into the desired order and touch nothing else. Pure.
  *
  * Rules are named by their text when they are deleted, never by number: a number would hit somebody else's rule
  * if the chain changed since it was read. iptables deletes the first rule with a text, so of a doubled rule only

@@ -1,4 +1,6 @@
-/** From what the gateway is meant to translate to the chains, rules and sets that do it. */
+/** From what the gateway is meant to translate to the chains, rules and sets that do it. Pure. */
+
+import { addressBits, anyPrefix, type Family, hostPrefix, type Prefix, prefix } from '../lib/prefix.ts';
 import {
   BFD_PORTS,
   CHAIN_MASQUERADE,
@@ -6,7 +8,6 @@ import {
   FORWARD_SET,
   MAX_FORWARD_RULES,
 } from '../routing/numbers.ts';
-import { addressBits, anyPrefix, type Family, hostPrefix, type Prefix, prefix } from '../routing/prefix.ts';
 import {
   type DefaultAction,
   type EgressChains,

@@ -1,10 +1,11 @@
 /**
  * From observed to desired in the fewest steps: what is in place is not touched, and no packet meets a state in
  * which neither the old nor the new holds. Sets are filled before the rules that use them, the rules of a family
- * change in one transaction, and what is no longer used goes last.
+ * change in one transaction, and what is no longer used goes last. Pure.
  */
+
+import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { CHAIN_MASQUERADE } from '../routing/numbers.ts';
-import { FAMILIES, type Family } from '../routing/prefix.ts';
 import { editChain } from './chains.ts';
 import { isByMark } from './egress.ts';
 import { editPorts, type PortStep } from './port-steps.ts';

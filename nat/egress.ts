@@ -1,5 +1,6 @@
 /**
  * Policies that say more than "forward these blocks": by destination, with an address of their own, in an order.
+ * Pure.
  *
  * At a connection's first packet, mangle FORWARD looks its source up in one set. What it finds there is a mark:
  * either what is to be done, where the source alone decides, or a class, the list of the policies of this source.
@@ -17,7 +18,7 @@
  * A mark is a hash of what it means, so that it never changes its meaning: old and new stand side by side while
  * policies change (diff.ts).
  */
-import { CHAIN_MASQUERADE } from '../routing/numbers.ts';
+
 import {
   type Address,
   addressNumber,
@@ -26,7 +27,8 @@ import {
   networkAddress,
   type Prefix,
   prefixLength,
-} from '../routing/prefix.ts';
+} from '../lib/prefix.ts';
+import { CHAIN_MASQUERADE } from '../routing/numbers.ts';
 import type { PortBlocks } from './port-blocks.ts';
 import {
   CHAIN_EGRESS,

@@ -1,5 +1,5 @@
-/** What can go wrong with iptables and ipset, told by cause and cure. */
-import type { Family } from '../routing/prefix.ts';
+/** What can go wrong with iptables and ipset, told by cause and cure. Pure. */
+import type { Family } from '../lib/prefix.ts';
 
 export type NatErrorKind =
   /** The program is not there. */

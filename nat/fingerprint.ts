@@ -6,12 +6,12 @@
  * table the whole blob, in which the counters are masked out.
  */
 import { createHash } from 'node:crypto';
+import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { OWNED_NAME_PREFIX } from '../routing/numbers.ts';
-import { FAMILIES, type Family } from '../routing/prefix.ts';
 import type { ObservedNat } from './kernel.ts';
 import type { NatState } from './state.ts';
 
-/** The libc calls that are needed, as `bfd/libc.ts` has them; `sendto` and `recv` return a negative errno. */
+/** The libc calls that are needed, as `lib/libc.ts` has them; `sendto` and `recv` return a negative errno. */
 export interface Libc {
   socket(domain: number, type: number, protocol: number): number;
   close(fd: number): void;

@@ -1,12 +1,12 @@
 /**
- * Connections from outside to addresses of this gateway that belong to somebody inside.
+ * Connections from outside to addresses of this gateway that belong to somebody inside. Pure.
  *
  * The destination is translated in nat PREROUTING. In POSTROUTING the source is translated to the gateway's
  * internal address, so that replies come back here also when several gateways share the traffic, and when the
  * client itself is inside.
  */
 
-import { type Address, addressBits, type Family } from '../routing/prefix.ts';
+import { type Address, addressBits, type Family } from '../lib/prefix.ts';
 import { notFromInside } from './rules.ts';
 
 /** An external address that is one internal address, both ways. */

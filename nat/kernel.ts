@@ -10,7 +10,7 @@
  * What cannot be read is told, and never taken for empty: a table that only `nft` can list, a family whose program
  * fails. The other tables and the other family are read all the same.
  */
-import { FAMILIES, type Family } from '../routing/prefix.ts';
+import { FAMILIES, type Family } from '../lib/prefix.ts';
 import type { NatStep } from './diff.ts';
 import { incompatible, NatError, type NatErrorKind, natError } from './errors.ts';
 import { type NftChain, parseNftChain, parseSets, parseTables } from './parse.ts';

@@ -9,7 +9,7 @@
  *
  * Pure.
  */
-import { addressBits, addressBytes, type Family } from '../routing/prefix.ts';
+import { addressBits, addressBytes, type Family } from '../lib/prefix.ts';
 import { eachBlock, type PortBlocks } from './port-blocks.ts';
 
 export const PORT_TABLE = 'VEG-PORT-BLOCKS';

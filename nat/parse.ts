@@ -1,8 +1,8 @@
 /**
  * Reads what `iptables-save -c` (either backend), `ipset save` and `nft -j` print. The first two escape no names: a
- * foreign chain, set or interface may look like anything, and is passed over.
+ * foreign chain, set or interface may look like anything, and is passed over. Pure.
  */
-import { type Family, type Prefix, prefix } from '../routing/prefix.ts';
+import { type Family, type Prefix, prefix } from '../lib/prefix.ts';
 import { DECISION_MASK, hex, isOwnedName, ruleWords } from './rules.ts';
 import type { AddressSet, Chain, Tables } from './state.ts';
 

@@ -18,7 +18,7 @@ import {
   networkAddress,
   type Prefix,
   prefixLength,
-} from '../routing/prefix.ts';
+} from '../lib/prefix.ts';
 import { PrefixIndex } from './conntrack/flow.ts';
 
 /** The ports that are divided: those that a source below 1024 does not get from NAT either. */

@@ -1,6 +1,6 @@
 /** Reads and writes the port blocks in the kernel: the table of `nftables.ts`, over netlink. */
 import { setImmediate as turn } from 'node:timers/promises';
-import { FAMILIES, type Family } from '../routing/prefix.ts';
+import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { NatError, type NatErrorKind } from './errors.ts';
 import {
   addElement,

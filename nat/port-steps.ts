@@ -1,5 +1,5 @@
 /** The steps that bring the port blocks in the kernel to what the policy says, and the steps as text. Pure. */
-import { type Address, type Family, networkAddress } from '../routing/prefix.ts';
+import { type Address, type Family, networkAddress } from '../lib/prefix.ts';
 import { PORT_TABLE } from './nftables.ts';
 import { blockAt, type PortBlocks, sourceCount } from './port-blocks.ts';
 import { hex } from './rules.ts';

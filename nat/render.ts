@@ -1,5 +1,5 @@
-/** Steps as text: as the commands that a person would type (`plan`), and as input of the restore programs. */
-import type { Family } from '../routing/prefix.ts';
+/** Steps as text: as the commands that a person would type (`plan`), and as input of the restore programs. Pure. */
+import type { Family } from '../lib/prefix.ts';
 import type { NatStep, RuleStep } from './diff.ts';
 import { portLine } from './port-steps.ts';
 import type { SetStep } from './sets.ts';

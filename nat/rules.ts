@@ -1,12 +1,13 @@
 /**
- * The rules that the agent writes, as text, and how one tells that a rule found in the kernel is the agent's.
+ * The rules that the agent writes, as text, and how one tells that a rule found in the kernel is the agent's. Pure.
  *
  * Ours are: whatever stands in a chain named VEG-*, whatever jumps to such a chain or matches such a set, and the
  * two forms that carry no name of ours because upstream's listing has none: the mark rule in nat PREROUTING and
  * the pairs of RETURN rules in nat POSTROUTING.
  */
+
+import type { Address, Prefix } from '../lib/prefix.ts';
 import { CHAIN_MASQUERADE, MARK, MARK_MASK, OWNED_NAME_PREFIX } from '../routing/numbers.ts';
-import type { Address, Prefix } from '../routing/prefix.ts';
 
 /** A number as iptables and ipset print it. */
 export const hex = (value: number): string => `0x${value.toString(16)}`;

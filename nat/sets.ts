@@ -1,5 +1,5 @@
-/** The edits that bring a set from what it holds to what it shall hold. */
-import { type Family, type Prefix, prefixLength } from '../routing/prefix.ts';
+/** The edits that bring a set from what it holds to what it shall hold. Pure. */
+import { type Family, type Prefix, prefixLength } from '../lib/prefix.ts';
 import { DECISION_MASK, hex } from './rules.ts';
 import type { AddressSet } from './state.ts';
 

@@ -1,5 +1,5 @@
-/** What the kernel's packet filter looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. */
-import type { Family, Prefix } from '../routing/prefix.ts';
+/** What the kernel's packet filter looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. Pure. */
+import type { Family, Prefix } from '../lib/prefix.ts';
 import type { PortBlocks } from './port-blocks.ts';
 
 /** One rule of a chain. */

@@ -1,6 +1,7 @@
-/** The virtual addresses that the gateway holds on its external interface: which to add and which to withdraw. */
+/** The virtual addresses that the gateway holds on its external interface: which to add and which to withdraw. Pure. */
+
+import type { Address, Family } from '../lib/prefix.ts';
 import { ownsAddress } from './ownership.ts';
-import type { Address, Family } from './prefix.ts';
 import type { RoutingState } from './state.ts';
 
 /** An address that is on an interface for as long as the policy says, alone (/32, /128). */

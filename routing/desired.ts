@@ -1,4 +1,13 @@
-/** From what the gateway is meant to do to the routes and rules that do it. */
+/** From what the gateway is meant to do to the routes and rules that do it. Pure. */
+
+import {
+  type Address,
+  anyPrefix,
+  type Family,
+  hostPrefix,
+  type Prefix,
+  prefixLength,
+} from '../lib/prefix.ts';
 import {
   RTPROT_BOOT,
   RTPROT_VEG_AGENT,
@@ -7,7 +16,6 @@ import {
   TABLE_INTERNAL,
   TABLE_MAIN,
 } from './numbers.ts';
-import { type Address, anyPrefix, type Family, hostPrefix, type Prefix, prefixLength } from './prefix.ts';
 import type { Route, Rule } from './state.ts';
 
 /** One side of the gateway in one family, with everything known. */

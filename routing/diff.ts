@@ -1,5 +1,5 @@
 /**
- * What has to be done to get from the routing that is there to the routing that is wanted.
+ * What has to be done to get from the routing that is there to the routing that is wanted. Pure.
  *
  * The agent owns the four rule priorities, table 1000, and the routes of the main table that carry its
  * protocol number; nothing else is ever removed. A foreign route that already says what is wanted is

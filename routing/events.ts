@@ -1,8 +1,8 @@
-/** Multicast rtnetlink messages as events: what changed, in words. */
+/** Multicast rtnetlink messages as events: what changed, in words. Pure. */
 import { MulticastGroups } from 'netlink/dist/rt/structs.js';
+import type { Family } from '../lib/prefix.ts';
 import { TABLE_INTERNAL, TABLE_MAIN } from './numbers.ts';
 import { MessageType, parseInterfaceAddress, parseLink, parseRoute, parseRule } from './parse.ts';
-import type { Family } from './prefix.ts';
 import { renderRoute, renderRule } from './render.ts';
 
 /** The groups to listen to. */

@@ -1,7 +1,9 @@
 /**
  * The kernel's routing over netlink: reads it whole, and makes the changes that diff.ts asks for. What it needs
- * of the transport is declared here; agent/netlink.ts has it.
+ * of the transport is declared here; lib/netlink.ts has it.
  */
+
+import { contains, FAMILIES, type Family, parsePrefix } from '../lib/prefix.ts';
 import type { RoutingStep } from './diff.ts';
 import { TABLE_INTERNAL, TABLE_MAIN } from './numbers.ts';
 import {
@@ -18,7 +20,6 @@ import {
   routeDump,
   ruleDump,
 } from './parse.ts';
-import { contains, FAMILIES, type Family, parsePrefix } from './prefix.ts';
 import { renderStep } from './render.ts';
 import type { Link, Route, RoutingState, Rule } from './state.ts';
 

@@ -1,6 +1,6 @@
 /**
  * The registry of numbers and names that the agent puts into a network namespace, each with its reason.
- * Nothing else in the source spells one of them out. `docs/ownership.md` shows the same list to operators.
+ * Nothing else in the source spells one of them out. `docs/ownership.md` shows the same list to operators. Pure.
  */
 
 /**

@@ -1,6 +1,7 @@
-/** What in the kernel's routing is the agent's to change and remove. docs/ownership.md says why. */
+/** What in the kernel's routing is the agent's to change and remove. docs/ownership.md says why. Pure. */
+
+import { addressBits } from '../lib/prefix.ts';
 import { METRIC_VEG_AGENT, RTPROT_VEG_AGENT, RULE_PRIORITY, TABLE_INTERNAL, TABLE_MAIN } from './numbers.ts';
-import { addressBits } from './prefix.ts';
 import type { InterfaceAddress, Route, Rule } from './state.ts';
 
 const OWN_PRIORITIES: ReadonlySet<number> = new Set(Object.values(RULE_PRIORITY));

@@ -1,5 +1,5 @@
 /**
- * Rules, routes, links and addresses ↔ rtnetlink payloads (linux/rtnetlink.h, linux/fib_rules.h).
+ * Rules, routes, links and addresses ↔ rtnetlink payloads (linux/rtnetlink.h, linux/fib_rules.h). Pure.
  *
  * Headers, attributes and requests are the netlink package's codecs. Whole messages are read attribute by
  * attribute here, because the package's decoders lose attributes that they do not know and throw at an
@@ -16,9 +16,6 @@ import {
   type RuleAttrs,
 } from 'netlink/dist/rt/structs.js';
 import { AttrStream, getU32, parseAttributes, putU32 } from 'netlink/dist/structs.js';
-import type { VirtualAddress } from './addresses.ts';
-import { METRIC_VEG_AGENT } from './numbers.ts';
-import { ownsRoute, ownsRule } from './ownership.ts';
 import {
   type Address,
   addressBits,
@@ -29,7 +26,10 @@ import {
   networkAddress,
   type Prefix,
   prefixLength,
-} from './prefix.ts';
+} from '../lib/prefix.ts';
+import type { VirtualAddress } from './addresses.ts';
+import { METRIC_VEG_AGENT } from './numbers.ts';
+import { ownsRoute, ownsRule } from './ownership.ts';
 import type { InterfaceAddress, Link, Route, Rule } from './state.ts';
 
 export { MessageType };

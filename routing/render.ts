@@ -1,8 +1,9 @@
-/** Steps, routes and rules as the iproute2 command lines that would do the same. */
+/** Steps, routes and rules as the iproute2 command lines that would do the same. Pure. */
+
+import { type Family, hostPrefix, iproute2Text } from '../lib/prefix.ts';
 import { defaultMetric } from './desired.ts';
 import type { RoutingStep } from './diff.ts';
 import { METRIC_VEG_AGENT, RTPROT_BOOT, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN } from './numbers.ts';
-import { type Family, hostPrefix, iproute2Text } from './prefix.ts';
 import type { Route, Rule } from './state.ts';
 
 const TABLE_NAMES: Readonly<Record<number, string>> = {

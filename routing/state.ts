@@ -1,5 +1,5 @@
-/** What the kernel's routing looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. */
-import type { Address, Family, Prefix } from './prefix.ts';
+/** What the kernel's routing looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. Pure. */
+import type { Address, Family, Prefix } from '../lib/prefix.ts';
 
 /** A network interface (RTM_NEWLINK). */
 export interface Link {

@@ -13,15 +13,15 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const DROPPED = /(?:^|[;{)]|=>)\s*void ([a-zA-Z#][\w.#!]*)\(/gm;
 
 const CANNOT_REJECT: Record<string, string> = {
-  'agent/check.ts: process.stdout.write': 'no promise',
-  'agent/check.ts: process.stderr.write': 'no promise',
-  'agent/http.ts: this.#http.end': 'waits for the end of a server, which does not fail',
-  'agent/page/client.ts: search': 'shows what went wrong; in a browser besides',
-  'agent/page/client.ts: again': 'looks, which shows what went wrong; in a browser besides',
+  'agent/commands/check.ts: process.stdout.write': 'no promise',
+  'agent/commands/check.ts: process.stderr.write': 'no promise',
+  'agent/show/http.ts: this.#http.end': 'waits for the end of a server, which does not fail',
+  'agent/show/page/client.ts: search': 'shows what went wrong; in a browser besides',
+  'agent/show/page/client.ts: again': 'looks, which shows what went wrong; in a browser besides',
   'agent/process.ts: bfd.command': 'no answer is an answer',
   'agent/process.ts: busiest.check': 'tells what went wrong itself',
-  'agent/render.ts: process.stderr.write': 'no promise',
-  'bfd/http-server.ts: this.#serve': 'tells what went wrong itself',
+  'agent/commands/render.ts: process.stderr.write': 'no promise',
+  'lib/http-server.ts: this.#serve': 'tells what went wrong itself',
   'nat/desired.ts: sets.push': 'no promise',
   'nat/fingerprint.ts: hash.update': 'no promise',
   'nat/nftables.ts: found.set': 'no promise',
@@ -29,7 +29,7 @@ const CANNOT_REJECT: Record<string, string> = {
 
 t.test('what is dropped with `void` cannot reject', async (t) => {
   const found = new Set<string>();
-  for (const file of globSync('{agent,bfd,nat,routing,images}/**/*.ts', { cwd: ROOT })) {
+  for (const file of globSync('{agent,bfd,lib,nat,routing,images}/**/*.ts', { cwd: ROOT })) {
     const text = readFileSync(join(ROOT, file), 'utf8');
     for (const [, call] of text.matchAll(DROPPED)) found.add(`${file}: ${call}`);
   }

@@ -1,17 +1,17 @@
 /**
  * The documents of a set of policy files: read, checked against their schemas, each able to place an error
- * in its text. What one document says about another is with the translators.
+ * in its text. What one document says about another is with the translators. Pure.
  */
 
 import type { Kind } from './json-schema.ts';
+import { type Pod, podOf } from './kubernetes/pods.ts';
+import { POD } from './kubernetes/schema.ts';
 import type { Origin, PolicyError, PolicyFile } from './model.ts';
 import { isPassedOver, refusal } from './other-kinds.ts';
 import { type Budget, type Path, parseDocuments } from './parse.ts';
 import { type FilePart, type PartErrors, readParts } from './parts.ts';
-import { type Pod, podOf } from './pods.ts';
 import { describe, formatPath, quote } from './quote.ts';
 import { KINDS } from './schema.ts';
-import { POD } from './schema-core.ts';
 import { sieve } from './sieve.ts';
 import { MAX_MISFITS, validate } from './validate.ts';
 

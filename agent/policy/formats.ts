@@ -1,8 +1,8 @@
 /**
  * The forms of text that policy fields have, by the name that the schemas give them, each with its check and
- * with what to say when it fails. Everything that later reaches a command line or a label passes one of them.
+ * with what to say when it fails. Everything that later reaches a command line or a label passes one of them. Pure.
  */
-import { type Family, familyOf, parseAddress, parsePrefix } from '../../routing/prefix.ts';
+import { type Family, familyOf, parseAddress, parsePrefix } from '../../lib/prefix.ts';
 import { quote } from './quote.ts';
 
 export interface Format {

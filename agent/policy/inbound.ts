@@ -1,5 +1,5 @@
-/** EIPs and DNATs, wherever they are written: each on its own, and that no two claim the same. */
-import { type Address, familyOf, parseAddress } from '../../routing/prefix.ts';
+/** EIPs and DNATs, wherever they are written: each on its own, and that no two claim the same. Pure. */
+import { type Address, familyOf, parseAddress } from '../../lib/prefix.ts';
 import type { PolicyDocument } from './documents.ts';
 import { parsePorts } from './formats.ts';
 import type { Dnat, Eip, Policy } from './model.ts';

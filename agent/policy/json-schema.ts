@@ -1,4 +1,4 @@
-/** The words that the schemas of policy documents are written in. `format` names are those of formats.ts. */
+/** The words that the schemas of policy documents are written in. `format` names are those of formats.ts. Pure. */
 
 /** A JSON Schema (draft-07), as a plain value. */
 export type Schema = { readonly [keyword: string]: unknown };

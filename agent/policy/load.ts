@@ -1,21 +1,21 @@
 /**
- * From the text of the policy files to the policy, or to everything that is wrong with them at once.
+ * From the text of the policy files to the policy, or to everything that is wrong with them at once. Pure.
  *
  * Files → documents (parse.ts, validate.ts) → the one gateway among them → its translator → `Policy`.
  */
-import { addDeckhouse } from './deckhouse.ts';
+import { addDeckhouse } from './deckhouse/policy.ts';
 import { type PolicyDocument, readDocuments } from './documents.ts';
-import { translateGatewayPolicy } from './gateway-policy.ts';
+import { translateGatewayPolicy } from './gateway-policy/policy.ts';
 import { Inbound } from './inbound.ts';
-import { readNetwork, translateVpcEgressGateway } from './kube-ovn.ts';
-import { addKubeOvnNat } from './kube-ovn-nat.ts';
+import { readNetwork, translateVpcEgressGateway } from './kube-ovn/gateway.ts';
+import { addKubeOvnNat } from './kube-ovn/nat.ts';
+import { Pods } from './kubernetes/selectors.ts';
 import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
 import { DEFAULT_TOKENS } from './parse.ts';
 import { checkNotShared } from './port-blocks.ts';
 import { quote } from './quote.ts';
 import { addWarnings, programmedFamilies } from './resolve.ts';
-import { Pods } from './selectors.ts';
-import { addSpidernet } from './spidernet.ts';
+import { addSpidernet } from './spidernet/policy.ts';
 
 /** The kinds of which there is one in a directory: they say where the two sides are. */
 const GATEWAYS = ['GatewayPolicy', 'VpcEgressGateway'];

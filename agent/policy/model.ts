@@ -1,8 +1,8 @@
 /**
  * The one internal policy model. Every kind of document is translated into it (one file a system), and
- * everything behind it (plan, status) knows nothing of where it came from.
+ * everything behind it (plan, status) knows nothing of where it came from. Pure.
  */
-import type { Address, Prefix } from '../../routing/prefix.ts';
+import type { Address, Prefix } from '../../lib/prefix.ts';
 import type { Cuts } from './sieve.ts';
 
 /** One side of the gateway. */

@@ -2,9 +2,10 @@
  * Kinds that nothing is read of: those that stand beside a gateway in a cluster, which are passed over, and those that
  * are somebody's mistake, with advice. Pure.
  */
+
+import { KUBE_OVN } from './kube-ovn/nat-schema.ts';
 import { closest, quote } from './quote.ts';
 import { KINDS } from './schema.ts';
-import { KUBE_OVN } from './schema-kube-ovn-nat.ts';
 
 /** What a gateway has no use for, by apiVersion. */
 const PASSED_OVER: Readonly<Record<string, string>> = {

@@ -1,5 +1,5 @@
-/** Which blocks lie in which, for many blocks at once. Two CIDRs are disjoint or one holds the other. */
-import { around, type Family, familyOf, type Prefix, prefixLength } from '../../routing/prefix.ts';
+/** Which blocks lie in which, for many blocks at once. Two CIDRs are disjoint or one holds the other. Pure. */
+import { around, type Family, familyOf, type Prefix, prefixLength } from '../../lib/prefix.ts';
 
 /** Prefixes with a value each, that can be asked which of them hold another one. The first value stays. */
 export class PrefixIndex<Value> {

@@ -1,5 +1,5 @@
 /**
- * From the text of one file to its documents, as plain values of which every part knows its line and column.
+ * From the text of one file to its documents, as plain values of which every part knows its line and column. Pure.
  *
  * YAML 1.2 with the core schema (JSON is a part of it): `yes` and `010` are what they look like, merge keys
  * are plain keys, a key that stands twice is an error. What could make a small file cost much (deep nesting,

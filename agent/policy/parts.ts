@@ -2,8 +2,9 @@
  * A large file as parts that are parsed one after the other: its documents, and of a list its items, so that there
  * is never more than one item's syntax tree. Places in a part lead to places in the file. Pure.
  */
+
+import { readPlain, Texts } from '../../lib/plain.ts';
 import { type Budget, type ParsedDocument, type Position, parseDocuments, placesIn } from './parse.ts';
-import { readPlain, Texts } from './plain.ts';
 import type { Cuts } from './sieve.ts';
 
 /** Octets of a syntax tree for one of the value that remains of it. */

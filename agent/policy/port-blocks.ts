@@ -1,5 +1,5 @@
-/** What must be true of a policy with `portBlockSize`: every source has a block, and nothing else its ports. */
-import { BLOCK_PORTS, capacity, MAX_BLOCKS, sourceCount } from '../../nat/port-blocks.ts';
+/** What must be true of a policy with `portBlockSize`: every source has a block, and nothing else its ports. Pure. */
+
 import {
   type Address,
   addressBits,
@@ -10,9 +10,10 @@ import {
   parseAddress,
   parsePrefix,
   prefixLength,
-} from '../../routing/prefix.ts';
+} from '../../lib/prefix.ts';
+import { BLOCK_PORTS, capacity, MAX_BLOCKS, sourceCount } from '../../nat/port-blocks.ts';
 import type { PolicyDocument } from './documents.ts';
-import type { GatewayPolicyResource } from './gateway-policy.ts';
+import type { GatewayPolicyResource } from './gateway-policy/policy.ts';
 import type { EgressRule, Policy } from './model.ts';
 import { PrefixIndex } from './overlap.ts';
 import type { Path } from './parse.ts';

@@ -1,4 +1,4 @@
-/** How text from a policy file is shown in a message: on one line, short, and harmless to a terminal. */
+/** How text from a policy file is shown in a message: on one line, short, and harmless to a terminal. Pure. */
 
 const MAX_SHOWN = 80;
 

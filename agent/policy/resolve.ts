@@ -1,4 +1,4 @@
-/** What the translators of every system share: from checked text to the parts of the policy model. */
+/** What the translators of every system share: from checked text to the parts of the policy model. Pure. */
 import {
   type Address,
   anyPrefix,
@@ -10,7 +10,7 @@ import {
   parseAddress,
   parsePrefix,
   prefixLength,
-} from '../../routing/prefix.ts';
+} from '../../lib/prefix.ts';
 import type { DocumentSet, PolicyDocument } from './documents.ts';
 import type { EgressRule, Policy, PolicyWarning, Side } from './model.ts';
 import { holders, PrefixIndex } from './overlap.ts';

@@ -1,5 +1,5 @@
 /**
- * Keeps the items of long lists of addresses from the YAML parser.
+ * Keeps the items of long lists of addresses from the YAML parser. Pure.
  *
  * A parsed node costs a hundred times what its text does, and it is lists of addresses that make a policy
  * large: with this a hundred thousand blocks fit into the memory of a gateway pod. It stands between the lexer

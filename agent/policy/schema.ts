@@ -1,11 +1,12 @@
 /**
- * The JSON Schemas of the documents that a policy directory may hold, by apiVersion and kind.
+ * The JSON Schemas of the documents that a policy directory may hold, by apiVersion and kind. Pure.
  *
  * They say which fields there are, of which type, form and range; what one field means for another is with
  * the translators. An unknown field is always an error: a misspelt field that is silently ignored is a policy
  * that is not obeyed.
  */
 
+import { DECKHOUSE_KINDS } from './deckhouse/schema.ts';
 import { MOST_BANDWIDTH } from './formats.ts';
 import {
   anyList,
@@ -27,10 +28,9 @@ import {
   texts,
   withDefault,
 } from './json-schema.ts';
-import { CORE_KINDS } from './schema-core.ts';
-import { DECKHOUSE_KINDS } from './schema-deckhouse.ts';
-import { KUBE_OVN, KUBE_OVN_NAT_KINDS } from './schema-kube-ovn-nat.ts';
-import { SPIDERNET_KINDS } from './schema-spidernet.ts';
+import { KUBE_OVN, KUBE_OVN_NAT_KINDS } from './kube-ovn/nat-schema.ts';
+import { CORE_KINDS } from './kubernetes/schema.ts';
+import { SPIDERNET_KINDS } from './spidernet/schema.ts';
 
 export const BFD_AUTH_TYPES = [
   'simple-password',

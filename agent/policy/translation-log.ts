@@ -1,4 +1,4 @@
-/** The log of translations, which `GatewayPolicy` and Kube-OVN's `observability.conntrack.log` say alike. */
+/** The log of translations, which `GatewayPolicy` and Kube-OVN's `observability.conntrack.log` say alike. Pure. */
 import type { PolicyDocument } from './documents.ts';
 import type { PortRange, TranslationFilter, TranslationLogPolicy, TupleFilter } from './model.ts';
 import type { Path } from './parse.ts';

@@ -1,5 +1,5 @@
 /**
- * One document against the schema of its kind: what is wrong with it, in words for the person who wrote it.
+ * One document against the schema of its kind: what is wrong with it, in words for the person who wrote it. Pure.
  */
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
 import { FORMATS } from './formats.ts';

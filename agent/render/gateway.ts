@@ -2,10 +2,15 @@
  * What `veg-agent render` needs to know of a gateway beyond its policy: the fields of a `VpcEgressGateway` that
  * Kube-OVN's controller acts on, and the pod does not. Pure.
  */
-import { type Address, FAMILIES, type Family, familyOf, type Prefix } from '../../routing/prefix.ts';
+import { type Address, FAMILIES, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
 import type { DocumentSet } from '../policy/documents.ts';
 import { splitPair } from '../policy/formats.ts';
-import { DEFAULT_VPC, internalSubnet, readNetwork, type VpcEgressGateway } from '../policy/kube-ovn.ts';
+import {
+  DEFAULT_VPC,
+  internalSubnet,
+  readNetwork,
+  type VpcEgressGateway,
+} from '../policy/kube-ovn/gateway.ts';
 import type { Policy, PolicyFile } from '../policy/model.ts';
 
 /** The parts of the resource that are read here; `policy/schema.ts` has checked their types. */

@@ -5,7 +5,7 @@
  * ConfigMap and nothing else, and rolls no pod.
  */
 import { stringify } from 'yaml';
-import { DEFAULT_VPC } from '../policy/kube-ovn.ts';
+import { DEFAULT_VPC } from '../policy/kube-ovn/gateway.ts';
 import type { PolicyFile } from '../policy/model.ts';
 import { sieve } from '../policy/sieve.ts';
 import { type Gateway, type NodeSelector, OVN_PROVIDER, RenderError } from './gateway.ts';

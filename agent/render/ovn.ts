@@ -4,7 +4,7 @@
  * It may be run again after every change. Sessions that stay are changed in place, and the policies in one
  * transaction, so that no packet meets OVN in between.
  */
-import { type Address, FAMILIES, type Family, familyOf } from '../../routing/prefix.ts';
+import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.ts';
 import { type Gateway, RenderError } from './gateway.ts';
 
 /** Priorities of Kube-OVN's policies on a VPC's router. */

@@ -6,10 +6,11 @@
  * within a second; when somebody else claims it, they are told again at once and then ever more slowly, once a second at
  * least, and it is logged, noted and counted. Both need a packet socket; without one a note says so.
  */
-import * as libc from '../../bfd/libc.ts';
-import { SystemError } from '../../bfd/libc.ts';
-import { type Address, address as canonical, type Family, familyOf } from '../../routing/prefix.ts';
-import type { Logger } from '../log.ts';
+import * as libc from '../../lib/libc.ts';
+import { SystemError } from '../../lib/libc.ts';
+import type { Logger } from '../../lib/log.ts';
+import { MAC_BROADCAST, macText, multicastMac } from '../../lib/mac.ts';
+import { type Address, address as canonical, type Family, familyOf } from '../../lib/prefix.ts';
 import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from './arp.ts';
 import {
   announced,
@@ -26,7 +27,6 @@ import {
   type Word,
 } from './claim.ts';
 import { claimsFilter } from './filters.ts';
-import { MAC_BROADCAST, macText, multicastMac } from './mac.ts';
 import {
   ALL_NODES,
   decodeAdvertisement,

@@ -2,11 +2,11 @@
  * Which packets of a link wake the agent: programs in classic BPF (linux/filter.h) for sockets without a link-layer
  * header, so the packet begins at 0. Pure.
  */
-import type { Bpf } from '../../bfd/libc.ts';
+import type { Bpf } from '../../lib/libc.ts';
+import { macBytes } from '../../lib/mac.ts';
+import { type Address, addressBytes, familyOf } from '../../lib/prefix.ts';
 import { addressFamily } from '../../routing/parse.ts';
-import { type Address, addressBytes, familyOf } from '../../routing/prefix.ts';
 import { ARP_REPLY } from './arp.ts';
-import { macBytes } from './mac.ts';
 import { ADVERTISEMENT, SOLICITATION } from './ndp.ts';
 
 const LOAD_WORD = 0x20;

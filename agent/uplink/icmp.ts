@@ -1,5 +1,5 @@
 /** ICMP echo of both families (RFC 792, RFC 4443 4), and the checksum that goes with it. Pure. */
-import type { Family } from '../../routing/prefix.ts';
+import type { Family } from '../../lib/prefix.ts';
 
 const ECHO_REQUEST = { 4: 8, 6: 128 } as const;
 export const ECHO_REPLY = { 4: 0, 6: 129 } as const;

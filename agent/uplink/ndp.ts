@@ -1,7 +1,8 @@
 /** Neighbor Solicitation and Advertisement (RFC 4861 4.3, 4.4) with their IPv6 header. Pure. */
-import { type Address, addressBytes, addressFromBytes } from '../../routing/prefix.ts';
+
+import { macBytes, macText } from '../../lib/mac.ts';
+import { type Address, addressBytes, addressFromBytes } from '../../lib/prefix.ts';
 import { checksum } from './icmp.ts';
-import { macBytes, macText } from './mac.ts';
 
 const IPV6_HEADER = 40;
 const NEXT_HEADER_ICMPV6 = 58;

@@ -6,10 +6,11 @@
  *
  * The kernel's own entry is left alone otherwise, and a permanent one that is not the agent's always.
  */
-import type { Address } from '../../routing/prefix.ts';
-import type { Logger } from '../log.ts';
-import type { NetlinkSocket } from '../netlink.ts';
-import { FlagsNew } from '../netlink.ts';
+
+import type { Logger } from '../../lib/log.ts';
+import type { NetlinkSocket } from '../../lib/netlink.ts';
+import { FlagsNew } from '../../lib/netlink.ts';
+import type { Address } from '../../lib/prefix.ts';
 import { type Answerer, adopt, claimed, confirmed, createAnswerer, replaced } from './answerer.ts';
 import {
   DELETE_NEIGHBOUR,

@@ -6,7 +6,8 @@
  * An answer raises SIGURG (F_SETSIG), as netlink's do: nothing is polled.
  */
 import { randomBytes } from 'node:crypto';
-import * as libc from '../../bfd/libc.ts';
+import * as libc from '../../lib/libc.ts';
+import { MAC_BROADCAST, macBytes, multicastMac } from '../../lib/mac.ts';
 import {
   type Address,
   addressBytes,
@@ -14,11 +15,10 @@ import {
   address as canonical,
   type Family,
   familyOf,
-} from '../../routing/prefix.ts';
+} from '../../lib/prefix.ts';
 import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from './arp.ts';
 import { gatewayAdvertisements, gatewayArp } from './filters.ts';
 import { decodeEcho, ECHO_REPLY, encodeEcho } from './icmp.ts';
-import { MAC_BROADCAST, macBytes, multicastMac } from './mac.ts';
 import { decodeAdvertisement, encodeSolicitation, solicitedNode } from './ndp.ts';
 
 /** An answer to a probe, or what somebody says without having been asked. */

@@ -9,13 +9,13 @@
  */
 
 import type { FamilyReadiness } from '../../bfd/intent.ts';
-import { SystemError } from '../../bfd/libc.ts';
+import { SystemError } from '../../lib/libc.ts';
+import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from '../../lib/netlink.ts';
+import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.ts';
 import { addressDump, linkDump, MessageType, parseInterfaceAddress, parseLink } from '../../routing/parse.ts';
-import { type Address, FAMILIES, type Family, familyOf } from '../../routing/prefix.ts';
 import type { InterfaceAddress, Link } from '../../routing/state.ts';
-import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from '../netlink.ts';
-import { noAddress, ownAddresses, questionSource } from '../own-address.ts';
 import { linkObstacle } from '../plan.ts';
+import { noAddress, ownAddresses, questionSource } from '../pod/own-address.ts';
 import type { UplinkPolicy } from '../policy/model.ts';
 import { neighbourNotices } from './filters.ts';
 import {

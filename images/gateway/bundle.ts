@@ -16,15 +16,15 @@ import { build, type Plugin } from 'esbuild';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
-/** The programs: what is started, forked or run as a thread by its file name. */
-const PROGRAMS = [
-  'agent/child',
-  'agent/main',
-  'agent/kube-ovn-observer',
-  'agent/kube-ovn-supervisor',
-  'agent/translations-worker',
-  'bfd/main',
-];
+/** The programs: what is started, forked or run as a thread by its file name. In one directory, where they find each other. */
+const PROGRAMS = {
+  'agent/child': 'agent/child.ts',
+  'agent/main': 'agent/main.ts',
+  'agent/kube-ovn-observer': 'agent/kube-ovn/observer.ts',
+  'agent/kube-ovn-supervisor': 'agent/kube-ovn/bfdd-supervisor.ts',
+  'agent/translations-worker': 'agent/flows/translations-worker.ts',
+  'bfd/main': 'bfd/main.ts',
+};
 
 /** Parts of packages that nothing here uses, and that load half of Node. */
 const UNUSED = /\/prom-client\/lib\/(?:cluster|defaultMetrics|pushgateway)\.js$/;
@@ -61,7 +61,7 @@ const packageOf = (file: string): string | undefined =>
 async function bundle(out: string): Promise<void> {
   const { metafile, outputFiles } = await build({
     absWorkingDir: ROOT,
-    entryPoints: Object.fromEntries(PROGRAMS.map((name) => [name, `${name}.ts`])),
+    entryPoints: PROGRAMS,
     outdir: join(out, 'dist'),
     // Shared parts lie beside the programs that start others by the directory that they are in.
     chunkNames: 'agent/[name]-[hash]',

@@ -17,7 +17,7 @@ const MAX_LINE = 4 << 20;
 /** Values in the line, at most. */
 const MAX_VALUES = 1 << 18;
 
-/** What is needed of bfd/files.ts and bfd/json.ts. */
+/** What is needed of lib/files.ts and lib/json.ts. */
 export interface StateFiles {
   parseJson(octets: Uint8Array, maxValues: number): unknown;
   readState(path: string, maxBytes: number): Buffer | undefined;

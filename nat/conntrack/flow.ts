@@ -8,7 +8,7 @@ import {
   networkAddress,
   type Prefix,
   prefixLength,
-} from '../../routing/prefix.ts';
+} from '../../lib/prefix.ts';
 import type { Flow, Verdict } from './table.ts';
 import { type Counters, PROTOCOL } from './wire.ts';
 

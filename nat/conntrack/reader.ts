@@ -21,7 +21,7 @@ import {
   NLMSG_ERROR,
 } from './wire.ts';
 
-/** The libc calls that are needed, as `bfd/libc.ts` has them; `sendto` and `recv` return a negative errno. */
+/** The libc calls that are needed, as `lib/libc.ts` has them; `sendto` and `recv` return a negative errno. */
 export interface Libc {
   socket(domain: number, type: number, protocol: number): number;
   bind(fd: number, address: Uint8Array): void;

@@ -2,7 +2,7 @@
  * The translation log: which flows get a record, how many, and the record itself, one JSON line of Kube-OVN's
  * `schemaVersion v1` with some fields more. Pure.
  */
-import { addressFromBytes, type Family, type Prefix } from '../../routing/prefix.ts';
+import { addressFromBytes, type Family, type Prefix } from '../../lib/prefix.ts';
 import { type FlowView, type NatType, type PrefixIndex, prefixIndex, protocolName } from './flow.ts';
 import type { Flow } from './table.ts';
 import { isIcmp } from './wire.ts';

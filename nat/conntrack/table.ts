@@ -1,11 +1,11 @@
 /**
  * The flows that are known to be alive, 128 octets each in a few large buffers: 65 536 flows cost 8 MiB and
- * nothing of the JavaScript heap, and a checkpoint of them is a copy of those octets.
+ * nothing of the JavaScript heap, and a checkpoint of them is a copy of those octets. Pure.
  *
  * The table hands out cursors (`Flow`): a cursor that `find`, `add` or iteration returned is good until the next
  * such call.
  */
-import type { Family } from '../../routing/prefix.ts';
+import type { Family } from '../../lib/prefix.ts';
 import { OTHERS_NUMBER } from './names.ts';
 import type { ConntrackEntry, Counters } from './wire.ts';
 

@@ -1,5 +1,5 @@
 /** What the tracker's totals come to by policy: the figures of metrics and status. Pure. */
-import type { Family } from '../../routing/prefix.ts';
+import type { Family } from '../../lib/prefix.ts';
 import type { Total } from './tracker.ts';
 
 /** Away from the VPC and towards it. */

@@ -11,7 +11,7 @@
  * sent, and its DESTROY is sent before it leaves the hash. So the events that wait are taken before a part is used,
  * and flows that ended since the dump began are left out of it: they may be in a part that was written before.
  */
-import type { Family } from '../../routing/prefix.ts';
+import type { Family } from '../../lib/prefix.ts';
 import { KEPT_NAMES, OTHERS, PolicyNames } from './names.ts';
 import { Flow, FlowTable, VERDICTS, type Verdict } from './table.ts';
 import { type ConntrackEntry, IPS_DYING } from './wire.ts';

@@ -1,11 +1,11 @@
 /**
  * Conntrack messages on NETLINK_NETFILTER (linux/netfilter/nfnetlink_conntrack.h): what the kernel tells of a
- * flow, and the requests that read the table and delete one entry of it.
+ * flow, and the requests that read the table and delete one entry of it. Pure.
  *
  * Decoding runs for every new and every ended flow and for every entry of a dump. It walks the attributes once
  * and copies nothing: addresses are views of the receive buffer, good until the next receive.
  */
-import type { Family } from '../../routing/prefix.ts';
+import type { Family } from '../../lib/prefix.ts';
 
 // linux/netlink.h
 export const NLMSG_ERROR = 2;

@@ -4,7 +4,7 @@ import { Gateway, type GatewayParts } from '../../agent/gateway.ts';
 import type { Policy } from '../../agent/policy/model.ts';
 import type { Kernels } from '../../agent/reconcile.ts';
 import { WATCHDOG } from '../../agent/watchdog.ts';
-import { address, prefix } from '../../routing/prefix.ts';
+import { address, prefix } from '../../lib/prefix.ts';
 import { Model } from '../nat/model.ts';
 import { until } from '../support/netns.ts';
 

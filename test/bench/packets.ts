@@ -20,7 +20,7 @@ import {
   setsockopt,
   sockaddr,
   socket,
-} from '../../bfd/libc.ts';
+} from '../../lib/libc.ts';
 import { type Namespace, NODE, ROOT, URGENTLY } from '../support/netns.ts';
 
 export type Job =

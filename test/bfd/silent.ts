@@ -1,5 +1,5 @@
 /** Loggers for tests: one that says nothing, and one that remembers. */
-import type { Log } from '../../bfd/transport.ts';
+import type { Log } from '../../lib/log.ts';
 
 const nothing = () => {};
 export const silentLog: Log = { error: nothing, warn: nothing, info: nothing, debug: nothing };

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { checksum } from '../../agent/uplink/icmp.ts';
-import { addressBytes, address as canonical } from '../../routing/prefix.ts';
+import { addressBytes, address as canonical } from '../../lib/prefix.ts';
 import { Agent, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
 import { type Backend, kernelState } from '../support/kernel.ts';
 import { type Namespace, NODE, ROOT, until } from '../support/netns.ts';

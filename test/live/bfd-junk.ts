@@ -5,8 +5,8 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { AF_INET, AF_INET6, bind, SOCK_DGRAM, sendto, setsockopt, sockaddr, socket } from '../../bfd/libc.ts';
 import { encode, type Packet } from '../../bfd/packet.ts';
+import { AF_INET, AF_INET6, bind, SOCK_DGRAM, sendto, setsockopt, sockaddr, socket } from '../../lib/libc.ts';
 
 const [target = '', rateText = '', secondsText = '', ...sources] = process.argv.slice(2);
 const rate = Number(rateText);

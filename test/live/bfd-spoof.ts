@@ -2,8 +2,9 @@
  * Pretends to be a BFD peer that is administratively down: `node bfd-spoof.ts SECONDS TARGET SOURCE …`, pairs of the
  * gateway's address and the peer's, which must be one of this namespace. Prints how many packets it sent to each.
  */
-import { AF_INET, AF_INET6, bind, SOCK_DGRAM, sendto, setsockopt, sockaddr, socket } from '../../bfd/libc.ts';
+
 import { encode } from '../../bfd/packet.ts';
+import { AF_INET, AF_INET6, bind, SOCK_DGRAM, sendto, setsockopt, sockaddr, socket } from '../../lib/libc.ts';
 
 const [seconds = '', ...addresses] = process.argv.slice(2);
 

@@ -3,7 +3,7 @@
  * line: `pause` stops reading, `resume` goes on, `report` prints what there is as one JSON line.
  */
 import { createInterface } from 'node:readline';
-import * as libc from '../../bfd/libc.ts';
+import * as libc from '../../lib/libc.ts';
 import { ConntrackReader } from '../../nat/conntrack/reader.ts';
 import { type Gap, Tracker } from '../../nat/conntrack/tracker.ts';
 

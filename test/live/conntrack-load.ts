@@ -14,7 +14,7 @@ import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
 import { createConnection, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import * as libc from '../../bfd/libc.ts';
+import * as libc from '../../lib/libc.ts';
 import type { Daemon, Namespace } from '../support/netns.ts';
 import { NODE, ROOT, URGENTLY, until } from '../support/netns.ts';
 import { roomySocket } from '../support/udp.ts';

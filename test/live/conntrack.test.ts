@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import type { TranslationsDocument } from '../../agent/translations-query.ts';
+import type { TranslationsDocument } from '../../agent/flows/translations-query.ts';
 import { Agent, DIRECT, type GatewaySpec, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
 import { until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';

@@ -195,7 +195,7 @@ t.test('cleanup sets nothing for whoever can write to the state directory', asyn
 t.test(
   'the observer refuses a command line that it cannot keep to, and outlives its configuration',
   async (t) => {
-    const program = join(ROOT, 'dist/agent/kube-ovn-observer.js');
+    const program = join(ROOT, 'dist/agent/kube-ovn/observer.js');
     for (const flags of [
       ['--listen-address', 'here:10666'],
       ['--listen-address', '10666'],

@@ -1,6 +1,6 @@
 /** Virtual addresses, an egress address and an EIP, move from one gateway to another, or are wanted by both. */
 import t from 'tap';
-import { FAMILIES } from '../../routing/prefix.ts';
+import { FAMILIES } from '../../lib/prefix.ts';
 import { Agent, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
 import { type Namespace, until, veth } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';

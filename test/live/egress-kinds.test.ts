@@ -1,6 +1,6 @@
 /** Deckhouse's and Spidernet's resources, with the whole agent: which source the server sees. */
 import t from 'tap';
-import { FAMILIES } from '../../routing/prefix.ts';
+import { FAMILIES } from '../../lib/prefix.ts';
 import { Agent, gatewayPolicy, PolicyDirectory } from '../support/agent.ts';
 import { until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';

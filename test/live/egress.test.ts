@@ -1,7 +1,7 @@
 /** Addresses beyond masquerade, with the whole agent: which source the server sees, which client the pod. */
 import t from 'tap';
 import { stringify } from 'yaml';
-import { FAMILIES, type Family } from '../../routing/prefix.ts';
+import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { Agent, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
 import { type Namespace, until } from '../support/netns.ts';
 import { associate } from '../support/sctp.ts';

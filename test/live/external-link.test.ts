@@ -1,6 +1,6 @@
 /** Links that are not one network with the gateway and the pod in it: host addresses, no address, routes elsewhere. */
 import t, { type Test } from 'tap';
-import { FAMILIES } from '../../routing/prefix.ts';
+import { FAMILIES } from '../../lib/prefix.ts';
 import { Agent, type GatewaySpec, PolicyDirectory, WEB } from '../support/agent.ts';
 import { until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';

@@ -4,7 +4,7 @@
  */
 
 import { linkAddress } from '../../agent/uplink/probe.ts';
-import { AF_PACKET, bind, ifNametoindex, SOCK_RAW, sendto, socket } from '../../bfd/libc.ts';
+import { AF_PACKET, bind, ifNametoindex, SOCK_RAW, sendto, socket } from '../../lib/libc.ts';
 
 const [name = '', every = '', count = '', ...frames] = process.argv.slice(2);
 const fd = socket(AF_PACKET, SOCK_RAW, 0);

@@ -3,7 +3,7 @@ import t, { type Test } from 'tap';
 import { ARP_REPLY, ARP_REQUEST, encodeArp } from '../../agent/uplink/arp.ts';
 import { checksum } from '../../agent/uplink/icmp.ts';
 import { encodeAdvertisement, encodeSolicitation } from '../../agent/uplink/ndp.ts';
-import { address, addressBytes, FAMILIES, type Family } from '../../routing/prefix.ts';
+import { address, addressBytes, FAMILIES, type Family } from '../../lib/prefix.ts';
 import { Agent, type GatewaySpec, PolicyDirectory } from '../support/agent.ts';
 import { type Daemon, type Namespace, NODE, ROOT, until, veth } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';

@@ -1,9 +1,9 @@
 /** Policies, egress addresses, EIP and DNAT against the kernel, in rules and in packets. Needs root. */
 import t from 'tap';
+import { type Address, address, FAMILIES, type Family, type Prefix, prefix } from '../../lib/prefix.ts';
 import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
 import type { EgressPolicy } from '../../nat/egress.ts';
 import { createNatKernel } from '../../nat/kernel.ts';
-import { type Address, address, FAMILIES, type Family, type Prefix, prefix } from '../../routing/prefix.ts';
 import { seeded } from '../nat/model.ts';
 import { type Namespace, NODE, Scope, until } from '../support/netns.ts';
 import { sendStraySegments } from '../support/stray.ts';

@@ -1,12 +1,12 @@
 /** nat against the kernel: iptables with both backends, ipset, and packets. Needs root. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
+import { FAMILIES, type Family, prefix } from '../../lib/prefix.ts';
 import { desiredNat, type NatIntent } from '../../nat/desired.ts';
 import { diffNat } from '../../nat/diff.ts';
 import { createNatKernel } from '../../nat/kernel.ts';
 import { commandLines } from '../../nat/render.ts';
 import type { NatState, Rule } from '../../nat/state.ts';
-import { FAMILIES, type Family, prefix } from '../../routing/prefix.ts';
 import { carryOut, disturb, Model, seeded } from '../nat/model.ts';
 import { type Namespace, NODE, ROOT, Scope, until } from '../support/netns.ts';
 import { ADDRESS, topology } from '../support/topology.ts';

@@ -1,6 +1,6 @@
 // Port blocks with the whole agent: the server sees each source in its block, and a full block is one source's.
 import t from 'tap';
-import type { TranslationsDocument } from '../../agent/translations-query.ts';
+import type { TranslationsDocument } from '../../agent/flows/translations-query.ts';
 import { until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 import { ADDRESS } from '../support/topology.ts';

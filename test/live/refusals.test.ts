@@ -6,7 +6,7 @@ import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import type { StatusDocument } from '../../agent/status.ts';
+import type { StatusDocument } from '../../agent/show/status.ts';
 import { Agent, type AgentOptions, BFD, cli, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
 import { kernelState } from '../support/kernel.ts';
 import { type Namespace, type Output, until } from '../support/netns.ts';

@@ -4,10 +4,10 @@
  */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { desiredSysctls } from '../../agent/desired-sysctls.ts';
 import { watchKernel } from '../../agent/events.ts';
-import { NetlinkListener, NetlinkSocket, Protocol } from '../../agent/netlink.ts';
-import { createSysctls } from '../../agent/sysctl.ts';
+import { desiredSysctls } from '../../agent/pod/desired-sysctls.ts';
+import { createSysctls } from '../../agent/pod/sysctl.ts';
+import { NetlinkListener, NetlinkSocket, Protocol } from '../../lib/netlink.ts';
 import { desiredRouting, type RoutingIntent } from '../../routing/desired.ts';
 import { diffRouting } from '../../routing/diff.ts';
 import { ROUTING_GROUPS } from '../../routing/events.ts';

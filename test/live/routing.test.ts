@@ -1,8 +1,8 @@
 /** Routing against the kernel: what iproute2 lists, what is repaired, and what survives. */
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import { address, prefix } from '../../lib/prefix.ts';
 import type { RoutingIntent } from '../../routing/desired.ts';
-import { address, prefix } from '../../routing/prefix.ts';
 import { type Namespace, NODE, Scope, until, veth } from '../support/netns.ts';
 
 const CHILD = fileURLToPath(new URL('routing-child.ts', import.meta.url));

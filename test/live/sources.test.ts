@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { FAMILIES, type Family } from '../../routing/prefix.ts';
+import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { Agent, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
 import { NODE } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';

@@ -1,7 +1,7 @@
 import t from 'tap';
+import { type Family, type Prefix, prefix } from '../../lib/prefix.ts';
 import { desiredNat, expressible, type FamilyNat } from '../../nat/desired.ts';
 import type { Tables } from '../../nat/state.ts';
-import { type Family, type Prefix, prefix } from '../../routing/prefix.ts';
 
 const nat = (family: Family, forward: Prefix[], notrackBfd = false): FamilyNat => ({
   family,

@@ -1,9 +1,9 @@
 import t from 'tap';
+import { FAMILIES, type Prefix, prefix } from '../../lib/prefix.ts';
 import { desiredNat as desiredWhole, type NatIntent } from '../../nat/desired.ts';
 import { diffNat } from '../../nat/diff.ts';
 import { commandLines, isRuleStep } from '../../nat/render.ts';
 import type { NatState } from '../../nat/state.ts';
-import { FAMILIES, type Prefix, prefix } from '../../routing/prefix.ts';
 import { carryOut, disturb, isForeign, Model, seeded } from './model.ts';
 
 const intent = (forward: string[], more: Partial<NatIntent[0]> = {}): NatIntent => [

@@ -1,11 +1,11 @@
 import t, { type Test } from 'tap';
+import { type Address, address, contains, type Prefix, prefix } from '../../lib/prefix.ts';
 import { desiredNat, type FamilyNat } from '../../nat/desired.ts';
 import { diffNat } from '../../nat/diff.ts';
 import type { DefaultAction, EgressPolicy } from '../../nat/egress.ts';
 import { blockOf } from '../../nat/port-blocks.ts';
 import { commandLines } from '../../nat/render.ts';
 import type { NatState } from '../../nat/state.ts';
-import { type Address, address, contains, type Prefix, prefix } from '../../routing/prefix.ts';
 import { carryOut, Model, seeded } from './model.ts';
 import { type Outcome, type Packet, send } from './packet.ts';
 

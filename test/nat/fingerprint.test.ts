@@ -1,7 +1,7 @@
 import t from 'tap';
+import { prefix } from '../../lib/prefix.ts';
 import { desiredNat } from '../../nat/desired.ts';
 import { createFingerprint, type Libc } from '../../nat/fingerprint.ts';
-import { prefix } from '../../routing/prefix.ts';
 
 /** A libc whose kernel has one legacy IPv4 table of two entries, and sets with a header each. */
 function fake() {

@@ -2,6 +2,8 @@
  * A small model of iptables and ipset: takes the text that the restore programs take, answers with the text that
  * the save programs print, and refuses what they refuse. Checked against the real ones in test/live/nat.test.ts.
  */
+
+import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import type { NatStep, RuleStep } from '../../nat/diff.ts';
 import { sumOf } from '../../nat/nftables.ts';
 import { parseSets, parseTables } from '../../nat/parse.ts';
@@ -9,7 +11,6 @@ import type { PortStep } from '../../nat/port-steps.ts';
 import { isRuleStep, isSetStep, rulesInput, setsInput } from '../../nat/render.ts';
 import type { SetStep } from '../../nat/sets.ts';
 import type { NatState, Rule, Tables } from '../../nat/state.ts';
-import { FAMILIES, type Family } from '../../routing/prefix.ts';
 
 interface ModelSet {
   header: string;

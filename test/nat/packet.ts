@@ -2,9 +2,7 @@
  * What happens to the first packet of a connection: walks it through mangle and nat as the kernel does, over the
  * rules and sets of a state. Knows the matches and targets that nat/ writes, and throws for any other.
  */
-import { blockOf } from '../../nat/port-blocks.ts';
-import { DECISION_MASK, PORT_BLOCKS_MARK } from '../../nat/rules.ts';
-import type { Chain, NatState, Table } from '../../nat/state.ts';
+
 import {
   type Address,
   addressNumber,
@@ -12,7 +10,10 @@ import {
   type Family,
   familyOf,
   type Prefix,
-} from '../../routing/prefix.ts';
+} from '../../lib/prefix.ts';
+import { blockOf } from '../../nat/port-blocks.ts';
+import { DECISION_MASK, PORT_BLOCKS_MARK } from '../../nat/rules.ts';
+import type { Chain, NatState, Table } from '../../nat/state.ts';
 
 export interface Packet {
   /** Interfaces; empty: the packet is made here. */

@@ -1,5 +1,6 @@
 // The formula of port blocks, both ways, and the messages that bring them into the kernel.
 import t from 'tap';
+import { address, addressBytes, addressFromBytes, prefix } from '../../lib/prefix.ts';
 import {
   addElement,
   createTable,
@@ -23,7 +24,6 @@ import {
   sourceCount,
   sourceOf,
 } from '../../nat/port-blocks.ts';
-import { address, addressBytes, addressFromBytes, prefix } from '../../routing/prefix.ts';
 import { seeded } from './model.ts';
 
 const blocks = (sources: string[], addresses: string[], size: number): PortBlocks => ({

@@ -1,8 +1,8 @@
 import t from 'tap';
+import { type Address, address, familyOf } from '../../lib/prefix.ts';
 import { diffAddresses } from '../../routing/addresses.ts';
 import { METRIC_VEG_AGENT } from '../../routing/numbers.ts';
 import { formatAddress, parseInterfaceAddress } from '../../routing/parse.ts';
-import { type Address, address, familyOf } from '../../routing/prefix.ts';
 import { renderStep } from '../../routing/render.ts';
 import type { InterfaceAddress, Link } from '../../routing/state.ts';
 

@@ -1,6 +1,6 @@
 import t from 'tap';
+import { address, prefix } from '../../lib/prefix.ts';
 import { desiredRouting, type FamilyRouting } from '../../routing/desired.ts';
-import { address, prefix } from '../../routing/prefix.ts';
 import { renderRoute, renderRule } from '../../routing/render.ts';
 
 const v4: FamilyRouting = {

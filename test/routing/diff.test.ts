@@ -1,8 +1,8 @@
 import t from 'tap';
+import { address, type Family, prefix } from '../../lib/prefix.ts';
 import { type DesiredRouting, desiredRouting, type FamilyRouting } from '../../routing/desired.ts';
 import { diffRouting } from '../../routing/diff.ts';
 import { ownsRoute, ownsRule } from '../../routing/ownership.ts';
-import { address, type Family, prefix } from '../../routing/prefix.ts';
 import { renderRule, renderStep } from '../../routing/render.ts';
 import type { Route, Rule } from '../../routing/state.ts';
 import { ModelKernel, randomSource } from './model.ts';

@@ -1,7 +1,7 @@
 import t from 'tap';
+import { address, prefix } from '../../lib/prefix.ts';
 import { routingEvent } from '../../routing/events.ts';
 import { formatRoute, formatRule, MessageType } from '../../routing/parse.ts';
-import { address, prefix } from '../../routing/prefix.ts';
 import type { Route, Rule } from '../../routing/state.ts';
 
 const route: Route = {

@@ -1,8 +1,8 @@
 import t from 'tap';
+import { address, prefix } from '../../lib/prefix.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
 import { createRoutingKernel, type RoutingNetlink } from '../../routing/kernel.ts';
 import { formatRoute, MessageType } from '../../routing/parse.ts';
-import { address, prefix } from '../../routing/prefix.ts';
 import type { Route, Rule } from '../../routing/state.ts';
 
 const eth0 = Buffer.from('0000010003000000431001000000000009000300657468300000000008000400dc050000', 'hex');

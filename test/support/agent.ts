@@ -11,7 +11,7 @@ import {
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
-import type { StatusDocument } from '../../agent/status.ts';
+import type { StatusDocument } from '../../agent/show/status.ts';
 import { type Daemon, type Namespace, NODE, type Output, ROOT, type Scope, until } from './netns.ts';
 
 /** The built program, as users get it. */

@@ -15,7 +15,7 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import koffi from 'koffi';
-import { AF_INET, close, libc, SOCK_DGRAM, SystemError, socket } from '../../bfd/libc.ts';
+import { AF_INET, close, libc, SOCK_DGRAM, SystemError, socket } from '../../lib/libc.ts';
 import { Agent, cli, type GatewaySpec, PolicyDirectory, WEB } from './agent.ts';
 import { BfdCapture } from './capture.ts';
 import { type Daemon, must, type Namespace, type Scope, URGENTLY, until, veth } from './netns.ts';

@@ -106,7 +106,7 @@ node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.ex
 # --- build ------------------------------------------------------------------------------------------------
 
 if [ ! -e dist/.built ] ||
-  [ -n "$(find agent bfd nat routing package.json tsconfig.json tsconfig.build.json -newer dist/.built -print | head -n 1)" ]; then
+  [ -n "$(find agent bfd lib nat routing package.json tsconfig.json tsconfig.build.json -newer dist/.built -print | head -n 1)" ]; then
   say 'building'
   npm run --silent build >&2 || die 'the build failed (its message is above)'
   touch dist/.built

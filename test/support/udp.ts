@@ -1,6 +1,6 @@
 /** UDP sockets for what counts packets. */
 import { createSocket, type Socket } from 'node:dgram';
-import * as libc from '../../bfd/libc.ts';
+import * as libc from '../../lib/libc.ts';
 
 const SO_RCVBUFFORCE = 33; // asm-generic/socket.h
 /** Ten thousand small packets. */

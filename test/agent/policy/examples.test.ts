@@ -5,10 +5,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { familyNat } from '../../../agent/plan-nat.ts';
-import { policyFromEnv } from '../../../agent/policy/kube-ovn-env.ts';
+import { policyFromEnv } from '../../../agent/policy/kube-ovn/env.ts';
 import type { Policy } from '../../../agent/policy/model.ts';
+import { address, FAMILIES } from '../../../lib/prefix.ts';
 import { desiredNat } from '../../../nat/desired.ts';
-import { address, FAMILIES } from '../../../routing/prefix.ts';
 import { send } from '../../nat/packet.ts';
 import { policyOf } from './support.ts';
 

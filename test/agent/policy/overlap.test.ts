@@ -1,7 +1,7 @@
 // Which blocks lie in which.
 import t from 'tap';
 import { PrefixIndex } from '../../../agent/policy/overlap.ts';
-import { contains, type Prefix, prefix } from '../../../routing/prefix.ts';
+import { contains, type Prefix, prefix } from '../../../lib/prefix.ts';
 
 t.test('the prefixes that hold another one are found, equal ones too, never across families', async (t) => {
   const index = new PrefixIndex<string>();

@@ -1,13 +1,13 @@
 // What the tests of the policy share: a small good policy, and ways to load and to print.
-import { addDeckhouse } from '../../../agent/policy/deckhouse.ts';
+import { addDeckhouse } from '../../../agent/policy/deckhouse/policy.ts';
 import { type PolicyDocument, readDocuments } from '../../../agent/policy/documents.ts';
 import { formatError } from '../../../agent/policy/error-text.ts';
-import { translateGatewayPolicy } from '../../../agent/policy/gateway-policy.ts';
+import { translateGatewayPolicy } from '../../../agent/policy/gateway-policy/policy.ts';
 import { Inbound } from '../../../agent/policy/inbound.ts';
+import { Pods } from '../../../agent/policy/kubernetes/selectors.ts';
 import { loadPolicy } from '../../../agent/policy/load.ts';
 import type { Policy, PolicyError, PolicyResult } from '../../../agent/policy/model.ts';
-import { Pods } from '../../../agent/policy/selectors.ts';
-import { addSpidernet } from '../../../agent/policy/spidernet.ts';
+import { addSpidernet } from '../../../agent/policy/spidernet/policy.ts';
 
 /** A good `GatewayPolicy`; tests append to its spec (two spaces of indentation). */
 export const GATEWAY = `apiVersion: veg-agent.io/v1alpha1

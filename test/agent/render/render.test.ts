@@ -13,7 +13,7 @@ import { DEFAULT_TOKENS } from '../../../agent/policy/parse.ts';
 import { type Gateway, readGateway } from '../../../agent/render/gateway.ts';
 import { renderKubernetes } from '../../../agent/render/kubernetes.ts';
 import { renderOvn } from '../../../agent/render/ovn.ts';
-import { VERSION } from '../../../bfd/version.ts';
+import { VERSION } from '../../../lib/version.ts';
 import { run } from '../../support/netns.ts';
 import { faults } from './kubernetes-schema.ts';
 

@@ -14,8 +14,8 @@ import {
   solicitedNode,
 } from '../../../agent/uplink/ndp.ts';
 import { neighbourEntry } from '../../../agent/uplink/neighbours.ts';
-import type { Bpf } from '../../../bfd/libc.ts';
-import { type Address, address } from '../../../routing/prefix.ts';
+import type { Bpf } from '../../../lib/libc.ts';
+import { type Address, address } from '../../../lib/prefix.ts';
 
 /** What the kernel does with the instructions that the filters use: the octets that it lets through. */
 function accepts(program: Bpf, packet: Buffer): boolean {

@@ -1,6 +1,5 @@
 import t from 'tap';
 import { checksum } from '../../../agent/uplink/icmp.ts';
-import { multicastMac } from '../../../agent/uplink/mac.ts';
 import {
   decodeAdvertisement,
   decodeSolicitation,
@@ -9,7 +8,8 @@ import {
   encodeSolicitation,
   solicitedNode,
 } from '../../../agent/uplink/ndp.ts';
-import { address } from '../../../routing/prefix.ts';
+import { multicastMac } from '../../../lib/mac.ts';
+import { address } from '../../../lib/prefix.ts';
 
 const SOURCE = address('fd00:172:17::11');
 const GATEWAY = address('fd00:172:17::1');

@@ -5,7 +5,7 @@ import {
   neighbourOf,
   parseNeighbour,
 } from '../../../agent/uplink/neighbours.ts';
-import { address } from '../../../routing/prefix.ts';
+import { address } from '../../../lib/prefix.ts';
 
 t.test('a dump asks for one interface', async (t) => {
   t.equal(Buffer.from(neighbourDump(7)).toString('hex'), `${'00'.repeat(12)}0800080007000000`);

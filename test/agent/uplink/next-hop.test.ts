@@ -1,11 +1,11 @@
 // Where packets to an external gateway go, with the kernel's neighbour table modelled.
 import pino from 'pino';
 import t from 'tap';
-import type { NetlinkRequest } from '../../../agent/netlink.ts';
 import { NEW_NEIGHBOUR, neighbourEntry, parseNeighbour } from '../../../agent/uplink/neighbours.ts';
 import { NextHop } from '../../../agent/uplink/next-hop.ts';
 import { RIVALS } from '../../../agent/uplink/rivals.ts';
-import { address } from '../../../routing/prefix.ts';
+import type { NetlinkRequest } from '../../../lib/netlink.ts';
+import { address } from '../../../lib/prefix.ts';
 
 const GATEWAY = address('172.17.0.1');
 const ROUTER = '02:00:00:00:00:01';

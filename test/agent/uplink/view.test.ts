@@ -2,10 +2,10 @@
 import { readFileSync } from 'node:fs';
 import { Ajv } from 'ajv';
 import t from 'tap';
-import { Metrics } from '../../../agent/metrics.ts';
-import { type AgentView, notReady, statusDocument, statusText } from '../../../agent/status.ts';
+import { Metrics } from '../../../agent/show/metrics.ts';
+import { type AgentView, notReady, statusDocument, statusText } from '../../../agent/show/status.ts';
 import type { UplinkView } from '../../../agent/uplink/uplink.ts';
-import { address } from '../../../routing/prefix.ts';
+import { address } from '../../../lib/prefix.ts';
 
 const UPLINK: UplinkView = {
   families: [

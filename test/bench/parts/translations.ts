@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import * as files from '../../../bfd/files.ts';
+import * as files from '../../../lib/files.ts';
 import type { Lookup } from '../../../nat/conntrack/lookup.ts';
 import { TranslationStore } from '../../../nat/conntrack/store.ts';
 import { Flow } from '../../../nat/conntrack/table.ts';

@@ -1,6 +1,7 @@
 /** Conntrack entries for tests, from text. */
+
+import { address, addressBytes, familyOf } from '../../../lib/prefix.ts';
 import type { ConntrackEntry, Counters } from '../../../nat/conntrack/wire.ts';
-import { address, addressBytes, familyOf } from '../../../routing/prefix.ts';
 
 export interface EntrySpec {
   /** `10.17.0.9 1000 1.1.1.1 443`: source and destination before translation. */

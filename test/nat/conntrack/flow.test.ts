@@ -1,4 +1,5 @@
 import t from 'tap';
+import { address, addressBytes, contains, type Prefix, prefix } from '../../../lib/prefix.ts';
 import {
   classify,
   PolicyIndex,
@@ -7,7 +8,6 @@ import {
   viewFlow,
 } from '../../../nat/conntrack/flow.ts';
 import { Flow } from '../../../nat/conntrack/table.ts';
-import { address, addressBytes, contains, type Prefix, prefix } from '../../../routing/prefix.ts';
 import { type EntrySpec, entry } from './entries.ts';
 
 const octets = (text: string) => addressBytes(address(text));

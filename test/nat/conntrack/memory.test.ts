@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import t from 'tap';
 
-/** The heap in agent/translations.ts; an object or a string a flow for four times its flows would not fit into it. */
+/** The heap in agent/flows/translations.ts; an object or a string a flow for four times its flows would not fit into it. */
 const HEAP = { maxOldGenerationSizeMb: 24, maxYoungGenerationSizeMb: 4, stackSizeMb: 1 };
 
 for (const look of ['the sources', 'a range of ports without end', 'port blocks', 'ports in use']) {

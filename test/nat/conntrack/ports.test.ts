@@ -1,7 +1,7 @@
 import t from 'tap';
+import { addressFromBytes } from '../../../lib/prefix.ts';
 import { PortCount, portStatus } from '../../../nat/conntrack/ports.ts';
 import { Flow } from '../../../nat/conntrack/table.ts';
-import { addressFromBytes } from '../../../routing/prefix.ts';
 import { type EntrySpec, entry } from './entries.ts';
 
 t.test(

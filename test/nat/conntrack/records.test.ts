@@ -1,4 +1,5 @@
 import t from 'tap';
+import { address, addressBytes, prefix } from '../../../lib/prefix.ts';
 import { viewFlow } from '../../../nat/conntrack/flow.ts';
 import {
   addressText,
@@ -9,7 +10,6 @@ import {
   TokenBucket,
 } from '../../../nat/conntrack/records.ts';
 import { Flow } from '../../../nat/conntrack/table.ts';
-import { address, addressBytes, prefix } from '../../../routing/prefix.ts';
 import { counters, type EntrySpec, entry } from './entries.ts';
 
 const IDENTITY: Identity = { namespace: 'default', name: 'gateway1', pod: 'gateway1-0', node: 'worker-1' };

@@ -1,7 +1,7 @@
 import t from 'tap';
+import { addressFromBytes } from '../../../lib/prefix.ts';
 import { topSources } from '../../../nat/conntrack/sources.ts';
 import { Flow, type Verdict } from '../../../nat/conntrack/table.ts';
-import { addressFromBytes } from '../../../routing/prefix.ts';
 import { counters, type EntrySpec, entry } from './entries.ts';
 
 function flow(spec: EntrySpec, inbound = false, verdict: Verdict = 'translated'): Flow {

@@ -16,12 +16,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import t from 'tap';
-import * as files from '../../../bfd/files.ts';
+import * as files from '../../../lib/files.ts';
+import { address, addressBytes, addressFromBytes } from '../../../lib/prefix.ts';
 import type { FlowView } from '../../../nat/conntrack/flow.ts';
 import { type Lookup, matches } from '../../../nat/conntrack/lookup.ts';
 import { TranslationStore } from '../../../nat/conntrack/store.ts';
 import { Flow } from '../../../nat/conntrack/table.ts';
-import { address, addressBytes, addressFromBytes } from '../../../routing/prefix.ts';
 import { counters, type EntrySpec, entry } from './entries.ts';
 
 const DAY = 24 * 3600 * 1000;

@@ -1,6 +1,6 @@
 import t from 'tap';
+import { addressFromBytes } from '../../../lib/prefix.ts';
 import { type Flow, FlowTable } from '../../../nat/conntrack/table.ts';
-import { addressFromBytes } from '../../../routing/prefix.ts';
 import { counters, entry } from './entries.ts';
 
 const shown = (flow: Flow): string =>

@@ -1,4 +1,5 @@
 import t from 'tap';
+import { addressFromBytes } from '../../../lib/prefix.ts';
 import {
   type ConntrackEntry,
   CT_DELETE,
@@ -10,7 +11,6 @@ import {
   IPS_DYING,
   NLMSG_DONE,
 } from '../../../nat/conntrack/wire.ts';
-import { addressFromBytes } from '../../../routing/prefix.ts';
 import { VECTORS } from './vectors.ts';
 
 interface Decoded {

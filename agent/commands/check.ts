@@ -1,0 +1,57 @@
+/** The command `veg-agent check`, and the policy as a command has it that does its work by itself. */
+
+import { EXIT, type Options } from '../options.ts';
+import { formatError } from '../policy/error-text.ts';
+import { readLastPolicy } from '../policy/last-policy.ts';
+import { loadPolicy } from '../policy/load.ts';
+import type { Policy, PolicyFile } from '../policy/model.ts';
+import { type LoadedPolicy, readSource } from '../policy/source.ts';
+import { affordableTokens, readPolicy } from '../policy/watch.ts';
+
+export const say = (text: string): void => void process.stdout.write(`${text}\n`);
+export const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
+
+export interface ValidPolicy extends LoadedPolicy {
+  policy: Policy;
+}
+
+/** The policy, or undefined after its errors were printed. */
+function valid(loaded: LoadedPolicy): ValidPolicy | undefined {
+  const { result } = loaded;
+  if (result.ok) return { ...loaded, policy: result.policy };
+  for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
+  return undefined;
+}
+
+/** The policy as a daemon with these directories would take it; undefined after its errors were printed. */
+export const load = ({ policyDir, stateDir }: Options): ValidPolicy | undefined =>
+  valid(readSource(policyDir, process.env, readLastPolicy(stateDir, complain)));
+
+/** What all the paths hold, as one policy. */
+function readPaths(paths: readonly string[]): LoadedPolicy {
+  const source = paths.join(', ');
+  const files: PolicyFile[] = [];
+  for (const path of paths) {
+    const read = readPolicy(path);
+    if ('unreadable' in read) {
+      const error = { file: path, line: 0, col: 0, path: '', message: read.unreadable };
+      return { source, result: { ok: false, errors: [error] } };
+    }
+    files.push(...read);
+  }
+  return { source, result: loadPolicy(files, affordableTokens()) };
+}
+
+/** `check`: 0 valid, 3 invalid. Without a path it is the policy directory; `-` is standard input. */
+export async function check(options: Options, paths: readonly string[] = []): Promise<number> {
+  const found = paths.length === 0 ? load(options) : valid(readPaths(paths));
+  if (found === undefined) return EXIT.policyInvalid;
+  const { policy } = found;
+  for (const { message } of policy.warnings) complain(`warning: ${message}`);
+  const { rules, bfd } = policy;
+  const count = `${rules.length} ${rules.length === 1 ? 'policy' : 'policies'}`;
+  say(
+    `valid: ${policy.origin.kind} ${policy.name}, ${count}, BFD ${bfd.enabled ? `with ${bfd.peers.join(', ')}` : 'off'}`,
+  );
+  return EXIT.ok;
+}

@@ -1,0 +1,242 @@
+/**
+ * The commands of `veg-agent`, their flags, help and exit codes. Each command loads only what it needs, so
+ * that `run` stays small and `check` needs no kernel.
+ */
+import { writeFileSync } from 'node:fs';
+import { Command, CommanderError, type OptionValues } from 'commander';
+import { releaseSignals } from '../../lib/signals.ts';
+import { VERSION } from '../../lib/version.ts';
+import {
+  EXIT,
+  type Flags,
+  GLOBAL_OPTIONS,
+  KERNEL_OPTIONS,
+  LOOKUP_OPTIONS,
+  namedForPlan,
+  type OptionName,
+  type Options,
+  parseTimeout,
+  RUN_OPTIONS,
+  resolveOptions,
+  TIMEOUT,
+  UsageError,
+  variableOf,
+} from '../options.ts';
+
+type OptionTable = Record<string, { value: string; help: string; fallback?: string }>;
+
+function addOptions(command: Command, table: OptionTable): Command {
+  for (const [name, { value, help, fallback }] of Object.entries(table)) {
+    const defaults = fallback === undefined ? '' : `, default ${fallback}`;
+    const variable = variableOf(name as OptionName);
+    command.option(`--${name} <${value}>`, `${help} (${variable}${defaults})`);
+  }
+  return command;
+}
+
+/** commander's camelCase keys back to the names of the flags. */
+function flagsOf(values: OptionValues): Flags {
+  const flags: Record<string, string> = {};
+  for (const [key, value] of Object.entries(values)) {
+    if (typeof value === 'string')
+      flags[key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)] = value;
+  }
+  return flags;
+}
+
+/** When memory runs out the kernel is to kill this command, not the daemon beside it. Anybody may ask for that. */
+function dieFirst(): void {
+  try {
+    writeFileSync('/proc/self/oom_score_adj', '1000');
+  } catch {
+    // A process that has more rights than its user cannot; in the image the shell has done it before.
+  }
+}
+
+const colours = (stream: { isTTY?: boolean }): boolean =>
+  stream.isTTY === true && process.env.NO_COLOR === undefined;
+
+/** Runs the command line and sets the exit code. Never throws. */
+export async function cli(argv: string[]): Promise<void> {
+  try {
+    await program().parseAsync(argv);
+  } catch (error) {
+    if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    else if (error instanceof UsageError) fail(EXIT.usage, error);
+    else fail(EXIT.failed, error as Error);
+  }
+}
+
+function fail(code: number, error: Error): void {
+  process.stderr.write(`veg-agent: ${error.message}\n`);
+  process.exitCode = code;
+}
+
+function program(): Command {
+  const root = addOptions(new Command('veg-agent'), GLOBAL_OPTIONS)
+    .description('The agent of a Kube-OVN VPC egress gateway: policy in, kernel programmed, BFD up.')
+    .version(VERSION, '--version')
+    .exitOverride()
+    .showHelpAfterError('(--help shows the commands and flags)');
+
+  /**
+   * Adds a command whose action gets the resolved options, its own flags, its arguments and the text of the flags that
+   * options came from, and returns the exit code.
+   */
+  function add(
+    name: string,
+    description: string,
+    action: (options: Options, own: OptionValues, args: string[], flags: Flags) => Promise<number>,
+    tables: OptionTable[] = [],
+    extend: (command: Command) => Command = (command) => command,
+  ): void {
+    const command = extend(new Command(name).description(description));
+    for (const table of [...tables, GLOBAL_OPTIONS]) addOptions(command, table);
+    command.exitOverride().showHelpAfterError(`(veg-agent ${name} --help shows the flags)`);
+    command.action(async (...parameters: unknown[]) => {
+      const own = command.opts();
+      const flags: Flags = { ...flagsOf(root.opts()), ...flagsOf(own) };
+      const options = resolveOptions(flags, process.env, process.stdout.isTTY === true);
+      // The daemon says itself what signals do, as soon as it can.
+      if (name !== 'run') {
+        releaseSignals();
+        dieFirst();
+      }
+      process.exitCode = await action(options, own, parameters.slice(0, -2).flat() as string[], flags);
+    });
+    root.addCommand(command);
+  }
+
+  add(
+    'run',
+    'run the daemon until SIGTERM',
+    async (options) => {
+      // First of all, so that a restart on a busy machine is over before the peers miss a packet; what is forked
+      // later starts with the normal priority.
+      const { raisePriority } = await import('../../lib/priority.ts');
+      const priority = raisePriority();
+      const { supervise } = await import('../supervisor.ts');
+      process.exit(await supervise(options, priority));
+    },
+    [RUN_OPTIONS, KERNEL_OPTIONS],
+  );
+
+  add(
+    'apply',
+    'reconcile once and exit (for an init container)',
+    async (options) => (await import('./once.ts')).apply(options),
+    [KERNEL_OPTIONS],
+  );
+
+  add(
+    'check',
+    'validate policy files without touching the kernel; exit 3 when they are invalid',
+    async (options, _own, paths) => (await import('./check.ts')).check(options, paths),
+    [],
+    (command) =>
+      command.argument('[path...]', 'files, directories, or - for stdin (default: the policy directory)'),
+  );
+
+  add(
+    'render',
+    'print what runs a VpcEgressGateway without its controller: kubernetes (for kubectl apply) or ovn (a script)',
+    async (_options, own, [what]) => {
+      const { RENDERED, render } = await import('./render.ts');
+      const target = RENDERED.find((name) => name === what);
+      if (target === undefined) {
+        throw new UsageError(`render takes ${RENDERED.join(' or ')}, not ${JSON.stringify(what)}`);
+      }
+      return render({
+        what: target,
+        paths: own.file as string[],
+        ...(own.gateway === undefined ? {} : { gateway: String(own.gateway) }),
+        ...(own.image === undefined ? {} : { image: String(own.image) }),
+        serviceMonitor: own.serviceMonitor === true,
+      });
+    },
+    [],
+    (command) =>
+      command
+        .argument('<what>', 'kubernetes or ovn')
+        .requiredOption(
+          '-f, --file <PATH...>',
+          'files, directories, or - for stdin, with the VpcEgressGateway, its Subnets and Vpc',
+        )
+        .option('--gateway <NAMESPACE/NAME>', 'which of several VpcEgressGateways')
+        .option(
+          '--image <IMAGE>',
+          "the pod's image, as the nodes can pull it (kubernetes; default: spec.image)",
+        )
+        .option('--service-monitor', 'a Service and a ServiceMonitor too'),
+  );
+
+  add(
+    'plan',
+    'show what a reconcile would change now; exit 4 when there is something',
+    async (options, own, _args, flags) => {
+      const { plan } = await import('./plan.ts');
+      return plan(options, namedForPlan(flags, process.env), own.json === true);
+    },
+    [KERNEL_OPTIONS],
+    (command) => command.option('--json', 'as JSON'),
+  );
+
+  add(
+    'status',
+    'show the running agent; exit 5 when it is not ready, 1 when there is none',
+    async (options, own) => {
+      const form = { json: own.json === true, colours: colours(process.stdout) };
+      if (own.watch === true) return (await import('./status-watch.ts')).watchStatus(options.stateDir, form);
+      const { status } = await import('./client.ts');
+      return status(options, form.json ? 'json' : form.colours ? 'colours' : 'text');
+    },
+    [],
+    (command) =>
+      command
+        .option('--json', 'as JSON')
+        .option('--watch', 'again every second; on a terminal with traffic, until Ctrl-C'),
+  );
+
+  add(
+    'translations',
+    'show who was behind an external address and port; exit 6 when nobody was found',
+    async (options, own) => (await import('./translations.ts')).translations(options, own),
+    [],
+    (command) => {
+      for (const [name, { value, help }] of Object.entries(LOOKUP_OPTIONS)) {
+        command.option(`--${name} <${value}>`, help);
+      }
+      return command.option('--json', 'as JSON');
+    },
+  );
+
+  add(
+    'drain',
+    'tell the peers AdminDown, wait until traffic has moved, stay drained',
+    async (options, own) => {
+      const timeout = own.timeout === undefined ? undefined : parseTimeout(String(own.timeout));
+      if (own.timeout !== undefined && timeout === undefined) {
+        throw new UsageError(`--timeout must be ${TIMEOUT}, is ${JSON.stringify(own.timeout)}`);
+      }
+      return (await import('./client.ts')).drain(options, timeout);
+    },
+    [],
+    (command) =>
+      command.option(
+        '--timeout <TIME>',
+        'the longest wait, seconds (20) or a time (20s); default: the --drain-timeout of the daemon',
+      ),
+  );
+
+  add('undrain', 'end a drain: sessions come Up again', async (options) =>
+    (await import('./client.ts')).undrain(options),
+  );
+
+  add(
+    'cleanup',
+    'remove everything that the agent owns in this network namespace',
+    async (options) => (await import('./once.ts')).cleanup(options),
+    [KERNEL_OPTIONS],
+  );
+  return root;
+}

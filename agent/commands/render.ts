@@ -1,0 +1,80 @@
+/**
+ * `veg-agent render`: from a VpcEgressGateway with its Subnets and Vpc to what runs it without Kube-OVN's controller
+ * for it: Kubernetes resources, and the commands for OVN.
+ */
+import { createHash } from 'node:crypto';
+import { VERSION } from '../../lib/version.ts';
+import { EXIT, UsageError } from '../options.ts';
+import { readDocuments } from '../policy/documents.ts';
+import { formatError } from '../policy/error-text.ts';
+import { loadPolicy } from '../policy/load.ts';
+import type { PolicyFile } from '../policy/model.ts';
+import { DEFAULT_TOKENS } from '../policy/parse.ts';
+import { readPolicy } from '../policy/watch.ts';
+import { chooseGateway, withoutOthers } from '../render/choose.ts';
+import { RenderError, readGateway } from '../render/gateway.ts';
+import { renderKubernetes } from '../render/kubernetes.ts';
+import { renderOvn } from '../render/ovn.ts';
+
+export const RENDERED = ['kubernetes', 'ovn'] as const;
+
+export interface RenderOptions {
+  what: (typeof RENDERED)[number];
+  /** Files and directories with documents; `-` is standard input. */
+  paths: readonly string[];
+  /** `NAMESPACE/NAME`, of several. */
+  gateway?: string;
+  /** Over `spec.image`. */
+  image?: string;
+  serviceMonitor: boolean;
+}
+
+const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
+const hash = (text: string): string => createHash('sha256').update(text).digest('hex');
+
+/**
+ * 0 rendered; 1 cannot be read or rendered; 3 the documents are invalid. Throws `UsageError` when nobody has named
+ * the image: a name of ours without a registry would be pulled from somebody else's.
+ */
+export function render({ what, paths, gateway: chosen, image, serviceMonitor }: RenderOptions): number {
+  const files: PolicyFile[] = [];
+  for (const path of paths) {
+    const source = readPolicy(path);
+    if ('unreadable' in source) {
+      complain(source.unreadable);
+      return EXIT.failed;
+    }
+    files.push(...source);
+  }
+  try {
+    const set = readDocuments(files, [], { tokens: DEFAULT_TOKENS });
+    const name = chooseGateway(set, chosen);
+    const result = loadPolicy(files, DEFAULT_TOKENS, name);
+    if (!result.ok) {
+      for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
+      return EXIT.policyInvalid;
+    }
+    const read = files.filter(({ ignored }) => !ignored);
+    const gateway = readGateway(result.policy, set, name === undefined ? read : withoutOthers(read, name));
+    for (const warning of [...gateway.policy.warnings.map(({ message }) => message), ...gateway.warnings]) {
+      complain(`warning: ${warning}`);
+    }
+    process.stdout.write(
+      what === 'ovn'
+        ? renderOvn(gateway, hash)
+        : renderKubernetes(gateway, { image: imageOf(image ?? gateway.image), serviceMonitor, hash }),
+    );
+    return EXIT.ok;
+  } catch (error) {
+    if (!(error instanceof RenderError)) throw error;
+    complain(error.message);
+    return EXIT.failed;
+  }
+}
+
+function imageOf(named: string | undefined): string {
+  if (named) return named;
+  throw new UsageError(
+    `give the image as the nodes can pull it: --image registry.example/veg-agent:${VERSION}, or spec.image`,
+  );
+}

@@ -1,0 +1,167 @@
+/**
+ * When a drain is over: the peers have heard AdminDown, and traffic has moved away (moved.ts). Counts all the
+ * time, a little, to know what was usual before.
+ */
+import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { EngineReport } from '../../bfd/intent.ts';
+import type { Exec } from '../../lib/exec.ts';
+import type { Logger } from '../../lib/log.ts';
+import { FAMILIES, type Family } from '../../lib/prefix.ts';
+import { parseTables } from '../../nat/parse.ts';
+import { markRule } from '../../nat/rules.ts';
+import type { Look } from '../reconcile.ts';
+import { hasMoved, type Rates, ratesBetween, type Sample } from './moved.ts';
+
+/** How often is counted before a drain and during one, ms. */
+const USUAL_PERIOD = 10_000;
+const DRAIN_PERIOD = 100;
+/** Reading how many flows began means two processes: not with every sample of a drain. */
+const FLOWS_EVERY = 5;
+/** What was usual: over so many samples before. */
+const USUAL_SAMPLES = 6;
+
+/** Packets forwarded in this namespace, both families, from /proc/net/snmp and /proc/net/snmp6. */
+export function forwardedPackets(snmp: string, snmp6: string): number {
+  const [names = [], values = []] = snmp
+    .split('\n')
+    .filter((line) => line.startsWith('Ip: '))
+    .map((line) => line.split(' '));
+  const ip4 = Number(values[names.indexOf('ForwDatagrams')] ?? 0);
+  const ip6 = Number(/^Ip6OutForwDatagrams\s+(\d+)/m.exec(snmp6)?.[1] ?? 0);
+  return ip4 + ip6;
+}
+
+/**
+ * Flows from the VPC so far, by `iptables-save -c -t nat`: the nat table sees the first packet of each. Undefined
+ * when only `nft` can list the table.
+ */
+export function flowsCounted(save: string, family: Family, internalInterface: string): number | undefined {
+  if (save.startsWith("# Table `nat' is incompatible")) return undefined;
+  const chain = parseTables(save, family).get('nat')?.get('PREROUTING');
+  const rule = markRule(internalInterface);
+  return chain?.rules.find(({ text }) => text === rule)?.packets ?? 0;
+}
+
+/** A file of /proc/self/net; empty where the kernel has not got it, as `snmp6` without IPv6. Throws otherwise. */
+function readNet(name: string): string {
+  try {
+    return readFileSync(`/proc/self/net/${name}`, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return '';
+    throw error;
+  }
+}
+
+/** Whether every peer that could send traffic here has seen that this end is AdminDown. */
+const peersKnow = (report: EngineReport | undefined): boolean =>
+  report?.draining === true && report.sessions.every(({ remoteState }) => remoteState !== 'Up');
+
+export interface DrainParts {
+  exec: Exec;
+  logger: Pick<Logger, 'error'>;
+  /** A file of /proc/self/net, by its name. */
+  readCounters?(name: string): string;
+  /** The last word of the BFD process. */
+  report(): EngineReport | undefined;
+  /** The last look at the kernel; undefined before the first. */
+  look(): Pick<Look, 'plan' | 'backend'> | undefined;
+}
+
+export class DrainWatch {
+  readonly #parts: DrainParts;
+  readonly #timer: NodeJS.Timeout;
+  /** Samples from before a drain. */
+  #usual: Sample[] = [];
+  /** Set while draining: what was usual when it began, and whether traffic has moved since. */
+  #drain: { usual: Promise<Rates>; moved: boolean } | undefined;
+
+  constructor(parts: DrainParts) {
+    this.#parts = parts;
+    this.#timer = setInterval(() => this.#count(), USUAL_PERIOD);
+    this.#count();
+  }
+
+  /**
+   * Resolves true when traffic has moved away, false when `timeoutMs` passed before. The peers have been told to
+   * stop. A drain that has come to its end before has nothing to wait for.
+   */
+  async moved(timeoutMs: number): Promise<boolean> {
+    const end = performance.now() + timeoutMs;
+    this.#drain ??= { usual: this.#rates(), moved: false };
+    const drain = this.#drain;
+    if (drain.moved) return true;
+    const usual = await drain.usual;
+    let samples: Sample[] = [];
+    for (let i = 0; performance.now() < end; i++) {
+      await sleep(Math.min(DRAIN_PERIOD, Math.max(1, end - performance.now())));
+      const sample = await this.#sample(i % FLOWS_EVERY === 0);
+      samples = sample !== undefined && peersKnow(this.#parts.report()) ? [...samples, sample] : [];
+      if (!hasMoved(samples, usual)) continue;
+      drain.moved = true;
+      return true;
+    }
+    return false;
+  }
+
+  /** The drain was called off. */
+  undrain(): void {
+    this.#drain = undefined;
+    this.#usual = [];
+    this.#count();
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  #count(): void {
+    if (this.#drain !== undefined) return;
+    this.#sample(true)
+      .then((sample) => {
+        if (sample !== undefined) this.#usual = [...this.#usual, sample].slice(-USUAL_SAMPLES);
+      })
+      .catch((error: Error) => this.#parts.logger.error({ err: error }, 'cannot count what is forwarded'));
+  }
+
+  async #rates(): Promise<Rates> {
+    const now = (await this.#sample(true)) ?? this.#usual.at(-1);
+    if (now === undefined) return { packets: 0, flows: undefined };
+    const { packets } = ratesBetween(this.#usual[0] ?? now, now);
+    const { flows } = ratesBetween(this.#usual.find(({ flows }) => flows !== undefined) ?? now, now);
+    return { packets, flows };
+  }
+
+  /** What was forwarded so far; undefined when that cannot be read now. */
+  async #sample(withFlows: boolean): Promise<Sample | undefined> {
+    const { readCounters = readNet } = this.#parts;
+    let packets: number;
+    try {
+      packets = forwardedPackets(readCounters('snmp'), readCounters('snmp6'));
+    } catch {
+      return undefined;
+    }
+    return { at: performance.now(), packets, flows: withFlows ? await this.#flows() : undefined };
+  }
+
+  /** Flows from the VPC so far; undefined when that cannot be read. */
+  async #flows(): Promise<number | undefined> {
+    const look = this.#parts.look();
+    if (look === undefined) return undefined;
+    let sum = 0;
+    for (const family of FAMILIES) {
+      const backend = look.backend[family];
+      if (backend === undefined) continue;
+      const program = family === 4 ? 'iptables' : 'ip6tables';
+      const args = ['-c', '-t', 'nat'];
+      let result = await this.#parts.exec(`${program}-${backend}-save`, args);
+      // An image with one backend may have only the plain name.
+      if (result.exitCode === -1) result = await this.#parts.exec(`${program}-save`, args);
+      if (result.exitCode !== 0) return undefined;
+      const counted = flowsCounted(result.stdout, family, look.plan.interfaces.internal);
+      if (counted === undefined) return undefined;
+      sum += counted;
+    }
+    return sum;
+  }
+}

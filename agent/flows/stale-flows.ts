@@ -1,0 +1,233 @@
+/**
+ * Which entries of the connection tracking table say something else than the policy: flows that began before its
+ * rules were there, or under others. An entry fixes the translation of a flow for as long as it lives, so UDP that
+ * never pauses and TCP that keeps trying would never follow the policy. Pure.
+ *
+ * Established TCP goes on as it is: it cannot change its address and live. Unless the address that it was given
+ * is no longer here; then no answer can come back, and the sooner both ends know the better.
+ */
+
+import { type Address, addressBytes, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
+import { PrefixIndex, prefixIndex } from '../../nat/conntrack/flow.ts';
+import { type ConntrackEntry, isIcmp, PROTOCOL } from '../../nat/conntrack/wire.ts';
+import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
+import type { EgressAction } from '../../nat/egress.ts';
+import { BlockIndex, isDivided, type PortBlock } from '../../nat/port-blocks.ts';
+
+/** enum tcp_conntrack: from the first to the last state of a connection that the other end has agreed to. */
+const TCP_SYN_RECV = 2;
+const TCP_TIME_WAIT = 7;
+
+/** What becomes of the source of a flow from the VPC. */
+type Action = 'masquerade' | 'forward' | 'drop' | ReadonlySet<string> | PortBlock;
+
+const key = (octets: Uint8Array): string => String.fromCharCode(...octets);
+const keyOf = (address: Address): string => key(addressBytes(address));
+const keys = (addresses: readonly Address[]): Set<string> => new Set(addresses.map(keyOf));
+
+/** Multicast, link-local, loopback and the limited broadcast: never forwarded. */
+function isLinkScope(octets: Uint8Array): boolean {
+  const [a = 0, b = 0] = octets;
+  if (octets.length === 4) return a >= 224 || a === 127 || (a === 169 && b === 254);
+  if (a === 0xff || (a === 0xfe && (b & 0xc0) === 0x80)) return true;
+  return octets[15] === 1 && octets.subarray(0, 15).every((octet) => octet === 0);
+}
+
+function compileAction(action: EgressAction, sources: readonly Prefix[]): Action | BlockIndex {
+  if (typeof action === 'string') return action;
+  const { snat: addresses, portBlockSize: size } = action;
+  return size === undefined ? keys(addresses) : new BlockIndex({ sources, addresses, size });
+}
+
+/** Where ports of an external address lead; `first` leads to `port`. */
+interface DnatTarget {
+  first: number;
+  last: number;
+  address: string;
+  port: number;
+}
+
+/** The DNATs of an external address and a protocol. */
+interface DnatPorts {
+  single: Map<number, DnatTarget>;
+  ranges: DnatTarget[];
+}
+
+const dnatKey = (protocol: number, external: string): string => `${protocol} ${external}`;
+
+/** One family's policy, ready to be asked about many flows. */
+class FamilyPolicy {
+  readonly #nat: FamilyNat;
+  readonly #forward: PrefixIndex | undefined;
+  /** The external address of an internal one, and the other way round. */
+  readonly #eips: Map<string, Set<string>>;
+  readonly #eipTargets: Map<string, string>;
+  readonly #dnats = new Map<string, DnatPorts>();
+  readonly #policies: {
+    action: Action | BlockIndex;
+    sources: PrefixIndex | undefined;
+    destinations: PrefixIndex | undefined;
+    excluded: PrefixIndex | undefined;
+  }[];
+  /** The policies by source; those for any source by destination, and those for any of both. */
+  readonly #bySource = new PrefixIndex();
+  readonly #byDestination = new PrefixIndex();
+  readonly #any: number[] = [];
+  /** Those that forward by source, and those that forward any. */
+  readonly #forwarding = new PrefixIndex();
+  readonly #forwardingAny: number[] = [];
+  /** Addresses that flows may be translated to besides the pod's own. */
+  readonly given: Set<string>;
+
+  constructor(nat: FamilyNat) {
+    const { forward, policies = [], eips = [], dnats = [] } = nat;
+    this.#nat = nat;
+    this.#forward = prefixIndex(forward);
+    this.#eips = new Map(eips.map(({ internal, external }) => [keyOf(internal), new Set([keyOf(external)])]));
+    this.#eipTargets = new Map(eips.map(({ internal, external }) => [keyOf(external), keyOf(internal)]));
+    for (const dnat of dnats) {
+      const name = dnatKey(PROTOCOL[dnat.protocol], keyOf(dnat.external));
+      const ports: DnatPorts = this.#dnats.get(name) ?? { single: new Map(), ranges: [] };
+      this.#dnats.set(name, ports);
+      const [first, last] = dnat.externalPorts;
+      const target = { first, last, address: keyOf(dnat.internal), port: dnat.internalPort };
+      if (first < last) ports.ranges.push(target);
+      else if (!ports.single.has(first)) ports.single.set(first, target);
+    }
+    this.#policies = policies.map(({ action, sources, destinations, excluded }, i) => {
+      const forwards = action === 'forward';
+      if (sources.length === 0) {
+        if (destinations.length === 0) this.#any.push(i);
+        for (const destination of destinations) this.#byDestination.add(destination, i);
+        if (forwards) this.#forwardingAny.push(i);
+      }
+      for (const source of sources) {
+        this.#bySource.add(source, i);
+        if (forwards) this.#forwarding.add(source, i);
+      }
+      return {
+        action: compileAction(action, sources),
+        sources: prefixIndex(sources),
+        destinations: prefixIndex(destinations),
+        excluded: prefixIndex(excluded),
+      };
+    });
+    const snat = policies.flatMap(({ action }) => (typeof action === 'string' ? [] : action.snat));
+    this.given = keys([...snat, ...eips.map(({ external }) => external)]);
+  }
+
+  /** Whether all that comes from outside may come in, with the source that it has. */
+  get admitsAll(): boolean {
+    return this.#nat.inbound === 'any';
+  }
+
+  /** What a flow that begins now would be given. */
+  action(source: Uint8Array, destination: Uint8Array): Action {
+    const eip = this.#eips.get(key(source));
+    if (eip !== undefined) return eip;
+    if (this.#forward?.has(source) || this.#forward?.has(destination)) return 'forward';
+    const found = [this.#bySource.find(source), this.#byDestination.find(destination), this.#any].flat();
+    for (const i of found.sort((a, b) => a - b)) {
+      const { action, destinations, excluded } = this.#policies[i]!;
+      if (destinations?.has(destination) === false || excluded?.has(destination)) continue;
+      return action instanceof BlockIndex ? (action.blockOf(source) ?? 'drop') : action;
+    }
+    return this.#nat.defaultAction ?? 'masquerade';
+  }
+
+  /**
+   * Forwarding goes both ways: from outside it is the destination that a policy speaks about. A source that
+   * policies name is not outside.
+   */
+  forwardsInwards(source: Uint8Array, destination: Uint8Array): boolean {
+    if (this.#bySource.find(source).length > 0) return false;
+    return [this.#forwarding.find(destination), this.#forwardingAny].flat().some((i) => {
+      const { destinations, excluded } = this.#policies[i]!;
+      return destinations?.has(source) !== false && !excluded?.has(source);
+    });
+  }
+
+  /** Whether an address belongs to one pod alone. */
+  isEip(address: string): boolean {
+    return this.#eipTargets.has(address);
+  }
+
+  /** Where a flow to an address of ours leads inside: the address, and the port when one port is meant. */
+  inside({ protocol, original }: ConntrackEntry): { address: string; port: number } | undefined {
+    const to = key(original.destination);
+    const port = original.destinationPort;
+    const ports = this.#dnats.get(dnatKey(protocol, to));
+    const dnat =
+      ports?.single.get(port) ?? ports?.ranges.find(({ first, last }) => port >= first && port <= last);
+    if (dnat !== undefined) return { address: dnat.address, port: dnat.port + port - dnat.first };
+    const address = this.#eipTargets.get(to);
+    return address === undefined ? undefined : { address, port };
+  }
+}
+
+/**
+ * A function that says of an entry whether it has to go. `own`: every address that the pod has; `blocks`: what is
+ * inside, as far as it is known; `internal`: the addresses of the internal interface. Entries of a family that is
+ * not in the intent, the pod's own flows and what is never forwarded stay.
+ */
+export function staleFlows(
+  intent: NatIntent,
+  own: readonly Address[],
+  blocks: readonly Prefix[] = [],
+  internal: readonly Address[] = [],
+): (entry: ConntrackEntry) => boolean {
+  const insideIndex = prefixIndex(blocks);
+  const isInside = (octets: Uint8Array): boolean => insideIndex?.has(octets) === true;
+  const internalOwn = keys(internal);
+  const families = new Map<Family, { policy: FamilyPolicy; own: Set<string> }>(
+    intent.map((nat) => [
+      nat.family,
+      {
+        policy: new FamilyPolicy(nat),
+        own: keys(own.filter((address) => familyOf(address) === nat.family)),
+      },
+    ]),
+  );
+  return (entry) => {
+    const known = families.get(entry.family);
+    if (known === undefined) return false;
+    const { policy } = known;
+    const { original, reply, protocol, tcpState = 0 } = entry;
+    const { source, destination } = original;
+    const from = key(source);
+    // What stands in the entry: where it leads, and what its source became.
+    const leadsTo = key(reply.source);
+    const became = key(reply.destination);
+    // An ICMP identifier stands in place of both ports and may be translated with the source.
+    const port = isIcmp(protocol) ? original.destinationPort : reply.sourcePort;
+    const redirected = leadsTo !== key(destination) || port !== original.destinationPort;
+    const translated = became !== from;
+
+    if (known.own.has(from) || isLinkScope(source) || isLinkScope(destination)) return false;
+    const settled = protocol === PROTOCOL.tcp && tcpState >= TCP_SYN_RECV && tcpState <= TCP_TIME_WAIT;
+    if (settled) return translated && !known.own.has(became) && !policy.given.has(became);
+
+    const target = policy.inside(entry);
+    if (target !== undefined)
+      return leadsTo !== target.address || (!isIcmp(protocol) && port !== target.port);
+    if (redirected) return true;
+    if (known.own.has(key(destination))) return false;
+    const action = policy.action(source, destination);
+    if (!translated) {
+      // It may have come from outside. What is inside is not always known, so where it leads says nothing.
+      if (policy.admitsAll && !isInside(source)) return false;
+      return action !== 'forward' && !policy.forwardsInwards(source, destination);
+    }
+    if (action === 'drop' || action === 'forward') return true;
+    if (typeof action === 'object' && 'first' in action) {
+      if (became !== keyOf(action.address)) return true;
+      const becamePort = reply.destinationPort;
+      return isDivided(protocol) && (becamePort < action.first || becamePort > action.last);
+    }
+    if (action !== 'masquerade') return !action.has(became);
+    // An internal address is for what stays inside.
+    return (
+      !known.own.has(became) || policy.isEip(became) || (internalOwn.has(became) && !isInside(destination))
+    );
+  };
+}

@@ -1,0 +1,143 @@
+/**
+ * Where translation records go: stdout, or a file that is rotated. One write at a time; the caller hears when its
+ * records were written, so that it can bound what waits, and each that is not written is counted. (pino's
+ * destination can neither say how many records it dropped nor give up on a reader that hangs.)
+ *
+ * A link is not followed. A FIFO is written to while somebody reads it, and never rotated.
+ */
+import { closeSync, constants, fstatSync, mkdirSync, openSync, renameSync, write } from 'node:fs';
+import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import type { Logger } from '../../lib/log.ts';
+
+const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY } = constants;
+const STDOUT = 1;
+/** What one write takes: a pipe does not mix so much with what others write (PIPE_BUF). A file is ours alone. */
+const STDOUT_PIECE = 4096;
+const FILE_PIECE = 65_536;
+/** A full non-blocking pipe is tried again, ms. */
+const RETRY = 50;
+/** After a failure a file is opened again, ms. */
+const REOPEN = 5000;
+/** How long the end waits for a reader, ms. */
+const CLOSE_TIMEOUT = 1000;
+/** A file of that size becomes FILE.1, and so on to the last; octets. */
+const FILE_SIZE = 16 << 20;
+const OLD_FILES = 4;
+
+const writeTo = promisify(write);
+
+export interface RecordOutputOptions {
+  /** Absent: stdout. */
+  file?: string;
+  logger: Logger;
+  /** Octets of a file before it is rotated. */
+  fileSize?: number;
+}
+
+export class RecordOutput {
+  /** Records that were not written. */
+  lost = 0;
+  readonly #options: RecordOutputOptions;
+  readonly #piece: number;
+  /** Records that wait, and the end of the last write. */
+  #waiting = 0;
+  #last: Promise<void> = Promise.resolve();
+  #fd: number | undefined;
+  #closed = false;
+  #size = 0;
+  #openDue = 0;
+  #trouble = '';
+
+  constructor(options: RecordOutputOptions) {
+    this.#options = options;
+    this.#piece = options.file === undefined ? STDOUT_PIECE : FILE_PIECE;
+  }
+
+  /** Writes lines, each with its end. Resolves when they were written, or counted as lost. */
+  write(lines: readonly string[]): Promise<void> {
+    this.#waiting += lines.length;
+    this.#last = this.#last.then(() => this.#writeLines(lines));
+    return this.#last;
+  }
+
+  /** Resolves when everything was written, or nobody reads it. */
+  async close(): Promise<void> {
+    const timeout = new AbortController();
+    const patience = sleep(CLOSE_TIMEOUT, undefined, { signal: timeout.signal }).catch(() => {});
+    await Promise.race([this.#last, patience]);
+    timeout.abort();
+    this.lost += this.#waiting;
+    this.#closed = true;
+    if (this.#fd !== undefined) closeSync(this.#fd);
+  }
+
+  async #writeLines(lines: readonly string[]): Promise<void> {
+    for (let i = 0; i < lines.length; ) {
+      let piece = lines[i++]!;
+      let records = 1;
+      for (; i < lines.length && piece.length + lines[i]!.length <= this.#piece; records++)
+        piece += lines[i++]!;
+      try {
+        await this.#writePiece(Buffer.from(piece));
+        this.#tell('');
+      } catch (error) {
+        // What waited at the end is counted already.
+        if (this.#closed) return;
+        this.lost += records;
+        this.#tell((error as Error).message);
+      }
+      this.#waiting -= records;
+    }
+  }
+
+  async #writePiece(octets: Buffer): Promise<void> {
+    const fd = this.#open();
+    for (let at = 0; at < octets.length; ) {
+      if (this.#closed) throw new Error('closed');
+      try {
+        at += (await writeTo(fd, octets, at)).bytesWritten;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+        await sleep(RETRY);
+      }
+    }
+    this.#size += octets.length;
+  }
+
+  /** The open file, a fresh one when it is full. Throws when it cannot be opened. */
+  #open(): number {
+    const { file, fileSize = FILE_SIZE } = this.#options;
+    if (file === undefined) return STDOUT;
+    if (this.#fd !== undefined && this.#size >= fileSize && fstatSync(this.#fd).isFile()) {
+      closeSync(this.#fd);
+      this.#fd = undefined;
+      for (let n = OLD_FILES - 1; n >= 0; n--) {
+        try {
+          renameSync(n === 0 ? file : `${file}.${n}`, `${file}.${n + 1}`);
+        } catch {
+          // there are not as many yet
+        }
+      }
+    }
+    if (this.#fd === undefined) {
+      if (performance.now() < this.#openDue) throw new Error(this.#trouble);
+      this.#openDue = performance.now() + REOPEN;
+      mkdirSync(dirname(file), { recursive: true });
+      this.#fd = openSync(file, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0o600);
+      this.#size = fstatSync(this.#fd).size;
+      this.#openDue = 0;
+    }
+    return this.#fd;
+  }
+
+  /** Logs a failure when it is a new one, and its end. */
+  #tell(trouble: string): void {
+    if (trouble === this.#trouble) return;
+    this.#trouble = trouble;
+    const { file = 'stdout', logger } = this.#options;
+    if (trouble === '') logger.info({ file }, 'translation records are written again');
+    else logger.error({ file, reason: trouble }, 'cannot write translation records');
+  }
+}

@@ -1,0 +1,211 @@
+/** `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own, as the policy model. Pure. */
+import { anyPrefix, type Family, parseAddress } from '../../../lib/prefix.ts';
+import type { PolicyDocument } from '../documents.ts';
+import { parseDuration } from '../formats.ts';
+import { addDnats, addEips, type DnatSpec, type EipSpec, type Inbound } from '../inbound.ts';
+import {
+  type BfdAuthType,
+  type BfdPolicy,
+  DEFAULT_UPLINK,
+  type DefaultAction,
+  type EgressIP,
+  type EgressRule,
+  type InboundAccess,
+  type Limits,
+  type Policy,
+  type Side,
+  type UplinkPolicy,
+} from '../model.ts';
+import type { Path } from '../parse.ts';
+import { checkPortBlocks } from '../port-blocks.ts';
+import { quote } from '../quote.ts';
+import { addresses, checkOneGatewayAFamily, each, prefixes, programmedFamilies } from '../resolve.ts';
+import { type TranslationLogSpec, translateTranslationLog } from '../translation-log.ts';
+
+/** What the translator reads of the document; all of it is optional, see `PolicyDocument`. */
+export interface GatewayPolicyResource {
+  spec?: {
+    internal?: SideSpec;
+    external?: SideSpec & { gatewayMACs?: string[] };
+    bfd?: BfdSpec;
+    policies?: PolicySpec[];
+    defaultAction?: DefaultAction;
+    eips?: EipSpec[];
+    dnats?: DnatSpec[];
+    inbound?: InboundAccess;
+    limits?: Partial<Limits>;
+    mssClamp?: boolean;
+    uplink?: UplinkSpec;
+    translationLog?: TranslationLogSpec;
+  };
+}
+
+interface SideSpec {
+  interface?: string;
+  gateways?: string[];
+}
+
+interface BfdSpec {
+  enabled?: boolean;
+  peers?: string[];
+  minTX?: number;
+  minRX?: number;
+  multiplier?: number;
+  mode?: 'passive' | 'active';
+  minTTL?: number;
+  adoptDiscriminator?: boolean;
+  anySource?: boolean;
+  auth?: { type?: BfdAuthType; keyID?: number; keyFile?: string };
+}
+
+interface PolicySpec {
+  name?: string;
+  snat?: boolean;
+  ipBlocks?: string[];
+  destinationCIDRs?: string[];
+  excludedCIDRs?: string[];
+  priority?: number;
+  egressIP?: { address?: string[]; announce?: boolean; owner?: string };
+  portBlockSize?: number;
+}
+
+interface UplinkSpec {
+  probe?: 'arp' | 'icmp' | 'none';
+  interval?: string;
+  failures?: number;
+  targets?: string[];
+  recovery?: string;
+}
+
+type GatewayPolicy = PolicyDocument<GatewayPolicyResource>;
+
+/**
+ * Translates the document; its EIPs and DNATs go to `inbound`. Its errors are reported through it; the result counts
+ * only when there are none.
+ */
+export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound): Policy {
+  const spec = document.value.spec ?? {};
+  for (const side of ['internal', 'external'] as const) {
+    checkOneGatewayAFamily(document, ['spec', side, 'gateways'], spec[side]?.gateways);
+  }
+  if (document.sound && spec.bfd?.enabled === true && !spec.bfd.peers?.length) {
+    document.fail(['spec', 'bfd', 'peers'], 'BFD is enabled, so at least one peer is required', 'key');
+  }
+  const internal = translateSide(spec.internal);
+  const external = translateExternal(spec.external);
+  const rules = translateRules(document, programmedFamilies({ internal, external }));
+  addEips(inbound, document, spec.eips);
+  addDnats(inbound, document, spec.dnats);
+  const log = translateTranslationLog(document, ['spec', 'translationLog'], spec.translationLog);
+  return {
+    name: document.name,
+    origin: document.origin,
+    internal,
+    external,
+    bfd: translateBfd(spec.bfd ?? {}),
+    rules,
+    ...(spec.defaultAction && { defaultAction: spec.defaultAction }),
+    ...(spec.inbound && { inbound: spec.inbound }),
+    ...(spec.limits && { limits: { connectionsPerSource: 0, ...spec.limits } }),
+    ...(spec.mssClamp !== undefined && { mssClamp: spec.mssClamp }),
+    ...(spec.uplink && { uplink: translateUplink(document, spec.uplink) }),
+    ...(log && { translationLog: log }),
+    warnings: [],
+  };
+}
+
+const translateSide = (side: SideSpec | undefined): Side => ({
+  ...(side?.interface !== undefined && { interface: side.interface }),
+  gateways: addresses(side?.gateways),
+});
+
+function translateExternal(external: (SideSpec & { gatewayMACs?: string[] }) | undefined): Side {
+  const macs = new Set<string>();
+  each(external?.gatewayMACs, (mac) => macs.add(mac.toLowerCase()));
+  return { ...translateSide(external), ...(macs.size > 0 && { gatewayMacs: [...macs] }) };
+}
+
+function translateBfd(bfd: BfdSpec): BfdPolicy {
+  const enabled = bfd.enabled ?? false;
+  return {
+    enabled,
+    peers: enabled ? addresses(bfd.peers) : [],
+    minTX: bfd.minTX ?? 1000,
+    minRX: bfd.minRX ?? 1000,
+    multiplier: bfd.multiplier ?? 3,
+    mode: bfd.mode ?? 'passive',
+    minTTL: bfd.minTTL ?? 254,
+    adoptDiscriminator: bfd.adoptDiscriminator ?? true,
+    anySource: bfd.anySource ?? false,
+    ...(bfd.auth && { auth: bfd.auth as Required<typeof bfd.auth> }),
+  };
+}
+
+function translateRules(document: GatewayPolicy, families: readonly Family[]): EgressRule[] {
+  const names = new Map<string, number>();
+  const rules: EgressRule[] = [];
+  each(document.value.spec?.policies, (policy, i) => {
+    const path = ['spec', 'policies', i];
+    const name = policy.name ?? `policy-${i}`;
+    const earlier = names.get(name);
+    if (earlier === undefined) names.set(name, i);
+    else document.fail([...path, 'name'], `policies[${earlier}] has the name ${quote(name)} already`);
+    rules[i] = translateRule(document, path, name, policy, families);
+  });
+  return rules;
+}
+
+function translateRule(
+  document: GatewayPolicy,
+  path: Path,
+  name: string,
+  policy: PolicySpec,
+  families: readonly Family[],
+): EgressRule {
+  const { snat = true, destinationCIDRs, excludedCIDRs, priority, portBlockSize } = policy;
+  const blocks = prefixes(policy.ipBlocks);
+  const anything = document.sound && blocks.length === 0;
+  for (const field of ['egressIP', 'portBlockSize'] as const) {
+    if (!snat && policy[field])
+      document.fail([...path, field], 'has no meaning for what is not translated', 'key');
+  }
+  const rule: EgressRule = {
+    name,
+    snat,
+    ipBlocks: anything && !snat ? families.map(anyPrefix) : blocks,
+    ...(destinationCIDRs?.length && { destinationCIDRs: prefixes(destinationCIDRs) }),
+    ...(excludedCIDRs?.length && { excludedCIDRs: prefixes(excludedCIDRs) }),
+    ...(priority !== undefined && { priority }),
+    ...(policy.egressIP && { egressIP: translateEgressIP(document, [...path, 'egressIP'], policy.egressIP) }),
+    ...(portBlockSize && { portBlockSize }),
+  };
+  if (snat) checkPortBlocks(document, path, rule);
+  return rule;
+}
+
+function translateEgressIP(
+  document: GatewayPolicy,
+  path: Path,
+  { address, announce = true, owner }: NonNullable<PolicySpec['egressIP']>,
+): EgressIP {
+  const gateways = addresses(document.value.spec?.external?.gateways);
+  each(address, (text, i) => {
+    if (!gateways.includes(parseAddress(text)!)) return;
+    document.fail([...path, 'address', i], `${text} is the external gateway's address`);
+  });
+  return { addresses: addresses(address), announce, ...(owner !== undefined && { owner }) };
+}
+
+function translateUplink(document: GatewayPolicy, uplink: UplinkSpec): UplinkPolicy {
+  const { probe, failures } = { ...DEFAULT_UPLINK, ...uplink };
+  const duration = (name: 'interval' | 'recovery') =>
+    parseDuration(uplink[name] ?? '') ?? DEFAULT_UPLINK[name];
+  const [interval, recovery] = [duration('interval'), duration('recovery')];
+  if (interval < 10 || interval > 60_000) {
+    document.fail(['spec', 'uplink', 'interval'], `must be between 10ms and 60s, is ${uplink.interval}`);
+  }
+  if (recovery > 600_000) {
+    document.fail(['spec', 'uplink', 'recovery'], `must be between 0s and 10m, is ${uplink.recovery}`);
+  }
+  return { probe, interval, failures, targets: addresses(uplink.targets), recovery };
+}

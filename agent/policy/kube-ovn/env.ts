@@ -1,0 +1,117 @@
+/** The environment variables that Kube-OVN gives to the containers of a gateway pod, as the policy model. Pure. */
+import { type Address, type Family, familyOf, type Prefix } from '../../../lib/prefix.ts';
+import { FORMATS } from '../formats.ts';
+import type { PolicyError, PolicyResult } from '../model.ts';
+import { describe } from '../quote.ts';
+import {
+  addresses,
+  addWarnings,
+  familyName,
+  KUBE_OVN_BFD,
+  prefixes,
+  programmedFamilies,
+} from '../resolve.ts';
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+const GATEWAY_VARIABLES = ['INTERNAL_GATEWAY_IPV4', 'INTERNAL_GATEWAY_IPV6'];
+/** All variables that say something about the policy. */
+const POLICY_VARIABLES = /^(?:(?:INTERNAL|EXTERNAL)_GATEWAY_IPV[46]|NO_SNAT_SOURCES_IPV[46]|BFD_[A-Z_]+)$/;
+
+/** Those of the variables that the policy is made from. */
+export const policyVariables = (env: Environment): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(env).flatMap(([name, value]) =>
+      POLICY_VARIABLES.test(name) && value !== undefined ? [[name, value]] : [],
+    ),
+  );
+
+/**
+ * Reads the policy from the environment; undefined when no internal gateway is set there. What it does not
+ * forward (NO_SNAT_SOURCES) is masqueraded. Errors carry the file `environment` and the variable's name.
+ */
+export function policyFromEnv(env: Environment): PolicyResult | undefined {
+  if (!GATEWAY_VARIABLES.some((name) => env[name])) return undefined;
+  const errors: PolicyError[] = [];
+  const reader = new EnvironmentReader(env, errors);
+  const gateways = (side: string): Address[] => [
+    ...addresses(reader.one(`${side}_GATEWAY_IPV4`, 4)),
+    ...addresses(reader.one(`${side}_GATEWAY_IPV6`, 6)),
+  ];
+  const internal = { gateways: gateways('INTERNAL') };
+  const external = { gateways: gateways('EXTERNAL') };
+  const blocks: Prefix[] = [
+    ...prefixes(reader.list('NO_SNAT_SOURCES_IPV4', 'prefix', 4)),
+    ...prefixes(reader.list('NO_SNAT_SOURCES_IPV6', 'prefix', 6)),
+  ];
+  const peers = addresses(reader.list('BFD_PEER_IPS', 'host-address'));
+  const policy = {
+    name: 'environment',
+    origin: { file: 'environment', kind: 'Environment', name: 'environment' },
+    internal,
+    external,
+    bfd: {
+      enabled: peers.length > 0,
+      peers,
+      minTX: reader.number('BFD_MIN_TX', 1, 3_600_000, 1000),
+      minRX: reader.number('BFD_MIN_RX', 1, 3_600_000, 1000),
+      multiplier: reader.number('BFD_MULTI', 1, 255, 3),
+      ...KUBE_OVN_BFD,
+    },
+    rules: blocks.length === 0 ? [] : [{ name: 'no-snat-sources', snat: false, ipBlocks: blocks }],
+    warnings: [],
+  };
+  if (errors.length === 0 && programmedFamilies(policy).length === 0) {
+    reader.fail(
+      'EXTERNAL_GATEWAY_IPV4',
+      'no address family has a gateway on both sides, internal and external',
+    );
+  }
+  if (errors.length > 0) return { ok: false, errors };
+  addWarnings(policy);
+  return { ok: true, policy };
+}
+
+class EnvironmentReader {
+  readonly #env: Environment;
+  readonly #errors: PolicyError[];
+
+  constructor(env: Environment, errors: PolicyError[]) {
+    this.#env = env;
+    this.#errors = errors;
+  }
+
+  fail(variable: string, message: string): void {
+    this.#errors.push({ file: 'environment', line: 0, col: 0, path: variable, message });
+  }
+
+  /** The checked parts of a comma-separated list; a variable that is not set or empty is an empty one. */
+  list(variable: string, format: 'host-address' | 'prefix', family?: Family): string[] {
+    const parts = (this.#env[variable] ?? '').split(',').map((part) => part.trim());
+    return parts.filter((part) => {
+      if (part === '') return false;
+      const { test, explain } = FORMATS[format]!;
+      if (!test(part)) this.fail(variable, explain(part));
+      else if (family !== undefined && familyOf(part as Address) !== family) {
+        this.fail(variable, `must be ${familyName(family)}, is ${describe(part)}`);
+      } else return true;
+      return false;
+    });
+  }
+
+  /** A list of at most one address. */
+  one(variable: string, family: Family): string[] {
+    const parts = this.list(variable, 'host-address', family);
+    if (parts.length > 1) this.fail(variable, `must be one address, is ${describe(this.#env[variable])}`);
+    return parts;
+  }
+
+  number(variable: string, minimum: number, maximum: number, fallback: number): number {
+    const text = this.#env[variable]?.trim();
+    if (!text) return fallback;
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= minimum && value <= maximum) return value;
+    this.fail(variable, `must be a whole number between ${minimum} and ${maximum}, is ${describe(text)}`);
+    return fallback;
+  }
+}

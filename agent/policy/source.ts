@@ -1,0 +1,118 @@
+/**
+ * Where the policy comes from: the policy directory, else the environment of Kube-OVN's gateway pods.
+ *
+ * A directory whose policy came into force is never given up for the environment, not over a restart either: one
+ * that is gone or empty is an invalid policy, and what was in force stays. Whoever means to change from the
+ * directory to the environment names no directory, or starts with a state directory of its own.
+ */
+import { resolve } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import { type LastGood, type Missing, NOTHING_MISSING } from '../aims.ts';
+import { policyFromEnv, policyVariables } from './kube-ovn/env.ts';
+import { loadPolicy } from './load.ts';
+import type { PolicyFile, PolicyResult } from './model.ts';
+import { affordableTokens, type PolicySource, readPolicy, watchPolicy } from './watch.ts';
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** What a policy is made from. */
+export type PolicyContent =
+  | { files: readonly PolicyFile[] }
+  | { environment: Readonly<Record<string, string>> };
+
+export interface LoadedPolicy {
+  /** The directory, or `environment`. */
+  source: string;
+  result: PolicyResult;
+  /** What `result` was made from; absent when that could not be read. */
+  content?: PolicyContent;
+  /** Since when this very policy has been in force, Unix milliseconds; absent: it is new. */
+  since?: number;
+}
+
+/** A policy that came into force (last-policy.ts keeps the last one). */
+export interface KeptPolicy {
+  /** As of `LoadedPolicy`. */
+  source: string;
+  /** Since when it has been in force, Unix milliseconds. */
+  since: number;
+  content: PolicyContent;
+  /** What the kernel refused of it; absent: nothing is known. */
+  missing?: Missing;
+}
+
+const isEmpty = (content: PolicySource): boolean =>
+  'unreadable' in content || content.every(({ ignored }) => ignored);
+
+/** Whether the directory is what the policy that was in force last came from. */
+const isSourceOf = (kept: KeptPolicy | undefined, directory: string): boolean =>
+  kept !== undefined && 'files' in kept.content && resolve(kept.source) === resolve(directory);
+
+function fromEnvironment(env: Environment): LoadedPolicy | undefined {
+  const result = policyFromEnv(env);
+  return result && { source: 'environment', result, content: { environment: policyVariables(env) } };
+}
+
+const fromFiles = (source: string, files: readonly PolicyFile[]): LoadedPolicy => ({
+  source,
+  result: loadPolicy(files, affordableTokens()),
+  content: { files: files.filter(({ ignored }) => !ignored) },
+});
+
+/** What the content of the directory comes to. The environment counts when the directory holds nothing. */
+function load(directory: string, content: PolicySource, env: Environment): LoadedPolicy {
+  const environment = isEmpty(content) ? fromEnvironment(env) : undefined;
+  if (environment !== undefined) return environment;
+  if (!('unreadable' in content)) return fromFiles(directory, content);
+  const error = { file: directory, line: 0, col: 0, path: '', message: content.unreadable };
+  return { source: directory, result: { ok: false, errors: [error] } };
+}
+
+/** The policy that was in force last, read again. This version may have no use for it. */
+function restore({ source, since, content }: KeptPolicy): LoadedPolicy | undefined {
+  const loaded = 'files' in content ? fromFiles(source, content.files) : fromEnvironment(content.environment);
+  if (loaded === undefined || loaded.result.ok) return loaded && { ...loaded, since };
+  return { ...loaded, source: `the last good policy, from ${source}` };
+}
+
+/** The policy that was in force last; undefined when there is none that this version has a use for. */
+export function lastGood(kept: KeptPolicy | undefined): LastGood | undefined {
+  const result = kept && restore(kept)?.result;
+  return result?.ok ? { policy: result.policy, missing: kept?.missing ?? NOTHING_MISSING } : undefined;
+}
+
+/** What is read now, since when it is in force if it is what was in force last. */
+const dated = (loaded: LoadedPolicy, kept: KeptPolicy | undefined): LoadedPolicy =>
+  kept !== undefined && isDeepStrictEqual(loaded.content, kept.content)
+    ? { ...loaded, since: kept.since }
+    : loaded;
+
+/** Reads the policy once, from a directory or file. `kept`: what was in force last. */
+export const readSource = (location: string, env: Environment, kept?: KeptPolicy): LoadedPolicy =>
+  dated(load(location, readPolicy(location), isSourceOf(kept, location) ? {} : env), kept);
+
+/**
+ * Reads the policy now and whenever it changes. When the first that is read cannot be used, `kept`, the one that was
+ * in force last, is told before it: it stays in force.
+ */
+export function watchSource(
+  directory: string,
+  env: Environment,
+  kept: KeptPolicy | undefined,
+  onChange: (loaded: LoadedPolicy) => void,
+): { reread(): void; close(): void } {
+  let inUse = isSourceOf(kept, directory);
+  let before = kept;
+  const take = (content: PolicySource) => {
+    inUse ||= !isEmpty(content);
+    const loaded = load(directory, content, inUse ? {} : env);
+    const restored = loaded.result.ok || before === undefined ? undefined : restore(before);
+    if (restored !== undefined) onChange(restored);
+    onChange(dated(loaded, before));
+    before = undefined;
+  };
+  const watch = watchPolicy(directory, take);
+  const reread = () => take(watch.read());
+  reread();
+  return { reread, close: () => watch.close() };
+}

@@ -1,0 +1,206 @@
+/**
+ * The HTTP side that a kubelet, Prometheus and a person with a port-forward see. Read-only, small, bounded.
+ */
+import type { IncomingMessage, Server } from 'node:http';
+import { networkInterfaces } from 'node:os';
+import { type HttpAnswer, HttpServer } from '../../lib/http-server.ts';
+import { ifNametoindex } from '../../lib/libc.ts';
+import type { Logger } from '../../lib/log.ts';
+import { isLoopback, type PlaceLimits } from '../../lib/places.ts';
+import type { ListenAddress } from '../options.ts';
+import { hasIPv6 } from '../pod/facts.ts';
+
+export interface HttpContent {
+  metrics: MetricsText;
+  /** Empty when the process can do its work. */
+  notLive(): string[];
+  /** Empty when the gateway is ready. */
+  notReady(): string[];
+  /** The page for people, with what its browser may do (Content-Security-Policy). */
+  page: { html: string; policy: string };
+  /** What the page shows, by path; an answer that is no text goes as JSON. */
+  data: Record<string, (query: URLSearchParams) => Promise<{ status: number; body: unknown }>>;
+}
+
+/** Bounds on what clients may take, of every listener together (lib/http-server.ts). */
+export const HTTP_LIMITS: PlaceLimits = { total: 64, perClient: 16, octets: 4 << 20, patience: 10_000 };
+
+/** Metrics are made in a tenth of the time at most, however often they are asked for, but for so much at once, ms. */
+const METRICS_SHARE = 0.1;
+const METRICS_BURST = 500;
+
+const TEXT = 'text/plain; charset=utf-8';
+
+/** An answer that nobody keeps or takes for something else. */
+export const answerOf = (
+  status: number,
+  type: string,
+  body: string | Buffer,
+  more: Record<string, string> = {},
+): HttpAnswer => ({
+  status,
+  headers: {
+    'Content-Type': type,
+    'Cache-Control': 'no-store',
+    'X-Content-Type-Options': 'nosniff',
+    'Cross-Origin-Resource-Policy': 'same-origin',
+    ...more,
+  },
+  body,
+});
+
+/**
+ * Whether an address is this machine's. The gateway's own masquerade rule gives what goes to 127.0.0.1 the source of
+ * another interface, because that of `lo` is of scope host (inet_select_addr).
+ */
+function isOwn(address = ''): boolean {
+  const plain = address.replace(/^::ffff:/, '');
+  const own = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+  return isLoopback(plain) || own.some((info) => info.address === plain);
+}
+
+const OCTET = '(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])';
+const LOOPBACK_HOST = new RegExp(`^(?:localhost|127(?:\\.${OCTET}){3}|\\[::1\\])(?::[0-9]{1,5})?$`, 'i');
+
+/** Whether a Host header, or the authority of a URL, is a name that no resolver can give to somebody else. */
+export const isLoopbackHost = (host: string): boolean => LOOPBACK_HOST.test(host);
+
+/** Whether a page and its data may be shown: they name pods, so only on loopback, and by its names. */
+function isLocal({ socket, headersDistinct }: IncomingMessage, authority: string | undefined): boolean {
+  const { host = [], origin = [] } = headersDistinct;
+  // A Host header that is a name would let a page elsewhere read this one through DNS rebinding.
+  const names = [...host, ...origin.map((text) => text.replace(/^https?:\/\//, ''))];
+  if (authority !== undefined) names.push(authority);
+  return (
+    isLoopback(socket.localAddress ?? '') &&
+    isOwn(socket.remoteAddress) &&
+    host.length === 1 &&
+    names.every(isLoopbackHost)
+  );
+}
+
+async function answer(request: IncomingMessage, content: HttpContent): Promise<HttpAnswer> {
+  // The target may be a whole URL (RFC 9112 3.2.2).
+  const [, authority, target = '/'] = /^(?:http:\/\/([^/?#]*))?(.*)$/s.exec(request.url ?? '/') ?? [];
+  const [path = '/', query] = target.split('?', 2);
+  const probe = (reasons: string[]) =>
+    answerOf(reasons.length === 0 ? 200 : 503, TEXT, `${reasons.join('\n') || 'ok'}\n`);
+  const data = Object.hasOwn(content.data, path) ? content.data[path] : undefined;
+  const known = path === '/' || path === '/metrics' || path === '/livez' || path === '/readyz';
+  if (!known && data === undefined) return answerOf(404, TEXT, 'not found\n');
+  if (request.method !== 'GET' && request.method !== 'HEAD') {
+    return answerOf(405, TEXT, 'method not allowed\n', { Allow: 'GET, HEAD' });
+  }
+  if (path === '/livez') return probe(content.notLive());
+  if (path === '/readyz') return probe(content.notReady());
+  if (path === '/metrics') {
+    const { type, body } = await content.metrics();
+    return answerOf(200, type, body);
+  }
+  if (!isLocal(request, authority)) {
+    return answerOf(403, TEXT, 'this page answers on loopback only: use kubectl port-forward\n');
+  }
+  if (data !== undefined) {
+    const { status, body } = await data(new URLSearchParams(query));
+    if (typeof body === 'string') return answerOf(status, TEXT, body);
+    return answerOf(status, 'application/json', JSON.stringify(body));
+  }
+  const { html, policy } = content.page;
+  return answerOf(200, 'text/html; charset=utf-8', html, {
+    'Content-Security-Policy': policy,
+    'Referrer-Policy': 'no-referrer',
+  });
+}
+
+/** An address to listen on; `::` stands for every address of the families that this kernel has. */
+export const listenable = (host: string): string => (host === '::' && !hasIPv6() ? '0.0.0.0' : host);
+
+export type MetricsText = () => Promise<{ type: string; body: string | Buffer }>;
+
+/**
+ * Metrics as they are now, for each who asks, and one text for all who ask at a time. When they are asked for so often
+ * that making them takes too much of the time, those who ask get the last text, until some is left again: a client that
+ * does not read then holds a piece of memory that others hold too.
+ */
+export function shareMetrics(text: MetricsText, clock = () => performance.now()): MetricsText {
+  let last: ReturnType<MetricsText> | undefined;
+  let making = false;
+  let left = METRICS_BURST;
+  let leftAt = clock();
+  return () => {
+    const began = clock();
+    left = Math.min(METRICS_BURST, left + (began - leftAt) * METRICS_SHARE);
+    leftAt = began;
+    if (last !== undefined && (making || left <= 0)) return last;
+    making = true;
+    last = text()
+      .then(({ type, body }) => ({ type, body: Buffer.from(body as string) }))
+      .catch((error: unknown) => {
+        last = undefined;
+        throw error;
+      })
+      .finally(() => {
+        making = false;
+        left -= clock() - began;
+      });
+    return last;
+  };
+}
+
+/** An address to listen on, and the interface by which nobody may come there. */
+export interface Listener extends ListenAddress {
+  notFrom?: string;
+}
+
+/** The index of an interface, 0 for none; another one each time that it is made anew. */
+const indexOf = (name?: string): number => (name === undefined ? 0 : ifNametoindex(name));
+
+/** A set of listeners that follows the addresses it is told. */
+export class HttpListeners {
+  readonly #servers = new Map<string, Server>();
+  readonly #http: HttpServer;
+  readonly #log: Logger;
+  /** Failures already told, so that a retry says nothing new. */
+  readonly #told = new Set<string>();
+
+  constructor(content: HttpContent, log: Logger) {
+    const shared = { ...content, metrics: shareMetrics(content.metrics) };
+    this.#log = log;
+    this.#http = new HttpServer({ limits: HTTP_LIMITS, answer: (request) => answer(request, shared), log });
+  }
+
+  /**
+   * Listens on exactly these addresses from now on. One that cannot be had is logged once and tried again at
+   * the next call; the others work.
+   */
+  async listen(addresses: Listener[]): Promise<void> {
+    const wanted = new Map(
+      addresses.map((address) => [`${address.host} ${address.port} ${indexOf(address.notFrom)}`, address]),
+    );
+    for (const [key, server] of this.#servers) {
+      if (wanted.has(key)) continue;
+      this.#servers.delete(key);
+      void this.#http.end(server);
+    }
+    for (const [key, address] of wanted) {
+      if (!this.#servers.has(key)) await this.#open(key, address);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#servers.clear();
+    await this.#http.close();
+  }
+
+  async #open(key: string, { host, port, notFrom }: Listener): Promise<void> {
+    try {
+      this.#servers.set(key, await this.#http.listen(listenable(host), port, indexOf(notFrom)));
+      this.#told.delete(key);
+      this.#log.info({ host, port }, 'HTTP listening');
+    } catch (error) {
+      if (this.#told.has(key)) return;
+      this.#told.add(key);
+      this.#log.warn({ err: error, host, port }, 'cannot listen for HTTP; will try again');
+    }
+  }
+}

@@ -1,0 +1,38 @@
+/** What `veg-agent plan` shows of a look at the kernel, and the answer to `GET /v1/plan`. */
+import type { Failure } from '../failures.ts';
+import type { FamilyStatus, Plan } from '../plan.ts';
+import { changeLines, type Look } from '../reconcile.ts';
+
+/** A plan as JSON. */
+export interface PlanDocument {
+  schemaVersion: 'v1';
+  /** What a reconcile would change, as the lines that a person would type. */
+  changes: string[];
+  families: FamilyStatus[];
+  interfaces: Plan['interfaces'];
+  notes: string[];
+  /** What keeps the kernel from being looked at, or a family from being programmed. */
+  obstacles: string[];
+}
+
+/** What keeps a family from being as the policy asks for. */
+export function obstacles({ plan }: Look): string[] {
+  return plan.families.flatMap(({ family, state, reason }) =>
+    state === 'blocked' ? [`IPv${family}: ${reason}`] : [],
+  );
+}
+
+/** A failure on one line. */
+export const tell = ({ object, name, reason, message }: Failure): string =>
+  `${object} ${name}: ${reason}: ${message}`;
+
+/** A look as a document. */
+export const planDocument = (look: Look): PlanDocument => ({
+  schemaVersion: 'v1',
+  changes: changeLines(look.changes),
+  families: look.plan.families,
+  interfaces: look.plan.interfaces,
+  notes: look.notes,
+  // Of what could not be looked at it is not known what would change.
+  obstacles: [...obstacles(look), ...look.failed.map(tell)],
+});

@@ -1,0 +1,93 @@
+/** The command `check` as people type it. */
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import t from 'tap';
+import { GATEWAY } from '../policy/support.ts';
+
+const MAIN = join(import.meta.dirname, '../../../agent/main.ts');
+
+const check = (paths: string[], input = '') => {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [MAIN, 'check', ...paths], {
+    input,
+    encoding: 'utf8',
+  });
+  return { status, stdout, stderr };
+};
+
+t.test('standard input is read for -, and one thing is one policy', async (t) => {
+  t.same(check(['-'], `${GATEWAY}  policies: [{ name: a }]\n`), {
+    status: 0,
+    stdout: 'valid: GatewayPolicy default/gateway1, 1 policy, BFD off\n',
+    stderr: '',
+  });
+  t.same(check(['-'], 'a: [\n').status, 3);
+  t.match(check(['-'], `${GATEWAY}  x: 1\n`).stderr, /^-:7:3: spec.x: unknown field/);
+});
+
+t.test('a file of the directory that is not read is a warning, hidden ones are not', async (t) => {
+  const policy = `${GATEWAY}  policies: [{ name: a }]\n`;
+  const dir = t.testdir({ 'a.yaml': policy, 'b.txt': policy, '.c.txt': policy, '.d.yaml': policy });
+  t.match(check([dir]), {
+    status: 0,
+    stderr:
+      'veg-agent: warning: "b.txt" is not read: the names of policy files end in .yaml, .yml or .json\n',
+  });
+  t.equal(check([join(dir, 'b.txt')]).status, 0, 'named, it is read');
+});
+
+t.test('every error of all files comes at once, missing documents with unreadable ones', async (t) => {
+  const dir = t.testdir({
+    'a.yaml': `apiVersion: kubeovn.io/v1
+kind: VpcEgressGateway
+metadata: { name: gateway1 }
+spec: { internalSubnet: a, externalSubnet: b, replicas: 11, policies: [{ snat: true, subnets: [c] }] }
+`,
+    'b.yaml': 'a: [\n',
+    'c.yaml': 'apiVersion: kubeovn.io/v1\nkind: Subnt\nmetadata: { name: a }\n',
+    'd.yaml': 'apiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: { name: d }\nspec: { cidrBlock: x }\n',
+  });
+  const { status, stderr } = check([dir]);
+  t.equal(status, 3);
+  const add = 'is not in the policy directory; add its document, unless it is one that cannot be read';
+  t.same(
+    stderr
+      .split('\n')
+      .filter((line) => !line.startsWith('b.yaml:'))
+      .map((line) => line.slice(0, 100)),
+    [
+      `a.yaml:4:25: spec.internalSubnet: Subnet "a" ${add}`,
+      `a.yaml:4:44: spec.externalSubnet: Subnet "b" ${add}`,
+      'a.yaml:4:57: spec.replicas: must be between 0 and 10, is 11',
+      `a.yaml:4:96: spec.policies[0].subnets[0]: Subnet "c" ${add}`,
+      'c.yaml:2:7: kind: unknown kind "Subnt" (did you mean "Subnet"?); the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc, IptablesE',
+      'd.yaml:4:20: spec.cidrBlock: "x" is not a CIDR, or one of each family with a comma',
+      '',
+    ].map((line) => line.slice(0, 100)),
+  );
+  t.match(stderr, /^b\.yaml:/m);
+});
+
+t.test('several paths are one policy', async (t) => {
+  const dir = t.testdir({
+    'gateway.yaml': `apiVersion: kubeovn.io/v1
+kind: VpcEgressGateway
+metadata: { name: gateway1 }
+spec: { internalSubnet: a, externalSubnet: b, policies: [{ snat: true, subnets: [a] }] }
+`,
+    subnets: {
+      'a.yaml':
+        'apiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: { name: a }\nspec: { cidrBlock: 10.16.0.0/16 }\n',
+      'b.yaml':
+        'apiVersion: kubeovn.io/v1\nkind: Subnet\nmetadata: { name: b }\nspec: { cidrBlock: 172.17.0.0/16 }\n',
+    },
+  });
+  t.match(check([join(dir, 'gateway.yaml'), join(dir, 'subnets')]), {
+    status: 0,
+    stdout: 'valid: VpcEgressGateway default/gateway1, 1 policy, BFD off\n',
+  });
+  t.equal(check([join(dir, 'gateway.yaml'), join(dir, 'subnets/a.yaml')]).status, 3);
+  t.match(
+    check([join(dir, 'gateway.yaml'), join(dir, 'nothing')]).stderr,
+    /nothing: cannot read .*no such file/,
+  );
+});

@@ -1,0 +1,169 @@
+/** The commands that ask a daemon. */
+
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import t, { type Test } from 'tap';
+import { callControl } from '../../../lib/control/client.ts';
+import { socketPath } from '../../../lib/control/path.ts';
+import { serveControl } from '../../../lib/control/server.ts';
+import { silentLog } from '../../bfd/silent.ts';
+
+const MAIN = fileURLToPath(new URL('../../../agent/main.ts', import.meta.url));
+
+/** A daemon whose drain takes so long; what it was asked. */
+async function daemon(t: Test, takes: number) {
+  const dir = mkdtempSync(join(tmpdir(), 'veg-client-'));
+  const asked: (string | null)[] = [];
+  const server = await serveControl(
+    dir,
+    {
+      'POST /v1/drain': async ({ query }) => {
+        asked.push(query.get('timeout'));
+        await sleep(takes, undefined, { ref: false });
+        return { status: 200, body: 'drained\n' };
+      },
+    },
+    silentLog,
+  );
+  t.teardown(async () => {
+    await server.close();
+    rmSync(dir, { recursive: true });
+  });
+  return { dir, asked, server };
+}
+
+function drain(dir: string, ...args: string[]) {
+  const command = [MAIN, 'drain', '--state-dir', dir, ...args];
+  let kill = (_signal: NodeJS.Signals): void => {};
+  const result = new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
+    // The client's own idea of a drain timeout has no say.
+    const env = { ...process.env, VEG_AGENT_DRAIN_TIMEOUT: '0s' };
+    const child = execFile(process.execPath, command, { env }, (error, stdout, stderr) =>
+      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
+    );
+    kill = (signal) => child.kill(signal);
+  });
+  return { result, kill: (signal: NodeJS.Signals) => kill(signal) };
+}
+
+t.test('drain waits as long as the daemon does', async (t) => {
+  const { dir, asked } = await daemon(t, 6000);
+  t.match(await drain(dir).result, { code: 0, stdout: 'drained\n', stderr: '' });
+  t.strictSame(asked, [null]);
+});
+
+t.test('a timeout is seconds or a time', async (t) => {
+  const { dir, asked } = await daemon(t, 0);
+  for (const timeout of ['20', '1.5', '20s', '200ms']) {
+    t.match(await drain(dir, '--timeout', timeout).result, { code: 0, stderr: '' });
+  }
+  t.strictSame(asked, ['20000ms', '1500ms', '20000ms', '200ms']);
+});
+
+t.test('nothing else is one', async (t) => {
+  const { dir, asked } = await daemon(t, 0);
+  for (const timeout of ['0', '0s', '-1', 'soon', '', '1d', '1e3', '2000000', '25h']) {
+    const { code, stderr } = await drain(dir, `--timeout=${timeout}`).result;
+    t.equal(code, 2, JSON.stringify(timeout));
+    t.match(stderr, /--timeout must be seconds \(20\) or a time \(20s\), more than 0 and at most 24h/);
+  }
+  t.strictSame(asked, []);
+});
+
+t.test('a daemon that goes away meanwhile is an error that says so', async (t) => {
+  const { dir, asked, server } = await daemon(t, 60_000);
+  const call = t.rejects(
+    callControl(dir, 'POST', '/v1/drain', { timeoutMs: 60_000 }),
+    /went away before it had answered/,
+  );
+  const { result } = drain(dir);
+  while (asked.length < 2) await sleep(10);
+  await server.close();
+  t.match(await result, {
+    code: 1,
+    stderr: `the agent on ${socketPath(dir)} went away before it had answered`,
+  });
+  await call;
+});
+
+t.test('a client that is interrupted says what it leaves behind', async (t) => {
+  const { dir, asked } = await daemon(t, 60_000);
+  const { result, kill } = drain(dir);
+  while (asked.length < 1) await sleep(10);
+  kill('SIGINT');
+  t.match(await result, { code: 130, stderr: /the gateway stays drained until veg-agent undrain/ });
+});
+
+t.test('a client that leaves in the middle of an answer costs nothing', async (t) => {
+  const { dir, asked } = await daemon(t, 200);
+  const socket = connect(socketPath(dir));
+  socket.end('POST /v1/drain HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n');
+  while (asked.length < 1) await sleep(10);
+  socket.destroy();
+  await sleep(300);
+  t.match(await drain(dir).result, { code: 0, stdout: 'drained\n' });
+});
+
+t.test('plan asks the daemon, and its exit code says what the answer comes to', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'veg-client-'));
+  let reply: { status: number; body: unknown };
+  const asked: string[] = [];
+  const server = await serveControl(
+    dir,
+    {
+      'GET /v1/plan': async ({ query }) => {
+        asked.push(`${query}`);
+        return reply;
+      },
+    },
+    silentLog,
+  );
+  t.teardown(async () => {
+    await server.close();
+    rmSync(dir, { recursive: true });
+  });
+  const plan = (answer: typeof reply, ...args: string[]) => {
+    reply = answer;
+    const command = [MAIN, 'plan', '--state-dir', dir, ...args];
+    return new Promise<{ code: number; stdout: string; stderr: string }>((resolve) =>
+      execFile(process.execPath, command, (error, stdout, stderr) =>
+        resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
+      ),
+    );
+  };
+  const nothing = { schemaVersion: 'v1', changes: [], families: [], notes: [], obstacles: [] };
+  t.match(await plan({ status: 200, body: nothing }), {
+    ...{ code: 0, stdout: '', stderr: 'veg-agent: nothing to do: the kernel is as the policy says\n' },
+  });
+  t.match(await plan({ status: 200, body: nothing }, '--json'), { code: 0, stdout: '{', stderr: '' });
+  const changes = ['ip rule add a', 'ip rule add b'];
+  t.match(await plan({ status: 200, body: { ...nothing, changes, notes: ['n'] } }), {
+    ...{ code: 4, stdout: 'ip rule add a\nip rule add b\n', stderr: 'veg-agent: note: n\n' },
+  });
+  t.match(await plan({ status: 200, body: { ...nothing, obstacles: ['IPv4: no address'] } }), {
+    ...{ code: 1, stdout: '', stderr: 'veg-agent: IPv4: no address\n' },
+  });
+  t.match(await plan({ status: 422, body: 'a.yaml:1:1: kind: wrong\n' }), {
+    ...{ code: 3, stdout: '', stderr: 'a.yaml:1:1: kind: wrong\n' },
+  });
+  t.match(await plan({ status: 503, body: 'no policy was loaded yet\n' }), {
+    ...{ code: 1, stderr: 'veg-agent: no policy was loaded yet\n' },
+  });
+  const elsewhere = await plan({ status: 409, body: 'other flags\n' }, '--policy-dir', join(dir, 'none'));
+  t.equal(elsewhere.code, 3, 'another directory is looked at by the command itself');
+  t.same(asked.at(0), '');
+  t.match(asked.at(-1), /^policy-dir=/);
+});
+
+t.test('a command beside the daemon lets the kernel kill it first', async (t) => {
+  const { dir, asked } = await daemon(t, 60_000);
+  const child = execFile(process.execPath, [MAIN, 'drain', '--state-dir', dir]);
+  while (asked.length < 1) await sleep(10);
+  t.equal(readFileSync(`/proc/${child.pid}/oom_score_adj`, 'utf8'), '1000\n');
+  child.kill('SIGKILL');
+});

@@ -1,0 +1,210 @@
+import { readFileSync } from 'node:fs';
+import { Ajv } from 'ajv';
+import t from 'tap';
+import { type AgentView, notReady, statusDocument, statusText } from '../../../agent/show/status.ts';
+import type { SessionReport } from '../../../bfd/intent.ts';
+import { prefix } from '../../../lib/prefix.ts';
+
+const NOW = Date.parse('2026-11-21T14:03:00Z');
+
+const session: SessionReport = {
+  id: 1,
+  local: '10.16.0.12',
+  remote: '10.255.255.255',
+  role: 'passive',
+  state: 'Up',
+  remoteState: 'Up',
+  localDiagnostic: 0,
+  remoteDiagnostic: 0,
+  localDiscriminator: 7,
+  remoteDiscriminator: 9,
+  since: NOW - 190_000,
+  transmitInterval: 100_000,
+  detectionTime: 500_000,
+  packetsIn: 10,
+  packetsOut: 11,
+  transitions: [{ from: 'Down', to: 'Up', diagnostic: 0, count: 1 }],
+};
+
+const TRAFFIC = { connections: 340, packets: { out: 9, in: 8 }, bytes: { out: 1_200_000, in: 90 }, open: 12 };
+
+/** A gateway that works. */
+function healthy(): AgentView {
+  return {
+    version: '1.2.3',
+    node: 'worker-1',
+    pod: 'default/gateway1-abc',
+    startedAt: NOW - 3_700_000,
+    policy: {
+      source: '/etc/veg-agent/policy',
+      valid: true,
+      name: 'default/gateway1',
+      generation: 3,
+      lastChange: NOW - 60_000,
+      errors: [],
+      warnings: ['10.18.0.0/16 is in a true and a false policy'],
+      rules: [
+        { name: 'legacy', snat: false, ipBlocks: [1, 2, 3, 4, 5].map((n) => prefix(`10.${n}.0.0/16`)) },
+        { name: 'web', snat: true, ipBlocks: [], portBlockSize: 64 },
+      ],
+    },
+    kernel: {
+      inSync: true,
+      families: [
+        { family: 4, state: 'programmed' },
+        { family: 6, state: 'unused' },
+      ],
+      interfaces: { internal: 'eth0', external: 'net1' },
+      backend: 'nft',
+      notes: [],
+      failed: [],
+      last: { at: NOW - 5000, trigger: 'policy', ok: true, changes: 2, durationMs: 31 },
+      driftRepaired: { rule: 2 },
+    },
+    historyOf: () => [{ at: NOW - 190_000, from: 'Init', to: 'Up', diagnostic: 0 }],
+    conntrack: { entries: 12, limit: 1000, busiest: [] },
+    translationLog: true,
+    traffic: [
+      { ...TRAFFIC, policy: '', treatment: 'snat' },
+      { ...TRAFFIC, policy: 'web', treatment: 'snat', rates: TRAFFIC },
+      { ...TRAFFIC, policy: 'direct', treatment: 'forward' },
+    ],
+    ports: [
+      { externalIP: '172.17.0.11', protocol: 'tcp', used: 321, lacking: 0 },
+      { externalIP: '172.17.0.11', protocol: 'udp', used: 60_000, lacking: 9 },
+    ],
+    bfdEnabled: true,
+    bfd: {
+      sessions: [session],
+      discards: { version: 3 },
+      lateness: { bounds: [], buckets: [], count: 0, sum: 0 },
+      draining: false,
+    },
+    draining: false,
+  };
+}
+
+const schema = JSON.parse(readFileSync(new URL('../../../docs/status.schema.json', import.meta.url), 'utf8'));
+const validate = new Ajv({ strict: false, formats: { 'date-time': true } }).compile(schema);
+
+t.test('the document is what docs/status.schema.json says, full and empty', async (t) => {
+  for (const view of [healthy(), fresh()]) {
+    const ok = validate(JSON.parse(JSON.stringify(statusDocument(view, NOW))));
+    t.ok(ok, JSON.stringify(validate.errors));
+  }
+});
+
+/** An agent that has just started. */
+function fresh(): AgentView {
+  return {
+    version: '1.2.3',
+    startedAt: NOW,
+    policy: { source: '/p', valid: false, generation: 0, errors: [], warnings: [] },
+    kernel: { inSync: false, families: [], notes: [], failed: [], driftRepaired: {} },
+    bfdEnabled: false,
+    draining: false,
+  };
+}
+
+t.test('ready: a valid policy in the kernel and a session Up', async (t) => {
+  t.strictSame(notReady(healthy()), []);
+  const down = healthy();
+  down.bfd!.sessions = [{ ...session, state: 'Down' }];
+  t.strictSame(notReady(down), ['BFD: no session is Up']);
+  t.strictSame(notReady({ ...down, bfdEnabled: false }), [], 'sessions count only when BFD is enabled');
+  t.strictSame(notReady({ ...healthy(), draining: true }), ['draining']);
+});
+
+t.test('an invalid policy says every place, and what is in force', async (t) => {
+  const view = healthy();
+  view.policy.valid = false;
+  view.policy.errors = [
+    { file: 'a.yaml', line: 3, col: 5, path: 'spec.bfd.minTX', message: 'must be a number' },
+  ];
+  t.strictSame(notReady(view), [
+    'policy invalid: 1 error(s); the last good policy stays in force: default/gateway1, since 2026-11-21T14:02:00.000Z',
+    '  a.yaml:3:5: spec.bfd.minTX: must be a number',
+  ]);
+});
+
+t.test('a blocked family and a failed reconcile say why', async (t) => {
+  const view = healthy();
+  view.kernel.families = [
+    { family: 4, state: 'blocked', reason: 'the external interface net1 does not exist' },
+  ];
+  view.kernel.inSync = false;
+  view.kernel.failed = [
+    {
+      ...{ object: 'listing', name: 'kernel', reason: 'not_installed', since: NOW },
+      message: 'iptables-nft-save: not found',
+    },
+  ];
+  t.strictSame(notReady(view), [
+    'IPv4: the external interface net1 does not exist',
+    'kernel not in sync: iptables-nft-save: not found',
+  ]);
+});
+
+t.test('what has failed is told object by object, and how long already', async (t) => {
+  const view = healthy();
+  view.kernel.inSync = false;
+  view.kernel.failed = Array.from({ length: 12 }, (_, i) => ({
+    ...{ object: 'address', family: 4, name: `172.17.0.${i}`, reason: 'in_use', since: NOW - 61_000 },
+    message: `ip addr add 172.17.0.${i}/32 dev net1: another one holds it`,
+  }));
+  const reasons = notReady(view);
+  t.equal(reasons.length, 11);
+  t.equal(reasons[0], 'kernel not in sync: ip addr add 172.17.0.0/32 dev net1: another one holds it');
+  t.equal(reasons[10], 'kernel not in sync: 2 more objects have failed');
+  const status = statusDocument(view, NOW);
+  t.equal(status.kernel.failed.length, 12);
+  t.match(status.kernel.failed[3], { object: 'address', family: 4, name: '172.17.0.3', reason: 'in_use' });
+  t.equal(status.kernel.failed[3]!.since, new Date(NOW - 61_000).toISOString());
+  t.ok(validate(JSON.parse(JSON.stringify(status))), JSON.stringify(validate.errors));
+  t.match(statusText(status, NOW, false), /^ {2}address 172\.17\.0\.3: in_use, for 1m1s$/m);
+});
+
+t.test('the text names what a person looks for', async (t) => {
+  const text = statusText(statusDocument(healthy(), NOW), NOW, false);
+  t.match(text, /^ready {2}veg-agent 1\.2\.3, default\/gateway1-abc on worker-1, up 1h1m$/m);
+  t.match(text, /policy {3}default\/gateway1, generation 3, from \/etc\/veg-agent\/policy$/m);
+  t.match(text, /^ {2}web: 64 ports for each source$/m);
+  t.match(text, /kernel {3}in sync, IPv4 programmed, IPv6 unused, eth0 → net1, iptables nft$/m);
+  t.match(text, /last reconcile 5s ago \(policy\): 2 changes in 31 ms/);
+  t.match(text, /drift repaired: 2 rule/);
+  t.match(text, /Up {8}10\.16\.0\.12 → 10\.255\.255\.255, for 3m10s, every 100 ms, detection 500 ms/);
+  t.match(text, /^ {2}legacy \(forwarded\): nothing yet$/m);
+  t.match(text, /web \(translated\): 12 connections open, 340 altogether, 1\.20 MB out, 90 B in/);
+  t.match(text, /the gateway itself \(translated\)/);
+  t.match(text, /^traffic {2}SNAT: 24 connections open, 680 altogether, 2\.40 MB out, 180 B in$/m);
+  t.match(text, /^ {2}172\.17\.0\.11 tcp: 321 of 64512 ports in use$/m);
+  t.match(
+    text,
+    /^ {2}172\.17\.0\.11 udp: 60000 of 64512 ports in use: they run out, 9 connections got none$/m,
+  );
+  t.match(
+    statusText(statusDocument({ ...healthy(), translationLog: false }, NOW), NOW, false),
+    /traffic {2}not counted: the policy has no translationLog/,
+  );
+  t.notMatch(text, /\x1b/, 'without colours unless asked for');
+});
+
+t.test(
+  'policies stand in their order, then what none names; of many blocks the first are named',
+  async (t) => {
+    const { policies } = statusDocument(healthy(), NOW);
+    t.match(policies, [
+      { name: 'legacy', snat: false, configured: true, blocks: 5, traffic: null },
+      {
+        name: 'web',
+        snat: true,
+        configured: true,
+        blocks: 0,
+        traffic: { open: 12, rates: { connections: 340 } },
+      },
+      { name: '', snat: true, configured: false, traffic: { connections: 340, rates: null } },
+      { name: 'direct', snat: false, configured: false },
+    ]);
+    t.equal(policies[0]!.ipBlocks.length, 4);
+  },
+);

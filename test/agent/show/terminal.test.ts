@@ -1,0 +1,166 @@
+import t from 'tap';
+import { drawn } from '../../../agent/commands/status-watch.ts';
+import { type AgentView, statusDocument } from '../../../agent/show/status.ts';
+import { awayView, terminalView, type Watched } from '../../../agent/show/terminal.ts';
+import type { SessionReport } from '../../../bfd/intent.ts';
+import { prefix } from '../../../lib/prefix.ts';
+
+const NOW = Date.parse('2026-11-21T14:03:00Z');
+const SCREEN = { columns: 120, rows: 40, colours: false };
+const MINUTE = 60_000;
+
+const session = { local: '10.16.0.12', remote: '10.255.255.255', state: 'Up', since: NOW - 190_000 };
+const volume = { connections: 340, packets: { out: 900, in: 800 }, bytes: { out: 1_200_000, in: 90 } };
+const view: AgentView = {
+  version: '1.2.3',
+  node: 'worker-1',
+  pod: 'default/gateway1-abc',
+  startedAt: NOW - 3_700_000,
+  policy: {
+    ...{ source: '/p', valid: true, name: 'default/gateway1', generation: 3, errors: [], warnings: [] },
+    lastChange: NOW - MINUTE,
+    rules: [
+      { name: 'web', snat: true, ipBlocks: [prefix('10.17.0.0/16')] },
+      { name: 'legacy', snat: false, ipBlocks: [] },
+    ],
+  },
+  kernel: {
+    ...{
+      inSync: true,
+      families: [{ family: 4, state: 'programmed' }],
+      notes: [],
+      failed: [],
+      driftRepaired: { rule: 2 },
+    },
+    last: { at: NOW - 5000, trigger: 'policy', ok: true, changes: 2, durationMs: 31 },
+  },
+  historyOf: () => [
+    { at: NOW - 20 * MINUTE, from: null, to: 'Up', diagnostic: 0 },
+    { at: NOW - 5 * MINUTE, from: 'Up', to: 'Down', diagnostic: 1 },
+    { at: NOW - 190_000, from: 'Down', to: 'Up', diagnostic: 0 },
+  ],
+  conntrack: { entries: 12, limit: 1000, busiest: [] },
+  translationLog: true,
+  traffic: [{ ...volume, policy: 'web', treatment: 'snat', open: 12, rates: volume }],
+  bfdEnabled: true,
+  bfd: {
+    sessions: [{ ...session, transmitInterval: 100_000, detectionTime: 500_000 } as SessionReport],
+    ...{ discards: {}, draining: false, lateness: { bounds: [], buckets: [], count: 0, sum: 0 } },
+  },
+  draining: false,
+};
+
+const flow = {
+  ...{
+    zone: 0,
+    addressFamily: 'ipv4' as const,
+    protocol: 'tcp',
+    protocolNumber: 6,
+    natType: ['snat' as const],
+  },
+  original: { sourceIP: '10.17.0.9', sourcePort: 4213, destinationIP: '203.0.113.10', destinationPort: 443 },
+  translated: {
+    sourceIP: '172.17.0.11',
+    sourcePort: 3944,
+    destinationIP: '203.0.113.10',
+    destinationPort: 443,
+  },
+  ...{ policy: 'web', verdict: 'translated' as const, startTime: '2026-11-21T14:02:58.112Z', duration: 1.9 },
+};
+
+const watched = (more: Partial<AgentView> = {}, rest: Partial<Watched> = {}): Watched => ({
+  status: statusDocument({ ...view, ...more }, NOW),
+  sources: {
+    schemaVersion: 'v1',
+    sources: [{ address: '10.17.0.9', connections: 12, bytes: { out: 1000, in: 2000 } }],
+    total: 1,
+  },
+  translations: { schemaVersion: 'v1', translations: Array(50).fill(flow), more: true, gaps: [] },
+  ...rest,
+});
+
+t.test('it shows what the page shows', async (t) => {
+  const lines = terminalView(watched(), NOW, SCREEN);
+  t.equal(lines.length, 40, 'translations take the rows that are left');
+  const text = lines.join('\n');
+  t.match(lines[0], /^default\/gateway1 {2}● ready +14:03:00 UTC$/);
+  t.equal(lines[0]!.length, 120);
+  t.match(text, 'default/gateway1-abc on worker-1 · veg-agent 1.2.3 · up 1h1m');
+  t.match(text, 'policy   valid, generation 3, changed 1m0s ago');
+  t.match(text, 'kernel   in sync, IPv4 programmed, checked 5s ago (policy), drift repaired: 2 rule');
+  t.match(text, 'tracked  12 of 1000 connections');
+  t.match(text, /● Up +3m10s +10\.255\.255\.255 +from 10\.16\.0\.12 +100\/500 +█+▁+█+$/m);
+  t.match(text, /13:58:00 {2}10\.255\.255\.255 {2}Up → Down {2}Control Detection Time Expired/);
+  t.match(text, /web +translated +340 +1\.20 MB +90 B +900 +800 +12 +340 +1\.20 MB +90 B/);
+  t.match(text, /legacy +forwarded +– +–/);
+  t.match(text, /10\.17\.0\.9 +12 +1\.00 kB +2\.00 kB/);
+  t.match(text, /14:02:58 +open +tcp +10\.17\.0\.9:4213 +172\.17\.0\.11:3944 +203\.0\.113\.10:443 +web/);
+  t.notMatch(text, /\x1b/);
+});
+
+t.test('whatever the size of the terminal, no line and no frame is larger', async (t) => {
+  for (const columns of [20, 40, 80, 200]) {
+    for (const rows of [1, 5, 12, 24, 60]) {
+      for (const colours of [false, true]) {
+        const lines = terminalView(watched(), NOW, { columns, rows, colours });
+        t.ok(lines.length <= rows, `${rows} rows`);
+        const widest = Math.max(...lines.map((line) => line.replace(/\x1b\[\d+m/g, '').length));
+        t.ok(widest <= columns, `${columns} columns`);
+      }
+    }
+  }
+});
+
+t.test('reasons stand at the top, and a state is told without its colour', async (t) => {
+  const [first, , reason] = terminalView(
+    watched({ draining: true, bfd: { ...view.bfd!, sessions: [] } }),
+    NOW,
+    SCREEN,
+  );
+  t.match(first, '◐ draining');
+  t.match(reason, '▲ draining');
+  const down = { ...session, state: 'Down' } as SessionReport;
+  const text = terminalView(watched({ bfd: { ...view.bfd!, sessions: [down] } }), NOW, SCREEN).join('\n');
+  t.match(text, '▲ not ready');
+  t.match(text, '▲ Down');
+});
+
+t.test('what comes from elsewhere cannot steer the terminal', async (t) => {
+  const text = terminalView(watched({ pod: 'evil\x1b[2J\x07\u009b31m' }), NOW, {
+    ...SCREEN,
+    colours: true,
+  }).join('');
+  t.notMatch(text, /\x1b\[2J|\x07|\u009b/);
+  t.match(text, 'evil\u{fffd}[2J');
+});
+
+t.test('without a log it says so, and without BFD', async (t) => {
+  const { status } = watched({ translationLog: false, traffic: undefined, bfdEnabled: false });
+  const text = terminalView({ status }, NOW, SCREEN).join('\n');
+  t.match(text, 'the policy has no translationLog');
+  t.match(text, /^bfd +not used$/m);
+  t.notMatch(text, 'TOP SOURCES');
+});
+
+t.test('while there is no agent it says why, in the width that there is', async (t) => {
+  const lines = awayView('no agent answers on /run/veg-agent/control.sock', { ...SCREEN, columns: 30 });
+  t.equal(lines[0], '▲ no agent');
+  t.ok(lines.length > 2);
+  t.ok(lines.every((line) => line.length <= 30));
+});
+
+t.test('a line that does not fit shows that it is cut, wherever that is', async (t) => {
+  const titlesAt = (columns: number): string =>
+    terminalView(watched(), NOW, { ...SCREEN, columns }).find((line) => line.includes('POLICY '))!;
+  const whole = titlesAt(300);
+  t.match(whole, /RECEIVED$/);
+  t.equal(titlesAt(whole.length), whole, 'it fits exactly');
+  for (let columns = 20; columns < whole.length; columns++) {
+    t.equal(titlesAt(columns), `${whole.slice(0, columns - 1)}…`);
+  }
+});
+
+t.test('a line is cleared before it is written, so that its last column stays', async (t) => {
+  const text = drawn(['one', 'two']);
+  t.equal(text, '\x1b[H\x1b[Kone\r\n\x1b[Jtwo');
+});

@@ -1,0 +1,91 @@
+/** One daemon a state directory. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import t, { type Test } from 'tap';
+import { StateDir, StateDirError } from '../../lib/state-dir.ts';
+
+const MODULE = new URL('../../lib/state-dir.ts', import.meta.url).href;
+
+function directory(t: Test): string {
+  const path = mkdtempSync(join(tmpdir(), 'veg-state-'));
+  t.teardown(() => rmSync(path, { recursive: true, force: true }));
+  return path;
+}
+
+/** Another process that takes the directory, starts one that outlives it, and waits. */
+async function taker(t: Test, path: string): Promise<ChildProcess> {
+  const script = `
+    const { StateDir } = await import(${JSON.stringify(MODULE)});
+    const { spawn } = await import('node:child_process');
+    await StateDir.take(${JSON.stringify(path)});
+    spawn('sleep', ['5'], { stdio: 'ignore', detached: true }).unref();
+    console.log('taken');
+    setInterval(() => {}, 1000);`;
+  const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+    stdio: ['ignore', 'pipe', 2],
+  });
+  t.teardown(() => child.kill('SIGKILL'));
+  await new Promise((resolve) => child.stdout!.once('data', resolve));
+  return child;
+}
+
+const end = (child: ChildProcess, signal: NodeJS.Signals) =>
+  new Promise((resolve) => {
+    child.once('exit', resolve);
+    child.kill(signal);
+  });
+
+t.test('a second one is refused by any name of the directory, and told what to do', async (t) => {
+  const path = directory(t);
+  const other = join(directory(t), 'link');
+  symlinkSync(path, other);
+  await taker(t, path);
+  for (const name of [path, other]) {
+    const error = await StateDir.take(name).catch((reason: unknown) => reason);
+    t.ok(error instanceof StateDirError);
+    t.match((error as Error).message, `another daemon uses the state directory ${name}; end it, or give`);
+  }
+});
+
+t.test('kill -9 frees it at once, whatever the killed one has started', async (t) => {
+  const path = directory(t);
+  await end(await taker(t, path), 'SIGKILL');
+  const began = performance.now();
+  await StateDir.take(path);
+  t.ok(performance.now() - began < 400, 'without waiting for patience to be over');
+});
+
+t.test('one that is about to end is waited for', async (t) => {
+  const path = directory(t);
+  const first = await taker(t, path);
+  const second = StateDir.take(path);
+  first.kill('SIGKILL');
+  t.equal((await second).path, path);
+});
+
+t.test('a directory that is missing is made; what can never be one is refused by name', async (t) => {
+  const path = directory(t);
+  await StateDir.take(join(path, 'a', 'b'));
+  writeFileSync(join(path, 'file'), '');
+  for (const bad of [join(path, 'file'), join(path, 'file', 'below'), '/proc/veg-agent']) {
+    await t.rejects(StateDir.take(bad), { message: `the state directory ${bad} cannot be used: ` }, bad);
+  }
+});
+
+t.test('a directory that was taken away is taken anew, unless another was faster', async (t) => {
+  const path = directory(t);
+  const held = await StateDir.take(path);
+  held.keep();
+  renameSync(path, `${path}.away`);
+  t.teardown(() => rmSync(`${path}.away`, { recursive: true }));
+  mkdirSync(path);
+  held.keep();
+  await t.rejects(StateDir.take(path), /another daemon uses/, 'the new one is held');
+  rmSync(path, { recursive: true });
+  held.keep();
+  rmSync(path, { recursive: true });
+  await taker(t, path);
+  t.throws(() => held.keep(), /another daemon has made .* its own/);
+});
