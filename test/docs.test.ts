@@ -1,14 +1,14 @@
 /** What the documents point at is there: files, headings, and documents that the sources name. */
 import { existsSync, globSync, readFileSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const read = (file: string): string => readFileSync(join(ROOT, file), 'utf8');
 
-const DOCUMENTS = ['README.md', 'SECURITY.md', 'CHANGELOG.md', ...globSync('docs/**/*.md', { cwd: ROOT })];
-const SOURCES = globSync('{agent,bfd,nat,routing,images,test}/**/*', { cwd: ROOT, withFileTypes: true })
+const DOCUMENTS = [...globSync('*.md', { cwd: ROOT }), ...globSync('docs/**/*.md', { cwd: ROOT })];
+const SOURCES = globSync('{agent,bfd,lib,nat,routing,images,test}/**/*', { cwd: ROOT, withFileTypes: true })
   .filter((entry) => entry.isFile())
   .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)));
 
@@ -60,6 +60,29 @@ t.test('every document that a source names exists', async (t) => {
   t.ok(named.length > 10, 'names are found');
   t.same(
     named.filter(({ document }) => !existsSync(join(ROOT, document))),
+    [],
+  );
+});
+
+/** The names of files of ours in a text: by their path, or a source by its name alone. */
+const FILE = /(?<![\w./*-])(?:(?:agent|bfd|lib|nat|routing|images|test)\/[\w./-]+|[\w-]+)\.(?:ts|sh|mjs)\b/g;
+
+t.test('every file that a document or a comment names exists', async (t) => {
+  const names = new Set(SOURCES.flatMap((file) => [file, basename(file)]));
+  const comments = SOURCES.filter((file) => /^(?!test\/).*\.ts$/.test(file)).map((file) => ({
+    file,
+    text: [...read(file).matchAll(/\/\*\*.*?\*\/|(?<=^|\s)\/\/[^\n]*/gms)].join('\n'),
+  }));
+  const documents = DOCUMENTS.filter((file) => file !== 'CHANGELOG.md').map((file) => ({
+    file,
+    text: read(file),
+  }));
+  const named = [...comments, ...documents].flatMap(({ file, text }) =>
+    [...text.matchAll(FILE)].map(([name]) => ({ file, name })),
+  );
+  t.ok(named.length > 100, 'names are found');
+  t.same(
+    named.filter(({ file, name }) => !names.has(name) && !names.has(join(dirname(file), name))),
     [],
   );
 });
