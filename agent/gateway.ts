@@ -5,6 +5,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
 import type { Logger } from '../lib/log.ts';
+import { LogOnChange } from '../lib/log-on-change.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../lib/prefix.ts';
 import { isRuleStep } from '../nat/render.ts';
 import type { LastGood, Missing } from './aims.ts';
@@ -95,7 +96,7 @@ export class Gateway {
   readonly #writers = createWriters();
   /** Who is behind a drift that could not be repaired yet. */
   #unrepaired: Cause | undefined;
-  #failureTold = '';
+  readonly #failures = new LogOnChange();
   /** The sessions of each family; those of a family that is left alone stay as they were. */
   readonly #peers: Record<Family, PeerIntent[]> = { 4: [], 6: [] };
   /** True from the beginning of a look at the kernel until it has found out how things are. */
@@ -449,9 +450,10 @@ export class Gateway {
   /** Logs what keeps the kernel from being as the policy says when it is new, and its end. */
   #tellFailure(reason: string, trigger: Trigger): void {
     const { logger } = this.#parts;
-    if (reason === this.#failureTold) return;
-    this.#failureTold = reason;
-    if (reason === '') logger.info({ trigger }, 'the kernel is as the policy says again');
-    else logger.error({ trigger, reason }, 'cannot bring the kernel to the policy; will try again');
+    if (reason === '') {
+      if (this.#failures.ended()) logger.info({ trigger }, 'the kernel is as the policy says again');
+    } else if (this.#failures.isNew(reason)) {
+      logger.error({ trigger, reason }, 'cannot bring the kernel to the policy; will try again');
+    }
   }
 }

@@ -13,6 +13,7 @@ import { Engine } from '../bfd/engine.ts';
 import type { FamilyReadiness, FromEngine } from '../bfd/intent.ts';
 import { unblockSignal } from '../lib/libc.ts';
 import { createLog } from '../lib/log.ts';
+import { LogOnChange } from '../lib/log-on-change.ts';
 import { reapOrphans } from '../lib/orphans.ts';
 import type { Priority } from '../lib/priority.ts';
 import { onSignals } from '../lib/signals.ts';
@@ -75,7 +76,7 @@ export async function supervise(options: Options, priority: Priority): Promise<n
   let ending = false;
   let unwatched = false;
   let toldUnwatched = false;
-  let toldStateDir = '';
+  const stateDirFailures = new LogOnChange();
 
   reapOrphans((pid) => pid === child?.pid);
 
@@ -203,11 +204,10 @@ export async function supervise(options: Options, priority: Priority): Promise<n
   function keepStateDir(): void {
     try {
       stateDir.keep();
-      toldStateDir = '';
+      stateDirFailures.ended();
     } catch (error) {
-      const { message } = error as Error;
-      if (message !== toldStateDir) logger.error({ reason: message }, 'the state directory is lost');
-      toldStateDir = message;
+      const { message: reason } = error as Error;
+      if (stateDirFailures.isNew(reason)) logger.error({ reason }, 'the state directory is lost');
     }
   }
 

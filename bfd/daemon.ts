@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import pino from 'pino';
 import { unblockSignal } from '../lib/libc.ts';
+import { LogOnChange } from '../lib/log-on-change.ts';
 import { reapOrphans } from '../lib/orphans.ts';
 import { onSignals } from '../lib/signals.ts';
 import { StateDir } from '../lib/state-dir.ts';
@@ -150,17 +151,15 @@ const stateDir = await StateDir.take(flags.stateDir).catch((error: Error): never
   exit(1);
 });
 
-/** What was told last of the state directory, so that it is not told again each second. */
-let told = '';
+const stateDirFailures = new LogOnChange();
 /** Keeps the state directory this daemon's own where somebody takes it away. */
 function keepStateDir(): void {
   try {
     stateDir.keep();
-    told = '';
+    stateDirFailures.ended();
   } catch (error) {
-    const { message } = error as Error;
-    if (message !== told) logger.error({ reason: message }, 'the state directory is lost');
-    told = message;
+    const { message: reason } = error as Error;
+    if (stateDirFailures.isNew(reason)) logger.error({ reason }, 'the state directory is lost');
   }
 }
 

@@ -4,6 +4,7 @@
  */
 
 import { readMounted } from '../lib/files.ts';
+import { LogOnChange } from '../lib/log-on-change.ts';
 import { type AuthKey, longestSecret } from './auth.ts';
 import type { AuthIntent } from './intent.ts';
 
@@ -42,8 +43,7 @@ const sameKey = (a: AuthKey, b: AuthKey): boolean =>
 export class KeyRing {
   #keys: readonly AuthKey[] = [];
   #formerUntil = 0;
-  /** The error that was told last. */
-  #complaint = '';
+  readonly #failures = new LogOnChange();
 
   /** The keys to accept, an empty list while none could be read. The list stays the same until it changes. */
   get keys(): readonly AuthKey[] {
@@ -55,7 +55,7 @@ export class KeyRing {
     if (this.#keys.length > 1 && now > this.#formerUntil) this.#keys = this.#keys.slice(0, 1);
     try {
       const key = read(auth);
-      this.#complaint = '';
+      this.#failures.ended();
       const present = this.#keys[0];
       if (present !== undefined && sameKey(present, key)) return undefined;
       this.#keys = present === undefined ? [key] : [key, present];
@@ -63,9 +63,7 @@ export class KeyRing {
       return undefined;
     } catch (error) {
       const { message } = error as Error;
-      if (message === this.#complaint) return undefined;
-      this.#complaint = message;
-      return message;
+      return this.#failures.isNew(message) ? message : undefined;
     }
   }
 }

@@ -28,6 +28,7 @@ import {
   sockaddr,
   socket,
 } from '../lib/libc.ts';
+import { LogOnChange } from '../lib/log-on-change.ts';
 import {
   ADVERTISEMENT,
   advertisementAnswer,
@@ -185,7 +186,7 @@ interface Watched {
   answers: string[];
   unanswered: number;
   warned: number;
-  complaint: string;
+  failures: LogOnChange;
 }
 
 /** All next hops that are of interest. */
@@ -212,7 +213,7 @@ export class NextHops {
       if (this.#watched.has(key)) continue;
       this.#watched.set(key, {
         ...{ hop, macs: [], line: undefined, timer: undefined, answers: [] },
-        ...{ unanswered: 0, warned: -LOG_PERIOD, complaint: '' },
+        ...{ unanswered: 0, warned: -LOG_PERIOD, failures: new LogOnChange() },
       });
       this.ask(key);
     }
@@ -288,7 +289,7 @@ export class NextHops {
     watched.line = undefined;
     try {
       watched.line = open(watched.hop, ifindex);
-      watched.complaint = '';
+      watched.failures.ended();
     } catch (error) {
       this.#complain(watched, error as Error);
     }
@@ -296,8 +297,7 @@ export class NextHops {
   }
 
   #complain(watched: Watched, error: Error): void {
-    if (error.message === watched.complaint) return;
-    watched.complaint = error.message;
+    if (!watched.failures.isNew(error.message)) return;
     const { interface: device, gateway } = watched.hop;
     this.#log.warn(
       { interface: device, gateway, err: error },

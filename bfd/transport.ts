@@ -28,6 +28,7 @@ import {
   socket,
 } from '../lib/libc.ts';
 import type { Log } from '../lib/log.ts';
+import { LogOnChange } from '../lib/log-on-change.ts';
 import { PORT_MULTIHOP, PORT_SINGLE_HOP, SENT_TTL, SOURCE_PORTS } from './constants.ts';
 
 // asm-generic/socket.h, linux/in.h, linux/in6.h
@@ -162,7 +163,7 @@ class Receiver {
   #drops = 0;
   #dropCounter = 0;
   /** The error that was logged last, so that a retry does not log it again. */
-  #complaint = '';
+  readonly #bindFailures = new LogOnChange();
   readonly #receive: Receive;
   readonly #log: Log;
 
@@ -202,7 +203,7 @@ class Receiver {
     opened.bind({ fd, exclusive: true });
     this.#socket = opened;
     this.#fd = fd;
-    this.#complaint = '';
+    this.#bindFailures.ended();
     this.#log.info({ local, multihop, interface: device, minTTL }, 'listening for BFD');
     if (unguarded === undefined) return;
     this.#log.warn(
@@ -236,8 +237,7 @@ class Receiver {
   }
 
   #complain(error: Error): void {
-    if (error.message === this.#complaint) return;
-    this.#complaint = error.message;
+    if (!this.#bindFailures.isNew(error.message)) return;
     const { local, interface: device } = this.endpoint;
     this.#log.warn({ local, interface: device, err: error }, 'cannot listen for BFD yet; trying on');
   }

@@ -10,6 +10,7 @@ import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { Logger } from '../../lib/log.ts';
+import { LogOnChange } from '../../lib/log-on-change.ts';
 
 const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY } = constants;
 const STDOUT = 1;
@@ -48,7 +49,9 @@ export class RecordOutput {
   #closed = false;
   #size = 0;
   #openDue = 0;
-  #trouble = '';
+  /** Why writing failed last. */
+  #lastReason = '';
+  readonly #failures = new LogOnChange();
 
   constructor(options: RecordOutputOptions) {
     this.#options = options;
@@ -81,12 +84,12 @@ export class RecordOutput {
         piece += lines[i++]!;
       try {
         await this.#writePiece(Buffer.from(piece));
-        this.#tell('');
+        this.#logRecovery();
       } catch (error) {
         // What waited at the end is counted already.
         if (this.#closed) return;
         this.lost += records;
-        this.#tell((error as Error).message);
+        this.#logFailure((error as Error).message);
       }
       this.#waiting -= records;
     }
@@ -122,7 +125,7 @@ export class RecordOutput {
       }
     }
     if (this.#fd === undefined) {
-      if (performance.now() < this.#openDue) throw new Error(this.#trouble);
+      if (performance.now() < this.#openDue) throw new Error(this.#lastReason);
       this.#openDue = performance.now() + REOPEN;
       mkdirSync(dirname(file), { recursive: true });
       this.#fd = openSync(file, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0o600);
@@ -132,12 +135,14 @@ export class RecordOutput {
     return this.#fd;
   }
 
-  /** Logs a failure when it is a new one, and its end. */
-  #tell(trouble: string): void {
-    if (trouble === this.#trouble) return;
-    this.#trouble = trouble;
+  #logFailure(reason: string): void {
+    this.#lastReason = reason;
     const { file = 'stdout', logger } = this.#options;
-    if (trouble === '') logger.info({ file }, 'translation records are written again');
-    else logger.error({ file, reason: trouble }, 'cannot write translation records');
+    if (this.#failures.isNew(reason)) logger.error({ file, reason }, 'cannot write translation records');
+  }
+
+  #logRecovery(): void {
+    const { file = 'stdout', logger } = this.#options;
+    if (this.#failures.ended()) logger.info({ file }, 'translation records are written again');
   }
 }

@@ -13,6 +13,7 @@ import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import * as stateFiles from '../../lib/files.ts';
 import { parseJson } from '../../lib/json.ts';
 import * as libc from '../../lib/libc.ts';
+import { LogOnChange } from '../../lib/log-on-change.ts';
 import { address, addressBytes } from '../../lib/prefix.ts';
 import { readCheckpoint, writeCheckpoint } from '../../nat/conntrack/checkpoint.ts';
 import { exhaustedRange } from '../../nat/conntrack/exhaustion.ts';
@@ -174,8 +175,8 @@ class TranslationWorker {
   readonly #reader: ConntrackReader;
   #store: TranslationStore | undefined;
   #storeDue = 0;
-  #storeTrouble = '';
-  #checkpointTrouble = '';
+  readonly #storeFailures = new LogOnChange();
+  readonly #checkpointFailures = new LogOnChange();
   #policies!: PolicyIndex;
   #wanted!: (flow: Flow) => boolean;
   #bucket!: TokenBucket;
@@ -407,10 +408,8 @@ class TranslationWorker {
     }
   }
 
-  #storeFailed({ message }: Error): void {
-    if (message === this.#storeTrouble) return;
-    this.#storeTrouble = message;
-    const reason = message;
+  #storeFailed({ message: reason }: Error): void {
+    if (!this.#storeFailures.isNew(reason)) return;
     this.#note('error', 'translations cannot be kept for looking up; will try again', { reason });
   }
 
@@ -418,8 +417,7 @@ class TranslationWorker {
     this.#commitDue = performance.now() + COMMIT_PERIOD;
     if (this.#store === undefined && performance.now() >= this.#storeDue) this.#openStore();
     const kept = this.#withStore((store) => store.commit());
-    if (kept === undefined || kept === 0 || this.#storeTrouble === '') return;
-    this.#storeTrouble = '';
+    if (kept === undefined || kept === 0 || !this.#storeFailures.ended()) return;
     this.#note('info', 'translations are kept for looking up again', {});
   }
 
@@ -455,21 +453,18 @@ class TranslationWorker {
     this.#countExhaustion();
     this.#tracker.forget(new Set([...this.#blockSizes.keys(), DEFAULT_POLICY]));
     const tracker = this.#tracker.save(Date.now());
-    let trouble = '';
     try {
       const flows = this.#tracker.table.save();
       const { events, untracked } = this.#tracker;
       const extra: Counts = { ...this.#counts, events, untracked };
       writeCheckpoint(this.#checkpointFile, { tracker, extra }, flows, files);
+      this.#checkpointFailures.ended();
     } catch (error) {
-      trouble = (error as Error).message;
+      const { message: reason } = error as Error;
+      if (this.#checkpointFailures.isNew(reason)) {
+        this.#note('error', 'counters would begin anew after a restart: they cannot be saved', { reason });
+      }
     }
-    if (trouble !== '' && trouble !== this.#checkpointTrouble) {
-      this.#note('error', 'counters would begin anew after a restart: they cannot be saved', {
-        reason: trouble,
-      });
-    }
-    this.#checkpointTrouble = trouble;
     this.#post({ type: 'snapshot', snapshot: this.#snapshot(tracker.totals) });
   }
 

@@ -13,6 +13,7 @@ import { makeOwnDirectory, readMounted } from '../../lib/files.ts';
 import { HttpServer } from '../../lib/http-server.ts';
 import { unblockSignal } from '../../lib/libc.ts';
 import { createLog } from '../../lib/log.ts';
+import { LogOnChange } from '../../lib/log-on-change.ts';
 import { reapOrphans } from '../../lib/orphans.ts';
 import { onSignals } from '../../lib/signals.ts';
 import { Translations } from '../flows/translations.ts';
@@ -90,7 +91,7 @@ function findInterfaces(): { internal: string; external: string } {
 
 /** As of the last scrape. */
 let interfaces: ReturnType<typeof findInterfaces> | undefined;
-let trouble = '';
+const interfaceFailures = new LogOnChange();
 
 /** Looks for the interfaces before each scrape: Multus' annotation may come late. */
 function lookForInterfaces(): void {
@@ -98,12 +99,11 @@ function lookForInterfaces(): void {
   if (!wanted.interfaces) return;
   try {
     interfaces = findInterfaces();
-    trouble = '';
+    interfaceFailures.ended();
   } catch (error) {
     counts.add(INTERFACE_ERROR);
-    const { message } = error as Error;
-    if (message !== trouble) logger.error({ problem: message }, 'the interfaces cannot be counted');
-    trouble = message;
+    const { message: reason } = error as Error;
+    if (interfaceFailures.isNew(reason)) logger.error({ reason }, 'cannot read the interface counters');
   }
 }
 

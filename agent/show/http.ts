@@ -6,6 +6,7 @@ import { networkInterfaces } from 'node:os';
 import { type HttpAnswer, HttpServer } from '../../lib/http-server.ts';
 import { ifNametoindex } from '../../lib/libc.ts';
 import type { Logger } from '../../lib/log.ts';
+import { LogOnChange } from '../../lib/log-on-change.ts';
 import { isLoopback, type PlaceLimits } from '../../lib/places.ts';
 import type { ListenAddress } from '../options.ts';
 import { hasIPv6 } from '../pod/facts.ts';
@@ -160,8 +161,7 @@ export class HttpListeners {
   readonly #servers = new Map<string, Server>();
   readonly #http: HttpServer;
   readonly #log: Logger;
-  /** Failures already told, so that a retry says nothing new. */
-  readonly #told = new Set<string>();
+  readonly #failures = new LogOnChange();
 
   constructor(content: HttpContent, log: Logger) {
     const shared = { ...content, metrics: shareMetrics(content.metrics) };
@@ -195,12 +195,11 @@ export class HttpListeners {
   async #open(key: string, { host, port, notFrom }: Listener): Promise<void> {
     try {
       this.#servers.set(key, await this.#http.listen(listenable(host), port, indexOf(notFrom)));
-      this.#told.delete(key);
+      this.#failures.ended(key);
       this.#log.info({ host, port }, 'HTTP listening');
     } catch (error) {
-      if (this.#told.has(key)) return;
-      this.#told.add(key);
-      this.#log.warn({ err: error, host, port }, 'cannot listen for HTTP; will try again');
+      if (!this.#failures.isNew('', key)) return;
+      this.#log.warn({ err: error, host, port }, 'cannot listen for HTTP, retrying');
     }
   }
 }

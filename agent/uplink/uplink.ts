@@ -10,6 +10,7 @@
 
 import type { FamilyReadiness } from '../../bfd/intent.ts';
 import { SystemError } from '../../lib/libc.ts';
+import { LogOnChange } from '../../lib/log-on-change.ts';
 import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from '../../lib/netlink.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.ts';
 import { addressDump, linkDump, MessageType, parseInterfaceAddress, parseLink } from '../../routing/parse.ts';
@@ -146,7 +147,7 @@ export class Uplink {
   /** When links and addresses were last found out, on the clock of `performance.now`. */
   #observedAt: number | undefined;
   #closed = false;
-  readonly #told = new Set<string>();
+  readonly #logged = new LogOnChange();
   /** Hears what becomes of the kernel's neighbour entries of the gateways. */
   #notices: NetlinkListener | undefined;
   readonly #onSignal = (): void => this.#step();
@@ -512,8 +513,7 @@ export class Uplink {
 
   /** Logs a note the first time. */
   #note(note: string): void {
-    if (this.#told.has(note)) return;
-    this.#told.add(note);
+    if (!this.#logged.isNew(note, note)) return;
     this.#parts.logger.warn({ reason: note }, 'the uplink is not watched as the policy asks');
   }
 

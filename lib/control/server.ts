@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { clear } from '../files.ts';
 import { HttpServer } from '../http-server.ts';
 import type { Log } from '../log.ts';
+import { LogOnChange } from '../log-on-change.ts';
 import type { PlaceLimits } from '../places.ts';
 import { socketPath } from './path.ts';
 
@@ -127,11 +128,9 @@ export async function serveControl(
     if (closing !== undefined) await http.end(closing);
   };
 
-  /** What was told last, so that a retry does not tell it again. */
-  let told = '';
-  const fail = (error: Error): void => {
-    if (error.message !== told) log.error({ reason: error.message, path }, 'no control socket; trying on');
-    told = error.message;
+  const failures = new LogOnChange();
+  const fail = ({ message: reason }: Error): void => {
+    if (failures.isNew(reason)) log.error({ reason, path }, 'no control socket, retrying');
   };
 
   const patience = performance.now() + PATIENCE;
@@ -153,7 +152,7 @@ export async function serveControl(
         await close();
         await open();
         log.warn({ path }, 'the control socket was gone and is back');
-        told = '';
+        failures.ended();
       }
     } catch (error) {
       fail(error as Error);
