@@ -20,16 +20,16 @@ import { VERSION } from '../lib/version.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../nat/rules.ts';
 import { BfdLink } from './bfd-link.ts';
 import {
+  type CommandOutput,
+  errorOutput,
   FORMS,
   type Form,
-  shellText,
-  type Told,
-  tellPlan,
-  tellRefusal,
-  tellStatus,
-  tellText,
-  tellTranslations,
-} from './commands/told.ts';
+  planOutput,
+  shellReply,
+  statusOutput,
+  textOutput,
+  translationsOutput,
+} from './commands/output.ts';
 import { DrainWatch } from './drain/drain.ts';
 import { Busiest } from './flows/busiest.ts';
 import { readConntrackPressure, readConntrackUse, readInsertFailures } from './flows/conntrack-table.ts';
@@ -336,22 +336,22 @@ async function drainNow(asked: string | null): Promise<ControlReply> {
 async function answer<T>(
   query: URLSearchParams,
   reply: Promise<ControlReply>,
-  tell: (body: T, form: Form) => Told,
+  outputOf: (body: T, form: Form) => CommandOutput,
 ): Promise<ControlReply> {
   const form = FORMS.find((known) => known === query.get('form'));
   if (form === undefined) return reply;
   const { status, body } = await reply;
   // What is wrong with the question is the command's to say.
   if (status === 400) return { status, body };
-  const told = status === 200 ? tell(body as T, form) : tellRefusal(status, String(body));
-  return { status: 200, body: shellText(told) };
+  const output = status === 200 ? outputOf(body as T, form) : errorOutput(status, String(body));
+  return { status: 200, body: shellReply(output) };
 }
 
 const control = await serveControl(
   options.stateDir,
   {
     'GET /v1/status': ({ query }) =>
-      answer<StatusDocument>(query, looks.status(), (body, form) => tellStatus(body, form, Date.now())),
+      answer<StatusDocument>(query, looks.status(), (body, form) => statusOutput(body, form, Date.now())),
     'GET /v1/sources': looks.sources,
     'POST /v1/bfdd': async ({ body }) => {
       const { ok, text } = await bfddControl(splitWords(body));
@@ -361,18 +361,18 @@ const control = await serveControl(
       status: 200,
       body: supervisorStatus(recovery, notLive().length === 0, clock(), Date.now()),
     }),
-    'POST /v1/drain': ({ query }) => answer(query, drainNow(query.get('timeout')), tellText),
+    'POST /v1/drain': ({ query }) => answer(query, drainNow(query.get('timeout')), textOutput),
     'POST /v1/undrain': ({ query }) => {
       bfd.undrain();
       drain.undrain();
-      return answer(query, Promise.resolve({ status: 200, body: 'no longer draining\n' }), tellText);
+      return answer(query, Promise.resolve({ status: 200, body: 'no longer draining\n' }), textOutput);
     },
     'GET /v1/translations': ({ query }) => {
       const asked = new URLSearchParams(query);
       asked.delete('form');
-      return answer(query, looks.translations(asked), tellTranslations);
+      return answer(query, looks.translations(asked), translationsOutput);
     },
-    'GET /v1/plan': ({ query }) => answer(query, plan(query), tellPlan),
+    'GET /v1/plan': ({ query }) => answer(query, plan(query), planOutput),
     'POST /v1/reconcile': async () => {
       await gateway.reconcileNow();
       return { status: 200, body: view.kernel.last ?? { ok: false, error: 'no policy was loaded yet' } };

@@ -2,13 +2,13 @@
 import { callControl, NoAgentError } from '../../lib/control/client.ts';
 import { EXIT, type Options } from '../options.ts';
 import type { StatusDocument } from '../show/status.ts';
+import { type Form, statusOutput } from './output.ts';
 import { print } from './print.ts';
-import { type Form, tellStatus } from './told.ts';
 
-/** What an answer may take beyond the drain itself, ms. */
+/** Time for the answer beyond the drain itself, ms. */
 const ANSWER_GRACE = 5000;
 
-/** Calls the agent; no agent is said on stderr. */
+/** Calls the agent. Any other answer than 200, or none, goes to stderr. */
 async function call(...parameters: Parameters<typeof callControl>): Promise<string | undefined> {
   try {
     const { status, body } = await callControl(...parameters);
@@ -25,11 +25,11 @@ async function call(...parameters: Parameters<typeof callControl>): Promise<stri
 export async function status(options: Options, form: Form): Promise<number> {
   const body = await call(options.stateDir, 'GET', '/v1/status');
   if (body === undefined) return EXIT.failed;
-  return print(tellStatus(JSON.parse(body) as StatusDocument, form, Date.now()));
+  return print(statusOutput(JSON.parse(body) as StatusDocument, form, Date.now()));
 }
 
 /**
- * `drain`: returns when traffic has moved or the time is over, which without a timeout is the daemon's. A daemon that
+ * `drain`: returns when traffic has moved or `timeout` has passed (undefined: the timeout of the daemon). A daemon that
  * hangs ends the call with its agent process.
  */
 export async function drain(options: Options, timeout: number | undefined): Promise<number> {

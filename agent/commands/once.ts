@@ -5,7 +5,7 @@ import { EXIT, type Options } from '../options.ts';
 import { keepPolicy, readLastPolicy, removeLastPolicy } from '../policy/last-policy.ts';
 import { lastGood } from '../policy/source.ts';
 import { changeLines, cleanupLines, countChanges, explain, Reconciler } from '../reconcile.ts';
-import { obstacles, type PlanDocument, planDocument, tell } from '../show/plan-document.ts';
+import { failureText, obstacles, type PlanDocument, planDocument } from '../show/plan-document.ts';
 import { complain, load, say, type ValidPolicy } from './check.ts';
 
 /** The policy is in force: it is what a daemon goes on with that cannot use a newer one. */
@@ -44,7 +44,7 @@ export async function apply(options: Options): Promise<number> {
     for (const note of look.notes) complain(`note: ${note}`);
     for (const line of changeLines(look.changes)) say(line);
     const { failures } = await reconciler.carryOut(look);
-    for (const failure of failures) complain(tell(failure));
+    for (const failure of failures) complain(failureText(failure));
     for (const obstacle of obstacles(look)) complain(obstacle);
     if (failures.length > 0 || obstacles(look).length > 0) return EXIT.failed;
     const left = await reconciler.look(policy);

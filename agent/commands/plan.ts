@@ -6,8 +6,8 @@
 import { callControl, NoAgentError } from '../../lib/control/client.ts';
 import type { Options } from '../options.ts';
 import type { PlanDocument } from '../show/plan-document.ts';
+import { errorOutput, planOutput } from './output.ts';
 import { print } from './print.ts';
-import { tellPlan, tellRefusal } from './told.ts';
 
 /** How long the daemon may take, ms: its look waits for a reconcile that runs. */
 const TIMEOUT = 60_000;
@@ -21,11 +21,11 @@ async function ask(
     const path = `/v1/plan?${new URLSearchParams(named)}`;
     const { status, body } = await callControl(stateDir, 'GET', path, { timeoutMs: TIMEOUT });
     if (status === 200) return JSON.parse(body) as PlanDocument;
-    return status === 404 || status === 409 ? undefined : print(tellRefusal(status, body));
+    return status === 404 || status === 409 ? undefined : print(errorOutput(status, body));
   } catch (error) {
     if (!(error instanceof NoAgentError)) throw error;
     if (error.absent) return undefined;
-    return print(tellRefusal(0, error.message));
+    return print(errorOutput(0, error.message));
   }
 }
 
@@ -37,5 +37,5 @@ export async function plan(options: Options, named: Record<string, string>, json
   const asked = await ask(options.stateDir, named);
   const found = asked ?? (await (await import('./once.ts')).planOnce(options));
   if (typeof found === 'number') return found;
-  return print(tellPlan(found, json ? 'json' : 'text'));
+  return print(planOutput(found, json ? 'json' : 'text'));
 }

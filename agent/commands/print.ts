@@ -1,9 +1,9 @@
-/** Prints what a command tells. */
-import type { Told } from './told.ts';
+/** Prints a command's output. */
+import type { CommandOutput } from './output.ts';
 
 /** Returns the exit code. */
-export function print({ out, err, code }: Told): number {
-  process.stderr.write(err);
-  process.stdout.write(out);
-  return code;
+export function print({ stdout, stderr, exitCode }: CommandOutput): number {
+  process.stderr.write(stderr);
+  process.stdout.write(stdout);
+  return exitCode;
 }

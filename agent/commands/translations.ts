@@ -2,8 +2,8 @@
 import { callControl, NoAgentError } from '../../lib/control/client.ts';
 import { LookupError, parseLookup, type TranslationsDocument } from '../flows/translations-query.ts';
 import { EXIT, LOOKUP_OPTIONS, type Options, UsageError } from '../options.ts';
+import { translationsOutput } from './output.ts';
 import { print } from './print.ts';
-import { tellTranslations } from './told.ts';
 
 /** Asks the running agent. 0 found, 6 none found, 1 no agent or no log. Throws `UsageError`. */
 export async function translations(options: Options, flags: Record<string, unknown>): Promise<number> {
@@ -27,7 +27,7 @@ export async function translations(options: Options, flags: Record<string, unkno
     const { status, body } = await callControl(options.stateDir, 'GET', path);
     if (status !== 200) return complain(body);
     const document = JSON.parse(body) as TranslationsDocument;
-    return print(tellTranslations(document, flags.json === true ? 'json' : 'text'));
+    return print(translationsOutput(document, flags.json === true ? 'json' : 'text'));
   } catch (error) {
     if (error instanceof NoAgentError) return complain(error.message);
     throw error;

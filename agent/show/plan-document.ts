@@ -23,7 +23,7 @@ export function obstacles({ plan }: Look): string[] {
 }
 
 /** A failure on one line. */
-export const tell = ({ object, name, reason, message }: Failure): string =>
+export const failureText = ({ object, name, reason, message }: Failure): string =>
   `${object} ${name}: ${reason}: ${message}`;
 
 /** A look as a document. */
@@ -34,5 +34,5 @@ export const planDocument = (look: Look): PlanDocument => ({
   interfaces: look.plan.interfaces,
   notes: look.notes,
   // Of what could not be looked at it is not known what would change.
-  obstacles: [...obstacles(look), ...look.failed.map(tell)],
+  obstacles: [...obstacles(look), ...look.failed.map(failureText)],
 });
