@@ -3,6 +3,7 @@
  */
 
 import type { LogFormat, LogLevel } from '../lib/log.ts';
+import { parseDuration } from '../lib/units.ts';
 
 /** What the exit code of a command says (docs/commands.md). */
 export const EXIT = {
@@ -104,15 +105,6 @@ export interface Options {
 
 /** A flag or variable that cannot be used. The message names it and says what it may be. */
 export class UsageError extends Error {}
-
-const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
-
-/** Parses `200ms`, `30s`, `1.5m`, `1h` to milliseconds; undefined for anything else. */
-export function parseDuration(text: string): number | undefined {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text);
-  if (match === null) return undefined;
-  return Number(match[1]) * (UNITS[match[2]!] ?? 0);
-}
 
 /** Timers take no more than 24 days, and nobody waits for longer than one, ms. */
 const LONGEST_WAIT = 24 * 3_600_000;

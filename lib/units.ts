@@ -1,6 +1,6 @@
 /**
- * Numbers as a person reads them, for the terminal and for the page, which takes these functions as they are
- * (page/page.ts): each stands for itself. Pure.
+ * Numbers as a person reads and writes them. The page takes `scaled`, `duration` and `endpoint` as they are
+ * (page/page.ts): each is complete in itself. Pure.
  */
 
 /** `0`, `7.5`, `412`, `1.24k`, `88.1M`; with a unit `412 B`, `1.24 kB`. Decimal prefixes. */
@@ -30,4 +30,14 @@ export function duration(seconds: number): string {
 export function endpoint(address: string, port: number | undefined): string {
   if (port === undefined) return address;
   return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
+}
+
+const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/;
+const MILLISECONDS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+
+/** A duration as `200ms`, `1.5s`, `5m` or `1h`, in milliseconds; undefined for anything else. */
+export function parseDuration(text: string): number | undefined {
+  const match = DURATION.exec(text);
+  if (match === null) return undefined;
+  return Number(match[1]) * MILLISECONDS[match[2] as keyof typeof MILLISECONDS];
 }

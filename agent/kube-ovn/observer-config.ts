@@ -5,7 +5,7 @@
 import { readDocuments } from '../policy/documents.ts';
 import { formatError } from '../policy/error-text.ts';
 import type { VpcEgressGatewayResource } from '../policy/kube-ovn/gateway.ts';
-import { KUBE_OVN } from '../policy/kube-ovn/nat-schema.ts';
+import { KUBE_OVN } from '../policy/kube-ovn/schema.ts';
 import type { Policy, PolicyError, PolicyFile } from '../policy/model.ts';
 import { DEFAULT_TOKENS } from '../policy/parse.ts';
 import { KUBE_OVN_BFD } from '../policy/resolve.ts';

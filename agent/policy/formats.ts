@@ -3,6 +3,7 @@
  * with what to say when it fails. Everything that later reaches a command line or a label passes one of them. Pure.
  */
 import { type Family, familyOf, parseAddress, parsePrefix } from '../../lib/prefix.ts';
+import { parseDuration } from '../../lib/units.ts';
 import { quote } from './quote.ts';
 
 export interface Format {
@@ -63,17 +64,8 @@ const notOfFamily = (family: Family) => notAn(`an IPv${family} address`);
 const DNS_LABEL = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
 const DNS_SUBDOMAIN = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/;
 const LABEL = /^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/;
-const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/;
 const MAC = /^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$/;
 const PORT_RANGE = /^(\d{1,5})(?:-(\d{1,5}))?$/;
-
-/** A duration as `200ms`, `1.5s`, `5m` or `1h`, in milliseconds; undefined for anything else. */
-export function parseDuration(text: string): number | undefined {
-  const match = DURATION.exec(text);
-  if (match === null) return undefined;
-  const unit = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[match[2] as 'ms' | 's' | 'm' | 'h'];
-  return Number(match[1]) * unit;
-}
 
 /** A port or a range of ports, `8080` or `8000-8010`; undefined for anything else. */
 export function parsePorts(value: number | string): { first: number; last: number } | undefined {

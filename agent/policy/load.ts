@@ -6,13 +6,13 @@
 import { addDeckhouse } from './deckhouse/policy.ts';
 import { type PolicyDocument, readDocuments } from './documents.ts';
 import { translateGatewayPolicy } from './gateway-policy/policy.ts';
+import { checkNotShared } from './gateway-policy/port-blocks.ts';
 import { Inbound } from './inbound.ts';
 import { readNetwork, translateVpcEgressGateway } from './kube-ovn/gateway.ts';
 import { addKubeOvnNat } from './kube-ovn/nat.ts';
 import { Pods } from './kubernetes/selectors.ts';
 import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
 import { DEFAULT_TOKENS } from './parse.ts';
-import { checkNotShared } from './port-blocks.ts';
 import { quote } from './quote.ts';
 import { addWarnings, programmedFamilies } from './resolve.ts';
 import { addSpidernet } from './spidernet/policy.ts';

@@ -3,7 +3,7 @@
  * are somebody's mistake, with advice. Pure.
  */
 
-import { KUBE_OVN } from './kube-ovn/nat-schema.ts';
+import { KUBE_OVN } from './kube-ovn/schema.ts';
 import { closest, quote } from './quote.ts';
 import { KINDS } from './schema.ts';
 

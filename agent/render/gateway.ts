@@ -13,7 +13,7 @@ import {
 } from '../policy/kube-ovn/gateway.ts';
 import type { Policy, PolicyFile } from '../policy/model.ts';
 
-/** The parts of the resource that are read here; `policy/schema.ts` has checked their types. */
+/** The parts of the resource that are read here; `policy/kube-ovn/schema.ts` has checked their types. */
 interface Spec {
   vpc?: string;
   internalSubnet?: string;

@@ -3,17 +3,10 @@ import {
   type Flags,
   goesBy,
   namedForPlan,
-  parseDuration,
   parseListen,
   resolveOptions,
   variableOf,
 } from '../../agent/options.ts';
-
-t.strictSame(
-  ['200ms', '30s', '1.5m', '1h', '30', 's', '-1s', '1 s', '1d'].map(parseDuration),
-  [200, 30_000, 90_000, 3_600_000, undefined, undefined, undefined, undefined, undefined],
-  'a time is a number with ms, s, m or h',
-);
 
 t.strictSame(parseListen('127.0.0.1:10669'), { host: '127.0.0.1', port: 10_669 });
 t.strictSame(parseListen('[::1]:80'), { host: '::1', port: 80 });

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { duration, endpoint, scaled } from '../../lib/units.ts';
+import { duration, endpoint, parseDuration, scaled } from '../../lib/units.ts';
 
 t.test('numbers have three digits at most and a decimal prefix', async (t) => {
   for (const [value, plain, octets] of [
@@ -40,4 +40,19 @@ t.test('each function stands for itself: its text alone does the same', async (t
     const alone = new Function(`return (${tool})`)() as (...args: unknown[]) => string;
     t.equal(alone(...args), (tool as (...args: unknown[]) => string)(...args));
   }
+});
+
+t.test('a duration is a number with ms, s, m or h, in milliseconds', async (t) => {
+  t.strictSame(['200ms', '1.5s', '30s', '1.5m', '1h', '30', 's', '-1s', '1 s', '1d'].map(parseDuration), [
+    200,
+    1500,
+    30_000,
+    90_000,
+    3_600_000,
+    undefined,
+    undefined,
+    undefined,
+    undefined,
+    undefined,
+  ]);
 });

@@ -1,83 +1,22 @@
 /** `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own, as the policy model. Pure. */
 import { anyPrefix, type Family, parseAddress } from '../../../lib/prefix.ts';
-import type { PolicyDocument } from '../documents.ts';
-import { parseDuration } from '../formats.ts';
-import { addDnats, addEips, type DnatSpec, type EipSpec, type Inbound } from '../inbound.ts';
+import { parseDuration } from '../../../lib/units.ts';
+import { addDnats, addEips, type Inbound } from '../inbound.ts';
 import {
-  type BfdAuthType,
   type BfdPolicy,
   DEFAULT_UPLINK,
-  type DefaultAction,
   type EgressIP,
   type EgressRule,
-  type InboundAccess,
-  type Limits,
   type Policy,
   type Side,
   type UplinkPolicy,
 } from '../model.ts';
 import type { Path } from '../parse.ts';
-import { checkPortBlocks } from '../port-blocks.ts';
 import { quote } from '../quote.ts';
 import { addresses, checkOneGatewayAFamily, each, prefixes, programmedFamilies } from '../resolve.ts';
-import { type TranslationLogSpec, translateTranslationLog } from '../translation-log.ts';
-
-/** What the translator reads of the document; all of it is optional, see `PolicyDocument`. */
-export interface GatewayPolicyResource {
-  spec?: {
-    internal?: SideSpec;
-    external?: SideSpec & { gatewayMACs?: string[] };
-    bfd?: BfdSpec;
-    policies?: PolicySpec[];
-    defaultAction?: DefaultAction;
-    eips?: EipSpec[];
-    dnats?: DnatSpec[];
-    inbound?: InboundAccess;
-    limits?: Partial<Limits>;
-    mssClamp?: boolean;
-    uplink?: UplinkSpec;
-    translationLog?: TranslationLogSpec;
-  };
-}
-
-interface SideSpec {
-  interface?: string;
-  gateways?: string[];
-}
-
-interface BfdSpec {
-  enabled?: boolean;
-  peers?: string[];
-  minTX?: number;
-  minRX?: number;
-  multiplier?: number;
-  mode?: 'passive' | 'active';
-  minTTL?: number;
-  adoptDiscriminator?: boolean;
-  anySource?: boolean;
-  auth?: { type?: BfdAuthType; keyID?: number; keyFile?: string };
-}
-
-interface PolicySpec {
-  name?: string;
-  snat?: boolean;
-  ipBlocks?: string[];
-  destinationCIDRs?: string[];
-  excludedCIDRs?: string[];
-  priority?: number;
-  egressIP?: { address?: string[]; announce?: boolean; owner?: string };
-  portBlockSize?: number;
-}
-
-interface UplinkSpec {
-  probe?: 'arp' | 'icmp' | 'none';
-  interval?: string;
-  failures?: number;
-  targets?: string[];
-  recovery?: string;
-}
-
-type GatewayPolicy = PolicyDocument<GatewayPolicyResource>;
+import { translateTranslationLog } from '../translation-log.ts';
+import { checkPortBlocks } from './port-blocks.ts';
+import type { BfdSpec, GatewayPolicy, PolicySpec, SideSpec, UplinkSpec } from './resource.ts';
 
 /**
  * Translates the document; its EIPs and DNATs go to `inbound`. Its errors are reported through it; the result counts

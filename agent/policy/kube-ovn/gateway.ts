@@ -24,8 +24,8 @@ import type { Path } from '../parse.ts';
 import { quote } from '../quote.ts';
 import { addDocument, byName, each, familyName, KUBE_OVN_BFD, prefixes } from '../resolve.ts';
 import { type TranslationLogSpec, translateTranslationLog } from '../translation-log.ts';
-import { KUBE_OVN } from './nat-schema.ts';
 import { checkWorkload, type WorkloadSpec } from './rules.ts';
+import { KUBE_OVN } from './schema.ts';
 
 /** What is read of the documents; all of it is optional, see `PolicyDocument`. */
 export interface VpcEgressGatewayResource {

@@ -24,7 +24,7 @@ import type { Dnat, EgressRule, Policy } from '../model.ts';
 import { quote } from '../quote.ts';
 import { byName, familyName, missingDocument } from '../resolve.ts';
 import { type Network, subnetBlocks } from './gateway.ts';
-import { KUBE_OVN } from './nat-schema.ts';
+import { KUBE_OVN } from './schema.ts';
 
 interface EipResource {
   spec?: {

@@ -1,8 +1,8 @@
 // docs/policy.md: its examples are policies, all mean what the page says, and every field is on the page.
 import { readFileSync } from 'node:fs';
 import t from 'tap';
+import { GATEWAY_POLICY_SCHEMA } from '../../../agent/policy/gateway-policy/schema.ts';
 import type { Schema } from '../../../agent/policy/json-schema.ts';
-import { GATEWAY_POLICY_SCHEMA } from '../../../agent/policy/schema.ts';
 import { policyOf } from './support.ts';
 
 const page = readFileSync(new URL('../../../docs/policy.md', import.meta.url), 'utf8');

@@ -1,11 +1,12 @@
 // The published schema is the one that is obeyed, and it knows every field there is. To write it anew:
-// node -e "import('./agent/policy/schema.ts').then((m) => console.log(JSON.stringify(m.GATEWAY_POLICY_SCHEMA)))" > docs/gateway-policy.schema.json && biome format --write docs/gateway-policy.schema.json
+// node -e "import('./agent/policy/gateway-policy/schema.ts').then((m) => console.log(JSON.stringify(m.GATEWAY_POLICY_SCHEMA)))" > docs/gateway-policy.schema.json && biome format --write docs/gateway-policy.schema.json
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { FORMATS } from '../../../agent/policy/formats.ts';
+import { GATEWAY_POLICY_SCHEMA } from '../../../agent/policy/gateway-policy/schema.ts';
 import type { Schema } from '../../../agent/policy/json-schema.ts';
 import { parseDocuments } from '../../../agent/policy/parse.ts';
-import { GATEWAY_POLICY_SCHEMA, KINDS } from '../../../agent/policy/schema.ts';
+import { KINDS } from '../../../agent/policy/schema.ts';
 import { validate } from '../../../agent/policy/validate.ts';
 
 const read = (path: string) => readFileSync(new URL(`../../../${path}`, import.meta.url), 'utf8');

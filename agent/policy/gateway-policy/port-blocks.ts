@@ -10,17 +10,15 @@ import {
   parseAddress,
   parsePrefix,
   prefixLength,
-} from '../../lib/prefix.ts';
-import { BLOCK_PORTS, capacity, MAX_BLOCKS, sourceCount } from '../../nat/port-blocks.ts';
-import type { PolicyDocument } from './documents.ts';
-import type { GatewayPolicyResource } from './gateway-policy/policy.ts';
-import type { EgressRule, Policy } from './model.ts';
-import { PrefixIndex } from './overlap.ts';
-import type { Path } from './parse.ts';
-import { quote } from './quote.ts';
-import { each, familyName } from './resolve.ts';
-
-type GatewayPolicy = PolicyDocument<GatewayPolicyResource>;
+} from '../../../lib/prefix.ts';
+import { BLOCK_PORTS, capacity, MAX_BLOCKS, sourceCount } from '../../../nat/port-blocks.ts';
+import type { PolicyDocument } from '../documents.ts';
+import type { EgressRule, Policy } from '../model.ts';
+import { PrefixIndex } from '../overlap.ts';
+import type { Path } from '../parse.ts';
+import { quote } from '../quote.ts';
+import { each, familyName } from '../resolve.ts';
+import type { GatewayPolicy } from './resource.ts';
 
 /** Checks one policy that has port blocks. */
 export function checkPortBlocks(document: GatewayPolicy, path: Path, rule: EgressRule): void {

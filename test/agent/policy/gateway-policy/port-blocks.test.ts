@@ -1,6 +1,6 @@
 // `portBlockSize`: every source has a block, and nothing else its ports.
 import t from 'tap';
-import { GATEWAY, policyOf, printed } from './support.ts';
+import { GATEWAY, policyOf, printed } from '../support.ts';
 
 const errorsOf = (lines: string, more = ''): string[] =>
   printed({ 'a.yaml': `${GATEWAY}${lines}`, ...(more && { 'b.yaml': more }) });

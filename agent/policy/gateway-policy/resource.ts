@@ -1,0 +1,63 @@
+/** The fields of a `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own. Pure. */
+import type { PolicyDocument } from '../documents.ts';
+import type { DnatSpec, EipSpec } from '../inbound.ts';
+import type { BfdAuthType, DefaultAction, InboundAccess, Limits } from '../model.ts';
+import type { TranslationLogSpec } from '../translation-log.ts';
+
+/** What is read of a `GatewayPolicy`; all of it is optional, see `PolicyDocument`. */
+export interface GatewayPolicyResource {
+  spec?: {
+    internal?: SideSpec;
+    external?: SideSpec & { gatewayMACs?: string[] };
+    bfd?: BfdSpec;
+    policies?: PolicySpec[];
+    defaultAction?: DefaultAction;
+    eips?: EipSpec[];
+    dnats?: DnatSpec[];
+    inbound?: InboundAccess;
+    limits?: Partial<Limits>;
+    mssClamp?: boolean;
+    uplink?: UplinkSpec;
+    translationLog?: TranslationLogSpec;
+  };
+}
+
+export interface SideSpec {
+  interface?: string;
+  gateways?: string[];
+}
+
+export interface BfdSpec {
+  enabled?: boolean;
+  peers?: string[];
+  minTX?: number;
+  minRX?: number;
+  multiplier?: number;
+  mode?: 'passive' | 'active';
+  minTTL?: number;
+  adoptDiscriminator?: boolean;
+  anySource?: boolean;
+  auth?: { type?: BfdAuthType; keyID?: number; keyFile?: string };
+}
+
+export interface PolicySpec {
+  name?: string;
+  snat?: boolean;
+  ipBlocks?: string[];
+  destinationCIDRs?: string[];
+  excludedCIDRs?: string[];
+  priority?: number;
+  egressIP?: { address?: string[]; announce?: boolean; owner?: string };
+  portBlockSize?: number;
+}
+
+export interface UplinkSpec {
+  probe?: 'arp' | 'icmp' | 'none';
+  interval?: string;
+  failures?: number;
+  targets?: string[];
+  recovery?: string;
+}
+
+/** The document, read and checked. */
+export type GatewayPolicy = PolicyDocument<GatewayPolicyResource>;

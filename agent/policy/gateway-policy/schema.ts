@@ -1,0 +1,213 @@
+/** The schema of `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own. Pure. */
+import {
+  document,
+  flag,
+  formatted,
+  INT32_MAX,
+  integer,
+  type Kind,
+  list,
+  object,
+  oneOf,
+  type Schema,
+  text,
+  withDefault,
+} from '../json-schema.ts';
+import { TRANSLATION_LOG_SCHEMA } from '../translation-log-schema.ts';
+
+const VEG_AGENT = 'veg-agent.io/v1alpha1';
+
+export const BFD_AUTH_TYPES = [
+  'simple-password',
+  'keyed-md5',
+  'meticulous-keyed-md5',
+  'keyed-sha1',
+  'meticulous-keyed-sha1',
+] as const;
+
+const side = (where: string, more: Record<string, Schema> = {}): Schema =>
+  object(
+    {
+      interface: formatted('interface-name', 'The interface; found by itself when absent.'),
+      gateways: {
+        ...list(formatted('host-address'), `The next hop ${where}, at most one a family.`),
+        minItems: 1,
+      },
+      ...more,
+    },
+    ['gateways'],
+    `The side of the gateway pod that faces ${where}.`,
+  );
+
+const owner = text('The pod or node that holds the address; every one when absent.');
+const cidrs = (description: string): Schema => list(formatted('prefix'), description);
+const ports: Schema = {
+  type: ['integer', 'string'],
+  minimum: 1,
+  maximum: 65535,
+  format: 'port-range',
+  description: 'A port, or a range of as many ports on both sides: "8000-8010".',
+};
+
+/** `GatewayPolicy`, the resource of our own: `docs/gateway-policy.schema.json` is this value. */
+export const GATEWAY_POLICY_SCHEMA: Schema = {
+  $schema: 'http://json-schema.org/draft-07/schema#',
+  $id: 'https://veg-agent.io/schemas/v1alpha1/gateway-policy.json',
+  title: 'GatewayPolicy',
+  description:
+    'What one VPC egress gateway does: where its two sides are, what it translates, whom it tells.',
+  ...document(VEG_AGENT, 'GatewayPolicy', true, {
+    spec: object(
+      {
+        internal: side('the VPC'),
+        external: side('the outside', {
+          gatewayMACs: list(
+            formatted('mac'),
+            'The Ethernet addresses that the gateways may answer from; empty: any.',
+          ),
+        }),
+        bfd: object(
+          {
+            enabled: withDefault(flag('Answer BFD. Sessions are Up only while the gateway works.'), false),
+            peers: list(formatted('host-address'), 'The peers, of either family; needed when enabled.'),
+            minTX: withDefault(integer(1, 60000, 'Desired Min TX Interval, milliseconds.'), 1000),
+            minRX: withDefault(integer(1, 60000, 'Required Min RX Interval, milliseconds.'), 1000),
+            multiplier: withDefault(integer(1, 255, 'Detect Mult.'), 3),
+            mode: withDefault(oneOf(['passive', 'active'], 'Whether to speak first.'), 'passive'),
+            minTTL: withDefault(integer(1, 255, 'The smallest TTL or Hop Limit that is accepted.'), 254),
+            adoptDiscriminator: withDefault(
+              flag('Adopt the discriminator that a configured peer still remembers.'),
+              true,
+            ),
+            anySource: withDefault(
+              flag('Take packets of a peer behind the internal gateway from every Ethernet address.'),
+              false,
+            ),
+            auth: object(
+              {
+                type: oneOf(BFD_AUTH_TYPES, 'The authentication type of RFC 5880.'),
+                keyID: integer(0, 255, 'Auth Key ID.'),
+                keyFile: formatted('absolute-path', 'The file that holds the key.'),
+              },
+              ['type', 'keyID', 'keyFile'],
+              'Authentication; none when absent.',
+            ),
+          },
+          [],
+          'Bidirectional Forwarding Detection.',
+        ),
+        policies: list(
+          object({
+            name: formatted('policy-name', 'Its name in metrics; "policy-<index>" when absent.'),
+            snat: withDefault(flag('false: forwarded unchanged, in both directions.'), true),
+            ipBlocks: cidrs('Sources, addresses or CIDRs; empty: any.'),
+            destinationCIDRs: cidrs('Destinations; empty: any.'),
+            excludedCIDRs: cidrs('Destinations that are excepted.'),
+            priority: withDefault(integer(0, INT32_MAX, 'The lower wins; then the order.'), 1000),
+            egressIP: object(
+              {
+                address: {
+                  ...list(formatted('host-address'), 'The addresses that sources get.'),
+                  minItems: 1,
+                },
+                announce: withDefault(flag('Hold and announce the addresses (ARP, NDP).'), true),
+                owner,
+              },
+              ['address'],
+              'The address that sources get; absent: that of the external interface.',
+            ),
+            portBlockSize: withDefault(integer(0, 64512, 'Ports for each source; 0: no blocks.'), 0),
+          }),
+          'What happens to which sources. The first match decides.',
+        ),
+        defaultAction: withDefault(
+          oneOf(['masquerade', 'forward', 'drop'], 'What happens to all other packets from the VPC.'),
+          'masquerade',
+        ),
+        eips: list(
+          object(
+            {
+              externalIP: formatted('host-address', 'The address outside.'),
+              internalIP: formatted('host-address', 'The address that it belongs to.'),
+              owner,
+            },
+            ['externalIP', 'internalIP'],
+          ),
+          'External addresses that belong wholly to an internal one, in both directions.',
+        ),
+        dnats: list(
+          object(
+            {
+              externalIP: formatted('host-address', 'The address outside.'),
+              protocol: oneOf(['tcp', 'udp', 'sctp'], 'The protocol.'),
+              externalPort: ports,
+              internalIP: formatted('host-address', 'The address that it leads to.'),
+              internalPort: ports,
+              preserveClientIP: withDefault(
+                flag('Do not translate the source of inbound connections.'),
+                false,
+              ),
+              owner,
+            },
+            ['externalIP', 'protocol', 'externalPort', 'internalIP', 'internalPort'],
+          ),
+          'Ports of external addresses that lead inside.',
+        ),
+        inbound: withDefault(
+          oneOf(
+            ['forwarded', 'any'],
+            'Where connections from outside may come to: what is forwarded, EIPs and DNATs, or everything inside.',
+          ),
+          'forwarded',
+        ),
+        limits: object(
+          {
+            connectionsPerSource: withDefault(
+              integer(0, INT32_MAX, 'Connections that each source inside may have at once; 0: any number.'),
+              0,
+            ),
+          },
+          [],
+          'What one source may take of the gateway.',
+        ),
+        mssClamp: withDefault(flag('Clamp the MSS of TCP to the path MTU.'), false),
+        uplink: object(
+          {
+            probe: withDefault(
+              oneOf(['arp', 'icmp', 'none'], 'How the external gateways are probed.'),
+              'arp',
+            ),
+            interval: withDefault(formatted('duration', 'Between two probes, 10ms to 60s.'), '200ms'),
+            failures: withDefault(integer(1, 100, 'Lost probes that make the uplink down.'), 3),
+            targets: list(
+              formatted('host-address'),
+              'Further addresses to probe with ICMP; of those of a family one must answer.',
+            ),
+            recovery: withDefault(
+              formatted(
+                'duration',
+                'How long all must work after a failure before BFD comes back, 0s to 10m.',
+              ),
+              '1s',
+            ),
+          },
+          [],
+          'What must work outside for BFD to be Up.',
+        ),
+        translationLog: TRANSLATION_LOG_SCHEMA,
+      },
+      ['internal', 'external'],
+    ),
+  }),
+};
+
+export const GATEWAY_POLICY_KINDS: readonly Kind[] = [
+  {
+    apiVersion: VEG_AGENT,
+    kind: 'GatewayPolicy',
+    namespaced: true,
+    schema: GATEWAY_POLICY_SCHEMA,
+    // Blocks that were all commented out must not come to mean "any source".
+    emptyIsAbsent: false,
+  },
+];

@@ -1,0 +1,208 @@
+/** The schemas of Kube-OVN's resources (kubeovn.io/v1): the fields of its CRDs. Pure. */
+import { MOST_BANDWIDTH } from '../formats.ts';
+import {
+  anyList,
+  anyObject,
+  count,
+  document,
+  flag,
+  formatted,
+  integer,
+  type Kind,
+  labelSelector,
+  list,
+  object,
+  oneOf,
+  type Schema,
+  text,
+  textMap,
+  texts,
+} from '../json-schema.ts';
+import { TRANSLATION_LOG_SCHEMA } from '../translation-log-schema.ts';
+
+export const KUBE_OVN = 'kubeovn.io/v1';
+
+const requirement = object(
+  { key: text(), operator: oneOf(['In', 'NotIn', 'Exists', 'DoesNotExist', 'Gt', 'Lt']), values: texts },
+  ['key', 'operator'],
+);
+
+const quantities: Schema = {
+  type: 'object',
+  additionalProperties: { type: ['integer', 'string'], format: 'quantity' },
+};
+const resources = object({ limits: quantities, requests: quantities, claims: anyList });
+const bandwidth: Schema = {
+  type: ['integer', 'string'],
+  minimum: 0,
+  maximum: MOST_BANDWIDTH,
+  format: 'bandwidth',
+};
+
+const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
+  spec: object(
+    {
+      vpc: text(),
+      internalSubnet: text(),
+      externalSubnet: { type: 'string', minLength: 1 },
+      internalIPs: list(formatted('address-pair')),
+      internalIPPool: text(),
+      externalIPs: list(formatted('address-pair')),
+      externalIPPool: text(),
+      bfd: object({
+        enabled: flag(),
+        minRX: integer(1, 3_600_000),
+        minTX: integer(1, 3_600_000),
+        multiplier: integer(1, 255),
+      }),
+      policies: list(object({ snat: flag(), ipBlocks: list(formatted('prefix')), subnets: texts })),
+      selectors: list(object({ namespaceSelector: labelSelector, podSelector: labelSelector })),
+      replicas: integer(0, 10),
+      prefix: formatted('name-prefix'),
+      image: text(),
+      bgpConf: text(),
+      evpnConf: text(),
+      nodeSelector: list(
+        object({ matchLabels: textMap, matchExpressions: list(requirement), matchFields: list(requirement) }),
+      ),
+      podAntiAffinity: oneOf(['Required', 'Preferred']),
+      tolerations: list(
+        object({
+          key: text(),
+          operator: oneOf(['Exists', 'Equal', 'Lt', 'Gt', '']),
+          value: text(),
+          effect: oneOf(['NoSchedule', 'PreferNoSchedule', 'NoExecute', '']),
+          tolerationSeconds: { type: 'integer' },
+        }),
+      ),
+      trafficPolicy: oneOf(['Cluster', 'Local']),
+      resources,
+      bandwidth: object({ ingress: bandwidth, egress: bandwidth }),
+      observability: object({
+        resources,
+        interfaceMetrics: object({ enabled: flag() }),
+        conntrack: object({ metrics: object({ enabled: flag() }), log: TRANSLATION_LOG_SCHEMA }),
+        serviceMonitor: object({ labels: textMap, annotations: textMap }),
+      }),
+    },
+    ['externalSubnet'],
+  ),
+  status: anyObject,
+});
+
+const SUBNET_SCHEMA = document(KUBE_OVN, 'Subnet', false, {
+  spec: object({
+    // A network without addresses: nothing of a gateway is there.
+    protocol: oneOf(['IPv4', 'IPv6', 'Dual', 'Mac']),
+    cidrBlock: formatted('cidr-pair'),
+    gateway: formatted('host-address-pair'),
+    provider: text(),
+    vpc: text(),
+    excludeIps: texts,
+    acls: anyList,
+    allowEWTraffic: flag(),
+    allowSubnets: texts,
+    default: flag(),
+    dhcpV4Options: text(),
+    dhcpV6Options: text(),
+    disableGatewayCheck: flag(),
+    disableInterConnection: flag(),
+    enableDHCP: flag(),
+    enableEcmp: flag(),
+    enableExternalLBAddress: flag(),
+    enableIPv6RA: flag(),
+    enableLb: flag(),
+    enableMulticastSnoop: flag(),
+    externalEgressGateway: text(),
+    gatewayNode: text(),
+    gatewayNodeSelectors: list(labelSelector),
+    gatewayType: text(),
+    ipv6RAConfigs: text(),
+    logicalGateway: flag(),
+    mtu: count,
+    namespaceSelectors: list(labelSelector),
+    namespaces: texts,
+    natOutgoing: flag(),
+    natOutgoingPolicyRules: anyList,
+    nodeNetwork: text(),
+    policyRoutingPriority: count,
+    policyRoutingTableID: count,
+    private: flag(),
+    routeTable: text(),
+    u2oFeatures: anyObject,
+    u2oInterconnection: flag(),
+    u2oInterconnectionIP: text(),
+    vips: texts,
+    vlan: text(),
+  }),
+  status: anyObject,
+});
+
+const VPC_SCHEMA = document(
+  KUBE_OVN,
+  'Vpc',
+  false,
+  {
+    spec: object({
+      bfdPort: object({ enabled: flag(), ip: formatted('host-address-pair'), nodeSelector: labelSelector }),
+      defaultSubnet: text(),
+      dynamicRouting: anyObject,
+      enableBfd: flag(),
+      enableExternal: flag(),
+      extraExternalSubnets: texts,
+      namespaces: texts,
+      policyRoutes: anyList,
+      staticRoutes: anyList,
+      vpcPeerings: anyList,
+    }),
+    status: anyObject,
+  },
+  [],
+);
+
+const eipName: Schema = { ...text(), minLength: 1 };
+const port: Schema = formatted('port-range');
+
+/** The resources of the VPC NAT gateway: required is what its webhook requires. */
+const NAT_SPECS: Record<string, Schema> = {
+  IptablesEIP: object({
+    v4ip: formatted('ipv4-host-or-empty'),
+    v6ip: formatted('ipv6-host-or-empty'),
+    macAddress: text(),
+    natGwDp: text(),
+    qosPolicy: text(),
+    externalSubnet: text(),
+    namespace: text(),
+  }),
+  IptablesFIPRule: object({ eip: eipName, internalIp: formatted('host-address') }, ['eip', 'internalIp']),
+  IptablesDnatRule: object(
+    {
+      eip: eipName,
+      externalPort: port,
+      // The webhook compares without regard to case, and knows no SCTP.
+      protocol: oneOf(['tcp', 'udp', 'sctp', 'TCP', 'UDP', 'SCTP']),
+      internalIp: formatted('host-address'),
+      internalPort: port,
+      type: oneOf(['exclusive', 'share']),
+    },
+    ['eip', 'externalPort', 'protocol', 'internalIp', 'internalPort'],
+  ),
+  IptablesSnatRule: object({ eip: eipName, internalCIDR: formatted('prefix-pair') }, ['eip', 'internalCIDR']),
+};
+
+const kind = (name: string, namespaced: boolean, schema: Schema): Kind => ({
+  apiVersion: KUBE_OVN,
+  kind: name,
+  namespaced,
+  schema,
+  emptyIsAbsent: true,
+});
+
+export const KUBE_OVN_KINDS: readonly Kind[] = [
+  kind('VpcEgressGateway', true, VPC_EGRESS_GATEWAY_SCHEMA),
+  kind('Subnet', false, SUBNET_SCHEMA),
+  kind('Vpc', false, VPC_SCHEMA),
+  ...Object.entries(NAT_SPECS).map(([name, spec]) =>
+    kind(name, false, document(KUBE_OVN, name, false, { spec, status: anyObject })),
+  ),
+];
