@@ -8,18 +8,19 @@ import type { Logger } from '../lib/log.ts';
 import { LogOnChange } from '../lib/log-on-change.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../lib/prefix.ts';
 import { isRuleStep } from '../nat/render.ts';
-import type { LastGood, Missing } from './aims.ts';
 import { PUTS_BACK, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
-import { type Failure, failedSince } from './failures.ts';
 import { FlowCleaner } from './flows/flows.ts';
 import type { OpenKernels } from './kernels.ts';
 import { Loop } from './loop.ts';
 import type { Options } from './options.ts';
-import { type Plan, waysOut } from './plan.ts';
+import { type Plan, waysOut } from './plan/plan.ts';
 import { formatError } from './policy/error-text.ts';
+import type { LastGood, Missing } from './policy/last-good.ts';
 import type { Policy } from './policy/model.ts';
 import type { KeptPolicy, LoadedPolicy } from './policy/source.ts';
+import { type Cause, causeOf, changed, createWriters, looked } from './reconcile/drift-cause.ts';
+import { type Failure, failedSince } from './reconcile/failures.ts';
 import {
   changeLines,
   countChanges,
@@ -30,12 +31,11 @@ import {
   listingFailure,
   type Outcome,
   Reconciler,
-} from './reconcile.ts';
+} from './reconcile/reconciler.ts';
 import type { Metrics } from './show/metrics.ts';
 import type { AgentView } from './show/status.ts';
 import type { Uplink } from './uplink/uplink.ts';
 import { WATCHDOG } from './watchdog.ts';
-import { type Cause, causeOf, changed, createWriters, looked } from './writers.ts';
 
 /** How often drift that nobody announces is looked for, ms. */
 const DRIFT_PERIOD = 200;

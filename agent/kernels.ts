@@ -14,7 +14,7 @@ import { type KernelWatch, watchKernel } from './events.ts';
 import type { Options } from './options.ts';
 import { readFacts } from './pod/facts.ts';
 import { createSysctls } from './pod/sysctl.ts';
-import type { Kernels, Look } from './reconcile.ts';
+import type { Kernels, Look } from './reconcile/reconciler.ts';
 import { Claims } from './uplink/claims.ts';
 import { heldEntries, removeEntries } from './uplink/next-hop.ts';
 

@@ -63,18 +63,6 @@ export const RUN_OPTIONS = {
   'translation-log': { value: 'FILE', help: 'translation records go there, rotated (default: stdout)' },
 } as const satisfies Record<string, OptionSpec>;
 
-/** What `translations` is asked, as flags and as the query of `GET /v1/translations`; not in the environment. */
-export const LOOKUP_OPTIONS = {
-  internal: { value: 'IP', help: 'the pod' },
-  external: { value: 'IP[:PORT]', help: 'what the outside saw: address and port, of ICMP the identifier' },
-  dest: { value: 'IP[:PORT]', help: 'where the connection went' },
-  proto: { value: 'P', help: 'tcp, udp, sctp, icmp, icmpv6, gre or a number' },
-  at: { value: 'TIME', help: 'alive at that time, RFC 3339; without a fraction: in that second' },
-  since: { value: 'TIME', help: 'alive at or after that time' },
-  until: { value: 'TIME', help: 'alive at or before that time' },
-  limit: { value: 'N', help: 'at most so many, the newest (default: 1000)' },
-} as const satisfies Record<string, OptionSpec>;
-
 export type OptionName = keyof typeof GLOBAL_OPTIONS | keyof typeof KERNEL_OPTIONS | keyof typeof RUN_OPTIONS;
 
 /** `ADDR:PORT` to listen on. */

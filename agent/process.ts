@@ -19,17 +19,6 @@ import { onSignals } from '../lib/signals.ts';
 import { VERSION } from '../lib/version.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../nat/rules.ts';
 import { BfdLink } from './bfd-link.ts';
-import {
-  type CommandOutput,
-  errorOutput,
-  FORMS,
-  type Form,
-  planOutput,
-  shellReply,
-  statusOutput,
-  textOutput,
-  translationsOutput,
-} from './commands/output.ts';
 import { DrainWatch } from './drain/drain.ts';
 import { Busiest } from './flows/busiest.ts';
 import { readConntrackPressure, readConntrackUse, readInsertFailures } from './flows/conntrack-table.ts';
@@ -46,7 +35,18 @@ import { hasIPv6 } from './pod/facts.ts';
 import { formatError } from './policy/error-text.ts';
 import { LastPolicy, readLastPolicy } from './policy/last-policy.ts';
 import { lastGood, watchSource } from './policy/source.ts';
-import { explain, type Look } from './reconcile.ts';
+import { explain, type Look } from './reconcile/reconciler.ts';
+import {
+  type CommandOutput,
+  errorOutput,
+  FORMS,
+  type Form,
+  planOutput,
+  shellReply,
+  statusOutput,
+  textOutput,
+  translationsOutput,
+} from './show/command-output.ts';
 import { Drops } from './show/drops.ts';
 import { reportNow, SessionHistory } from './show/history.ts';
 import { HttpListeners, type Listener } from './show/http.ts';

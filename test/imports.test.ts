@@ -133,6 +133,68 @@ t.test(
   },
 );
 
+/**
+ * From which folders of `agent/` each one may import values; types come from anywhere. No circles. `daemon` is what
+ * lies in `agent/` itself. Everybody may import `agent/options.ts`, which imports nothing of the agent's.
+ */
+const AGENT_FOLDERS: Record<string, readonly string[]> = {
+  policy: [],
+  pod: [],
+  drain: [],
+  render: ['policy'],
+  uplink: ['pod'],
+  plan: ['pod', 'policy'],
+  reconcile: ['plan', 'pod', 'policy'],
+  flows: ['uplink'],
+  'kube-ovn': ['policy'],
+  show: ['flows', 'kube-ovn', 'pod', 'policy', 'reconcile'],
+  daemon: ['drain', 'flows', 'kube-ovn', 'plan', 'pod', 'policy', 'reconcile', 'show', 'uplink'],
+  commands: ['daemon', 'flows', 'policy', 'reconcile', 'render', 'show'],
+};
+
+/** What is started by its name: it may import from every folder, and nobody imports it. */
+const PROGRAMS: ReadonlySet<string> = new Set([
+  'agent/main.ts',
+  'agent/child.ts',
+  'agent/kube-ovn/bfdd-supervisor.ts',
+  'agent/kube-ovn/observer.ts',
+  'bfd/main.ts',
+]);
+
+const agentFolder = (file: string): string => /^agent\/([\w-]+)\//.exec(file)?.[1] ?? 'daemon';
+
+t.test("the agent's folders import values only from the folders below them", async (t) => {
+  const wrongFolder = wrong((file, { target, ours, typeOnly }) => {
+    if (!ours || typeOnly || areaOf(file) !== 'agent' || areaOf(target) !== 'agent') return false;
+    if (PROGRAMS.has(file) || target === 'agent/options.ts') return false;
+    const [from, to] = [agentFolder(file), agentFolder(target)];
+    return from !== to && !AGENT_FOLDERS[from]?.includes(to);
+  });
+  t.same(wrongFolder, []);
+  const unknown = new Set(sources.filter((file) => areaOf(file) === 'agent').map(agentFolder));
+  t.same([...unknown].sort(), Object.keys(AGENT_FOLDERS).sort(), 'the table has every folder, and no other');
+});
+
+t.test('there is no circle between the folders of the agent', async (t) => {
+  const below = new Map<string, ReadonlySet<string>>();
+  for (let left = Object.keys(AGENT_FOLDERS); left.length > 0; ) {
+    const next = left.filter((folder) => AGENT_FOLDERS[folder]!.every((lower) => below.has(lower)));
+    if (next.length === 0) return t.fail(`a circle: ${left.join(', ')}`);
+    for (const folder of next) below.set(folder, new Set(AGENT_FOLDERS[folder]));
+    left = left.filter((folder) => !below.has(folder));
+  }
+});
+
+t.test('the options import nothing of the agent, and nobody imports a program', async (t) => {
+  t.same(
+    wrong((file, { target, typeOnly }) => {
+      if (file === 'agent/options.ts' && !typeOnly && areaOf(target) === 'agent') return true;
+      return PROGRAMS.has(target);
+    }),
+    [],
+  );
+});
+
 t.test('execa is imported by lib/exec.ts alone, and child processes come from nowhere else', async (t) => {
   t.same(
     wrong((file, { target }) => target === 'execa' && file !== 'lib/exec.ts'),

@@ -6,12 +6,12 @@ import { writeFileSync } from 'node:fs';
 import { Command, CommanderError, type OptionValues } from 'commander';
 import { releaseSignals } from '../../lib/signals.ts';
 import { VERSION } from '../../lib/version.ts';
+import { LOOKUP_OPTIONS } from '../flows/lookup-options.ts';
 import {
   EXIT,
   type Flags,
   GLOBAL_OPTIONS,
   KERNEL_OPTIONS,
-  LOOKUP_OPTIONS,
   namedForPlan,
   type OptionName,
   type Options,

@@ -1,8 +1,8 @@
 /** The commands that talk to a running agent over its control socket. */
 import { callControl, NoAgentError } from '../../lib/control/client.ts';
 import { EXIT, type Options } from '../options.ts';
+import { type Form, statusOutput } from '../show/command-output.ts';
 import type { StatusDocument } from '../show/status.ts';
-import { type Form, statusOutput } from './output.ts';
 import { print } from './print.ts';
 
 /** Time for the answer beyond the drain itself, ms. */

@@ -4,7 +4,7 @@ import { createKernels } from '../kernels.ts';
 import { EXIT, type Options } from '../options.ts';
 import { keepPolicy, readLastPolicy, removeLastPolicy } from '../policy/last-policy.ts';
 import { lastGood } from '../policy/source.ts';
-import { changeLines, cleanupLines, countChanges, explain, Reconciler } from '../reconcile.ts';
+import { changeLines, cleanupLines, countChanges, explain, Reconciler } from '../reconcile/reconciler.ts';
 import { failureText, obstacles, type PlanDocument, planDocument } from '../show/plan-document.ts';
 import { complain, load, say, type ValidPolicy } from './check.ts';
 

@@ -5,8 +5,8 @@
  */
 import { callControl, NoAgentError } from '../../lib/control/client.ts';
 import type { Options } from '../options.ts';
+import { errorOutput, planOutput } from '../show/command-output.ts';
 import type { PlanDocument } from '../show/plan-document.ts';
-import { errorOutput, planOutput } from './output.ts';
 import { print } from './print.ts';
 
 /** How long the daemon may take, ms: its look waits for a reconcile that runs. */

@@ -1,5 +1,5 @@
 /** Prints a command's output. */
-import type { CommandOutput } from './output.ts';
+import type { CommandOutput } from '../show/command-output.ts';
 
 /** Returns the exit code. */
 export function print({ stdout, stderr, exitCode }: CommandOutput): number {

@@ -1,8 +1,9 @@
 /** The command `veg-agent translations`: who was behind an external address at some time. */
 import { callControl, NoAgentError } from '../../lib/control/client.ts';
+import { LOOKUP_OPTIONS } from '../flows/lookup-options.ts';
 import { LookupError, parseLookup, type TranslationsDocument } from '../flows/translations-query.ts';
-import { EXIT, LOOKUP_OPTIONS, type Options, UsageError } from '../options.ts';
-import { translationsOutput } from './output.ts';
+import { EXIT, type Options, UsageError } from '../options.ts';
+import { translationsOutput } from '../show/command-output.ts';
 import { print } from './print.ts';
 
 /** Asks the running agent. 0 found, 6 none found, 1 no agent or no log. Throws `UsageError`. */

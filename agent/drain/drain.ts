@@ -1,5 +1,5 @@
 /**
- * When a drain is over: the peers have heard AdminDown, and traffic has moved away (moved.ts). Counts all the
+ * When a drain is over: the peers have heard AdminDown, and traffic has moved away (drained.ts). Counts all the
  * time, a little, to know what was usual before.
  */
 import { readFileSync } from 'node:fs';
@@ -10,8 +10,8 @@ import type { Logger } from '../../lib/log.ts';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { parseTables } from '../../nat/parse.ts';
 import { markRule } from '../../nat/rules.ts';
-import type { Look } from '../reconcile.ts';
-import { hasMoved, type Rates, ratesBetween, type Sample } from './moved.ts';
+import type { Look } from '../reconcile/reconciler.ts';
+import { hasMoved, type Rates, ratesBetween, type Sample } from './drained.ts';
 
 /** How often is counted before a drain and during one, ms. */
 const USUAL_PERIOD = 10_000;

@@ -17,7 +17,7 @@ import {
   NLMSG_DONE,
   NLMSG_ERROR,
 } from '../../nat/conntrack/wire.ts';
-import type { Plan } from '../plan.ts';
+import type { Plan } from '../plan/plan.ts';
 import { type BusySource, SourceCounter } from './busiest.ts';
 import { staleFlows } from './stale-flows.ts';
 

@@ -8,7 +8,7 @@ import type { FlowView } from '../../nat/conntrack/flow.ts';
 import type { Endpoint, Lookup } from '../../nat/conntrack/lookup.ts';
 import { type FlowRecord, flowRecord, seconds } from '../../nat/conntrack/records.ts';
 import { PROTOCOL } from '../../nat/conntrack/wire.ts';
-import { LOOKUP_OPTIONS } from '../options.ts';
+import { LOOKUP_OPTIONS } from './lookup-options.ts';
 import type { ComputedTranslation } from './port-history.ts';
 
 const DEFAULT_LIMIT = 1000;

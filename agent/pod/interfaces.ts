@@ -114,3 +114,16 @@ function onLink({ links, addresses }: Facts, gateways: readonly Address[]): stri
     )
     .map(({ name }) => name);
 }
+
+/** Why nothing can leave by an interface; undefined when something can. */
+export function linkObstacle(
+  { links }: Pick<Facts, 'links'>,
+  name: string,
+  role: string,
+): string | undefined {
+  const link = links.find((candidate) => candidate.name === name);
+  if (link === undefined) {
+    return `the ${role} interface ${name} does not exist; attach it to the pod, or name another with --${role}-interface`;
+  }
+  return link.up ? undefined : `the ${role} interface ${name} is down`;
+}

@@ -16,8 +16,8 @@ import { parseJson } from '../../lib/json.ts';
 import type { Logger } from '../../lib/log.ts';
 import { FAMILIES } from '../../lib/prefix.ts';
 import { OPTIONAL_PARTS, type OptionalPart } from '../../nat/desired.ts';
-import type { Missing } from '../aims.ts';
 import { MAX_SET_SIZE } from './documents.ts';
+import type { Missing } from './last-good.ts';
 import type { KeptPolicy } from './source.ts';
 
 /** Changes when the layout of the file does. */

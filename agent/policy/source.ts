@@ -7,8 +7,8 @@
  */
 import { resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import { type LastGood, type Missing, NOTHING_MISSING } from '../aims.ts';
 import { policyFromEnv, policyVariables } from './kube-ovn/env.ts';
+import { type LastGood, type Missing, NOTHING_MISSING } from './last-good.ts';
 import { loadPolicy } from './load.ts';
 import type { PolicyFile, PolicyResult } from './model.ts';
 import { affordableTokens, type PolicySource, readPolicy, watchPolicy } from './watch.ts';

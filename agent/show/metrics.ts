@@ -6,11 +6,11 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../../bfd/intent.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../../nat/rules.ts';
 import type { Trigger } from '../cadence.ts';
-import { countFailed } from '../failures.ts';
 import type { ConntrackPressure } from '../flows/conntrack-table.ts';
 import type { Translations } from '../flows/translations.ts';
 import { addTranslationMetrics } from '../flows/translations-metrics.ts';
 import { addKubeOvnMetrics } from '../kube-ovn/observer-metrics.ts';
+import { countFailed } from '../reconcile/failures.ts';
 import type { Drops } from './drops.ts';
 import type { AgentView } from './status.ts';
 

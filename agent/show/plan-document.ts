@@ -1,7 +1,8 @@
 /** What `veg-agent plan` shows of a look at the kernel, and the answer to `GET /v1/plan`. */
-import type { Failure } from '../failures.ts';
-import type { FamilyStatus, Plan } from '../plan.ts';
-import { changeLines, type Look } from '../reconcile.ts';
+
+import type { FamilyStatus, Plan } from '../plan/plan.ts';
+import type { Failure } from '../reconcile/failures.ts';
+import { changeLines, type Look } from '../reconcile/reconciler.ts';
 
 /** A plan as JSON. */
 export interface PlanDocument {

@@ -6,14 +6,14 @@ import type { EngineReport, SessionReport } from '../../bfd/intent.ts';
 import { duration, scaled } from '../../lib/units.ts';
 import { PORTS, PORTS_WARN, type PortStatus } from '../../nat/conntrack/ports.ts';
 import { sumVolumes } from '../../nat/conntrack/totals.ts';
-import type { FailedObject } from '../failures.ts';
 import type { BusySource } from '../flows/busiest.ts';
 import type { ConntrackUse } from '../flows/conntrack-table.ts';
 import type { PolicyTraffic } from '../flows/traffic.ts';
-import type { FamilyStatus } from '../plan.ts';
+import type { FamilyStatus } from '../plan/plan.ts';
 import { formatError } from '../policy/error-text.ts';
 import type { EgressRule, Limits, PolicyError } from '../policy/model.ts';
-import type { ReconcileResult } from '../reconcile.ts';
+import type { FailedObject } from '../reconcile/failures.ts';
+import type { ReconcileResult } from '../reconcile/reconciler.ts';
 import type { UplinkView } from '../uplink/uplink.ts';
 import type { StateChange } from './history.ts';
 

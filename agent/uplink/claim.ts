@@ -14,7 +14,7 @@
  * moment when the kernel is told, and from then on the kernel answers: so exactly one gets it. What is held is
  * never given up: the policy says whose it is.
  */
-import { createRivals, hearRival, isContested, type Rivals } from './rivals.ts';
+import { createRivals, hearRival, isContested, type Rivals } from './conflicts.ts';
 
 export const CLAIM = {
   /** So many questions without an answer, so far apart (ms), mean that an address is free. */

@@ -26,6 +26,7 @@ import {
   setFree,
   type Word,
 } from './claim.ts';
+import { recentRivals, rivalsToTell } from './conflicts.ts';
 import { claimsFilter } from './filters.ts';
 import {
   ALL_NODES,
@@ -36,7 +37,6 @@ import {
   solicitedNode,
 } from './ndp.ts';
 import { EAGAIN, ETH_P_ARP, ETH_P_IPV6, linkAddress, packetSocket } from './probe.ts';
-import { recentRivals, rivalsToTell } from './rivals.ts';
 
 /** Where an address is or shall be. One that is elsewhere is another one to its neighbours. */
 export interface Place {

@@ -1,6 +1,6 @@
 /**
  * Where packets to one external gateway go: the kernel's neighbour entry is made to follow the answers to the
- * agent's own questions (answerer.ts). An entry that somebody on the link has changed is put right as soon as the
+ * agent's own questions (gateway-mac.ts). An entry that somebody on the link has changed is put right as soon as the
  * gateway has answered again; while somebody goes on claiming its address, and always where the policy pins its
  * Ethernet address, the entry is permanent, which nothing on the link can change.
  *
@@ -11,7 +11,8 @@ import type { Logger } from '../../lib/log.ts';
 import type { NetlinkSocket } from '../../lib/netlink.ts';
 import { FlagsNew } from '../../lib/netlink.ts';
 import type { Address } from '../../lib/prefix.ts';
-import { type Answerer, adopt, claimed, confirmed, createAnswerer, replaced } from './answerer.ts';
+import { isContested, recentRivals, rivalsToTell } from './conflicts.ts';
+import { type Answerer, adopt, claimed, confirmed, createAnswerer, replaced } from './gateway-mac.ts';
 import {
   DELETE_NEIGHBOUR,
   GET_NEIGHBOURS,
@@ -23,7 +24,6 @@ import {
   parseNeighbour,
 } from './neighbours.ts';
 import type { Answer } from './probe.ts';
-import { isContested, recentRivals, rivalsToTell } from './rivals.ts';
 
 /** The entries of a namespace that the agent keeps permanent. Throws `NetlinkError`. */
 export const heldEntries = (netlink: Pick<NetlinkSocket, 'dump'>): Neighbour[] =>

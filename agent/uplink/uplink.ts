@@ -15,7 +15,7 @@ import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } fr
 import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.ts';
 import { addressDump, linkDump, MessageType, parseInterfaceAddress, parseLink } from '../../routing/parse.ts';
 import type { InterfaceAddress, Link } from '../../routing/state.ts';
-import { linkObstacle } from '../plan.ts';
+import { linkObstacle } from '../pod/interfaces.ts';
 import { noAddress, ownAddresses, questionSource } from '../pod/own-address.ts';
 import type { UplinkPolicy } from '../policy/model.ts';
 import { neighbourNotices } from './filters.ts';

@@ -2,7 +2,7 @@
 import t, { type Test } from 'tap';
 import { Gateway, type GatewayParts } from '../../agent/gateway.ts';
 import type { Policy } from '../../agent/policy/model.ts';
-import type { Kernels } from '../../agent/reconcile.ts';
+import type { Kernels } from '../../agent/reconcile/reconciler.ts';
 import { WATCHDOG } from '../../agent/watchdog.ts';
 import { address, prefix } from '../../lib/prefix.ts';
 import { Model } from '../nat/model.ts';

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
-import { familyNat } from '../../../agent/plan-nat.ts';
+import { familyNat } from '../../../agent/plan/nat.ts';
 import { policyFromEnv } from '../../../agent/policy/kube-ovn/env.ts';
 import type { Policy } from '../../../agent/policy/model.ts';
 import { address, FAMILIES } from '../../../lib/prefix.ts';

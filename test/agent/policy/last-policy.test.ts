@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { pino } from 'pino';
 import t, { type Test } from 'tap';
-import { type Missing, NOTHING_MISSING } from '../../../agent/aims.ts';
+import { type Missing, NOTHING_MISSING } from '../../../agent/policy/last-good.ts';
 import {
   keepPolicy,
   LastPolicy,

@@ -1,9 +1,9 @@
 // Where packets to an external gateway go, with the kernel's neighbour table modelled.
 import pino from 'pino';
 import t from 'tap';
+import { RIVALS } from '../../../agent/uplink/conflicts.ts';
 import { NEW_NEIGHBOUR, neighbourEntry, parseNeighbour } from '../../../agent/uplink/neighbours.ts';
 import { NextHop } from '../../../agent/uplink/next-hop.ts';
-import { RIVALS } from '../../../agent/uplink/rivals.ts';
 import type { NetlinkRequest } from '../../../lib/netlink.ts';
 import { address } from '../../../lib/prefix.ts';
 

@@ -6,7 +6,7 @@
  * and another one answers; nobody who merely speaks can change it. Of several that answer the first is kept, so that
  * routers that answer side by side never make it flap.
  */
-import { createRivals, hearRival, type Rivals } from './rivals.ts';
+import { createRivals, hearRival, type Rivals } from './conflicts.ts';
 
 /** Questions in a row without an answer after which another one that answers takes its place. */
 const GIVE_UP = 3;

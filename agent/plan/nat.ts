@@ -1,13 +1,13 @@
 /** What NAT has to do in one family for a policy. Pure. */
 
-import { type Address, type Family, familyOf, type Prefix } from '../lib/prefix.ts';
-import type { FamilyNat } from '../nat/desired.ts';
-import type { EgressAction, EgressPolicy } from '../nat/egress.ts';
-import type { MasqueradeSource } from '../nat/rules.ts';
-import type { Given } from './pod/own-address.ts';
-import type { EgressRule, Policy } from './policy/model.ts';
-import { PrefixIndex } from './policy/overlap.ts';
-import { byPriority, isForAll, sources } from './policy/resolve.ts';
+import { type Address, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
+import type { FamilyNat } from '../../nat/desired.ts';
+import type { EgressAction, EgressPolicy } from '../../nat/egress.ts';
+import type { MasqueradeSource } from '../../nat/rules.ts';
+import type { Given } from '../pod/own-address.ts';
+import type { EgressRule, Policy } from '../policy/model.ts';
+import { PrefixIndex } from '../policy/overlap.ts';
+import { byPriority, isForAll, sources } from '../policy/resolve.ts';
 
 /** The part of a list that is of a family. */
 const ofFamily = <T extends Address | Prefix>(values: readonly T[] | undefined, family: Family): T[] =>

@@ -1,12 +1,12 @@
 import t from 'tap';
+import type { TranslationsDocument } from '../../../agent/flows/translations-query.ts';
 import {
   errorOutput,
   planOutput,
   shellReply,
   textOutput,
   translationsOutput,
-} from '../../../agent/commands/output.ts';
-import type { TranslationsDocument } from '../../../agent/flows/translations-query.ts';
+} from '../../../agent/show/command-output.ts';
 import type { PlanDocument } from '../../../agent/show/plan-document.ts';
 
 const plan = (parts: Partial<PlanDocument>): PlanDocument => ({

@@ -1,8 +1,8 @@
 import t from 'tap';
-import { makePlan } from '../../agent/plan.ts';
-import type { Facts } from '../../agent/pod/interfaces.ts';
-import type { Policy } from '../../agent/policy/model.ts';
-import { address, prefix } from '../../lib/prefix.ts';
+import { makePlan } from '../../../agent/plan/plan.ts';
+import type { Facts } from '../../../agent/pod/interfaces.ts';
+import type { Policy } from '../../../agent/policy/model.ts';
+import { address, prefix } from '../../../lib/prefix.ts';
 
 const link = (index: number, name: string, up = true) => ({
   index,

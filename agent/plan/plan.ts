@@ -1,7 +1,7 @@
 /**
  * From the policy and the facts of the pod to what routing, NAT and BFD have to do. Pure.
  */
-import type { PeerIntent } from '../bfd/intent.ts';
+import type { PeerIntent } from '../../bfd/intent.ts';
 import {
   type Address,
   addressBits,
@@ -13,11 +13,25 @@ import {
   type Prefix,
   parsePrefix,
   prefixLength,
-} from '../lib/prefix.ts';
-import type { NatIntent } from '../nat/desired.ts';
-import type { VirtualAddress } from '../routing/addresses.ts';
-import type { RoutingIntent, RoutingSide } from '../routing/desired.ts';
-import type { InterfaceAddress } from '../routing/state.ts';
+} from '../../lib/prefix.ts';
+import type { NatIntent } from '../../nat/desired.ts';
+import type { VirtualAddress } from '../../routing/addresses.ts';
+import type { RoutingIntent, RoutingSide } from '../../routing/desired.ts';
+import type { InterfaceAddress } from '../../routing/state.ts';
+import { desiredSysctls, type Sysctl } from '../pod/desired-sysctls.ts';
+import { type Facts, findInterfaces, type InterfaceFlags, linkObstacle } from '../pod/interfaces.ts';
+import {
+  type Given,
+  type LinkFacts,
+  masqueradeChoosesOwn,
+  networkOf,
+  noAddress,
+  ownAddresses,
+  usableAddresses,
+} from '../pod/own-address.ts';
+import { DEFAULT_UPLINK, type Policy, type Side } from '../policy/model.ts';
+import { holders } from '../policy/overlap.ts';
+import type { WayOut } from '../uplink/uplink.ts';
 import {
   egressNotes,
   familyNat,
@@ -27,21 +41,7 @@ import {
   type Masquerade,
   masquerades,
   portNotes,
-} from './plan-nat.ts';
-import { desiredSysctls, type Sysctl } from './pod/desired-sysctls.ts';
-import { type Facts, findInterfaces, type InterfaceFlags } from './pod/interfaces.ts';
-import {
-  type Given,
-  type LinkFacts,
-  masqueradeChoosesOwn,
-  networkOf,
-  noAddress,
-  ownAddresses,
-  usableAddresses,
-} from './pod/own-address.ts';
-import { DEFAULT_UPLINK, type Policy, type Side } from './policy/model.ts';
-import { holders } from './policy/overlap.ts';
-import type { WayOut } from './uplink/uplink.ts';
+} from './nat.ts';
 
 /** What became of one address family. */
 export interface FamilyStatus {
@@ -84,15 +84,6 @@ export interface Plan {
 }
 
 const milliseconds = (value: number): number => value * 1000;
-
-/** Why nothing can leave by an interface; undefined when something can. */
-export function linkObstacle({ links }: LinkFacts, name: string, role: string): string | undefined {
-  const link = links.find((candidate) => candidate.name === name);
-  if (link === undefined) {
-    return `the ${role} interface ${name} does not exist; attach it to the pod, or name another with --${role}-interface`;
-  }
-  return link.up ? undefined : `the ${role} interface ${name} is down`;
-}
 
 const gatewayOf = (side: Side, family: Family): Address | undefined =>
   side.gateways.find((gateway) => familyOf(gateway) === family);

@@ -1,5 +1,6 @@
 // Who answers for a gateway, and who only says so.
 import t from 'tap';
+import { isContested, RIVALS, recentRivals, rivalsToTell } from '../../../agent/uplink/conflicts.ts';
 import {
   type Answerer,
   adopt,
@@ -7,8 +8,7 @@ import {
   confirmed,
   createAnswerer,
   replaced,
-} from '../../../agent/uplink/answerer.ts';
-import { isContested, RIVALS, recentRivals, rivalsToTell } from '../../../agent/uplink/rivals.ts';
+} from '../../../agent/uplink/gateway-mac.ts';
 
 const ROUTER = '02:00:00:00:00:01';
 const OTHER = '02:00:00:00:00:02';

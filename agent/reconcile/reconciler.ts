@@ -1,24 +1,34 @@
 /**
  * One reconcile: observe the kernel, compare with the plan, apply the difference; and when the kernel refuses a part
- * of it, find out what of the rest it takes (aims.ts says what counts as intact). Holds no state but what it needs to
+ * of it, find out what of the rest it takes (targets.ts says what counts as intact). Holds no state but what it needs to
  * tell drift from change, and what each family was last brought to; loop.ts decides when, process.ts what to make of
  * it.
  */
 import { isDeepStrictEqual } from 'node:util';
-import { type Address, FAMILIES, type Family, familyOf } from '../lib/prefix.ts';
-import { desiredNat, OPTIONAL_PARTS, type OptionalPart } from '../nat/desired.ts';
-import { diffNat, type NatStep } from '../nat/diff.ts';
-import { NatError, type NatErrorKind } from '../nat/errors.ts';
-import { type NatKernel, type NatNeeds, type ObservedNat, OUR_TABLES } from '../nat/kernel.ts';
-import { commandLines, isRuleStep, isSetStep } from '../nat/render.ts';
-import type { NatState, Tables } from '../nat/state.ts';
-import { diffAddresses, type VirtualAddress } from '../routing/addresses.ts';
-import { type DesiredRouting, desiredRouting } from '../routing/desired.ts';
-import { diffRouting, type RoutingStep } from '../routing/diff.ts';
-import type { RoutingError, RoutingKernel } from '../routing/kernel.ts';
-import { ownsAddress } from '../routing/ownership.ts';
-import { renderStep } from '../routing/render.ts';
-import type { RoutingState } from '../routing/state.ts';
+import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.ts';
+import { desiredNat, OPTIONAL_PARTS, type OptionalPart } from '../../nat/desired.ts';
+import { diffNat, type NatStep } from '../../nat/diff.ts';
+import { NatError, type NatErrorKind } from '../../nat/errors.ts';
+import { type NatKernel, type NatNeeds, type ObservedNat, OUR_TABLES } from '../../nat/kernel.ts';
+import { commandLines, isRuleStep, isSetStep } from '../../nat/render.ts';
+import type { NatState, Tables } from '../../nat/state.ts';
+import { diffAddresses, type VirtualAddress } from '../../routing/addresses.ts';
+import { type DesiredRouting, desiredRouting } from '../../routing/desired.ts';
+import { diffRouting, type RoutingStep } from '../../routing/diff.ts';
+import type { RoutingError, RoutingKernel } from '../../routing/kernel.ts';
+import { ownsAddress } from '../../routing/ownership.ts';
+import { renderStep } from '../../routing/render.ts';
+import type { RoutingState } from '../../routing/state.ts';
+import type { Trigger } from '../cadence.ts';
+import { makePlan, type Plan } from '../plan/plan.ts';
+import type { Facts, InterfaceFlags } from '../pod/interfaces.ts';
+import { isUsable } from '../pod/own-address.ts';
+import type { SysctlStep, Sysctls } from '../pod/sysctl.ts';
+import { type LastGood, type Missing, NOTHING_MISSING } from '../policy/last-good.ts';
+import type { Policy } from '../policy/model.ts';
+import type { Claims, Place } from '../uplink/claims.ts';
+import type { Neighbour } from '../uplink/neighbours.ts';
+import type { Failure, FailureReason } from './failures.ts';
 import {
   type Aim,
   aimAt,
@@ -26,10 +36,7 @@ import {
   fallbacks,
   hooksOf,
   isOptionalStep,
-  type LastGood,
-  type Missing,
   missingOf,
-  NOTHING_MISSING,
   natOf,
   partsIn,
   routeKey,
@@ -38,16 +45,7 @@ import {
   sameEssentials,
   stepKey,
   sysctlFamily,
-} from './aims.ts';
-import type { Trigger } from './cadence.ts';
-import type { Failure, FailureReason } from './failures.ts';
-import { makePlan, type Plan } from './plan.ts';
-import type { Facts, InterfaceFlags } from './pod/interfaces.ts';
-import { isUsable } from './pod/own-address.ts';
-import type { SysctlStep, Sysctls } from './pod/sysctl.ts';
-import type { Policy } from './policy/model.ts';
-import type { Claims, Place } from './uplink/claims.ts';
-import type { Neighbour } from './uplink/neighbours.ts';
+} from './targets.ts';
 
 /** What is to be done, by part, in no particular order between the parts. */
 export interface Changes {

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { hasMoved, type Rates, ratesBetween, type Sample, silences } from '../../../agent/drain/moved.ts';
+import { hasMoved, type Rates, ratesBetween, type Sample, silences } from '../../../agent/drain/drained.ts';
 
 const BUSY: Rates = { packets: 1000, flows: 100 };
 

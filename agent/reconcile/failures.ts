@@ -2,10 +2,10 @@
  * What the kernel does not hold as the policy says, object by object, as `status`, `/readyz`, the log and
  * `veg_agent_objects_failed` tell it. Pure.
  *
- * A failed object is no reason by itself to take BFD out of Up: reconcile.ts says which families still translate and
+ * A failed object is no reason by itself to take BFD out of Up: reconciler.ts says which families still translate and
  * route as a good policy said.
  */
-import type { Family } from '../lib/prefix.ts';
+import type { Family } from '../../lib/prefix.ts';
 
 /**
  * The kinds of things that can fail: the label `object`. `listing`: what is there could not be read; `interface`: it is

@@ -5,8 +5,8 @@
 
 import { type TranslationsDocument, translationsTable } from '../flows/translations-query.ts';
 import { EXIT } from '../options.ts';
-import type { PlanDocument } from '../show/plan-document.ts';
-import { type StatusDocument, statusText } from '../show/status.ts';
+import type { PlanDocument } from './plan-document.ts';
+import { type StatusDocument, statusText } from './status.ts';
 
 export interface CommandOutput {
   stdout: string;

@@ -1,6 +1,6 @@
 // Who is behind a drift, as far as the kernel says.
 import t from 'tap';
-import { causeOf, changed, createWriters, looked } from '../../agent/writers.ts';
+import { causeOf, changed, createWriters, looked } from '../../../agent/reconcile/drift-cause.ts';
 
 t.test('another program that has changed something since the look before is named', async (t) => {
   const writers = createWriters();

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { countFailed, type Failure, failedSince } from '../../agent/failures.ts';
+import { countFailed, type Failure, failedSince } from '../../../agent/reconcile/failures.ts';
 
 const failure = (name: string, more: Partial<Failure> = {}): Failure => ({
   ...{ object: 'address', family: 4, name, reason: 'invalid', message: `add ${name}: EADDRNOTAVAIL` },

@@ -1,19 +1,20 @@
 // What a look reads of the kernel, with models of iptables and of routing in its place.
 import t from 'tap';
-import { type LastGood, NOTHING_MISSING, routeKey, ruleKey } from '../../agent/aims.ts';
-import { waysOut } from '../../agent/plan.ts';
-import { DEFAULT_UPLINK, type Policy } from '../../agent/policy/model.ts';
-import { changeLines, countChanges, type Kernels, Reconciler } from '../../agent/reconcile.ts';
-import { type Address, address, type Prefix, prefix } from '../../lib/prefix.ts';
-import type { NatStep } from '../../nat/diff.ts';
-import { incompatible, NatError } from '../../nat/errors.ts';
-import type { ObservedNat } from '../../nat/kernel.ts';
-import { commandLines, isRuleStep } from '../../nat/render.ts';
-import { RoutingError } from '../../routing/kernel.ts';
-import { METRIC_VEG_AGENT } from '../../routing/numbers.ts';
-import { renderStep } from '../../routing/render.ts';
-import type { InterfaceAddress, Route, Rule } from '../../routing/state.ts';
-import { carryOut, Model } from '../nat/model.ts';
+import { waysOut } from '../../../agent/plan/plan.ts';
+import { type LastGood, NOTHING_MISSING } from '../../../agent/policy/last-good.ts';
+import { DEFAULT_UPLINK, type Policy } from '../../../agent/policy/model.ts';
+import { changeLines, countChanges, type Kernels, Reconciler } from '../../../agent/reconcile/reconciler.ts';
+import { routeKey, ruleKey } from '../../../agent/reconcile/targets.ts';
+import { type Address, address, type Prefix, prefix } from '../../../lib/prefix.ts';
+import type { NatStep } from '../../../nat/diff.ts';
+import { incompatible, NatError } from '../../../nat/errors.ts';
+import type { ObservedNat } from '../../../nat/kernel.ts';
+import { commandLines, isRuleStep } from '../../../nat/render.ts';
+import { RoutingError } from '../../../routing/kernel.ts';
+import { METRIC_VEG_AGENT } from '../../../routing/numbers.ts';
+import { renderStep } from '../../../routing/render.ts';
+import type { InterfaceAddress, Route, Rule } from '../../../routing/state.ts';
+import { carryOut, Model } from '../../nat/model.ts';
 
 const policy = (...blocks: string[]): Policy => ({
   name: 'default/gateway1',

@@ -1,5 +1,5 @@
 /**
- * What a family is brought to when the kernel refuses a part of the newest policy. Pure; reconcile.ts tries it out.
+ * What a family is brought to when the kernel refuses a part of the newest policy. Pure; reconciler.ts tries it out.
  *
  * **Intact** means: translation and routing of the family are, now and by a look at the kernel, what a good policy
  * says, but for what is named below. The good policy is the newest one or the one that the family was last brought
@@ -22,17 +22,18 @@
  * policy that is refused leaves no half of itself behind.
  */
 
-import type { Family } from '../lib/prefix.ts';
-import { type FamilyNat, OPTIONAL_PARTS, type OptionalPart } from '../nat/desired.ts';
-import type { NatStep } from '../nat/diff.ts';
-import type { NatErrorKind } from '../nat/errors.ts';
-import type { Hook } from '../nat/kernel.ts';
-import { isOwnedName, ruleWords } from '../nat/rules.ts';
-import type { Chain, Table } from '../nat/state.ts';
-import type { RoutingStep } from '../routing/diff.ts';
-import { renderRule } from '../routing/render.ts';
-import type { Route, Rule } from '../routing/state.ts';
-import type { Policy } from './policy/model.ts';
+import type { Family } from '../../lib/prefix.ts';
+import { type FamilyNat, OPTIONAL_PARTS, type OptionalPart } from '../../nat/desired.ts';
+import type { NatStep } from '../../nat/diff.ts';
+import type { NatErrorKind } from '../../nat/errors.ts';
+import type { Hook } from '../../nat/kernel.ts';
+import { isOwnedName, ruleWords } from '../../nat/rules.ts';
+import type { Chain, Table } from '../../nat/state.ts';
+import type { RoutingStep } from '../../routing/diff.ts';
+import { renderRule } from '../../routing/render.ts';
+import type { Route, Rule } from '../../routing/state.ts';
+import type { Missing } from '../policy/last-good.ts';
+import type { Policy } from '../policy/model.ts';
 
 export interface Aim {
   policy: Policy;
@@ -41,20 +42,6 @@ export interface Aim {
   /** Steps of routing that were refused, by `stepKey`: they are not tried again with this aim. */
   lacking: ReadonlySet<string>;
 }
-
-/** What the families lack of the policy that they are at, as it is kept over a restart. */
-export interface Missing {
-  without: Readonly<Record<Family, readonly OptionalPart[]>>;
-  lacking: readonly string[];
-}
-
-/** What an earlier process brought the kernel to, and what of it was missing. */
-export interface LastGood {
-  policy: Policy;
-  missing: Missing;
-}
-
-export const NOTHING_MISSING: Missing = { without: { 4: [], 6: [] }, lacking: [] };
 
 /** What the aims lack. An aim that is none lacks nothing. */
 export const missingOf = (aims: Readonly<Record<Family, Aim | undefined>>): Missing => ({

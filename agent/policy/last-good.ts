@@ -1,0 +1,20 @@
+/** What the kernel refused of the policy in force, as it is kept over a restart. Pure. */
+import type { Family } from '../../lib/prefix.ts';
+import type { OptionalPart } from '../../nat/desired.ts';
+import type { Policy } from './model.ts';
+
+/** What is missing in the kernel, of the policy that each family is at. */
+export interface Missing {
+  /** Optional parts of the translation, by family. */
+  without: Readonly<Record<Family, readonly OptionalPart[]>>;
+  /** Routing steps that were refused, by `stepKey` (reconcile/targets.ts). */
+  lacking: readonly string[];
+}
+
+/** The policy that an earlier process brought the kernel to, and what of it was missing. */
+export interface LastGood {
+  policy: Policy;
+  missing: Missing;
+}
+
+export const NOTHING_MISSING: Missing = { without: { 4: [], 6: [] }, lacking: [] };
