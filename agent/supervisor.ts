@@ -14,8 +14,8 @@ import type { FamilyReadiness, FromEngine } from '../bfd/intent.ts';
 import { unblockSignal } from '../lib/libc.ts';
 import { createLog } from '../lib/log.ts';
 import { LogOnChange } from '../lib/log-on-change.ts';
-import { reapOrphans } from '../lib/orphans.ts';
 import type { Priority } from '../lib/priority.ts';
+import { reapOrphans } from '../lib/reaper.ts';
 import { onSignals } from '../lib/signals.ts';
 import { StateDir } from '../lib/state-dir.ts';
 import { VERSION } from '../lib/version.ts';
@@ -58,7 +58,7 @@ export async function supervise(options: Options, priority: Priority): Promise<n
   // Before anything of the directory is read: a second daemon would take up the sessions of the first.
   let stateDir: StateDir;
   try {
-    stateDir = await StateDir.take(options.stateDir);
+    stateDir = await StateDir.acquire(options.stateDir);
   } catch (error) {
     logger.fatal({ reason: (error as Error).message }, 'cannot start');
     flush();
@@ -203,7 +203,7 @@ export async function supervise(options: Options, priority: Priority): Promise<n
   /** Keeps the state directory this daemon's own where somebody takes it away. */
   function keepStateDir(): void {
     try {
-      stateDir.keep();
+      stateDir.ensure();
       stateDirFailures.ended();
     } catch (error) {
       const { message: reason } = error as Error;

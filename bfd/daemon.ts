@@ -10,7 +10,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import pino from 'pino';
 import { unblockSignal } from '../lib/libc.ts';
 import { LogOnChange } from '../lib/log-on-change.ts';
-import { reapOrphans } from '../lib/orphans.ts';
+import { reapOrphans } from '../lib/reaper.ts';
 import { onSignals } from '../lib/signals.ts';
 import { StateDir } from '../lib/state-dir.ts';
 import { VERSION } from '../lib/version.ts';
@@ -146,7 +146,7 @@ function exit(code: number): never {
 }
 
 // Before anything of the directory is read: a second daemon would take up the sessions of the first.
-const stateDir = await StateDir.take(flags.stateDir).catch((error: Error): never => {
+const stateDir = await StateDir.acquire(flags.stateDir).catch((error: Error): never => {
   logger.fatal({ reason: error.message }, 'cannot start');
   exit(1);
 });
@@ -155,7 +155,7 @@ const stateDirFailures = new LogOnChange();
 /** Keeps the state directory this daemon's own where somebody takes it away. */
 function keepStateDir(): void {
   try {
-    stateDir.keep();
+    stateDir.ensure();
     stateDirFailures.ended();
   } catch (error) {
     const { message: reason } = error as Error;
@@ -203,7 +203,7 @@ reapOrphans();
 setInterval(keepStateDir, KEEP_PERIOD).unref();
 
 // The sessions run already; the rest can load meanwhile.
-const { serveControl, TakenError } = await import('../lib/control/server.ts');
+const { serveControl, SocketInUseError } = await import('../lib/control/server.ts');
 const { createScripts } = await import('./script.ts');
 const control = createScripts((words) => engine.command(words));
 try {
@@ -218,7 +218,7 @@ try {
     logger,
   );
 } catch (error) {
-  if (!(error instanceof TakenError)) throw error;
+  if (!(error instanceof SocketInUseError)) throw error;
   // Something else answers there, for ever: nobody could control this daemon.
   logger.fatal(
     { reason: error.message, hint: 'end what listens there, or give --state-dir' },

@@ -1,12 +1,12 @@
 /**
- * The only way to a child process: an argv array, text in, text out, no shell, the C locale, a time limit.
+ * Runs programs; nothing else starts child processes: an argv array, text in, text out, no shell, the C locale, a timeout.
  */
 import { execa } from 'execa';
 
 export interface ExecResult {
   stdout: string;
   stderr: string;
-  /** -1 when the program could not be started, was killed or ran out of time; `stderr` then says why. */
+  /** -1 if the program could not be started, was killed or timed out; `stderr` then has the reason. */
   exitCode: number;
 }
 
@@ -18,26 +18,26 @@ export type Exec = (
 
 const DEFAULT_TIMEOUT_MS = 20_000;
 
-/** How long a process that has ended is still known, ms: what it did last may be told later. */
-const REMEMBERED = 10_000;
+/** How long an exited child is remembered, ms: events about its last changes may arrive later. */
+const REMEMBER_TIME = 10_000;
 
-/** When the children of this process ended, by process id. */
+/** When the children of this process exited, by process id; infinite while they run. */
 const children = new Map<number, number>();
 
-/** Whether a process is a child of this one, or was until a moment ago. */
+/** Whether a process is a child of this one, or was until `REMEMBER_TIME` ago. */
 export const isChild = (pid: number): boolean =>
-  (children.get(pid) ?? Number.NEGATIVE_INFINITY) > performance.now() - REMEMBERED;
+  (children.get(pid) ?? Number.NEGATIVE_INFINITY) > performance.now() - REMEMBER_TIME;
 
 function remember(pid: number | undefined, until: number): void {
-  const old = performance.now() - REMEMBERED;
+  const old = performance.now() - REMEMBER_TIME;
   for (const [known, endedAt] of children) if (endedAt < old) children.delete(known);
   if (pid !== undefined) children.set(pid, until);
 }
 
-/** Where the tools of an image live when PATH was trimmed. */
+/** The search path if PATH is unset. */
 const TOOL_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/local/bin', '/usr/bin', '/bin'];
 
-/** Runs a program to its end. Never throws: what went wrong is in the result. */
+/** Runs a program until it exits. Never throws: a failure is in the result. */
 export const exec: Exec = async (file, args, { input, timeoutMs = DEFAULT_TIMEOUT_MS } = {}) => {
   const child = execa(file, args, {
     reject: false,
@@ -46,7 +46,7 @@ export const exec: Exec = async (file, args, { input, timeoutMs = DEFAULT_TIMEOU
     env: {
       LC_ALL: 'C',
       PATH: process.env.PATH ?? TOOL_DIRECTORIES.join(':'),
-      // Where a user other than root can lock the legacy tables.
+      // A user other than root cannot write to the default lock file of iptables-legacy.
       ...(process.env.XTABLES_LOCKFILE && { XTABLES_LOCKFILE: process.env.XTABLES_LOCKFILE }),
     },
     timeout: timeoutMs,
@@ -58,9 +58,9 @@ export const exec: Exec = async (file, args, { input, timeoutMs = DEFAULT_TIMEOU
   const { stdout, stderr } = result;
   if (result.exitCode !== undefined) return { stdout, stderr, exitCode: result.exitCode };
   const reason = result.timedOut
-    ? `${file}: no end after ${timeoutMs / 1000} s`
+    ? `${file}: timed out after ${timeoutMs / 1000} s`
     : result.code === 'ENOENT'
       ? `${file}: not found`
-      : (result.originalMessage ?? result.shortMessage ?? `${file}: ended by ${result.signal}`);
+      : (result.originalMessage ?? result.shortMessage ?? `${file}: killed by ${result.signal}`);
   return { stdout, stderr: [stderr, reason].filter(Boolean).join('\n'), exitCode: -1 };
 };

@@ -1,14 +1,13 @@
 /**
- * Files that may not be what they should be: a FIFO that waits for a writer, a device without an end, a link that
- * leads elsewhere. Shared by the BFD process and the agent, as libc.ts is.
+ * Reads and writes files that may not be what they should be: a FIFO that blocks, an endless device, a symbolic link.
  *
- * What is read is a regular file of a bounded size, opened without waiting for anybody. What is written is a new
- * file, mode 0600, that takes the old one's place whole; what stands in its way is removed and never written
- * through. There are two kinds:
+ * Only regular files of a bounded size are read, and opening one never blocks. A write creates a new file, mode 0600,
+ * and renames it over the old one; anything else at that path is removed and never written through. There are two kinds:
  *
- * - State, in the state directory: never through a link, and of root, of this user or of the directory's owner. The
- *   content is not to be trusted all the same: in Kubernetes every container of the pod may write to the directory.
- * - Mounted, policy and secrets: the kubelet's links (`key → ..data/key → ..2026_…/key`) are followed.
+ * - State files, in the state directory: symbolic links are refused, and so are files that belong to neither root, this
+ *   user nor the owner of the directory. Their content is untrusted all the same: in Kubernetes every container of the
+ *   pod may write to the directory.
+ * - Mounted files, policy and secrets: the kubelet's links (`key → ..data/key → ..2026_…/key`) are followed.
  */
 import {
   closeSync,
@@ -28,44 +27,44 @@ import { dirname } from 'node:path';
 
 const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_NOCTTY } = constants;
 
-/** The smallest piece that a file is read in, octets. */
-const PIECE = 4096;
-/** And of a large one. */
-const LARGE_PIECE = 64 << 10;
+/** The smallest chunk that a file is read in, octets. */
+const CHUNK = 4096;
+/** The chunk of a large file, octets. */
+const LARGE_CHUNK = 64 << 10;
 
-/** Reads a file that somebody mounts or names. Throws for all but a regular file of at most so many octets. */
+/** Reads a mounted file, or one named on the command line. Throws unless it is a regular file of at most `maxBytes`. */
 export function readMounted(path: string, maxBytes: number): Buffer {
-  // A device must not even be opened: that alone may do something.
+  // Opening a device may already have an effect.
   checkKind(path, statSync(path), maxBytes);
   return readAll(path, O_NONBLOCK | O_NOCTTY, maxBytes);
 }
 
-/** The same, a large one, piece by piece; a piece is good until the next one. */
-export function* piecesOfMounted(path: string, maxBytes: number): Generator<Buffer> {
+/** Reads a large mounted file chunk by chunk. A chunk is valid until the next one. */
+export function* chunksOfMounted(path: string, maxBytes: number): Generator<Buffer> {
   checkKind(path, statSync(path), maxBytes);
   const fd = openSync(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
   try {
     checkKind(path, fstatSync(fd), maxBytes);
-    const piece = Buffer.allocUnsafe(LARGE_PIECE);
+    const chunk = Buffer.allocUnsafe(LARGE_CHUNK);
     let total = 0;
-    for (let length = readSync(fd, piece); length > 0; length = readSync(fd, piece)) {
+    for (let length = readSync(fd, chunk); length > 0; length = readSync(fd, chunk)) {
       total += length;
       // It may grow while it is read.
       if (total > maxBytes) throw tooLarge(path, maxBytes);
-      yield piece.subarray(0, length);
+      yield chunk.subarray(0, length);
     }
   } finally {
     closeSync(fd);
   }
 }
 
-/** Reads a file of the state directory; undefined when there is none. Throws when it is not what it should be. */
+/** Reads a state file; undefined if there is none. Throws if it is not a valid state file. */
 export function readState(path: string, maxBytes: number): Buffer | undefined {
   if (!checkState(path, maxBytes)) return undefined;
   return readAll(path, O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, maxBytes);
 }
 
-/** Whether a file of the state directory is there. Throws when it is not what it should be. */
+/** Whether a state file exists. Throws if it is not a valid state file. */
 export function checkState(path: string, maxBytes: number): boolean {
   const stat = lstatSync(path, { throwIfNoEntry: false });
   if (stat === undefined) return false;
@@ -75,12 +74,12 @@ export function checkState(path: string, maxBytes: number): boolean {
   return true;
 }
 
-/** Puts a file with this content in the place of the old one, mode 0600. Throws, and then the old one stays. */
+/** Replaces a state file atomically, mode 0600. If it throws, the old file is unchanged. */
 export function replaceState(path: string, content: readonly (string | Uint8Array)[]): void {
   closeSync(replaceOpen(path, content));
 }
 
-/** The same, and the file stays open for writing. Returns its descriptor. */
+/** Replaces a state file as `replaceState` does, and returns the descriptor, open for writing. */
 export function replaceOpen(path: string, content: readonly (string | Uint8Array)[]): number {
   const draft = `${path}.new`;
   const fd = create(draft);
@@ -95,7 +94,7 @@ export function replaceOpen(path: string, content: readonly (string | Uint8Array
   return fd;
 }
 
-/** Makes a directory of our own in the state directory, mode 0700. What stands there and is none is removed. */
+/** Creates a directory in the state directory, mode 0700. Anything else at that path is removed. */
 export function makeOwnDirectory(path: string): void {
   mkdirSync(dirname(path), { recursive: true });
   if (lstatSync(path, { throwIfNoEntry: false })?.isDirectory()) return;
@@ -103,17 +102,17 @@ export function makeOwnDirectory(path: string): void {
   mkdirSync(path, { mode: 0o700 });
 }
 
-/** Removes whatever is there, a directory with what is in it; a link, not what it leads to. */
+/** Removes whatever is at a path: a directory with its content, a link but not its target. */
 export function clear(path: string): void {
   rmSync(path, { recursive: true, force: true });
 }
 
-/** Creates a file, in the place of what a crash or somebody else has left there. */
+/** Creates a file; anything left at that path is removed. */
 function create(path: string): number {
   return clearing(path, () => openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600));
 }
 
-/** Does something that makes a file. What is in the way is removed. */
+/** Runs `make`; if something else is at the path, removes it and runs `make` again. */
 function clearing<T>(path: string, make: () => T): T {
   try {
     return make();
@@ -133,8 +132,8 @@ function readAll(path: string, flags: number, maxBytes: number): Buffer {
     const parts: Buffer[] = [];
     let total = 0;
     // It may grow while it is read.
-    for (let piece = Math.max(stat.size + 1, PIECE); ; piece = PIECE) {
-      const part = Buffer.allocUnsafe(Math.min(piece, maxBytes + 1 - total));
+    for (let chunk = Math.max(stat.size + 1, CHUNK); ; chunk = CHUNK) {
+      const part = Buffer.allocUnsafe(Math.min(chunk, maxBytes + 1 - total));
       const length = readSync(fd, part, 0, part.length, null);
       if (length === 0) return parts.length === 1 ? parts[0]! : Buffer.concat(parts, total);
       parts.push(part.subarray(0, length));
@@ -154,7 +153,7 @@ function checkKind(path: string, stat: Stats, maxBytes: number): void {
 const tooLarge = (path: string, maxBytes: number): Error =>
   new Error(`${path} is larger than ${maxBytes} octets`);
 
-/** What stands there, with its article. */
+/** What kind of file it is, with its article. */
 export function kindOf(stat: Stats): string {
   if (stat.isDirectory()) return 'a directory';
   if (stat.isSymbolicLink()) return 'a symbolic link';

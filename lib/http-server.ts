@@ -1,13 +1,14 @@
 /**
- * HTTP/1.1 for strangers: what a client may take of this process is bounded, whatever it sends and however little it
- * reads. Connections by client (places.ts); one request of a connection at a time, and only when the answer before it
- * has gone to the kernel; octets of answers that nobody reads; what the kernel keeps of a connection.
+ * An HTTP/1.1 server for untrusted clients: what a client can take from this process is bounded, whatever it sends and
+ * however little it reads. Bounded are the connections by client (connection-slots.ts), the requests in progress (one a
+ * connection, and only after the kernel has the previous response), the octets of unread responses, and the kernel's
+ * socket buffers.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import { type ConnectionLimits, ConnectionSlots, clientOf, isLocalConnection } from './connection-slots.ts';
 import * as libc from './libc.ts';
 import type { Log } from './log.ts';
-import { clientOf, isFromHere, type PlaceLimits, Places } from './places.ts';
 
 const LIMITS = {
   maxHeaderSize: 8192,
@@ -16,11 +17,11 @@ const LIMITS = {
   keepAliveTimeout: 5000,
   connectionsCheckingInterval: 1000,
 };
-/** Requests of a connection that may wait for the one before. */
+/** Pipelined requests that may wait on a connection. */
 const MAX_PIPELINED = 8;
-/** Answers that nobody reads are looked for so often, ms. */
-const TICK = 1000;
-/** Connections that the kernel holds until they are taken. */
+/** How often unread responses are looked for, ms. */
+const SWEEP_INTERVAL = 1000;
+/** Connections that wait in the kernel for accept(2). */
 const BACKLOG = 1024;
 
 const { SOL_SOCKET, SOL_IPV6 } = libc;
@@ -31,59 +32,59 @@ const SO_RCVBUF = 8;
 const IPV6_V6ONLY = 26;
 const IPPROTO_TCP = 6;
 const TCP_USER_TIMEOUT = 18;
-/** What the kernel keeps of an answer, and of requests, octets; it takes twice as much memory. */
+/** Socket buffers for responses and requests, octets; the kernel takes twice as much memory. */
 const SEND_BUFFER = 64 << 10;
 const RECEIVE_BUFFER = 4 << 10;
-/** A client that acknowledges nothing for so long is gone, also when its connection is closed here, ms. */
+/** A client that acknowledges nothing for this long is dead, even after its connection was closed here, ms. */
 const USER_TIMEOUT = 10_000;
 
 // Classic BPF (linux/filter.h).
 const LD_WORD = 0x20;
 const JEQ = 0x15;
 const RET = 0x06;
-/** The index of the interface that a packet has come by. */
+/** SKF_AD_IFINDEX: the index of the interface that a packet arrived on. */
 const IFINDEX = -0x1000 + 8;
 const ALL = 0x7fff_ffff;
 
-/** Drops what comes by one interface. */
-const notBy = (index: number): libc.Bpf => [
+/** Drops packets that arrived on one interface. */
+const notFromInterface = (index: number): libc.Bpf => [
   [LD_WORD, 0, 0, IFINDEX],
   [JEQ, 0, 1, index],
   [RET, 0, 0, 0],
   [RET, 0, 0, ALL],
 ];
 
-export interface HttpAnswer {
+export interface HttpResponse {
   status: number;
   headers: Record<string, string>;
   body: string | Buffer;
 }
 
 export interface HttpServerOptions {
-  limits: PlaceLimits;
-  /** May throw: then the connection ends. */
-  answer(request: IncomingMessage): Promise<HttpAnswer>;
+  limits: ConnectionLimits;
+  /** If it throws, the connection is closed. */
+  handle(request: IncomingMessage): Promise<HttpResponse>;
   log: Log;
 }
 
-/** Servers with places in common. */
+/** One or more listeners that share the connection slots. */
 export class HttpServer {
   readonly #options: HttpServerOptions;
-  readonly #places: Places<Socket>;
+  readonly #slots: ConnectionSlots<Socket>;
   readonly #waiting = new WeakMap<Socket, [IncomingMessage, ServerResponse][]>();
   readonly #servers = new Set<Server>();
-  readonly #ticker: NodeJS.Timeout;
+  readonly #sweeper: NodeJS.Timeout;
 
   constructor(options: HttpServerOptions) {
     this.#options = options;
-    this.#places = new Places(options.limits);
-    this.#ticker = setInterval(() => this.#drop(this.#places.overdue(performance.now())), TICK);
-    this.#ticker.unref();
+    this.#slots = new ConnectionSlots(options.limits);
+    this.#sweeper = setInterval(() => this.#drop(this.#slots.overdue(performance.now())), SWEEP_INTERVAL);
+    this.#sweeper.unref();
   }
 
   /**
-   * Listens on a TCP address; `::` takes IPv4 too. Who comes by the interface with the index `notFrom` finds nobody:
-   * Linux takes packets for an address by every interface. Rejects when it cannot be had.
+   * Listens on a TCP address; `::` accepts IPv4 too. Packets that arrive on the interface with the index `notFrom` are
+   * dropped, because Linux accepts packets for any of its addresses on every interface. Rejects if it cannot bind.
    */
   async listen(host: string, port: number, notFrom = 0): Promise<Server> {
     const v6 = host.includes(':');
@@ -95,7 +96,7 @@ export class HttpServer {
       libc.setsockopt(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
       libc.setsockopt(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER);
       libc.setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT);
-      if (notFrom > 0) libc.attachFilter(fd, notBy(notFrom));
+      if (notFrom > 0) libc.attachFilter(fd, notFromInterface(notFrom));
       libc.bind(fd, libc.sockaddr(host, port));
     } catch (error) {
       libc.close(fd);
@@ -104,13 +105,13 @@ export class HttpServer {
     return this.#listen((server) => server.listen({ fd }, BACKLOG));
   }
 
-  /** Listens on a unix socket. Rejects when it cannot be had. */
+  /** Listens on a unix socket. Rejects if it cannot bind. */
   listenAt(path: string): Promise<Server> {
     return this.#listen((server) => server.listen(path));
   }
 
-  /** Ends one server and its connections. */
-  async end(server: Server): Promise<void> {
+  /** Closes one listener and its connections. */
+  async closeServer(server: Server): Promise<void> {
     this.#servers.delete(server);
     const closed = new Promise((resolve) => server.close(resolve));
     server.closeAllConnections();
@@ -118,45 +119,45 @@ export class HttpServer {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#ticker);
-    await Promise.all([...this.#servers].map((server) => this.end(server)));
+    clearInterval(this.#sweeper);
+    await Promise.all([...this.#servers].map((server) => this.closeServer(server)));
   }
 
   async #listen(begin: (server: Server) => void): Promise<Server> {
     const server = createServer({ ...LIMITS, noDelay: true }, (request, response) =>
-      this.#take(request, response),
+      this.#enqueue(request, response),
     );
-    server.on('connection', (socket) => this.#enter(socket));
+    server.on('connection', (socket) => this.#accept(socket));
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
       server.once('listening', resolve);
       begin(server);
     });
     server.removeAllListeners('error');
-    server.on('error', (error) => this.#options.log.warn({ err: error }, 'HTTP listener'));
+    server.on('error', (error) => this.#options.log.warn({ err: error }, 'HTTP listener failed'));
     this.#servers.add(server);
     return server;
   }
 
-  #enter(socket: Socket): void {
+  #accept(socket: Socket): void {
     const { localAddress = '', remoteAddress } = socket;
-    // Without one it is of a unix socket.
+    // A unix socket has no remote address.
     const client = remoteAddress === undefined ? '' : clientOf(remoteAddress);
-    const local = remoteAddress === undefined || isFromHere(localAddress, remoteAddress);
-    socket.once('close', () => this.#places.leave(socket));
-    this.#drop(this.#places.enter(socket, client, local, performance.now()));
+    const local = remoteAddress === undefined || isLocalConnection(localAddress, remoteAddress);
+    socket.once('close', () => this.#slots.remove(socket));
+    this.#drop(this.#slots.add(socket, client, local, performance.now()));
   }
 
-  /** Closes at once: what the kernel has of their answers goes as well. */
+  /** Closes connections at once; what the kernel still buffers of their responses is discarded. */
   #drop(sockets: readonly Socket[]): void {
     for (const socket of sockets) {
-      this.#places.leave(socket);
+      this.#slots.remove(socket);
       if (socket.remoteAddress === undefined) socket.destroy();
       else socket.resetAndDestroy();
     }
   }
 
-  #take(request: IncomingMessage, response: ServerResponse): void {
+  #enqueue(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
     if (socket.destroyed) return;
     const waiting = this.#waiting.get(socket);
@@ -170,44 +171,44 @@ export class HttpServer {
     }
   }
 
-  /** Answers what waits on a connection, one after the other. */
+  /** Handles the waiting requests of a connection in order. */
   async #serve(socket: Socket): Promise<void> {
     const waiting = this.#waiting.get(socket)!;
     for (let next = waiting[0]; next !== undefined && !socket.destroyed; next = waiting[0]) {
       const [request, response] = next;
-      this.#places.turn(socket, true, performance.now());
+      this.#slots.setBusy(socket, true, performance.now());
       try {
-        await this.#send(request, response, await this.#options.answer(request));
+        await this.#send(request, response, await this.#options.handle(request));
       } catch (error) {
         if (!socket.destroyed) {
-          this.#options.log.error({ err: error, path: request.url }, 'cannot answer an HTTP request');
+          this.#options.log.error({ err: error, path: request.url }, 'HTTP request failed');
         }
         socket.destroy();
       }
       waiting.shift();
     }
     this.#waiting.delete(socket);
-    this.#places.turn(socket, false, performance.now());
+    this.#slots.setBusy(socket, false, performance.now());
   }
 
-  /** Resolves when the kernel has the answer, or the connection has ended. */
+  /** Resolves when the kernel has the response, or the connection is closed. */
   async #send(
     request: IncomingMessage,
     response: ServerResponse,
-    { status, headers, body }: HttpAnswer,
+    { status, headers, body }: HttpResponse,
   ): Promise<void> {
     const { socket } = request;
     if (socket.destroyed) return;
     const octets = typeof body === 'string' ? Buffer.from(body) : body;
-    const over = new Promise((resolve) => response.once('close', resolve));
+    const done = new Promise((resolve) => response.once('close', resolve));
     response.writeHead(status, {
       ...headers,
       'Content-Length': octets.length,
-      // A body that nobody has asked for is not read.
+      // An unexpected request body is not read.
       ...(!request.complete && { Connection: 'close' }),
     });
-    this.#drop(this.#places.answer(socket, octets.length, performance.now()));
+    this.#drop(this.#slots.setPending(socket, octets.length, performance.now()));
     response.end(request.method === 'HEAD' ? undefined : octets);
-    await over;
+    await done;
   }
 }

@@ -1,4 +1,4 @@
-/** JSON of unknown origin. Pure. */
+/** Parses untrusted JSON. Pure. */
 
 const QUOTE = 0x22;
 const COMMA = 0x2c;
@@ -7,8 +7,8 @@ const BACKSLASH = 0x5c;
 const BEGIN_OBJECT = 0x7b;
 
 /**
- * Parses JSON of at most about so many values: a few octets of text may become twenty times as many in memory.
- * Throws when it is damaged or more.
+ * Parses JSON with at most about `maxValues` values: a few octets of text may take twenty times as much memory. Throws if
+ * the text is invalid or has more.
  */
 export function parseJson(octets: Uint8Array, maxValues: number): unknown {
   let values = 0;

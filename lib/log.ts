@@ -3,7 +3,7 @@ import pino from 'pino';
 
 export type Logger = pino.Logger;
 
-/** The part of a logger that most files use. */
+/** The methods of a logger that most files use. */
 export interface Log {
   error(fields: object, message: string): void;
   warn(fields: object, message: string): void;
@@ -14,17 +14,17 @@ export interface Log {
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
 export type LogFormat = 'json' | 'pretty';
 
-/** What may wait for a blocked stdout before lines are dropped, octets. */
+/** How much may wait for a blocked stdout before lines are dropped, octets. */
 const MAX_BUFFERED = 1 << 20;
 
 export interface LogOutput {
   logger: Logger;
-  /** Writes out what is still buffered; before an exit. */
+  /** Writes what is still buffered; call it before exit. */
   flush(): void;
 }
 
 /**
- * A logger on stdout. JSON is written asynchronously, so that a reader of the pipe that hangs delays nothing.
+ * Creates a logger on stdout. JSON is written asynchronously, so that a reader that hangs delays nothing.
  */
 export async function createLog(options: {
   level: LogLevel;
@@ -55,7 +55,7 @@ export async function createLog(options: {
       try {
         stream.flushSync();
       } catch {
-        // stdout is gone: there is nobody to tell
+        // stdout is closed
       }
     },
   };

@@ -1,5 +1,5 @@
 /**
- * A moment by both clocks. How long ago it was, the monotonic clock knows; the wall clock may have been set since. Pure.
+ * A point in time on both clocks: the monotonic clock knows its age even if the wall clock was set since. Pure.
  */
 
 /** Milliseconds of each clock. */
@@ -8,10 +8,10 @@ export interface Moment {
   monotonic: number;
 }
 
-/** Less than this is no step of the wall clock, ms: it is steered all the time. */
+/** A smaller difference is slewing of the wall clock, not a step, ms. */
 const STEP = 1000;
 
-/** When a moment was, by the wall clock as it goes now; as it was told then, unless the clock was set since. */
+/** The wall time of a moment, corrected if the wall clock was stepped since. Unix milliseconds. */
 export function wallTime({ wall, monotonic }: Moment, now: Moment): number {
   const then = now.wall - (now.monotonic - monotonic);
   return Math.abs(then - wall) < STEP ? wall : then;

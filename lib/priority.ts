@@ -1,6 +1,6 @@
 /**
- * Asks the scheduler to run this process when a packet is due, whatever else the machine does: a real-time policy
- * where that is permitted (CAP_SYS_NICE), a better nice value otherwise, and neither is required.
+ * The scheduling priority of the BFD process, so that a busy machine does not delay its packets: real-time if permitted
+ * (CAP_SYS_NICE), else a better nice value, else unchanged.
  */
 import os from 'node:os';
 import koffi from 'koffi';
@@ -10,7 +10,7 @@ import { libc, SystemError } from './libc.ts';
 const SCHED_RR = 2;
 /** Children and new threads start with the normal policy. */
 const SCHED_RESET_ON_FORK = 0x4000_0000;
-/** The lowest real-time priority: before everything normal, behind the kernel's own threads. */
+/** The lowest real-time priority: above all normal processes, below the kernel's threads. */
 const REALTIME_PRIORITY = 1;
 const NICE = -15;
 
@@ -18,7 +18,7 @@ const sched_setscheduler = libc.func('int sched_setscheduler(int pid, int policy
 
 export type Priority =
   | { kind: 'realtime' }
-  /** `reason`: why not real-time. */
+  /** `reason`: why it is not real-time. */
   | { kind: 'nice' | 'normal'; reason: string };
 
 /** Raises the priority of the calling thread as far as permitted. Never throws. */

@@ -1,28 +1,27 @@
 /**
- * Signals from the first moment on. An entry imports this before anything slow; from then on no signal ends the
- * process or opens Node's inspector (SIGUSR1). What comes is kept until somebody says what to do.
+ * Signal handling from the start. An entry point imports this before anything slow; from then on no signal ends the
+ * process or opens Node's inspector (SIGUSR1). Signals stay pending until `onSignals` sets the handlers.
  *
- * Before that the moments are Node's own. With `--disable-sigusr1`, which the image and the agent process have, it
- * blocks SIGUSR1: one that comes waits in the kernel until `onSignals` lets it through. Without the flag it opens the
- * inspector, and that is closed again here.
+ * Before that Node handles them. With `--disable-sigusr1`, which the image and the agent process use, Node blocks
+ * SIGUSR1, and it stays pending in the kernel until `onSignals` unblocks it. Without the flag Node opens the inspector,
+ * and `onSignals` closes it.
  */
-
 import { constants } from 'node:os';
 
-const KEPT = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const;
-export type KeptSignal = (typeof KEPT)[number];
+const HANDLED = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const;
+export type HandledSignal = (typeof HANDLED)[number];
 
-const came: KeptSignal[] = [];
-let take = (signal: KeptSignal): void => {
-  if (!came.includes(signal)) came.push(signal);
+const pending: HandledSignal[] = [];
+let deliver = (signal: HandledSignal): void => {
+  if (!pending.includes(signal)) pending.push(signal);
 };
-const listeners = KEPT.map((signal) => {
-  const listener = () => take(signal);
+const listeners = HANDLED.map((signal) => {
+  const listener = () => deliver(signal);
   process.on(signal, listener);
   return { signal, listener };
 });
 
-/** Closes the inspector, unless whoever started this wants it. */
+/** Closes the inspector unless the command line asks for it. */
 function closeInspector(): void {
   const flags = `${process.execArgv.join(' ')} ${process.env.NODE_OPTIONS ?? ''}`;
   const inspector = process.getBuiltinModule('node:inspector');
@@ -30,23 +29,23 @@ function closeInspector(): void {
 }
 
 /**
- * From now on these are called; first for what came already. A signal without one does nothing. `unblock` is libc's,
- * which is not loaded for those who handle no signal.
+ * Sets the handlers and calls those of pending signals. A signal without a handler is ignored. `unblock` is libc's
+ * `unblockSignal`, passed in so that commands that handle no signal do not load libc.
  */
 export function onSignals(
-  handlers: Partial<Record<KeptSignal, () => void>>,
+  handlers: Partial<Record<HandledSignal, () => void>>,
   unblock: (signal: number) => void,
 ): void {
   closeInspector();
-  take = (signal) => handlers[signal]?.();
+  deliver = (signal) => handlers[signal]?.();
   unblock(constants.signals.SIGUSR1);
-  for (const signal of came.splice(0)) take(signal);
+  for (const signal of pending.splice(0)) deliver(signal);
 }
 
-/** For a command that is soon over: signals do what they usually do, but for SIGUSR1, which does nothing. */
+/** For a short-lived command: restores the default action of all signals but SIGUSR1, which stays ignored. */
 export function releaseSignals(): void {
-  const kept = came.splice(0);
-  take = () => {};
+  const kept = pending.splice(0);
+  deliver = () => {};
   for (const { signal, listener } of listeners) {
     if (signal !== 'SIGUSR1') process.off(signal, listener);
   }

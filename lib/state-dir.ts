@@ -1,25 +1,25 @@
 /**
- * The state directory of a daemon, and the promise that no other daemon has it.
+ * The state directory of a daemon, locked so that no other daemon uses it.
  *
- * The lock is flock(2) on the directory itself: it is there on a full or read-only file system, it counts between
- * containers that share the volume and nothing else, whatever the directory is called there, and the kernel takes
- * it back the moment the process ends, however it ends. What a daemon starts does not inherit it (O_CLOEXEC).
+ * The lock is flock(2) on the directory itself. It works on a full or read-only file system, it holds between containers
+ * that share nothing but the volume, whatever its path there, and the kernel releases it when the process exits for
+ * whatever reason. Child processes do not inherit it (O_CLOEXEC).
  */
 import { accessSync, closeSync, constants, fstatSync, mkdirSync, openSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { flock } from './libc.ts';
 
-/** A daemon that was told to end may still be about to: so long is waited for it, ms. */
-const PATIENCE = 500;
-const RETRY = 10;
+/** How long to wait for a daemon that is about to exit, ms. */
+const LOCK_TIMEOUT = 500;
+const RETRY_INTERVAL = 10;
 
-/** The state directory cannot be had. The message names it and says what to do. */
+/** The state directory cannot be used. The message names it and says what to do. */
 export class StateDirError extends Error {}
 
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
 
-/** Makes a directory and those above it. (Node's own `recursive` never returns where the kernel lets nobody make one.) */
+/** Creates a directory and its parents. (Node's `recursive` never returns where the kernel forbids it.) */
 function make(path: string): void {
   try {
     mkdirSync(path, 0o755);
@@ -31,7 +31,7 @@ function make(path: string): void {
   }
 }
 
-/** Opens the directory, which is made where it is missing. Throws `StateDirError`. */
+/** Opens the directory, and creates it if it is missing. Throws `StateDirError`. */
 function open(path: string): number {
   try {
     make(path);
@@ -39,7 +39,7 @@ function open(path: string): number {
     try {
       accessSync(path, constants.W_OK | constants.X_OK);
     } catch (error) {
-      // A read-only file system is lived with, as a full one is: a gateway is not given up for it.
+      // A gateway works on a read-only file system, as it does on a full one.
       if (codeOf(error) !== 'EROFS') {
         closeSync(fd);
         throw error;
@@ -53,7 +53,7 @@ function open(path: string): number {
   }
 }
 
-/** Locks an open directory; false where another process has it. Throws `StateDirError`. */
+/** Locks an open directory; false if another process holds the lock. Throws `StateDirError`. */
 function lock(fd: number, path: string): boolean {
   try {
     flock(fd);
@@ -66,7 +66,7 @@ function lock(fd: number, path: string): boolean {
   }
 }
 
-/** A state directory that is this process's own as long as it lives. */
+/** A state directory that this process holds until it exits. */
 export class StateDir {
   readonly path: string;
   #fd: number;
@@ -76,32 +76,31 @@ export class StateDir {
     this.#fd = fd;
   }
 
-  /** Takes the directory for this process. Throws `StateDirError`. */
-  static async take(path: string): Promise<StateDir> {
+  /** Creates and locks the directory. Throws `StateDirError`. */
+  static async acquire(path: string): Promise<StateDir> {
     const fd = open(path);
-    const end = performance.now() + PATIENCE;
+    const end = performance.now() + LOCK_TIMEOUT;
     while (!lock(fd, path)) {
       if (performance.now() > end) {
         throw new StateDirError(
           `another daemon uses the state directory ${path}; end it, or give this one another with --state-dir`,
         );
       }
-      await sleep(RETRY);
+      await sleep(RETRY_INTERVAL);
     }
     return new StateDir(path, fd);
   }
 
   /**
-   * Takes the directory that now has the name, where the one that was taken has been removed. Throws
-   * `StateDirError` when another daemon was faster.
+   * Recreates and locks the directory if it was removed. Throws `StateDirError` if another daemon was faster.
    */
-  keep(): void {
+  ensure(): void {
     const [held, named] = [fstatSync(this.#fd), statSync(this.path, { throwIfNoEntry: false })];
     if (named?.ino === held.ino && named.dev === held.dev) return;
     const fd = open(this.path);
     if (!lock(fd, this.path)) {
       closeSync(fd);
-      throw new StateDirError(`another daemon has made the state directory ${this.path} its own`);
+      throw new StateDirError(`another daemon has recreated and locked the state directory ${this.path}`);
     }
     closeSync(this.#fd);
     this.#fd = fd;

@@ -1,6 +1,6 @@
 /**
- * Numbers as a person reads and writes them. The page takes `scaled`, `duration` and `endpoint` as they are
- * (page/page.ts): each is complete in itself. Pure.
+ * Numbers as a person reads and writes them. Pure. `scaled`, `duration` and `endpoint` are self-contained, because the
+ * page includes their source (page/page.ts).
  */
 
 /** `0`, `7.5`, `412`, `1.24k`, `88.1M`; with a unit `412 B`, `1.24 kB`. Decimal prefixes. */
@@ -8,7 +8,7 @@ export function scaled(value: number, unit?: string): string {
   let rest = value;
   let prefix = '';
   for (const next of ['k', 'M', 'G', 'T', 'P']) {
-    // What would be rounded to 1000 is 1.00 of the next.
+    // 999.5 would be rounded to 1000: use the next prefix.
     if (rest < 999.5) break;
     rest /= 1000;
     prefix = next;
@@ -26,7 +26,7 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 86_400)}d${Math.floor((whole % 86_400) / 3600)}h`;
 }
 
-/** An address with the port or identifier that there is: `10.0.0.1:80`, `[fd00::1]:80`, `fd00::1`. */
+/** An address with its port or identifier, if there is one: `10.0.0.1:80`, `[fd00::1]:80`, `fd00::1`. */
 export function endpoint(address: string, port: number | undefined): string {
   if (port === undefined) return address;
   return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;

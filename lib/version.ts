@@ -1,8 +1,8 @@
-/** The version, from the one place that names it. */
+/** The version, from package.json. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** package.json beside the sources, or one level up from dist/. */
+/** package.json is one level up from the sources, and two levels up from dist/. */
 function readVersion(): string {
   for (const up of ['..', '../..']) {
     try {

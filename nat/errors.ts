@@ -76,7 +76,7 @@ export function incompatible(family: Family, table: string, message: string): Na
 /** What a program says, and what that means; the first that matches counts. */
 const SIGNS: readonly [RegExp, NatErrorKind][] = [
   [/: not found$/m, 'not-installed'],
-  [/: no end after /, 'timed-out'],
+  [/: timed out after /, 'timed-out'],
   [/can't open lock file/, 'lock-file'],
   [/xtables lock/, 'locked'],
   [/Permission denied|Operation not permitted|\bEPERM\b|\bEACCES\b/, 'not-permitted'],

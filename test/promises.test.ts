@@ -15,7 +15,7 @@ const DROPPED = /(?:^|[;{)]|=>)\s*void ([a-zA-Z#][\w.#!]*)\(/gm;
 const CANNOT_REJECT: Record<string, string> = {
   'agent/commands/check.ts: process.stdout.write': 'no promise',
   'agent/commands/check.ts: process.stderr.write': 'no promise',
-  'agent/show/http.ts: this.#http.end': 'waits for the end of a server, which does not fail',
+  'agent/show/http.ts: this.#http.closeServer': 'waits for the end of a server, which does not fail',
   'agent/show/page/client.ts: search': 'shows what went wrong; in a browser besides',
   'agent/show/page/client.ts: again': 'looks, which shows what went wrong; in a browser besides',
   'agent/process.ts: bfd.command': 'no answer is an answer',

@@ -1,6 +1,6 @@
 /** What the translation log counts, as metrics: `veg_snat_*`, `veg_forward_*` and `veg_translation_*`. */
 import { Counter, Gauge, type Registry } from 'prom-client';
-import { familyName } from '../../nat/conntrack/records.ts';
+import { familyLabel } from '../../nat/conntrack/records.ts';
 import { policyVolumes, type Treatment } from '../../nat/conntrack/totals.ts';
 import type { Snapshot } from './translations-worker.ts';
 
@@ -24,7 +24,7 @@ export function addTranslationMetrics(registry: Registry, snapshot: () => Snapsh
         collect() {
           this.reset();
           for (const { policy, family, [unit]: counted } of policies()) {
-            const labels = { policy, family: familyName(family) };
+            const labels = { policy, family: familyLabel(family) };
             this.inc({ ...labels, direction: 'out' }, counted.out);
             this.inc({ ...labels, direction: 'in' }, counted.in);
           }
@@ -39,7 +39,7 @@ export function addTranslationMetrics(registry: Registry, snapshot: () => Snapsh
       collect() {
         this.reset();
         for (const { policy, family, connections } of policies()) {
-          this.inc({ policy, family: familyName(family) }, connections);
+          this.inc({ policy, family: familyLabel(family) }, connections);
         }
       },
     });

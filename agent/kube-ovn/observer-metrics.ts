@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { Counter, Gauge, type Registry } from 'prom-client';
 import { protocolName } from '../../nat/conntrack/flow.ts';
-import { familyName, type Identity } from '../../nat/conntrack/records.ts';
+import { familyLabel, type Identity } from '../../nat/conntrack/records.ts';
 import type { Active, Snapshot } from '../flows/translations-worker.ts';
 
 const PREFIX = 'kube_ovn_vpc_egress_gateway_';
@@ -48,7 +48,7 @@ export function interfaceCounters(text: string, name: string): InterfaceCounters
 type Kind = Pick<Active, 'family' | 'protocol' | 'snat' | 'dnat'>;
 
 const flowLabels = ({ family, protocol, snat, dnat }: Kind): Labels => ({
-  address_family: familyName(family),
+  address_family: familyLabel(family),
   protocol: protocolName(protocol),
   nat_type: snat && dnat ? 'snat_dnat' : snat ? 'snat' : 'dnat',
 });

@@ -14,7 +14,7 @@ import { HttpServer } from '../../lib/http-server.ts';
 import { unblockSignal } from '../../lib/libc.ts';
 import { createLog } from '../../lib/log.ts';
 import { LogOnChange } from '../../lib/log-on-change.ts';
-import { reapOrphans } from '../../lib/orphans.ts';
+import { reapOrphans } from '../../lib/reaper.ts';
 import { onSignals } from '../../lib/signals.ts';
 import { Translations } from '../flows/translations.ts';
 import { EXIT, parseListen } from '../options.ts';
@@ -165,7 +165,7 @@ const metrics = shareMetrics(async () => {
 const http = new HttpServer({
   limits: HTTP_LIMITS,
   log: logger,
-  async answer({ method, url }) {
+  async handle({ method, url }) {
     if (method !== 'GET') return answerOf(405, TEXT, 'method not allowed\n', { Allow: 'GET' });
     if (url === '/healthz') return answerOf(200, TEXT, 'ok\n');
     if (url !== '/metrics') return answerOf(404, TEXT, 'not found\n');

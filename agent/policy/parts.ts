@@ -3,8 +3,8 @@
  * is never more than one item's syntax tree. Places in a part lead to places in the file. Pure.
  */
 
-import { readPlain, Texts } from '../../lib/plain.ts';
 import { type Budget, type ParsedDocument, type Position, parseDocuments, placesIn } from './parse.ts';
+import { readPlain, Texts } from './plain-yaml.ts';
 import type { Cuts } from './sieve.ts';
 
 /** Octets of a syntax tree for one of the value that remains of it. */

@@ -11,7 +11,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { StringDecoder } from 'node:string_decoder';
 import v8 from 'node:v8';
-import { kindOf, piecesOfMounted, readMounted } from '../../lib/files.ts';
+import { chunksOfMounted, kindOf, readMounted } from '../../lib/files.ts';
 import { MAX_FILE_SIZE, MAX_RAW_SIZE, MAX_SET_SIZE, SMALL_SET } from './documents.ts';
 import type { PolicyFile } from './model.ts';
 import { DEFAULT_TOKENS } from './parse.ts';
@@ -143,7 +143,7 @@ function readFile(location: string, name: string, room: Room): PolicyFile | unde
 /** Reads a file piece by piece, without what nobody reads of it; undefined when more than `most` is left. */
 function readSieved(location: string, most: number): Sieved | undefined {
   const [sieve, decoder] = [new Sieve(), new StringDecoder('utf8')];
-  for (const piece of piecesOfMounted(location, MAX_RAW_SIZE)) {
+  for (const piece of chunksOfMounted(location, MAX_RAW_SIZE)) {
     sieve.write(decoder.write(piece));
     if (sieve.length > most) return undefined;
   }

@@ -3,11 +3,11 @@
  */
 import type { IncomingMessage, Server } from 'node:http';
 import { networkInterfaces } from 'node:os';
-import { type HttpAnswer, HttpServer } from '../../lib/http-server.ts';
+import { type ConnectionLimits, isLoopback } from '../../lib/connection-slots.ts';
+import { type HttpResponse, HttpServer } from '../../lib/http-server.ts';
 import { ifNametoindex } from '../../lib/libc.ts';
 import type { Logger } from '../../lib/log.ts';
 import { LogOnChange } from '../../lib/log-on-change.ts';
-import { isLoopback, type PlaceLimits } from '../../lib/places.ts';
 import type { ListenAddress } from '../options.ts';
 import { hasIPv6 } from '../pod/facts.ts';
 
@@ -24,7 +24,12 @@ export interface HttpContent {
 }
 
 /** Bounds on what clients may take, of every listener together (lib/http-server.ts). */
-export const HTTP_LIMITS: PlaceLimits = { total: 64, perClient: 16, octets: 4 << 20, patience: 10_000 };
+export const HTTP_LIMITS: ConnectionLimits = {
+  total: 64,
+  perClient: 16,
+  octets: 4 << 20,
+  readTimeout: 10_000,
+};
 
 /** Metrics are made in a tenth of the time at most, however often they are asked for, but for so much at once, ms. */
 const METRICS_SHARE = 0.1;
@@ -38,7 +43,7 @@ export const answerOf = (
   type: string,
   body: string | Buffer,
   more: Record<string, string> = {},
-): HttpAnswer => ({
+): HttpResponse => ({
   status,
   headers: {
     'Content-Type': type,
@@ -80,7 +85,7 @@ function isLocal({ socket, headersDistinct }: IncomingMessage, authority: string
   );
 }
 
-async function answer(request: IncomingMessage, content: HttpContent): Promise<HttpAnswer> {
+async function answer(request: IncomingMessage, content: HttpContent): Promise<HttpResponse> {
   // The target may be a whole URL (RFC 9112 3.2.2).
   const [, authority, target = '/'] = /^(?:http:\/\/([^/?#]*))?(.*)$/s.exec(request.url ?? '/') ?? [];
   const [path = '/', query] = target.split('?', 2);
@@ -166,7 +171,7 @@ export class HttpListeners {
   constructor(content: HttpContent, log: Logger) {
     const shared = { ...content, metrics: shareMetrics(content.metrics) };
     this.#log = log;
-    this.#http = new HttpServer({ limits: HTTP_LIMITS, answer: (request) => answer(request, shared), log });
+    this.#http = new HttpServer({ limits: HTTP_LIMITS, handle: (request) => answer(request, shared), log });
   }
 
   /**
@@ -180,7 +185,7 @@ export class HttpListeners {
     for (const [key, server] of this.#servers) {
       if (wanted.has(key)) continue;
       this.#servers.delete(key);
-      void this.#http.end(server);
+      void this.#http.closeServer(server);
     }
     for (const [key, address] of wanted) {
       if (!this.#servers.has(key)) await this.#open(key, address);

@@ -1,10 +1,10 @@
-/** The client of the control socket (lib/control/server.ts), which loads nothing of the server. */
+/** The client of the control socket (server.ts). It loads nothing of the server. */
 import { request } from 'node:http';
 import { socketPath } from './path.ts';
 
-/** No agent answers on the socket. */
+/** No agent answered on the socket. */
 export class NoAgentError extends Error {
-  /** Nobody listens there. */
+  /** Nothing listens on the socket. */
   readonly absent: boolean;
 
   constructor(message: string, absent = false) {
@@ -14,8 +14,8 @@ export class NoAgentError extends Error {
 }
 
 /**
- * Calls a running agent. `path` is `/v1/status`, with its query. Infinite `timeoutMs`: as long as the agent takes.
- * Throws `NoAgentError` when nobody listens, the agent goes away, or no answer comes in `timeoutMs`.
+ * Calls a running agent. `path` is for example `/v1/status`, with its query. An infinite `timeoutMs` waits as long as the
+ * agent takes. Throws `NoAgentError` if nothing listens, the agent exits, or no response comes within `timeoutMs`.
  */
 export function callControl(
   stateDir: string,
@@ -28,7 +28,7 @@ export function callControl(
     let connected = false;
     let late = false;
     const fail = (error: Error) => {
-      const away = `the agent on ${socket} went away before it had answered (${error.message})`;
+      const away = `the agent on ${socket} closed the connection before it answered (${error.message})`;
       const absent = `no agent answers on ${socket} (${error.message}); is \`veg-agent run\` running, with the same --state-dir?`;
       reject(new NoAgentError(connected && !late ? away : absent, !connected && !late));
     };

@@ -1,4 +1,4 @@
-/** Where the control socket is, for those who serve it and for those who only call. */
+/** The path of the control socket, for its server and its clients. */
 import { join } from 'node:path';
 
 export const socketPath = (stateDir: string): string => join(stateDir, 'control.sock');

@@ -1,39 +1,39 @@
 /**
  * The control socket: HTTP/1.1 over `<state-dir>/control.sock`, for `veg-agent status`, `bfdd-control` and curl. The
- * agent and veg-bfdd serve it. A slow or hung client holds one of a bounded number of connections and nothing else.
+ * agent and veg-bfdd serve it. A slow or hung client occupies one of a bounded number of connections and nothing else.
  */
 import { lstatSync, mkdirSync } from 'node:fs';
 import type { IncomingMessage, Server } from 'node:http';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { ConnectionLimits } from '../connection-slots.ts';
 import { clear } from '../files.ts';
 import { HttpServer } from '../http-server.ts';
 import type { Log } from '../log.ts';
 import { LogOnChange } from '../log-on-change.ts';
-import type { PlaceLimits } from '../places.ts';
 import { socketPath } from './path.ts';
 
-/** Requests are words or nothing. */
+/** The largest request body, octets. */
 const MAX_BODY = 16 * 1024;
 /** All clients are the same user. */
-const LIMITS: PlaceLimits = { total: 64, perClient: 64, octets: 16 << 20, patience: 10_000 };
-/** How often the socket file is looked for, ms. */
-const WATCH_PERIOD = 1000;
+const LIMITS: ConnectionLimits = { total: 64, perClient: 64, octets: 16 << 20, readTimeout: 10_000 };
+/** How often the socket file is checked, ms. */
+const CHECK_INTERVAL = 1000;
 
 export interface ControlReply {
   status: number;
-  /** Text as it is, anything else as JSON. */
+  /** A string is sent as text, anything else as JSON. */
   body: unknown;
 }
 
-/** Answers one route: `GET /v1/status`. */
+/** Handles one route, for example `GET /v1/status`. */
 export type ControlHandler = (call: { body: string; query: URLSearchParams }) => Promise<ControlReply>;
 
 export interface ControlServer {
   close(): Promise<void>;
 }
 
-/** Undefined when it is too large: what is too much is read, or the client could not read the answer. */
+/** Undefined if it is too large. The rest is still read, or the client could not read the response. */
 async function readBody(message: IncomingMessage): Promise<string | undefined> {
   const parts: Buffer[] = [];
   let size = 0;
@@ -59,14 +59,14 @@ async function dispatch(
   return handler({ body, query: url.searchParams });
 }
 
-const lookAt = (path: string) => lstatSync(path, { throwIfNoEntry: false });
+const statOf = (path: string) => lstatSync(path, { throwIfNoEntry: false });
 
-/** One that answered a moment ago may be about to end: so long is waited for it, ms. */
-const PATIENCE = 500;
-const RETRY = 20;
+/** How long to wait for a daemon that may be about to exit, ms. */
+const TAKEOVER_TIMEOUT = 500;
+const RETRY_INTERVAL = 20;
 
-/** Whether somebody answers on a unix socket. A queue that is full has somebody who is slow to answer. */
-const isAlive = (path: string): Promise<boolean> =>
+/** Whether a process accepts connections on a unix socket. EAGAIN is a full backlog: it is only slow. */
+const isServed = (path: string): Promise<boolean> =>
   new Promise((resolve) => {
     const socket = connect(path);
     socket.once('connect', () => {
@@ -77,12 +77,11 @@ const isAlive = (path: string): Promise<boolean> =>
   });
 
 /** Another daemon serves the socket. */
-export class TakenError extends Error {}
+export class SocketInUseError extends Error {}
 
 /**
- * Serves the control socket, mode 0600, and makes it anew when its file is deleted. While the directory cannot be
- * written there is none, and it is tried again: a gateway is not given up for it.
- * Throws `TakenError` when another daemon goes on answering there.
+ * Serves the control socket, mode 0600, and recreates it when its file is deleted. While the directory is not writable
+ * it retries: a gateway works without its control socket. Throws `SocketInUseError` while another daemon serves it.
  */
 export async function serveControl(
   stateDir: string,
@@ -93,9 +92,9 @@ export async function serveControl(
   const http = new HttpServer({
     limits: LIMITS,
     log,
-    async answer(message) {
+    async handle(message) {
       const { status, body } = await dispatch(message, routes).catch((error: Error): ControlReply => {
-        log.error({ err: error, path: message.url }, 'cannot answer on the control socket');
+        log.error({ err: error, path: message.url }, 'control request failed');
         return { status: 500, body: `${error.message}\n` };
       });
       return typeof body === 'string'
@@ -108,9 +107,9 @@ export async function serveControl(
 
   const open = async () => {
     mkdirSync(stateDir, { recursive: true, mode: 0o755 });
-    // A link may lead to anybody's socket.
-    if (lookAt(path)?.isSocket() && (await isAlive(path))) {
-      throw new TakenError(`another daemon answers on ${path}`);
+    // A symbolic link may point to a socket that is not ours.
+    if (statOf(path)?.isSocket() && (await isServed(path))) {
+      throw new SocketInUseError(`another daemon serves ${path}`);
     }
     clear(path);
     const mask = process.umask(0o177);
@@ -119,28 +118,28 @@ export async function serveControl(
     } finally {
       process.umask(mask);
     }
-    inode = lookAt(path)?.ino ?? 0;
+    inode = statOf(path)?.ino ?? 0;
   };
 
   const close = async () => {
     const closing = server;
     server = undefined;
-    if (closing !== undefined) await http.end(closing);
+    if (closing !== undefined) await http.closeServer(closing);
   };
 
   const failures = new LogOnChange();
-  const fail = ({ message: reason }: Error): void => {
-    if (failures.isNew(reason)) log.error({ reason, path }, 'no control socket, retrying');
+  const fail = (err: Error): void => {
+    if (failures.isNew(err.message)) log.error({ err, path }, 'cannot serve the control socket, retrying');
   };
 
-  const patience = performance.now() + PATIENCE;
-  for (let taken = true; taken; ) {
-    taken = false;
+  const deadline = performance.now() + TAKEOVER_TIMEOUT;
+  for (let inUse = true; inUse; ) {
+    inUse = false;
     await open().catch(async (error: Error) => {
-      if (!(error instanceof TakenError)) return fail(error);
-      if (performance.now() > patience) throw error;
-      taken = true;
-      await sleep(RETRY);
+      if (!(error instanceof SocketInUseError)) return fail(error);
+      if (performance.now() > deadline) throw error;
+      inUse = true;
+      await sleep(RETRY_INTERVAL);
     });
   }
   let checking = false;
@@ -148,17 +147,17 @@ export async function serveControl(
     if (checking) return;
     checking = true;
     try {
-      if (server === undefined || lookAt(path)?.ino !== inode) {
+      if (server === undefined || statOf(path)?.ino !== inode) {
         await close();
         await open();
-        log.warn({ path }, 'the control socket was gone and is back');
+        log.warn({ path }, 'recreated the control socket');
         failures.ended();
       }
     } catch (error) {
       fail(error as Error);
     }
     checking = false;
-  }, WATCH_PERIOD);
+  }, CHECK_INTERVAL);
   watcher.unref();
 
   return {

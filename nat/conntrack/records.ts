@@ -51,7 +51,7 @@ export interface Identity {
 }
 
 /** The family as Kube-OVN's metrics and records name it. */
-export const familyName = (family: Family): 'ipv4' | 'ipv6' => (family === 4 ? 'ipv4' : 'ipv6');
+export const familyLabel = (family: Family): 'ipv4' | 'ipv6' => (family === 4 ? 'ipv4' : 'ipv6');
 
 /** The texts of IPv6 addresses, which cost 10 µs each to make. */
 const texts = new Map<string, string>();
@@ -125,7 +125,7 @@ export function flowRecord(view: FlowView): FlowRecord {
   );
   return {
     zone,
-    addressFamily: familyName(view.family),
+    addressFamily: familyLabel(view.family),
     protocol: protocolName(protocol),
     protocolNumber: protocol,
     natType,
@@ -226,7 +226,7 @@ function compile(filter: LogFilter): (flow: Flow) => boolean {
   const original = compileTuple(filter.original);
   const translated = compileTuple(filter.translated);
   return (flow) =>
-    isOneOf(filter.addressFamilies, familyName(flow.family)) &&
+    isOneOf(filter.addressFamilies, familyLabel(flow.family)) &&
     isOneOf(filter.protocols, protocolName(flow.protocol)) &&
     isOneOf(filter.natTypes, ...natNames(flow)) &&
     matchesTuple(original, flow.source, flow.sourcePort, flow.destination, flow.destinationPort) &&

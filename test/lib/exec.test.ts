@@ -14,7 +14,7 @@ t.match(
 );
 t.match(
   await exec('sleep', ['10'], { timeoutMs: 50 }),
-  { exitCode: -1, stderr: 'sleep: no end after 0.05 s' },
+  { exitCode: -1, stderr: 'sleep: timed out after 0.05 s' },
   'a program that hangs is ended and told',
 );
 t.equal((await exec('echo', ['$(id); `id`'])).stdout, '$(id); `id`\n', 'no shell reads the arguments');

@@ -19,7 +19,7 @@ async function taker(t: Test, path: string): Promise<ChildProcess> {
   const script = `
     const { StateDir } = await import(${JSON.stringify(MODULE)});
     const { spawn } = await import('node:child_process');
-    await StateDir.take(${JSON.stringify(path)});
+    await StateDir.acquire(${JSON.stringify(path)});
     spawn('sleep', ['5'], { stdio: 'ignore', detached: true }).unref();
     console.log('taken');
     setInterval(() => {}, 1000);`;
@@ -43,7 +43,7 @@ t.test('a second one is refused by any name of the directory, and told what to d
   symlinkSync(path, other);
   await taker(t, path);
   for (const name of [path, other]) {
-    const error = await StateDir.take(name).catch((reason: unknown) => reason);
+    const error = await StateDir.acquire(name).catch((reason: unknown) => reason);
     t.ok(error instanceof StateDirError);
     t.match((error as Error).message, `another daemon uses the state directory ${name}; end it, or give`);
   }
@@ -53,39 +53,39 @@ t.test('kill -9 frees it at once, whatever the killed one has started', async (t
   const path = directory(t);
   await end(await taker(t, path), 'SIGKILL');
   const began = performance.now();
-  await StateDir.take(path);
+  await StateDir.acquire(path);
   t.ok(performance.now() - began < 400, 'without waiting for patience to be over');
 });
 
 t.test('one that is about to end is waited for', async (t) => {
   const path = directory(t);
   const first = await taker(t, path);
-  const second = StateDir.take(path);
+  const second = StateDir.acquire(path);
   first.kill('SIGKILL');
   t.equal((await second).path, path);
 });
 
 t.test('a directory that is missing is made; what can never be one is refused by name', async (t) => {
   const path = directory(t);
-  await StateDir.take(join(path, 'a', 'b'));
+  await StateDir.acquire(join(path, 'a', 'b'));
   writeFileSync(join(path, 'file'), '');
   for (const bad of [join(path, 'file'), join(path, 'file', 'below'), '/proc/veg-agent']) {
-    await t.rejects(StateDir.take(bad), { message: `the state directory ${bad} cannot be used: ` }, bad);
+    await t.rejects(StateDir.acquire(bad), { message: `the state directory ${bad} cannot be used: ` }, bad);
   }
 });
 
 t.test('a directory that was taken away is taken anew, unless another was faster', async (t) => {
   const path = directory(t);
-  const held = await StateDir.take(path);
-  held.keep();
+  const held = await StateDir.acquire(path);
+  held.ensure();
   renameSync(path, `${path}.away`);
   t.teardown(() => rmSync(`${path}.away`, { recursive: true }));
   mkdirSync(path);
-  held.keep();
-  await t.rejects(StateDir.take(path), /another daemon uses/, 'the new one is held');
+  held.ensure();
+  await t.rejects(StateDir.acquire(path), /another daemon uses/, 'the new one is held');
   rmSync(path, { recursive: true });
-  held.keep();
+  held.ensure();
   rmSync(path, { recursive: true });
   await taker(t, path);
-  t.throws(() => held.keep(), /another daemon has made .* its own/);
+  t.throws(() => held.ensure(), /another daemon has recreated and locked/);
 });

@@ -188,7 +188,7 @@ t.test('a start that cannot succeed ends with 1 and says why', async (t) => {
   const file = join(stateDir, 'file');
   writeFileSync(file, '');
   for (const [dir, reason] of [
-    [stateDir, /another daemon answers on .*control\.sock/],
+    [stateDir, /another daemon serves on .*control\.sock/],
     [file, /state directory .*file cannot be used: .*; make it writable for this user, or name another/],
     ['/proc/veg-agent', /state directory \/proc\/veg-agent cannot be used/],
   ] as const) {

@@ -79,14 +79,14 @@ t.test('a daemon that goes away meanwhile is an error that says so', async (t) =
   const { dir, asked, server } = await daemon(t, 60_000);
   const call = t.rejects(
     callControl(dir, 'POST', '/v1/drain', { timeoutMs: 60_000 }),
-    /went away before it had answered/,
+    /closed the connection before it answered/,
   );
   const { result } = drain(dir);
   while (asked.length < 2) await sleep(10);
   await server.close();
   t.match(await result, {
     code: 1,
-    stderr: `the agent on ${socketPath(dir)} went away before it had answered`,
+    stderr: `the agent on ${socketPath(dir)} closed the connection before it answered`,
   });
   await call;
 });

@@ -5,8 +5,8 @@ import t from 'tap';
 import { parse } from 'yaml';
 import { SMALL_SET } from '../../../agent/policy/documents.ts';
 import { loadPolicy } from '../../../agent/policy/load.ts';
+import { readPlain, Texts } from '../../../agent/policy/plain-yaml.ts';
 import { sieve } from '../../../agent/policy/sieve.ts';
-import { readPlain, Texts } from '../../../lib/plain.ts';
 import { asJson, asYaml, GATEWAY_OF_LISTS, listOf, pod, slice, subnet } from '../../support/kubectl.ts';
 import { DOCUMENT, GATEWAY, load, printed } from './support.ts';
 

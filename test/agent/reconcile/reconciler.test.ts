@@ -599,7 +599,7 @@ t.test('a setting that is refused is told; without forwarding the family is lost
 
 t.test('one family that cannot be looked at is left as it is, and the other goes on', async (t) => {
   const { model, trouble, run } = pod();
-  trouble.failed = { 6: new NatError('timed-out', 'ip6tables-save: no end after 20 s') };
+  trouble.failed = { 6: new NatError('timed-out', 'ip6tables-save: timed out after 20 s') };
   const outcome = await run(policy('10.18.0.0/16'));
   t.same(outcome.families, { 4: 'done', 6: 'unknown' });
   t.same(told(outcome), ['listing kernel: timed_out']);

@@ -83,7 +83,7 @@ t.test('no agent is an error of its own that says where it looked', async (t) =>
 
 t.test('takes the place of a dead socket, not of a living agent', async (t) => {
   const dir = await serve(t);
-  await t.rejects(serveControl(dir, {}, silent), { message: /another daemon answers/ });
+  await t.rejects(serveControl(dir, {}, silent), { message: /another daemon serves/ });
   const dead = stateDir(t);
   writeFileSync(socketPath(dead), '');
   await serve(t, dead);
