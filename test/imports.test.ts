@@ -243,3 +243,12 @@ t.test('reading a policy and rendering are pure, in every language', async (t) =
     [],
   );
 });
+
+t.test('the Dockerfile and the build have every source folder', async (t) => {
+  const dockerfile = readFileSync(join(ROOT, 'images/gateway/Dockerfile'), 'utf8');
+  const { include } = JSON.parse(readFileSync(join(ROOT, 'tsconfig.build.json'), 'utf8'));
+  for (const area of AREAS) {
+    t.match(dockerfile, `\nCOPY ${area} ${area}\n`, area);
+    t.ok(include.includes(area), area);
+  }
+});

@@ -6,8 +6,9 @@
  *     dist/agent/*.js, dist/bfd/*.js  the programs, and what they share
  *     build/koffi/…/koffi.node        where koffi looks for its library
  *     LICENSE, THIRD-PARTY            our licence, and those of Node and of the npm packages in the bundle
- *     inputs.json                     the paths of those packages, for the SBOM
+ *     npm.json                        those packages as `npm sbom` describes them, for sbom.ts
  */
+import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -95,9 +96,20 @@ async function bundle(out: string): Promise<void> {
   const packages = Object.keys(metafile.inputs).map((file) => packageOf(file));
   const node = `node_modules/node-linux-${process.arch}`;
   const inputs = new Set([...packages, `node_modules/${koffi}`, node].filter((path) => path !== undefined));
-  writeFileSync(join(out, 'inputs.json'), json([...inputs].sort()));
+  writeFileSync(join(out, 'npm.json'), json(npmPackages(inputs)));
   copyFileSync(join(ROOT, 'LICENSE'), join(out, 'LICENSE'));
   writeFileSync(join(out, 'THIRD-PARTY'), [...inputs].sort().map(licenseOf).join('\n'));
+}
+
+/** The entries of npm's SBOM (SPDX) for the packages at these paths. */
+function npmPackages(paths: ReadonlySet<string>): unknown[] {
+  const text = execFileSync('npm', ['sbom', '--sbom-format=spdx', '--package-lock-only'], {
+    cwd: ROOT,
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+  });
+  const { packages } = JSON.parse(text) as { packages: { packageFileName: string }[] };
+  return packages.filter(({ packageFileName }) => paths.has(packageFileName));
 }
 
 /** The licence of a package as it comes with it, else by its name. */

@@ -1,31 +1,34 @@
 /**
- * Writes the SBOM of the image: `node images/gateway/sbom.ts ROOT` makes ROOT/opt/veg-agent/sbom.spdx.json (SPDX
- * 2.3) of Debian's packages in ROOT, of the npm packages in the bundle, and of Node.
+ * Writes the SBOM of the image: `node images/gateway/sbom.ts ROOT` writes ROOT/opt/veg-agent/sbom.spdx.json (SPDX 2.3)
+ * with Debian's packages in ROOT, and the npm packages in the bundle, Node among them, as `npm sbom` describes them.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 
-const SOURCE = fileURLToPath(new URL('../..', import.meta.url));
-
-interface Component {
+/** A package of SPDX, as far as it is of use here. */
+interface Package {
+  SPDXID: string;
   name: string;
-  version: string;
-  /** SPDX expression; NOASSERTION where the package does not say it in these words. */
-  license: string;
-  /** https://github.com/package-url/purl-spec */
-  purl: string;
+  versionInfo: string;
+  licenseDeclared: string;
+  externalRefs: { referenceCategory: string; referenceType: string; referenceLocator: string }[];
 }
 
-interface LockedPackage {
-  version: string;
-  license?: string;
-}
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
+
+/** `license`: an SPDX expression. `purl`: https://github.com/package-url/purl-spec */
+const toPackage = (name: string, version: string, license: string, purl: string): Package => ({
+  SPDXID: `SPDXRef-${sha256(purl).slice(0, 16)}`,
+  name,
+  versionInfo: version,
+  licenseDeclared: license,
+  externalRefs: [{ referenceCategory: 'PACKAGE-MANAGER', referenceType: 'purl', referenceLocator: purl }],
+});
 
 /** Debian's packages; their licences are in /usr/share/doc/PACKAGE/copyright. */
-function debianPackages(root: string): Component[] {
+function debianPackages(root: string): Package[] {
   // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own
   const format = '${Package} ${Version} ${Architecture}\n';
   const text = execFileSync('dpkg-query', [`--admindir=${join(root, 'var/lib/dpkg')}`, '-W', '-f', format], {
@@ -37,51 +40,39 @@ function debianPackages(root: string): Component[] {
     .map((line) => {
       const [name = '', version = '', architecture = ''] = line.split(' ');
       const purl = `pkg:deb/debian/${name}@${encodeURIComponent(version)}?arch=${architecture}&distro=bookworm`;
-      return { name, version, license: 'NOASSERTION', purl };
+      return toPackage(name, version, 'NOASSERTION', purl);
     });
 }
 
-/** The npm packages that the image has something of, Node among them. */
-function npmPackages(application: string): Component[] {
-  const lock = JSON.parse(readFileSync(join(SOURCE, 'package-lock.json'), 'utf8')) as {
-    packages: Record<string, LockedPackage>;
-  };
-  const inputs = JSON.parse(readFileSync(join(application, 'inputs.json'), 'utf8')) as string[];
-  return inputs.map((path) => {
-    const { version, license = 'NOASSERTION' } = lock.packages[path]!;
-    const name = path.replace(/^.*node_modules\//, '');
-    return { name, version, license, purl: `pkg:npm/${name.replace('@', '%40')}@${version}` };
-  });
-}
-
-const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
-
-function document(own: { name: string; version: string; license: string }, components: Component[]): object {
-  const spdx = ({ name, version, license, purl }: Component) => ({
-    SPDXID: `SPDXRef-${sha256(purl).slice(0, 16)}`,
-    name,
-    versionInfo: version,
+/** The document; the fields that npm fills in by its version are left out, so that the image does not depend on it. */
+function document(image: Package, contents: readonly Package[]): object {
+  const packages = contents
+    .map(({ SPDXID, name, versionInfo, licenseDeclared, externalRefs }) => ({
+      SPDXID,
+      name,
+      versionInfo,
+      licenseDeclared,
+      externalRefs,
+    }))
+    .sort((a, b) => (a.SPDXID < b.SPDXID ? -1 : 1));
+  const common = {
     downloadLocation: 'NOASSERTION',
     filesAnalyzed: false,
     licenseConcluded: 'NOASSERTION',
-    licenseDeclared: license,
     copyrightText: 'NOASSERTION',
-    externalRefs: [{ referenceCategory: 'PACKAGE-MANAGER', referenceType: 'purl', referenceLocator: purl }],
-  });
-  const image = spdx({ ...own, purl: `pkg:generic/${own.name}@${own.version}` });
-  const packages = components.map(spdx).sort((a, b) => (a.SPDXID < b.SPDXID ? -1 : 1));
+  };
   return {
     spdxVersion: 'SPDX-2.3',
     dataLicense: 'CC0-1.0',
     SPDXID: 'SPDXRef-DOCUMENT',
-    name: `${own.name}-${own.version}`,
-    documentNamespace: `https://veg-agent.io/spdx/${own.name}-${own.version}-${sha256(JSON.stringify(packages))}`,
+    name: `${image.name}-${image.versionInfo}`,
+    documentNamespace: `https://veg-agent.io/spdx/${image.name}-${image.versionInfo}-${sha256(JSON.stringify(packages))}`,
     creationInfo: {
       created: new Date(Number(process.env.SOURCE_DATE_EPOCH) * 1000).toISOString().replace('.000', ''),
       creators: ['Tool: veg-agent-images-gateway-sbom'],
     },
     documentDescribes: [image.SPDXID],
-    packages: [image, ...packages],
+    packages: [image, ...packages].map((each) => ({ ...each, ...common })),
     relationships: packages.map(({ SPDXID }) => ({
       spdxElementId: image.SPDXID,
       relationshipType: 'CONTAINS',
@@ -93,10 +84,12 @@ function document(own: { name: string; version: string; license: string }, compo
 const [root] = process.argv.slice(2);
 if (root === undefined) throw new Error('usage: node images/gateway/sbom.ts ROOT');
 const application = join(root, 'opt/veg-agent');
-const own = JSON.parse(readFileSync(join(application, 'package.json'), 'utf8'));
-const components = [...debianPackages(root), ...npmPackages(application)];
+const read = (name: string) => JSON.parse(readFileSync(join(application, name), 'utf8'));
+const { name, version, license } = read('package.json');
+const image = toPackage(name, version, license, `pkg:generic/${name}@${version}`);
+const contents = [...debianPackages(root), ...(read('npm.json') as Package[])];
 writeFileSync(
   join(application, 'sbom.spdx.json'),
-  `${JSON.stringify(document(own, components), undefined, 1)}\n`,
+  `${JSON.stringify(document(image, contents), undefined, 1)}\n`,
 );
-rmSync(join(application, 'inputs.json'));
+rmSync(join(application, 'npm.json'));
