@@ -203,10 +203,10 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
   if (decides) {
     const all: EgressPolicy[] = [
       ...eips.map(
-        ({ external, internal: inside }): EgressPolicy => ({
-          name: `eip ${external}`,
-          action: { snat: [external], keepPorts: true },
-          sources: [hostPrefix(inside)],
+        ({ externalIP, internalIP }): EgressPolicy => ({
+          name: `eip ${externalIP}`,
+          action: { snat: [externalIP], keepPorts: true },
+          sources: [hostPrefix(internalIP)],
           destinations: [],
           excluded: [],
         }),

@@ -7,24 +7,23 @@
  */
 
 import { type Address, addressBits, type Family } from '../lib/prefix.ts';
+import type { PortRange } from './conntrack/records.ts';
 import { notFromInside } from './rules.ts';
 
-/** An external address that is one internal address, both ways. */
+/** An external address that is one internal address of its family, in both directions. */
 export interface Eip {
-  external: Address;
-  internal: Address;
+  externalIP: Address;
+  internalIP: Address;
 }
 
-/** A port, or a range of ports, of an external address. */
+/** Ports of an external address that lead to as many of an internal one of its family. */
 export interface Dnat {
-  external: Address;
+  externalIP: Address;
   protocol: 'tcp' | 'udp' | 'sctp';
-  /** First and last. */
-  externalPorts: [number, number];
-  internal: Address;
-  /** The port that the first external port becomes. */
-  internalPort: number;
-  /** The client's address stays what it is, unless the client is inside. */
+  externalPorts: PortRange;
+  internalIP: Address;
+  internalPorts: PortRange;
+  /** The client's address stays what it is, unless the client is inside; else the source is translated. */
   preserveClientIP: boolean;
 }
 
@@ -32,15 +31,14 @@ export const CHAIN_DNAT = 'VEG-DNAT';
 export const CHAIN_INBOUND = 'VEG-INBOUND';
 export const EXTERNAL_SET = { 4: 'VEG-EXTERNAL-4', 6: 'VEG-EXTERNAL-6' } as const;
 
-const portRange = ([first, last]: [number, number], separator: string): string =>
+const portRange = ({ first, last }: PortRange, separator: string): string =>
   first === last ? `${first}` : `${first}${separator}${last}`;
 
-function destination({ internal, externalPorts, internalPort }: Dnat, family: Family): string {
-  const [first, last] = externalPorts;
-  if (internalPort === first) return internal;
-  const host = family === 4 ? internal : `[${internal}]`;
-  const end = internalPort + last - first;
-  return `${host}:${portRange([internalPort, end], '-')}${first === last ? '' : `/${first}`}`;
+function destination({ internalIP, externalPorts, internalPorts }: Dnat, family: Family): string {
+  const { first, last } = externalPorts;
+  if (internalPorts.first === first) return internalIP;
+  const host = family === 4 ? internalIP : `[${internalIP}]`;
+  return `${host}:${portRange(internalPorts, '-')}${first === last ? '' : `/${first}`}`;
 }
 
 /** The chains of both directions; ports come before whole addresses. */
@@ -49,21 +47,23 @@ export function inboundChains(
   eips: readonly Eip[],
   dnats: readonly Dnat[],
 ): { dnat: string[]; inbound: string[]; externals: Address[] } {
-  const externals = [...new Set([...dnats, ...eips].map(({ external }) => external))];
+  const externals = [...new Set([...dnats, ...eips].map(({ externalIP }) => externalIP))];
   const host = (address: Address): string => `${address}/${addressBits(family)}`;
   const dnat = [
     ...dnats.map((rule) => {
-      const { protocol, external, externalPorts } = rule;
+      const { protocol, externalIP, externalPorts } = rule;
       const port = portRange(externalPorts, ':');
-      return `-d ${host(external)} -p ${protocol} -m ${protocol} --dport ${port} -j DNAT --to-destination ${destination(rule, family)}`;
+      return `-d ${host(externalIP)} -p ${protocol} -m ${protocol} --dport ${port} -j DNAT --to-destination ${destination(rule, family)}`;
     }),
-    ...eips.map(({ external, internal }) => `-d ${host(external)} -j DNAT --to-destination ${internal}`),
+    ...eips.map(
+      ({ externalIP, internalIP }) => `-d ${host(externalIP)} -j DNAT --to-destination ${internalIP}`,
+    ),
   ];
   const inbound = [
     ...dnats
       .filter(({ preserveClientIP }) => preserveClientIP)
-      .map(({ protocol, external, externalPorts }) => {
-        const original = `--ctorigdst ${external} --ctorigdstport ${portRange(externalPorts, ':')}`;
+      .map(({ protocol, externalIP, externalPorts }) => {
+        const original = `--ctorigdst ${externalIP} --ctorigdstport ${portRange(externalPorts, ':')}`;
         return `-p ${protocol} ${notFromInside} -m conntrack ${original} -j ACCEPT`;
       }),
     ...externals.map((external) => `-m conntrack --ctorigdst ${external} -j MASQUERADE --random-fully`),

@@ -83,14 +83,18 @@ class FamilyPolicy {
     const { forward, policies = [], eips = [], dnats = [] } = nat;
     this.#nat = nat;
     this.#forward = prefixIndex(forward);
-    this.#eips = new Map(eips.map(({ internal, external }) => [keyOf(internal), new Set([keyOf(external)])]));
-    this.#eipTargets = new Map(eips.map(({ internal, external }) => [keyOf(external), keyOf(internal)]));
+    this.#eips = new Map(
+      eips.map(({ internalIP, externalIP }) => [keyOf(internalIP), new Set([keyOf(externalIP)])]),
+    );
+    this.#eipTargets = new Map(
+      eips.map(({ internalIP, externalIP }) => [keyOf(externalIP), keyOf(internalIP)]),
+    );
     for (const dnat of dnats) {
-      const name = dnatKey(PROTOCOL[dnat.protocol], keyOf(dnat.external));
+      const name = dnatKey(PROTOCOL[dnat.protocol], keyOf(dnat.externalIP));
       const ports: DnatPorts = this.#dnats.get(name) ?? { single: new Map(), ranges: [] };
       this.#dnats.set(name, ports);
-      const [first, last] = dnat.externalPorts;
-      const target = { first, last, address: keyOf(dnat.internal), port: dnat.internalPort };
+      const { first, last } = dnat.externalPorts;
+      const target = { first, last, address: keyOf(dnat.internalIP), port: dnat.internalPorts.first };
       if (first < last) ports.ranges.push(target);
       else if (!ports.single.has(first)) ports.single.set(first, target);
     }
@@ -113,7 +117,7 @@ class FamilyPolicy {
       };
     });
     const snat = policies.flatMap(({ action }) => (typeof action === 'string' ? [] : action.snat));
-    this.given = keys([...snat, ...eips.map(({ external }) => external)]);
+    this.given = keys([...snat, ...eips.map(({ externalIP }) => externalIP)]);
   }
 
   /** Whether all that comes from outside may come in, with the source that it has. */

@@ -5,7 +5,7 @@ import type { FamilyNat } from '../../nat/desired.ts';
 import type { EgressAction, EgressPolicy } from '../../nat/egress.ts';
 import type { MasqueradeSource } from '../../nat/rules.ts';
 import type { Given } from '../pod/own-address.ts';
-import type { EgressRule, Policy } from '../policy/model.ts';
+import type { EgressRule, Owned, Policy } from '../policy/model.ts';
 import { PrefixIndex } from '../policy/overlap.ts';
 import { byPriority, isForAll, sources } from '../policy/resolve.ts';
 
@@ -121,21 +121,8 @@ export function familyNat(
     notrackBfd: policy.bfd.enabled,
     ...(decides && { policies, defaultAction }),
     ...(typeof masquerade === 'object' && { source: masquerade }),
-    ...(familyEips.length > 0 && {
-      eips: familyEips.map(({ externalIP, internalIP }) => ({ external: externalIP, internal: internalIP })),
-    }),
-    ...(familyDnats.length > 0 && {
-      dnats: familyDnats.map(
-        ({ externalIP, protocol, externalPorts, internalIP, internalPorts, preserveClientIP }) => ({
-          external: externalIP,
-          protocol,
-          externalPorts: [externalPorts.first, externalPorts.last] as [number, number],
-          internal: internalIP,
-          internalPort: internalPorts.first,
-          preserveClientIP,
-        }),
-      ),
-    }),
+    ...(familyEips.length > 0 && { eips: familyEips.map(withoutOwner) }),
+    ...(familyDnats.length > 0 && { dnats: familyDnats.map(withoutOwner) }),
     ...(mssClamp && { mssClamp }),
     dropInvalid: true,
     ...(inbound && { inbound }),
@@ -143,9 +130,12 @@ export function familyNat(
   };
 }
 
+/** The translation is the same on every gateway; the owner holds the address. */
+const withoutOwner = <T extends Owned>({ owner: _, ...rest }: T): Omit<T, 'owner'> => rest;
+
 /** The internal addresses that EIPs and DNATs lead to. */
 export const inboundTargets = ({ eips = [], dnats = [] }: FamilyNat): Address[] => [
-  ...new Set([...eips, ...dnats].map(({ internal }) => internal)),
+  ...new Set([...eips, ...dnats].map(({ internalIP }) => internalIP)),
 ];
 
 /**

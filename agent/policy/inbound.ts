@@ -1,8 +1,9 @@
 /** EIPs and DNATs, wherever they are written: each on its own, and that no two claim the same. Pure. */
 import { type Address, familyOf, parseAddress } from '../../lib/prefix.ts';
+import type { Dnat, Eip } from '../../nat/inbound.ts';
 import type { PolicyDocument } from './documents.ts';
 import { parsePorts } from './formats.ts';
-import type { Dnat, Eip, Policy } from './model.ts';
+import type { Owned, Policy } from './model.ts';
 import type { Path } from './parse.ts';
 import { each, familyName } from './resolve.ts';
 
@@ -37,14 +38,14 @@ interface Claim<T> {
 
 /** All EIPs and DNATs of a directory. */
 export class Inbound {
-  readonly #eips: Claim<Eip>[] = [];
-  readonly #dnats: Claim<Dnat>[] = [];
+  readonly #eips: Claim<Eip & Owned>[] = [];
+  readonly #dnats: Claim<Dnat & Owned>[] = [];
 
-  addEip(place: Place, value: Eip): void {
+  addEip(place: Place, value: Eip & Owned): void {
     this.#eips.push({ place, value });
   }
 
-  addDnat(place: Place, value: Dnat): void {
+  addDnat(place: Place, value: Dnat & Owned): void {
     this.#dnats.push({ place, value });
   }
 

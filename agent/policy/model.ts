@@ -3,6 +3,9 @@
  * everything behind it (plan, status) knows nothing of where it came from. Pure.
  */
 import type { Address, Prefix } from '../../lib/prefix.ts';
+import type { LogRules } from '../../nat/conntrack/records.ts';
+import type { DefaultAction } from '../../nat/egress.ts';
+import type { Dnat, Eip } from '../../nat/inbound.ts';
 import type { Cuts } from './sieve.ts';
 
 /** One side of the gateway. */
@@ -71,9 +74,6 @@ export interface EgressIP {
   owner?: string;
 }
 
-/** What happens to packets from the VPC that no rule matches. */
-export type DefaultAction = 'masquerade' | 'forward' | 'drop';
-
 export interface Limits {
   /** Connections that each source inside may have at once; 0: any number. */
   connectionsPerSource: number;
@@ -82,30 +82,9 @@ export interface Limits {
 /** Where connections from outside may come to: what is forwarded, EIPs and DNATs, or everything inside. */
 export type InboundAccess = 'forwarded' | 'any';
 
-/** An external address that belongs wholly to an internal one, in both directions; of one family. */
-export interface Eip {
-  externalIP: Address;
-  internalIP: Address;
-  /** As of `EgressIP`. An address that is used in several places belongs to the owner that one of them names. */
-  owner?: string;
-}
-
-/** A port, or as many consecutive ports, inclusive. */
-export interface PortRange {
-  first: number;
-  last: number;
-}
-
-/** Ports of an external address that lead to an internal one; of one family, ranges of one size. */
-export interface Dnat {
-  externalIP: Address;
-  protocol: 'tcp' | 'udp' | 'sctp';
-  externalPorts: PortRange;
-  internalIP: Address;
-  internalPorts: PortRange;
-  /** False: inbound connections get the gateway's internal address as source, so that replies return here. */
-  preserveClientIP: boolean;
-  /** As of `Eip`. */
+/** What belongs to a pod or node; absent: to every one that reads the policy. */
+export interface Owned {
+  /** An address that is used in several places belongs to the owner that one of them names. */
   owner?: string;
 }
 
@@ -132,30 +111,6 @@ export const DEFAULT_UPLINK: UplinkPolicy = {
   recovery: 1000,
 };
 
-/** Matches translations; every part that is there must match, an empty or absent one always does. */
-export interface TranslationFilter {
-  addressFamilies?: ('ipv4' | 'ipv6')[];
-  protocols?: ('tcp' | 'udp' | 'sctp' | 'icmp' | 'icmpv6' | 'other')[];
-  natTypes?: ('snat' | 'dnat' | 'snat_dnat')[];
-  original?: TupleFilter;
-  translated?: TupleFilter;
-}
-
-export interface TupleFilter {
-  sourceCIDRs?: Prefix[];
-  destinationCIDRs?: Prefix[];
-  sourcePorts?: PortRange[];
-  destinationPorts?: PortRange[];
-}
-
-/** Which translations are recorded. */
-export interface TranslationLogPolicy {
-  events: ('start' | 'end')[];
-  rateLimit: { recordsPerSecond: number; burst: number };
-  /** `exclude` takes precedence; an empty `include` means all. */
-  filters: { include: TranslationFilter[]; exclude: TranslationFilter[] };
-}
-
 /** Where a thing in the policy was written, for messages. */
 export interface Origin {
   file: string;
@@ -177,10 +132,10 @@ export interface Policy {
   bfd: BfdPolicy;
   /** In the order of the documents. */
   rules: EgressRule[];
-  /** Absent: masquerade. */
+  /** What happens to packets from the VPC that no rule matches; absent: masquerade. */
   defaultAction?: DefaultAction;
-  eips?: Eip[];
-  dnats?: Dnat[];
+  eips?: (Eip & Owned)[];
+  dnats?: (Dnat & Owned)[];
   /** Absent: forwarded. */
   inbound?: InboundAccess;
   limits?: Limits;
@@ -189,7 +144,7 @@ export interface Policy {
   /** Absent: the policy says nothing about it. */
   uplink?: UplinkPolicy;
   /** Absent: nothing is recorded. */
-  translationLog?: TranslationLogPolicy;
+  translationLog?: LogRules;
   warnings: PolicyWarning[];
 }
 

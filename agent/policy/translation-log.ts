@@ -1,6 +1,6 @@
 /** The log of translations, which `GatewayPolicy` and Kube-OVN's `observability.conntrack.log` say alike. Pure. */
+import type { LogFilter, LogRules, PortRange, TupleFilter } from '../../nat/conntrack/records.ts';
 import type { PolicyDocument } from './documents.ts';
-import type { PortRange, TranslationFilter, TranslationLogPolicy, TupleFilter } from './model.ts';
 import type { Path } from './parse.ts';
 import { each, prefixes } from './resolve.ts';
 
@@ -31,12 +31,12 @@ export function translateTranslationLog(
   document: PolicyDocument,
   path: Path,
   spec: TranslationLogSpec | undefined,
-): TranslationLogPolicy | undefined {
+): LogRules | undefined {
   const filters = (side: 'include' | 'exclude') =>
     each(spec?.filters?.[side], (filter, i) =>
       translateFilter(document, [...path, 'filters', side, i], filter),
     );
-  const log: TranslationLogPolicy = {
+  const log: LogRules = {
     events: spec?.events?.length ? each(spec.events, (event) => event) : ['start', 'end'],
     rateLimit: {
       recordsPerSecond: spec?.rateLimit?.recordsPerSecond ?? 100,
@@ -47,7 +47,7 @@ export function translateTranslationLog(
   return spec?.enabled === true ? log : undefined;
 }
 
-function translateFilter(document: PolicyDocument, path: Path, spec: FilterSpec): TranslationFilter {
+function translateFilter(document: PolicyDocument, path: Path, spec: FilterSpec): LogFilter {
   const { addressFamilies, protocols, natTypes, original, translated } = spec;
   return {
     ...(addressFamilies && { addressFamilies }),

@@ -68,14 +68,22 @@ function everything(family: Family, seed: number): FamilyNat {
     })),
     defaultAction: (['masquerade', 'forward', 'drop'] as const)[random.below(3)]!,
     eips: Array.from({ length: [0, 2, 34][random.below(3)]! }, (_, i) => ({
-      external: outside(family, 2, i),
-      internal: inside(family, 19, i),
+      externalIP: outside(family, 2, i),
+      internalIP: inside(family, 19, i),
     })),
     dnats: (['tcp', 'udp', 'sctp'] as const).flatMap((protocol) =>
       [true, false].map((preserveClientIP, i) => ({
-        ...{ external: outside(family, 3, 1), protocol, preserveClientIP, internal: inside(family, 19, 9) },
-        externalPorts: [8000 + 100 * i, 8000 + 110 * i] as [number, number],
-        internalPort: random.below(2) === 0 ? 9000 : 8000 + 100 * i,
+        ...{
+          externalIP: outside(family, 3, 1),
+          protocol,
+          preserveClientIP,
+          internalIP: inside(family, 19, 9),
+        },
+        externalPorts: { first: 8000 + 100 * i, last: 8000 + 110 * i },
+        internalPorts:
+          random.below(2) === 0
+            ? { first: 9000, last: 9000 + 10 * i }
+            : { first: 8000 + 100 * i, last: 8000 + 110 * i },
       })),
     ),
     mssClamp: random.below(2) === 0,
@@ -249,7 +257,7 @@ t.test('packets meet the policies', { timeout: 120_000 }, async (t) => {
   await t.test('an EIP both ways, and from inside', async (t) => {
     await apply((family) => ({
       forward: [NET.client2[family]],
-      eips: [{ external: EIP[family], internal: address(ADDRESS.client[family]) }],
+      eips: [{ externalIP: EIP[family], internalIP: address(ADDRESS.client[family]) }],
     }));
     for (const family of FAMILIES) {
       t.equal(seen(client, family), EIP[family], 'outwards');
@@ -262,11 +270,11 @@ t.test('packets meet the policies', { timeout: 120_000 }, async (t) => {
   await t.test('DNAT with and without the address of the client', async (t) => {
     const dnat = (family: Family, first: number, preserveClientIP: boolean) => ({
       ...{
-        external: ADDRESS.gatewayExternal[family] as Address,
-        internal: ADDRESS.client[family] as Address,
+        externalIP: ADDRESS.gatewayExternal[family] as Address,
+        internalIP: ADDRESS.client[family] as Address,
       },
-      ...{ protocol: 'udp' as const, externalPorts: [first, first + 5] as [number, number] },
-      ...{ internalPort: 9996, preserveClientIP },
+      ...{ protocol: 'udp' as const, externalPorts: { first: first, last: first + 5 } },
+      ...{ internalPorts: { first: 9996, last: 10_001 }, preserveClientIP },
     });
     await apply((family) => ({ dnats: [dnat(family, 5000, false), dnat(family, 6000, true)] }));
     for (const family of FAMILIES) {
@@ -391,14 +399,14 @@ for (const backend of BACKENDS) {
       async (t) => {
         const [masqueraded, outwards, inwards, dnat] = [7001, 7002, 7003, 7004] as const;
         await apply((family) => ({
-          eips: [{ external: EIP[family], internal: address(ADDRESS.client[family]) }],
+          eips: [{ externalIP: EIP[family], internalIP: address(ADDRESS.client[family]) }],
           dnats: [
             {
-              ...{ external: address(ADDRESS.gatewayExternal[family]), protocol: 'tcp' },
+              ...{ externalIP: address(ADDRESS.gatewayExternal[family]), protocol: 'tcp' },
               ...{
-                externalPorts: [dnat, dnat],
-                internal: address(ADDRESS.client[family]),
-                internalPort: dnat,
+                externalPorts: { first: dnat, last: dnat },
+                internalIP: address(ADDRESS.client[family]),
+                internalPorts: { first: dnat, last: dnat },
               },
               preserveClientIP: false,
             },

@@ -57,14 +57,14 @@ t.test('without policies mangle only says what may come in, and the listing is u
 t.test('what comes from outside passes to what is forwarded, EIPs and DNATs, with any policies', (t) => {
   const blocks = Array.from({ length: 40 }, (_, i) => prefix(`10.18.${i}.0/24`));
   const external = address('172.17.0.60');
-  const eips = [{ external, internal: address('10.17.0.9') }];
+  const eips = [{ externalIP: external, internalIP: address('10.17.0.9') }];
   const dnats: FamilyNat['dnats'] = [
     {
-      external: address('172.17.0.61'),
+      externalIP: address('172.17.0.61'),
       protocol: 'tcp',
-      externalPorts: [8080, 8080],
-      internal: address('10.17.0.9'),
-      internalPort: 80,
+      externalPorts: { first: 8080, last: 8080 },
+      internalIP: address('10.17.0.9'),
+      internalPorts: { first: 80, last: 80 },
       preserveClientIP: true,
     },
   ];
@@ -284,7 +284,7 @@ t.test('several addresses: one range if they are adjacent, else one of them by t
 t.test('an EIP is one address both ways, before everything else', (t) => {
   const wanted = nat({
     forward: list('10.17.0.0/16'),
-    eips: [{ external: address('172.17.0.60'), internal: address('10.17.0.9') }],
+    eips: [{ externalIP: address('172.17.0.60'), internalIP: address('10.17.0.9') }],
   });
   t.equal(source(wanted, outwards('10.17.0.9', '192.0.2.1')), 'snat 172.17.0.60');
   t.equal(source(wanted, outwards('10.17.0.8', '192.0.2.1')), 'unchanged');
@@ -306,30 +306,30 @@ t.test('a DNAT takes its ports, and keeps the client if it shall and the client 
   const internal = address('10.17.0.9');
   const wanted = nat({
     forward: list('10.17.0.0/16'),
-    eips: [{ external, internal: address('10.17.0.7') }],
+    eips: [{ externalIP: external, internalIP: address('10.17.0.7') }],
     dnats: [
       {
-        external,
+        externalIP: external,
         protocol: 'tcp',
-        externalPorts: [8080, 8080],
-        internal,
-        internalPort: 80,
+        externalPorts: { first: 8080, last: 8080 },
+        internalIP: internal,
+        internalPorts: { first: 80, last: 80 },
         preserveClientIP: true,
       },
       {
-        external,
+        externalIP: external,
         protocol: 'udp',
-        externalPorts: [5000, 5009],
-        internal,
-        internalPort: 6000,
+        externalPorts: { first: 5000, last: 5009 },
+        internalIP: internal,
+        internalPorts: { first: 6000, last: 6009 },
         preserveClientIP: false,
       },
       {
-        external,
+        externalIP: external,
         protocol: 'sctp',
-        externalPorts: [9, 10],
-        internal,
-        internalPort: 9,
+        externalPorts: { first: 9, last: 10 },
+        internalIP: internal,
+        internalPorts: { first: 9, last: 10 },
         preserveClientIP: false,
       },
     ],
@@ -356,19 +356,19 @@ t.test('IPv6 is written as ip6tables takes it', (t) => {
     policies: [policy('web', { sources: list('fd00:10:17::/64'), action: snat('fd00:172:17::50') })],
     dnats: [
       {
-        external,
+        externalIP: external,
         protocol: 'tcp',
-        externalPorts: [8080, 8081],
-        internal,
-        internalPort: 80,
+        externalPorts: { first: 8080, last: 8081 },
+        internalIP: internal,
+        internalPorts: { first: 80, last: 81 },
         preserveClientIP: false,
       },
       {
-        external,
+        externalIP: external,
         protocol: 'tcp',
-        externalPorts: [443, 443],
-        internal,
-        internalPort: 443,
+        externalPorts: { first: 443, last: 443 },
+        internalIP: internal,
+        internalPorts: { first: 443, last: 443 },
         preserveClientIP: false,
       },
     ],
@@ -383,8 +383,8 @@ t.test('IPv6 is written as ip6tables takes it', (t) => {
 
 t.test('more than 32 external addresses are a set', (t) => {
   const eips = Array.from({ length: 33 }, (_, i) => ({
-    external: address(`172.17.1.${i}`),
-    internal: address(`10.17.1.${i}`),
+    externalIP: address(`172.17.1.${i}`),
+    internalIP: address(`10.17.1.${i}`),
   }));
   const state = desiredNat([nat({ eips })]);
   t.equal(state.sets.get('VEG-EXTERNAL-4')!.elements.size, 33);

@@ -1,7 +1,9 @@
 /** The fields of a `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own. Pure. */
+
+import type { DefaultAction } from '../../../nat/egress.ts';
 import type { PolicyDocument } from '../documents.ts';
 import type { DnatSpec, EipSpec } from '../inbound.ts';
-import type { BfdAuthType, DefaultAction, InboundAccess, Limits } from '../model.ts';
+import type { BfdAuthType, InboundAccess, Limits } from '../model.ts';
 import type { TranslationLogSpec } from '../translation-log.ts';
 
 /** What is read of a `GatewayPolicy`; all of it is optional, see `PolicyDocument`. */

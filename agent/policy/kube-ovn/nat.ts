@@ -17,10 +17,11 @@ import {
   parsePrefix,
   prefixLength,
 } from '../../../lib/prefix.ts';
+import type { Dnat } from '../../../nat/inbound.ts';
 import type { DocumentSet, PolicyDocument } from '../documents.ts';
 import { parsePorts, splitPair } from '../formats.ts';
 import type { Inbound, Place } from '../inbound.ts';
-import type { Dnat, EgressRule, Policy } from '../model.ts';
+import type { EgressRule, Policy } from '../model.ts';
 import { quote } from '../quote.ts';
 import { byName, familyName, missingDocument } from '../resolve.ts';
 import { type Network, subnetBlocks } from './gateway.ts';

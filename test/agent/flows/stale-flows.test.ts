@@ -61,7 +61,7 @@ t.test('what masquerading gave an address of the other side, or an EIP, begins a
     )(entry);
   t.equal(goes(outwards('10.17.0.9:1000', '10.16.0.12:2000')), true);
   t.equal(goes(flow('10.17.0.9:1000 > 10.19.0.9:53', '10.19.0.9:53 > 10.16.0.12:2000')), false, 'inside');
-  const eips = [{ external: address('172.17.0.60'), internal: address('10.17.0.10') }];
+  const eips = [{ externalIP: address('172.17.0.60'), internalIP: address('10.17.0.10') }];
   t.equal(goes(outwards('10.17.0.9:1000', '172.17.0.60:2000'), { eips }), true);
   t.equal(goes(outwards('10.17.0.10:1000', '172.17.0.60:1000'), { eips }), false);
 });
@@ -155,14 +155,14 @@ t.test('policies decide in their order, by destination too', async (t) => {
 
 t.test('inbound flows lead where the policy says', async (t) => {
   const more: Partial<FamilyNat> = {
-    eips: [{ external: address('172.17.0.60'), internal: address('10.17.0.60') }],
+    eips: [{ externalIP: address('172.17.0.60'), internalIP: address('10.17.0.60') }],
     dnats: [
       {
-        external: address('172.17.0.11'),
+        externalIP: address('172.17.0.11'),
         protocol: 'udp',
-        externalPorts: [8000, 8010],
-        internal: address('10.17.0.9'),
-        internalPort: 9000,
+        externalPorts: { first: 8000, last: 8010 },
+        internalIP: address('10.17.0.9'),
+        internalPorts: { first: 9000, last: 9010 },
         preserveClientIP: false,
       },
     ],
@@ -227,16 +227,16 @@ t.test(
       });
     const eips = Array.from({ length: 1000 }, (_, i) =>
       counted({
-        external: address(`172.18.${i >> 8}.${i & 255}`),
-        internal: address(`10.17.${i >> 8}.${i & 255}`),
+        externalIP: address(`172.18.${i >> 8}.${i & 255}`),
+        internalIP: address(`10.17.${i >> 8}.${i & 255}`),
       }),
     );
     const dnats = Array.from({ length: 1000 }, (_, i) =>
       counted({
-        ...{ external: address('172.17.0.60'), protocol: 'udp' as const, internal: address('10.17.9.9') },
+        ...{ externalIP: address('172.17.0.60'), protocol: 'udp' as const, internalIP: address('10.17.9.9') },
         ...{
-          externalPorts: [i + 1, i + 1] as [number, number],
-          internalPort: 5000 + i,
+          externalPorts: { first: i + 1, last: i + 1 },
+          internalPorts: { first: 5000 + i, last: 5000 + i },
           preserveClientIP: true,
         },
       }),
