@@ -138,12 +138,13 @@ t.test(
  * lies in `agent/` itself. Everybody may import `agent/options.ts`, which imports nothing of the agent's.
  */
 const AGENT_FOLDERS: Record<string, readonly string[]> = {
-  policy: [],
+  group: [],
+  policy: ['group'],
   pod: [],
   drain: [],
   render: ['policy'],
   uplink: ['pod'],
-  plan: ['pod', 'policy'],
+  plan: ['group', 'pod', 'policy'],
   reconcile: ['plan', 'pod', 'policy'],
   flows: ['uplink'],
   'kube-ovn': ['policy'],

@@ -1,0 +1,161 @@
+/**
+ * What the parts of a group share: its configuration, its view, flows, and the interface to the kernel. Pure.
+ *
+ * The families of a gateway are groups of their own: a member is an address, and nothing here mixes the two. What
+ * the words promise is in docs/design/0009-group.md.
+ */
+import type { Address, Family } from '../../lib/prefix.ts';
+import type { PortSlice } from './slices.ts';
+
+/** What a member says of itself. */
+export type MemberState =
+  /** It takes over the tables of the others; it allocates no ports yet. */
+  | 'joining'
+  /** It allocates from its slice and has every flow that the others have reported. */
+  | 'live'
+  /** It still forwards, holds no address, and reports every flow before it is down for OVN. */
+  | 'draining'
+  /** It forwards nothing more: the others carry its flows. */
+  | 'left';
+
+/** One family of `spec.group`, as this member has it. */
+export interface GroupConfig {
+  family: Family;
+  /** Our own address among the members. */
+  self: Address;
+  /** All members, `self` included, no two with the same slice. */
+  members: readonly Address[];
+  /** Our address on the external interface, where the others send what comes for our slice. */
+  external: Address;
+  /** The shared addresses. */
+  shared: readonly Address[];
+}
+
+/** TCP as conntrack has it (enum ctattr_protoinfo_tcp). */
+export interface TcpInfo {
+  /** enum tcp_conntrack. */
+  state: number;
+  /** Window scale of either direction, and IP_CT_TCP_FLAG_*. */
+  originalScale: number;
+  replyScale: number;
+  originalFlags: number;
+  replyFlags: number;
+}
+
+/**
+ * A flow that is translated to a shared address. Addresses have 4 or 16 octets. Ports as in conntrack's `Tuple`:
+ * of ICMP the identifier, in both `sourcePort` and `destinationPort`.
+ */
+export interface GroupFlow {
+  /** IP protocol number. */
+  protocol: number;
+  source: Uint8Array;
+  sourcePort: number;
+  destination: Uint8Array;
+  destinationPort: number;
+  /** The shared address, and the port that was allocated. */
+  shared: Uint8Array;
+  sharedPort: number;
+  icmpType: number;
+  icmpCode: number;
+  /** The connection's mark. */
+  mark: number;
+  /** Seconds until the entry expires. */
+  timeout: number;
+  /** Of TCP. */
+  tcp?: TcpInfo;
+}
+
+/** What the kernel side reports. Of entries that `apply` has inserted it reports only `active`. */
+export type FlowEvent =
+  /** A flow of our own is established, or its TCP state or mark has changed. */
+  | { type: 'update'; flow: GroupFlow }
+  /** A flow of our own has ended. */
+  | { type: 'end'; flow: GroupFlow }
+  /** Packets of a replica were seen here; at most once in 20 s for each. */
+  | { type: 'active'; flow: GroupFlow }
+  /** Events were lost, and the table was read: `update` of every own flow came before this. All others have ended. */
+  | { type: 'listed' };
+
+/** What the kernel side carries out. All of it is idempotent. */
+export type FlowChange =
+  /** Insert the entry as a replica, or change the one that is there. It is kept alive until `remove` or `adopt`. */
+  | { type: 'insert'; flow: GroupFlow }
+  /** Delete the replica. */
+  | { type: 'remove'; flow: GroupFlow }
+  /** The replica is a flow of our own from now on: let it expire, and report `update` and `end` of it. */
+  | { type: 'adopt'; flow: GroupFlow }
+  /** A flow of our own is a replica from now on. */
+  | { type: 'release'; flow: GroupFlow }
+  /** Another member sees packets of this flow of our own: start its timeout again. */
+  | { type: 'refresh'; flow: GroupFlow };
+
+/** conntrack, as the exchange needs it; it runs in the exchange's thread. */
+export interface FlowKernel {
+  /**
+   * Starts reporting, with `update` of every own flow that is there, then `listed`. Entries that are there and are
+   * replicas of a former process are deleted or reported as own, never left alone.
+   */
+  start(report: (events: readonly FlowEvent[]) => void): void;
+  /** Carries out changes, in order, before it returns. Returns how many the kernel refused, by reason. */
+  apply(changes: readonly FlowChange[]): Record<string, number>;
+  close(): void;
+}
+
+/** What is known of another member. */
+export interface PeerView {
+  member: Address;
+  slice: PortSlice;
+  /** BFD with it is Up. */
+  path: boolean;
+  /** The exchange with it is established. */
+  exchange: boolean;
+  /** What it last said of itself; absent: nothing since it was unreachable. */
+  state?: MemberState;
+  /** Its address on the external side. */
+  external?: Address;
+  /** The value of `veg_group_member_state`. */
+  reachability: 'unreachable' | 'joining' | 'live';
+  /** Replicas that are held for it. */
+  replicas: number;
+  /** Its table was taken over, and the last comparison found no difference. */
+  inSync: boolean;
+}
+
+/** Who answers for a shared address. */
+export interface HolderView {
+  address: Address;
+  /** Absent: nobody that is known. */
+  holder?: Address;
+}
+
+/**
+ * The state of one family's group, as `status` shows it and as the kernel is to be: a member's desired state
+ * follows from this and `GroupConfig` alone.
+ */
+export interface GroupView {
+  family: Family;
+  self: Address;
+  state: MemberState;
+  /** Our own slice: the only one that SNAT may allocate from, and only while `state` is live or draining. */
+  slice: PortSlice;
+  peers: readonly PeerView[];
+  holders: readonly HolderView[];
+  /** Shared addresses to answer ARP and NDP for. */
+  held: readonly Address[];
+  /** Slices whose packets go on to another member, statelessly; those of all others are taken here. */
+  forward: readonly { slice: PortSlice; via: Address }[];
+  /** May OVN send traffic: the tables of the others were taken over. */
+  ready: boolean;
+  /** Own flows, and replicas of all others. */
+  flows: number;
+  replicas: number;
+}
+
+/** What the exchange reports to the agent. */
+export type GroupReport =
+  | { type: 'view'; view: GroupView }
+  /** Announce the address (gratuitous ARP, unsolicited NA) although it was held before: another member held it too. */
+  | { type: 'announce'; family: Family; address: Address }
+  /** The drain's handover is over; `complete`: every connected member has every flow. */
+  | { type: 'handed-over'; family: Family; complete: boolean };
