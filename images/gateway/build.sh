@@ -1,7 +1,9 @@
 #!/bin/sh
 # npm run image: builds the image without a registry, from Debian's packages and npm's. Root, Debian or Ubuntu.
 #
-#   build.sh [--tag NAME] [--archive FILE]     NAME: localhost/veg-agent; FILE: also written as an OCI archive
+#   build.sh [--tag NAME] [--archive FILE] [--label KEY=VALUE]
+#
+# NAME: localhost/veg-agent; FILE: also written as an OCI archive; KEY=VALUE: one more label
 #
 # It is what the Dockerfile makes: the same packages, files and settings. Two builds of one commit from one state of
 # Debian's archive are the same, octet for octet; DEBIAN_MIRROR and DEBIAN_SECURITY_MIRROR name a state, such as
@@ -10,12 +12,13 @@ set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin
 export PATH
-tag=localhost/veg-agent archive=''
+tag=localhost/veg-agent archive='' label=''
 while [ $# -gt 0 ]; do
   case $1 in
     --tag) tag=$2 ;;
     --archive) archive=$2 ;;
-    *) echo 'usage: build.sh [--tag NAME] [--archive FILE]' >&2; exit 2 ;;
+    --label) label=$2 ;;
+    *) echo 'usage: build.sh [--tag NAME] [--archive FILE] [--label KEY=VALUE]' >&2; exit 2 ;;
   esac
   shift 2
 done
@@ -55,6 +58,6 @@ buildah config --user 65534:65534 --cmd '["veg-agent","run"]' --port 10669/tcp \
   --label org.opencontainers.image.title=veg-agent \
   --label "org.opencontainers.image.version=$(node -p 'require("./package.json").version')" \
   --label "org.opencontainers.image.revision=$(git rev-parse HEAD)" \
-  --label org.opencontainers.image.licenses=Apache-2.0 "$container"
+  --label org.opencontainers.image.licenses=Apache-2.0 ${label:+--label "$label"} "$container"
 buildah commit --quiet --timestamp "$SOURCE_DATE_EPOCH" "$container" "$tag"
 [ -z "$archive" ] || buildah push --quiet "$tag" "oci-archive:$archive:$tag"

@@ -2,7 +2,7 @@
  * A long life, squeezed: random events from a seed, and after each the kernel is what the policy says, the peer is
  * Up and the gateway ready.
  *
- *     VEG_EVENTS=10000 VEG_SEED=7 tap run … test/live/soak.test.ts
+ *     VEG_EVENTS=10000 VEG_SEED=7 TAP_TIMEOUT=100000 node test/live/soak.test.ts
  *
  * More than 1000 events also compare the memory at the end with that after the first 500. VEG_RESTARTS=0 leaves
  * restarts out, so that it is the memory of one long life.

@@ -1,0 +1,251 @@
+/**
+ * The test runner. Each test file is a process of its own, several run at a time, and each is a line of output.
+ *
+ *     run.ts all|unit|live|image    a suite
+ *     run.ts FILE…                  these files
+ *     run.ts --singly FILE…         each test of these files in a process of its own, the last one first
+ *
+ * Prints everything but the passed assertions of a file that failed, at the end the names of what failed, and in the
+ * last line "N passed, N failed". Exit code 0 only when something ran and nothing failed. run.sh installs what is
+ * missing first.
+ */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { globSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { readTap } from './tap-output.ts';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+/** A test file fails by itself after this time, s. */
+const TIMEOUT = 600;
+/** It is killed when it has not ended this much later, s. */
+const GRACE = 15;
+/** Code compiled by V8, which every test file of the `tap` package would compile anew. */
+const COMPILE_CACHE = join(ROOT, 'node_modules/.cache/veg-compile');
+
+interface Task {
+  name: string;
+  argv: readonly string[];
+  env?: Record<string, string>;
+  /** Cores that it keeps busy. */
+  cores: number;
+  /** Nothing else runs beside it. */
+  alone?: boolean;
+  /** A task that has to succeed first. */
+  after?: Task;
+}
+
+interface Ended {
+  task: Task;
+  good: boolean;
+  output: string;
+  seconds: number;
+  /** CPU seconds, of its children too. */
+  cpu: number;
+}
+
+// What runs -------------------------------------------------------------------------------------------------
+
+const TEST_FILE = /\.test\.ts$/;
+/** A live test mostly waits. */
+const CORES = { unit: 1, live: 0.5, image: 0.5 } as const;
+type Suite = keyof typeof CORES;
+
+/** Files that make the machine so busy that others would fail beside them. */
+const ALONE = /^test\/live\/(?:conntrack-overrun|punctual)\.test\.ts$/;
+/** Files that take longest begin first. */
+const LONG = /^test\/(?:live\/(?:soak|image|crash|ovn-\w+|drain|processes)|images\/container)\.test\.ts$/;
+
+const file = (name: string, suite: Suite, more: Partial<Task> = {}): Task => ({
+  name,
+  argv: [process.execPath, name],
+  cores: CORES[suite],
+  alone: ALONE.test(name),
+  ...more,
+});
+
+const suiteOf = (name: string): Suite =>
+  name.startsWith('test/live/') ? 'live' : name.startsWith('test/images/') ? 'image' : 'unit';
+
+/** All test files of a suite. */
+function filesOf(suite: Suite): string[] {
+  const files = globSync('test/**/*.test.ts', { cwd: ROOT }).filter((name) => suiteOf(name) === suite);
+  const rank = (name: string) => (ALONE.test(name) ? 2 : LONG.test(name) ? 0 : 1);
+  return files.sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
+}
+
+const command = (line: string): Task => ({ name: line, argv: line.split(' '), cores: 1 });
+
+function tasksOf(suite: Suite): Task[] {
+  const files = filesOf(suite);
+  if (suite === 'unit') {
+    return [
+      command('tsc --noEmit'),
+      command('biome check --error-on-warnings .'),
+      ...files.map((f) => file(f, suite)),
+    ];
+  }
+  if (suite === 'live' || process.env.VEG_IMAGE) return files.map((f) => file(f, suite));
+  const build = command('sh test/support/image.sh');
+  const name = execFileSync('sh', ['test/support/image.sh', '--name'], { cwd: ROOT, encoding: 'utf8' });
+  return [build, ...files.map((f) => file(f, suite, { after: build, env: { VEG_IMAGE: name.trim() } }))];
+}
+
+/** Each test of a file by itself, the last one first; of a test with subtests each of these. */
+async function singly(name: string): Promise<Task[]> {
+  const suite = suiteOf(name);
+  const only = (path: string[]): Record<string, string> => ({
+    TAP_GREP: path.map((part) => `/^${part.replace(/[/\\^$*+?.()|[\]{}]/g, '\\$&')}$/`).join('\n'),
+    TAP_FILTER_QUIETLY: '1',
+  });
+  /** The names of the tests below a test: what is left out when none has the name that is asked for. */
+  const below = async (path: string[]): Promise<string[]> => {
+    const env = { TAP_GREP: [only(path).TAP_GREP, '/^$/'].filter(Boolean).join('\n') };
+    const { output } = await start(file(name, suite, { env }));
+    return readTap(output)
+      .filtered.map((full) => full.split(' > '))
+      .flatMap((parts) => parts.slice(path.length, path.length + 1));
+  };
+  const tasks: Task[] = [];
+  for (const top of (await below([])).reverse()) {
+    const subtests = await below([top]);
+    const paths = subtests.length > 0 ? subtests.reverse().map((sub) => [top, sub]) : [[top]];
+    for (const path of paths)
+      tasks.push(file(name, suite, { name: `${name}: ${path.join(' > ')}`, env: only(path) }));
+  }
+  return tasks;
+}
+
+// Running it ------------------------------------------------------------------------------------------------
+
+const running = new Set<ChildProcess>();
+let counted = 0;
+
+/** CPU seconds of the child that has just ended: what all that have ended used, less what is counted already. */
+function cpuOfLast(): number {
+  const fields = readFileSync('/proc/self/stat', 'utf8').split(') ')[1]!.split(' ');
+  const all = (Number(fields[13]) + Number(fields[14])) / 100;
+  const own = all - counted;
+  counted = all;
+  return own;
+}
+
+function start(task: Task): Promise<Ended> {
+  const [program, ...args] = task.argv;
+  const began = performance.now();
+  const child = spawn(program!, args, {
+    cwd: ROOT,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, TAP_TIMEOUT: `${TIMEOUT}`, NODE_COMPILE_CACHE: COMPILE_CACHE, ...task.env },
+  });
+  running.add(child);
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text) => {
+      output += text;
+    });
+  }
+  const timer = setTimeout(() => child.kill(), (TIMEOUT + GRACE) * 1000);
+  return new Promise((resolve) => {
+    const end = (how: string | undefined) => {
+      clearTimeout(timer);
+      running.delete(child);
+      if (how !== undefined) output += `\n${how}\n`;
+      const seconds = (performance.now() - began) / 1000;
+      resolve({ task, good: how === undefined, output, seconds, cpu: cpuOfLast() });
+    };
+    child.on('error', ({ message }) => end(message));
+    child.on('exit', (code, signal) => {
+      const how = code === 0 ? undefined : signal ? `killed by ${signal}` : `exit code ${code}`;
+      // What a test left running may hold its output open for ever.
+      const late = setTimeout(end, 1000, how);
+      child.on('close', () => {
+        clearTimeout(late);
+        end(how);
+      });
+    });
+  });
+}
+
+const totals = { passed: 0, failed: 0, skipped: 0 };
+const failures: string[] = [];
+
+/** Prints a task that has ended, and counts it: a command as one test. */
+function report({ task, good, output, seconds, cpu }: Ended): void {
+  const tap = TEST_FILE.test(task.argv.at(-1)!) ? readTap(output) : undefined;
+  const pass = tap?.pass ?? (good ? 1 : 0);
+  // A file that was cut off or asserted nothing has failed.
+  const fail = Math.max(tap?.fail ?? 0, good && pass > 0 ? 0 : 1);
+  totals.passed += pass;
+  totals.failed += fail;
+  totals.skipped += (tap?.skip ?? 0) + (tap?.todo ?? 0);
+  const count = tap ? `${pass + fail} assertions, ` : '';
+  const line = `${task.name} (${count}${seconds.toFixed(1)} s, CPU ${cpu.toFixed(1)} s)`;
+  if (fail === 0) {
+    console.log(`ok      ${line}`);
+    return;
+  }
+  console.log(`FAILED  ${line}\n${tap?.detail ?? output}`);
+  const names = tap?.failures.length
+    ? tap.failures
+    : [good ? 'no assertions' : output.trim().split('\n').at(-1)];
+  failures.push(task.name, ...names.map((name) => `  ${name}`));
+}
+
+/** Runs tasks in their order, as many at a time as there are cores for. */
+async function runAll(tasks: readonly Task[], cores: number): Promise<void> {
+  const waiting = [...tasks];
+  const good = new Map<Task, boolean>();
+  const active = new Map<Task, Promise<Ended>>();
+  const fits = ({ cores: wanted, alone, after }: Task): boolean => {
+    if (active.size === 0) return !after || good.has(after);
+    const busy = [...active.keys()];
+    const used = busy.reduce((sum, task) => sum + task.cores, 0);
+    return (
+      !alone && !busy.some((task) => task.alone) && (!after || good.has(after)) && used + wanted <= cores
+    );
+  };
+  while (waiting.length > 0 || active.size > 0) {
+    const next = waiting.findIndex(fits);
+    if (next < 0) {
+      const ended = await Promise.race(active.values());
+      active.delete(ended.task);
+      good.set(ended.task, ended.good);
+      report(ended);
+      continue;
+    }
+    const [task] = waiting.splice(next, 1) as [Task];
+    if (task.after && !good.get(task.after)) {
+      report({ task, good: false, output: `not run: ${task.after.name} failed`, seconds: 0, cpu: 0 });
+    } else active.set(task, start(task));
+  }
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { singly: { type: 'boolean' } },
+});
+if (positionals.length === 0) {
+  console.error('usage: run.ts all|unit|live|image, run.ts [--singly] FILE…');
+  process.exit(2);
+}
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => {
+    for (const child of running) child.kill(signal);
+    process.exit(130);
+  });
+}
+const tasks: Task[] = [];
+for (const word of positionals) {
+  if (word === 'all') tasks.push(...(['unit', 'live', 'image'] as const).flatMap(tasksOf));
+  else if (word === 'unit' || word === 'live' || word === 'image') tasks.push(...tasksOf(word));
+  else if (values.singly) tasks.push(...(await singly(word)));
+  else tasks.push(file(word, suiteOf(word)));
+}
+await runAll(tasks, availableParallelism());
+if (failures.length > 0) console.log(`failed:\n${failures.join('\n')}`);
+const { passed, failed, skipped } = totals;
+console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`);
+process.exit(failed === 0 && passed > 0 ? 0 : 1);
