@@ -5,60 +5,22 @@
  * and from packages that compute: no `node:` module (hashing in bfd/auth.ts apart), no process, no clock. Types may
  * come from anywhere that the rules between the folders allow. A file that keeps all that says so.
  */
-import { readdirSync, readFileSync } from 'node:fs';
-import { dirname, join, normalize } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
-
-const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const AREAS = ['agent', 'bfd', 'lib', 'nat', 'routing'] as const;
+import {
+  AREAS,
+  type Import,
+  imports,
+  importsOf,
+  ROOT,
+  sources,
+  texts,
+  withoutComments,
+} from './support/imports.ts';
 
 /** Packages that compute and do nothing else; netlink's codecs, not its socket. */
 const COMPUTING = /^(ajv|ip-address|yaml)(\/|$)|^netlink\/dist\/(\w+\/)?(constants|structs)\.js$/;
-
-const sources = AREAS.flatMap((area) =>
-  readdirSync(join(ROOT, area), { recursive: true, encoding: 'utf8' })
-    .filter((name) => name.endsWith('.ts'))
-    .map((name) => `${area}/${name}`),
-).sort();
-
-interface Import {
-  /** The file of ours, by its path from the root, or the name of a package or `node:` module. */
-  target: string;
-  ours: boolean;
-  /** Nothing of it is there at run time. */
-  typeOnly: boolean;
-}
-
-/** The source without comments. Strings of ours do not hold comment marks after a blank or at a line's start. */
-const withoutComments = (text: string): string =>
-  text.replace(/(^|\s)\/\*.*?\*\//gs, '$1').replace(/(^|\s)\/\/.*$/gm, '$1');
-
-function importsOf(file: string, text: string): Import[] {
-  const found: Import[] = [];
-  const add = (specifier: string, typeOnly: boolean) => {
-    const ours = specifier.startsWith('.');
-    const target = ours ? normalize(join(dirname(file), specifier)) : specifier;
-    found.push({ target, ours, typeOnly });
-  };
-  const code = withoutComments(text);
-  for (const [, typeWord, clause = '', specifier = ''] of code.matchAll(
-    /^(?:import|export)\s+(type\s)?([^'";=()]*?)\bfrom\s*['"]([^'"]+)['"]/gm,
-  )) {
-    const names = /^\s*\{([^}]*)\}\s*$/
-      .exec(clause)?.[1]
-      ?.split(',')
-      .map((name) => name.trim());
-    const allTypes = names?.filter(Boolean).every((name) => name.startsWith('type ')) ?? false;
-    add(specifier, typeWord !== undefined || allTypes);
-  }
-  for (const [, specifier = ''] of code.matchAll(/^import\s*['"]([^'"]+)['"]/gm)) add(specifier, false);
-  for (const [, specifier = ''] of code.matchAll(/\bimport\(\s*['"]([^'"]+)['"]/g)) add(specifier, false);
-  return found;
-}
-
-const texts = new Map(sources.map((file) => [file, readFileSync(join(ROOT, file), 'utf8')]));
-const imports = new Map(sources.map((file) => [file, importsOf(file, texts.get(file)!)]));
 
 /** Every import of every file that the rule says is wrong, as `file → target`. */
 const wrong = (rule: (file: string, imported: Import) => boolean): string[] =>

@@ -114,7 +114,7 @@ for (const [i, name] of chosen.entries()) {
       ...{ machine: facts, noise: noise(), ...findings },
     };
     writeFileSync(join(out, 'bench', `${name}.json`), `${JSON.stringify(result, undefined, 1)}\n`);
-    const plots = picture(result);
+    const plots = await picture(result);
     if (plots !== undefined) writeFileSync(join(out, 'bench', `${name}.svg`), plots);
     writeFileSync(page, insert(readFileSync(page, 'utf8'), name, section(result)));
     say(`bench: ${name}: done in ${Math.round(seconds)} s`);

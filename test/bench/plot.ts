@@ -1,7 +1,9 @@
 /**
- * Plots as SVG: panels with lines over a linear or logarithmic axis, or with groups of bars. Pure. Colours and marks
- * can be told apart without seeing colour, on light and on dark paper; what is written follows the reader's scheme.
+ * Plots as SVG, drawn by Vega-Lite: panels with lines over a linear or logarithmic axis, or with groups of bars. Series
+ * differ by colour and by mark or place, on light and on dark paper; text follows the reader's colour scheme.
  */
+import { parse, View } from 'vega';
+import { compile, type TopLevelSpec } from 'vega-lite';
 import { figure } from './stats.ts';
 
 export interface Axis {
@@ -36,199 +38,194 @@ export interface BarPanel {
 
 export type Panel = LinePanel | BarPanel;
 
-const PANEL = { width: 480, height: 340 };
-const PLOT = { left: 80, right: 28, top: 34, bottom: 48 };
-const LEGEND_LINE = 16;
-/** Of a lightness that stands out from white and from black. */
+const SIZE = { width: 380, height: 260 };
+/** Light enough for dark paper, dark enough for white. */
 const COLOURS = ['#3b82c4', '#d9662b', '#2e9e6b', '#c05a9e', '#8a8f98', '#b8860b', '#7a6fd0', '#4fa3a5'];
-const MARKS = ['circle', 'square', 'triangle', 'diamond'] as const;
+const SHAPES = ['circle', 'square', 'triangle-up', 'diamond'];
+const TEXT = { light: '#1f2328', dark: '#e6edf3' };
+const AXIS = { light: '#59636e', dark: '#9198a1' };
 
-const STYLE = `
-  text { font: 12px system-ui, sans-serif; fill: #1f2328 }
-  .title { font-weight: 600; font-size: 13px }
-  .axis { stroke: #59636e; fill: none }
-  .grid { stroke: #59636e; stroke-opacity: .22 }
-  @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .axis, .grid { stroke: #9198a1 } }`;
+const CONFIG = {
+  background: null,
+  font: 'system-ui, sans-serif',
+  title: { anchor: 'start', fontSize: 13, color: TEXT.light },
+  axis: {
+    labelColor: TEXT.light,
+    titleColor: TEXT.light,
+    titleFontWeight: 'normal',
+    titleFontSize: 12,
+    labelFontSize: 12,
+    domainColor: AXIS.light,
+    tickColor: AXIS.light,
+    gridColor: AXIS.light,
+    gridOpacity: 0.22,
+  },
+  axisX: { grid: false, labelAngle: 0, labelFlush: false, labelOverlap: false },
+  legend: {
+    title: null,
+    orient: 'bottom',
+    columns: 1,
+    labelColor: TEXT.light,
+    labelFontSize: 12,
+    labelLimit: 0,
+    symbolSize: 60,
+    symbolOpacity: 1,
+  },
+  view: { stroke: null },
+} as const;
 
-const inXml = (text: string): string =>
-  text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!);
-const at = (value: number): string => `${Math.round(value * 10) / 10}`;
-const colour = (i: number): string => COLOURS[i % COLOURS.length]!;
+const STYLE = `<style>@media (prefers-color-scheme: dark) {
+  text { fill: ${TEXT.dark} } [stroke="${AXIS.light}"] { stroke: ${AXIS.dark} }
+}</style>`;
 
-interface Scale {
-  place(value: number): number;
-  ticks: number[];
+/** More digits than a picture needs. */
+const LONG_NUMBER = /-?\d+\.\d{3,}(?:e-?\d+)?/g;
+
+const colourScale = (names: string[]) => ({ domain: names, range: COLOURS });
+
+/** The scale and the axis of a value; a linear one begins at 0, a logarithmic one has a tick a decade. */
+function quantitative({ label, log = false }: Axis, values: readonly number[]) {
+  const axis = { title: label, format: ',~g', tickCount: 6 };
+  if (!log || values.length === 0) return { scale: { zero: true, nice: true }, axis };
+  const low = Math.floor(Math.log10(Math.min(...values)));
+  const high = Math.max(Math.ceil(Math.log10(Math.max(...values))), low + 1);
+  const decades = Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
+  return {
+    scale: { type: 'log' as const, domain: [decades[0], decades.at(-1)] },
+    axis: { ...axis, values: decades },
+  };
 }
 
-/** 1, 2 or 5 times a power of ten, so that about so many steps fill the span. */
-function niceStep(span: number, steps: number): number {
-  const rough = span / steps;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  return power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
-}
+const isDrawn = (value: number, { log = false }: Axis): boolean =>
+  Number.isFinite(value) && (!log || value > 0);
 
-/** From values to pixels; a linear axis begins at 0. */
-function scale(values: number[], { log = false }: Axis, from: number, to: number): Scale {
-  const shown = values.filter((value) => Number.isFinite(value) && (!log || value > 0));
-  const most = Math.max(...shown, log ? 1e-9 : 0);
-  if (log) {
-    const [low, high] = [
-      Math.floor(Math.log10(Math.min(...shown, most))),
-      Math.max(Math.ceil(Math.log10(most)), Math.floor(Math.log10(Math.min(...shown, most))) + 1),
-    ];
-    const place = (value: number) =>
-      from + ((Math.log10(Math.max(value, 10 ** low)) - low) / (high - low)) * (to - from);
-    return { place, ticks: Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i)) };
-  }
-  const step = niceStep(most || 1, 5);
-  const high = Math.max(Math.ceil(most / step), 1) * step;
-  const ticks = Array.from({ length: Math.round(high / step) + 1 }, (_, i) => i * step);
-  return { place: (value) => from + (value / high) * (to - from), ticks };
-}
-
-function mark(i: number, x: number, y: number): string {
-  const fill = `fill="${colour(i)}"`;
-  const [a, b] = [at(x), at(y)];
-  switch (MARKS[i % MARKS.length]!) {
-    case 'circle':
-      return `<circle cx="${a}" cy="${b}" r="3.5" ${fill}/>`;
-    case 'square':
-      return `<rect x="${at(x - 3.2)}" y="${at(y - 3.2)}" width="6.4" height="6.4" ${fill}/>`;
-    case 'triangle':
-      return `<path d="M${a} ${at(y - 4.4)}l4.2 7.4h-8.4z" ${fill}/>`;
-    case 'diamond':
-      return `<path d="M${a} ${at(y - 4.6)}l4.6 4.6l-4.6 4.6l-4.6 -4.6z" ${fill}/>`;
-  }
-}
-
-/** The frame, the horizontal lines and the words of a panel; `y` maps its values. */
-function frame(panel: Panel, y: Scale, bottom: number): string[] {
-  const { left, top } = PLOT;
-  const right = PANEL.width - PLOT.right;
-  const middle = (top + bottom) / 2;
-  return [
-    `<text class="title" x="${left}" y="16">${inXml(panel.title)}</text>`,
-    ...y.ticks.flatMap((tick) => [
-      `<path class="grid" d="M${left} ${at(y.place(tick))}H${right}"/>`,
-      `<text x="${left - 6}" y="${at(y.place(tick) + 4)}" text-anchor="end">${figure(tick)}</text>`,
-    ]),
-    `<path class="axis" d="M${left} ${top}V${bottom}H${right}"/>`,
-    `<text transform="translate(16 ${middle}) rotate(-90)" text-anchor="middle">${inXml(panel.y.label)}</text>`,
-  ];
-}
-
-function legend(
-  series: { name: string }[],
-  from: number,
-  swatch: (i: number, y: number) => string,
-): string[] {
-  return series.map(({ name }, i) => {
-    const y = from + i * LEGEND_LINE;
-    return `${swatch(i, y)}<text x="${PLOT.left + 26}" y="${y + 4}">${inXml(name)}</text>`;
-  });
-}
-
-function lines(panel: LinePanel, height: number): string[] {
-  const { left, top } = PLOT;
-  const [right, bottom] = [PANEL.width - PLOT.right, PANEL.height - PLOT.bottom];
-  const points = panel.series.flatMap((series) => series.points);
-  const x = scale(
-    points.map((p) => p.x),
-    panel.x,
-    left,
-    right,
+function lineSpec({ title, x, y, series }: LinePanel) {
+  const names = series.map(({ name }) => name);
+  const values = series.flatMap(({ name, points, dashed = false }) =>
+    points
+      .filter((point) => isDrawn(point.x, x) && isDrawn(point.y, y))
+      .map((point) => ({ low: point.y, high: point.y, ...point, name, dashed })),
   );
-  const y = scale(
-    points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]),
-    panel.y,
-    bottom,
-    top,
-  );
-  const drawn = panel.series.flatMap(({ points: own, dashed }, i) => {
-    const shown = own.filter(
-      (p) => Number.isFinite(p.y) && (!panel.y.log || p.y > 0) && (!panel.x.log || p.x > 0),
-    );
-    const path = shown
-      .map((p, n) => `${n === 0 ? 'M' : 'L'}${at(x.place(p.x))} ${at(y.place(p.y))}`)
-      .join('');
-    const stroke = `stroke="${colour(i)}" fill="none"`;
-    return [
-      `<path d="${path}" ${stroke} stroke-width="1.8"${dashed ? ' stroke-dasharray="5 4"' : ''}/>`,
-      ...shown
-        .filter((p) => p.low !== undefined || p.high !== undefined)
-        .map((p) => {
-          const [low, high] = [y.place(p.low ?? p.y), y.place(p.high ?? p.y)];
-          return `<path d="M${at(x.place(p.x))} ${at(low)}V${at(high)}" ${stroke} stroke-opacity=".55"/>`;
-        }),
-      ...shown.map((p) => mark(i, x.place(p.x), y.place(p.y))),
-    ];
-  });
-  return [
-    ...frame(panel, y, bottom),
-    ...x.ticks.map(
-      (tick) =>
-        `<path class="axis" d="M${at(x.place(tick))} ${bottom}v4"/><text x="${at(x.place(tick))}" y="${bottom + 17}" text-anchor="middle">${figure(tick)}</text>`,
-    ),
-    `<text x="${(left + right) / 2}" y="${bottom + 36}" text-anchor="middle">${inXml(panel.x.label)}</text>`,
-    ...drawn,
-    ...legend(
-      panel.series,
-      height,
-      (i, y) =>
-        `<path d="M${left} ${y}h20" stroke="${colour(i)}" stroke-width="1.8"${panel.series[i]!.dashed ? ' stroke-dasharray="5 4"' : ''}/>${mark(i, left + 10, y)}`,
-    ),
-  ];
+  const colour = { field: 'name', type: 'nominal' as const, scale: colourScale(names) };
+  return {
+    title,
+    ...SIZE,
+    data: { values },
+    encoding: {
+      x: {
+        field: 'x',
+        type: 'quantitative' as const,
+        ...quantitative(
+          x,
+          values.map((point) => point.x),
+        ),
+      },
+      color: colour,
+    },
+    layer: [
+      {
+        mark: { type: 'line' as const, strokeWidth: 1.8 },
+        encoding: {
+          y: {
+            field: 'y',
+            type: 'quantitative' as const,
+            ...quantitative(
+              y,
+              values.flatMap(({ low, high }) => [low, high]),
+            ),
+          },
+          strokeDash: {
+            field: 'dashed',
+            type: 'nominal' as const,
+            scale: {
+              domain: [false, true],
+              range: [
+                [1, 0],
+                [5, 4],
+              ],
+            },
+            legend: null,
+          },
+        },
+      },
+      {
+        mark: { type: 'rule' as const, opacity: 0.55 },
+        encoding: { y: { field: 'low', type: 'quantitative' as const }, y2: { field: 'high' } },
+      },
+      {
+        mark: { type: 'point' as const, filled: true, size: 45, opacity: 1 },
+        encoding: {
+          y: { field: 'y', type: 'quantitative' as const },
+          shape: { field: 'name', type: 'nominal' as const, scale: { domain: names, range: SHAPES } },
+        },
+      },
+    ],
+  };
 }
 
-function bars(panel: BarPanel, height: number): string[] {
-  const { left, top } = PLOT;
-  const [right, bottom] = [PANEL.width - PLOT.right, PANEL.height - PLOT.bottom];
-  const values = panel.series.flatMap((series) => series.values).map((value) => value ?? Number.NaN);
-  const y = scale(values, panel.y, bottom, top);
-  const group = (right - left) / panel.categories.length;
-  const width = (group * 0.8) / panel.series.length;
-  const drawn = panel.series.flatMap((series, i) =>
-    series.values.flatMap((value, n) => {
-      if (value === undefined || !Number.isFinite(value) || (panel.y.log && value <= 0)) return [];
-      const x = left + n * group + group * 0.1 + i * width;
-      const to = y.place(value);
-      return [
-        `<rect x="${at(x)}" y="${at(to)}" width="${at(width * 0.94)}" height="${at(bottom - to)}" fill="${colour(i)}"/>`,
-        `<text x="${at(x + width / 2)}" y="${at(to - 3)}" text-anchor="middle" style="font-size:9px">${figure(value)}</text>`,
-      ];
-    }),
+function barSpec({ title, y, categories, series }: BarPanel) {
+  const names = series.map(({ name }) => name);
+  const values = series.flatMap(({ name, values: own }) =>
+    own.flatMap((value, i) =>
+      value === undefined || !isDrawn(value, y)
+        ? []
+        : [{ name, category: categories[i], value, text: figure(value) }],
+    ),
   );
-  return [
-    ...frame(panel, y, bottom),
-    ...drawn,
-    ...panel.categories.map(
-      (name, n) =>
-        `<text x="${at(left + (n + 0.5) * group)}" y="${bottom + 17}" text-anchor="middle" style="font-size:10px">${inXml(name)}</text>`,
-    ),
-    ...legend(
-      panel.series,
-      height,
-      (i, y) => `<rect x="${left + 4}" y="${y - 5}" width="12" height="10" fill="${colour(i)}"/>`,
-    ),
-  ];
+  return {
+    title,
+    ...SIZE,
+    data: { values },
+    encoding: {
+      x: {
+        field: 'category',
+        type: 'nominal' as const,
+        scale: { domain: categories },
+        axis: { title: null, labelFontSize: 10 },
+      },
+      xOffset: { field: 'name', type: 'nominal' as const, scale: { domain: names } },
+      y: {
+        field: 'value',
+        type: 'quantitative' as const,
+        ...quantitative(
+          y,
+          values.map(({ value }) => value),
+        ),
+      },
+    },
+    layer: [
+      {
+        mark: { type: 'bar' as const },
+        encoding: { color: { field: 'name', type: 'nominal' as const, scale: colourScale(names) } },
+      },
+      {
+        mark: { type: 'text' as const, dy: -5, fontSize: 9, color: TEXT.light },
+        encoding: { text: { field: 'text', type: 'nominal' as const } },
+      },
+    ],
+  };
 }
 
-/** The panels in two columns. */
-export function svg(title: string, panels: readonly Panel[]): string {
-  const columns = Math.min(2, panels.length);
-  const most = Math.max(...panels.map(({ series }) => series.length));
-  const height = PANEL.height + most * LEGEND_LINE + 8;
-  const [w, h] = [columns * PANEL.width, Math.ceil(panels.length / columns) * height];
-  const drawn = panels.map((panel, i) => {
-    const body = panel.kind === 'lines' ? lines(panel, PANEL.height + 4) : bars(panel, PANEL.height + 4);
-    const [x, y] = [(i % columns) * PANEL.width, Math.floor(i / columns) * height];
-    return `<g transform="translate(${x} ${y})">\n${body.join('\n')}\n</g>`;
-  });
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${w} ${h}" width="${w}" height="${h}" role="img">
-<title>${inXml(title)}</title>
-<style>${STYLE}
-</style>
-${drawn.join('\n')}
-</svg>
-`;
+/** Draws the panels in two columns. */
+export async function svg(title: string, panels: readonly Panel[]): Promise<string> {
+  const spec = {
+    $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
+    description: title,
+    columns: Math.min(2, panels.length),
+    spacing: 40,
+    concat: panels.map((panel) => (panel.kind === 'lines' ? lineSpec(panel) : barSpec(panel))),
+    resolve: { scale: { color: 'independent', shape: 'independent', xOffset: 'independent' } },
+    config: CONFIG,
+  } as unknown as TopLevelSpec;
+  const view = new View(parse(compile(spec).spec), { renderer: 'none' });
+  const text = (await view.toSVG()).replace(
+    LONG_NUMBER,
+    (number) => `${Math.round(Number(number) * 100) / 100}`,
+  );
+  view.finalize();
+  const head = /^<svg[^>]*>/.exec(text)?.[0] ?? '';
+  return `${head}<title>${escapeXml(title)}</title>${STYLE}${text.slice(head.length)}\n`;
 }
+
+const escapeXml = (text: string): string =>
+  text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');

@@ -97,5 +97,5 @@ export function insert(document: string, part: string, text: string): string {
 }
 
 /** The plots of a part as one picture; undefined when it has none. */
-export const picture = ({ title, panels }: Result): string | undefined =>
+export const picture = async ({ title, panels }: Result): Promise<string | undefined> =>
   panels.length === 0 ? undefined : svg(title, panels);
