@@ -1,21 +1,22 @@
 /**
- * `veg-agent status --watch`: the status again and again until it is interrupted. On a terminal it has a screen of
- * its own, which is drawn over; elsewhere it is printed line after line. The agent may come and go.
+ * `veg-agent status --watch`: shows the status every second until it is interrupted. On a terminal it redraws the
+ * alternate screen; elsewhere it prints the text, or a line of JSON, each time. The agent may come and go.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { callControl, NoAgentError } from '../../lib/control/client.ts';
 import type { SourcesDocument } from '../flows/translations.ts';
 import type { TranslationsDocument } from '../flows/translations-query.ts';
 import { EXIT } from '../options.ts';
-import { type StatusDocument, statusText } from '../show/status.ts';
+import type { StatusDocument } from '../show/status.ts';
 import { awayView, terminalView, type Watched } from '../show/terminal.ts';
+import { statusText } from '../show/text.ts';
 
-/** How often it looks, ms. */
+/** Between two requests, ms. */
 const PERIOD = 1000;
-/** How long an answer may take, ms. */
+/** Timeout of a request, ms. */
 const TIMEOUT = 3000;
 
-// ECMA-48 and xterm control sequences: the other screen, no cursor, no wrapping at the edge; and back.
+// ECMA-48 and xterm control sequences: alternate screen, cursor off, autowrap off; and back.
 const ENTER = '\x1b[?1049h\x1b[?25l\x1b[?7l';
 const LEAVE = '\x1b[?7h\x1b[?25h\x1b[?1049l';
 const HOME = '\x1b[H';
@@ -23,22 +24,22 @@ const REST_OF_LINE = '\x1b[K';
 const REST_OF_SCREEN = '\x1b[J';
 
 /**
- * Lines as they are written over the old ones. Each line is cleared before it is written: after one that ends in the last
- * column the cursor still stands on its last character.
+ * A frame that overwrites the last one. Each line is cleared before it is written: after a line that fills the last
+ * column the cursor is still on its last character, and clearing would remove that.
  */
 export function drawn(lines: readonly string[]): string {
   const last = lines.length - 1;
   return HOME + lines.map((line, i) => (i < last ? REST_OF_LINE : REST_OF_SCREEN) + line).join('\r\n');
 }
 
-/** What the agent says. Throws `NoAgentError`. */
-async function look(stateDir: string, rows: number): Promise<Watched> {
+/** The documents of the agent. Throws `NoAgentError`. */
+async function fetchDocuments(stateDir: string, rows: number): Promise<Watched> {
   const get = async <T>(path: string): Promise<T | undefined> => {
     const { status, body } = await callControl(stateDir, 'GET', path, { timeoutMs: TIMEOUT });
     return status === 200 ? (JSON.parse(body) as T) : undefined;
   };
   const status = await get<StatusDocument>('/v1/status');
-  if (status === undefined) throw new NoAgentError('the agent does not tell its status');
+  if (status === undefined) throw new NoAgentError('the agent returned no status');
   if (!status.translationLog) return { status };
   const [sources, translations] = await Promise.all([
     get<SourcesDocument>('/v1/sources'),
@@ -47,7 +48,7 @@ async function look(stateDir: string, rows: number): Promise<Watched> {
   return { status, ...(sources && { sources }), ...(translations && { translations }) };
 }
 
-/** Returns when it is interrupted: 0 ready, 5 not ready, 1 no agent, as it was last. */
+/** Returns when it is interrupted, with the exit code of the last request: 0 ready, 5 not ready, 1 no agent. */
 export async function watchStatus(
   stateDir: string,
   { json, colours }: { json: boolean; colours: boolean },
@@ -55,10 +56,11 @@ export async function watchStatus(
   const { stdout } = process;
   const end = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => end.abort());
-  // A reader that has seen enough, such as head.
+  // The reader, such as head, closes the pipe.
   stdout.once('error', () => end.abort());
   const onScreen = stdout.isTTY === true && !json;
-  const screen = () => ({ columns: stdout.columns ?? 80, rows: stdout.rows ?? 24, colours });
+  // A terminal of unknown size reports 0.
+  const screen = () => ({ columns: stdout.columns || 80, rows: stdout.rows || 24, colours });
   let frame: (() => string[]) | undefined;
   const draw = () => {
     if (frame !== undefined) stdout.write(drawn(frame()));
@@ -71,7 +73,7 @@ export async function watchStatus(
   try {
     while (!end.signal.aborted) {
       try {
-        const watched = await look(stateDir, stdout.rows ?? 24);
+        const watched = await fetchDocuments(stateDir, screen().rows);
         code = watched.status.ready ? EXIT.ok : EXIT.notReady;
         const now = Date.now();
         frame = () => terminalView(watched, now, screen());

@@ -6,7 +6,8 @@
 import { type TranslationsDocument, translationsTable } from '../flows/translations-query.ts';
 import { EXIT } from '../options.ts';
 import type { PlanDocument } from './plan-document.ts';
-import { type StatusDocument, statusText } from './status.ts';
+import type { StatusDocument } from './status.ts';
+import { statusText } from './text.ts';
 
 export interface CommandOutput {
   stdout: string;

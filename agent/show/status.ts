@@ -1,9 +1,10 @@
 /**
- * What the agent knows about itself, and how it is told: the JSON of `GET /v1/status`
- * (docs/status.schema.json), the text of `veg-agent status`, and the reasons why it is not ready. Pure.
+ * The status of the agent: the JSON of `GET /v1/status` (docs/status.schema.json), and the reasons why it is not ready.
+ *
+ * Ready means: the newest policy is valid, every family that it asks for is programmed as it says, the uplink of each
+ * works, and with BFD at least one session is Up. Pure.
  */
 import type { EngineReport, SessionReport } from '../../bfd/intent.ts';
-import { duration, scaled } from '../../lib/units.ts';
 import { PORTS, PORTS_WARN, type PortStatus } from '../../nat/conntrack/ports.ts';
 import { sumVolumes } from '../../nat/conntrack/totals.ts';
 import type { BusySource } from '../flows/busiest.ts';
@@ -17,7 +18,7 @@ import type { ReconcileResult } from '../reconcile/reconciler.ts';
 import type { UplinkView } from '../uplink/uplink.ts';
 import type { StateChange } from './history.ts';
 
-/** Where the policy came from and whether it can be obeyed. */
+/** Where the policy comes from and whether it is valid. */
 export interface PolicyView {
   /** The policy directory, or `environment`. */
   source: string;
@@ -25,9 +26,9 @@ export interface PolicyView {
   valid: boolean;
   /** `namespace/name` of the policy in force; absent before the first. */
   name?: string;
-  /** Counts the policies that came into force, from 1. */
+  /** Number of policies applied since the start, from 1. */
   generation: number;
-  /** When the one in force came, Unix milliseconds. */
+  /** When the policy in force was applied, Unix milliseconds. */
   lastChange?: number;
   errors: PolicyError[];
   warnings: string[];
@@ -38,18 +39,18 @@ export interface PolicyView {
 
 /** What the last reconciles found and did. */
 export interface KernelView {
-  /** True when the last look at the kernel ended with what the policy says. */
+  /** The last observation found the kernel as the policy wants it. */
   inSync: boolean;
   families: FamilyStatus[];
   interfaces?: { internal: string; external: string };
   /** The iptables backend: `nft` or `legacy`. */
   backend?: string;
-  /** Things that work less well than they could: a sysctl that cannot be set, a family left out. */
+  /** Degradations: a sysctl that cannot be set, a family left out. */
   notes: string[];
-  /** What is not in the kernel as the policy says, or could not be looked at. */
+  /** Objects that are not in the kernel as the policy wants them, or cannot be observed. */
   failed: FailedObject[];
   last?: ReconcileResult;
-  /** Things put back that somebody else had changed, by kind. */
+  /** Drift repaired, by kind of object. */
   driftRepaired: Record<string, number>;
 }
 
@@ -62,30 +63,30 @@ export interface AgentView {
   policy: PolicyView;
   kernel: KernelView;
   bfdEnabled: boolean;
-  /** The last word of the BFD process; absent before the first. */
+  /** The last report of the BFD process; absent before the first. */
   bfd?: EngineReport | undefined;
   /** The state changes of a session, the newest last. */
   historyOf?(session: SessionReport): readonly StateChange[];
-  /** Whether the policy asks for the translation log, which counts traffic; and what it has counted. */
+  /** Whether the policy enables the translation log, which counts traffic; and its counts. */
   translationLog?: boolean;
   traffic?: readonly PolicyTraffic[] | undefined;
-  /** The ports that translations hold. */
+  /** Source ports in use by translations. */
   ports?: readonly PortStatus[] | undefined;
-  /** Absent where the kernel does not tell. */
+  /** Absent where the kernel does not report it. */
   conntrack?: (ConntrackUse & { busiest: readonly BusySource[] }) | undefined;
-  /** Why nobody has been looking after the gateway for too long; absent while somebody does. */
+  /** Why no reconcile has ended for too long; absent while they do. */
   unwatched?: string | undefined;
   /** Absent before the first policy. */
   uplink?: UplinkView;
   draining: boolean;
 }
 
-/** At most so many failed objects are named among the reasons; `kernel.failed` has them all. */
+/** Failed objects among the reasons; `kernel.failed` has all. */
 const NAMED_FAILURES = 10;
 
 const iso = (time: number): string => new Date(time).toISOString();
 
-/** Why the gateway should get no traffic. Empty when it is ready. */
+/** Why the gateway must get no traffic. Empty when it is ready. */
 export function notReady(view: AgentView): string[] {
   const reasons: string[] = [];
   const { policy, kernel } = view;
@@ -118,10 +119,10 @@ export function notReady(view: AgentView): string[] {
   return reasons;
 }
 
-/** At most so many blocks of a rule are named. */
+/** Blocks of a rule in the document. */
 const NAMED_BLOCKS = 4;
 
-/** The rules in their order, then the flows that no rule names. */
+/** The rules in their order, then traffic without a rule. */
 function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
   const keyOf = (name: string, snat: boolean) => `${snat} ${name}`;
   const counts = new Map(traffic.map((one) => [keyOf(one.policy, one.treatment === 'snat'), one]));
@@ -158,7 +159,7 @@ function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
   ];
 }
 
-/** All that is translated, and the ports that it takes; null while nothing is counted. */
+/** Totals of translated traffic, and the ports in use; null while nothing is counted. */
 function snatOf({ traffic, ports = [] }: AgentView) {
   if (traffic === undefined) return null;
   const translated = traffic.filter(({ treatment }) => treatment === 'snat');
@@ -231,121 +232,3 @@ export function statusDocument(view: AgentView, now: number) {
 }
 
 export type StatusDocument = ReturnType<typeof statusDocument>;
-
-function sessionLine(session: SessionReport, now: number): string {
-  const { state, local, remote, since, transmitInterval, detectionTime } = session;
-  const timers =
-    state === 'Up' ? `, every ${transmitInterval / 1000} ms, detection ${detectionTime / 1000} ms` : '';
-  return `  ${state.padEnd(9)} ${local} → ${remote}, for ${duration((now - since) / 1000)}${timers}`;
-}
-
-const PROBE_WORDS = {
-  unknown: 'has not yet answered',
-  answers: 'answers',
-  silent: 'does not answer',
-  blind: 'cannot be probed with',
-} as const;
-
-type Painter = ReturnType<typeof painter>;
-
-/** What a terminal may show: plain when `colours` is false. */
-function painter(colours: boolean) {
-  const paint = (code: number) => (text: string) => (colours ? `\x1b[${code}m${text}\x1b[0m` : text);
-  return { good: paint(32), bad: paint(31), faint: paint(2), strong: paint(1) };
-}
-
-/** `uplink   IPv4 up, IPv6 down`, why, and what the probes found. */
-function uplinkLines({ families, probes, notes }: UplinkView, { good, bad, strong }: Painter): string[] {
-  const states = families.map(({ family, state }) =>
-    state === 'up' ? good(`IPv${family} up`) : bad(`IPv${family} ${state}`),
-  );
-  const lines = [`${strong('uplink')}   ${states.join(', ') || 'not watched'}`];
-  for (const { family, reason } of families)
-    if (reason !== null) lines.push(`  ${bad(`IPv${family}: ${reason}`)}`);
-  for (const { address, method, state, kernel } of probes) {
-    const asked = method === 'icmp' ? 'ICMP echo' : address.includes(':') ? 'Neighbor Discovery' : 'ARP';
-    lines.push(`  ${address} ${PROBE_WORDS[state]} ${asked}${kernel === null ? '' : ` (kernel: ${kernel})`}`);
-  }
-  for (const note of notes) lines.push(`  note: ${note}`);
-  return lines;
-}
-
-/** What is said where nothing is counted. */
-export const NO_LOG = 'not counted: the policy has no translationLog';
-
-/** What a policy is called; its own traffic the gateway sends without one. */
-export const policyLabel = (name: string): string => name || 'the gateway itself';
-
-/** `12 connections open, 340 altogether, 1.20 MB out, 3.40 MB in`. */
-function trafficText({
-  open,
-  connections,
-  bytes,
-}: Pick<PolicyTraffic, 'open' | 'connections' | 'bytes'>): string {
-  const moved = `${scaled(bytes.out, 'B')} out, ${scaled(bytes.in, 'B')} in`;
-  return `${open} connections open, ${connections} altogether, ${moved}`;
-}
-
-/** SNAT altogether, each policy, and the ports of each external address. */
-function trafficLines(status: StatusDocument, { strong, faint, bad }: Painter): string[] {
-  const { translationLog, snat, policies } = status;
-  const title = strong('traffic');
-  if (!translationLog) return [`${title}  ${faint(NO_LOG)}`];
-  return [
-    `${title}  SNAT: ${snat === null ? 'not read yet' : trafficText(snat)}`,
-    ...policies.map(({ name, snat, traffic }) => {
-      const what = `  ${policyLabel(name)} (${snat ? 'translated' : 'forwarded'}): `;
-      return what + (traffic === null ? 'nothing yet' : trafficText(traffic));
-    }),
-    ...(snat?.ports ?? []).map(({ externalIP, protocol, used, of, runningOut, lacking }) => {
-      const use = `${used} of ${of} ports in use`;
-      const dropped = lacking > 0 ? bad(`, ${lacking} connections got none`) : '';
-      return `  ${externalIP} ${protocol}: ${runningOut ? bad(`${use}: they run out`) : use}${dropped}`;
-    }),
-  ];
-}
-
-/** The text of `veg-agent status`, ending with a newline. */
-export function statusText(status: StatusDocument, now: number, colours: boolean): string {
-  const { good, bad, faint, strong } = painter(colours);
-  const { policy, kernel, uplink, bfd } = status;
-  const lines: string[] = [];
-  const where = [status.pod, status.node].filter(Boolean).join(' on ');
-  lines.push(
-    `${strong(status.ready ? good('ready') : bad('not ready'))}  ${faint(`veg-agent ${status.version}${where && `, ${where}`}, up ${duration(status.uptimeSeconds)}`)}`,
-  );
-  for (const reason of status.reasons) lines.push(`  ${bad(reason)}`);
-  lines.push(
-    `${strong('policy')}   ${policy.name ?? 'none'}, generation ${policy.generation}, from ${policy.source}${policy.valid ? '' : bad(' (newest input is invalid)')}`,
-  );
-  for (const { name, portBlockSize } of status.policies) {
-    if (portBlockSize > 0) lines.push(`  ${name}: ${portBlockSize} ports for each source`);
-  }
-  for (const warning of policy.warnings) lines.push(`  warning: ${warning}`);
-  const families = kernel.families
-    .map(({ family, state, source }) => `IPv${family} ${state}${source ? ` as ${source}` : ''}`)
-    .join(', ');
-  const repaired = Object.entries(kernel.driftRepaired).map(([object, count]) => `${count} ${object}`);
-  lines.push(
-    `${strong('kernel')}   ${kernel.inSync ? good('in sync') : bad('not in sync')}${families && `, ${families}`}${kernel.interfaces === null ? '' : `, ${kernel.interfaces.internal} → ${kernel.interfaces.external}`}${kernel.backend === null ? '' : `, iptables ${kernel.backend}`}`,
-  );
-  for (const { object, name, reason, since } of kernel.failed) {
-    const time = duration((now - Date.parse(since)) / 1000);
-    lines.push(`  ${bad(`${object} ${name}: ${reason}`)}, for ${time}`);
-  }
-  for (const note of kernel.notes) lines.push(`  note: ${note}`);
-  const last = kernel.lastReconcile;
-  if (last !== null) {
-    lines.push(
-      `  last reconcile ${duration((now - Date.parse(last.at)) / 1000)} ago (${last.trigger}): ${last.ok ? `${last.changes} changes` : bad('failed')} in ${Math.round(last.durationSeconds * 1000)} ms`,
-    );
-  }
-  lines.push(`  drift repaired: ${repaired.join(', ') || 'none'}`);
-  if (uplink !== null) lines.push(...uplinkLines(uplink, painter(colours)));
-  const most = (status.conntrack?.busiest ?? []).map(({ source, connections }) => `${source} ${connections}`);
-  if (most.length > 0) lines.push(`${strong('crowded')}  most connections: ${most.join(', ')}`);
-  lines.push(...trafficLines(status, painter(colours)));
-  lines.push(`${strong('bfd')}      ${bfd.enabled ? `${bfd.sessions.length} session(s)` : 'not used'}`);
-  for (const session of bfd.sessions) lines.push(sessionLine(session, now));
-  return `${lines.join('\n')}\n`;
-}

@@ -1,15 +1,30 @@
 /**
- * What `veg-agent status --watch` shows on a terminal: what the page shows (page/), in as many columns and rows as
- * there are. Pure.
+ * What `veg-agent status --watch` shows on a terminal: what the page shows (page/), in the columns and rows of the
+ * terminal. Pure.
  */
 
-import { DIAGNOSTICS } from '../../bfd/constants.ts';
+import stringWidth from 'string-width';
 import type { SessionStateName } from '../../bfd/intent.ts';
-import { duration, endpoint, scaled } from '../../lib/units.ts';
 import type { SourcesDocument } from '../flows/translations.ts';
 import type { TranslationsDocument } from '../flows/translations-query.ts';
 import type { StateChange } from './history.ts';
-import { NO_LOG, policyLabel, type StatusDocument } from './status.ts';
+import {
+  dayAndTime,
+  MARKS,
+  NO_LOG,
+  NONE,
+  type Overview,
+  overview,
+  type Severity,
+  type State,
+  sessionState,
+  sourceRows,
+  timeOfDay,
+  translationRow,
+} from './overview.ts';
+import { printable } from './printable.ts';
+import type { StatusDocument } from './status.ts';
+import { type Column, table, wrapped } from './table.ts';
 
 export interface Screen {
   columns: number;
@@ -24,304 +39,270 @@ export interface Watched {
   translations?: TranslationsDocument;
 }
 
-/** The time that the strips of the sessions show, ms. */
+/** The time that the strips of the sessions show, ms, and the narrowest strip. */
 const SPAN = 10 * 60_000;
-/** What is shown at most of lists that grow, where there is room. */
+const NARROWEST_STRIP = 20;
+/** Limits of lists that grow, where there is room. */
 const CHANGES = 8;
 const SOURCES = 5;
 
-type Style = 'good' | 'warn' | 'bad' | 'faint' | 'strong';
-/** A piece of a line. */
-type Span = string | [text: string, style: Style | undefined];
-type Line = Span[];
+type Painter = ReturnType<typeof painter>;
 
-const CODES: Record<Style, number> = { good: 32, warn: 33, bad: 31, faint: 2, strong: 1 };
-
-const plain = (span: Span): string => (typeof span === 'string' ? span : span[0]);
-const widthOf = (line: Line): number => line.reduce((sum, span) => sum + plain(span).length, 0);
-
-/** A line as text: cut at the edge, which shows, and without what could steer the terminal. */
-function print(line: Line, { columns, colours }: Screen): string {
-  const isCut = widthOf(line) > columns;
-  let left = isCut ? columns - 1 : columns;
-  let text = '';
-  for (const span of line) {
-    const clean = plain(span).replace(/[\x00-\x1f\x7f-\x9f]/g, '\u{fffd}');
-    const shown = clean.slice(0, left);
-    left -= shown.length;
-    const style = typeof span === 'string' ? undefined : span[1];
-    text += colours && style !== undefined && shown !== '' ? `\x1b[${CODES[style]}m${shown}\x1b[0m` : shown;
-  }
-  return isCut ? `${text}…` : text;
+/** SGR sequences with the code that ends each, so that a wrapped line can be closed and opened again. */
+function painter(colours: boolean) {
+  const paint = (on: number, off: number) => (text: string) =>
+    colours && text !== '' ? `\x1b[${on}m${text}\x1b[${off}m` : text;
+  const bySeverity: Record<Severity, (text: string) => string> = {
+    good: paint(32, 39),
+    warn: paint(33, 39),
+    bad: paint(31, 39),
+    idle: paint(2, 22),
+  };
+  return {
+    strong: paint(1, 22),
+    faint: paint(2, 22),
+    severity: (severity: Severity, text: string) => bySeverity[severity](text),
+    state: ({ severity, text }: State) => bySeverity[severity](text),
+    marked: ({ severity, text }: State) => bySeverity[severity](`${MARKS[severity]} ${text}`),
+  };
 }
 
-/** Between two columns. */
-const GAP = '  ';
-
-interface Column {
-  title: string;
-  /** Numbers stand at the right. */
-  right?: true;
-}
-
-/** Rows below headings, each column as wide as its widest cell. */
-function table(columns: Column[], rows: Span[][]): Line[] {
-  const widths = columns.map(({ title }, i) =>
-    Math.max(title.length, ...rows.map((row) => plain(row[i] ?? '').length)),
-  );
-  const line = (cells: Span[], style?: Style): Line => [
-    '  ',
-    ...cells.flatMap((cell, i): Span[] => {
-      const pad = ' '.repeat(widths[i]! - plain(cell).length);
-      const styled: Span = style === undefined ? cell : [plain(cell), style];
-      return [...(i > 0 ? [GAP] : []), ...(columns[i]!.right ? [pad, styled] : [styled, pad])];
-    }),
-  ];
-  const titles = columns.map(({ title }) => title);
-  return [line(titles, 'faint'), ...rows.map((cells) => line(cells))];
-}
-
-const STYLES: Record<SessionStateName, Style> = { Up: 'good', Init: 'warn', Down: 'bad', AdminDown: 'faint' };
-const MARKS: Record<SessionStateName, string> = { Up: '●', Init: '◐', Down: '▲', AdminDown: '○' };
-/** How high the strip stands: told apart without colours. */
+/** Height of the strip, so that states can be told apart without colours. */
 const BARS: Record<SessionStateName, string> = { Up: '█', Init: '▄', Down: '▁', AdminDown: '░' };
-/** Of what happened within one cell the first of these is shown: a short Down must not get lost. */
+/** Of several states within one cell the first of these is shown: a short Down must not get lost. */
 const WORST: SessionStateName[] = ['Down', 'AdminDown', 'Init', 'Up'];
 
-/** The states of the last `SPAN`, a character each of `width` parts; blank before the first that is known. */
-function strip(history: readonly StateChange[], now: number, width: number): Span[] {
+/** The states of the last `SPAN` in `width` cells; blank before the first that is known. */
+function strip(history: readonly StateChange[], now: number, width: number, { severity }: Painter): string {
   const part = SPAN / width;
-  return Array.from({ length: width }, (_, i): Span => {
+  const cells = Array.from({ length: width }, (_, i) => {
     const from = now - SPAN + i * part;
     const states = history
       .filter(({ at }, n) => at < from + part && (history[n + 1]?.at ?? now) >= from)
       .map(({ to }) => to);
     const worst = WORST.find((state) => states.includes(state));
-    return worst === undefined ? ' ' : [BARS[worst], STYLES[worst]];
+    return worst === undefined ? ' ' : severity(sessionState(worst).severity, BARS[worst]);
   });
+  return cells.join('');
 }
 
-const clock = (time: number): string => new Date(time).toISOString().slice(11, 19);
-
-function header({ status }: Watched, now: number, { columns }: Screen): Line[] {
-  const { ready, draining, policy, reasons } = status;
-  const state: Span = ready
-    ? ['● ready', 'good']
-    : draining
-      ? ['◐ draining', 'warn']
-      : ['▲ not ready', 'bad'];
-  const where = [status.pod, status.node].filter((text) => text !== null).join(' on ');
-  const about = [where, `veg-agent ${status.version}`, `up ${duration(status.uptimeSeconds)}`];
-  const left: Line = [[policy.name ?? 'veg-agent', 'strong'], '  ', state];
-  const right = `${clock(now)} UTC`;
-  const gap = ' '.repeat(Math.max(2, columns - widthOf(left) - right.length));
+function header(shown: Overview, now: number, columns: number, paint: Painter): string[] {
+  const left = `${paint.strong(shown.name)}  ${paint.marked(shown.state)}`;
+  const clock = `${timeOfDay(now)} UTC`;
+  const gap = columns - stringWidth(left) - clock.length;
+  const about = shown.about.join(' · ');
   return [
-    [...left, gap, [right, 'faint']],
-    [[about.filter(Boolean).join(' · '), 'faint']],
-    ...reasons.map(
-      (reason): Line => [
-        ['  ▲ ', 'bad'],
-        [reason, 'bad'],
-      ],
+    ...(gap < 2 ? wrapped('', left, columns) : [left + ' '.repeat(gap) + paint.faint(clock)]),
+    ...wrapped('', paint.faint(gap < 2 ? `${about} · ${clock}` : about), columns),
+    ...shown.reasons.flatMap((reason) =>
+      wrapped(paint.severity('bad', '  ▲ '), paint.severity('bad', reason), columns),
     ),
   ];
 }
 
-function health({ policy, kernel, uplink, conntrack }: StatusDocument, now: number): Line[] {
-  const since = (time: string) => `${duration((now - Date.parse(time)) / 1000)} ago`;
-  const last = kernel.lastReconcile;
-  const repaired = Object.entries(kernel.driftRepaired).map(([object, count]) => `${count} ${object}`);
-  const lines: Line[] = [
-    [
-      ['policy   ', 'strong'],
-      policy.valid ? ['valid', 'good'] : ['invalid', 'bad'],
-      `, generation ${policy.generation}${policy.lastChange === null ? '' : `, changed ${since(policy.lastChange)}`}`,
-    ],
-    [
-      ['kernel   ', 'strong'],
-      kernel.inSync ? ['in sync', 'good'] : ['not in sync', 'bad'],
-      ...kernel.families.map(({ family, state }) => `, IPv${family} ${state}`),
-      last === null ? '' : `, checked ${since(last.at)} (${last.trigger})`,
-      `, drift repaired: ${repaired.join(', ') || 'none'}`,
-    ],
+function health(status: StatusDocument, shown: Overview, columns: number, paint: Painter): string[] {
+  const { policy, kernel, uplink, conntrack } = shown;
+  const line = (title: string, ...parts: string[]): string[] =>
+    wrapped(paint.strong(title.padEnd(9)), parts.join(', '), columns);
+  const families = uplink.families.map((family) => `${paint.state(family)} ${family.gateway}`);
+  const { reconcile } = kernel;
+  const checked =
+    reconcile === undefined
+      ? []
+      : [
+          `checked ${reconcile.when}${reconcile.result.severity === 'bad' ? ` ${paint.state(reconcile.result)}` : ''}`,
+        ];
+  return [
+    ...line('policy', paint.state(policy.state), policy.generation, policy.changed),
+    ...line('kernel', paint.state(kernel.state), ...kernel.families, ...checked, kernel.drift),
+    ...kernel.failures.flatMap(({ text, age }) => line('', paint.severity('bad', text), age)),
+    ...(status.uplink === null ? [] : line('uplink', ...(families.length > 0 ? families : ['not watched']))),
+    ...(status.conntrack === null
+      ? []
+      : line(
+          'tracked',
+          `${paint.state(conntrack.state)}${conntrack.limit === undefined ? '' : ` of ${conntrack.limit}`} connections`,
+        )),
+    ...(conntrack.busiest.length === 0 ? [] : line('crowded', ...conntrack.busiest)),
+    ...shown.notes.flatMap((note) => line('note', note)),
   ];
-  if (uplink !== null) {
-    const states = uplink.families.flatMap(({ family, gateway, state }, i): Span[] => [
-      i === 0 ? '' : ', ',
-      [`IPv${family} ${state}`, state === 'up' ? 'good' : 'bad'],
-      ` ${gateway}`,
-    ]);
-    lines.push([['uplink   ', 'strong'], ...(states.length > 0 ? states : ['not watched'])]);
-  }
-  if (conntrack !== null) {
-    const { entries, limit } = conntrack;
-    lines.push([['tracked  ', 'strong'], `${entries}${limit > 0 ? ` of ${limit}` : ''} connections`]);
-  }
-  const notes = [...policy.warnings, ...kernel.notes, ...(uplink?.notes ?? [])];
-  lines.push(...notes.map((note): Line => [['note     ', 'strong'], note]));
-  return lines;
 }
 
-function sessionLines({ bfd }: StatusDocument, now: number, { columns }: Screen): Line[] {
-  if (!bfd.enabled) return [[['bfd', 'strong'], '      not used']];
-  const rows = bfd.sessions.map(({ local, remote, state, since, transmitInterval, detectionTime }) => [
-    [`${MARKS[state]} ${state}`, STYLES[state]] as Span,
-    duration((now - since) / 1000),
-    remote,
-    [`from ${local}`, 'faint'] as Span,
-    state === 'Up' ? `${transmitInterval / 1000}/${detectionTime / 1000}` : '–',
-  ]);
-  const [head = [], ...lines] = table(
+const number = (title: string, rank?: number): Column => ({
+  title,
+  right: true,
+  ...(rank !== undefined && { rank }),
+});
+
+function sessionLines(
+  status: StatusDocument,
+  shown: Overview,
+  now: number,
+  columns: number,
+  paint: Painter,
+): string[] {
+  const { sessions } = shown.bfd;
+  if (!status.bfd.enabled) return [`${paint.strong('bfd')}      not used`];
+  const fill = {
+    least: NARROWEST_STRIP,
+    draw: (row: number, width: number) => strip(sessions[row]!.history, now, width, paint),
+  };
+  return table(
     [
       { title: 'BFD' },
       { title: 'FOR' },
       { title: 'PEER' },
-      { title: '' },
-      { title: 'TX/DETECT MS', right: true },
+      { title: 'LOCAL', rank: 3 },
+      number('TX/DETECT MS', 1),
+      { title: `LAST ${SPAN / 60_000} MINUTES`, rank: 2, fill },
     ],
-    rows,
+    sessions.map(({ state, age, remote, local, timers }) => [
+      ...[paint.marked(state), age, remote, paint.faint(local)],
+      timers === undefined ? NONE : `${timers.transmit}/${timers.detection}`,
+    ]),
+    columns,
+    { title: paint.faint, note: paint.faint },
   );
-  const room = columns - widthOf(head) - GAP.length;
-  if (room < 20) return [head, ...lines];
-  return [
-    [...head, GAP, [`LAST ${SPAN / 60_000} MINUTES`, 'faint']],
-    ...lines.map((line, i) => [...line, GAP, ...strip(bfd.sessions[i]!.history, now, room)]),
-  ];
 }
 
-/** The newest changes of state first. */
-function changeLines({ bfd }: StatusDocument): Line[] {
-  const width = Math.max(0, ...bfd.sessions.map(({ remote }) => remote.length));
-  return bfd.sessions
-    .flatMap(({ remote, history }) => history.map((change) => ({ remote, ...change })))
-    .sort((a, b) => b.at - a.at)
-    .map(
-      ({ remote, at, from, to, diagnostic }): Line => [
-        `  ${clock(at)}  ${remote.padEnd(width)}  ${from === null ? 'was' : `${from} →`} `,
-        [to, STYLES[to]],
-        [diagnostic === 0 ? '' : `  ${DIAGNOSTICS[diagnostic] ?? diagnostic}`, 'faint'],
-      ],
+/** The newest changes of state first, in at most `most` lines. */
+function changeLines(
+  { bfd }: Overview,
+  now: number,
+  columns: number,
+  paint: Painter,
+  most: number,
+): string[] {
+  const width = Math.max(0, ...bfd.changes.map(({ remote }) => remote.length));
+  const lines: string[] = [];
+  for (const { at, remote, from, to, diagnostic } of bfd.changes) {
+    const change = wrapped(
+      `  ${dayAndTime(at, now)}  `,
+      `${remote.padEnd(width)}  ${from} ${paint.state(to)}${diagnostic && paint.faint(`  ${diagnostic}`)}`,
+      columns,
     );
+    if (lines.length + change.length > most) break;
+    lines.push(...change);
+  }
+  return lines;
 }
 
-function policyLines({ policies, translationLog }: StatusDocument): Line[] {
-  const rows = policies.map(({ name, snat, traffic }) => {
-    const rates = traffic?.rates;
-    const shown = (value: number | undefined, unit?: string) =>
-      value === undefined ? '–' : scaled(value, unit);
-    return [
-      [policyLabel(name), 'strong'] as Span,
-      snat ? 'translated' : 'forwarded',
-      shown(rates?.connections),
-      shown(rates?.bytes.out, 'B'),
-      shown(rates?.bytes.in, 'B'),
-      shown(rates?.packets.out),
-      shown(rates?.packets.in),
-      shown(traffic?.open),
-      shown(traffic?.connections),
-      shown(traffic?.bytes.out, 'B'),
-      shown(traffic?.bytes.in, 'B'),
-    ];
-  });
-  const numbers = ['NEW/S', 'OUT/S', 'IN/S', 'PKT OUT/S', 'PKT IN/S', 'OPEN', 'CONNS', 'SENT', 'RECEIVED'];
-  const columns: Column[] = [
-    { title: 'POLICY' },
-    { title: '' },
-    ...numbers.map((title): Column => ({ title, right: true })),
-  ];
-  const lines = table(columns, rows);
-  return translationLog
-    ? lines
-    : [
-        ...lines,
-        [
-          ['  traffic is ', 'faint'],
-          [NO_LOG, 'faint'],
-        ],
-      ];
-}
-
-function sourceLines({ sources }: SourcesDocument): Line[] {
-  const octets = ({ bytes }: SourcesDocument['sources'][number]) => bytes.out + bytes.in;
-  return table(
+function policyLines(
+  { translationLog }: StatusDocument,
+  { policies }: Overview,
+  columns: number,
+  paint: Painter,
+): string[] {
+  const lines = table(
     [
-      { title: 'TOP SOURCES' },
-      { title: 'OPEN', right: true },
-      { title: 'SENT', right: true },
-      { title: 'RECEIVED', right: true },
+      { title: 'POLICY' },
+      { title: 'ACTION', rank: 3 },
+      number('NEW/S'),
+      number('OUT/S'),
+      number('IN/S'),
+      number('PKT OUT/S', 4),
+      number('PKT IN/S', 4),
+      number('OPEN', 1),
+      number('CONNS', 3),
+      number('SENT', 2),
+      number('RECEIVED', 2),
     ],
-    sources
-      .toSorted((a, b) => octets(b) - octets(a))
-      .slice(0, SOURCES)
-      .map(({ address, connections, bytes }) => [
-        address,
-        String(connections),
-        scaled(bytes.out, 'B'),
-        scaled(bytes.in, 'B'),
-      ]),
+    policies.map((row) => [
+      ...[paint.strong(row.policy), row.treatment, row.newRate, row.bytesOutRate, row.bytesInRate],
+      ...[row.packetsOutRate, row.packetsInRate, row.open, row.connections, row.sent, row.received],
+    ]),
+    columns,
+    { title: paint.faint, note: paint.faint },
+  );
+  return translationLog ? lines : [...lines, ...wrapped('  ', paint.faint(`traffic is ${NO_LOG}`), columns)];
+}
+
+function sourceLines(document: SourcesDocument, columns: number, paint: Painter, most: number): string[] {
+  return table(
+    [{ title: 'TOP SOURCES' }, number('OPEN'), number('SENT', 1), number('RECEIVED', 1)],
+    sourceRows(document, 'bytes', SOURCES).map((row) => [row.address, row.open, row.sent, row.received]),
+    columns,
+    { title: paint.faint, note: paint.faint },
+    most,
   );
 }
 
-function translationLines({ translations }: TranslationsDocument, most: number): Line[] {
+function translationLines(
+  { translations }: TranslationsDocument,
+  now: number,
+  columns: number,
+  paint: Painter,
+  most: number,
+): string[] {
   return table(
     [
       { title: 'NEWEST' },
-      { title: 'LASTED' },
-      { title: '' },
+      { title: 'LASTED', rank: 2 },
+      { title: 'PROTO', rank: 1 },
       { title: 'FROM' },
       { title: 'SEEN AS' },
       { title: 'TO' },
-      { title: 'POLICY' },
-      { title: 'SENT', right: true },
-      { title: 'RECEIVED', right: true },
+      { title: 'POLICY', rank: 3 },
+      number('SENT', 4),
+      number('RECEIVED', 4),
     ],
-    translations.slice(0, most).map((flow) => {
-      const { original, translated, counters } = flow;
-      const octets = (value: number | undefined) => (value === undefined ? '–' : scaled(value, 'B'));
-      return [
-        clock(Date.parse(flow.startTime)),
-        flow.endTime === undefined ? 'open' : duration(flow.duration),
-        flow.protocol === 'other' ? String(flow.protocolNumber) : flow.protocol,
-        endpoint(original.sourceIP, original.sourcePort ?? original.icmpID),
-        flow.verdict === 'forwarded'
-          ? 'itself'
-          : endpoint(translated.sourceIP, translated.sourcePort ?? translated.icmpID),
-        endpoint(original.destinationIP, original.destinationPort),
-        policyLabel(flow.policy),
-        octets(counters?.originalBytes),
-        octets(counters?.replyBytes),
-      ];
-    }),
+    translations
+      .slice(0, Math.max(0, most))
+      .map(translationRow)
+      .map((row) => [
+        ...[dayAndTime(row.began, now), row.lasted, row.protocol, row.from, row.seen, row.to],
+        ...[row.policy, row.sent, row.received],
+      ]),
+    columns,
+    { title: paint.faint, note: paint.faint },
+    most,
   );
+}
+
+/** The first `rows` lines; the last of them says how many there are below. */
+function cut(lines: readonly string[], { rows, columns }: Screen, { faint }: Painter): string[] {
+  if (lines.length <= rows) return [...lines];
+  const hidden = lines.length - rows + 1;
+  const [note = ''] = wrapped('', faint(`… ${hidden} more lines below`), columns);
+  return [...lines.slice(0, rows - 1), note];
 }
 
 /** The lines of the screen, at most `rows`. `now`: Unix milliseconds. */
 export function terminalView(watched: Watched, now: number, screen: Screen): string[] {
-  const { status, sources, translations } = watched;
-  const blank: Line = [];
-  const fixed: Line[] = [...header(watched, now, screen), blank, ...health(status, now), blank];
-  const bfd = sessionLines(status, now, screen);
-  const policies = [blank, ...policyLines(status)];
-  // What there is to know first; what is only long takes the rows that are left.
-  let left = screen.rows - fixed.length - bfd.length - policies.length;
-  const changes = changeLines(status).slice(0, Math.max(0, Math.min(CHANGES, Math.floor(left / 3))));
+  const { status, sources, translations } = printable(watched);
+  const { columns } = screen;
+  const paint = painter(screen.colours);
+  const shown = overview(status, now);
+  const fixed = [
+    ...header(shown, now, columns, paint),
+    '',
+    ...health(status, shown, columns, paint),
+    '',
+    ...sessionLines(status, shown, now, columns, paint),
+  ];
+  const policies = ['', ...policyLines(status, shown, columns, paint)];
+  // State first; lists that are only long take the rows that are left.
+  let left = screen.rows - fixed.length - policies.length;
+  const changes = changeLines(shown, now, columns, paint, Math.min(CHANGES, Math.floor(left / 3)));
   left -= changes.length;
   const top =
-    sources === undefined || sources.total === 0 || left < 4 ? [] : [blank, ...sourceLines(sources)];
-  const shown = top.slice(0, Math.max(0, left));
-  left -= shown.length;
+    sources === undefined || sources.total === 0 || left < 4
+      ? []
+      : ['', ...sourceLines(sources, columns, paint, left - 1)];
+  left -= top.length;
   const newest =
-    translations === undefined || left < 4 ? [] : [blank, ...translationLines(translations, left - 2)];
-  return [...fixed, ...bfd, ...changes, ...policies, ...shown, ...newest]
-    .slice(0, screen.rows)
-    .map((line) => print(line, screen));
+    translations === undefined || left < 4
+      ? []
+      : ['', ...translationLines(translations, now, columns, paint, left - 1)];
+  return cut([...fixed, ...changes, ...policies, ...top, ...newest], screen, paint);
 }
 
 /** The screen while no agent answers, and why. */
 export function awayView(message: string, screen: Screen): string[] {
-  const words = message.match(new RegExp(`.{1,${Math.max(20, screen.columns - 2)}}(?:\\s|$)`, 'g')) ?? [
-    message,
+  const paint = painter(screen.colours);
+  const lines = [
+    ...wrapped('', paint.severity('bad', '▲ no agent'), screen.columns),
+    ...wrapped('  ', printable(message), screen.columns),
   ];
-  const lines: Line[] = [[['▲ no agent', 'bad']], ...words.map((line): Line => [`  ${line}`])];
-  return lines.slice(0, screen.rows).map((line) => print(line, screen));
+  return cut(lines, screen, paint);
 }

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { DIAGNOSTICS } from '../../../bfd/constants.ts';
 import { duration, endpoint, scaled } from '../../../lib/units.ts';
-import { NO_LOG, policyLabel } from '../status.ts';
+import { NO_LOG, policyLabel } from '../overview.ts';
 import { client } from './client.ts';
 import { STYLE } from './style.ts';
 

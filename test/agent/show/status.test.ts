@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { Ajv } from 'ajv';
 import t from 'tap';
-import { type AgentView, notReady, statusDocument, statusText } from '../../../agent/show/status.ts';
+import { type AgentView, notReady, statusDocument } from '../../../agent/show/status.ts';
+import { statusText } from '../../../agent/show/text.ts';
 import type { SessionReport } from '../../../bfd/intent.ts';
 import { prefix } from '../../../lib/prefix.ts';
 

@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { Ajv } from 'ajv';
 import t from 'tap';
 import { Metrics } from '../../../agent/show/metrics.ts';
-import { type AgentView, notReady, statusDocument, statusText } from '../../../agent/show/status.ts';
+import { type AgentView, notReady, statusDocument } from '../../../agent/show/status.ts';
+import { statusText } from '../../../agent/show/text.ts';
 import type { UplinkView } from '../../../agent/uplink/uplink.ts';
 import { address } from '../../../lib/prefix.ts';
 

@@ -1,0 +1,119 @@
+/** The text of `veg-agent status`. Pure. */
+import { duration, scaled } from '../../lib/units.ts';
+import { NO_LOG, type Overview, overview, policyLabel, type SessionRow, type State } from './overview.ts';
+import { printable } from './printable.ts';
+import type { StatusDocument } from './status.ts';
+
+type Painter = ReturnType<typeof painter>;
+
+/** SGR sequences of a terminal; plain text when `colours` is false. */
+function painter(colours: boolean) {
+  const paint = (code: number) => (text: string) => (colours ? `\x1b[${code}m${text}\x1b[0m` : text);
+  const [good, warn, bad, faint, strong] = [paint(32), paint(33), paint(31), paint(2), paint(1)];
+  const bySeverity = { good, warn, bad, idle: (text: string) => text };
+  return { bad, faint, strong, state: ({ severity, text }: State) => bySeverity[severity](text) };
+}
+
+function policyLines({ policies }: StatusDocument, { policy }: Overview, { strong, bad }: Painter): string[] {
+  const { name, generation, source, state } = policy;
+  const invalid = state.severity === 'bad' ? bad(' (newest input is invalid)') : '';
+  return [
+    `${strong('policy')}   ${name}, ${generation}, ${source}${invalid}`,
+    ...policies.flatMap((rule) =>
+      rule.portBlockSize > 0 ? [`  ${rule.name}: ${rule.portBlockSize} ports for each source`] : [],
+    ),
+  ];
+}
+
+const notes = (texts: readonly string[], kind: string): string[] => texts.map((text) => `  ${kind}: ${text}`);
+
+function kernelLines(
+  status: StatusDocument,
+  { kernel }: Overview,
+  { strong, bad, state }: Painter,
+): string[] {
+  const { families, interfaces, backend, failures, reconcile, drift } = kernel;
+  const head = [state(kernel.state), ...families, ...interfaces, ...backend];
+  const lines = [
+    `${strong('kernel')}   ${head.join(', ')}`,
+    ...failures.map(({ text, age }) => `  ${bad(text)}, ${age}`),
+    ...notes(status.kernel.notes, 'note'),
+  ];
+  if (reconcile !== undefined) {
+    const { when, result, took } = reconcile;
+    lines.push(
+      `  last reconcile ${when}: ${result.severity === 'bad' ? state(result) : result.text} in ${took}`,
+    );
+  }
+  return [...lines, `  ${drift}`];
+}
+
+/** The state of each family, the reasons, and the results of the probes. */
+function uplinkLines({ uplink }: Overview, { strong, bad, state }: Painter): string[] {
+  return [
+    `${strong('uplink')}   ${uplink.families.map(state).join(', ') || 'not watched'}`,
+    ...uplink.reasons.map((reason) => `  ${bad(reason)}`),
+    ...uplink.probes.map((probe) => `  ${probe}`),
+  ];
+}
+
+type Traffic = Pick<NonNullable<StatusDocument['snat']>, 'open' | 'connections' | 'bytes'>;
+
+/** `12 connections open, 340 in total, 1.20 MB out, 3.40 MB in`. */
+function trafficText({ open, connections, bytes }: Traffic): string {
+  const volume = `${scaled(bytes.out, 'B')} out, ${scaled(bytes.in, 'B')} in`;
+  return `${open} connections open, ${connections} altogether, ${volume}`;
+}
+
+/** SNAT in total, each policy, and the ports of each external address. */
+function trafficLines(status: StatusDocument, { strong, faint, bad }: Painter): string[] {
+  const { translationLog, snat, policies } = status;
+  const title = strong('traffic');
+  if (!translationLog) return [`${title}  ${faint(NO_LOG)}`];
+  return [
+    `${title}  SNAT: ${snat === null ? 'not read yet' : trafficText(snat)}`,
+    ...policies.map(({ name, snat, traffic }) => {
+      const what = `  ${policyLabel(name)} (${snat ? 'translated' : 'forwarded'}): `;
+      return what + (traffic === null ? 'nothing yet' : trafficText(traffic));
+    }),
+    ...(snat?.ports ?? []).map(({ externalIP, protocol, used, of, runningOut, lacking }) => {
+      const use = `${used} of ${of} ports in use`;
+      const dropped = lacking > 0 ? bad(`, ${lacking} connections got none`) : '';
+      return `  ${externalIP} ${protocol}: ${runningOut ? bad(`${use}: they run out`) : use}${dropped}`;
+    }),
+  ];
+}
+
+function sessionLine({ name, local, remote, age, timers }: SessionRow): string {
+  const words = timers === undefined ? '' : `, every ${timers.transmit} ms, detection ${timers.detection} ms`;
+  return `  ${name.padEnd(9)} ${local} → ${remote}, for ${age}${words}`;
+}
+
+/** The text of `veg-agent status`, ending with a newline. `now`: Unix milliseconds. */
+export function statusText(document: StatusDocument, now: number, colours: boolean): string {
+  const status = printable(document);
+  const paint = painter(colours);
+  const { bad, faint, strong } = paint;
+  const shown = overview(status, now);
+  const { bfd, conntrack } = shown;
+  const where = [status.pod, status.node].filter(Boolean).join(' on ');
+  const about = [`veg-agent ${status.version}`, where, `up ${duration(status.uptimeSeconds)}`];
+  // A drain makes a gateway not ready; the reason says why.
+  const head: State = status.ready ? shown.state : { severity: 'bad', text: 'not ready' };
+  const lines = [
+    `${strong(paint.state(head))}  ${faint(about.filter(Boolean).join(', '))}`,
+    ...shown.reasons.map((reason) => `  ${bad(reason)}`),
+    ...policyLines(status, shown, paint),
+    ...notes(status.policy.warnings, 'warning'),
+    ...kernelLines(status, shown, paint),
+    ...(status.uplink === null ? [] : uplinkLines(shown, paint)),
+    ...notes(status.uplink?.notes ?? [], 'note'),
+    ...(conntrack.busiest.length === 0
+      ? []
+      : [`${strong('crowded')}  most connections: ${conntrack.busiest.join(', ')}`]),
+    ...trafficLines(status, paint),
+    `${strong('bfd')}      ${status.bfd.enabled ? `${bfd.total} session(s)` : 'not used'}`,
+    ...bfd.sessions.map(sessionLine),
+  ];
+  return `${lines.join('\n')}\n`;
+}
