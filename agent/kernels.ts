@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { exec, isChild } from '../lib/exec.ts';
 import * as libc from '../lib/libc.ts';
+import { AF_NETLINK, SOCK_RAW } from '../lib/linux.ts';
 import { NetlinkSocket, Protocol } from '../lib/netlink.ts';
 import { dumpRequest } from '../nat/conntrack/wire.ts';
 import { createFingerprint } from '../nat/fingerprint.ts';
@@ -30,7 +31,7 @@ export interface OpenKernels extends Kernels {
 /** Makes the kernel load its connection tracking: its settings are there from then on. */
 function loadConntrack(): void {
   try {
-    const fd = libc.socket(libc.AF_NETLINK, libc.SOCK_RAW, Protocol.NETFILTER);
+    const fd = libc.socket(AF_NETLINK, SOCK_RAW, Protocol.NETFILTER);
     libc.sendto(fd, dumpRequest(1));
     libc.close(fd);
   } catch {

@@ -9,19 +9,15 @@
  * is known of it.
  */
 import { isDeepStrictEqual } from 'node:util';
+import { ACCEPT, type Bpf, DROP, JEQ_K, LD_B_ABS, LD_H_ABS, SKF_NET_OFF } from '../lib/bpf.ts';
 import {
-  AF_INET6,
-  AF_PACKET,
   attachFilter,
-  type Bpf,
   bind,
+  bindToDevice,
   closeLater,
   ifNametoindex,
+  linkAddress,
   recv,
-  SOCK_DGRAM,
-  SOCK_RAW,
-  SOL_IPV6,
-  SOL_SOCKET,
   SystemError,
   sendto,
   setsockopt,
@@ -29,6 +25,18 @@ import {
   socket,
 } from '../lib/libc.ts';
 import { LogOnChange } from '../lib/log-on-change.ts';
+import {
+  AF_INET6,
+  AF_PACKET,
+  ETH_P_ARP,
+  ICMPV6_FILTER,
+  IPPROTO_ICMPV6,
+  IPV6_MULTICAST_HOPS,
+  IPV6_UNICAST_HOPS,
+  SOCK_DGRAM,
+  SOCK_RAW,
+  SOL_IPV6,
+} from '../lib/linux.ts';
 import {
   ADVERTISEMENT,
   advertisementAnswer,
@@ -68,30 +76,12 @@ const READ_AT_MOST = 256;
 /** After so many questions without an answer it is said once that nothing is filtered. */
 const UNANSWERED = 5;
 
-// linux/if_ether.h, linux/in6.h, linux/icmpv6.h, asm-generic/socket.h, linux/filter.h
-const ETH_P_ARP = 0x0806;
-const IPPROTO_ICMPV6 = 58;
-const ICMPV6_FILTER = 1;
-const IPV6_UNICAST_HOPS = 16;
-const IPV6_MULTICAST_HOPS = 18;
-const SO_BINDTODEVICE = 25;
-const SKF_NET_OFF = -0x100000;
 const HOP_LIMIT = 255;
 
 /** ARP replies; the packet begins with the ARP header. */
-const ARP_REPLIES: Bpf = [
-  [0x28, 0, 0, 6],
-  [0x15, 0, 1, 2],
-  [0x06, 0, 0, 0xffff],
-  [0x06, 0, 0, 0],
-];
+const ARP_REPLIES: Bpf = [[LD_H_ABS, 0, 0, 6], [JEQ_K, 0, 1, 2], ACCEPT, DROP];
 /** What no router has forwarded (RFC 4861 7.1.2). */
-const FROM_THE_LINK: Bpf = [
-  [0x30, 0, 0, SKF_NET_OFF + 7],
-  [0x15, 0, 1, HOP_LIMIT],
-  [0x06, 0, 0, 0xffff],
-  [0x06, 0, 0, 0],
-];
+const FROM_THE_LINK: Bpf = [[LD_B_ABS, 0, 0, SKF_NET_OFF + 7], [JEQ_K, 0, 1, HOP_LIMIT], ACCEPT, DROP];
 
 /** The name of a next hop, for the maps. */
 export const nextHopKey = (hop: NextHop): string => `${hop.interface} ${hop.gateway} ${hop.local} ${hop.mac}`;
@@ -129,10 +119,10 @@ function open(hop: NextHop, ifindex: number): Line {
       setsockopt(fd, IPPROTO_ICMPV6, ICMPV6_FILTER, blocked);
       setsockopt(fd, SOL_IPV6, IPV6_UNICAST_HOPS, HOP_LIMIT);
       setsockopt(fd, SOL_IPV6, IPV6_MULTICAST_HOPS, HOP_LIMIT);
-      setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${hop.interface}\0`));
+      bindToDevice(fd, hop.interface);
       bind(fd, sockaddr(hop.local, 0));
     } else {
-      bind(fd, linkAddress(ifindex));
+      bind(fd, linkAddress(ETH_P_ARP, ifindex));
     }
   } catch (error) {
     closeLater(fd);
@@ -143,7 +133,7 @@ function open(hop: NextHop, ifindex: number): Line {
   const destination = (mac: string | undefined): Uint8Array =>
     v6
       ? sockaddr(`${mac === undefined ? everybody : hop.gateway}%${hop.interface}`, 0)
-      : linkAddress(ifindex, mac ?? everybody);
+      : linkAddress(ETH_P_ARP, ifindex, mac ?? everybody);
   const buffer = Buffer.alloc(2048);
   return {
     ifindex,
@@ -162,19 +152,6 @@ function open(hop: NextHop, ifindex: number): Line {
     // Closing a packet socket waits for the kernel, longer than a packet of ours may.
     close: () => closeLater(fd),
   };
-}
-
-/** struct sockaddr_ll for ARP (linux/if_packet.h). */
-function linkAddress(ifindex: number, mac?: string): Uint8Array {
-  const bytes = Buffer.alloc(20);
-  bytes.writeUInt16LE(AF_PACKET, 0);
-  bytes.writeUInt16BE(ETH_P_ARP, 2);
-  bytes.writeInt32LE(ifindex, 4);
-  if (mac !== undefined) {
-    bytes[11] = 6;
-    bytes.set(macOctets(mac), 12);
-  }
-  return bytes;
 }
 
 interface Watched {

@@ -9,40 +9,52 @@
 import { createSocket, type Socket } from 'node:dgram';
 import { isDeepStrictEqual } from 'node:util';
 import {
-  AF_INET,
-  AF_INET6,
-  attachFilter,
+  ACCEPT,
   type Bpf,
+  DROP,
+  JEQ_K,
+  JGE_K,
+  LD_B_ABS,
+  LD_H_ABS,
+  LD_W_ABS,
+  RET_K,
+  SKF_LL_OFF,
+  SKF_NET_OFF,
+} from '../lib/bpf.ts';
+import {
+  attachFilter,
   bind,
+  bindToDevice,
   close,
   getsockopt,
   ifNametoindex,
-  SOCK_DGRAM,
-  SOL_IP,
-  SOL_IPV6,
-  SOL_SOCKET,
   SystemError,
   sendto,
+  setReceiveBuffer,
   setsockopt,
   sockaddr,
   socket,
 } from '../lib/libc.ts';
+import {
+  addressFamily,
+  IP_TOS,
+  IP_TTL,
+  IPV6_TCLASS,
+  IPV6_UNICAST_HOPS,
+  IPV6_V6ONLY,
+  SO_MEMINFO,
+  SO_PRIORITY,
+  SOCK_DGRAM,
+  SOL_IP,
+  SOL_IPV6,
+  SOL_SOCKET,
+} from '../lib/linux.ts';
 import type { Log } from '../lib/log.ts';
 import { LogOnChange } from '../lib/log-on-change.ts';
 import { PORT_MULTIHOP, PORT_SINGLE_HOP, SENT_TTL, SOURCE_PORTS } from './constants.ts';
 
-// asm-generic/socket.h, linux/in.h, linux/in6.h
-const SO_PRIORITY = 12;
-const SO_BINDTODEVICE = 25;
-const SO_RCVBUF = 8;
-const SO_RCVBUFFORCE = 33;
-const SO_MEMINFO = 55;
+/** Where SO_MEMINFO has the packets that were dropped (linux/sock_diag.h). */
 const SK_MEMINFO_DROPS = 8;
-const IP_TOS = 1;
-const IP_TTL = 2;
-const IPV6_UNICAST_HOPS = 16;
-const IPV6_V6ONLY = 26;
-const IPV6_TCLASS = 67;
 
 /** Internetwork control, CS6: what routing protocols use. */
 const CONTROL_TRAFFIC_CLASS = 0xc0;
@@ -53,23 +65,13 @@ const RECEIVE_BUFFER = 1 << 20;
 /** How often sockets that could not be opened, or whose interface was made anew, are opened again, ms. */
 const TEND_PERIOD = 250;
 
-// linux/filter.h: load from the network or the Ethernet header, compare, return.
-const SKF_NET_OFF = -0x100000;
-const SKF_LL_OFF = -0x200000;
-const BPF_LD_W_ABS = 0x20;
-const BPF_LD_H_ABS = 0x28;
-const BPF_LD_B_ABS = 0x30;
-const BPF_JEQ_K = 0x15;
-const BPF_JGE_K = 0x35;
-const BPF_RET_K = 0x06;
 const IPV4_TTL_OFFSET = 8;
 const IPV4_SOURCE_OFFSET = 12;
 const IPV6_HOP_LIMIT_OFFSET = 7;
 const IPV6_SOURCE_OFFSET = 8;
 const MAC_SOURCE_OFFSET = 6;
 const UDP_HEADER = 8;
-const DROP_ALL: Bpf = [[BPF_RET_K, 0, 0, 0]];
-const TAKE: Bpf[number] = [BPF_RET_K, 0, 0, 0xffff];
+const DROP_ALL: Bpf = [DROP];
 
 /** What is left of a packet of a guarded peer from a strange Ethernet address, octets: no BFD packet is so short. */
 export const STRANGE_LENGTH = 1;
@@ -88,19 +90,19 @@ export interface Guard {
 function receiveFilter({ local, minTTL, guard: { remotes, macs } }: Endpoint): Bpf {
   const v6 = local.includes(':');
   const gtsm: Bpf = [
-    [BPF_LD_B_ABS, 0, 0, SKF_NET_OFF + (v6 ? IPV6_HOP_LIMIT_OFFSET : IPV4_TTL_OFFSET)],
-    [BPF_JGE_K, 1, 0, minTTL],
-    [BPF_RET_K, 0, 0, 0],
+    [LD_B_ABS, 0, 0, SKF_NET_OFF + (v6 ? IPV6_HOP_LIMIT_OFFSET : IPV4_TTL_OFFSET)],
+    [JGE_K, 1, 0, minTTL],
+    DROP,
   ];
-  if (macs.length === 0) return [...gtsm, TAKE];
+  if (macs.length === 0) return [...gtsm, ACCEPT];
   const ownMacs = macs.flatMap((mac): Bpf => {
     const octets = Buffer.from(mac.replaceAll(':', ''), 'hex');
     return [
-      [BPF_LD_W_ABS, 0, 0, SKF_LL_OFF + MAC_SOURCE_OFFSET + 2],
-      [BPF_JEQ_K, 0, 3, octets.readInt32BE(2)],
-      [BPF_LD_H_ABS, 0, 0, SKF_LL_OFF + MAC_SOURCE_OFFSET],
-      [BPF_JEQ_K, 0, 1, octets.readUInt16BE(0)],
-      TAKE,
+      [LD_W_ABS, 0, 0, SKF_LL_OFF + MAC_SOURCE_OFFSET + 2],
+      [JEQ_K, 0, 3, octets.readInt32BE(2)],
+      [LD_H_ABS, 0, 0, SKF_LL_OFF + MAC_SOURCE_OFFSET],
+      [JEQ_K, 0, 1, octets.readUInt16BE(0)],
+      ACCEPT,
     ];
   });
   const strangers = remotes.flatMap((remote): Bpf => {
@@ -110,19 +112,19 @@ function receiveFilter({ local, minTTL, guard: { remotes, macs } }: Endpoint): B
       ...words.flatMap((at, i): Bpf => {
         const source = SKF_NET_OFF + (v6 ? IPV6_SOURCE_OFFSET : IPV4_SOURCE_OFFSET) + 4 * i;
         return [
-          [BPF_LD_W_ABS, 0, 0, source],
-          [BPF_JEQ_K, 0, 2 * (words.length - i) - 1, packed.readInt32BE(at)],
+          [LD_W_ABS, 0, 0, source],
+          [JEQ_K, 0, 2 * (words.length - i) - 1, packed.readInt32BE(at)],
         ];
       }),
-      [BPF_RET_K, 0, 0, UDP_HEADER + STRANGE_LENGTH],
+      [RET_K, 0, 0, UDP_HEADER + STRANGE_LENGTH],
     ];
   });
-  return [...gtsm, ...ownMacs, ...strangers, TAKE];
+  return [...gtsm, ...ownMacs, ...strangers, ACCEPT];
 }
 
 /** A UDP socket of the family of `address` that marks what it sends as network control with TTL 255. */
 function controlSocket(v6: boolean): number {
-  const fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0);
+  const fd = socket(addressFamily(v6 ? 6 : 4), SOCK_DGRAM, 0);
   try {
     if (v6) {
       setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, 1);
@@ -181,12 +183,7 @@ class Receiver {
     try {
       fd = controlSocket(v6);
       unguarded = this.#filter(fd);
-      try {
-        setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER);
-      } catch {
-        // Without CAP_NET_ADMIN: as much as net.core.rmem_max allows.
-        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER);
-      }
+      setReceiveBuffer(fd, RECEIVE_BUFFER);
       if (device !== undefined) this.#bindToDevice(fd, device);
       bind(fd, sockaddr(local, multihop ? PORT_MULTIHOP : PORT_SINGLE_HOP));
     } catch (error) {
@@ -226,7 +223,7 @@ class Receiver {
   #bindToDevice(fd: number, device: string): void {
     this.#interfaceIndex = ifNametoindex(device);
     try {
-      setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${device}\0`));
+      bindToDevice(fd, device);
     } catch (error) {
       if ((error as SystemError).code !== 'EPERM') throw error;
       this.#log.warn(

@@ -6,8 +6,21 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import { ACCEPT, type Bpf, DROP, JEQ_K, LD_W_ABS, SKF_AD_IFINDEX, SKF_AD_OFF } from './bpf.ts';
 import { type ConnectionLimits, ConnectionSlots, clientOf, isLocalConnection } from './connection-slots.ts';
 import * as libc from './libc.ts';
+import {
+  AF_INET,
+  AF_INET6,
+  IPPROTO_TCP,
+  IPV6_V6ONLY,
+  SO_RCVBUF,
+  SO_REUSEADDR,
+  SO_SNDBUF,
+  SOCK_STREAM,
+  SOL_IPV6,
+  SOL_SOCKET,
+} from './linux.ts';
 import type { Log } from './log.ts';
 
 const LIMITS = {
@@ -24,13 +37,6 @@ const SWEEP_INTERVAL = 1000;
 /** Connections that wait in the kernel for accept(2). */
 const BACKLOG = 1024;
 
-const { SOL_SOCKET, SOL_IPV6 } = libc;
-const SOCK_STREAM = 1;
-const SO_REUSEADDR = 2;
-const SO_SNDBUF = 7;
-const SO_RCVBUF = 8;
-const IPV6_V6ONLY = 26;
-const IPPROTO_TCP = 6;
 const TCP_USER_TIMEOUT = 18;
 /** Socket buffers for responses and requests, octets; the kernel takes twice as much memory. */
 const SEND_BUFFER = 64 << 10;
@@ -38,20 +44,12 @@ const RECEIVE_BUFFER = 4 << 10;
 /** A client that acknowledges nothing for this long is dead, even after its connection was closed here, ms. */
 const USER_TIMEOUT = 10_000;
 
-// Classic BPF (linux/filter.h).
-const LD_WORD = 0x20;
-const JEQ = 0x15;
-const RET = 0x06;
-/** SKF_AD_IFINDEX: the index of the interface that a packet arrived on. */
-const IFINDEX = -0x1000 + 8;
-const ALL = 0x7fff_ffff;
-
 /** Drops packets that arrived on one interface. */
-const notFromInterface = (index: number): libc.Bpf => [
-  [LD_WORD, 0, 0, IFINDEX],
-  [JEQ, 0, 1, index],
-  [RET, 0, 0, 0],
-  [RET, 0, 0, ALL],
+const notFromInterface = (index: number): Bpf => [
+  [LD_W_ABS, 0, 0, SKF_AD_OFF + SKF_AD_IFINDEX],
+  [JEQ_K, 0, 1, index],
+  DROP,
+  ACCEPT,
 ];
 
 export interface HttpResponse {
@@ -88,7 +86,7 @@ export class HttpServer {
    */
   async listen(host: string, port: number, notFrom = 0): Promise<Server> {
     const v6 = host.includes(':');
-    const fd = libc.socket(v6 ? libc.AF_INET6 : libc.AF_INET, SOCK_STREAM, 0);
+    const fd = libc.socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM, 0);
     try {
       libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, 1);
       if (v6) libc.setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, Number(host !== '::'));

@@ -7,6 +7,27 @@
  */
 import { getSystemErrorMap } from 'node:util';
 import koffi from 'koffi';
+import type { Bpf } from './bpf.ts';
+import {
+  AF_INET,
+  AF_INET6,
+  AF_PACKET,
+  F_SETFL,
+  F_SETOWN,
+  F_SETSIG,
+  MSG_DONTWAIT,
+  O_ASYNC,
+  O_NONBLOCK,
+  SIGURG,
+  SO_ATTACH_FILTER,
+  SO_BINDTODEVICE,
+  SO_RCVBUF,
+  SO_RCVBUFFORCE,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+  SOL_SOCKET,
+} from './linux.ts';
+import { macBytes } from './mac.ts';
 
 // The running program: its own libc, glibc or musl.
 export const libc = koffi.load(null);
@@ -36,22 +57,6 @@ const cPrctl = libc.func('int prctl(int option, uintptr_t a, uintptr_t b, uintpt
 const cPthreadSigmask = libc.func('int pthread_sigmask(int how, const void *set, void *old)');
 const cWaitid = libc.func('int waitid(int type, uint32_t id, void *info, int options)');
 const cWaitpid = libc.func('int waitpid(int pid, void *status, int options)');
-
-export const AF_INET = 2;
-export const AF_INET6 = 10;
-export const AF_NETLINK = 16;
-export const AF_PACKET = 17;
-
-export const SOCK_DGRAM = 2;
-export const SOCK_RAW = 3;
-export const SOCK_NONBLOCK = 0x800;
-export const SOCK_CLOEXEC = 0x80000;
-
-export const SOL_IP = 0;
-export const SOL_SOCKET = 1;
-export const SOL_IPV6 = 41;
-
-export const MSG_DONTWAIT = 0x40;
 
 /** A libc call that failed: `code` is the name (`EADDRNOTAVAIL`), `errno` the positive number. */
 export class SystemError extends Error {
@@ -117,9 +122,28 @@ export function getsockname(fd: number, address: Uint8Array): void {
   check('getsockname', cGetsockname(fd, address, [address.length]));
 }
 
-/** fcntl(2) with an integer argument. Throws `SystemError`. */
-export function fcntl(fd: number, command: number, argument: number): number {
-  return check('fcntl', cFcntl(fd, command, argument));
+/** Gives a socket a receive buffer of `octets`; without CAP_NET_ADMIN at most net.core.rmem_max. Throws `SystemError`. */
+export function setReceiveBuffer(fd: number, octets: number): void {
+  try {
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, octets);
+  } catch {
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, octets);
+  }
+}
+
+/** Limits a socket to one interface. Throws `SystemError`. */
+export function bindToDevice(fd: number, device: string): void {
+  setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${device}\0`));
+}
+
+/**
+ * Makes the kernel raise SIGURG when a socket has something to read: the one signal that does nothing where nobody
+ * listens. Throws `SystemError`.
+ */
+export function signalReadable(fd: number): void {
+  check('fcntl', cFcntl(fd, F_SETOWN, process.pid));
+  check('fcntl', cFcntl(fd, F_SETSIG, SIGURG));
+  check('fcntl', cFcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC));
 }
 
 /** sendto(2) without waiting; a missing address means a connected socket. Octets sent, or a negative errno. */
@@ -140,10 +164,6 @@ export function recvfrom(fd: number, data: Uint8Array, address: Uint8Array): num
   return received < 0 ? -koffi.errno() : received;
 }
 
-/** Instructions of classic BPF (linux/filter.h): code, jump if true, jump if false, operand. */
-export type Bpf = readonly (readonly [code: number, jt: number, jf: number, k: number])[];
-
-const SO_ATTACH_FILTER = 26;
 /** Octets of struct sock_fprog. */
 const SOCK_FPROG = 16;
 
@@ -228,3 +248,19 @@ export function sockaddr(address: string, port: number): Uint8Array {
   if (v6 && zone !== undefined) bytes.writeUInt32LE(ifNametoindex(zone), 24);
   return bytes;
 }
+
+/** A packed sockaddr_ll (linux/if_packet.h): an ethertype on an interface, with the Ethernet address to send to. */
+export function linkAddress(protocol: number, ifindex: number, mac?: string): Uint8Array {
+  const bytes = Buffer.alloc(20);
+  bytes.writeUInt16LE(AF_PACKET, 0);
+  bytes.writeUInt16BE(protocol, 2);
+  bytes.writeInt32LE(ifindex, 4);
+  if (mac !== undefined) {
+    bytes.writeUInt8(6, 11);
+    bytes.set(macBytes(mac), LINK_ADDRESS_MAC);
+  }
+  return bytes;
+}
+
+/** Where the Ethernet address is in a packed sockaddr_ll. */
+export const LINK_ADDRESS_MAC = 12;

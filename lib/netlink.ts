@@ -11,34 +11,18 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { getSystemErrorMap } from 'node:util';
 import { Flags, FlagsAck, FlagsGet, MessageType, type Protocol } from 'netlink/dist/constants.js';
 import { formatMessage, type NetlinkMessage, parseAttributes, parseMessages } from 'netlink/dist/structs.js';
+import { ACCEPT, type Bpf, DROP, JEQ_K, LD_H_ABS } from './bpf.ts';
 import * as libc from './libc.ts';
+import { AF_NETLINK, EAGAIN, EINTR, NETLINK_ADD_MEMBERSHIP, SOCK_RAW, SOL_NETLINK } from './linux.ts';
 
 export { FlagsNew, Protocol } from 'netlink/dist/constants.js';
 export type { NetlinkMessage };
 
-// linux/netlink.h, asm-generic/socket.h, linux/fcntl.h
-const SOL_NETLINK = 270;
-const NETLINK_ADD_MEMBERSHIP = 1;
+// linux/netlink.h
 const NETLINK_CAP_ACK = 10;
 const NETLINK_EXT_ACK = 11;
 const NETLINK_GET_STRICT_CHK = 12;
 const NLMSGERR_ATTR_MSG = 1;
-const SO_RCVBUF = 8;
-const SO_RCVBUFFORCE = 33;
-// linux/bpf_common.h
-const BPF_LD_H_ABS = 0x28;
-const BPF_JEQ_K = 0x15;
-const BPF_RET_K = 0x06;
-const F_SETFL = 4;
-const F_SETOWN = 8;
-const F_SETSIG = 10;
-const O_NONBLOCK = 0x800;
-const O_ASYNC = 0x2000;
-const EAGAIN = 11;
-const EINTR = 4;
-
-/** SIGURG: the one signal that does no harm when nobody listens any more. */
-const SIGURG = 23;
 
 /** More than the kernel puts into one datagram (32 KiB of a dump, NLMSG_GOODSIZE of events). */
 const DATAGRAM_SIZE = 65_536;
@@ -102,9 +86,9 @@ function receive(fd: number, buffer: Buffer): NetlinkMessage[] | undefined {
 
 /** Opens and binds a socket, and returns it with its port number (nl_pid). Throws `SystemError`. */
 function open(protocol: Protocol): { fd: number; port: number } {
-  const fd = libc.socket(libc.AF_NETLINK, libc.SOCK_RAW, protocol);
+  const fd = libc.socket(AF_NETLINK, SOCK_RAW, protocol);
   const address = Buffer.alloc(12);
-  address.writeUInt16LE(libc.AF_NETLINK);
+  address.writeUInt16LE(AF_NETLINK);
   libc.bind(fd, address);
   libc.getsockname(fd, address);
   return { fd, port: address.readUInt32LE(4) };
@@ -286,22 +270,14 @@ export class NetlinkSocket {
   }
 }
 
-function setReceiveBuffer(fd: number, octets: number): void {
-  try {
-    libc.setsockopt(fd, libc.SOL_SOCKET, SO_RCVBUFFORCE, octets);
-  } catch {
-    libc.setsockopt(fd, libc.SOL_SOCKET, SO_RCVBUF, octets);
-  }
-}
-
 const NLMSG_TYPE_OFFSET = 4;
 
 /** Accepts datagrams whose first message is of a type. BPF loads it as big-endian, and it is not. */
-const typeFilter = (type: number): libc.Bpf => [
-  [BPF_LD_H_ABS, 0, 0, NLMSG_TYPE_OFFSET],
-  [BPF_JEQ_K, 0, 1, ((type & 0xff) << 8) | (type >> 8)],
-  [BPF_RET_K, 0, 0, 0x7fffffff],
-  [BPF_RET_K, 0, 0, 0],
+const typeFilter = (type: number): Bpf => [
+  [LD_H_ABS, 0, 0, NLMSG_TYPE_OFFSET],
+  [JEQ_K, 0, 1, ((type & 0xff) << 8) | (type >> 8)],
+  ACCEPT,
+  DROP,
 ];
 
 const listeners = new Set<NetlinkListener>();
@@ -327,18 +303,16 @@ export class NetlinkListener {
     protocol: Protocol,
     groups: readonly number[],
     handlers: NetlinkHandlers,
-    { receiveBuffer = LISTENER_BUFFER, only }: { receiveBuffer?: number; only?: number | libc.Bpf } = {},
+    { receiveBuffer = LISTENER_BUFFER, only }: { receiveBuffer?: number; only?: number | Bpf } = {},
   ) {
     this.#handlers = handlers;
     this.#fd = open(protocol).fd;
     if (listeners.size === 0) process.on('SIGURG', readAll);
     listeners.add(this);
     try {
-      setReceiveBuffer(this.#fd, receiveBuffer);
+      libc.setReceiveBuffer(this.#fd, receiveBuffer);
       if (only !== undefined) libc.attachFilter(this.#fd, typeof only === 'number' ? typeFilter(only) : only);
-      libc.fcntl(this.#fd, F_SETOWN, process.pid);
-      libc.fcntl(this.#fd, F_SETSIG, SIGURG);
-      libc.fcntl(this.#fd, F_SETFL, O_NONBLOCK | O_ASYNC);
+      libc.signalReadable(this.#fd);
       for (const group of groups) libc.setsockopt(this.#fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group);
     } catch (error) {
       this.close();

@@ -6,6 +6,18 @@
  * table the whole blob, in which the counters are masked out.
  */
 import { createHash } from 'node:crypto';
+import {
+  AF_INET,
+  AF_INET6,
+  AF_NETLINK,
+  NETLINK_NETFILTER,
+  NFGEN_HEADER,
+  NLM_F_DUMP,
+  NLM_F_REQUEST,
+  NLMSG_HEADER,
+  SOCK_DGRAM,
+  SOCK_RAW,
+} from '../lib/linux.ts';
 import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { OWNED_NAME_PREFIX } from '../routing/numbers.ts';
 import type { ObservedNat } from './kernel.ts';
@@ -20,18 +32,6 @@ export interface Libc {
   recv(fd: number, data: Uint8Array): number;
 }
 
-const AF_INET = 2;
-const AF_INET6 = 10;
-const AF_NETLINK = 16;
-const SOCK_DGRAM = 2;
-const SOCK_RAW = 3;
-const NETLINK_NETFILTER = 12;
-
-/** struct nlmsghdr and struct nfgenmsg, octets. */
-const NLMSG_HEADER = 16;
-const NFGEN_HEADER = 4;
-const NLM_F_REQUEST = 1;
-const NLM_F_DUMP = 0x300;
 /** Message types below are netlink's own: NLMSG_ERROR, NLMSG_DONE. */
 const NLMSG_MIN_TYPE = 16;
 

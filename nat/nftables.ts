@@ -9,6 +9,7 @@
  *
  * Pure.
  */
+import { NFGEN_HEADER, NLA_F_NESTED, NLA_HEADER, NLA_TYPE_MASK, NLM_F_CREATE } from '../lib/linux.ts';
 import { addressBits, addressBytes, type Family } from '../lib/prefix.ts';
 import { eachBlock, type PortBlocks } from './port-blocks.ts';
 
@@ -47,12 +48,7 @@ const BATCH_BEGIN = 16;
 const BATCH_END = 17;
 
 // linux/netlink.h
-const NLM_F_CREATE = 0x400;
 const NLM_F_APPEND = 0x800;
-const NLA_F_NESTED = 0x8000;
-const NLA_TYPE_MASK = 0x3fff;
-const NLA_HEADER = 4;
-const NFGEN_HEADER = 4;
 
 const NFPROTO = { 4: 2, 6: 10 } as const;
 const NF_INET_POST_ROUTING = 4;

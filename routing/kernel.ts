@@ -3,6 +3,7 @@
  * of the transport is declared here; lib/netlink.ts has it.
  */
 
+import { NLM_F_CREATE } from '../lib/linux.ts';
 import { contains, FAMILIES, type Family, parsePrefix } from '../lib/prefix.ts';
 import type { RoutingStep } from './diff.ts';
 import { TABLE_INTERNAL, TABLE_MAIN } from './numbers.ts';
@@ -58,7 +59,6 @@ export interface RoutingKernel {
 // linux/netlink.h, modifiers to NEW requests.
 const NLM_F_REPLACE = 0x100;
 const NLM_F_EXCL = 0x200;
-const NLM_F_CREATE = 0x400;
 
 /**
  * A rule is added without NLM_F_EXCL: the kernel would take an inverted rule, or one that differs in its

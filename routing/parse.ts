@@ -16,6 +16,7 @@ import {
   type RuleAttrs,
 } from 'netlink/dist/rt/structs.js';
 import { AttrStream, getU32, parseAttributes, putU32 } from 'netlink/dist/structs.js';
+import { AF_INET, AF_INET6, addressFamily, RT_SCOPE_LINK } from '../lib/linux.ts';
 import {
   type Address,
   addressBits,
@@ -33,9 +34,6 @@ import { ownsRoute, ownsRule } from './ownership.ts';
 import type { InterfaceAddress, Link, Route, Rule } from './state.ts';
 
 export { MessageType };
-
-const AF_INET = 2;
-const AF_INET6 = 10;
 
 // Attributes that are read.
 const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, EXT_MASK: 29, CARRIER_CHANGES: 35 } as const;
@@ -87,16 +85,12 @@ const QUALIFIERS: readonly [type: number, name: string][] = [
 
 const IFF_UP = 0x1;
 const IFF_LOWER_UP = 0x10000;
-const SCOPE_LINK = 253;
 const IFA_F_NODAD = 0x02;
 const IFA_F_NOPREFIXROUTE = 0x200;
 const FIB_RULE_INVERT = 0x2;
 const RTM_F_CLONED = 0x200;
 const RTNH_F_ONLINK = 0x4;
 const RTEXT_FILTER_SKIP_STATS = 0x8;
-
-/** The address family as the kernel numbers it. */
-export const addressFamily = (family: Family): number => (family === 4 ? AF_INET : AF_INET6);
 
 function familyFrom(number: number): Family | undefined {
   if (number === AF_INET) return 4;
@@ -231,7 +225,7 @@ export function formatAddress({ family, address }: VirtualAddress, ifindex: numb
   const header = Buffer.alloc(8);
   header.writeUInt8(addressFamily(family), 0);
   header.writeUInt8(addressBits(family), 1);
-  header.writeUInt8(family === 4 ? SCOPE_LINK : 0, 3);
+  header.writeUInt8(family === 4 ? RT_SCOPE_LINK : 0, 3);
   header.writeUInt32LE(ifindex, 4);
   const out = new AttrStream();
   out.emit(header);

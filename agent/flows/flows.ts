@@ -5,6 +5,7 @@
  */
 import { setImmediate as turn } from 'node:timers/promises';
 import * as libc from '../../lib/libc.ts';
+import { AF_NETLINK, SOCK_RAW } from '../../lib/linux.ts';
 import type { Logger } from '../../lib/log.ts';
 import { NetlinkError, NetlinkSocket, Protocol } from '../../lib/netlink.ts';
 import {
@@ -28,7 +29,7 @@ const SLICE = 5;
 
 /** Calls `visit` with every entry; it is good until `visit` returns. Throws `SystemError` or `NetlinkError`. */
 async function readTable(visit: (entry: ConntrackEntry) => void): Promise<void> {
-  const fd = libc.socket(libc.AF_NETLINK, libc.SOCK_RAW, Protocol.NETFILTER);
+  const fd = libc.socket(AF_NETLINK, SOCK_RAW, Protocol.NETFILTER);
   const buffer = Buffer.allocUnsafe(DATAGRAM);
   let done = false;
   try {

@@ -1,10 +1,8 @@
 /** Which of the pod's interfaces is the internal one and which the external one. Pure. */
+import { RT_SCOPE_UNIVERSE } from '../../lib/linux.ts';
 import { type Address, contains, type Family, type Prefix, parsePrefix } from '../../lib/prefix.ts';
 import type { InterfaceAddress, Link } from '../../routing/state.ts';
 import type { Policy } from '../policy/model.ts';
-
-// rt_scope_t
-const SCOPE_UNIVERSE = 0;
 
 /** An entry of Multus' network-status annotation. */
 export interface NetworkStatus {
@@ -108,7 +106,7 @@ function onLink({ links, addresses }: Facts, gateways: readonly Address[]): stri
       addresses.some(
         ({ ifindex, address, prefixLength, scope }) =>
           ifindex === index &&
-          scope === SCOPE_UNIVERSE &&
+          scope === RT_SCOPE_UNIVERSE &&
           gateways.some((gateway) => contains(parsePrefix(`${address}/${prefixLength}`)!, gateway)),
       ),
     )

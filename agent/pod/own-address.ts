@@ -8,6 +8,7 @@
  * RFC 6724 5, rule 3); neither temporary nor IPv4's secondary; the one that has been there longest.
  */
 
+import { RT_SCOPE_LINK, RT_SCOPE_UNIVERSE } from '../../lib/linux.ts';
 import { type Address, contains, type Family, type Prefix, parsePrefix } from '../../lib/prefix.ts';
 import { ownsAddress } from '../../routing/ownership.ts';
 import type { InterfaceAddress } from '../../routing/state.ts';
@@ -20,9 +21,6 @@ const IFA_F_SECONDARY = 0x01;
 const IFA_F_DADFAILED = 0x08;
 const IFA_F_DEPRECATED = 0x20;
 const IFA_F_TENTATIVE = 0x40;
-// rt_scope_t
-const SCOPE_UNIVERSE = 0;
-const SCOPE_LINK = 253;
 
 /** Addresses that the policy gives to others, in a family. */
 export interface Given {
@@ -46,7 +44,7 @@ function addressesOn({ links, addresses }: LinkFacts, name: string, family: Fami
 
 /** Whether packets can be sent from an address: it is global, and nobody else on the link has it. */
 export const isUsable = ({ scope, flags }: Pick<InterfaceAddress, 'scope' | 'flags'>): boolean =>
-  scope === SCOPE_UNIVERSE && (flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE)) === 0;
+  scope === RT_SCOPE_UNIVERSE && (flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE)) === 0;
 
 /** The pod's own addresses on an interface that packets can be sent from; virtual ones are none of them. */
 export function usableAddresses(facts: LinkFacts, name: string, family: Family): InterfaceAddress[] {
@@ -109,7 +107,7 @@ export function masqueradeChoosesOwn(
   if (![...given.pods, ...given.shared].every(isOwn)) return false;
   // net/ipv6/addrconf.c, ipv6_dev_get_saddr: of several another one for each destination; a deprecated one last.
   if (family === 6) {
-    const global = there.filter(({ scope }) => scope !== SCOPE_LINK);
+    const global = there.filter(({ scope }) => scope !== RT_SCOPE_LINK);
     return global.length === 1 && own.length === 1 && (own[0]!.flags & IFA_F_DEPRECATED) === 0;
   }
   // net/ipv4/devinet.c, inet_select_addr: the first primary one on the next hop's network, else the first.

@@ -8,6 +8,15 @@
  */
 import * as libc from '../../lib/libc.ts';
 import { SystemError } from '../../lib/libc.ts';
+import {
+  AF_INET6,
+  EAGAIN,
+  ETH_P_ARP,
+  ETH_P_IPV6,
+  IPV6_ADD_MEMBERSHIP,
+  SOCK_DGRAM,
+  SOL_IPV6,
+} from '../../lib/linux.ts';
 import type { Logger } from '../../lib/log.ts';
 import { MAC_BROADCAST, macText, multicastMac } from '../../lib/mac.ts';
 import { type Address, address as canonical, type Family, familyOf } from '../../lib/prefix.ts';
@@ -36,7 +45,7 @@ import {
   encodeDuplicateQuestion,
   solicitedNode,
 } from './ndp.ts';
-import { EAGAIN, ETH_P_ARP, ETH_P_IPV6, linkAddress, packetSocket } from './probe.ts';
+import { packetSocket } from './probe.ts';
 
 /** Where an address is or shall be. One that is elsewhere is another one to its neighbours. */
 export interface Place {
@@ -65,12 +74,8 @@ const READ_AT_MOST = 256;
 const NO_MAC = '00:00:00:00:00:00';
 const NO_ADDRESS = { 4: canonical('0.0.0.0'), 6: canonical('::') } as const;
 const BUFFER = 2048;
-/** struct sockaddr_ll, and where the Ethernet address is in it. */
+/** Octets of struct sockaddr_ll. */
 const LINK_ADDRESS = 20;
-const LINK_ADDRESS_MAC = 12;
-
-// linux/in6.h
-const IPV6_ADD_MEMBERSHIP = 20;
 
 interface Entry {
   place: Place;
@@ -271,7 +276,7 @@ export class Claims {
         const length = libc.recvfrom(fd, this.#buffer, this.#from);
         if (length === -EAGAIN) break;
         if (length <= 0) continue;
-        const sender = macText(this.#from.subarray(LINK_ADDRESS_MAC, LINK_ADDRESS_MAC + 6));
+        const sender = macText(this.#from.subarray(libc.LINK_ADDRESS_MAC, libc.LINK_ADDRESS_MAC + 6));
         const said = whatIsSaid(this.#buffer.subarray(0, length), sender);
         for (const { address, word } of said) news = this.#take(address, word, ifindex, now) || news;
       }
@@ -329,7 +334,7 @@ export class Claims {
     const ear = this.#ears.get(earKey(family, ifindex));
     if (ear === undefined) throw new Error(this.#deaf ?? 'there is no socket');
     const send = (packet: Buffer, protocol: number, to: string): void => {
-      const result = libc.sendto(ear.fd, packet, linkAddress(protocol, ifindex, to));
+      const result = libc.sendto(ear.fd, packet, libc.linkAddress(protocol, ifindex, to));
       if (result < 0) throw new SystemError('send', -result);
     };
     if (family === 6) {
@@ -408,12 +413,12 @@ export class Claims {
     }
     for (const [address, { place }] of asking) {
       try {
-        this.#groups ??= libc.socket(libc.AF_INET6, libc.SOCK_DGRAM, 0);
+        this.#groups ??= libc.socket(AF_INET6, SOCK_DGRAM, 0);
         // struct ipv6_mreq
         const request = Buffer.alloc(20);
         request.set(libc.sockaddr(solicitedNode(address), 0).subarray(8, 24));
         request.writeInt32LE(place.ifindex, 16);
-        libc.setsockopt(this.#groups, libc.SOL_IPV6, IPV6_ADD_MEMBERSHIP, request);
+        libc.setsockopt(this.#groups, SOL_IPV6, IPV6_ADD_MEMBERSHIP, request);
       } catch {
         // Joined already (EADDRINUSE), or the link is gone. Without it only a switch that snoops keeps questions away.
       }

@@ -1,9 +1,9 @@
 /** The kernel's neighbour entries, which say where packets go on a link (linux/neighbour.h). Pure. */
 import { AttrStream, parseAttributes, putU32 } from 'netlink/dist/structs.js';
+import { addressFamily } from '../../lib/linux.ts';
 import { macBytes, macText } from '../../lib/mac.ts';
 import { type Address, addressBytes, addressFromBytes, familyOf } from '../../lib/prefix.ts';
 import { RTPROT_VEG_AGENT } from '../../routing/numbers.ts';
-import { addressFamily } from '../../routing/parse.ts';
 
 /** RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH and the multicast group RTNLGRP_NEIGH. */
 export const NEW_NEIGHBOUR = 28;

@@ -6,7 +6,22 @@
  * An answer raises SIGURG (F_SETSIG), as netlink's do: nothing is polled.
  */
 import { randomBytes } from 'node:crypto';
+import type { Bpf } from '../../lib/bpf.ts';
 import * as libc from '../../lib/libc.ts';
+import {
+  AF_PACKET,
+  addressFamily,
+  EAGAIN,
+  ETH_P_ARP,
+  ETH_P_IPV6,
+  ICMP_FILTER,
+  ICMPV6_FILTER,
+  IPPROTO_ICMP,
+  IPPROTO_ICMPV6,
+  SOCK_DGRAM,
+  SOCK_RAW,
+  SOL_RAW,
+} from '../../lib/linux.ts';
 import { MAC_BROADCAST, macBytes, multicastMac } from '../../lib/mac.ts';
 import {
   type Address,
@@ -51,49 +66,19 @@ export interface Origin {
 
 export type Method = 'neighbour' | 'icmp';
 
-// linux/if_ether.h, linux/if_arp.h, asm-generic/socket.h, linux/icmp.h, linux/icmpv6.h, linux/fcntl.h
-export const ETH_P_ARP = 0x0806;
-export const ETH_P_IPV6 = 0x86dd;
-const IPPROTO_ICMP = 1;
-const IPPROTO_ICMPV6 = 58;
-const SO_BINDTODEVICE = 25;
-const SOL_RAW = 255;
-const ICMP_FILTER = 1;
-const F_SETFL = 4;
-const F_SETOWN = 8;
-const F_SETSIG = 10;
-const O_NONBLOCK = 0x800;
-const O_ASYNC = 0x2000;
-const SIGURG = 23;
-export const EAGAIN = 11;
-
 /** Of a link without an IPv4 address. */
 export const NO_ADDRESS = canonical('0.0.0.0');
 
 /** Packets that one call of `read` takes. */
 const READ_AT_MOST = 256;
 const BUFFER = 2048;
-/** struct sockaddr_ll (linux/if_packet.h). */
-export function linkAddress(protocol: number, ifindex: number, mac?: string): Uint8Array {
-  const bytes = Buffer.alloc(20);
-  bytes.writeUInt16LE(libc.AF_PACKET, 0);
-  bytes.writeUInt16BE(protocol, 2);
-  bytes.writeInt32LE(ifindex, 4);
-  if (mac !== undefined) {
-    bytes.writeUInt8(6, 11);
-    bytes.set(macBytes(mac), 12);
-  }
-  return bytes;
-}
 
 /** Opens a socket and prepares it; closes it again when that fails. Throws `SystemError`. */
 function open(domain: number, type: number, protocol: number, prepare: (fd: number) => void): number {
   const fd = libc.socket(domain, type, protocol);
   try {
     prepare(fd);
-    libc.fcntl(fd, F_SETOWN, process.pid);
-    libc.fcntl(fd, F_SETSIG, SIGURG);
-    libc.fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC);
+    libc.signalReadable(fd);
     return fd;
   } catch (error) {
     libc.close(fd);
@@ -147,10 +132,10 @@ function sender(
 }
 
 /** A packet socket on a link that hears what a filter lets through. Throws `SystemError`. */
-export const packetSocket = (protocol: number, ifindex: number, filter: libc.Bpf): number =>
-  open(libc.AF_PACKET, libc.SOCK_DGRAM, 0, (fd) => {
+export const packetSocket = (protocol: number, ifindex: number, filter: Bpf): number =>
+  open(AF_PACKET, SOCK_DGRAM, 0, (fd) => {
     libc.attachFilter(fd, filter);
-    libc.bind(fd, linkAddress(protocol, ifindex));
+    libc.bind(fd, libc.linkAddress(protocol, ifindex));
   });
 
 function arpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): Prober {
@@ -171,7 +156,7 @@ function arpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): 
         targetMac: '00:00:00:00:00:00',
         targetAddress,
       }),
-      to: linkAddress(ETH_P_ARP, ifindex, mac ?? MAC_BROADCAST),
+      to: libc.linkAddress(ETH_P_ARP, ifindex, mac ?? MAC_BROADCAST),
     })),
     (mac) => libc.attachFilter(fd, gatewayArp(gateway, mac)),
   );
@@ -192,27 +177,23 @@ function ndpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): 
       const destination = mac === undefined ? solicitedNode(target) : target;
       return {
         packet: encodeSolicitation({ source, sourceMac: ownMac, destination, target }),
-        to: linkAddress(ETH_P_IPV6, ifindex, mac ?? multicastMac(destination)),
+        to: libc.linkAddress(ETH_P_IPV6, ifindex, mac ?? multicastMac(destination)),
       };
     }),
   );
 }
 
 function icmpProber(family: Family, origin: Origin): Prober {
-  const fd = open(
-    family === 4 ? libc.AF_INET : libc.AF_INET6,
-    libc.SOCK_RAW,
-    family === 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6,
-    (socket) => {
-      // A set bit blocks a type: all but the echo reply.
-      const blocked = Buffer.alloc(family === 4 ? 4 : 32, 0xff);
-      const type = ECHO_REPLY[family];
-      blocked[type >> 3]! &= ~(1 << (type & 7));
-      libc.setsockopt(socket, family === 4 ? SOL_RAW : IPPROTO_ICMPV6, ICMP_FILTER, blocked);
-      libc.setsockopt(socket, libc.SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${origin.interface}\0`));
-      libc.bind(socket, libc.sockaddr(origin.source, 0));
-    },
-  );
+  const fd = open(addressFamily(family), SOCK_RAW, family === 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6, (socket) => {
+    // A set bit blocks a type: all but the echo reply.
+    const blocked = Buffer.alloc(family === 4 ? 4 : 32, 0xff);
+    const type = ECHO_REPLY[family];
+    blocked[type >> 3]! &= ~(1 << (type & 7));
+    if (family === 4) libc.setsockopt(socket, SOL_RAW, ICMP_FILTER, blocked);
+    else libc.setsockopt(socket, IPPROTO_ICMPV6, ICMPV6_FILTER, blocked);
+    libc.bindToDevice(socket, origin.interface);
+    libc.bind(socket, libc.sockaddr(origin.source, 0));
+  });
   // The data tell our own replies, and whose they are.
   const cookie = randomBytes(8);
   const length = cookie.length + addressBytes(origin.source).length;

@@ -7,6 +7,19 @@
  * number of events is the socket's drop counter in /proc/net/netlink.
  */
 import { readFileSync } from 'node:fs';
+import {
+  AF_NETLINK,
+  EAGAIN,
+  EINTR,
+  ENOBUFS,
+  NETLINK_ADD_MEMBERSHIP,
+  NETLINK_NETFILTER,
+  SO_RCVBUF,
+  SO_RCVBUFFORCE,
+  SOCK_RAW,
+  SOL_NETLINK,
+  SOL_SOCKET,
+} from '../../lib/linux.ts';
 import type { Tracker } from './tracker.ts';
 import {
   type ConntrackEntry,
@@ -31,18 +44,6 @@ export interface Libc {
   recv(fd: number, data: Uint8Array): number;
   close(fd: number): void;
 }
-
-const AF_NETLINK = 16;
-const SOCK_RAW = 3;
-const NETLINK_NETFILTER = 12;
-const SOL_SOCKET = 1;
-const SO_RCVBUF = 8;
-const SO_RCVBUFFORCE = 33;
-const SOL_NETLINK = 270;
-const NETLINK_ADD_MEMBERSHIP = 1;
-const EINTR = 4;
-const EAGAIN = 11;
-const ENOBUFS = 105;
 
 /** Holds the events of about two seconds at 10 000 a second; the kernel doubles it. */
 export const RECEIVE_BUFFER = 8 << 20;

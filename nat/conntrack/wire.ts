@@ -5,19 +5,23 @@
  * Decoding runs for every new and every ended flow and for every entry of a dump. It walks the attributes once
  * and copies nothing: addresses are views of the receive buffer, good until the next receive.
  */
+import {
+  AF_INET,
+  AF_INET6,
+  AF_UNSPEC,
+  NFGEN_HEADER,
+  NLA_F_NESTED,
+  NLA_HEADER,
+  NLA_TYPE_MASK,
+  NLM_F_DUMP,
+  NLM_F_REQUEST,
+  NLMSG_HEADER,
+} from '../../lib/linux.ts';
 import type { Family } from '../../lib/prefix.ts';
 
 // linux/netlink.h
 export const NLMSG_ERROR = 2;
 export const NLMSG_DONE = 3;
-const NLM_F_REQUEST = 0x1;
-const NLM_F_DUMP = 0x300;
-const NLA_F_NESTED = 0x8000;
-const NLA_TYPE_MASK = 0x3fff;
-const NLMSG_HEADER = 16;
-const NLA_HEADER = 4;
-/** struct nfgenmsg: family, version, resource id. */
-const NFGEN_HEADER = 4;
 
 // enum cntl_msg_types below NFNL_SUBSYS_CTNETLINK
 const SUBSYSTEM = 1 << 8;
@@ -66,10 +70,6 @@ const CTA_TIMESTAMP_START = 1;
 const CTA_TIMESTAMP_STOP = 2;
 const CTA_PROTOINFO_TCP = 1;
 const CTA_PROTOINFO_TCP_STATE = 1;
-
-const AF_UNSPEC = 0;
-const AF_INET = 2;
-const AF_INET6 = 10;
 
 /** IP protocol numbers (IANA) that conntrack tells apart. */
 export const PROTOCOL = { icmp: 1, tcp: 6, udp: 17, gre: 47, icmpv6: 58, sctp: 132 } as const;

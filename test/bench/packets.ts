@@ -8,19 +8,8 @@ import { once } from 'node:events';
 import { createInterface, type Interface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import koffi from 'koffi';
-import {
-  AF_INET,
-  bind,
-  libc,
-  recv,
-  SOCK_DGRAM,
-  SOCK_RAW,
-  SOL_SOCKET,
-  sendto,
-  setsockopt,
-  sockaddr,
-  socket,
-} from '../../lib/libc.ts';
+import { bind, libc, recv, sendto, setsockopt, sockaddr, socket } from '../../lib/libc.ts';
+import { AF_INET, IPPROTO_ICMP, SO_SNDBUFFORCE, SOCK_DGRAM, SOCK_RAW, SOL_SOCKET } from '../../lib/linux.ts';
 import { type Namespace, NODE, ROOT, URGENTLY } from '../support/netns.ts';
 
 export type Job =
@@ -71,10 +60,8 @@ const IOVEC = 16;
 const SOCKADDR = 16;
 const AT = { name: 0, nameLength: 8, vector: 16, vectorLength: 24 };
 const PAYLOAD = Buffer.alloc(18);
-const SO_SNDBUFFORCE = 32;
 const PORT = 9; // discard
 const FIRST_PORT = 1024;
-const IPPROTO_ICMP = 1;
 const PING_TIMEOUT = 100;
 
 const cSendmmsg = libc.func('int sendmmsg(int fd, void *messages, unsigned int count, int flags)');

@@ -6,7 +6,8 @@
 
 import { randomBytes } from 'node:crypto';
 import { encode, type Packet } from '../../bfd/packet.ts';
-import { AF_INET, AF_INET6, bind, SOCK_DGRAM, sendto, setsockopt, sockaddr, socket } from '../../lib/libc.ts';
+import { bind, sendto, setsockopt, sockaddr, socket } from '../../lib/libc.ts';
+import { AF_INET, AF_INET6, SOCK_DGRAM } from '../../lib/linux.ts';
 
 const [target = '', rateText = '', secondsText = '', ...sources] = process.argv.slice(2);
 const rate = Number(rateText);

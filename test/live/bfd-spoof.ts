@@ -4,7 +4,8 @@
  */
 
 import { encode } from '../../bfd/packet.ts';
-import { AF_INET, AF_INET6, bind, SOCK_DGRAM, sendto, setsockopt, sockaddr, socket } from '../../lib/libc.ts';
+import { bind, sendto, setsockopt, sockaddr, socket } from '../../lib/libc.ts';
+import { AF_INET, AF_INET6, SOCK_DGRAM } from '../../lib/linux.ts';
 
 const [seconds = '', ...addresses] = process.argv.slice(2);
 

@@ -15,6 +15,7 @@ import { once } from 'node:events';
 import { createConnection, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as libc from '../../lib/libc.ts';
+import { addressFamily, IPPROTO_ICMP, IPPROTO_ICMPV6, SOCK_RAW } from '../../lib/linux.ts';
 import type { Daemon, Namespace } from '../support/netns.ts';
 import { NODE, ROOT, URGENTLY, until } from '../support/netns.ts';
 import { roomySocket } from '../support/udp.ts';
@@ -115,7 +116,7 @@ function checksum(octets: Buffer): number {
 
 async function icmp(host: string, id: number, count: number, packets: number): Promise<Sent> {
   const v6 = host.includes(':');
-  const fd = libc.socket(v6 ? libc.AF_INET6 : libc.AF_INET, libc.SOCK_RAW, v6 ? 58 : 1);
+  const fd = libc.socket(addressFamily(v6 ? 6 : 4), SOCK_RAW, v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
   const address = libc.sockaddr(host, 0);
   const seen: Sent = { sent: 0, received: 0 };
   for (let round = 0; round < packets; round++) {

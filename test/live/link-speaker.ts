@@ -3,8 +3,8 @@
  * hex, one after the other, so many rounds (0: until it is ended).
  */
 
-import { linkAddress } from '../../agent/uplink/probe.ts';
-import { AF_PACKET, bind, ifNametoindex, SOCK_RAW, sendto, socket } from '../../lib/libc.ts';
+import { bind, ifNametoindex, linkAddress, sendto, socket } from '../../lib/libc.ts';
+import { AF_PACKET, SOCK_RAW } from '../../lib/linux.ts';
 
 const [name = '', every = '', count = '', ...frames] = process.argv.slice(2);
 const fd = socket(AF_PACKET, SOCK_RAW, 0);

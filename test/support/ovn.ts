@@ -15,7 +15,8 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import koffi from 'koffi';
-import { AF_INET, close, libc, SOCK_DGRAM, SystemError, socket } from '../../lib/libc.ts';
+import { close, libc, SystemError, socket } from '../../lib/libc.ts';
+import { AF_INET, SOCK_DGRAM } from '../../lib/linux.ts';
 import { Agent, cli, type GatewaySpec, PolicyDirectory, WEB } from './agent.ts';
 import { BfdCapture } from './capture.ts';
 import { type Daemon, must, type Namespace, type Scope, URGENTLY, until, veth } from './netns.ts';

@@ -1,8 +1,8 @@
 /** UDP sockets for what counts packets. */
 import { createSocket, type Socket } from 'node:dgram';
 import * as libc from '../../lib/libc.ts';
+import { addressFamily, SO_RCVBUFFORCE, SOCK_DGRAM, SOL_SOCKET } from '../../lib/linux.ts';
 
-const SO_RCVBUFFORCE = 33; // asm-generic/socket.h
 /** Ten thousand small packets. */
 const ROOM = 8 << 20;
 
@@ -12,8 +12,8 @@ const ROOM = 8 << 20;
  * Needs CAP_NET_ADMIN.
  */
 export function roomySocket(family: 4 | 6, port = 0): Socket {
-  const fd = libc.socket(family === 4 ? libc.AF_INET : libc.AF_INET6, libc.SOCK_DGRAM, 0);
-  libc.setsockopt(fd, libc.SOL_SOCKET, SO_RCVBUFFORCE, ROOM);
+  const fd = libc.socket(addressFamily(family), SOCK_DGRAM, 0);
+  libc.setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, ROOM);
   libc.bind(fd, libc.sockaddr(family === 4 ? '0.0.0.0' : '::', port));
   return createSocket({
     type: family === 4 ? 'udp4' : 'udp6',

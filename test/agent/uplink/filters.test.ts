@@ -14,7 +14,7 @@ import {
   solicitedNode,
 } from '../../../agent/uplink/ndp.ts';
 import { neighbourEntry } from '../../../agent/uplink/neighbours.ts';
-import type { Bpf } from '../../../lib/libc.ts';
+import type { Bpf } from '../../../lib/bpf.ts';
 import { type Address, address } from '../../../lib/prefix.ts';
 
 /** What the kernel does with the instructions that the filters use: the octets that it lets through. */
