@@ -38,7 +38,7 @@ import {
 } from './entry.ts';
 import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './intent.ts';
 import { KeyRing, keyReader } from './keys.ts';
-import { type NextHop, NextHops, nextHopKey } from './next-hops.ts';
+import { type NextHop, NextHopResolver, nextHopKey } from './next-hop-resolver.ts';
 import { decode, encode } from './packet.ts';
 import type { SavedSession } from './saved.ts';
 import {
@@ -118,7 +118,7 @@ export class Engine {
   readonly #options: EngineOptions;
   readonly #random: () => number;
   readonly #transport: Transport;
-  readonly #nextHops: NextHops;
+  readonly #nextHops: NextHopResolver;
   readonly #checkpoint: Checkpoint | undefined;
   readonly #entries = new Map<number, Entry>();
   readonly #byPath = new Map<string, Entry>();
@@ -169,7 +169,7 @@ export class Engine {
       this.#log,
       this.#random,
     );
-    this.#nextHops = new NextHops(this.#log, () => this.#listen());
+    this.#nextHops = new NextHopResolver(this.#log, () => this.#listen());
     this.#maintenance = setInterval(() => this.#maintain(), MAINTENANCE_PERIOD);
     if (options.checkpoint !== undefined) {
       this.#checkpoint = new Checkpoint(options.checkpoint, this.#log, () =>
@@ -290,7 +290,7 @@ export class Engine {
       return endpoints.get(key)!;
     };
     const entries = [...this.#entries.values()];
-    this.#nextHops.follow(entries.map(nextHopOf).filter((hop) => hop !== undefined));
+    this.#nextHops.watch(entries.map(nextHopOf).filter((hop) => hop !== undefined));
     for (const entry of entries) {
       const endpoint = add(entry.local, entry.multihop, entry.intent.minTTL, entry.intent.interface);
       const hop = nextHopOf(entry);
@@ -463,7 +463,7 @@ export class Engine {
 
   #maintain(): void {
     const now = clock();
-    this.#nextHops.tend();
+    this.#nextHops.retry();
     const read = keyReader();
     let removed = false;
     for (const entry of this.#entries.values()) {

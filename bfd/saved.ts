@@ -140,7 +140,7 @@ function sessionCheck(isAddress: (text: string) => boolean): Check {
       via: optional(
         fields<NonNullable<PeerIntent['via']>>({
           gateway: address,
-          mac: text(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i),
+          mac: text(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
         }),
       ),
       multihop: flag,

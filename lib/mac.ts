@@ -2,6 +2,8 @@
 import { type Address, addressBytes } from './prefix.ts';
 
 export const MAC_BROADCAST = 'ff:ff:ff:ff:ff:ff';
+/** In an ARP request, the address that is asked for. */
+export const MAC_ZERO = '00:00:00:00:00:00';
 
 /** The six octets of an address. Throws `TypeError` for anything else. */
 export function macBytes(text: string): Uint8Array {

@@ -6,6 +6,8 @@
  * within a second; when somebody else claims it, they are told again at once and then ever more slowly, once a second at
  * least, and it is logged, noted and counted. Both need a packet socket; without one a note says so.
  */
+
+import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from '../../lib/arp.ts';
 import * as libc from '../../lib/libc.ts';
 import { SystemError } from '../../lib/libc.ts';
 import {
@@ -18,9 +20,16 @@ import {
   SOL_IPV6,
 } from '../../lib/linux.ts';
 import type { Logger } from '../../lib/log.ts';
-import { MAC_BROADCAST, macText, multicastMac } from '../../lib/mac.ts';
+import { MAC_BROADCAST, MAC_ZERO, macText, multicastMac } from '../../lib/mac.ts';
+import {
+  ALL_NODES,
+  decodeAdvertisement,
+  decodeSolicitation,
+  encodeAdvertisement,
+  encodeDuplicateQuestion,
+  solicitedNode,
+} from '../../lib/ndp.ts';
 import { type Address, address as canonical, type Family, familyOf } from '../../lib/prefix.ts';
-import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from './arp.ts';
 import {
   announced,
   asked,
@@ -37,14 +46,6 @@ import {
 } from './claim.ts';
 import { recentRivals, rivalsToTell } from './conflicts.ts';
 import { claimsFilter } from './filters.ts';
-import {
-  ALL_NODES,
-  decodeAdvertisement,
-  decodeSolicitation,
-  encodeAdvertisement,
-  encodeDuplicateQuestion,
-  solicitedNode,
-} from './ndp.ts';
 import { packetSocket } from './probe.ts';
 
 /** Where an address is or shall be. One that is elsewhere is another one to its neighbours. */
@@ -71,7 +72,6 @@ const BURST_PAUSE = 10;
 /** Packets that one call of `#hear` takes from one socket. */
 const READ_AT_MOST = 256;
 
-const NO_MAC = '00:00:00:00:00:00';
 const NO_ADDRESS = { 4: canonical('0.0.0.0'), 6: canonical('::') } as const;
 const BUFFER = 2048;
 /** Octets of struct sockaddr_ll. */
@@ -352,9 +352,9 @@ export class Claims {
       );
     if (what === 'announcement') {
       // Some neighbours learn from the one, some from the other.
-      arp(ARP_REQUEST, address, NO_MAC);
+      arp(ARP_REQUEST, address, MAC_ZERO);
       arp(ARP_REPLY, address, MAC_BROADCAST);
-    } else arp(ARP_REQUEST, NO_ADDRESS[4], NO_MAC);
+    } else arp(ARP_REQUEST, NO_ADDRESS[4], MAC_ZERO);
   }
 
   /** Opens the sockets that the addresses need, each with a filter for its addresses, and closes the others. */

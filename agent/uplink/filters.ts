@@ -2,12 +2,13 @@
  * Which packets of a link wake the agent: programs in classic BPF (linux/filter.h) for sockets without a link-layer
  * header, so the packet begins at 0. Pure.
  */
+
+import { ARP_REPLY } from '../../lib/arp.ts';
 import { ACCEPT, type Bpf, DROP, JEQ_K, LD_B_ABS, LD_H_ABS, LD_W_ABS } from '../../lib/bpf.ts';
 import { addressFamily, IPPROTO_ICMPV6 } from '../../lib/linux.ts';
 import { macBytes } from '../../lib/mac.ts';
+import { ADVERTISEMENT, SOLICITATION } from '../../lib/ndp.ts';
 import { type Address, addressBytes, familyOf } from '../../lib/prefix.ts';
-import { ARP_REPLY } from './arp.ts';
-import { ADVERTISEMENT, SOLICITATION } from './ndp.ts';
 
 /**
  * So many addresses are compared. The kernel charges a program to the memory of its socket (net.core.optmem_max, 20480

@@ -1,4 +1,5 @@
-/** ICMP echo of both families (RFC 792, RFC 4443 4), and the checksum that goes with it. Pure. */
+/** ICMP echo of both families (RFC 792, RFC 4443 4). Pure. */
+import { checksum } from '../../lib/checksum.ts';
 import type { Family } from '../../lib/prefix.ts';
 
 const ECHO_REQUEST = { 4: 8, 6: 128 } as const;
@@ -10,16 +11,6 @@ export interface Echo {
   identifier: number;
   sequence: number;
   data: Uint8Array;
-}
-
-/** The ones' complement of the ones' complement sum of 16-bit words (RFC 1071); 0 over a valid message. */
-export function checksum(...parts: Uint8Array[]): number {
-  const bytes = Buffer.concat(parts);
-  let sum = 0;
-  for (let i = 0; i + 1 < bytes.length; i += 2) sum += bytes.readUInt16BE(i);
-  if (bytes.length % 2 === 1) sum += bytes.readUInt8(bytes.length - 1) << 8;
-  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
-  return ~sum & 0xffff;
 }
 
 /** An echo request. The checksum of IPv6 is the kernel's to fill in: it covers the addresses. */

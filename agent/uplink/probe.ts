@@ -6,6 +6,7 @@
  * An answer raises SIGURG (F_SETSIG), as netlink's do: nothing is polled.
  */
 import { randomBytes } from 'node:crypto';
+import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from '../../lib/arp.ts';
 import type { Bpf } from '../../lib/bpf.ts';
 import * as libc from '../../lib/libc.ts';
 import {
@@ -22,7 +23,8 @@ import {
   SOCK_RAW,
   SOL_RAW,
 } from '../../lib/linux.ts';
-import { MAC_BROADCAST, macBytes, multicastMac } from '../../lib/mac.ts';
+import { MAC_BROADCAST, MAC_ZERO, macBytes, multicastMac } from '../../lib/mac.ts';
+import { decodeAdvertisement, encodeSolicitation, solicitedNode } from '../../lib/ndp.ts';
 import {
   type Address,
   addressBytes,
@@ -31,10 +33,8 @@ import {
   type Family,
   familyOf,
 } from '../../lib/prefix.ts';
-import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from './arp.ts';
 import { gatewayAdvertisements, gatewayArp } from './filters.ts';
 import { decodeEcho, ECHO_REPLY, encodeEcho } from './icmp.ts';
-import { decodeAdvertisement, encodeSolicitation, solicitedNode } from './ndp.ts';
 
 /** An answer to a probe, or what somebody says without having been asked. */
 export interface Answer {
@@ -153,7 +153,7 @@ function arpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): 
         operation: ARP_REQUEST,
         senderMac: ownMac,
         senderAddress: source,
-        targetMac: '00:00:00:00:00:00',
+        targetMac: MAC_ZERO,
         targetAddress,
       }),
       to: libc.linkAddress(ETH_P_ARP, ifindex, mac ?? MAC_BROADCAST),

@@ -1,7 +1,7 @@
 /** Whatever is deleted or altered of the agent's comes back within a second, and what is foreign stays. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { checksum } from '../../agent/uplink/icmp.ts';
+import { checksum } from '../../lib/checksum.ts';
 import { addressBytes, address as canonical } from '../../lib/prefix.ts';
 import { Agent, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
 import { type Backend, kernelState } from '../support/kernel.ts';

@@ -14,6 +14,7 @@ import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
 import { createConnection, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { checksum } from '../../lib/checksum.ts';
 import * as libc from '../../lib/libc.ts';
 import { addressFamily, IPPROTO_ICMP, IPPROTO_ICMPV6, SOCK_RAW } from '../../lib/linux.ts';
 import type { Daemon, Namespace } from '../support/netns.ts';
@@ -104,14 +105,6 @@ async function tcp(host: string, port: number, count: number): Promise<Sent> {
     await once(socket, 'close');
   }
   return seen;
-}
-
-/** The Internet checksum (RFC 1071). */
-function checksum(octets: Buffer): number {
-  let sum = 0;
-  for (let i = 0; i < octets.length; i += 2) sum += octets.readUInt16BE(i);
-  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >> 16);
-  return ~sum & 0xffff;
 }
 
 async function icmp(host: string, id: number, count: number, packets: number): Promise<Sent> {

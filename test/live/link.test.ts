@@ -1,8 +1,8 @@
 /** Who is on the external link: thieves of the gateway's address and of ours, routers that move, neighbours. */
 import t, { type Test } from 'tap';
-import { ARP_REPLY, ARP_REQUEST, encodeArp } from '../../agent/uplink/arp.ts';
-import { checksum } from '../../agent/uplink/icmp.ts';
-import { encodeAdvertisement, encodeSolicitation } from '../../agent/uplink/ndp.ts';
+import { ARP_REPLY, ARP_REQUEST, encodeArp } from '../../lib/arp.ts';
+import { checksum } from '../../lib/checksum.ts';
+import { encodeAdvertisement, encodeSolicitation } from '../../lib/ndp.ts';
 import { address, addressBytes, FAMILIES, type Family } from '../../lib/prefix.ts';
 import { Agent, type GatewaySpec, PolicyDirectory } from '../support/agent.ts';
 import { type Daemon, type Namespace, NODE, ROOT, until, veth } from '../support/netns.ts';

@@ -1,20 +1,20 @@
 // Which packets of a link wake the agent.
 import t from 'tap';
-import { ARP_REPLY, ARP_REQUEST, encodeArp } from '../../../agent/uplink/arp.ts';
 import {
   claimsFilter,
   gatewayAdvertisements,
   gatewayArp,
   neighbourNotices,
 } from '../../../agent/uplink/filters.ts';
+import { neighbourEntry } from '../../../agent/uplink/neighbours.ts';
+import { ARP_REPLY, ARP_REQUEST, encodeArp } from '../../../lib/arp.ts';
+import type { Bpf } from '../../../lib/bpf.ts';
 import {
   encodeAdvertisement,
   encodeDuplicateQuestion,
   encodeSolicitation,
   solicitedNode,
-} from '../../../agent/uplink/ndp.ts';
-import { neighbourEntry } from '../../../agent/uplink/neighbours.ts';
-import type { Bpf } from '../../../lib/bpf.ts';
+} from '../../../lib/ndp.ts';
 import { type Address, address } from '../../../lib/prefix.ts';
 
 /** What the kernel does with the instructions that the filters use: the octets that it lets through. */

@@ -1,5 +1,6 @@
 import t from 'tap';
-import { checksum, decodeEcho, encodeEcho } from '../../../agent/uplink/icmp.ts';
+import { decodeEcho, encodeEcho } from '../../../agent/uplink/icmp.ts';
+import { checksum } from '../../../lib/checksum.ts';
 
 const ECHO = { identifier: 0x1234, sequence: 7, data: Buffer.from('probe') };
 /** An IPv4 header of ICMP with `words` words of options. */
@@ -15,16 +16,9 @@ const reply = (bytes: Buffer, type: number): Buffer => {
   return copy;
 };
 
-t.test('the checksum is that of RFC 1071', async (t) => {
-  // The example of RFC 1071 3: the sum of these words is ddf2.
-  t.equal(checksum(Buffer.from('0001f203f4f5f6f7', 'hex')), 0xffff ^ 0xddf2);
-  t.equal(checksum(Buffer.from('0001f203', 'hex'), Buffer.from('f4f5f6f7', 'hex')), 0xffff ^ 0xddf2);
-  t.equal(checksum(Buffer.from('ff', 'hex')), 0x00ff, 'an odd length is padded with zero');
-  t.equal(checksum(encodeEcho(4, ECHO)), 0, 'a valid message sums up to 0');
-});
-
 t.test('a request is what RFC 792 and RFC 4443 say', async (t) => {
   t.equal(encodeEcho(4, ECHO).toString('hex'), '0800a0ef1234000770726f6265');
+  t.equal(checksum(encodeEcho(4, ECHO)), 0);
   t.match(encodeEcho(6, ECHO).toString('hex'), /^8000000012340007/, 'IPv6: the kernel fills the checksum in');
 });
 

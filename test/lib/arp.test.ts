@@ -1,6 +1,6 @@
 import t from 'tap';
-import { ARP_REPLY, ARP_REQUEST, type ArpPacket, decodeArp, encodeArp } from '../../../agent/uplink/arp.ts';
-import { address } from '../../../lib/prefix.ts';
+import { ARP_REPLY, ARP_REQUEST, type ArpPacket, decodeArp, encodeArp } from '../../lib/arp.ts';
+import { address } from '../../lib/prefix.ts';
 
 const REQUEST: ArpPacket = {
   operation: ARP_REQUEST,

@@ -1,7 +1,7 @@
 /** ARP for IPv4 on Ethernet (RFC 826), without the Ethernet header. Pure. */
 
-import { macBytes, macText } from '../../lib/mac.ts';
-import { type Address, addressBytes, addressFromBytes } from '../../lib/prefix.ts';
+import { macBytes, macText } from './mac.ts';
+import { type Address, addressBytes, addressFromBytes } from './prefix.ts';
 
 export const ARP_REQUEST = 1;
 export const ARP_REPLY = 2;

@@ -1,5 +1,6 @@
 import t from 'tap';
-import { checksum } from '../../../agent/uplink/icmp.ts';
+import { checksum } from '../../lib/checksum.ts';
+import { multicastMac } from '../../lib/mac.ts';
 import {
   decodeAdvertisement,
   decodeSolicitation,
@@ -7,9 +8,8 @@ import {
   encodeDuplicateQuestion,
   encodeSolicitation,
   solicitedNode,
-} from '../../../agent/uplink/ndp.ts';
-import { multicastMac } from '../../../lib/mac.ts';
-import { address } from '../../../lib/prefix.ts';
+} from '../../lib/ndp.ts';
+import { address } from '../../lib/prefix.ts';
 
 const SOURCE = address('fd00:172:17::11');
 const GATEWAY = address('fd00:172:17::1');
