@@ -55,7 +55,7 @@ export const KERNEL_OPTIONS = {
 export const RUN_OPTIONS = {
   listen: {
     value: 'ADDR:PORT,…',
-    help: "HTTP for metrics and probes (default: port 10669 on the internal interface's addresses and loopback)",
+    help: "HTTP for metrics and probes (default: port 10669 on loopback and the pod's addresses, but those outside)",
   },
   resync: { value: 'TIME', help: 'the longest time between two reconciles', fallback: '30s' },
   'drain-timeout': { value: 'TIME', help: 'the longest wait for traffic to move away', fallback: '5s' },
@@ -80,7 +80,7 @@ export interface Options {
   networkStatus: string;
   internalInterface?: string;
   externalInterface?: string;
-  /** Absent: the default port on the internal interface's addresses and loopback. */
+  /** Absent: the default port on loopback and the pod's own addresses, but those of the external interface. */
   listen?: ListenAddress[];
   /** Milliseconds. */
   resync: number;

@@ -254,13 +254,13 @@ const http = new HttpListeners(
   logger,
 );
 
-/** Loopback and the internal interface: never the external one unless it is named. */
-function listen(internalAddresses: string[], external?: string): Promise<void> {
+/** Loopback and the pod's own addresses, but those of the external interface: never there unless it is named. */
+function listen(addresses: string[], external?: string): Promise<void> {
   const loopback = ['127.0.0.1', ...(hasIPv6() ? ['::1'] : [])];
   const notFrom = external === undefined ? {} : { notFrom: external };
   const usual: Listener[] = [
     ...loopback.map((host) => ({ host, port: HTTP_PORT })),
-    ...internalAddresses.map((host) => ({ host, port: HTTP_PORT, ...notFrom })),
+    ...addresses.map((host) => ({ host, port: HTTP_PORT, ...notFrom })),
   ];
   return http.listen(options.listen ?? usual);
 }
@@ -298,7 +298,7 @@ const gateway: Gateway = new Gateway({
   },
   onLook(look) {
     lastLook = look;
-    return listen(look.plan.internalAddresses, look.plan.interfaces.external);
+    return listen(look.plan.listenAddresses, look.plan.interfaces.external);
   },
 });
 

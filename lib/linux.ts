@@ -71,6 +71,7 @@ export const NLA_HEADER = 4;
 export const NFGEN_HEADER = 4;
 
 // linux/rtnetlink.h
+export const RTN_UNICAST = 1;
 export const RT_SCOPE_UNIVERSE = 0;
 export const RT_SCOPE_LINK = 253;
 

@@ -1,6 +1,14 @@
 /** From what the gateway is meant to translate to the chains, rules and sets that do it. Pure. */
 
-import { addressBits, anyPrefix, type Family, hostPrefix, type Prefix, prefix } from '../lib/prefix.ts';
+import {
+  type Address,
+  addressBits,
+  anyPrefix,
+  type Family,
+  hostPrefix,
+  type Prefix,
+  prefix,
+} from '../lib/prefix.ts';
 import {
   BFD_PORTS,
   CHAIN_MASQUERADE,
@@ -26,6 +34,7 @@ import {
   CHAIN_LIMIT,
   CHAIN_MSS,
   CHAIN_NEW,
+  CHAIN_PRIMARY,
   CHAIN_REFUSED,
   CHAIN_STRAY,
   CHAIN_TRANSLATE,
@@ -79,6 +88,11 @@ export interface FamilyNat {
    * the former.
    */
   inbound?: InboundAccess;
+  /**
+   * The pod's primary network, where it is neither side: what the pod sends from its addresses there stays as it is, and
+   * nothing is forwarded to that network or from it.
+   */
+  primary?: { interface: string; addresses: Address[] };
   /** So many connections each source inside may have at once; absent: any number. */
   connectionsPerSource?: number;
 }
@@ -168,6 +182,12 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
   const forwarded = asSet ? returnPairOfSet(FORWARD_SET[family]) : blocks.flatMap(returnPair);
   add('nat', CHAIN_MASQUERADE, masqueradeChain(nat.source));
   hook('nat', 'PREROUTING', markRule(internal));
+  const { primary } = nat;
+  if (primary !== undefined) {
+    add('nat', CHAIN_PRIMARY, ['-j ACCEPT']);
+    const out = `-o ${interfaceName(primary.interface)} ${jump(CHAIN_PRIMARY)}`;
+    hook('nat', 'POSTROUTING', ...primary.addresses.map((address) => `-s ${hostPrefix(address)} ${out}`));
+  }
 
   if (eips.length > 0 || dnats.length > 0) {
     const { dnat, inbound, externals } = inboundChains(family, eips, dnats);
@@ -192,6 +212,11 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
   let keepsSource = !closed;
   /** What is asked of packets that belong to no connection yet. */
   const starts: string[] = [];
+  if (primary !== undefined) {
+    add('mangle', CHAIN_PRIMARY, ['-j DROP']);
+    const name = interfaceName(primary.interface);
+    starts.push(`-i ${name} ${jump(CHAIN_PRIMARY)}`, `-o ${name} ${jump(CHAIN_PRIMARY)}`);
+  }
   if (dropInvalid) {
     add('mangle', CHAIN_STRAY, ['-j DROP']);
     for (const protocol of RESETTING) {

@@ -65,6 +65,11 @@ export const CHAIN_LIMIT = 'VEG-LIMIT';
 export const CHAIN_INGRESS = 'VEG-INGRESS';
 /** Where the last one ends for what may not come in: one rule, whose counter says how much that was. */
 export const CHAIN_REFUSED = 'VEG-REFUSED';
+/**
+ * mangle FORWARD: from and to the pod's primary network where it is neither side: dropped. nat POSTROUTING: the pod's own
+ * packets to it, from its own address there: left as they are.
+ */
+export const CHAIN_PRIMARY = 'VEG-PRIMARY';
 /** mangle FORWARD: TCP. */
 export const CHAIN_MSS = 'VEG-MSS';
 /** nat POSTROUTING, into the VPC from outside: it keeps its source. */

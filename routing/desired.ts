@@ -1,5 +1,6 @@
 /** From what the gateway is meant to do to the routes and rules that do it. Pure. */
 
+import { RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RTN_UNICAST } from '../lib/linux.ts';
 import {
   type Address,
   anyPrefix,
@@ -9,12 +10,14 @@ import {
   prefixLength,
 } from '../lib/prefix.ts';
 import {
+  PRIMARY_RULE_PRIORITY,
   RTPROT_BOOT,
   RTPROT_VEG_AGENT,
   RULE_PRIORITY,
   TABLE_DEFAULT,
   TABLE_INTERNAL,
   TABLE_MAIN,
+  TABLE_PRIMARY,
 } from './numbers.ts';
 import type { Route, Rule } from './state.ts';
 
@@ -28,6 +31,17 @@ export interface RoutingSide {
   onlink?: true;
 }
 
+/** The pod's primary network, where it is neither side, in one family. */
+export interface PrimaryNetwork {
+  interface: string;
+  /** The pod's own addresses on that interface: what leaves from them leaves by it. */
+  addresses: Address[];
+  /** What is reached by it; without a gateway what is on its link. */
+  routes: { destination: Prefix; gateway?: Address }[];
+  /** What the pod reaches by it from whatever address: the API server, name servers. */
+  services: Address[];
+}
+
 /** What the pod's routing has to do in one family. */
 export interface FamilyRouting {
   family: Family;
@@ -39,6 +53,8 @@ export interface FamilyRouting {
   externalBlocks: Prefix[];
   /** BFD peers behind the internal gateway. */
   peers: Address[];
+  /** Absent where the primary network is a side of the gateway. */
+  primary?: PrimaryNetwork;
 }
 
 /** The families that are programmed; one that is not in it is taken away. */
@@ -60,8 +76,8 @@ export const defaultMetric = (family: Family): number => (family === 4 ? 0 : 102
  */
 export function desiredRouting(intent: RoutingIntent): DesiredRouting {
   return {
-    rules: intent.flatMap(familyRules),
-    routes: intent.flatMap(familyRoutes),
+    rules: intent.flatMap((family) => [...familyRules(family), ...primaryRules(family)]),
+    routes: intent.flatMap((family) => [...familyRoutes(family), ...primaryRoutes(family)]),
   };
 }
 
@@ -100,8 +116,8 @@ function familyRoutes({
     ...(side.onlink && { onlink: true }),
     dev: side.interface,
     protocol,
-    scope: 0,
-    type: 1,
+    scope: RT_SCOPE_UNIVERSE,
+    type: RTN_UNICAST,
     metric: defaultMetric(family),
     foreign: false,
   });
@@ -117,3 +133,37 @@ function familyRoutes({
     ...[...behind].map((block) => via(internal, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
   ];
 }
+
+function primaryRules({ family, primary }: FamilyRouting): Rule[] {
+  if (primary === undefined) return [];
+  const rule = (priority: number, selector: Pick<Rule, 'from' | 'to'>): Rule => ({
+    family,
+    priority,
+    ...selector,
+    iif: 'lo',
+    table: TABLE_PRIMARY,
+    protocol: RTPROT_VEG_AGENT,
+    foreign: false,
+  });
+  const { ownPrimary, services } = PRIMARY_RULE_PRIORITY;
+  return [
+    ...primary.addresses.map((address) => rule(ownPrimary, { from: hostPrefix(address) })),
+    ...primary.services.map((address) => rule(services, { to: hostPrefix(address) })),
+  ];
+}
+
+/** Gateways are `onlink`: the CNI's route to them may be of a kind that is not copied, or come later. */
+const primaryRoutes = ({ family, primary }: FamilyRouting): Route[] =>
+  (primary?.routes ?? []).map(({ destination, gateway }) => ({
+    family,
+    table: TABLE_PRIMARY,
+    destination,
+    ...(gateway !== undefined && { gateway, onlink: true as const }),
+    dev: primary!.interface,
+    protocol: RTPROT_VEG_AGENT,
+    // IPv6 has no scopes.
+    scope: gateway === undefined && family === 4 ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE,
+    type: RTN_UNICAST,
+    metric: defaultMetric(family),
+    foreign: false,
+  }));

@@ -1,8 +1,8 @@
 /**
  * What has to be done to get from the routing that is there to the routing that is wanted. Pure.
  *
- * The agent owns the four rule priorities, table 1000, and the routes of the main table that carry its
- * protocol number; nothing else is ever removed. A foreign route that already says what is wanted is
+ * The agent owns the four rule priorities, table 1000, and what carries its protocol number among the routes of the
+ * main table and table 1001 and the rules of priorities 1005 and 1006; nothing else is ever removed. A foreign route that already says what is wanted is
  * adopted: it satisfies the wish, and stays when the wish is gone. A foreign route that says something else
  * about a wanted destination stays too; the agent's own goes in front of it (docs/ownership.md).
  */
@@ -37,7 +37,7 @@ export function diffRouting(
 // Rules ------------------------------------------------------------------------------------------------
 
 const ruleKey = (rule: Rule): string =>
-  `${rule.family} ${rule.priority} ${rule.from ?? 'all'} ${rule.iif ?? ''} ${rule.table}`;
+  `${rule.family} ${rule.priority} ${rule.from ?? 'all'} ${rule.to ?? 'all'} ${rule.iif ?? ''} ${rule.table}`;
 
 function diffRules(observed: readonly Rule[], desired: readonly Rule[]): RoutingStep[] {
   const missing = new Map(desired.map((rule) => [ruleKey(rule), rule]));
@@ -72,6 +72,7 @@ const couldDelete = (rule: Rule, candidate: Rule): boolean =>
     rule.priority === candidate.priority &&
     rule.table === candidate.table &&
     (rule.from === undefined || rule.from === candidate.from) &&
+    (rule.to === undefined || rule.to === candidate.to) &&
     (rule.iif === undefined || rule.iif === candidate.iif) &&
     (rule.qualifier === undefined || rule.qualifier === candidate.qualifier));
 

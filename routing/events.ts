@@ -1,7 +1,7 @@
 /** Multicast rtnetlink messages as events: what changed, in words. Pure. */
 import { MulticastGroups } from 'netlink/dist/rt/structs.js';
 import type { Family } from '../lib/prefix.ts';
-import { TABLE_INTERNAL, TABLE_MAIN } from './numbers.ts';
+import { TABLES } from './numbers.ts';
 import { MessageType, parseInterfaceAddress, parseLink, parseRoute, parseRule } from './parse.ts';
 import { renderRoute, renderRule } from './render.ts';
 
@@ -51,7 +51,7 @@ export function routingEvent(
     case MessageType.NEWROUTE:
     case MessageType.DELROUTE: {
       const route = parseRoute(data, nameOf);
-      if (route?.table !== TABLE_MAIN && route?.table !== TABLE_INTERNAL) return undefined;
+      if (route === undefined || !TABLES.includes(route.table)) return undefined;
       const verb = type === MessageType.NEWROUTE ? 'set' : 'removed';
       return { object: 'route', family: route.family, what: `route ${verb}: ${renderRoute(route)}` };
     }

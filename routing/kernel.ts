@@ -6,7 +6,7 @@
 import { NLM_F_CREATE } from '../lib/linux.ts';
 import { contains, FAMILIES, type Family, parsePrefix } from '../lib/prefix.ts';
 import type { RoutingStep } from './diff.ts';
-import { TABLE_INTERNAL, TABLE_MAIN } from './numbers.ts';
+import { TABLES } from './numbers.ts';
 import {
   addressDump,
   formatAddress,
@@ -47,7 +47,7 @@ export class RoutingError extends Error {
 }
 
 export interface RoutingKernel {
-  /** Reads links, addresses, rules and the two tables. Rejects with what the transport throws. */
+  /** Reads links, addresses, rules and the three tables. Rejects with what the transport throws. */
   observe(): Promise<RoutingState>;
   /**
    * Makes the changes in order; one that fails does not keep the others from being made. Returns the
@@ -140,9 +140,7 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
       return {
         links,
         addresses: netlink.dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress),
-        routes: FAMILIES.flatMap((family) =>
-          [TABLE_MAIN, TABLE_INTERNAL].flatMap((table) => dumpRoutes(family, table)),
-        ),
+        routes: FAMILIES.flatMap((family) => TABLES.flatMap((table) => dumpRoutes(family, table))),
         rules: FAMILIES.flatMap(dumpRules),
       };
     },

@@ -18,16 +18,34 @@ export const RULE_PRIORITY = {
   ownExternal: 1004,
 } as const;
 
+/**
+ * Priorities of a pod whose primary network is neither side (Kube-OVN as a secondary CNI). A rule of these is ours only
+ * with our protocol number: upstream has none there, and others may.
+ */
+export const PRIMARY_RULE_PRIORITY = {
+  /** The pod's own packets from its primary address (answers to the kubelet and Prometheus): where they came from. */
+  ownPrimary: 1005,
+  /** The pod's own packets to the API server and the name servers: through the primary network. */
+  services: 1006,
+} as const;
+
 /** The routing table that leads into the VPC. Kube-OVN's number. */
 export const TABLE_INTERNAL = 1000;
+
+/** The routing table of the pod's primary network, in pods where rule 1005 is. Routes of our protocol in it are ours. */
+export const TABLE_PRIMARY = 1001;
 
 /** The kernel's tables (linux/rtnetlink.h, enum rt_class_t). */
 export const TABLE_DEFAULT = 253;
 export const TABLE_MAIN = 254;
 export const TABLE_LOCAL = 255;
 
+/** The tables that hold routes of the agent. */
+export const TABLES: readonly number[] = [TABLE_MAIN, TABLE_INTERNAL, TABLE_PRIMARY];
+
 /**
- * The rtm_protocol of routes that the agent adds to the main table: what carries it is the agent's to remove.
+ * The protocol of routes that the agent adds to the main table and to table 1001, and of rules 1005 and 1006: what
+ * carries it there is the agent's to remove.
  * 178 is unassigned in linux/rtnetlink.h and in iproute2's rt_protos (kernel, boot, static; 8–18 and 42
  * routing daemons; 84 OVN; 99 openr; 186–192 FRR).
  */

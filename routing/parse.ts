@@ -29,8 +29,8 @@ import {
   prefixLength,
 } from '../lib/prefix.ts';
 import type { VirtualAddress } from './addresses.ts';
-import { METRIC_VEG_AGENT } from './numbers.ts';
-import { ownsRoute, ownsRule } from './ownership.ts';
+import { METRIC_VEG_AGENT, RTPROT_VEG_AGENT } from './numbers.ts';
+import { hasProtocol, ownsRoute, ownsRule } from './ownership.ts';
 import type { InterfaceAddress, Link, Route, Rule } from './state.ts';
 
 export { MessageType };
@@ -52,6 +52,7 @@ const RTA = {
 /** What the fields of a route say, and what the kernel adds to every IPv6 route (cache info, preference). */
 const PLAIN_RTA: ReadonlySet<number> = new Set([1, 4, 5, 6, 12, 15, 20]);
 const FRA = {
+  DST: 1,
   SRC: 2,
   IIFNAME: 3,
   PRIORITY: 6,
@@ -63,7 +64,6 @@ const FRA = {
 
 /** Selectors that the agent never writes, as `ip rule` calls them. Attributes that are not here do not select. */
 const QUALIFIERS: readonly [type: number, name: string][] = [
-  [1, 'to'],
   [4, 'goto'],
   [10, 'fwmark'],
   [16, 'fwmask'],
@@ -188,6 +188,7 @@ export function parseRule(data: Buffer): Rule | undefined {
   if (family === undefined) return undefined;
   const found = attributes(data, 12);
   const source = found.get(FRA.SRC);
+  const destination = found.get(FRA.DST);
   const iif = text(found.get(FRA.IIFNAME));
   const suppress = found.get(FRA.SUPPRESS_PREFIXLEN);
   const protocol = found.get(FRA.PROTOCOL)?.readUInt8();
@@ -198,10 +199,12 @@ export function parseRule(data: Buffer): Rule | undefined {
   );
   if (tos !== 0) qualifiers.push(`tos 0x${tos.toString(16)}`);
   if (action !== RuleAction.toTbl) qualifiers.push(`action ${action}`);
-  if (protocol !== undefined && protocol !== 0) qualifiers.push(`protocol ${protocol}`);
+  const priority = number(found.get(FRA.PRIORITY)) ?? 0;
+  const ours = protocol === RTPROT_VEG_AGENT && hasProtocol(priority);
+  if (protocol !== undefined && protocol !== 0 && !ours) qualifiers.push(`protocol ${protocol}`);
   const rule: Rule = {
     family,
-    priority: number(found.get(FRA.PRIORITY)) ?? 0,
+    priority,
     table: number(found.get(FRA.TABLE)) ?? data.readUInt8(4),
     foreign:
       qualifiers.length > 0 ||
@@ -210,7 +213,9 @@ export function parseRule(data: Buffer): Rule | undefined {
       found.has(FRA.SUPPRESS_IFGROUP),
   };
   if (qualifiers.length > 0) rule.qualifier = qualifiers.join(' ');
+  if (ours) rule.protocol = protocol;
   if (source !== undefined) rule.from = prefixFrom(family, source, data.readUInt8(2));
+  if (destination !== undefined) rule.to = prefixFrom(family, destination, data.readUInt8(1));
   if (iif !== undefined) rule.iif = iif;
   if (ownsRule(rule)) rule.message = data;
   return rule;
@@ -275,6 +280,8 @@ export function formatRule(rule: Rule): Uint8Array {
   if (rule.message !== undefined) return rule.message;
   const attrs: RuleAttrs = { priority: rule.priority, table: rule.table };
   if (rule.from !== undefined) attrs.src = bytesOf(networkAddress(rule.from));
+  if (rule.to !== undefined) attrs.dst = bytesOf(networkAddress(rule.to));
+  if (rule.protocol !== undefined) attrs.protocol = rule.protocol;
   if (rule.iif !== undefined) attrs.iifname = rule.iif;
   const out = new AttrStream();
   formatRuleMessage(
@@ -282,6 +289,7 @@ export function formatRule(rule: Rule): Uint8Array {
       kind: 'rule',
       data: {
         family: addressFamily(rule.family),
+        dstLen: rule.to === undefined ? 0 : prefixLength(rule.to),
         srcLen: rule.from === undefined ? 0 : prefixLength(rule.from),
         table: headerTable(rule.table),
         action: RuleAction.toTbl,

@@ -68,8 +68,10 @@ export function renderRule(rule: Rule): string {
   return words(
     `priority ${rule.priority}`,
     rule.from !== undefined && `from ${iproute2Text(rule.from)}`,
+    rule.to !== undefined && `to ${iproute2Text(rule.to)}`,
     rule.iif !== undefined && `iif ${rule.iif}`,
     `lookup ${TABLE_NAMES[rule.table] ?? rule.table}`,
+    rule.protocol !== undefined && `protocol ${rule.protocol}`,
     rule.foreign && `# ${rule.qualifier ?? 'inverted or with a suppressor'}`,
   );
 }

@@ -72,8 +72,12 @@ export interface Rule {
   table: number;
   /** FRA_SRC; absent: from all. */
   from?: Prefix;
+  /** FRA_DST; absent: to all. */
+  to?: Prefix;
   /** FRA_IIFNAME. */
   iif?: string;
+  /** FRA_PROTOCOL, where it is the agent's. */
+  protocol?: number;
   /** Selectors, an action or a protocol that the agent never writes, in words. */
   qualifier?: string;
   /** True with a qualifier, an inversion or a suppressor: never equal to a wanted rule. */
@@ -86,7 +90,7 @@ export interface RoutingState {
   links: Link[];
   addresses: InterfaceAddress[];
   /**
-   * Tables main and 1000 only, both families; cloned (cached) routes left out. In the kernel's order: of two
+   * Tables main, 1000 and 1001 only, both families; cloned (cached) routes left out. In the kernel's order: of two
    * routes with the same destination and metric the earlier one is used.
    */
   routes: Route[];

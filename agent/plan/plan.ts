@@ -14,7 +14,7 @@ import {
   parsePrefix,
   prefixLength,
 } from '../../lib/prefix.ts';
-import type { NatIntent } from '../../nat/desired.ts';
+import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
 import type { VirtualAddress } from '../../routing/addresses.ts';
 import type { RoutingIntent, RoutingSide } from '../../routing/desired.ts';
 import type { InterfaceAddress } from '../../routing/state.ts';
@@ -29,6 +29,7 @@ import {
   ownAddresses,
   usableAddresses,
 } from '../pod/own-address.ts';
+import { primaryInterface, primaryNetwork } from '../pod/primary.ts';
 import { DEFAULT_UPLINK, type Policy, type Side } from '../policy/model.ts';
 import { holders } from '../policy/overlap.ts';
 import type { WayOut } from '../uplink/uplink.ts';
@@ -65,8 +66,8 @@ export interface Plan {
   interfaces: Interfaces;
   /** The same of each family: one that is held at an older policy has those of that policy. */
   interfacesOf: Record<Family, Interfaces>;
-  /** The pod's addresses on the internal interface, of every family. */
-  internalAddresses: Address[];
+  /** Where metrics and probes answer by default: the pod's addresses inside, and of its primary network. */
+  listenAddresses: Address[];
   /** The networks of the internal interface, of the programmed families. */
   internalNetworks: Prefix[];
   routing: RoutingIntent;
@@ -98,12 +99,13 @@ const noFamily = (family: Family): string =>
 /** The plan of a policy in a pod. */
 export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): Plan {
   const { internal, external } = findInterfaces(policy, flags, facts);
+  const primary = primaryInterface(facts, { internal, external });
   const plan: Plan = {
     interfaces: { internal, external },
     interfacesOf: { 4: { internal, external }, 6: { internal, external } },
-    internalAddresses: FAMILIES.flatMap((family) => usableAddresses(facts, internal, family)).map(
-      ({ address }) => address,
-    ),
+    listenAddresses: [internal, ...(primary === undefined ? [] : [primary])]
+      .flatMap((name) => FAMILIES.flatMap((family) => usableAddresses(facts, name, family)))
+      .map(({ address }) => address),
     internalNetworks: [],
     routing: [],
     nat: [],
@@ -115,7 +117,7 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     notes: [],
   };
   for (const family of FAMILIES) {
-    plan.families.push(planFamily(plan, policy, facts, family));
+    plan.families.push(planFamily(plan, policy, facts, family, primary));
   }
   // Kube-OVN's observer counts beside a gateway without a log of its own, and cannot set anything.
   const counting = policy.translationLog !== undefined || policy.origin.kind === 'Environment';
@@ -127,8 +129,17 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
   return plan;
 }
 
-/** Adds what one family needs to the plan. */
-function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): FamilyStatus {
+/**
+ * Adds what one family needs to the plan.
+ * @param primaryName the interface of the pod's primary network; absent where that is a side of the gateway
+ */
+function planFamily(
+  plan: Plan,
+  policy: Policy,
+  facts: Facts,
+  family: Family,
+  primaryName?: string,
+): FamilyStatus {
   const { internal, external } = plan.interfaces;
   const internalGateway = gatewayOf(policy.internal, family);
   const externalGateway = gatewayOf(policy.external, family);
@@ -176,7 +187,11 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
   const inside = internal === external ? [] : internalAddresses.map(({ address }) => address);
   const own = ownAddresses(facts, external, { family, gateway: externalGateway, given, inside });
   const masquerade = masqueradeWith(facts, { external, family, gateway: externalGateway, own, given });
-  const nat = familyNat(policy, family, internal, masquerade);
+  const primary = primaryName === undefined ? undefined : primaryNetwork(facts, primaryName, family);
+  const nat: FamilyNat = {
+    ...familyNat(policy, family, internal, masquerade),
+    ...(primary && { primary: { interface: primary.interface, addresses: primary.addresses } }),
+  };
   plan.nat.push(nat);
 
   const blocks = [...new Set(policy.rules.flatMap(({ ipBlocks }) => ipBlocks))].filter(
@@ -208,6 +223,7 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
       (block) => prefixLength(block) > 0 && !networks.some((network) => contains(network, block)),
     ),
     peers: peers.filter((peer) => !isOnLink(peer)),
+    ...(primary && { primary }),
   });
   plan.notes.push(
     ...egressNotes(policy, family),
@@ -224,6 +240,11 @@ function planFamily(plan: Plan, policy: Policy, facts: Facts, family: Family): F
     ...(plan.routing.at(-1)!.internal.onlink && !isOnLink(internalGateway)
       ? [
           `the internal gateway ${internalGateway} is on no network of ${withAddresses(facts, internal, family)}, and taken to be on its link`,
+        ]
+      : []),
+    ...(primary && !primary.routes.some(({ destination }) => prefixLength(destination) === 0)
+      ? [
+          `no IPv${family} gateway of the primary interface ${primary.interface} is known: what comes to its addresses from another network is answered through ${external}; give it a default route`,
         ]
       : []),
   );

@@ -1,6 +1,8 @@
 /** Gathers what the plan needs to know about the pod: the kernel's links, addresses and networks, Multus' annotation. */
 import { existsSync } from 'node:fs';
 import { readMounted } from '../../lib/files.ts';
+import { RTN_UNICAST } from '../../lib/linux.ts';
+import { type Address, parseAddress } from '../../lib/prefix.ts';
 import { TABLE_MAIN } from '../../routing/numbers.ts';
 import type { Route, RoutingState } from '../../routing/state.ts';
 import { type Facts, type NetworkStatus, parseNetworkStatus } from './interfaces.ts';
@@ -14,13 +16,31 @@ export const hasIPv6 = (file = IPV6_ADDRESSES): boolean => existsSync(file);
 /** The annotation that it holds is smaller, octets. */
 export const MAX_NETWORK_STATUS = 1 << 18;
 
-// rtm_type
-const UNICAST = 1;
+/** The name servers that the kubelet gave the pod (resolv.conf(5)); glibc takes three. */
+const RESOLV_CONF = '/etc/resolv.conf';
+const MAX_RESOLV_CONF = 1 << 16;
+const MAX_NAME_SERVERS = 3;
+
+const addressesIn = (texts: readonly (string | undefined)[] = []): Address[] =>
+  texts.flatMap((text) => (text !== undefined && parseAddress(text.trim())) || []);
+
+/** The name servers that are not in the pod itself. Without them nothing but the pod's own look-ups is lost. */
+function nameServers(file: string): Address[] {
+  try {
+    const text = readMounted(file, MAX_RESOLV_CONF).toString();
+    const named = [...text.matchAll(/^nameserver[ \t]+(\S+)/gm)].slice(0, MAX_NAME_SERVERS);
+    return addressesIn(named.map(([, server]) => server)).filter((server) => !isLoopback(server));
+  } catch {
+    return [];
+  }
+}
+
+const isLoopback = (address: Address): boolean => address === '::1' || address.startsWith('127.');
 
 /** The network that a route finds on a link. */
 function connectedBy(route: Route): Facts['connected'] {
   const { table, type, dev, gateway, foreign, qualifier, destination } = route;
-  const plain = table === TABLE_MAIN && type === UNICAST && !foreign && qualifier === undefined;
+  const plain = table === TABLE_MAIN && type === RTN_UNICAST && !foreign && qualifier === undefined;
   return plain && dev !== undefined && gateway === undefined ? [{ dev, network: destination }] : [];
 }
 
@@ -32,6 +52,7 @@ export async function readFacts(
   observed: Pick<RoutingState, 'links' | 'addresses' | 'routes'>,
   networkStatusPath: string,
   ipv6 = hasIPv6(),
+  resolvConf = RESOLV_CONF,
 ): Promise<Facts> {
   const { links, addresses, routes } = observed;
   let networks: NetworkStatus[] = [];
@@ -46,6 +67,18 @@ export async function readFacts(
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') ignored((error as Error).message);
   }
   const names = [process.env.POD_NAME, process.env.NODE_NAME].filter((name) => !!name) as string[];
-  const connected = routes.flatMap(connectedBy);
-  return { links, addresses, connected, networks, names, missing: ipv6 ? [] : [6], notes };
+  return {
+    links,
+    addresses,
+    connected: routes.flatMap(connectedBy),
+    routes: routes.filter(({ table }) => table === TABLE_MAIN),
+    podIPs: addressesIn(process.env.POD_IPS?.split(',')),
+    services: [
+      ...new Set([...addressesIn([process.env.KUBERNETES_SERVICE_HOST]), ...nameServers(resolvConf)]),
+    ],
+    networks,
+    names,
+    missing: ipv6 ? [] : [6],
+    notes,
+  };
 }

@@ -1,7 +1,14 @@
 /** Which of the pod's interfaces is the internal one and which the external one. Pure. */
 import { RT_SCOPE_UNIVERSE } from '../../lib/linux.ts';
-import { type Address, contains, type Family, type Prefix, parsePrefix } from '../../lib/prefix.ts';
-import type { InterfaceAddress, Link } from '../../routing/state.ts';
+import {
+  type Address,
+  contains,
+  type Family,
+  type Prefix,
+  parseAddress,
+  parsePrefix,
+} from '../../lib/prefix.ts';
+import type { InterfaceAddress, Link, Route } from '../../routing/state.ts';
 import type { Policy } from '../policy/model.ts';
 
 /** An entry of Multus' network-status annotation. */
@@ -12,6 +19,8 @@ export interface NetworkStatus {
   interface: string;
   /** True for the cluster's own network. */
   default: boolean;
+  /** The gateways of its default routes, where Multus names them. */
+  gateways: Address[];
 }
 
 /** What is known about the pod. */
@@ -20,6 +29,12 @@ export interface Facts {
   addresses: InterfaceAddress[];
   /** The networks that routes of the main table find on a link, without a gateway. */
   connected: { dev: string; network: Prefix }[];
+  /** The main table. */
+  routes: Route[];
+  /** POD_IPS: the addresses that Kubernetes knows the pod by, as far as they are known. */
+  podIPs: Address[];
+  /** What the pod was given of the cluster: the API server and the name servers. */
+  services: Address[];
   /** Empty when there is no network-status file. */
   networks: NetworkStatus[];
   /** The names of the pod and of its node, as far as they are known: it is the owner of what names them. */
@@ -61,11 +76,15 @@ export function parseNetworkStatus(text: string): { networks: NetworkStatus[] } 
       name = '',
       interface: iface = '',
       default: isDefault = false,
+      gateway = [],
     } = (entry ?? {}) as Record<string, unknown>;
     if (typeof name !== 'string' || typeof iface !== 'string' || typeof isDefault !== 'boolean') {
       return { problem: `entry ${i} has a name, interface or default of the wrong type` };
     }
-    networks.push({ name, interface: iface, default: isDefault });
+    const gateways = (Array.isArray(gateway) ? gateway : []).flatMap(
+      (one) => (typeof one === 'string' && parseAddress(one)) || [],
+    );
+    networks.push({ name, interface: iface, default: isDefault, gateways });
   }
   return { networks };
 }
@@ -73,29 +92,35 @@ export function parseNetworkStatus(text: string): { networks: NetworkStatus[] } 
 /**
  * The interface of each side: as the policy or the flag says; else found; else eth0 and net1. Network-status has
  * the cluster's own network on the internal side and the others on the external one. Where a gateway is on the
- * network of an interface, that decides between several, and over network-status.
+ * network of an interface, that decides between several, and over network-status: with Kube-OVN as a secondary CNI the
+ * internal interface is one of the others. The external one is looked for among what the internal one leaves.
  */
 export function findInterfaces(
   policy: Pick<Policy, 'internal' | 'external'>,
   flags: InterfaceFlags,
   facts: Facts,
 ): FoundInterfaces {
-  const find = (side: 'internal' | 'external', fallback: string): [name: string, reason: string] => {
+  const find = (
+    side: 'internal' | 'external',
+    usual: readonly string[],
+    taken?: string,
+  ): [name: string, reason: string] => {
     const { interface: explicit, gateways } = policy[side];
     const flag = flags[`${side}Interface`];
     const near = onLink(facts, gateways);
     const named = facts.networks
-      .filter((network) => network.interface !== '' && network.default === (side === 'internal'))
-      .map((network) => network.interface);
+      .filter((network) => network.default === (side === 'internal'))
+      .map((network) => network.interface)
+      .filter((name) => name !== '' && name !== taken);
     const agreed = named.find((name) => near.length === 0 || near.includes(name));
     if (explicit !== undefined) return [explicit, 'the policy'];
     if (flag !== undefined) return [flag, `--${side}-interface`];
     if (agreed !== undefined) return [agreed, 'network-status'];
     if (near[0] !== undefined) return [near[0], 'the network of the gateway'];
-    return [fallback, 'the usual name'];
+    return [usual.find((name) => name !== taken)!, 'the usual name'];
   };
-  const [internal, internalReason] = find('internal', 'eth0');
-  const [external, externalReason] = find('external', 'net1');
+  const [internal, internalReason] = find('internal', ['eth0']);
+  const [external, externalReason] = find('external', ['net1', 'net2'], internal);
   return { internal, external, reasons: { internal: internalReason, external: externalReason } };
 }
 

@@ -330,7 +330,7 @@ function replaceFamily(plan: Plan, other: Plan, family: Family): void {
   const first = FAMILIES.find(isUsed);
   if (first === family) {
     plan.interfaces = other.interfaces;
-    plan.internalAddresses = other.internalAddresses;
+    plan.listenAddresses = other.listenAddresses;
   }
 }
 

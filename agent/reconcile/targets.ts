@@ -11,6 +11,7 @@
  * - the optional parts of the translation (nat/desired.ts): the MSS clamp, BFD past connection tracking;
  * - virtual addresses: who is translated to one that is not there gets no answer;
  * - routes and rules that were not there before either: the newest policy's, for blocks that the last one did not know;
+ * - rules and routes of the pod's primary network (1005, 1006, table 1001): they are for the pod's own packets;
  * - sysctls that no family needs to forward;
  * - the look at a table that only `nft` can list: it counts as it was last seen, as long as it still has the rules that
  *   lead to ours, and something where they lead.
@@ -30,6 +31,8 @@ import type { Hook } from '../../nat/kernel.ts';
 import { isOwnedName, ruleWords } from '../../nat/rules.ts';
 import type { Chain, Table } from '../../nat/state.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
+import { TABLE_PRIMARY } from '../../routing/numbers.ts';
+import { hasProtocol } from '../../routing/ownership.ts';
 import { renderRule } from '../../routing/render.ts';
 import type { Route, Rule } from '../../routing/state.ts';
 import type { Missing } from '../policy/last-good.ts';
@@ -110,9 +113,13 @@ export function stepKey(step: RoutingStep): string {
   return removes + ('rule' in step ? ruleKey(step.rule) : routeKey(step.route));
 }
 
+/** Whether a step is about the pod's primary network, which nothing that is forwarded uses. */
+const isOfPrimary = (step: RoutingStep): boolean =>
+  'rule' in step ? hasProtocol(step.rule.priority) : 'route' in step && step.route.table === TABLE_PRIMARY;
+
 /** Whether a family routes without it. */
 export const isOptionalStep = (step: RoutingStep): boolean =>
-  'address' in step || step.kind === 'delRoute' || step.kind === 'delRule';
+  'address' in step || step.kind === 'delRoute' || step.kind === 'delRule' || isOfPrimary(step);
 
 /** A table without its optional chains and what jumps to them, as text. */
 function essentials(name: string, table: Table | undefined): string {

@@ -61,7 +61,17 @@ function gateway(t: Test, apply: Kernels['nat']['apply']) {
       ...{ hold: nothing, isFree: () => true, refused: nothing, withdraw: nothing },
     },
     neighbours: { held: () => [], remove: nothing },
-    facts: async () => ({ ...seen, connected: [], networks: [], names: [], missing: [], notes: [] }),
+    facts: async () => ({
+      ...seen,
+      connected: [],
+      routes: [],
+      podIPs: [],
+      services: [],
+      networks: [],
+      names: [],
+      missing: [],
+      notes: [],
+    }),
     fingerprint: () => '',
   };
   const made = new Gateway({

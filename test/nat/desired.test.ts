@@ -1,5 +1,5 @@
 import t from 'tap';
-import { type Family, type Prefix, prefix } from '../../lib/prefix.ts';
+import { address, type Family, type Prefix, prefix } from '../../lib/prefix.ts';
 import { desiredNat, expressible, type FamilyNat } from '../../nat/desired.ts';
 import type { Tables } from '../../nat/state.ts';
 
@@ -126,3 +126,31 @@ t.test('an interface name that would read as something else is refused', (t) => 
   }
   t.end();
 });
+
+t.test(
+  'a primary network besides: its own traffic stays as it is, and nothing is forwarded to it or from it',
+  (t) => {
+    const primary = { interface: 'eth9', addresses: ['10.52.0.189', '10.52.0.190'].map(address) };
+    const tables = desiredNat([{ ...nat(4, [prefix('10.18.0.0/16')]), primary }]).tables[4];
+    const lines = listing(tables, 'nat');
+    t.same(
+      lines.filter((line) => line.includes('-A POSTROUTING')),
+      [
+        '-A POSTROUTING -s 10.52.0.189/32 -o eth9 -j VEG-PRIMARY',
+        '-A POSTROUTING -s 10.52.0.190/32 -o eth9 -j VEG-PRIMARY',
+        '-A POSTROUTING -d 10.18.0.0/16 -j RETURN',
+        '-A POSTROUTING -s 10.18.0.0/16 -j RETURN',
+        '-A POSTROUTING -j VEG-MASQUERADE',
+      ],
+    );
+    t.ok(lines.includes('-A VEG-PRIMARY -j ACCEPT'));
+    const mangle = listing(tables, 'mangle');
+    t.same(
+      mangle.filter((line) => line.includes('-A VEG-NEW')).slice(0, 2),
+      ['-A VEG-NEW -i eth9 -j VEG-PRIMARY', '-A VEG-NEW -o eth9 -j VEG-PRIMARY'],
+      'before what a policy opens',
+    );
+    t.ok(mangle.includes('-A VEG-PRIMARY -j DROP'));
+    t.end();
+  },
+);

@@ -100,3 +100,31 @@ t.test(
     ]);
   },
 );
+
+t.test(
+  'a primary network besides: rules 1005 and 1006 and table 1001, with our protocol number',
+  async (t) => {
+    const primary = {
+      interface: 'eth9',
+      addresses: [address('10.52.0.189')],
+      routes: [
+        { destination: prefix('169.254.1.1/32') },
+        { destination: prefix('0.0.0.0/0'), gateway: address('169.254.1.1') },
+      ],
+      services: [address('10.53.0.10')],
+    };
+    const { rules, routes } = desiredRouting([{ ...v4, primary }]);
+    t.strictSame(rules.slice(4).map(renderRule), [
+      'priority 1005 from 10.52.0.189 iif lo lookup 1001 protocol 178',
+      'priority 1006 to 10.53.0.10 iif lo lookup 1001 protocol 178',
+    ]);
+    t.strictSame(routes.slice(5).map(renderRoute), [
+      '169.254.1.1 dev eth9 table 1001 proto 178',
+      'default via 169.254.1.1 dev eth9 onlink table 1001 proto 178',
+    ]);
+    t.strictSame(
+      routes.slice(5).map(({ scope }) => scope),
+      [253, 0],
+    );
+  },
+);

@@ -125,6 +125,6 @@ t.test(
       transact: async () => [],
     });
     const { routes } = await kernel.observe();
-    t.equal(routes.length, 2, 'one in each of the two tables of IPv4, none in those of IPv6');
+    t.equal(routes.length, 3, 'one in each of the three tables of IPv4, none in those of IPv6');
   },
 );

@@ -129,13 +129,25 @@ const RULES: [command: string, hex: string, rule: Partial<Rule>][] = [
     { foreign: true },
   ],
   [
+    'priority 1006 to 10.53.0.10 iif lo lookup 1001 protocol 178',
+    `02200000fc000001 00000000 08000f00e9030000 08000e00ffffffff 05001500b2000000 070003006c6f0000
+     08000600ee030000 080001000a35000a`,
+    { foreign: false, protocol: 178 },
+  ],
+  [
+    'priority 1003 from 10.0.0.2 iif lo lookup 1000 # protocol 178',
+    `02002000fc000001 00000000 08000f00e8030000 08000e00ffffffff 05001500b2000000 070003006c6f0000
+     08000600eb030000 080002000a000002`,
+    { foreign: true },
+  ],
+  [
     'priority 900 lookup main # fwmark 0x01000000 fwmask 0xff000000',
     `02000000fe000001 00000000 08000f00fe000000 08000e0000000000 0500150000000000 0800060084030000
      08000a0001000000 08001000ff000000`,
     { foreign: true, qualifier: 'fwmark 0x01000000 fwmask 0xff000000' },
   ],
   [
-    'priority 901 lookup 0 # to 0x0a000000 action 8',
+    'priority 901 to 10.0.0.0/8 lookup 0 # action 8',
     '0208000000000008 00000000 08000f0000000000 08000e00ffffffff 0500150000000000 0800060085030000 080001000a000000',
     { foreign: true },
   ],
@@ -237,7 +249,7 @@ t.test('what cannot be said in fields keeps the kernel’s message where it may 
   t.equal(parseRoute(inTable1000(ROUTES[6]![1]), nameOf)!.message, undefined, 'a plain route needs none');
   t.equal(parseRoute(bytes(ROUTES[4]![1]), nameOf)!.message, undefined, 'nor does a foreign one');
   t.strictSame(formatRule(parseRule(bytes(RULES[4]![1]))!), bytes(RULES[4]![1]));
-  t.equal(parseRule(bytes(RULES[6]![1]))!.message, undefined);
+  t.equal(parseRule(bytes(RULES[8]![1]))!.message, undefined);
 });
 
 t.test('dump requests name what they want', async (t) => {

@@ -40,6 +40,9 @@ const POD: Facts = {
     { dev: 'net1', network: prefix('172.17.0.0/16') },
     { dev: 'net1', network: prefix('fd00:172:17::/64') },
   ],
+  routes: [],
+  podIPs: [],
+  services: [],
   networks: [],
   missing: [],
   names: ['gateway1-0', 'node1'],
@@ -427,3 +430,52 @@ t.test('blocks that hold what is outside lead outside, and the more specific one
     '192.0.0.0/16 holds a network of net1: it leads outside, not into the VPC',
   ]);
 });
+
+t.test(
+  'a primary network that is neither side: its own table, and metrics and probes answer there',
+  async (t) => {
+    const harvester: Facts = {
+      ...POD,
+      links: [...POD.links, link(4, 'net2')],
+      addresses: [
+        on(2, '10.52.0.189/32'),
+        on(3, '10.16.0.12/16'),
+        on(3, 'fd00:10:16::12/64'),
+        on(4, '172.17.0.11/16'),
+        on(4, 'fd00:172:17::11/64'),
+      ],
+      connected: [
+        { dev: 'net1', network: prefix('10.16.0.0/16') },
+        { dev: 'net1', network: prefix('fd00:10:16::/64') },
+        { dev: 'net2', network: prefix('172.17.0.0/16') },
+        { dev: 'net2', network: prefix('fd00:172:17::/64') },
+      ],
+      podIPs: [address('10.52.0.189')],
+    };
+    const plan = makePlan(POLICY, harvester, {});
+    t.strictSame(plan.interfaces, { internal: 'net1', external: 'net2' });
+    t.strictSame(plan.listenAddresses, ['10.16.0.12', 'fd00:10:16::12', '10.52.0.189']);
+    t.strictSame(
+      plan.peers.map(({ local, interface: name }) => `${local} ${name}`),
+      ['10.16.0.12 net1', 'fd00:10:16::12 net1'],
+      'BFD is the internal interface’s, whatever Kubernetes knows the pod by',
+    );
+    t.match(plan.routing[0]!.primary, { interface: 'eth0', addresses: ['10.52.0.189'], routes: [] });
+    t.strictSame(plan.nat[0]!.primary, { interface: 'eth0', addresses: ['10.52.0.189'] });
+    t.equal(plan.routing[1]!.primary, undefined, 'the other CNI has no IPv6');
+    t.strictSame(plan.notes, [
+      'no IPv4 gateway of the primary interface eth0 is known: what comes to its addresses from another network is answered through net2; give it a default route',
+    ]);
+    const usual = makePlan(
+      POLICY,
+      { ...POD, podIPs: [address('10.16.0.12')], services: [address('10.53.0.1')] },
+      {},
+    );
+    t.strictSame(usual.listenAddresses, ['10.16.0.12', 'fd00:10:16::12']);
+    t.strictSame(
+      [usual.routing[0]!.primary, usual.nat[0]!.primary],
+      [undefined, undefined],
+      'nothing changes there',
+    );
+  },
+);

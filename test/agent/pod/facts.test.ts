@@ -4,7 +4,8 @@ import t from 'tap';
 import { hasIPv6, readFacts } from '../../../agent/pod/facts.ts';
 
 const observed = { links: [], addresses: [], routes: [] };
-const found = { links: [], addresses: [], connected: [] };
+const found = { links: [], addresses: [], connected: [], routes: [], podIPs: [], services: [] };
+const NO_RESOLV_CONF = '/nonexistent';
 
 t.test('a network-status file is optional, and a bad one is noted and left aside', async (t) => {
   const dir = t.testdir({
@@ -12,16 +13,16 @@ t.test('a network-status file is optional, and a bad one is noted and left aside
     bad: '[{"name": "a", ',
     directory: {},
   });
-  t.strictSame(await readFacts(observed, `${dir}/missing`), {
+  t.strictSame(await readFacts(observed, `${dir}/missing`, true, NO_RESOLV_CONF), {
     ...found,
     networks: [],
     names: [],
     missing: [],
     notes: [],
   });
-  t.strictSame(await readFacts(observed, `${dir}/good`), {
+  t.strictSame(await readFacts(observed, `${dir}/good`, true, NO_RESOLV_CONF), {
     ...found,
-    networks: [{ name: 'a', interface: 'net1', default: false }],
+    networks: [{ name: 'a', interface: 'net1', default: false, gateways: [] }],
     names: [],
     missing: [],
     notes: [],
@@ -42,3 +43,34 @@ t.test('a kernel without IPv6 is known by what /proc/net lacks', async (t) => {
   t.equal(hasIPv6('/proc/self/net/nothing'), false);
   t.strictSame((await readFacts(observed, '/nonexistent', false)).missing, [6]);
 });
+
+t.test(
+  "the pod's addresses, the API server and the name servers are what Kubernetes gave the pod",
+  async (t) => {
+    const dir = t.testdir({
+      'resolv.conf': `search default.svc.cluster.local
+nameserver 10.53.0.10
+nameserver 127.0.0.53
+nameserver\tfd00:53::a
+#nameserver 192.0.2.1
+options ndots:5
+nameserver 10.53.0.11
+`,
+    });
+    const before = { ...process.env };
+    t.teardown(() => {
+      process.env = before;
+    });
+    Object.assign(process.env, { POD_IPS: '10.52.0.189,fd00:52::bd', KUBERNETES_SERVICE_HOST: '10.53.0.1' });
+    const facts = await readFacts(observed, '/nonexistent', true, `${dir}/resolv.conf`);
+    t.strictSame(facts.podIPs, ['10.52.0.189', 'fd00:52::bd']);
+    t.strictSame(
+      facts.services,
+      ['10.53.0.1', '10.53.0.10', 'fd00:53::a'],
+      'the first three, none of this pod',
+    );
+    Object.assign(process.env, { POD_IPS: 'x,,10.52.0.190', KUBERNETES_SERVICE_HOST: 'kubernetes.default' });
+    const odd = await readFacts(observed, '/nonexistent', true, '/dev/zero');
+    t.strictSame([odd.podIPs, odd.services, odd.notes], [['10.52.0.190'], [], []]);
+  },
+);

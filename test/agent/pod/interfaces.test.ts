@@ -21,12 +21,20 @@ const facts: Facts = {
     on(3, 'fe80::3', 64, 253),
   ],
   connected: [],
+  routes: [],
+  podIPs: [],
+  services: [],
   networks: [],
   missing: [],
   names: [],
   notes: [],
 };
-const network = (iface: string, isDefault = false) => ({ name: 'x', interface: iface, default: isDefault });
+const network = (iface: string, isDefault = false) => ({
+  name: 'x',
+  interface: iface,
+  default: isDefault,
+  gateways: [],
+});
 const policy = (internal: string, external: string, names: { internal?: string; external?: string } = {}) => {
   const side = (gateway: string, name?: string) => ({
     gateways: gateway.split(',').filter(Boolean).map(address) as Address[],
@@ -98,8 +106,8 @@ t.test('the network-status file', async (t) => {
                    { "name": "default/ext", "interface": "net1", "ips": ["172.17.0.11"], "dns": {} }]`;
   t.strictSame(parseNetworkStatus(multus), {
     networks: [
-      { name: 'kube-ovn', interface: 'eth0', default: true },
-      { name: 'default/ext', interface: 'net1', default: false },
+      { name: 'kube-ovn', interface: 'eth0', default: true, gateways: [] },
+      { name: 'default/ext', interface: 'net1', default: false, gateways: [] },
     ],
   });
   t.strictSame(parseNetworkStatus(' \n'), { networks: [] }, 'an absent annotation mounts as an empty file');
@@ -110,4 +118,31 @@ t.test('the network-status file', async (t) => {
       problem: 'entry 1 has a name, interface or default of the wrong type',
     });
   }
+});
+
+t.test('with Kube-OVN as a secondary CNI both sides are among the other networks', async (t) => {
+  const pod: Facts = {
+    ...facts,
+    addresses: [on(2, '10.52.0.189', 32), on(3, '172.20.10.254', 24), on(4, '10.115.8.3', 21)],
+    networks: [network('eth0', true), network('net1'), network('net2')],
+  };
+  const found = (internal: string, external: string, seen = pod) => {
+    const { reasons: _, ...names } = findInterfaces(policy(internal, external), {}, seen);
+    return names;
+  };
+  const sides = { internal: 'net1', external: 'net2' };
+  t.strictSame(found('172.20.10.1', '10.115.8.1'), sides);
+  t.strictSame(found('172.20.10.1', '192.0.2.1'), sides, 'a gateway off the link outside');
+  t.strictSame(found('172.20.10.1', '192.0.2.1', { ...pod, networks: [] }), sides, 'without network-status');
+  t.strictSame(found('10.115.8.1', '172.20.10.1'), { internal: 'net2', external: 'net1' });
+});
+
+t.test('network-status: gateways are read as far as they are addresses', async (t) => {
+  const gateways = (gateway: unknown) => {
+    const read = parseNetworkStatus(JSON.stringify([{ name: 'a', interface: 'eth0', gateway }]));
+    return 'networks' in read ? read.networks[0]!.gateways : read.problem;
+  };
+  t.strictSame(gateways(['169.254.1.1', 'fe80::1', 'x', 7]), ['169.254.1.1', 'fe80::1']);
+  t.strictSame(gateways(undefined), []);
+  t.strictSame(gateways('169.254.1.1'), []);
 });

@@ -146,6 +146,9 @@ function pod(
     facts: async () => ({
       ...structuredClone(seen),
       connected: [],
+      routes: [],
+      podIPs: [],
+      services: [],
       networks: [],
       names: [],
       missing: [],
