@@ -3,8 +3,9 @@
  * request socket are left out. The legacy iptables backend tells nobody; there the timer finds drift.
  */
 
-import { getU32be, parseAttributes } from 'netlink/dist/structs.js';
+import { NFGEN_HEADER } from '../lib/linux.ts';
 import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from '../lib/netlink.ts';
+import { Attributes } from '../lib/netlink-codec.ts';
 import { ROUTING_GROUPS, type RoutingEvent, routingEvent } from '../routing/events.ts';
 import { linkDump, MessageType, parseLink } from '../routing/parse.ts';
 import type { Link } from '../routing/state.ts';
@@ -41,10 +42,11 @@ export function netfilterEvent({ type, port, data }: NetlinkMessage): KernelEven
   if (type !== NEW_GENERATION) return undefined;
   let pid = 0;
   let name = 'an unnamed process';
-  parseAttributes(data.subarray(4), (attribute) => {
-    if (attribute.type === NFTA_GEN_PROC_PID) pid = getU32be(attribute.data);
-    if (attribute.type === NFTA_GEN_PROC_NAME) name = attribute.data.toString('latin1').replace(/\0.*$/s, '');
-  });
+  const attributes = new Attributes(data, NFGEN_HEADER);
+  while (attributes.next()) {
+    if (attributes.type === NFTA_GEN_PROC_PID) pid = attributes.u32Be;
+    if (attributes.type === NFTA_GEN_PROC_NAME) name = attributes.string;
+  }
   return { object: 'netfilter', portid: port, what: `nf_tables changed by ${name} (pid ${pid})` };
 }
 

@@ -48,7 +48,7 @@ export function createKernels(options: Options): OpenKernels {
     return netfilter;
   });
   loadConntrack();
-  const fingerprint = createFingerprint(libc);
+  const fingerprint = createFingerprint();
   const claims = new Claims();
   const sysctls = createSysctls('/proc/sys', join(options.stateDir, 'sysctl.json'));
   return {

@@ -59,10 +59,22 @@ export const ETH_P_IPV6 = 0x86dd;
 // linux/netlink.h
 export const NETLINK_NETFILTER = 12;
 export const NETLINK_ADD_MEMBERSHIP = 1;
+export const NLMSG_ERROR = 2;
+export const NLMSG_DONE = 3;
+/** Lower types are those of control messages. */
+export const NLMSG_MIN_TYPE = 16;
 export const NLM_F_REQUEST = 0x1;
+export const NLM_F_ACK = 0x4;
+export const NLM_F_DUMP_INTR = 0x10;
 export const NLM_F_DUMP = 0x300;
+export const NLM_F_REPLACE = 0x100;
+export const NLM_F_EXCL = 0x200;
 export const NLM_F_CREATE = 0x400;
+export const NLM_F_APPEND = 0x800;
+/** In an acknowledgement: attributes follow the error. */
+export const NLM_F_ACK_TLVS = 0x200;
 export const NLA_F_NESTED = 0x8000;
+export const NLA_F_NET_BYTEORDER = 0x4000;
 export const NLA_TYPE_MASK = 0x3fff;
 /** Octets of struct nlmsghdr, and of struct nlattr. */
 export const NLMSG_HEADER = 16;

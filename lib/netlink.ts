@@ -1,7 +1,6 @@
 /**
- * The netlink transport: requests and dumps on one kind of socket, multicast on another. Messages are the
- * netlink package's codecs; the sockets are our own, because the package's native one aborts the process
- * when the kernel reports lost events (docs/design/0001-netlink.md).
+ * The netlink transport: requests and dumps on one kind of socket, multicast on another
+ * (docs/design/0001-netlink.md). Messages are those of netlink-codec.ts.
  *
  * The kernel answers a request before send returns, so requests never wait. Multicast sockets are read when
  * the kernel says so with a signal (F_SETSIG): no thread is held, nothing is polled, and an idle listener
@@ -9,14 +8,31 @@
  */
 import { setImmediate as turn } from 'node:timers/promises';
 import { getSystemErrorMap } from 'node:util';
-import { Flags, FlagsAck, FlagsGet, MessageType, type Protocol } from 'netlink/dist/constants.js';
-import { formatMessage, type NetlinkMessage, parseAttributes, parseMessages } from 'netlink/dist/structs.js';
 import { ACCEPT, type Bpf, DROP, JEQ_K, LD_H_ABS } from './bpf.ts';
 import * as libc from './libc.ts';
-import { AF_NETLINK, EAGAIN, EINTR, NETLINK_ADD_MEMBERSHIP, SOCK_RAW, SOL_NETLINK } from './linux.ts';
+import {
+  AF_NETLINK,
+  EAGAIN,
+  EINTR,
+  NETLINK_ADD_MEMBERSHIP,
+  NETLINK_NETFILTER,
+  NLM_F_ACK,
+  NLM_F_ACK_TLVS,
+  NLM_F_DUMP,
+  NLM_F_DUMP_INTR,
+  NLM_F_REQUEST,
+  NLMSG_DONE,
+  NLMSG_ERROR,
+  SOCK_RAW,
+  SOL_NETLINK,
+} from './linux.ts';
+import { Attributes, formatMessage, messagesIn, type NetlinkMessage } from './netlink-codec.ts';
 
-export { FlagsNew, Protocol } from 'netlink/dist/constants.js';
 export type { NetlinkMessage };
+
+/** Netlink protocols (linux/netlink.h). */
+export const Protocol = { ROUTE: 0, NETFILTER: NETLINK_NETFILTER } as const;
+type Protocol = (typeof Protocol)[keyof typeof Protocol];
 
 // linux/netlink.h
 const NETLINK_CAP_ACK = 10;
@@ -25,7 +41,7 @@ const NETLINK_GET_STRICT_CHK = 12;
 const NLMSGERR_ATTR_MSG = 1;
 
 /** More than the kernel puts into one datagram (32 KiB of a dump, NLMSG_GOODSIZE of events). */
-const DATAGRAM_SIZE = 65_536;
+export const DATAGRAM_SIZE = 65_536;
 
 /** Requests that one send carries: if all of them fail, their answers still fit the receive buffer. */
 const REQUESTS_PER_SEND = 128;
@@ -66,12 +82,11 @@ export function acknowledgedError(message: NetlinkMessage): NetlinkError | undef
   const errno = -message.data.readInt32LE(0);
   if (errno === 0) return undefined;
   // An error repeats the request's header; NETLINK_CAP_ACK keeps its payload out.
-  const fixed = message.type === MessageType.ERROR ? 20 : 4;
+  const fixed = message.type === NLMSG_ERROR ? 20 : 4;
   let reason: string | undefined;
-  if (message.flags & FlagsAck.ACK_TLVS) {
-    parseAttributes(message.data.subarray(fixed), ({ type, data }) => {
-      if (type === NLMSGERR_ATTR_MSG) reason = data.toString('latin1').replace(/\0$/, '');
-    });
+  if (message.flags & NLM_F_ACK_TLVS) {
+    const attributes = new Attributes(message.data, fixed);
+    while (attributes.next()) if (attributes.type === NLMSGERR_ATTR_MSG) reason = attributes.string;
   }
   return new NetlinkError(errno, reason);
 }
@@ -81,17 +96,29 @@ function receive(fd: number, buffer: Buffer): NetlinkMessage[] | undefined {
   const length = libc.recv(fd, buffer);
   if (length === -EAGAIN) return undefined;
   if (length < 0) throw new NetlinkError(-length);
-  return parseMessages(Buffer.from(buffer.subarray(0, length)));
+  return messagesIn(Buffer.from(buffer.subarray(0, length)));
 }
 
+/** The libc calls that open a socket. */
+type OpenCalls = Pick<typeof libc, 'socket' | 'bind' | 'getsockname'>;
+
 /** Opens and binds a socket, and returns it with its port number (nl_pid). Throws `SystemError`. */
-function open(protocol: Protocol): { fd: number; port: number } {
-  const fd = libc.socket(AF_NETLINK, SOCK_RAW, protocol);
+export function openNetlink(protocol: Protocol, calls: OpenCalls = libc): { fd: number; port: number } {
+  const fd = calls.socket(AF_NETLINK, SOCK_RAW, protocol);
   const address = Buffer.alloc(12);
   address.writeUInt16LE(AF_NETLINK);
-  libc.bind(fd, address);
-  libc.getsockname(fd, address);
+  calls.bind(fd, address);
+  calls.getsockname(fd, address);
   return { fd, port: address.readUInt32LE(4) };
+}
+
+/** Lets a socket receive the messages of multicast groups. Throws `SystemError`. */
+export function joinGroups(
+  fd: number,
+  groups: readonly number[],
+  calls: Pick<typeof libc, 'setsockopt'> = libc,
+): void {
+  for (const group of groups) calls.setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group);
 }
 
 /** Makes something, or nothing, of a message's payload. */
@@ -107,7 +134,7 @@ export class NetlinkSocket {
 
   /** Throws `SystemError`. */
   constructor(protocol: Protocol) {
-    ({ fd: this.#fd, port: this.port } = open(protocol));
+    ({ fd: this.#fd, port: this.port } = openNetlink(protocol));
     for (const option of [NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK]) {
       libc.setsockopt(this.#fd, SOL_NETLINK, option, 1);
     }
@@ -138,13 +165,13 @@ export class NetlinkSocket {
 
   *#dumpParts<T>(type: number, data: Uint8Array, parse: Parse<T>): Generator<void, T[]> {
     for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {
-      const sequence = this.#send([{ type, flags: FlagsGet.DUMP, data }]);
+      const sequence = this.#send([{ type, flags: NLM_F_DUMP, data }]);
       const found: T[] = [];
       let interrupted = false;
       for (let done = false; !done; ) {
         for (const message of this.#answers(sequence)) {
-          interrupted ||= (message.flags & Flags.DUMP_INTR) !== 0;
-          if (message.type === MessageType.DONE || message.type === MessageType.ERROR) {
+          interrupted ||= (message.flags & NLM_F_DUMP_INTR) !== 0;
+          if (message.type === NLMSG_DONE || message.type === NLMSG_ERROR) {
             const error = acknowledgedError(message);
             if (error !== undefined) throw error;
             done = true;
@@ -182,11 +209,11 @@ export class NetlinkSocket {
 
   /** The answer to a question about one thing. Throws `NetlinkError` (ENOENT: there is no such thing). */
   ask(type: number, data: Uint8Array): Buffer {
-    const sequence = this.#send([{ type, flags: Flags.ACK, data }]);
+    const sequence = this.#send([{ type, flags: NLM_F_ACK, data }]);
     let answer: Buffer | undefined;
     for (;;) {
       for (const message of this.#answers(sequence)) {
-        if (message.type !== MessageType.ERROR) answer = message.data;
+        if (message.type !== NLMSG_ERROR) answer = message.data;
         else {
           const error = acknowledgedError(message);
           if (error !== undefined) throw error;
@@ -210,13 +237,13 @@ export class NetlinkSocket {
     const last = messages.length - 2;
     const first = this.#send(
       messages.map((message, i) =>
-        i === last ? { ...message, flags: (message.flags ?? 0) | Flags.ACK } : message,
+        i === last ? { ...message, flags: (message.flags ?? 0) | NLM_F_ACK } : message,
       ),
     );
     let failure: NetlinkError | undefined;
     for (let done = false; !done; ) {
       for (const message of this.#answers(first, messages.length - 1)) {
-        if (message.type !== MessageType.ERROR) continue;
+        if (message.type !== NLMSG_ERROR) continue;
         failure ??= acknowledgedError(message);
         // One about the first is about all of them: there are no others.
         done ||= message.seq === first + last || message.seq === first;
@@ -235,13 +262,13 @@ export class NetlinkSocket {
     const last = requests.length - 1;
     const first = this.#send(
       requests.map((request, i) =>
-        i === last ? { ...request, flags: (request.flags ?? 0) | Flags.ACK } : request,
+        i === last ? { ...request, flags: (request.flags ?? 0) | NLM_F_ACK } : request,
       ),
     );
     const results = new Array<NetlinkError | undefined>(requests.length).fill(undefined);
     for (let done = false; !done; ) {
       for (const message of this.#answers(first, last)) {
-        if (message.type !== MessageType.ERROR) continue;
+        if (message.type !== NLMSG_ERROR) continue;
         results[message.seq - first] = acknowledgedError(message);
         done ||= message.seq === first + last;
       }
@@ -253,10 +280,9 @@ export class NetlinkSocket {
   #send(requests: readonly NetlinkRequest[]): number {
     const first = this.#sequence + 1;
     this.#sequence += requests.length;
-    const parts = requests.flatMap(({ type, flags = 0, data }, i) => [
-      ...formatMessage({ type, flags: flags | Flags.REQUEST, seq: first + i, port: this.port, data }),
-      Buffer.alloc(-data.length & 3),
-    ]);
+    const parts = requests.flatMap(({ type, flags = 0, data }, i) =>
+      formatMessage({ type, flags: flags | NLM_F_REQUEST, seq: first + i, port: this.port, data }),
+    );
     const sent = libc.sendto(this.#fd, Buffer.concat(parts));
     if (sent < 0) throw new NetlinkError(-sent);
     return first;
@@ -306,14 +332,14 @@ export class NetlinkListener {
     { receiveBuffer = LISTENER_BUFFER, only }: { receiveBuffer?: number; only?: number | Bpf } = {},
   ) {
     this.#handlers = handlers;
-    this.#fd = open(protocol).fd;
+    this.#fd = openNetlink(protocol).fd;
     if (listeners.size === 0) process.on('SIGURG', readAll);
     listeners.add(this);
     try {
       libc.setReceiveBuffer(this.#fd, receiveBuffer);
       if (only !== undefined) libc.attachFilter(this.#fd, typeof only === 'number' ? typeFilter(only) : only);
       libc.signalReadable(this.#fd);
-      for (const group of groups) libc.setsockopt(this.#fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group);
+      joinGroups(this.#fd, groups);
     } catch (error) {
       this.close();
       throw error;

@@ -6,34 +6,36 @@
  * table the whole blob, in which the counters are masked out.
  */
 import { createHash } from 'node:crypto';
+import * as system from '../lib/libc.ts';
 import {
   AF_INET,
   AF_INET6,
   AF_NETLINK,
-  NETLINK_NETFILTER,
   NFGEN_HEADER,
+  NLA_F_NET_BYTEORDER,
   NLM_F_DUMP,
   NLM_F_REQUEST,
-  NLMSG_HEADER,
+  NLMSG_MIN_TYPE,
   SOCK_DGRAM,
   SOCK_RAW,
 } from '../lib/linux.ts';
+import { Protocol } from '../lib/netlink.ts';
+import {
+  Attributes,
+  attribute,
+  formatMessage,
+  Messages,
+  nfgenHeader,
+  u8,
+  u32Be,
+} from '../lib/netlink-codec.ts';
 import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { OWNED_NAME_PREFIX } from '../routing/numbers.ts';
 import type { ObservedNat } from './kernel.ts';
 import type { NatState } from './state.ts';
 
-/** The libc calls that are needed, as `lib/libc.ts` has them; `sendto` and `recv` return a negative errno. */
-export interface Libc {
-  socket(domain: number, type: number, protocol: number): number;
-  close(fd: number): void;
-  getsockopt(fd: number, level: number, name: number, value: Uint8Array): number;
-  sendto(fd: number, data: Uint8Array): number;
-  recv(fd: number, data: Uint8Array): number;
-}
-
-/** Message types below are netlink's own: NLMSG_ERROR, NLMSG_DONE. */
-const NLMSG_MIN_TYPE = 16;
+/** The libc calls that are needed. */
+export type FingerprintLibc = Pick<typeof system, 'socket' | 'close' | 'getsockopt' | 'sendto' | 'recv'>;
 
 /** linux/netfilter/ipset/ip_set.h */
 const NFNL_SUBSYS_IPSET = 6;
@@ -43,34 +45,27 @@ const IPSET_ATTR_PROTOCOL = 1;
 const IPSET_ATTR_SETNAME = 2;
 const IPSET_ATTR_FLAGS = 6;
 const IPSET_FLAG_LIST_HEADER = 4;
-const NLA_F_NET_BYTEORDER = 0x4000;
 
-function listHeadersRequest(): Buffer {
-  const message = Buffer.alloc(NLMSG_HEADER + NFGEN_HEADER + 8 + 8);
-  message.writeUInt32LE(message.length, 0);
-  message.writeUInt16LE((NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_LIST, 4);
-  message.writeUInt16LE(NLM_F_REQUEST | NLM_F_DUMP, 6);
-  message.writeUInt8(AF_INET, NLMSG_HEADER);
-  let at = NLMSG_HEADER + NFGEN_HEADER;
-  message.writeUInt16LE(5, at);
-  message.writeUInt16LE(IPSET_ATTR_PROTOCOL, at + 2);
-  message.writeUInt8(IPSET_PROTOCOL, at + 4);
-  at += 8;
-  message.writeUInt16LE(8, at);
-  message.writeUInt16LE(IPSET_ATTR_FLAGS | NLA_F_NET_BYTEORDER, at + 2);
-  message.writeUInt32BE(IPSET_FLAG_LIST_HEADER, at + 4);
-  return message;
-}
+/** A request for the headers of all sets, without their elements. */
+const listHeadersRequest = (): Buffer =>
+  Buffer.concat(
+    formatMessage({
+      type: (NFNL_SUBSYS_IPSET << 8) | IPSET_CMD_LIST,
+      flags: NLM_F_REQUEST | NLM_F_DUMP,
+      seq: 0,
+      port: 0,
+      data: Buffer.concat([
+        nfgenHeader(AF_INET),
+        attribute(IPSET_ATTR_PROTOCOL, u8(IPSET_PROTOCOL)),
+        attribute(IPSET_ATTR_FLAGS | NLA_F_NET_BYTEORDER, u32Be(IPSET_FLAG_LIST_HEADER)),
+      ]),
+    }),
+  );
 
 /** The name of the set that a reply is about. */
-function setName(message: Buffer): string {
-  for (let at = NLMSG_HEADER + NFGEN_HEADER; at + 4 <= message.length; ) {
-    const length = message.readUInt16LE(at);
-    if (message.readUInt16LE(at + 2) === IPSET_ATTR_SETNAME) {
-      return message.toString('latin1', at + 4, at + length - 1);
-    }
-    at += Math.max(4, (length + 3) & ~3);
-  }
+function setName(payload: Buffer): string {
+  const attributes = new Attributes(payload, NFGEN_HEADER);
+  while (attributes.next()) if (attributes.type === IPSET_ATTR_SETNAME) return attributes.string;
   return '';
 }
 
@@ -88,7 +83,7 @@ const LAYOUT: Record<Family, { domain: number; level: number; next: number; coun
 /**
  * The reader of fingerprints; it keeps its sockets open until `close`.
  */
-export function createFingerprint(libc: Libc): {
+export function createFingerprint(libc: FingerprintLibc = system): {
   /**
    * A short text about the sets and legacy tables of a state that was applied: as long as two are equal, nothing
    * changed there but counters, or elements of a set one for one. A part that the kernel does not let us see (no
@@ -107,16 +102,16 @@ export function createFingerprint(libc: Libc): {
   }
 
   function readSets(update: (part: Buffer) => void): void {
-    const fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER);
+    const fd = socket(AF_NETLINK, SOCK_RAW, Protocol.NETFILTER);
     if (libc.sendto(fd, listHeadersRequest()) < 0) return;
     for (;;) {
       const length = libc.recv(fd, buffer);
-      if (length < NLMSG_HEADER) return;
-      for (let at = 0; at + NLMSG_HEADER <= length; ) {
-        const message = buffer.subarray(at, at + buffer.readUInt32LE(at));
-        if (message.readUInt16LE(4) < NLMSG_MIN_TYPE) return;
-        if (setName(message).startsWith(OWNED_NAME_PREFIX)) update(message.subarray(NLMSG_HEADER));
-        at += Math.max(NLMSG_HEADER, (message.length + 3) & ~3);
+      if (length < 0) return;
+      const messages = new Messages(buffer, length);
+      while (messages.next()) {
+        if (messages.type < NLMSG_MIN_TYPE) return;
+        const payload = messages.data;
+        if (setName(payload).startsWith(OWNED_NAME_PREFIX)) update(payload);
       }
     }
   }

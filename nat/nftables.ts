@@ -9,7 +9,16 @@
  *
  * Pure.
  */
-import { NFGEN_HEADER, NLA_F_NESTED, NLA_HEADER, NLA_TYPE_MASK, NLM_F_CREATE } from '../lib/linux.ts';
+import {
+  AF_INET,
+  AF_INET6,
+  AF_UNSPEC,
+  NFGEN_HEADER,
+  NLA_HEADER,
+  NLM_F_APPEND,
+  NLM_F_CREATE,
+} from '../lib/linux.ts';
+import { Attributes, attribute, nest, nfgenHeader, u32, u32Be, zeroEnded } from '../lib/netlink-codec.ts';
 import { addressBits, addressBytes, type Family } from '../lib/prefix.ts';
 import { eachBlock, type PortBlocks } from './port-blocks.ts';
 
@@ -47,10 +56,7 @@ const DELETE = { table: message(2), elements: message(14) };
 const BATCH_BEGIN = 16;
 const BATCH_END = 17;
 
-// linux/netlink.h
-const NLM_F_APPEND = 0x800;
-
-const NFPROTO = { 4: 2, 6: 10 } as const;
+const NFPROTO = { 4: AF_INET, 6: AF_INET6 } as const;
 const NF_INET_POST_ROUTING = 4;
 /** Right behind nat POSTROUTING of iptables, which decides and leaves the marks: NF_IP_PRI_NAT_SRC is 100. */
 const PRIORITY = 101;
@@ -66,37 +72,15 @@ const TYPE = { mark: 19, 4: 7, 6: 8, port: 13 } as const;
 /** Octets of elements that go into one message: an attribute has at most 64 KiB with its header. */
 const OCTETS_PER_MESSAGE = 65_528;
 
-function u32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(value >>> 0);
-  return bytes;
-}
-
-/** As the kernel keeps a mark: in the order of the machine, which is little-endian wherever Node runs us. */
-function markBytes(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32LE(value >>> 0);
-  return bytes;
-}
-
-const text = (value: string): Buffer => Buffer.from(`${value}\0`, 'latin1');
-
-function attribute(type: number, ...content: Uint8Array[]): Buffer {
-  const length = NLA_HEADER + content.reduce((sum, part) => sum + part.length, 0);
-  const header = Buffer.alloc(NLA_HEADER);
-  header.writeUInt16LE(length, 0);
-  header.writeUInt16LE(type, 2);
-  return Buffer.concat([header, ...content], (length + 3) & ~3);
-}
-
-const nest = (type: number, ...content: Uint8Array[]): Buffer => attribute(type | NLA_F_NESTED, ...content);
+/** As the kernel keeps a mark: in the order of the machine. */
+const markBytes = u32;
 
 /** NFTA_DATA_VALUE and NFTA_DATA_VERDICT in an attribute. */
 const value = (type: number, bytes: Uint8Array): Buffer => nest(type, attribute(1, bytes));
-const DROP = nest(2, nest(2, attribute(1, u32(0))));
+const DROP = nest(2, nest(2, attribute(1, u32Be(0))));
 
 const payload = (family: Family, ...attributes: Uint8Array[]): Buffer =>
-  Buffer.concat([Buffer.of(NFPROTO[family], 0, 0, 0), ...attributes]);
+  Buffer.concat([nfgenHeader(NFPROTO[family]), ...attributes]);
 
 const create = (type: number, family: Family, ...attributes: Uint8Array[]): NftMessage => ({
   type,
@@ -106,20 +90,20 @@ const create = (type: number, family: Family, ...attributes: Uint8Array[]): NftM
 
 /** The transaction that holds messages: all of them are carried out, or none. */
 export function transaction(messages: readonly NftMessage[]): NftMessage[] {
-  const frame = (type: number): NftMessage => ({ type, flags: 0, data: Buffer.of(0, 0, 0, SUBSYSTEM) });
+  const frame = (type: number): NftMessage => ({ type, flags: 0, data: nfgenHeader(AF_UNSPEC, SUBSYSTEM) });
   return [frame(BATCH_BEGIN), ...messages, frame(BATCH_END)];
 }
 
 /** An expression of a rule by name, with its attributes numbered from 1 where there is something. */
 const expression = (name: string, ...attributes: Uint8Array[]): Buffer =>
-  nest(1, attribute(1, text(name)), nest(2, ...attributes));
+  nest(1, attribute(1, zeroEnded(name)), nest(2, ...attributes));
 
 const numbers = (...list: (number | undefined)[]): Buffer[] =>
-  list.flatMap((number, i) => (number === undefined ? [] : [attribute(i + 1, u32(number))]));
+  list.flatMap((number, i) => (number === undefined ? [] : [attribute(i + 1, u32Be(number))]));
 
 /** Says which rules are ours, and as we make them now: NFTA_RULE_USERDATA, a comment as nft writes it. */
 const COMMENTS = ['veg-agent 1: the block of the source', 'veg-agent 1: a source without a block'] as const;
-const comment = (words: string): Buffer => Buffer.concat([Buffer.of(0, words.length + 1), text(words)]);
+const comment = (words: string): Buffer => Buffer.concat([Buffer.of(0, words.length + 1), zeroEnded(words)]);
 
 /** The rules of the chain. `bits` of the mark (in `mask`) say that it is one of port blocks. */
 function rules(family: Family, bits: number, mask: number): Buffer[][] {
@@ -149,7 +133,7 @@ function rules(family: Family, bits: number, mask: number): Buffer[][] {
         'payload',
         ...numbers(registers(1), NFT_PAYLOAD_NETWORK_HEADER, family === 4 ? 12 : 8, words * 4),
       ),
-      expression('lookup', attribute(1, text(MAP)), ...numbers(undefined, NFT_REG32_00, NFT_REG32_00)),
+      expression('lookup', attribute(1, zeroEnded(MAP)), ...numbers(undefined, NFT_REG32_00, NFT_REG32_00)),
       expression(
         'nat',
         ...numbers(
@@ -175,19 +159,19 @@ function rules(family: Family, bits: number, mask: number): Buffer[][] {
  */
 export function createTable(family: Family, bits: number, mask: number, isThere: boolean): NftMessage[] {
   const words = addressBits(family) / 32;
-  const table = attribute(1, text(PORT_TABLE));
+  const table = attribute(1, zeroEnded(PORT_TABLE));
   const pair = (TYPE[family] << 6) | TYPE.port;
   const set = create(
     NEW.set,
     family,
     table,
-    attribute(2, text(MAP)),
-    attribute(3, u32(NFT_SET_MAP)),
-    attribute(4, u32((TYPE.mark << 6) | TYPE[family])),
-    attribute(5, u32(4 + 4 * words)),
-    attribute(6, u32(pair)),
-    attribute(7, u32(8 + 8 * words)),
-    attribute(10, u32(1)),
+    attribute(2, zeroEnded(MAP)),
+    attribute(3, u32Be(NFT_SET_MAP)),
+    attribute(4, u32Be((TYPE.mark << 6) | TYPE[family])),
+    attribute(5, u32Be(4 + 4 * words)),
+    attribute(6, u32Be(pair)),
+    attribute(7, u32Be(8 + 8 * words)),
+    attribute(10, u32Be(1)),
     // NFTNL_UDATA_SET_DATA_INTERVAL: nft prints ranges.
     attribute(13, Buffer.of(6, 4, 1, 0, 0, 0)),
   );
@@ -195,9 +179,9 @@ export function createTable(family: Family, bits: number, mask: number, isThere:
     NEW.chain,
     family,
     table,
-    attribute(3, text(CHAIN)),
-    nest(4, attribute(1, u32(NF_INET_POST_ROUTING)), attribute(2, u32(PRIORITY))),
-    attribute(7, text('nat')),
+    attribute(3, zeroEnded(CHAIN)),
+    nest(4, attribute(1, u32Be(NF_INET_POST_ROUTING)), attribute(2, u32Be(PRIORITY))),
+    attribute(7, zeroEnded('nat')),
   );
   return [
     ...(isThere ? [deleteTable(family)] : []),
@@ -209,7 +193,7 @@ export function createTable(family: Family, bits: number, mask: number, isThere:
         NEW.rule,
         family,
         table,
-        attribute(2, text(CHAIN)),
+        attribute(2, zeroEnded(CHAIN)),
         nest(4, ...expressions),
         attribute(7, comment(COMMENTS[i]!)),
       ),
@@ -222,60 +206,67 @@ export function createTable(family: Family, bits: number, mask: number, isThere:
 export const deleteTable = (family: Family): NftMessage => ({
   type: DELETE.table,
   flags: 0,
-  data: payload(family, attribute(1, text(PORT_TABLE))),
+  data: payload(family, attribute(1, zeroEnded(PORT_TABLE))),
 });
 
 /** A question about the table, the map, the chain, its rules, or the elements of the map. */
 export function question(what: Exclude<keyof typeof NFT_GET, 'generation'>, family: Family): Buffer {
-  const table = attribute(1, text(PORT_TABLE));
+  const table = attribute(1, zeroEnded(PORT_TABLE));
   switch (what) {
     case 'table':
       return payload(family, table);
     case 'chain':
-      return payload(family, table, attribute(3, text(CHAIN)));
+      return payload(family, table, attribute(3, zeroEnded(CHAIN)));
     case 'rule':
-      return payload(family, table, attribute(2, text(CHAIN)));
+      return payload(family, table, attribute(2, zeroEnded(CHAIN)));
     case 'set':
     case 'elements':
-      return payload(family, table, attribute(2, text(MAP)));
+      return payload(family, table, attribute(2, zeroEnded(MAP)));
   }
 }
 
-/** The question for the number of the last transaction, and what the answer says. */
+/** The question for the number of the last transaction, and the number in the answer. */
 export const generationQuestion = (): Buffer => Buffer.alloc(NFGEN_HEADER);
-export const generationOf = (answer: Buffer): number => attributesOf(answer).get(1)?.readUInt32BE(0) ?? 0;
+export const generationOf = (answer: Buffer): number =>
+  numberIn(new Attributes(answer, NFGEN_HEADER), 1) ?? 0;
 
-/** The attributes in a part of a message, each type once. */
-function attributesOf(bytes: Buffer, start = NFGEN_HEADER): Map<number, Buffer> {
-  const found = new Map<number, Buffer>();
-  walk(bytes, start, (type, content) => void found.set(type, content));
-  return found;
+/** The number in the first attribute of a type. */
+function numberIn(attributes: Attributes, type: number): number | undefined {
+  while (attributes.next()) if (attributes.type === type) return attributes.u32Be;
+  return undefined;
 }
 
-function walk(bytes: Buffer, start: number, visit: (type: number, content: Buffer) => void): void {
-  for (let at = start; at + NLA_HEADER <= bytes.length; ) {
-    const length = bytes.readUInt16LE(at);
-    if (length < NLA_HEADER || at + length > bytes.length) return;
-    visit(bytes.readUInt16LE(at + 2) & NLA_TYPE_MASK, bytes.subarray(at + NLA_HEADER, at + length));
-    at += (length + 3) & ~3;
-  }
+/** The attributes in an attribute; none where it is missing. */
+function nestedIn(message: Buffer, type: number): Attributes {
+  const attributes = new Attributes(message, NFGEN_HEADER);
+  while (attributes.next()) if (attributes.type === type) return attributes.nested;
+  return attributes;
 }
 
 /** Whether answers describe chain, rules and map as `createTable` makes them. */
 export function isIntact(family: Family, chain: Buffer, ruleList: readonly Buffer[], set: Buffer): boolean {
-  const hook = attributesOf(attributesOf(chain).get(4) ?? Buffer.alloc(0), 0);
-  const map = attributesOf(set);
+  const hook = (type: number) => numberIn(nestedIn(chain, 4), type);
+  const map = (type: number) => numberIn(new Attributes(set, NFGEN_HEADER), type);
   const words = addressBits(family) / 32;
-  const expected = COMMENTS.map((words) => comment(words).toString('latin1'));
   return (
-    hook.get(1)?.readUInt32BE(0) === NF_INET_POST_ROUTING &&
-    hook.get(2)?.readUInt32BE(0) === PRIORITY &&
-    map.get(5)?.readUInt32BE(0) === 4 + 4 * words &&
-    map.get(7)?.readUInt32BE(0) === 8 + 8 * words &&
-    ruleList.length === expected.length &&
-    ruleList.every((rule, i) => attributesOf(rule).get(7)?.toString('latin1') === expected[i])
+    hook(1) === NF_INET_POST_ROUTING &&
+    hook(2) === PRIORITY &&
+    map(5) === 4 + 4 * words &&
+    map(7) === 8 + 8 * words &&
+    ruleList.length === COMMENTS.length &&
+    ruleList.every((rule, i) => hasComment(rule, COMMENTS[i]!))
   );
 }
+
+function hasComment(rule: Buffer, words: string): boolean {
+  const attributes = new Attributes(rule, NFGEN_HEADER);
+  while (attributes.next()) if (attributes.type === 7) return attributes.content.equals(comment(words));
+  return false;
+}
+
+/** Octets of the mark in front of the source in a key. */
+const MARK_OCTETS = 4;
+const EMPTY = Buffer.alloc(0);
 
 /** An element: the mark, and the octets of source and of what it gets. */
 export interface PortElement {
@@ -284,25 +275,21 @@ export interface PortElement {
   data: Buffer;
 }
 
-/** Calls `visit` for each element in an answer. */
+/** Calls `visit` for each element in an answer. The octets are views of the answer. */
 export function eachElement(answer: Buffer, visit: (element: PortElement) => void): void {
-  const list = attributesOf(answer).get(3) ?? Buffer.alloc(0);
-  for (let at = 0; at + NLA_HEADER <= list.length; ) {
-    const end = at + list.readUInt16LE(at);
-    const element: PortElement = { mark: 0, source: list, data: list };
-    for (let inner = at + NLA_HEADER; inner + NLA_HEADER <= end; ) {
-      const length = list.readUInt16LE(inner);
-      const type = list.readUInt16LE(inner + 2) & NLA_TYPE_MASK;
-      // Key and data are attributes that hold one attribute: the octets.
-      const content = inner + 2 * NLA_HEADER;
-      if (type === 1) {
-        element.mark = list.readUInt32LE(content);
-        element.source = list.subarray(content + 4, inner + length);
-      } else if (type === 2) element.data = list.subarray(content, inner + length);
-      inner += (length + 3) & ~3 || NLA_HEADER;
+  const list = nestedIn(answer, 3);
+  while (list.next()) {
+    const element: PortElement = { mark: 0, source: EMPTY, data: EMPTY };
+    const parts = list.nested;
+    while (parts.next()) {
+      // Key and data hold one attribute: the octets.
+      if (parts.type === 1) {
+        const key = parts.nested;
+        if (key.next()) element.mark = key.u32;
+        element.source = parts.contentFrom(NLA_HEADER + MARK_OCTETS);
+      } else if (parts.type === 2) element.data = parts.contentFrom(NLA_HEADER);
     }
     visit(element);
-    at = Math.max(end, at + NLA_HEADER);
   }
 }
 
@@ -352,7 +339,7 @@ export function* elementMessages(
   family: Family,
   elements: Iterable<PortElement>,
 ): Generator<NftMessage> {
-  const start = [attribute(1, text(PORT_TABLE)), attribute(2, text(MAP))];
+  const start = [attribute(1, zeroEnded(PORT_TABLE)), attribute(2, zeroEnded(MAP))];
   const length = addressBits(family) / 8;
   const key = value(1, Buffer.alloc(4 + length));
   const empty = action === 'add' ? nest(1, key, value(2, Buffer.alloc(2 * length + 8))) : nest(1, key);

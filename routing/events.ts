@@ -1,20 +1,11 @@
 /** Multicast rtnetlink messages as events: what changed, in words. Pure. */
-import { MulticastGroups } from 'netlink/dist/rt/structs.js';
 import type { Family } from '../lib/prefix.ts';
 import { TABLES } from './numbers.ts';
 import { MessageType, parseInterfaceAddress, parseLink, parseRoute, parseRule } from './parse.ts';
 import { renderRoute, renderRule } from './render.ts';
 
-/** The groups to listen to. */
-export const ROUTING_GROUPS: readonly number[] = [
-  MulticastGroups.LINK,
-  MulticastGroups.IPV4_IFADDR,
-  MulticastGroups.IPV6_IFADDR,
-  MulticastGroups.IPV4_ROUTE,
-  MulticastGroups.IPV6_ROUTE,
-  MulticastGroups.IPV4_RULE,
-  MulticastGroups.IPV6_RULE,
-];
+/** The groups to listen to (RTNLGRP_*): links, and addresses, routes and rules of both families. */
+export const ROUTING_GROUPS: readonly number[] = [1, 5, 9, 7, 11, 8, 19];
 
 export interface RoutingEvent {
   object: 'link' | 'address' | 'route' | 'rule';

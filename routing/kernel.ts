@@ -2,8 +2,7 @@
  * The kernel's routing over netlink: reads it whole, and makes the changes that diff.ts asks for. What it needs
  * of the transport is declared here; lib/netlink.ts has it.
  */
-
-import { NLM_F_CREATE } from '../lib/linux.ts';
+import { NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from '../lib/linux.ts';
 import { contains, FAMILIES, type Family, parsePrefix } from '../lib/prefix.ts';
 import type { RoutingStep } from './diff.ts';
 import { TABLES } from './numbers.ts';
@@ -55,10 +54,6 @@ export interface RoutingKernel {
    */
   apply(steps: readonly RoutingStep[]): Promise<RoutingError[]>;
 }
-
-// linux/netlink.h, modifiers to NEW requests.
-const NLM_F_REPLACE = 0x100;
-const NLM_F_EXCL = 0x200;
 
 /**
  * A rule is added without NLM_F_EXCL: the kernel would take an inverted rule, or one that differs in its

@@ -1,22 +1,8 @@
-/**
- * Rules, routes, links and addresses ↔ rtnetlink payloads (linux/rtnetlink.h, linux/fib_rules.h). Pure.
- *
- * Headers, attributes and requests are the netlink package's codecs. Whole messages are read attribute by
- * attribute here, because the package's decoders lose attributes that they do not know and throw at an
- * RTA_VIA (docs/design/0001-netlink.md).
- */
-import {
-  formatRouteMessage,
-  formatRuleMessage,
-  MessageType,
-  type RouteAttrs,
-  type RouteProtocol,
-  type RouteType,
-  RuleAction,
-  type RuleAttrs,
-} from 'netlink/dist/rt/structs.js';
-import { AttrStream, getU32, parseAttributes, putU32 } from 'netlink/dist/structs.js';
+/** Rules, routes, links and addresses ↔ rtnetlink payloads (linux/rtnetlink.h, linux/fib_rules.h). Pure. */
+
 import { AF_INET, AF_INET6, addressFamily, RT_SCOPE_LINK } from '../lib/linux.ts';
+import { macText } from '../lib/mac.ts';
+import { Attributes, attribute, u8, u32, zeroEnded } from '../lib/netlink-codec.ts';
 import {
   type Address,
   addressBits,
@@ -33,7 +19,30 @@ import { METRIC_VEG_AGENT, RTPROT_VEG_AGENT } from './numbers.ts';
 import { hasProtocol, ownsRoute, ownsRule } from './ownership.ts';
 import type { InterfaceAddress, Link, Route, Rule } from './state.ts';
 
-export { MessageType };
+/** RTM_*: the types of messages (linux/rtnetlink.h). */
+export const MessageType = {
+  NEWLINK: 16,
+  DELLINK: 17,
+  GETLINK: 18,
+  NEWADDR: 20,
+  DELADDR: 21,
+  GETADDR: 22,
+  NEWROUTE: 24,
+  DELROUTE: 25,
+  GETROUTE: 26,
+  NEWNEIGH: 28,
+  DELNEIGH: 29,
+  GETNEIGH: 30,
+  NEWRULE: 32,
+  DELRULE: 33,
+  GETRULE: 34,
+} as const;
+
+// Octets of the fixed headers.
+const IFINFOMSG = 16;
+const IFADDRMSG = 8;
+const RTMSG = 12;
+const FIB_RULE_HDR = 12;
 
 // Attributes that are read.
 const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, EXT_MASK: 29, CARRIER_CHANGES: 35 } as const;
@@ -82,73 +91,91 @@ const QUALIFIERS: readonly [type: number, name: string][] = [
   [26, 'flowlabel'],
   [27, 'flowlabel mask'],
 ];
+const SELECTORS: ReadonlySet<number> = new Set(QUALIFIERS.map(([type]) => type));
 
 const IFF_UP = 0x1;
 const IFF_LOWER_UP = 0x10000;
 const IFA_F_NODAD = 0x02;
 const IFA_F_NOPREFIXROUTE = 0x200;
+const FR_ACT_TO_TBL = 1;
 const FIB_RULE_INVERT = 0x2;
 const RTM_F_CLONED = 0x200;
 const RTNH_F_ONLINK = 0x4;
 const RTEXT_FILTER_SKIP_STATS = 0x8;
+
+const prefixOf = (bytes: Buffer, length: number): Prefix => `${addressFromBytes(bytes)}/${length}` as Prefix;
 
 function familyFrom(number: number): Family | undefined {
   if (number === AF_INET) return 4;
   return number === AF_INET6 ? 6 : undefined;
 }
 
-function attributes(data: Buffer, headerLength: number): Map<number, Buffer> {
-  const found = new Map<number, Buffer>();
-  parseAttributes(data.subarray(headerLength), (attribute) => found.set(attribute.type, attribute.data));
-  return found;
-}
-
-const number = (attribute: Buffer | undefined): number | undefined =>
-  attribute === undefined ? undefined : getU32(attribute);
-
-/** A string attribute; the kernel ends most of them with a zero octet. */
-const text = (attribute: Buffer | undefined): string | undefined =>
-  attribute?.toString('latin1').replace(/\0.*$/s, '');
-
-function prefixFrom(family: Family, bytes: Buffer | undefined, length: number): Prefix {
-  return bytes === undefined ? anyPrefix(family) : (`${addressFromBytes(bytes)}/${length}` as Prefix);
-}
-
-const bytesOf = (value: Address): Buffer => Buffer.from(addressBytes(value));
-
 /** A link (struct ifinfomsg). Undefined for a message of another family (a bridge port). */
 export function parseLink(data: Buffer): Link | undefined {
   if (data.readUInt8(0) !== 0) return undefined;
-  const found = attributes(data, 16);
   const flags = data.readUInt32LE(8);
-  const mac = found.get(IFLA.ADDRESS);
-  const carrierChanges = number(found.get(IFLA.CARRIER_CHANGES));
-  return {
+  const link: Link = {
     index: data.readInt32LE(4),
-    name: text(found.get(IFLA.IFNAME)) ?? '',
+    name: '',
     up: (flags & IFF_UP) !== 0,
     carrier: (flags & IFF_LOWER_UP) !== 0,
-    mtu: number(found.get(IFLA.MTU)) ?? 0,
-    mac: mac?.length === 6 ? mac.toString('hex').replace(/..(?=.)/g, '$&:') : '',
-    ...(carrierChanges !== undefined && { carrierChanges }),
+    mtu: 0,
+    mac: '',
   };
+  const attributes = new Attributes(data, IFINFOMSG);
+  while (attributes.next()) {
+    switch (attributes.type) {
+      case IFLA.IFNAME:
+        link.name = attributes.string;
+        break;
+      case IFLA.MTU:
+        link.mtu = attributes.u32;
+        break;
+      case IFLA.ADDRESS:
+        if (attributes.length === 6) link.mac = macText(attributes.content);
+        break;
+      case IFLA.CARRIER_CHANGES:
+        link.carrierChanges = attributes.u32;
+        break;
+    }
+  }
+  return link;
 }
 
 /** An address (struct ifaddrmsg). Undefined for another family. */
 export function parseInterfaceAddress(data: Buffer): InterfaceAddress | undefined {
   const family = familyFrom(data.readUInt8(0));
-  const found = attributes(data, 8);
+  let local: Buffer | undefined;
+  let address: Buffer | undefined;
+  let flags = data.readUInt8(2);
+  let metric: number | undefined;
+  const attributes = new Attributes(data, IFADDRMSG);
+  while (attributes.next()) {
+    switch (attributes.type) {
+      case IFA.LOCAL:
+        local = attributes.content;
+        break;
+      case IFA.ADDRESS:
+        address = attributes.content;
+        break;
+      case IFA.FLAGS:
+        flags = attributes.u32;
+        break;
+      case IFA.RT_PRIORITY:
+        metric = attributes.u32;
+        break;
+    }
+  }
   // On a point-to-point link IFA_ADDRESS is the other end's.
-  const bytes = found.get(IFA.LOCAL) ?? found.get(IFA.ADDRESS);
+  const bytes = local ?? address;
   if (family === undefined || bytes === undefined) return undefined;
-  const metric = number(found.get(IFA.RT_PRIORITY));
   return {
     family,
     ifindex: data.readUInt32LE(4),
     address: addressFromBytes(bytes),
     prefixLength: data.readUInt8(1),
     scope: data.readUInt8(3),
-    flags: number(found.get(IFA.FLAGS)) ?? data.readUInt8(2),
+    flags,
     ...(metric !== undefined && { metric }),
   };
 }
@@ -156,29 +183,57 @@ export function parseInterfaceAddress(data: Buffer): InterfaceAddress | undefine
 /** A route (struct rtmsg). Undefined for another family and for a cached exception. */
 export function parseRoute(data: Buffer, nameOf: (ifindex: number) => string | undefined): Route | undefined {
   const family = familyFrom(data.readUInt8(0));
-  if (family === undefined || data.readUInt32LE(8) & RTM_F_CLONED) return undefined;
-  const found = attributes(data, 12);
-  const gateway = found.get(RTA.GATEWAY);
-  const oif = number(found.get(RTA.OIF));
-  const sourceLength = data.readUInt8(2);
-  const tos = data.readUInt8(3);
-  const route: Route = {
-    family,
-    table: number(found.get(RTA.TABLE)) ?? data.readUInt8(4),
-    destination: prefixFrom(family, found.get(RTA.DST), data.readUInt8(1)),
-    protocol: data.readUInt8(5),
-    scope: data.readUInt8(6),
-    type: data.readUInt8(7),
-    metric: number(found.get(RTA.PRIORITY)) ?? 0,
-    foreign: found.has(RTA.MULTIPATH) || found.has(RTA.VIA) || found.has(RTA.ENCAP),
-  };
-  if (gateway !== undefined) route.gateway = addressFromBytes(gateway);
-  if (data.readUInt32LE(8) & RTNH_F_ONLINK) route.onlink = true;
-  if (oif !== undefined) route.dev = nameOf(oif) ?? `if${oif}`;
+  const flags = data.readUInt32LE(8);
+  if (family === undefined || flags & RTM_F_CLONED) return undefined;
+  const [destinationLength, sourceLength, tos] = [data.readUInt8(1), data.readUInt8(2), data.readUInt8(3)];
+  let destination = anyPrefix(family);
+  let source = destination;
+  let table = data.readUInt8(4);
+  let gateway: Address | undefined;
+  let dev: string | undefined;
+  let metric = 0;
+  let foreign = false;
+  let plain = true;
+  const attributes = new Attributes(data, RTMSG);
+  while (attributes.next()) {
+    const { type } = attributes;
+    plain &&= PLAIN_RTA.has(type);
+    switch (type) {
+      case RTA.DST:
+        destination = prefixOf(attributes.content, destinationLength);
+        break;
+      case RTA.SRC:
+        source = prefixOf(attributes.content, sourceLength);
+        break;
+      case RTA.OIF:
+        dev = nameOf(attributes.u32) ?? `if${attributes.u32}`;
+        break;
+      case RTA.GATEWAY:
+        gateway = addressFromBytes(attributes.content);
+        break;
+      case RTA.PRIORITY:
+        metric = attributes.u32;
+        break;
+      case RTA.TABLE:
+        table = attributes.u32;
+        break;
+      case RTA.MULTIPATH:
+      case RTA.VIA:
+      case RTA.ENCAP:
+        foreign = true;
+        break;
+    }
+  }
+  const [protocol, scope, type] = [data.readUInt8(5), data.readUInt8(6), data.readUInt8(7)];
+  const route: Route = { family, table, destination, protocol, scope, type, metric, foreign };
+  if (gateway !== undefined) route.gateway = gateway;
+  if (flags & RTNH_F_ONLINK) route.onlink = true;
+  if (dev !== undefined) route.dev = dev;
   if (tos !== 0) route.qualifier = `tos 0x${tos.toString(16)}`;
-  else if (sourceLength > 0) route.qualifier = `from ${prefixFrom(family, found.get(RTA.SRC), sourceLength)}`;
-  const plain = route.qualifier === undefined && [...found.keys()].every((type) => PLAIN_RTA.has(type));
-  if (ownsRoute(route) && !plain) route.message = data;
+  else if (sourceLength > 0) route.qualifier = `from ${source}`;
+  plain &&= route.qualifier === undefined;
+  // A copy: a view would keep the whole datagram.
+  if (ownsRoute(route) && !plain) route.message = Buffer.from(data);
   return route;
 }
 
@@ -186,38 +241,58 @@ export function parseRoute(data: Buffer, nameOf: (ifindex: number) => string | u
 export function parseRule(data: Buffer): Rule | undefined {
   const family = familyFrom(data.readUInt8(0));
   if (family === undefined) return undefined;
-  const found = attributes(data, 12);
-  const source = found.get(FRA.SRC);
-  const destination = found.get(FRA.DST);
-  const iif = text(found.get(FRA.IIFNAME));
-  const suppress = found.get(FRA.SUPPRESS_PREFIXLEN);
-  const protocol = found.get(FRA.PROTOCOL)?.readUInt8();
-  const tos = data.readUInt8(3);
-  const action = data.readUInt8(7);
-  const qualifiers = QUALIFIERS.flatMap(([type, name]) =>
-    found.has(type) ? [`${name} 0x${found.get(type)!.toString('hex')}`] : [],
-  );
-  if (tos !== 0) qualifiers.push(`tos 0x${tos.toString(16)}`);
-  if (action !== RuleAction.toTbl) qualifiers.push(`action ${action}`);
-  const priority = number(found.get(FRA.PRIORITY)) ?? 0;
-  const ours = protocol === RTPROT_VEG_AGENT && hasProtocol(priority);
-  if (protocol !== undefined && protocol !== 0 && !ours) qualifiers.push(`protocol ${protocol}`);
+  const [tos, action] = [data.readUInt8(3), data.readUInt8(7)];
   const rule: Rule = {
     family,
-    priority,
-    table: number(found.get(FRA.TABLE)) ?? data.readUInt8(4),
-    foreign:
-      qualifiers.length > 0 ||
-      (data.readUInt32LE(8) & FIB_RULE_INVERT) !== 0 ||
-      (suppress !== undefined && suppress.readInt32LE() !== -1) ||
-      found.has(FRA.SUPPRESS_IFGROUP),
+    priority: 0,
+    table: data.readUInt8(4),
+    foreign: (data.readUInt32LE(8) & FIB_RULE_INVERT) !== 0,
   };
-  if (qualifiers.length > 0) rule.qualifier = qualifiers.join(' ');
-  if (ours) rule.protocol = protocol;
-  if (source !== undefined) rule.from = prefixFrom(family, source, data.readUInt8(2));
-  if (destination !== undefined) rule.to = prefixFrom(family, destination, data.readUInt8(1));
-  if (iif !== undefined) rule.iif = iif;
-  if (ownsRule(rule)) rule.message = data;
+  const selectors = new Map<number, string>();
+  let protocol = 0;
+  const attributes = new Attributes(data, FIB_RULE_HDR);
+  while (attributes.next()) {
+    const { type } = attributes;
+    if (SELECTORS.has(type)) selectors.set(type, attributes.content.toString('hex'));
+    switch (type) {
+      case FRA.PRIORITY:
+        rule.priority = attributes.u32;
+        break;
+      case FRA.TABLE:
+        rule.table = attributes.u32;
+        break;
+      case FRA.SRC:
+        rule.from = prefixOf(attributes.content, data.readUInt8(2));
+        break;
+      case FRA.DST:
+        rule.to = prefixOf(attributes.content, data.readUInt8(1));
+        break;
+      case FRA.IIFNAME:
+        rule.iif = attributes.string;
+        break;
+      case FRA.PROTOCOL:
+        protocol = attributes.u8;
+        break;
+      case FRA.SUPPRESS_PREFIXLEN:
+        rule.foreign ||= attributes.i32 !== -1;
+        break;
+      case FRA.SUPPRESS_IFGROUP:
+        rule.foreign = true;
+        break;
+    }
+  }
+  const qualifiers = QUALIFIERS.filter(([type]) => selectors.has(type)).map(
+    ([type, name]) => `${name} 0x${selectors.get(type)}`,
+  );
+  if (tos !== 0) qualifiers.push(`tos 0x${tos.toString(16)}`);
+  if (action !== FR_ACT_TO_TBL) qualifiers.push(`action ${action}`);
+  if (protocol === RTPROT_VEG_AGENT && hasProtocol(rule.priority)) rule.protocol = protocol;
+  else if (protocol !== 0) qualifiers.push(`protocol ${protocol}`);
+  if (qualifiers.length > 0) {
+    rule.qualifier = qualifiers.join(' ');
+    rule.foreign = true;
+  }
+  if (ownsRule(rule)) rule.message = Buffer.from(data);
   return rule;
 }
 
@@ -232,106 +307,84 @@ export function formatAddress({ family, address }: VirtualAddress, ifindex: numb
   header.writeUInt8(addressBits(family), 1);
   header.writeUInt8(family === 4 ? RT_SCOPE_LINK : 0, 3);
   header.writeUInt32LE(ifindex, 4);
-  const out = new AttrStream();
-  out.emit(header);
-  out.push(IFA.LOCAL, bytesOf(address));
-  out.push(IFA.ADDRESS, bytesOf(address));
-  out.push(IFA.RT_PRIORITY, putU32(METRIC_VEG_AGENT));
+  const bytes = addressBytes(address);
+  const attributes = [
+    attribute(IFA.LOCAL, bytes),
+    attribute(IFA.ADDRESS, bytes),
+    attribute(IFA.RT_PRIORITY, u32(METRIC_VEG_AGENT)),
+  ];
   if (family === 6) {
     // struct ifa_cacheinfo: preferred for 0 s, valid for ever.
-    const lifetimes = Buffer.alloc(16);
-    lifetimes.writeUInt32LE(0xffffffff, 4);
-    out.push(IFA.FLAGS, putU32(IFA_F_NODAD | IFA_F_NOPREFIXROUTE));
-    out.push(IFA.CACHEINFO, lifetimes);
+    const lifetimes = [u32(0), u32(0xffffffff), u32(0), u32(0)];
+    attributes.push(
+      attribute(IFA.FLAGS, u32(IFA_F_NODAD | IFA_F_NOPREFIXROUTE)),
+      attribute(IFA.CACHEINFO, ...lifetimes),
+    );
   }
-  return Buffer.concat(out.bufs);
+  return Buffer.concat([header, ...attributes]);
 }
+
+/** An optional attribute. */
+const optional = <T>(type: number, value: T | undefined, bytes: (value: T) => Uint8Array): Buffer[] =>
+  value === undefined ? [] : [attribute(type, bytes(value))];
+
+const networkBytes = (value: Prefix): Uint8Array => addressBytes(networkAddress(value));
 
 /** The payload of RTM_NEWROUTE, or of RTM_DELROUTE for a route as observed. */
 export function formatRoute(route: Route, ifindex: number | undefined): Uint8Array {
   if (route.message !== undefined) return route.message;
-  const attrs: RouteAttrs = { table: route.table };
-  if (prefixLength(route.destination) > 0) attrs.dst = bytesOf(networkAddress(route.destination));
-  if (route.gateway !== undefined) attrs.gateway = bytesOf(route.gateway);
-  if (ifindex !== undefined) attrs.oif = ifindex;
-  if (route.metric > 0) attrs.priority = route.metric;
-  const out = new AttrStream();
-  formatRouteMessage(
-    {
-      kind: 'route',
-      data: {
-        family: addressFamily(route.family),
-        dstLen: prefixLength(route.destination),
-        table: headerTable(route.table),
-        protocol: route.protocol as RouteProtocol,
-        scope: route.scope,
-        type: route.type as RouteType,
-        ...(route.onlink && { flags: { __unknown: RTNH_F_ONLINK } }),
-      },
-      attrs,
-    },
-    out,
-  );
-  return Buffer.concat(out.bufs);
+  const { family, table, destination, gateway, onlink, protocol, scope, type, metric } = route;
+  const length = prefixLength(destination);
+  const header = Buffer.of(addressFamily(family), length, 0, 0, headerTable(table), protocol, scope, type);
+  return Buffer.concat([
+    header,
+    u32(onlink ? RTNH_F_ONLINK : 0),
+    attribute(RTA.TABLE, u32(table)),
+    ...optional(RTA.DST, length > 0 ? destination : undefined, networkBytes),
+    ...optional(RTA.GATEWAY, gateway, addressBytes),
+    ...optional(RTA.OIF, ifindex, u32),
+    ...optional(RTA.PRIORITY, metric > 0 ? metric : undefined, u32),
+  ]);
 }
 
 /** The payload of RTM_NEWRULE, or of RTM_DELRULE for a rule as observed. */
 export function formatRule(rule: Rule): Uint8Array {
   if (rule.message !== undefined) return rule.message;
-  const attrs: RuleAttrs = { priority: rule.priority, table: rule.table };
-  if (rule.from !== undefined) attrs.src = bytesOf(networkAddress(rule.from));
-  if (rule.to !== undefined) attrs.dst = bytesOf(networkAddress(rule.to));
-  if (rule.protocol !== undefined) attrs.protocol = rule.protocol;
-  if (rule.iif !== undefined) attrs.iifname = rule.iif;
-  const out = new AttrStream();
-  formatRuleMessage(
-    {
-      kind: 'rule',
-      data: {
-        family: addressFamily(rule.family),
-        dstLen: rule.to === undefined ? 0 : prefixLength(rule.to),
-        srcLen: rule.from === undefined ? 0 : prefixLength(rule.from),
-        table: headerTable(rule.table),
-        action: RuleAction.toTbl,
-      },
-      attrs,
-    },
-    out,
-  );
-  return Buffer.concat(out.bufs);
+  const { family, priority, table, from, to, iif, protocol } = rule;
+  const length = (block: Prefix | undefined) => (block === undefined ? 0 : prefixLength(block));
+  return Buffer.concat([
+    Buffer.of(addressFamily(family), length(to), length(from), 0, headerTable(table), 0, 0, FR_ACT_TO_TBL),
+    u32(0),
+    attribute(FRA.PRIORITY, u32(priority)),
+    attribute(FRA.TABLE, u32(table)),
+    ...optional(FRA.SRC, from, networkBytes),
+    ...optional(FRA.DST, to, networkBytes),
+    ...optional(FRA.IIFNAME, iif, zeroEnded),
+    ...optional(FRA.PROTOCOL, protocol, u8),
+  ]);
 }
 
 /** The header has one octet for the table; a larger number is in the attribute only. */
 const headerTable = (table: number): number => (table < 256 ? table : 0);
 
 /** The payload of a request for all links, without their counters. */
-export function linkDump(): Uint8Array {
-  const out = new AttrStream();
-  out.emit(Buffer.alloc(16));
-  out.push(IFLA.EXT_MASK, putU32(RTEXT_FILTER_SKIP_STATS));
-  return Buffer.concat(out.bufs);
-}
+export const linkDump = (): Uint8Array =>
+  Buffer.concat([Buffer.alloc(IFINFOMSG), attribute(IFLA.EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))]);
 
 /** The payload of a request for all addresses. */
-export const addressDump = (): Uint8Array => Buffer.alloc(8);
+export const addressDump = (): Uint8Array => Buffer.alloc(IFADDRMSG);
 
 /** The payload of a request for all rules of a family. */
 export function ruleDump(family: Family): Uint8Array {
-  const header = Buffer.alloc(12);
+  const header = Buffer.alloc(FIB_RULE_HDR);
   header.writeUInt8(addressFamily(family));
   return header;
 }
 
 /** The payload of a request for one table (NETLINK_GET_STRICT_CHK makes the kernel heed it). */
 export function routeDump(family: Family, table: number): Uint8Array {
-  const out = new AttrStream();
-  formatRouteMessage(
-    {
-      kind: 'route',
-      data: { family: addressFamily(family), table: headerTable(table) },
-      attrs: { table },
-    },
-    out,
-  );
-  return Buffer.concat(out.bufs);
+  const header = Buffer.alloc(RTMSG);
+  header.writeUInt8(addressFamily(family), 0);
+  header.writeUInt8(headerTable(table), 4);
+  return Buffer.concat([header, attribute(RTA.TABLE, u32(table))]);
 }

@@ -19,9 +19,8 @@ import {
   withoutComments,
 } from './support/imports.ts';
 
-/** Packages that compute and do nothing else; netlink's codecs, not its socket. */
-const COMPUTING =
-  /^(ajv|ip-address|string-width|wrap-ansi|yaml)(\/|$)|^netlink\/dist\/(\w+\/)?(constants|structs)\.js$/;
+/** Packages that compute and do nothing else. */
+const COMPUTING = /^(ajv|ip-address|string-width|wrap-ansi|yaml)(\/|$)/;
 
 /** Every import of every file that the rule says is wrong, as `file → target`. */
 const wrong = (rule: (file: string, imported: Import) => boolean): string[] =>

@@ -5,51 +5,49 @@
  */
 import { setImmediate as turn } from 'node:timers/promises';
 import * as libc from '../../lib/libc.ts';
-import { AF_NETLINK, SOCK_RAW } from '../../lib/linux.ts';
+import { AF_NETLINK, NLMSG_DONE, NLMSG_ERROR, SOCK_RAW } from '../../lib/linux.ts';
 import type { Logger } from '../../lib/log.ts';
-import { NetlinkError, NetlinkSocket, Protocol } from '../../lib/netlink.ts';
+import { DATAGRAM_SIZE, NetlinkError, NetlinkSocket, Protocol } from '../../lib/netlink.ts';
+import { Messages } from '../../lib/netlink-codec.ts';
 import {
   type ConntrackEntry,
   CT_NEW,
   decodeEntry,
   deleteRequest,
   dumpRequest,
-  forEachMessage,
-  NLMSG_DONE,
-  NLMSG_ERROR,
 } from '../../nat/conntrack/wire.ts';
 import type { Plan } from '../plan/plan.ts';
 import { type BusySource, SourceCounter } from './busiest.ts';
 import { staleFlows } from './stale-flows.ts';
 
-/** More than the kernel puts into one datagram. */
-const DATAGRAM = 65_536;
 /** How long other work may be held up, ms. */
 const SLICE = 5;
 
 /** Calls `visit` with every entry; it is good until `visit` returns. Throws `SystemError` or `NetlinkError`. */
 async function readTable(visit: (entry: ConntrackEntry) => void): Promise<void> {
   const fd = libc.socket(AF_NETLINK, SOCK_RAW, Protocol.NETFILTER);
-  const buffer = Buffer.allocUnsafe(DATAGRAM);
+  const buffer = Buffer.allocUnsafeSlow(DATAGRAM_SIZE);
   let done = false;
   try {
     const sent = libc.sendto(fd, dumpRequest(1));
     if (sent < 0) throw new NetlinkError(-sent);
     while (!done) {
-      const end = performance.now() + SLICE;
-      while (!done && performance.now() < end) {
+      const until = performance.now() + SLICE;
+      while (!done && performance.now() < until) {
         const length = libc.recv(fd, buffer);
         if (length < 0) throw new NetlinkError(-length);
-        forEachMessage(buffer, length, (type, _flags, _sequence, start, stop) => {
+        const messages = new Messages(buffer, length);
+        while (messages.next()) {
+          const { type, start, end } = messages;
           if (type === NLMSG_DONE || type === NLMSG_ERROR) {
             done = true;
             const errno = -buffer.readInt32LE(start);
             if (errno !== 0) throw new NetlinkError(errno);
           } else if (type === CT_NEW) {
-            const entry = decodeEntry(buffer, start, stop);
+            const entry = decodeEntry(buffer, start, end);
             if (entry !== undefined) visit(entry);
           }
-        });
+        }
       }
       await turn();
     }

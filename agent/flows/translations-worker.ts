@@ -12,7 +12,6 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import * as stateFiles from '../../lib/files.ts';
 import { parseJson } from '../../lib/json.ts';
-import * as libc from '../../lib/libc.ts';
 import { LogOnChange } from '../../lib/log-on-change.ts';
 import { address, addressBytes } from '../../lib/prefix.ts';
 import { readCheckpoint, writeCheckpoint } from '../../nat/conntrack/checkpoint.ts';
@@ -215,7 +214,6 @@ class TranslationWorker {
     this.#openStore();
     // From here on the kernel keeps events.
     this.#reader = new ConntrackReader({
-      libc,
       tracker: this.#tracker,
       now: Date.now,
       onDump: () => this.#dumped(),

@@ -1,7 +1,7 @@
 /** The kernel's neighbour entries, which say where packets go on a link (linux/neighbour.h). Pure. */
-import { AttrStream, parseAttributes, putU32 } from 'netlink/dist/structs.js';
 import { addressFamily } from '../../lib/linux.ts';
 import { macBytes, macText } from '../../lib/mac.ts';
+import { Attributes, attribute, u8, u32 } from '../../lib/netlink-codec.ts';
 import { type Address, addressBytes, addressFromBytes, familyOf } from '../../lib/prefix.ts';
 import { RTPROT_VEG_AGENT } from '../../routing/numbers.ts';
 
@@ -33,29 +33,24 @@ export interface Neighbour {
   owned: boolean;
 }
 
-function header(address: Address, ifindex: number, state = 0, flags = 0): AttrStream {
+function header(address: Address, ifindex: number, state = 0, flags = 0): Buffer {
   const bytes = Buffer.alloc(NDMSG);
   bytes.writeUInt8(addressFamily(familyOf(address)), 0);
   bytes.writeInt32LE(ifindex, 4);
   bytes.writeUInt16LE(state, 8);
   bytes.writeUInt8(flags, 10);
-  const out = new AttrStream();
-  out.emit(bytes);
-  out.push(NDA_DST, Buffer.from(addressBytes(address)));
-  return out;
+  return Buffer.concat([bytes, attribute(NDA_DST, addressBytes(address))]);
 }
 
 /** The payload of a request for the neighbours of one interface, or of all, both families. */
-export function neighbourDump(ifindex?: number): Uint8Array {
-  const out = new AttrStream();
-  out.emit(Buffer.alloc(NDMSG));
-  if (ifindex !== undefined) out.push(NDA_IFINDEX, putU32(ifindex));
-  return Buffer.concat(out.bufs);
-}
+export const neighbourDump = (ifindex?: number): Uint8Array =>
+  Buffer.concat([
+    Buffer.alloc(NDMSG),
+    ...(ifindex === undefined ? [] : [attribute(NDA_IFINDEX, u32(ifindex))]),
+  ]);
 
 /** The payload of a request for one neighbour, or for its removal. */
-export const neighbourOf = (address: Address, ifindex: number): Uint8Array =>
-  Buffer.concat(header(address, ifindex).bufs);
+export const neighbourOf = (address: Address, ifindex: number): Uint8Array => header(address, ifindex);
 
 /**
  * The payload that says where packets to a router go. `permanent`: nothing on the link can change that; else the
@@ -67,10 +62,11 @@ export function neighbourEntry(
   { mac, permanent }: { mac: string; permanent: boolean },
 ): Uint8Array {
   const flags = familyOf(address) === 6 ? NTF_ROUTER : 0;
-  const out = header(address, ifindex, permanent ? NUD_PERMANENT : NUD_REACHABLE, flags);
-  out.push(NDA_LLADDR, Buffer.from(macBytes(mac)));
-  out.push(NDA_PROTOCOL, Buffer.of(RTPROT_VEG_AGENT));
-  return Buffer.concat(out.bufs);
+  return Buffer.concat([
+    header(address, ifindex, permanent ? NUD_PERMANENT : NUD_REACHABLE, flags),
+    attribute(NDA_LLADDR, macBytes(mac)),
+    attribute(NDA_PROTOCOL, u8(RTPROT_VEG_AGENT)),
+  ]);
 }
 
 /** Reads one entry; undefined for one that is of no IP family. */
@@ -79,11 +75,13 @@ export function parseNeighbour(payload: Buffer): Neighbour | undefined {
   let address: Address | undefined;
   let mac: string | undefined;
   let owned = false;
-  parseAttributes(payload.subarray(NDMSG), ({ type, data }) => {
-    if (type === NDA_DST && (data.length === 4 || data.length === 16)) address = addressFromBytes(data);
-    if (type === NDA_LLADDR && data.length === 6) mac = macText(data);
-    if (type === NDA_PROTOCOL) owned = data[0] === RTPROT_VEG_AGENT;
-  });
+  const attributes = new Attributes(payload, NDMSG);
+  while (attributes.next()) {
+    const { type, length } = attributes;
+    if (type === NDA_DST && (length === 4 || length === 16)) address = addressFromBytes(attributes.content);
+    if (type === NDA_LLADDR && length === 6) mac = macText(attributes.content);
+    if (type === NDA_PROTOCOL) owned = attributes.u8 === RTPROT_VEG_AGENT;
+  }
   if (address === undefined) return undefined;
   const ifindex = payload.readInt32LE(4);
   const found = { ifindex, address, state: stateName(state), owned };

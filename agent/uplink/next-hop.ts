@@ -7,9 +7,9 @@
  * The kernel's own entry is left alone otherwise, and a permanent one that is not the agent's always.
  */
 
+import { NLM_F_CREATE, NLM_F_REPLACE } from '../../lib/linux.ts';
 import type { Logger } from '../../lib/log.ts';
 import type { NetlinkSocket } from '../../lib/netlink.ts';
-import { FlagsNew } from '../../lib/netlink.ts';
 import type { Address } from '../../lib/prefix.ts';
 import { isContested, recentRivals, rivalsToTell } from './conflicts.ts';
 import { type Answerer, adopt, claimed, confirmed, createAnswerer, replaced } from './gateway-mac.ts';
@@ -205,7 +205,7 @@ export class NextHop {
   #write(mac: string, permanent: boolean): string | undefined {
     const data = neighbourEntry(this.gateway, this.#ifindex, { mac, permanent });
     try {
-      this.#parts.netlink.change({ type: NEW_NEIGHBOUR, flags: FlagsNew.CREATE | FlagsNew.REPLACE, data });
+      this.#parts.netlink.change({ type: NEW_NEIGHBOUR, flags: NLM_F_CREATE | NLM_F_REPLACE, data });
       const state = permanent ? 'permanent' : 'reachable';
       this.#entry = { ifindex: this.#ifindex, address: this.gateway, state, mac, owned: true };
       return undefined;

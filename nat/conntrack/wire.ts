@@ -1,27 +1,22 @@
 /**
- * Conntrack messages on NETLINK_NETFILTER (linux/netfilter/nfnetlink_conntrack.h): what the kernel tells of a
+ * Conntrack messages on NETLINK_NETFILTER (linux/netfilter/nfnetlink_conntrack.h): what the kernel reports about a
  * flow, and the requests that read the table and delete one entry of it. Pure.
  *
- * Decoding runs for every new and every ended flow and for every entry of a dump. It walks the attributes once
- * and copies nothing: addresses are views of the receive buffer, good until the next receive.
+ * Decoding runs for every new and every ended flow and for every entry of a dump. It copies nothing: addresses are
+ * views of the receive buffer, good until the next receive.
  */
+import { AF_INET, AF_INET6, AF_UNSPEC, NFGEN_HEADER, NLM_F_DUMP, NLM_F_REQUEST } from '../../lib/linux.ts';
 import {
-  AF_INET,
-  AF_INET6,
-  AF_UNSPEC,
-  NFGEN_HEADER,
-  NLA_F_NESTED,
-  NLA_HEADER,
-  NLA_TYPE_MASK,
-  NLM_F_DUMP,
-  NLM_F_REQUEST,
-  NLMSG_HEADER,
-} from '../../lib/linux.ts';
+  Attributes,
+  attribute,
+  formatMessage,
+  nest,
+  nfgenHeader,
+  u8,
+  u16Be,
+  u32Be,
+} from '../../lib/netlink-codec.ts';
 import type { Family } from '../../lib/prefix.ts';
-
-// linux/netlink.h
-export const NLMSG_ERROR = 2;
-export const NLMSG_DONE = 3;
 
 // enum cntl_msg_types below NFNL_SUBSYS_CTNETLINK
 const SUBSYSTEM = 1 << 8;
@@ -119,199 +114,176 @@ export interface ConntrackEntry {
   tcpState?: number;
 }
 
-/** Calls `visit` with type and content of each attribute in [start, end). Stops at one that is cut off. */
-function walk(
-  buffer: Buffer,
-  start: number,
-  end: number,
-  visit: (type: number, start: number, end: number) => void,
-): void {
-  for (let at = start; at + NLA_HEADER <= end; ) {
-    const length = buffer.readUInt16LE(at);
-    if (length < NLA_HEADER || at + length > end) return;
-    visit(buffer.readUInt16LE(at + 2) & NLA_TYPE_MASK, at + NLA_HEADER, at + length);
-    at += (length + 3) & ~3;
-  }
-}
-
-/** A 64-bit number; exact up to 2^53. */
-const readU64 = (buffer: Buffer, at: number): number =>
-  buffer.readUInt32BE(at) * 2 ** 32 + buffer.readUInt32BE(at + 4);
-
 /** Nanoseconds as milliseconds; exact to a microsecond. */
-const readTime = (buffer: Buffer, at: number): number => readU64(buffer, at) / 1e6;
+const timeOf = (attributes: Attributes): number => attributes.u64Be / 1e6;
 
 interface DecodedTuple extends Tuple {
   protocol: number;
 }
 
-function decodeTuple(buffer: Buffer, start: number, end: number): DecodedTuple | undefined {
-  let source: Uint8Array | undefined;
-  let destination: Uint8Array | undefined;
-  const tuple: Omit<DecodedTuple, 'source' | 'destination'> = {
-    protocol: 0,
+const NO_ADDRESS = Buffer.alloc(0);
+
+/** Addresses of that many octets and ports of one direction; undefined when an address is missing. */
+function decodeTuple(parts: Attributes, octets: number): DecodedTuple | undefined {
+  const tuple: DecodedTuple = {
+    source: NO_ADDRESS,
+    destination: NO_ADDRESS,
     sourcePort: 0,
     destinationPort: 0,
+    protocol: 0,
   };
-  walk(buffer, start, end, (part, from, to) => {
-    if (part === CTA_TUPLE_IP) {
-      walk(buffer, from, to, (type, at, stop) => {
-        if (type === CTA_IP_V4_SRC || type === CTA_IP_V6_SRC) source = buffer.subarray(at, stop);
-        else if (type === CTA_IP_V4_DST || type === CTA_IP_V6_DST) destination = buffer.subarray(at, stop);
-      });
-    } else if (part === CTA_TUPLE_PROTO) {
-      walk(buffer, from, to, (type, at) => {
-        switch (type) {
-          case CTA_PROTO_NUM:
-            tuple.protocol = buffer.readUInt8(at);
-            break;
-          case CTA_PROTO_SRC_PORT:
-            tuple.sourcePort = buffer.readUInt16BE(at);
-            break;
-          case CTA_PROTO_DST_PORT:
-            tuple.destinationPort = buffer.readUInt16BE(at);
-            break;
-          case CTA_PROTO_ICMP_ID:
-          case CTA_PROTO_ICMPV6_ID:
-            tuple.sourcePort = buffer.readUInt16BE(at);
-            tuple.destinationPort = tuple.sourcePort;
-            break;
-          case CTA_PROTO_ICMP_TYPE:
-          case CTA_PROTO_ICMPV6_TYPE:
-            tuple.icmpType = buffer.readUInt8(at);
-            break;
-          case CTA_PROTO_ICMP_CODE:
-          case CTA_PROTO_ICMPV6_CODE:
-            tuple.icmpCode = buffer.readUInt8(at);
-            break;
-        }
-      });
-    }
-  });
-  return source && destination && { ...tuple, source, destination };
+  while (parts.next()) {
+    if (parts.type === CTA_TUPLE_IP) decodeAddresses(parts.nested, octets, tuple);
+    else if (parts.type === CTA_TUPLE_PROTO) decodePorts(parts.nested, tuple);
+  }
+  return tuple.source === NO_ADDRESS || tuple.destination === NO_ADDRESS ? undefined : tuple;
 }
 
+function decodeAddresses(addresses: Attributes, octets: number, tuple: DecodedTuple): void {
+  while (addresses.next()) {
+    if (addresses.length !== octets) continue;
+    const { type } = addresses;
+    if (type === CTA_IP_V4_SRC || type === CTA_IP_V6_SRC) tuple.source = addresses.content;
+    else if (type === CTA_IP_V4_DST || type === CTA_IP_V6_DST) tuple.destination = addresses.content;
+  }
+}
+
+function decodePorts(parts: Attributes, tuple: DecodedTuple): void {
+  while (parts.next()) {
+    switch (parts.type) {
+      case CTA_PROTO_NUM:
+        tuple.protocol = parts.u8;
+        break;
+      case CTA_PROTO_SRC_PORT:
+        tuple.sourcePort = parts.u16Be;
+        break;
+      case CTA_PROTO_DST_PORT:
+        tuple.destinationPort = parts.u16Be;
+        break;
+      case CTA_PROTO_ICMP_ID:
+      case CTA_PROTO_ICMPV6_ID:
+        tuple.sourcePort = parts.u16Be;
+        tuple.destinationPort = tuple.sourcePort;
+        break;
+      case CTA_PROTO_ICMP_TYPE:
+      case CTA_PROTO_ICMPV6_TYPE:
+        tuple.icmpType = parts.u8;
+        break;
+      case CTA_PROTO_ICMP_CODE:
+      case CTA_PROTO_ICMPV6_CODE:
+        tuple.icmpCode = parts.u8;
+        break;
+    }
+  }
+}
+
+/** Reads what was counted in one direction. */
+function decodeCounters(parts: Attributes, counters: Counters, isReply: boolean): void {
+  while (parts.next()) {
+    if (parts.type === CTA_COUNTERS_PACKETS) {
+      counters[isReply ? 'replyPackets' : 'originalPackets'] = parts.u64Be;
+    } else if (parts.type === CTA_COUNTERS_BYTES) {
+      counters[isReply ? 'replyBytes' : 'originalBytes'] = parts.u64Be;
+    }
+  }
+}
+
+/** An entry that is being read. */
+type Draft = Omit<ConntrackEntry, 'original' | 'reply'> &
+  Record<'original' | 'reply', DecodedTuple | undefined>;
+
+const isWhole = (draft: Draft): draft is Draft & ConntrackEntry =>
+  draft.original !== undefined && draft.reply !== undefined;
+
+function decodeTimes(parts: Attributes, draft: Draft): void {
+  while (parts.next()) {
+    if (parts.type === CTA_TIMESTAMP_START) draft.startTime = timeOf(parts);
+    else if (parts.type === CTA_TIMESTAMP_STOP) draft.stopTime = timeOf(parts);
+  }
+}
+
+function decodeTcpState(protocols: Attributes, draft: Draft): void {
+  while (protocols.next()) {
+    if (protocols.type !== CTA_PROTOINFO_TCP) continue;
+    const tcp = protocols.nested;
+    while (tcp.next()) if (tcp.type === CTA_PROTOINFO_TCP_STATE) draft.tcpState = tcp.u8;
+  }
+}
+
+const noCounters = (): Counters => ({
+  originalPackets: 0,
+  originalBytes: 0,
+  replyPackets: 0,
+  replyBytes: 0,
+});
+
 /**
- * The entry in the payload [start, end) of a message, from its nfgenmsg header on; undefined when it has not
+ * The entry in the payload [start, end) of a message, from its nfgenmsg header on; undefined when it does not have
  * both tuples of IPv4 or IPv6, or no id.
  */
 export function decodeEntry(buffer: Buffer, start: number, end: number): ConntrackEntry | undefined {
   const family = buffer[start] === AF_INET ? 4 : buffer[start] === AF_INET6 ? 6 : undefined;
-  let id: number | undefined;
-  let zone = 0;
-  let status = 0;
-  let original: DecodedTuple | undefined;
-  let reply: DecodedTuple | undefined;
-  const counters: Counters = { originalPackets: 0, originalBytes: 0, replyPackets: 0, replyBytes: 0 };
-  const rest: Pick<ConntrackEntry, 'counters' | 'startTime' | 'stopTime' | 'eventTime' | 'tcpState'> = {};
-  walk(buffer, start + NFGEN_HEADER, end, (attribute, from, to) => {
-    switch (attribute) {
+  if (family === undefined) return undefined;
+  const octets = family === 4 ? 4 : 16;
+  let hasId = false;
+  const draft: Draft = {
+    family,
+    protocol: 0,
+    id: 0,
+    zone: 0,
+    status: 0,
+    original: undefined,
+    reply: undefined,
+  };
+  const attributes = new Attributes(buffer, start + NFGEN_HEADER, end);
+  while (attributes.next()) {
+    switch (attributes.type) {
       case CTA_TUPLE_ORIG:
-        original = decodeTuple(buffer, from, to);
+        draft.original = decodeTuple(attributes.nested, octets);
         break;
       case CTA_TUPLE_REPLY:
-        reply = decodeTuple(buffer, from, to);
+        draft.reply = decodeTuple(attributes.nested, octets);
         break;
       case CTA_STATUS:
-        status = buffer.readUInt32BE(from);
+        draft.status = attributes.u32Be;
         break;
       case CTA_ID:
-        id = buffer.readUInt32BE(from);
+        draft.id = attributes.u32Be;
+        hasId = true;
         break;
       case CTA_ZONE:
-        zone = buffer.readUInt16BE(from);
+        draft.zone = attributes.u16Be;
         break;
       case CTA_COUNTERS_ORIG:
       case CTA_COUNTERS_REPLY:
-        rest.counters = counters;
-        walk(buffer, from, to, (type, at) => {
-          const value = readU64(buffer, at);
-          if (type === CTA_COUNTERS_PACKETS) {
-            if (attribute === CTA_COUNTERS_ORIG) counters.originalPackets = value;
-            else counters.replyPackets = value;
-          } else if (type === CTA_COUNTERS_BYTES) {
-            if (attribute === CTA_COUNTERS_ORIG) counters.originalBytes = value;
-            else counters.replyBytes = value;
-          }
-        });
+        draft.counters ??= noCounters();
+        decodeCounters(attributes.nested, draft.counters, attributes.type === CTA_COUNTERS_REPLY);
         break;
       case CTA_TIMESTAMP:
-        walk(buffer, from, to, (type, at) => {
-          if (type === CTA_TIMESTAMP_START) rest.startTime = readTime(buffer, at);
-          else if (type === CTA_TIMESTAMP_STOP) rest.stopTime = readTime(buffer, at);
-        });
+        decodeTimes(attributes.nested, draft);
         break;
       case CTA_TIMESTAMP_EVENT:
-        rest.eventTime = readTime(buffer, from);
+        draft.eventTime = timeOf(attributes);
         break;
       case CTA_PROTOINFO:
-        walk(buffer, from, to, (protocol, inner, innerEnd) => {
-          if (protocol !== CTA_PROTOINFO_TCP) return;
-          walk(buffer, inner, innerEnd, (type, at) => {
-            if (type === CTA_PROTOINFO_TCP_STATE) rest.tcpState = buffer.readUInt8(at);
-          });
-        });
+        decodeTcpState(attributes.nested, draft);
         break;
     }
-  });
-  if (family === undefined || id === undefined || original === undefined || reply === undefined) {
-    return undefined;
   }
-  return { family, protocol: original.protocol, id, zone, status, original, reply, ...rest };
-}
-
-/** One netlink message in a datagram: `start` is where its payload begins. */
-export type VisitMessage = (
-  type: number,
-  flags: number,
-  sequence: number,
-  start: number,
-  end: number,
-) => void;
-
-/** Calls `visit` for each message in the first `length` octets. */
-export function forEachMessage(buffer: Buffer, length: number, visit: VisitMessage): void {
-  for (let at = 0; at + NLMSG_HEADER <= length; ) {
-    const size = buffer.readUInt32LE(at);
-    if (size < NLMSG_HEADER || at + size > length) return;
-    visit(
-      buffer.readUInt16LE(at + 4),
-      buffer.readUInt16LE(at + 6),
-      buffer.readUInt32LE(at + 8),
-      at + NLMSG_HEADER,
-      at + size,
-    );
-    at += (size + 3) & ~3;
-  }
+  const { original } = draft;
+  if (!hasId || original === undefined || !isWhole(draft)) return undefined;
+  draft.protocol = original.protocol;
+  return draft;
 }
 
 /** A request that dumps the table of both families, as a whole message. */
-export function dumpRequest(sequence: number): Buffer {
-  const message = Buffer.alloc(NLMSG_HEADER + NFGEN_HEADER);
-  message.writeUInt32LE(message.length, 0);
-  message.writeUInt16LE(CT_GET, 4);
-  message.writeUInt16LE(NLM_F_REQUEST | NLM_F_DUMP, 6);
-  message.writeUInt32LE(sequence, 8);
-  message.writeUInt8(AF_UNSPEC, NLMSG_HEADER);
-  return message;
-}
-
-function attribute(type: number, ...content: Uint8Array[]): Buffer {
-  const length = NLA_HEADER + content.reduce((sum, { length }) => sum + length, 0);
-  const header = Buffer.alloc(NLA_HEADER);
-  header.writeUInt16LE(length, 0);
-  header.writeUInt16LE(type, 2);
-  return Buffer.concat([header, ...content], (length + 3) & ~3);
-}
-
-const u8 = (value: number): Buffer => Buffer.of(value);
-const u16 = (value: number): Buffer => Buffer.of(value >> 8, value & 0xff);
-
-function u32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(value);
-  return bytes;
-}
+export const dumpRequest = (seq: number): Buffer =>
+  Buffer.concat(
+    formatMessage({
+      ...{ type: CT_GET, flags: NLM_F_REQUEST | NLM_F_DUMP, seq, port: 0 },
+      data: nfgenHeader(AF_UNSPEC),
+    }),
+  );
 
 function encodeTuple(type: number, family: Family, protocol: number, tuple: Tuple): Buffer {
   const [source, destination] =
@@ -320,28 +292,24 @@ function encodeTuple(type: number, family: Family, protocol: number, tuple: Tupl
   const ports =
     protocol === PROTOCOL.icmp
       ? [
-          attribute(CTA_PROTO_ICMP_ID, u16(tuple.sourcePort)),
+          attribute(CTA_PROTO_ICMP_ID, u16Be(tuple.sourcePort)),
           attribute(CTA_PROTO_ICMP_TYPE, u8(icmpType)),
           attribute(CTA_PROTO_ICMP_CODE, u8(icmpCode)),
         ]
       : protocol === PROTOCOL.icmpv6
         ? [
-            attribute(CTA_PROTO_ICMPV6_ID, u16(tuple.sourcePort)),
+            attribute(CTA_PROTO_ICMPV6_ID, u16Be(tuple.sourcePort)),
             attribute(CTA_PROTO_ICMPV6_TYPE, u8(icmpType)),
             attribute(CTA_PROTO_ICMPV6_CODE, u8(icmpCode)),
           ]
         : [
-            attribute(CTA_PROTO_SRC_PORT, u16(tuple.sourcePort)),
-            attribute(CTA_PROTO_DST_PORT, u16(tuple.destinationPort)),
+            attribute(CTA_PROTO_SRC_PORT, u16Be(tuple.sourcePort)),
+            attribute(CTA_PROTO_DST_PORT, u16Be(tuple.destinationPort)),
           ];
-  return attribute(
-    type | NLA_F_NESTED,
-    attribute(
-      CTA_TUPLE_IP | NLA_F_NESTED,
-      attribute(source, tuple.source),
-      attribute(destination, tuple.destination),
-    ),
-    attribute(CTA_TUPLE_PROTO | NLA_F_NESTED, attribute(CTA_PROTO_NUM, u8(protocol)), ...ports),
+  return nest(
+    type,
+    nest(CTA_TUPLE_IP, attribute(source, tuple.source), attribute(destination, tuple.destination)),
+    nest(CTA_TUPLE_PROTO, attribute(CTA_PROTO_NUM, u8(protocol)), ...ports),
   );
 }
 
@@ -354,10 +322,10 @@ export function deleteRequest(
 ): { type: number; data: Uint8Array } {
   const { family, protocol, id, zone, original } = entry;
   const data = Buffer.concat([
-    Buffer.of(family === 4 ? AF_INET : AF_INET6, 0, 0, 0),
+    nfgenHeader(family === 4 ? AF_INET : AF_INET6),
     encodeTuple(CTA_TUPLE_ORIG, family, protocol, original),
-    attribute(CTA_ID, u32(id)),
-    ...(zone === 0 ? [] : [attribute(CTA_ZONE, u16(zone))]),
+    attribute(CTA_ID, u32Be(id)),
+    ...(zone === 0 ? [] : [attribute(CTA_ZONE, u16Be(zone))]),
   ]);
   return { type: CT_DELETE, data };
 }

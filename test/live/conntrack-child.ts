@@ -3,7 +3,6 @@
  * line: `pause` stops reading, `resume` goes on, `report` prints what there is as one JSON line.
  */
 import { createInterface } from 'node:readline';
-import * as libc from '../../lib/libc.ts';
 import { ConntrackReader } from '../../nat/conntrack/reader.ts';
 import { type Gap, Tracker } from '../../nat/conntrack/tracker.ts';
 
@@ -37,7 +36,6 @@ const tracker: Tracker = new Tracker(65_536, {
 });
 
 const reader = new ConntrackReader({
-  libc,
   tracker,
   now: Date.now,
   onDump: () => told.dumps++,

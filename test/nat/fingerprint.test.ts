@@ -1,7 +1,7 @@
 import t from 'tap';
 import { prefix } from '../../lib/prefix.ts';
 import { desiredNat } from '../../nat/desired.ts';
-import { createFingerprint, type Libc } from '../../nat/fingerprint.ts';
+import { createFingerprint, type FingerprintLibc } from '../../nat/fingerprint.ts';
 
 /** A libc whose kernel has one legacy IPv4 table of two entries, and sets with a header each. */
 function fake() {
@@ -33,7 +33,7 @@ function fake() {
     header.writeUInt16LE(type, 2);
     return Buffer.concat([header, body, Buffer.alloc((4 - (body.length % 4)) % 4)]);
   };
-  const libc: Libc = {
+  const libc: FingerprintLibc = {
     socket: () => ++kernel.opened,
     close: () => void kernel.opened--,
     sendto(_, data) {

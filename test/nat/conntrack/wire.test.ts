@@ -1,4 +1,6 @@
 import t from 'tap';
+import { NLMSG_DONE } from '../../../lib/linux.ts';
+import { Messages } from '../../../lib/netlink-codec.ts';
 import { addressFromBytes } from '../../../lib/prefix.ts';
 import {
   type ConntrackEntry,
@@ -7,10 +9,9 @@ import {
   decodeEntry,
   deleteRequest,
   dumpRequest,
-  forEachMessage,
   IPS_DYING,
-  NLMSG_DONE,
 } from '../../../nat/conntrack/wire.ts';
+import { mutateOctets, randomFrom } from '../../support/fuzz.ts';
 import { VECTORS } from './vectors.ts';
 
 interface Decoded {
@@ -20,9 +21,10 @@ interface Decoded {
 
 function decode(datagram: Buffer): Decoded[] {
   const found: Decoded[] = [];
-  forEachMessage(datagram, datagram.length, (type, _flags, _sequence, start, end) =>
-    found.push({ type, entry: decodeEntry(datagram, start, end) }),
-  );
+  const messages = new Messages(datagram);
+  while (messages.next()) {
+    found.push({ type: messages.type, entry: decodeEntry(datagram, messages.start, messages.end) });
+  }
   return found;
 }
 
@@ -130,15 +132,22 @@ t.test('what is cut off or of no use yields no entry, and no exception', async (
 
 t.test('mutated messages in a receive buffer never throw and never loop', async (t) => {
   const buffer = Buffer.alloc(65_536);
-  let seed = 1;
-  const random = () => {
-    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;
-    return seed >> 8;
-  };
+  const random = randomFrom(1);
+  const vectors = Object.values(VECTORS);
   for (let i = 0; i < 20_000; i++) {
-    const length = Object.values(VECTORS)[random() % 17]!.copy(buffer);
-    for (let flips = random() % 8; flips >= 0; flips--) buffer[random() % length] = random() & 0xff;
-    forEachMessage(buffer, length, (_type, _flags, _sequence, start, end) => decodeEntry(buffer, start, end));
+    const mutated = mutateOctets(vectors[i % vectors.length]!, random);
+    mutated.copy(buffer);
+    const messages = new Messages(buffer, mutated.length);
+    while (messages.next()) {
+      const entry = decodeEntry(buffer, messages.start, messages.end);
+      if (entry === undefined) continue;
+      const octets = entry.family === 4 ? 4 : 16;
+      const { original, reply } = entry;
+      const lengths = [original.source, original.destination, reply.source, reply.destination].map(
+        (address) => address.length,
+      );
+      if (lengths.some((length) => length !== octets)) t.fail(`addresses of ${lengths} octets`);
+    }
   }
   t.pass('20 000 mutated messages');
 });
