@@ -117,12 +117,19 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     notes: [],
   };
   for (const family of FAMILIES) {
-    plan.families.push(planFamily(plan, policy, facts, family, primary));
+    plan.families.push(
+      policy.forwardOnly
+        ? planForwardOnly(plan, policy, facts, family)
+        : planFamily(plan, policy, facts, family, primary),
+    );
   }
   // Kube-OVN's observer counts beside a gateway without a log of its own, and cannot set anything.
   const counting = policy.translationLog !== undefined || policy.origin.kind === 'Environment';
+  const forwarding = policy.forwardOnly
+    ? plan.families.filter(({ state }) => state === 'programmed')
+    : plan.routing;
   plan.sysctls = desiredSysctls(
-    plan.routing.map(({ family }) => family),
+    forwarding.map(({ family }) => family),
     { internal, external },
     counting,
   );
@@ -248,32 +255,56 @@ function planFamily(
         ]
       : []),
   );
-  const { minTX, minRX, multiplier, mode, minTTL, adoptDiscriminator, anySource, auth } = policy.bfd;
-  const ownMac = facts.links.find(({ name }) => name === internal)?.mac ?? '';
-  for (const remote of peers) {
-    plan.peers.push({
-      local: internalAddresses[0]!.address,
-      remote,
-      desiredMinTx: milliseconds(minTX),
-      requiredMinRx: milliseconds(minRX),
-      detectMult: multiplier,
-      role: mode,
-      minTTL,
-      interface: internal,
-      multihop: false,
-      adoptDiscriminator,
-      // A peer of the internal network itself speaks for itself.
-      ...(!anySource && ownMac !== '' && !isOnLink(remote)
-        ? { via: { gateway: internalGateway, mac: ownMac } }
-        : {}),
-      ...(auth === undefined ? {} : { auth: { type: auth.type, keyId: auth.keyID, keyFile: auth.keyFile } }),
-    });
-  }
+  plan.peers.push(...sessions(policy, facts, internal, peers, internalGateway));
   const [source] = own;
   if (source !== undefined) return { family, state: 'programmed', source: source.address };
   if (!masquerades(policy, family)) return { family, state: 'programmed' };
   const dropped = `${noAddress(facts, external, family, 'external')}; what would be masqueraded is dropped`;
   return { family, state: 'blocked', reason: dropped };
+}
+
+/** The sessions of one family, from the internal interface's own address. */
+function sessions(
+  { bfd }: Policy,
+  facts: Facts,
+  internal: string,
+  peers: readonly Address[],
+  gateway: Address,
+): PeerIntent[] {
+  const own = ownAddresses(facts, internal, { family: familyOf(gateway), gateway });
+  const mac = facts.links.find(({ name }) => name === internal)?.mac ?? '';
+  return peers.map((remote) => ({
+    local: own[0]!.address,
+    remote,
+    desiredMinTx: milliseconds(bfd.minTX),
+    requiredMinRx: milliseconds(bfd.minRX),
+    detectMult: bfd.multiplier,
+    role: bfd.mode,
+    minTTL: bfd.minTTL,
+    interface: internal,
+    multihop: false,
+    adoptDiscriminator: bfd.adoptDiscriminator,
+    // A peer of the internal network itself speaks for itself.
+    ...(!bfd.anySource && mac !== '' && !own.some((address) => contains(networkOf(address), remote))
+      ? { via: { gateway, mac } }
+      : {}),
+    ...(bfd.auth && { auth: { type: bfd.auth.type, keyId: bfd.auth.keyID, keyFile: bfd.auth.keyFile } }),
+  }));
+}
+
+/** One family of Kube-OVN's BGP mode: nothing is in the plan but the sessions. */
+function planForwardOnly(plan: Plan, policy: Policy, facts: Facts, family: Family): FamilyStatus {
+  const gateway = gatewayOf(policy.internal, family);
+  if (gateway === undefined || facts.missing.includes(family)) return { family, state: 'unused' };
+  const { internal } = plan.interfaces;
+  const reason = insideObstacle(facts, internal, family);
+  if (reason !== undefined) {
+    plan.leftAlone.push(family);
+    return { family, state: 'blocked', reason };
+  }
+  const peers = policy.bfd.peers.filter((peer) => familyOf(peer) === family);
+  plan.peers.push(...sessions(policy, facts, internal, peers, gateway));
+  return { family, state: 'programmed' };
 }
 
 /** The ways out that are in force, of each family that is used: as the policy says that the family is at. */
@@ -289,8 +320,12 @@ export const waysOut = (plan: Plan, policies: Readonly<Record<Family, Policy>>):
   });
 
 /** What keeps a family from being programmed at all; undefined when nothing does. */
-function obstacle(facts: Facts, { internal, external }: Interfaces, family: Family): string | undefined {
-  const link = linkObstacle(facts, internal, 'internal') ?? linkObstacle(facts, external, 'external');
+const obstacle = (facts: Facts, { internal, external }: Interfaces, family: Family): string | undefined =>
+  insideObstacle(facts, internal, family) ?? linkObstacle(facts, external, 'external');
+
+/** What keeps packets of a family from coming in or BFD from answering. */
+function insideObstacle(facts: Facts, internal: string, family: Family): string | undefined {
+  const link = linkObstacle(facts, internal, 'internal');
   if (link !== undefined) return link;
   const lacking = usableAddresses(facts, internal, family).length === 0;
   return lacking ? noAddress(facts, internal, family, 'internal') : undefined;

@@ -145,6 +145,8 @@ export interface Policy {
   uplink?: UplinkPolicy;
   /** Absent: nothing is recorded. */
   translationLog?: LogRules;
+  /** Kube-OVN's BGP mode: forwarding is on and BFD is answered; nothing is translated, and FRR routes. */
+  forwardOnly?: boolean;
   warnings: PolicyWarning[];
 }
 

@@ -19,10 +19,10 @@ import {
   type Variant,
 } from '../images/pod.ts';
 import { ImageRoot } from '../images/root.ts';
-import { type Daemon, type Namespace, ROOT, until } from '../support/netns.ts';
+import { type Daemon, type Namespace, ROOT, type Scope, until } from '../support/netns.ts';
 import { type BfdPeer, peerUp, startFrr } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
-import { type Topology, topology } from '../support/topology.ts';
+import { ADDRESS, type Topology, topology } from '../support/topology.ts';
 import { sourceSeen, startEchoServer } from '../support/traffic.ts';
 
 const NOBODY = { user: 'nobody' } as const;
@@ -30,6 +30,7 @@ const NOBODY = { user: 'nobody' } as const;
 const PATIENCE = 30_000;
 
 interface Pod extends Topology {
+  scope: Scope;
   root: ImageRoot;
   /** Runs the init container. */
   init(env?: Record<string, string>): ReturnType<ImageRoot['run']>;
@@ -47,6 +48,7 @@ function pod(t: Test, variant: Variant): Pod {
   const { gateway, router } = net;
   return {
     ...net,
+    scope,
     root,
     init: (env = INIT_ENV) => root.run(gateway, initCommand(variant), { env }),
     start: (env = BFD_ENV) =>
@@ -184,17 +186,53 @@ t.test('an init container that cannot do its work says why', async (t) => {
   t.equal(natOf(gateway), before);
 });
 
-t.test('of a BGP gateway nothing but forwarding is touched, and BFD is answered', async (t) => {
-  const { gateway, init, start, exec, frr } = pod(t, 'B');
+t.test('BGP mode: nothing but forwarding is touched, BFD is answered, and so is every probe', async (t) => {
+  const { gateway, router, init, start, exec, frr } = pod(t, 'B');
   const before = natOf(gateway);
-  t.match(init({ ...INIT_ENV, ENABLE_BGP: 'true' }), { code: 0, stdout: /a BGP gateway/ });
-  t.equal(natOf(gateway), before);
-  t.notMatch(gateway.sh('ip rule'), /100[1-4]:/);
+  const initialised = init({ ...INIT_ENV, ENABLE_BGP: 'true' });
+  t.equal(initialised.code, 0, initialised.stdout + initialised.stderr);
+  t.match(initialised.stdout, /^veg-agent: BGP mode \(ENABLE_BGP\): nothing is translated, .*snat: true/m);
   t.equal(gateway.sh('sysctl -n net.ipv4.ip_forward net.ipv4.conf.eth0.rp_filter'), '1\n0\n');
+  // The CNI's, from the pod's annotations.
   gateway.sh('ip route add 10.255.255.255 via 10.16.0.1 dev eth0');
-  start();
+  const daemon = start();
+  await until(() => exec(...PROBE.live).code === 0, { what: 'live', timeoutMs: PATIENCE });
+  t.equal(exec(...PROBE.ready).code, 1, 'not ready without a session');
   await peerUp(await frr(), PATIENCE);
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
   t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
+  t.match(JSON.parse(exec(BFD_COMMAND.B[0], 'status').stdout), { Live: true, Ready: true });
+  t.match(exec('veg-agent', 'status').stdout, /^ready .*BGP mode \(ENABLE_BGP\)/s);
+  const get = (path: string) =>
+    router.run('curl', ['-s', '-m', '5', `http://10.16.0.12:10669${path}`]).stdout;
+  t.equal(get('/livez'), 'ok\n');
+  t.equal(get('/readyz'), 'ok\n');
+  t.match(get('/metrics'), /^veg_bfd_session_state\{local="10\.16\.0\.12",remote="10\.255\.255\.255"\} 3$/m);
+  t.match(get('/metrics'), /^kube_ovn_bfdd_up_sessions 1$/m);
+  t.equal(natOf(gateway), before, 'nothing is translated');
+  t.notMatch(gateway.sh('ip rule'), /100[1-4]:/);
+  t.equal(gateway.sh('ip route show proto 178'), '');
+  t.equal(await daemon.stop(), 0);
+});
+
+t.test('BGP mode in both families, with an external network in IPv4 alone, variant A', async (t) => {
+  const { gateway, router, scope, init, start, exec } = pod(t, 'A');
+  t.equal(init({ ...DUAL.init, EXTERNAL_GATEWAY_IPV6: '', ENABLE_BGP: 'true' }).code, 0);
+  gateway.ip(
+    'route add 10.255.255.255 via 10.16.0.1 dev eth0\nroute add fd00:ffff::1 via fd00:10:16::1 dev eth0',
+  );
+  start(DUAL.bfd);
+  await peerUp(
+    await startFrr(scope, router, {
+      sessions: ([4, 6] as const).map((f) => ({
+        local: ADDRESS.bfdPort[f],
+        remote: ADDRESS.gatewayInternal[f],
+      })),
+    }),
+    PATIENCE,
+  );
+  await until(() => exec(...PROBE.healthcheck).code === 0, { what: 'healthy', timeoutMs: PATIENCE });
+  t.ok(allPeersUp(exec(...PROBE.status).stdout, DUAL.bfd.BFD_PEER_IPS.split(',')));
 });
 
 t.test('what cannot be obeyed is refused at the start, in so many words', async (t) => {

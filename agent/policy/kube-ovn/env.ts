@@ -1,7 +1,7 @@
 /** The environment variables that Kube-OVN gives to the containers of a gateway pod, as the policy model. Pure. */
 import { type Address, type Family, familyOf, type Prefix } from '../../../lib/prefix.ts';
 import { FORMATS } from '../formats.ts';
-import type { PolicyError, PolicyResult } from '../model.ts';
+import type { Policy, PolicyError, PolicyResult } from '../model.ts';
 import { describe } from '../quote.ts';
 import {
   addresses,
@@ -16,7 +16,12 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 const GATEWAY_VARIABLES = ['INTERNAL_GATEWAY_IPV4', 'INTERNAL_GATEWAY_IPV6'];
 /** All variables that say something about the policy. */
-const POLICY_VARIABLES = /^(?:(?:INTERNAL|EXTERNAL)_GATEWAY_IPV[46]|NO_SNAT_SOURCES_IPV[46]|BFD_[A-Z_]+)$/;
+const POLICY_VARIABLES =
+  /^(?:(?:INTERNAL|EXTERNAL)_GATEWAY_IPV[46]|NO_SNAT_SOURCES_IPV[46]|BFD_[A-Z_]+|ENABLE_BGP)$/;
+
+/** What ENABLE_BGP means for a gateway. */
+const BGP_MODE =
+  "BGP mode (ENABLE_BGP): nothing is translated, not even for policies with snat: true, as in Kube-OVN's own image; FRR routes, the agent turns forwarding on and answers BFD";
 
 /** Those of the variables that the policy is made from. */
 export const policyVariables = (env: Environment): Record<string, string> =>
@@ -28,7 +33,8 @@ export const policyVariables = (env: Environment): Record<string, string> =>
 
 /**
  * Reads the policy from the environment; undefined when no internal gateway is set there. What it does not
- * forward (NO_SNAT_SOURCES) is masqueraded. Errors carry the file `environment` and the variable's name.
+ * forward (NO_SNAT_SOURCES) is masqueraded, but nothing with ENABLE_BGP. Errors carry the file `environment` and the
+ * variable's name.
  */
 export function policyFromEnv(env: Environment): PolicyResult | undefined {
   if (!GATEWAY_VARIABLES.some((name) => env[name])) return undefined;
@@ -45,7 +51,8 @@ export function policyFromEnv(env: Environment): PolicyResult | undefined {
     ...prefixes(reader.list('NO_SNAT_SOURCES_IPV6', 'prefix', 6)),
   ];
   const peers = addresses(reader.list('BFD_PEER_IPS', 'host-address'));
-  const policy = {
+  const forwardOnly = env.ENABLE_BGP === 'true';
+  const policy: Policy = {
     name: 'environment',
     origin: { file: 'environment', kind: 'Environment', name: 'environment' },
     internal,
@@ -59,16 +66,17 @@ export function policyFromEnv(env: Environment): PolicyResult | undefined {
       ...KUBE_OVN_BFD,
     },
     rules: blocks.length === 0 ? [] : [{ name: 'no-snat-sources', snat: false, ipBlocks: blocks }],
-    warnings: [],
+    ...(forwardOnly && { forwardOnly, defaultAction: 'forward' }),
+    warnings: forwardOnly ? [{ message: BGP_MODE }] : [],
   };
-  if (errors.length === 0 && programmedFamilies(policy).length === 0) {
+  if (!forwardOnly && errors.length === 0 && programmedFamilies(policy).length === 0) {
     reader.fail(
       'EXTERNAL_GATEWAY_IPV4',
       'no address family has a gateway on both sides, internal and external',
     );
   }
   if (errors.length > 0) return { ok: false, errors };
-  addWarnings(policy);
+  if (!forwardOnly) addWarnings(policy);
   return { ok: true, policy };
 }
 

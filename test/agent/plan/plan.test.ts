@@ -479,3 +479,39 @@ t.test(
     );
   },
 );
+
+t.test(
+  'BGP mode: sessions and forwarding in the families that have an internal gateway, and nothing else',
+  async (t) => {
+    const external = { gateways: [address('172.17.0.1')] };
+    const policy: Policy = { ...POLICY, external, forwardOnly: true, defaultAction: 'forward' };
+    const plan = makePlan(policy, POD, {});
+    t.strictSame(plan.families, [
+      { family: 4, state: 'programmed' },
+      { family: 6, state: 'programmed' },
+    ]);
+    t.strictSame([plan.routing, plan.nat, plan.addresses, plan.notes], [[], [], [], []]);
+    t.strictSame(
+      plan.peers.map(({ local, remote }) => `${local} ${remote}`),
+      ['10.16.0.12 10.255.255.255', 'fd00:10:16::12 fd00:ffff::1'],
+    );
+    const forwarding = [
+      'net/ipv4/ip_forward',
+      'net/ipv6/conf/all/forwarding',
+      'net/ipv4/conf/eth0/rp_filter',
+    ];
+    const set = plan.sysctls.map(({ path }) => path);
+    for (const path of forwarding) t.ok(set.includes(path), path);
+    const down = { ...POD, links: [link(2, 'eth0', false), link(3, 'net1')] };
+    t.match(makePlan(policy, down, {}).families[0], {
+      state: 'blocked',
+      reason: /internal interface eth0 is down/,
+    });
+    const noOutside = { ...POD, links: [link(2, 'eth0')] };
+    t.match(
+      makePlan(policy, noOutside, {}).families[0],
+      { state: 'programmed' },
+      'FRR’s side is not looked at',
+    );
+  },
+);

@@ -39,18 +39,13 @@ keep_compiled() {
 if [[ ${ENABLE_EVPN-} == true ]]; then
   fail "EVPN (ENABLE_EVPN, VNI ${VNI-}) is not part of this image: take spec.image away from this gateway, so that Kube-OVN's own image runs it"
 fi
-if [[ ${ENABLE_BGP-} == true ]]; then
-  echo 'veg-agent: a BGP gateway (ENABLE_BGP): forwarding is turned on, and nothing else is programmed'
-  echo 1 >/proc/sys/net/ipv4/ip_forward
-  [[ ! -e /proc/sys/net/ipv6/conf/all/forwarding ]] || echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-  echo 0 >/proc/sys/net/ipv4/conf/eth0/rp_filter
-  save
-  exit 0
-fi
 if [[ -z ${INTERNAL_GATEWAY_IPV4-}${INTERNAL_GATEWAY_IPV6-} ]]; then
   fail 'no policy: neither INTERNAL_GATEWAY_IPV4 nor INTERNAL_GATEWAY_IPV6 is set'
 fi
 
+if [[ ${ENABLE_BGP-} == true ]]; then
+  echo "veg-agent: BGP mode (ENABLE_BGP): nothing is translated, not even for policies with snat: true, as in Kube-OVN's own image"
+fi
 if ! report=$(compiling /opt/veg-agent/dist/agent/main.js apply 2>&1); then
   printf '%s\n' "$report"
   fail "${report##*$'\n'}"

@@ -43,6 +43,28 @@ t.test('the least that there can be', async (t) => {
   });
 });
 
+t.test(
+  'BGP mode: nothing is translated, an external gateway may be missing, and the policy says so',
+  async (t) => {
+    const result = policyFromEnv({
+      ...ENV,
+      EXTERNAL_GATEWAY_IPV4: '',
+      BFD_PEER_IPS: '10.255.255.255',
+      ENABLE_BGP: 'true',
+    });
+    t.match(result, {
+      ok: true,
+      policy: { forwardOnly: true, defaultAction: 'forward', bfd: { enabled: true } },
+    });
+    t.match(result?.ok && result.policy.warnings, [
+      { message: /^BGP mode \(ENABLE_BGP\): nothing is translated, not even for policies with snat: true/ },
+    ]);
+    for (const off of ['', 'false']) {
+      t.match(policyFromEnv({ ...ENV, ENABLE_BGP: off }), { ok: true, policy: { forwardOnly: undefined } });
+    }
+  },
+);
+
 t.test('everything that there can be', async (t) => {
   t.match(
     policyFromEnv({
