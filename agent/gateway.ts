@@ -1,13 +1,14 @@
 /**
- * The gateway: the policy in force, the reconcile runs that put it into the kernel, and what the sessions may
- * say because of it. process.ts feeds it and shows its `view`.
+ * The gateway: takes policies and change events, reconciles the kernel, and tells the BFD process which sessions there
+ * are and which families may carry traffic. process.ts feeds it and shows its `view`.
  */
 import { isDeepStrictEqual } from 'node:util';
-import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
+import type { BfdIntent } from '../bfd/intent.ts';
+import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import type { Logger } from '../lib/log.ts';
-import { LogOnChange } from '../lib/log-on-change.ts';
-import { type Address, FAMILIES, type Family, familyOf } from '../lib/prefix.ts';
+import { FAMILIES } from '../lib/prefix.ts';
 import { isRuleStep } from '../nat/render.ts';
+import { bfdIntent, createBfdReadiness, INTACT, recordOutcome } from './bfd-readiness.ts';
 import { PUTS_BACK, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
 import { FlowCleaner } from './flows/flows.ts';
@@ -19,27 +20,29 @@ import { formatError } from './policy/error-text.ts';
 import type { LastGood, Missing } from './policy/last-good.ts';
 import type { Policy } from './policy/model.ts';
 import type { KeptPolicy, LoadedPolicy } from './policy/source.ts';
-import { type Cause, causeOf, changed, createWriters, looked } from './reconcile/drift-cause.ts';
-import { type Failure, failedSince } from './reconcile/failures.ts';
+import { type Changes, countChanges, countObjects } from './reconcile/changes.ts';
+import { cleanUp, planCleanup } from './reconcile/cleanup.ts';
 import {
-  changeLines,
-  countChanges,
-  countObjects,
-  explain,
-  type FamilyOutcome,
-  type Look,
-  listingFailure,
-  type Outcome,
-  Reconciler,
-} from './reconcile/reconciler.ts';
+  type Cause,
+  causeOf,
+  createChangeHistory,
+  observationBegins,
+  recordChange,
+  recordOwnChange,
+} from './reconcile/drift-cause.ts';
+import { type Failure, failedSince } from './reconcile/failures.ts';
+import { explain, listingFailure } from './reconcile/kernel-errors.ts';
+import type { Observation } from './reconcile/observation.ts';
+import { ReconcileLog } from './reconcile/reconcile-log.ts';
+import { type Outcome, Reconciler } from './reconcile/reconciler.ts';
 import type { Metrics } from './show/metrics.ts';
 import type { AgentView } from './show/status.ts';
 import type { Uplink } from './uplink/uplink.ts';
-import { WATCHDOG } from './watchdog.ts';
+import { createVisibility, recordObservation, recordSeen } from './visibility.ts';
 
-/** How often drift that nobody announces is looked for, ms. */
+/** How often the kernel is checked for drift without a change event, ms. */
 const DRIFT_PERIOD = 200;
-/** At most so many changes or errors are named in one log line. */
+/** At most this many policy errors are named in one log line. */
 const LOGGED = 20;
 
 export interface GatewayParts {
@@ -47,86 +50,86 @@ export interface GatewayParts {
   /** What this class knows is written here. */
   view: AgentView;
   kernels: OpenKernels;
-  uplink: Pick<Uplink, 'configure' | 'look' | 'readiness' | 'watchedAt'>;
-  metrics: Metrics;
+  uplink: Pick<Uplink, 'configure' | 'observe' | 'readiness' | 'watchedAt'>;
+  metrics: Pick<Metrics, 'reconciled' | 'repaired'>;
   logger: Logger;
-  /** Has `takeEvent` called with what has happened until now. */
+  /** Calls `takeEvent` with the events until now. */
   readEvents(): void;
-  /** Called when what is asked of the BFD process may have changed. */
+  /** Called when the intent for the BFD process may have changed. */
   onIntent(intent: BfdIntent): void;
   /**
-   * Called after each run with which the policy is in the kernel, of at least one family; with it when it is new, and
-   * with what it lacks there.
+   * Called after each run with which the policy is in the kernel, of at least one family; with the policy when it is
+   * new, and with what is missing of it.
    */
   onInForce(fresh: KeptPolicy | undefined, missing: Missing): void;
-  /** What an earlier process brought the kernel to. */
+  /** What an earlier process applied. */
   lastGood(): LastGood | undefined;
-  /** Called when the kernel is as the plan says. */
+  /** Called when every family is intact. */
   onApplied(plan: Plan): void;
-  /** Called after each look at the pod. */
-  onLook(look: Look): Promise<void>;
+  /** Called after each run, with its last observation. */
+  onObserved(observation: Observation): Promise<void>;
+  /** Default: the system's. */
+  clock?: Clock;
 }
 
-/** What a family may carry traffic with. */
-const HELD: ReadonlySet<FamilyOutcome> = new Set(['done', 'held'] as const);
-
-/** Not ready: the path behind this hop is not there (RFC 5880 6.8.17). */
-const notYet = (reason = 'not reconciled yet'): FamilyReadiness => ({ ready: false, diagnostic: 6, reason });
+/** What a run of the loop came to, for the status. */
+interface Run {
+  outcome?: Outcome;
+  /** Of the first observation. */
+  changes: number;
+  repaired: boolean;
+  failures: readonly Failure[];
+  /** The plan whose rules flows are to follow. */
+  followed?: Plan;
+}
 
 export class Gateway {
   readonly #parts: GatewayParts;
+  readonly #clock: Clock;
   readonly #reconciler: Reconciler;
   readonly #loop: Loop;
-  readonly #driftTimer: NodeJS.Timeout;
+  readonly #driftTimer: Timer;
   readonly #flows: FlowCleaner;
+  readonly #log: ReconcileLog;
   #policy: Policy | undefined;
-  /** What the policy in force was made from, to tell a new one. */
+  /** The policy in force as text, to tell a new one. */
   #policyText = '';
   /** The policy in force, as long as it is not known to be in the kernel. */
   #fresh: KeptPolicy | undefined;
-  /** The wishes that were last fulfilled: a change without a new wish is a repair. */
-  readonly #fulfilled: Look['wishes'] = {};
-  /** The last look, and the fingerprint of what it found; undefined when it has to be looked at again. */
-  #look: Look | undefined;
+  /** The desired state that was last applied: a change without a new desired state is a repair. */
+  readonly #applied: Observation['desired'] = {};
+  /** The last observation, and the fingerprint of the kernel then; undefined when it has to be observed again. */
+  #observation: Observation | undefined;
   #fingerprint: string | undefined;
-  /** Somebody, the agent or another, has changed nf_tables since the last look began. */
+  /** nf_tables has changed since the last observation began, by the agent or another program. */
   #natTouched = true;
-  /** Somebody else has changed a link, an address, a route or a rule since. */
+  /** Another program has changed a link, an address, a route or a rule since. */
   #routingTouched = true;
-  readonly #writers = createWriters();
-  /** Who is behind a drift that could not be repaired yet. */
+  readonly #history = createChangeHistory();
+  /** The cause of a drift that could not be repaired yet. */
   #unrepaired: Cause | undefined;
-  readonly #failures = new LogOnChange();
-  /** The sessions of each family; those of a family that is left alone stay as they were. */
-  readonly #peers: Record<Family, PeerIntent[]> = { 4: [], 6: [] };
-  /** True from the beginning of a look at the kernel until it has found out how things are. */
-  #blind = true;
-  /** Since when changes are carried out; undefined while none are. */
-  #changingSince: number | undefined;
-  /** When a look last found that out, of one family at least, on the clock of `performance.now`. */
-  #seenAt: number | undefined;
-  /** The same of each family; and those of which the last look could not tell. */
-  readonly #familySeenAt: Partial<Record<Family, number>> = {};
-  #unseen: ReadonlySet<Family> = new Set();
+  readonly #visibility = createVisibility();
+  readonly #readiness = createBfdReadiness();
   /** When the first policy came into force. */
   #wantedSince: number | undefined;
-  /** Whether a family's translation and routes are in the kernel. Undefined before the first look. */
-  #programmed: Record<Family, FamilyReadiness | undefined> | undefined;
 
   constructor(parts: GatewayParts) {
     this.#parts = parts;
+    this.#clock = parts.clock ?? systemClock;
     this.#flows = new FlowCleaner(parts.logger);
+    this.#log = new ReconcileLog(parts.logger);
     this.#reconciler = new Reconciler(parts.kernels, parts.options, parts.lastGood);
-    this.#loop = new Loop(
-      parts.options.resync,
-      (trigger) => this.#run(trigger),
-      () => this.#tellContention(),
-      (error) => parts.logger.error({ err: error }, 'a reconcile ended in the middle'),
-    );
-    this.#driftTimer = setInterval(() => this.#lookForDrift(), DRIFT_PERIOD);
+    this.#loop = new Loop({
+      resync: parts.options.resync,
+      run: (trigger) => this.#run(trigger),
+      onContention: () => this.#log.contention(this.#history.other?.what),
+      onError: (error) => parts.logger.error({ err: error }, 'a reconcile failed'),
+      clock: this.#clock,
+    });
+    this.#driftTimer = this.#clock.every(DRIFT_PERIOD, () => this.#checkDrift());
   }
 
-  /** Takes what was read from the policy source: a new policy comes into force, a bad one is only told. */
+  /** Takes what was read from the policy source: a new policy comes into force, an invalid one is only reported. */
   takePolicy({ source, result, content, since = Date.now() }: LoadedPolicy): void {
     const { view, logger } = this.#parts;
     view.policy.source = source;
@@ -136,7 +139,7 @@ export class Gateway {
       const errors = result.errors.slice(0, LOGGED).map(formatError);
       logger.error(
         { source, errors, count: result.errors.length, inForce: view.policy.name ?? null },
-        'the policy is invalid; what was in force stays in force',
+        'invalid policy; the policy in force stays in force',
       );
       return;
     }
@@ -148,13 +151,12 @@ export class Gateway {
     this.#policyText = text;
     this.#policy = policy;
     this.#fresh = content && { source, since, content };
-    this.#wantedSince ??= performance.now();
-    view.policy.name = policy.name;
-    view.policy.generation += 1;
-    view.policy.lastChange = since;
-    view.policy.rules = policy.rules;
-    view.policy.limits = policy.limits;
-    view.policy.warnings = policy.warnings.map(({ message }) => message);
+    this.#wantedSince ??= this.#clock.now();
+    Object.assign(view.policy, {
+      ...{ name: policy.name, generation: view.policy.generation + 1, lastChange: since },
+      ...{ rules: policy.rules, limits: policy.limits },
+      warnings: policy.warnings.map(({ message }) => message),
+    });
     view.bfdEnabled = policy.bfd.enabled && policy.bfd.peers.length > 0;
     const { generation } = view.policy;
     logger.info(
@@ -165,16 +167,16 @@ export class Gateway {
     this.#loop.request(generation === 1 ? 'start' : 'policy');
   }
 
-  /** Takes a notice that something in the kernel changed. */
+  /** Takes a change event of the kernel. */
   takeEvent({ object, portid, own, what }: KernelEvent): void {
     this.#parts.logger.debug({ object, portid, own, what }, 'the kernel changed');
     if (object !== 'overrun' && !own) {
       // A netlink address is the process id as long as a process has one socket; 0 is the kernel itself.
       const who = object === 'netfilter' || portid === 0 ? what : `pid ${portid} (${what})`;
-      changed(this.#writers, portid === 0 ? 'kernel' : 'other', who, performance.now());
+      recordChange(this.#history, portid === 0 ? 'kernel' : 'other', who, this.#clock.now());
     }
-    // The sessions hear of a lost link before a reconcile has found out what else is gone with it.
-    if (object === 'link' || object === 'address' || object === 'overrun') this.#parts.uplink.look();
+    // The sessions learn of a lost link before a reconcile has found out what else is gone with it.
+    if (object === 'link' || object === 'address' || object === 'overrun') this.#parts.uplink.observe();
     if (object === 'netfilter' || object === 'overrun') this.#natTouched = true;
     if (object !== 'netfilter') this.#routingTouched = true;
     this.#loop.request(object);
@@ -190,270 +192,214 @@ export class Gateway {
     return this.#loop.complete('control');
   }
 
-  /** What a reconcile would change now. Undefined before the first policy. Rejects when the kernel cannot be looked at. */
-  async plan(): Promise<Look | undefined> {
+  /** What a reconcile would change now. Undefined before the first policy. Rejects when the kernel cannot be read. */
+  async plan(): Promise<Observation | undefined> {
     const policy = this.#policy;
     return policy && this.#loop.between(() => this.#reconciler.preview(policy));
   }
 
   /**
-   * When the kernel and the uplink were last known to be looked after: both looks had come to an end. Undefined
-   * before the first time. Without a policy nobody knows what to look for, so that never is.
+   * When both the kernel and the uplink were last known to be observed, on the monotonic clock. Undefined before the
+   * first time. Without a policy there is nothing to observe, so that never is.
    */
   get watchedAt(): number | undefined {
     const { watchedAt } = this.#parts.uplink;
-    if (this.#seenAt === undefined || watchedAt === undefined) return undefined;
-    return Math.min(this.#seenAt, watchedAt);
+    const { seenAt } = this.#visibility;
+    return seenAt === undefined || watchedAt === undefined ? undefined : Math.min(seenAt, watchedAt);
   }
 
-  /** How long a policy has been in force that nobody looks after, ms; 0 before the first policy. */
+  /** For how long a policy has been in force without being observed, ms; 0 before the first policy. */
   get neglected(): number {
     if (this.#wantedSince === undefined) return 0;
-    return performance.now() - Math.max(this.#wantedSince, this.watchedAt ?? 0);
+    return this.#clock.now() - Math.max(this.#wantedSince, this.watchedAt ?? 0);
   }
 
-  /** No more reconciles; the kernel stays as it is. */
+  /** Ends reconciling; the kernel stays as it is. */
   async stop(): Promise<void> {
-    clearInterval(this.#driftTimer);
+    this.#driftTimer.cancel();
     await this.#loop.stop();
   }
 
   /** Removes everything of the agent's from the kernel. After `stop`. */
   async remove(): Promise<void> {
+    const { kernels, logger } = this.#parts;
     try {
-      await this.#reconciler.cleanup(await this.#reconciler.lookForCleanup());
+      await cleanUp(kernels, await planCleanup(kernels, this.#reconciler.previousNat));
     } catch (error) {
-      this.#parts.logger.error({ reason: explain(error as Error) }, 'cannot remove the kernel state');
+      logger.error({ reason: explain(error as Error) }, 'cannot remove the kernel state');
     }
+  }
+
+  /** Hands the BFD process its intent. */
+  publish(): void {
+    const { uplink, onIntent } = this.#parts;
+    const intent = bfdIntent(this.#readiness, (family) => uplink.readiness(family));
+    if (intent !== undefined) onIntent(intent);
   }
 
   /** One run of the loop. */
   async #run(trigger: Trigger): Promise<RunResult> {
     // Nothing is touched, and nothing removed, before a policy was loaded.
     if (this.#policy === undefined) return { ok: true, repaired: false };
-    const { view, metrics, onLook } = this.#parts;
     const at = Date.now();
-    const began = performance.now();
-    let changes = 0;
-    let repaired = false;
-    let outcome: Outcome | undefined;
-    let failures: Failure[];
-    let taken: Failure[] = [];
-    let followed: Plan | undefined;
+    const began = this.#clock.now();
+    const run: Run = { changes: 0, repaired: false, failures: [] };
     try {
-      const first = await this.#observe(this.#policy, trigger);
-      changes = countChanges(first.changes);
-      const renewed = this.#isNew(first.wishes);
-      // What was refused before and is tried again is no repair.
-      const again = !PUTS_BACK.has(trigger) && view.kernel.failed.length > 0;
-      repaired = changes > 0 && !renewed && !again;
-      const cause = repaired ? (this.#unrepaired ?? this.#causeOf(first)) : undefined;
-      if (changes > 0) {
-        this.#tellChanges(first, trigger, cause);
-        changed(this.#writers, 'agent', '', performance.now());
-      }
-      this.#changingSince = performance.now();
-      outcome = await this.#reconciler.carryOut(first).finally(() => {
-        this.#changingSince = undefined;
-      });
-      const { look, families } = outcome;
-      failures = outcome.failures;
-      taken = look.failures;
-      if (look !== first) {
-        changed(this.#writers, 'agent', '', performance.now());
-        this.#note(look, undefined);
-      }
-      const intact = FAMILIES.every((family) => families[family] === 'done' || families[family] === 'held');
-      this.#unrepaired = intact ? undefined : cause;
-      if (intact) {
-        const translation = first.changes.nat.length > 0 || this.#isNew(look.wishes);
-        Object.assign(this.#fulfilled, look.wishes);
-        if (repaired && cause?.by !== 'agent') this.#countRepairs(first);
-        this.#parts.onApplied(look.plan);
-        if (translation) followed = look.plan;
-      }
-      this.#take(this.#policy, outcome);
-      await onLook(look);
+      await this.#reconcile(this.#policy, trigger, run);
     } catch (error) {
-      // The kernel could not be looked at: nothing is known to be wrong, so sessions stay as they are.
-      failures = [listingFailure(error as Error)];
+      // The kernel could not be read: nothing is known to be wrong, so sessions stay as they are.
+      run.failures = [listingFailure(error as Error)];
     }
-    const ok = failures.length === 0;
-    const error = failures[0]?.message;
-    const failing = [...failures, ...taken];
-    view.kernel.failed = failedSince(view.kernel.failed, failing, at);
-    const durationMs = performance.now() - began;
-    view.kernel.inSync =
-      failing.length === 0 && view.kernel.families.every(({ state }) => state !== 'blocked');
-    view.kernel.last = { at, trigger, ok, changes, durationMs, ...(error && { error }) };
-    metrics.reconciled({ ok, trigger, durationMs });
-    const blocked = view.kernel.families.filter(({ state }) => state === 'blocked');
-    const reasons = blocked.map(({ family, reason }) => `IPv${family}: ${reason}`);
-    this.#tellFailure([...reasons, ...view.kernel.failed.map(({ message }) => message)].join('; '), trigger);
-    if (followed !== undefined) this.#flows.follow(followed);
-    const held = !ok && outcome !== undefined && FAMILIES.every((one) => HELD.has(outcome.families[one]));
-    return { ok, repaired, held, putBack: PUTS_BACK.has(trigger) };
+    this.#report(run, { at, trigger, durationMs: this.#clock.now() - began });
+    if (run.followed !== undefined) this.#flows.follow(run.followed);
+    const ok = run.failures.length === 0;
+    const held = !ok && run.outcome !== undefined && isIntact(run.outcome);
+    return { ok, repaired: run.repaired, held, putBack: PUTS_BACK.has(trigger) };
   }
 
-  /** Whether something is asked for that was not fulfilled last. */
-  #isNew(wishes: Look['wishes']): boolean {
+  /** Observes and applies. Throws when the kernel cannot be read; `run` holds what was done until then. */
+  async #reconcile(policy: Policy, trigger: Trigger, run: Run): Promise<void> {
+    const first = await this.#observe(policy, trigger);
+    run.changes = countChanges(first.changes);
+    // What was refused before and is retried is no repair.
+    const retries = !PUTS_BACK.has(trigger) && this.#parts.view.kernel.failed.length > 0;
+    run.repaired = run.changes > 0 && !this.#isNew(first.desired) && !retries;
+    const cause = run.repaired ? (this.#unrepaired ?? this.#causeOf(first)) : undefined;
+    if (run.changes > 0) {
+      this.#log.changes(first.changes, trigger, cause);
+      recordOwnChange(this.#history, this.#clock.now());
+    }
+    this.#visibility.applyingSince = this.#clock.now();
+    const outcome = await this.#reconciler.apply(first).finally(() => {
+      this.#visibility.applyingSince = undefined;
+    });
+    run.outcome = outcome;
+    run.failures = outcome.failures;
+    const { observation } = outcome;
+    if (observation !== first) {
+      recordOwnChange(this.#history, this.#clock.now());
+      this.#record(observation, undefined);
+    }
+    const intact = isIntact(outcome);
+    this.#unrepaired = intact ? undefined : cause;
+    if (intact) {
+      if (first.changes.nat.length > 0 || this.#isNew(observation.desired)) run.followed = observation.plan;
+      Object.assign(this.#applied, observation.desired);
+      if (run.repaired && cause?.by !== 'agent') this.#countRepairs(first.changes);
+      this.#parts.onApplied(observation.plan);
+    }
+    this.#publishOutcome(policy, outcome);
+    await this.#parts.onObserved(observation);
+  }
+
+  /** Writes the result of a run to the status, the metrics and the log. */
+  #report(
+    { outcome, changes, failures }: Run,
+    { at, trigger, durationMs }: { at: number; trigger: Trigger; durationMs: number },
+  ): void {
+    const { view, metrics } = this.#parts;
+    const ok = failures.length === 0;
+    const error = failures[0]?.message;
+    const failing = [...failures, ...(outcome?.observation.conflicts ?? [])];
+    const blocked = view.kernel.families.filter(({ state }) => state === 'blocked');
+    view.kernel.failed = failedSince(view.kernel.failed, failing, at);
+    view.kernel.inSync = failing.length === 0 && blocked.length === 0;
+    view.kernel.last = { at, trigger, ok, changes, durationMs, ...(error && { error }) };
+    metrics.reconciled({ ok, trigger, durationMs });
+    const reasons = blocked.map(({ family, reason }) => `IPv${family}: ${reason}`);
+    this.#log.failures([...reasons, ...view.kernel.failed.map(({ message }) => message)], trigger);
+  }
+
+  /** Whether a desired state is not the one that was last applied. */
+  #isNew(desired: Observation['desired']): boolean {
     return FAMILIES.some(
-      (family) => wishes[family] !== undefined && wishes[family] !== this.#fulfilled[family],
+      (family) => desired[family] !== undefined && desired[family] !== this.#applied[family],
     );
   }
 
-  /** Looks at the kernel and notes what the status shows of it. */
-  async #observe(policy: Policy, trigger: Trigger): Promise<Look> {
+  /** Observes the kernel. */
+  async #observe(policy: Policy, trigger: Trigger): Promise<Observation> {
     const { kernels } = this.#parts;
-    const before = this.#look && kernels.fingerprint(this.#look);
+    const before = this.#observation && kernels.fingerprint(this.#observation);
     const settled = trigger === 'policy' && before !== undefined && before === this.#fingerprint;
     const unchanged = {
       routing: settled && !this.#routingTouched,
       nat: settled && !this.#natTouched,
     };
     [this.#routingTouched, this.#natTouched] = [false, false];
-    looked(this.#writers, performance.now());
-    this.#blind = true;
-    const anew = !PUTS_BACK.has(trigger);
-    const look = await this.#reconciler.look(policy, unchanged, anew).catch((error: unknown) => {
-      // What was touched before has not been seen.
+    observationBegins(this.#history, this.#clock.now());
+    this.#visibility.blind = true;
+    const retry = !PUTS_BACK.has(trigger);
+    const observation = await this.#reconciler.observe(policy, unchanged, retry).catch((error: unknown) => {
+      // Earlier changes have not been read.
       [this.#routingTouched, this.#natTouched] = [true, true];
       throw error;
     });
-    this.#note(look, before);
-    return look;
+    this.#record(observation, before);
+    return observation;
   }
 
-  /** Notes what the status shows of a look, and the fingerprint of what it found. */
-  #note(look: Look, fingerprint: string | undefined): void {
+  /** Records an observation, and the fingerprint of the kernel before it. */
+  #record(observation: Observation, fingerprint: string | undefined): void {
     const { kernels, view } = this.#parts;
-    const { families, interfaces } = look.plan;
-    const backends = [...new Set([look.backend[4], look.backend[6]])].filter(Boolean);
-    kernels.claims.hold(look.held);
-    this.#tellNotes(look.notes);
-    Object.assign(view.kernel, { families, interfaces, notes: look.notes });
+    const { families, interfaces } = observation.plan;
+    const backends = [...new Set([observation.backend[4], observation.backend[6]])].filter(Boolean);
+    kernels.claims.setAssigned(observation.assigned);
+    this.#log.notes(observation.notes);
+    Object.assign(view.kernel, { families, interfaces, notes: observation.notes });
     if (backends.length > 0) view.kernel.backend = backends.join(', ');
-    // What is changed now is looked at once more.
-    const quiet = countChanges(look.changes) === 0 && isDeepStrictEqual(look.wishes, this.#look?.wishes);
+    // What is changed now has to be observed once more.
+    const quiet =
+      countChanges(observation.changes) === 0 &&
+      isDeepStrictEqual(observation.desired, this.#observation?.desired);
     this.#fingerprint = quiet ? fingerprint : undefined;
-    this.#look = look;
-    const unknown = look.failed.filter(({ verdict }) => verdict === 'unknown');
-    this.#unseen = new Set(unknown.flatMap(({ family }) => family ?? []));
-    const used = families.filter(({ state }) => state === 'programmed');
-    this.#blind = used.length > 0 && used.every(({ family }) => this.#unseen.has(family));
-    this.#seen();
+    this.#observation = observation;
+    recordObservation(this.#visibility, observation, this.#clock.now());
   }
 
-  /** Takes in what a look and its changes came to. */
-  #take(policy: Policy, { look: { plan }, families, failures, policies, missing }: Outcome): void {
-    const programmed: Record<Family, FamilyReadiness | undefined> = { 4: notYet(), 6: notYet() };
-    for (const { family, state, reason } of plan.families) {
-      const outcome = families[family];
-      // Of what could not be looked at nothing is known to be wrong; for a while.
-      const since = this.#familySeenAt[family] ?? this.#wantedSince ?? 0;
-      if (outcome === 'unknown' && state === 'programmed' && performance.now() - since < WATCHDOG.unwatched) {
-        programmed[family] = this.#programmed?.[family];
-        continue;
-      }
-      const failure = failures.find((one) => one.family === undefined || one.family === family);
-      const ready = state === 'programmed' && HELD.has(outcome);
-      programmed[family] = ready ? { ready } : notYet(reason ?? failure?.message);
-      if (!plan.leftAlone.includes(family)) {
-        this.#peers[family] = plan.peers.filter(({ remote }) => familyOf(remote as Address) === family);
-      }
-    }
-    this.#programmed = programmed;
+  /** Hands on what a run means for the last good policy, the uplink and the sessions. */
+  #publishOutcome(policy: Policy, outcome: Outcome): void {
+    const { onInForce, uplink } = this.#parts;
+    const { policies, missing, observation } = outcome;
+    const seenAt = this.#visibility.familySeenAt;
+    recordOutcome(
+      this.#readiness,
+      outcome,
+      (family) => seenAt[family] ?? this.#wantedSince ?? 0,
+      this.#clock.now(),
+    );
     const newest = FAMILIES.every((family) => policies[family] === policy);
-    if (newest && FAMILIES.some((family) => programmed[family]?.ready)) {
-      this.#parts.onInForce(this.#fresh, missing);
+    if (newest && FAMILIES.some((family) => this.#readiness.programmed[family]?.ready)) {
+      onInForce(this.#fresh, missing);
       this.#fresh = undefined;
     }
-    this.#parts.uplink.configure(waysOut(plan, policies));
+    uplink.configure(waysOut(observation.plan, policies));
     this.publish();
   }
 
-  /**
-   * Tells the BFD process which sessions there are and which families may carry traffic. Nothing of a family before
-   * both the kernel and the uplink are known: a new agent process must not interrupt the sessions of the one before.
-   */
-  publish(): void {
-    const { uplink, onIntent } = this.#parts;
-    const intent: BfdIntent = { peers: [], readiness: {} };
-    for (const family of FAMILIES) {
-      const programmed = this.#programmed?.[family];
-      const readiness = programmed?.ready ? uplink.readiness(family) : programmed;
-      if (readiness === undefined) continue;
-      intent.readiness[family] = readiness;
-      intent.peers.push(...this.#peers[family]);
-    }
-    if (Object.keys(intent.readiness).length > 0) onIntent(intent);
+  /** Checks for what no event announces. With the events it keeps the kernel in view. */
+  #checkDrift(): void {
+    if (this.#observation === undefined) return;
+    if (this.#parts.kernels.fingerprint(this.#observation) !== this.#fingerprint) this.#loop.request('drift');
+    recordSeen(this.#visibility, this.#clock.now());
   }
 
-  /** Logs the notes that are new. */
-  #tellNotes(notes: readonly string[]): void {
-    const { view, logger } = this.#parts;
-    for (const note of notes) {
-      if (!view.kernel.notes.includes(note)) logger.warn({ note }, 'not everything is as the policy says');
-    }
-  }
-
-  /** Looks at what no event tells of. With the events it is a look at the kernel, as long as none of the others fails. */
-  #lookForDrift(): void {
-    if (this.#look === undefined) return;
-    if (this.#parts.kernels.fingerprint(this.#look) !== this.#fingerprint) this.#loop.request('drift');
-    this.#seen();
-  }
-
-  /** Notes that the kernel is in view, as far as it is. */
-  #seen(): void {
-    const now = performance.now();
-    // Changes that do not come to an end keep every later look back.
-    const stuck = now - (this.#changingSince ?? now) > WATCHDOG.longestChange;
-    if (this.#blind || stuck) return;
-    this.#seenAt = now;
-    for (const family of FAMILIES) if (!this.#unseen.has(family)) this.#familySeenAt[family] = this.#seenAt;
-  }
-
-  /** Who is behind what has to be put back. */
-  #causeOf({ changes, backend }: Look): Cause {
-    // What was done just before the look may not have been told yet.
+  /** The cause of what has to be repaired. */
+  #causeOf({ changes, backend }: Observation): Cause {
+    // The events of the last changes may not have been read yet.
     this.#parts.readEvents();
     const legacy = Object.values(backend).includes('legacy');
-    const told = changes.sysctl.length === 0 && changes.nat.every((step) => isRuleStep(step) && !legacy);
-    return causeOf(this.#writers, told);
+    const announced = changes.sysctl.length === 0 && changes.nat.every((step) => isRuleStep(step) && !legacy);
+    return causeOf(this.#history, announced);
   }
 
-  #tellChanges({ changes }: Look, trigger: Trigger, cause: Cause | undefined): void {
-    const { logger } = this.#parts;
-    const lines = changeLines(changes);
-    const shown = { trigger, changes: countChanges(changes), lines: lines.slice(0, LOGGED) };
-    if (cause === undefined) logger.info(shown, 'changing the kernel');
-    else if (cause.by === 'agent') logger.info({ ...shown, because: cause.who }, 'changing the kernel');
-    else logger.warn({ ...shown, writer: cause.who }, 'repairing drift');
-  }
-
-  #countRepairs({ changes }: Look): void {
+  #countRepairs(changes: Changes): void {
     const { view, metrics } = this.#parts;
     for (const [object, count] of Object.entries(countObjects(changes))) {
       metrics.repaired(object, count);
       view.kernel.driftRepaired[object] = (view.kernel.driftRepaired[object] ?? 0) + count;
     }
   }
-
-  #tellContention(): void {
-    this.#parts.logger.warn(
-      { writer: this.#writers.other?.what ?? 'unknown' },
-      'somebody changes the rules again and again; repairs are limited to two a second',
-    );
-  }
-
-  /** Logs what keeps the kernel from being as the policy says when it is new, and its end. */
-  #tellFailure(reason: string, trigger: Trigger): void {
-    const { logger } = this.#parts;
-    if (reason === '') {
-      if (this.#failures.ended()) logger.info({ trigger }, 'the kernel is as the policy says again');
-    } else if (this.#failures.isNew(reason)) {
-      logger.error({ trigger, reason }, 'cannot bring the kernel to the policy; will try again');
-    }
-  }
 }
+
+const isIntact = ({ families }: Outcome): boolean => FAMILIES.every((family) => INTACT.has(families[family]));

@@ -15,14 +15,14 @@ import { type KernelWatch, watchKernel } from './events.ts';
 import type { Options } from './options.ts';
 import { readFacts } from './pod/facts.ts';
 import { createSysctls } from './pod/sysctl.ts';
-import type { Kernels, Look } from './reconcile/reconciler.ts';
+import type { Kernels, Observation } from './reconcile/observation.ts';
 import { Claims } from './uplink/claims.ts';
-import { heldEntries, removeEntries } from './uplink/next-hop.ts';
+import { permanentEntries, removeEntries } from './uplink/next-hop.ts';
 
 export interface OpenKernels extends Kernels {
   claims: Claims;
   /** Changes when something changed since a look that no event tells: a set's content, a legacy table, a sysctl. */
-  fingerprint(look: Look): string;
+  fingerprint(observation: Observation): string;
   /** Reports changes, and says which are the agent's own. */
   watch(onEvent: (event: KernelEvent) => void): KernelWatch;
   close(): void;
@@ -57,7 +57,7 @@ export function createKernels(options: Options): OpenKernels {
     sysctls,
     claims,
     neighbours: {
-      held: () => heldEntries(netlink),
+      permanent: () => permanentEntries(netlink),
       remove: (entries) => removeEntries(netlink, entries),
     },
     facts: (observed) => readFacts(observed, options.networkStatus),

@@ -1,6 +1,7 @@
 /**
  * The reconcile loop: one run at a time, started when cadence.ts says so. The only owner of its timer.
  */
+import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import {
   type Cadence,
   createCadence,
@@ -12,38 +13,42 @@ import {
   type Trigger,
 } from './cadence.ts';
 
-/** One run. It handles its own failures: what it returns is all the loop needs. One that rejects has failed. */
-export type Run = (trigger: Trigger) => Promise<RunResult>;
+export interface LoopParts {
+  /** The longest time between two runs, ms. */
+  resync: number;
+  /** One run. It handles its own failures; one that rejects counts as failed. */
+  run(trigger: Trigger): Promise<RunResult>;
+  /** Called after a run when repairs come faster than they are allowed. */
+  onContention(): void;
+  /** Called after a run that rejected. */
+  onError(error: unknown): void;
+  /** Default: the system's. */
+  clock?: Clock;
+}
 
 export class Loop {
+  readonly #parts: LoopParts;
+  readonly #clock: Clock;
   readonly #cadence: Cadence;
-  readonly #run: Run;
-  readonly #contended: () => void;
-  readonly #failed: (error: unknown) => void;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   #current: Promise<void> = Promise.resolve();
   #stopped = false;
-  /** A run or something else is in flight. */
+  /** A run or other work is in flight. */
   #busy = false;
-  /** What waits for its turn between two runs. */
+  /** Work that waits for its turn between two runs. */
   readonly #between: (() => Promise<void>)[] = [];
-  /** Who waits for the next run that starts. */
+  /** Callers that wait for the next run to end. */
   #waiting: (() => void)[] = [];
 
-  /**
-   * `contended` is called after a run that found repairs to come faster than they are allowed, `failed` after one
-   * that rejected.
-   */
-  constructor(resync: number, run: Run, contended: () => void, failed: (error: unknown) => void) {
-    this.#cadence = createCadence(resync, performance.now());
-    this.#run = run;
-    this.#contended = contended;
-    this.#failed = failed;
+  constructor(parts: LoopParts) {
+    this.#parts = parts;
+    this.#clock = parts.clock ?? systemClock;
+    this.#cadence = createCadence(parts.resync, this.#clock.now());
   }
 
   /** Asks for a run. */
   request(trigger: Trigger): void {
-    request(this.#cadence, trigger, performance.now());
+    request(this.#cadence, trigger, this.#clock.now());
     this.#arm();
   }
 
@@ -55,7 +60,7 @@ export class Loop {
     return promise;
   }
 
-  /** Does something while no run is in flight, and starts none meanwhile. Runs that are due go first. */
+  /** Does work while no run is in flight, and starts none meanwhile. Runs that are due go first. */
   between<T>(work: () => Promise<T>): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     this.#between.push(() => work().then(resolve, reject));
@@ -63,33 +68,30 @@ export class Loop {
     return promise;
   }
 
-  /** No more runs; resolves when the one in flight has ended. */
+  /** Ends the loop; resolves when the run in flight has ended. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     await this.#current;
   }
 
   #arm(): void {
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     if (this.#stopped || this.#busy) return;
     const next = nextRun(this.#cadence);
-    const isDue = next !== undefined && next.at <= performance.now();
+    const isDue = next !== undefined && next.at <= this.#clock.now();
     const work = isDue ? undefined : this.#between.shift();
     if (work !== undefined) {
       this.#current = this.#alone(work);
       return;
     }
     if (next === undefined) return;
-    this.#timer = setTimeout(
-      () => {
-        this.#current = this.#alone(() => this.#go(next.trigger));
-      },
-      Math.max(0, next.at - performance.now()),
-    );
+    this.#timer = this.#clock.after(Math.max(0, next.at - this.#clock.now()), () => {
+      this.#current = this.#alone(() => this.#go(next.trigger));
+    });
   }
 
-  /** Never rejects, as what it does does not. */
+  /** Rejects only when the work does. */
   async #alone(work: () => Promise<void>): Promise<void> {
     this.#busy = true;
     await work();
@@ -101,11 +103,11 @@ export class Loop {
     started(this.#cadence);
     const waiting = this.#waiting;
     this.#waiting = [];
-    const result = await this.#run(trigger).catch((error: unknown) => {
-      this.#failed(error);
+    const result = await this.#parts.run(trigger).catch((error: unknown) => {
+      this.#parts.onError(error);
       return { ok: false, repaired: false };
     });
-    if (ended(this.#cadence, result, performance.now())) this.#contended();
+    if (ended(this.#cadence, result, this.#clock.now())) this.#parts.onContention();
     for (const resolve of waiting) resolve();
   }
 }

@@ -35,7 +35,8 @@ import { hasIPv6 } from './pod/facts.ts';
 import { formatError } from './policy/error-text.ts';
 import { LastPolicy, readLastPolicy } from './policy/last-policy.ts';
 import { lastGood, watchSource } from './policy/source.ts';
-import { explain, type Look } from './reconcile/reconciler.ts';
+import { explain } from './reconcile/kernel-errors.ts';
+import type { Observation } from './reconcile/observation.ts';
 import {
   type CommandOutput,
   errorOutput,
@@ -296,14 +297,14 @@ const gateway: Gateway = new Gateway({
     const blocks = (family: Family) => nat.filter((one) => one.family === family).flatMap(portBlocksOf);
     translations.onPortBlocks(Object.fromEntries(known.map((family) => [family, blocks(family)])));
   },
-  onLook(look) {
-    lastLook = look;
-    return listen(look.plan.listenAddresses, look.plan.interfaces.external);
+  onObserved(observation) {
+    lastObservation = observation;
+    return listen(observation.plan.listenAddresses, observation.plan.interfaces.external);
   },
 });
 
-let lastLook: Look | undefined;
-const drain = new DrainWatch({ exec, logger, report: () => view.bfd, look: () => lastLook });
+let lastObservation: Observation | undefined;
+const drain = new DrainWatch({ exec, logger, report: () => view.bfd, observation: () => lastObservation });
 
 /** What a reconcile would change, for a command that names its policy directory and interfaces or none. */
 async function plan(named: URLSearchParams): Promise<ControlReply> {
@@ -311,9 +312,9 @@ async function plan(named: URLSearchParams): Promise<ControlReply> {
   const { errors } = view.policy;
   if (errors.length > 0) return { status: 422, body: `${errors.map(formatError).join('\n')}\n` };
   try {
-    const look = await gateway.plan();
-    if (look === undefined) return { status: 503, body: 'no policy was loaded yet\n' };
-    return { status: 200, body: planDocument(look) };
+    const observation = await gateway.plan();
+    if (observation === undefined) return { status: 503, body: 'no policy was loaded yet\n' };
+    return { status: 200, body: planDocument(observation) };
   } catch (error) {
     return { status: 503, body: `${explain(error as Error)}\n` };
   }
@@ -387,7 +388,7 @@ const control = await serveControl(
 
 kernels.claims.listen({
   logger,
-  onNews: () => gateway.request('address'),
+  onChange: () => gateway.request('address'),
   onConflict: (claims) => metrics.conflicted('address', claims),
 });
 const events = kernels.watch((event) => gateway.takeEvent(event));

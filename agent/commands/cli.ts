@@ -124,7 +124,7 @@ function program(): Command {
   add(
     'apply',
     'reconcile once and exit (for an init container)',
-    async (options) => (await import('./once.ts')).apply(options),
+    async (options) => (await import('./apply.ts')).apply(options),
     [KERNEL_OPTIONS],
   );
 
@@ -235,7 +235,7 @@ function program(): Command {
   add(
     'cleanup',
     'remove everything that the agent owns in this network namespace',
-    async (options) => (await import('./once.ts')).cleanup(options),
+    async (options) => (await import('./cleanup.ts')).cleanup(options),
     [KERNEL_OPTIONS],
   );
   return root;

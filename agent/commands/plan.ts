@@ -1,7 +1,7 @@
 /**
- * The command `veg-agent plan`. The running daemon is asked: it has the policy, and a second one beside it has no room
- * where memory is short. Where no daemon runs, or one that goes by another policy directory or other interfaces than
- * the command names, the command looks by itself.
+ * The command `veg-agent plan`. It asks the running daemon, which has the policy: a second one beside it does not fit
+ * where memory is short. Without a daemon, or with one that uses another policy directory or other interfaces than the
+ * command names, the command observes the kernel itself.
  */
 import { callControl, NoAgentError } from '../../lib/control/client.ts';
 import type { Options } from '../options.ts';
@@ -9,10 +9,10 @@ import { errorOutput, planOutput } from '../show/command-output.ts';
 import type { PlanDocument } from '../show/plan-document.ts';
 import { print } from './print.ts';
 
-/** How long the daemon may take, ms: its look waits for a reconcile that runs. */
+/** How long the daemon may take, ms: it waits for a reconcile in flight. */
 const TIMEOUT = 60_000;
 
-/** What the daemon answers; or the exit code, when its reason was printed. Undefined: it cannot be asked this. */
+/** The daemon's answer; or the exit code, after the reason was printed. Undefined: there is no daemon for this. */
 async function ask(
   stateDir: string,
   named: Record<string, string>,
@@ -30,12 +30,12 @@ async function ask(
 }
 
 /**
- * `plan`: 0 nothing to do, 4 changes pending, 1 cannot tell, 3 the policy is invalid. `named`: the flags and variables
- * that say which policy and which interfaces.
+ * `plan`: 0 nothing to do, 4 changes pending, 1 unknown, 3 the policy is invalid. `named`: the flags and variables that
+ * choose the policy and the interfaces.
  */
 export async function plan(options: Options, named: Record<string, string>, json: boolean): Promise<number> {
   const asked = await ask(options.stateDir, named);
-  const found = asked ?? (await (await import('./once.ts')).planOnce(options));
+  const found = asked ?? (await (await import('./plan-local.ts')).planLocally(options));
   if (typeof found === 'number') return found;
   return print(planOutput(found, json ? 'json' : 'text'));
 }

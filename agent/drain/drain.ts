@@ -10,7 +10,7 @@ import type { Logger } from '../../lib/log.ts';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { parseTables } from '../../nat/parse.ts';
 import { markRule } from '../../nat/rules.ts';
-import type { Look } from '../reconcile/reconciler.ts';
+import type { Observation } from '../reconcile/observation.ts';
 import { hasMoved, type Rates, ratesBetween, type Sample } from './drained.ts';
 
 /** How often is counted before a drain and during one, ms. */
@@ -64,8 +64,8 @@ export interface DrainParts {
   readCounters?(name: string): string;
   /** The last word of the BFD process. */
   report(): EngineReport | undefined;
-  /** The last look at the kernel; undefined before the first. */
-  look(): Pick<Look, 'plan' | 'backend'> | undefined;
+  /** The last observation of the kernel; undefined before the first. */
+  observation(): Pick<Observation, 'plan' | 'backend'> | undefined;
 }
 
 export class DrainWatch {
@@ -146,11 +146,11 @@ export class DrainWatch {
 
   /** Flows from the VPC so far; undefined when that cannot be read. */
   async #flows(): Promise<number | undefined> {
-    const look = this.#parts.look();
-    if (look === undefined) return undefined;
+    const observation = this.#parts.observation();
+    if (observation === undefined) return undefined;
     let sum = 0;
     for (const family of FAMILIES) {
-      const backend = look.backend[family];
+      const backend = observation.backend[family];
       if (backend === undefined) continue;
       const program = family === 4 ? 'iptables' : 'ip6tables';
       const args = ['-c', '-t', 'nat'];
@@ -158,7 +158,7 @@ export class DrainWatch {
       // An image with one backend may have only the plain name.
       if (result.exitCode === -1) result = await this.#parts.exec(`${program}-save`, args);
       if (result.exitCode !== 0) return undefined;
-      const counted = flowsCounted(result.stdout, family, look.plan.interfaces.internal);
+      const counted = flowsCounted(result.stdout, family, observation.plan.interfaces.internal);
       if (counted === undefined) return undefined;
       sum += counted;
     }

@@ -7,7 +7,7 @@ import type { Logger } from '../../lib/log.ts';
 import { type Address, addressFromBytes } from '../../lib/prefix.ts';
 import { Groups } from '../../nat/conntrack/groups.ts';
 import type { ConntrackEntry } from '../../nat/conntrack/wire.ts';
-import { CONNTRACK } from '../uplink/health.ts';
+import { CONNTRACK } from '../uplink/conntrack-health.ts';
 import type { ConntrackUse } from './conntrack-table.ts';
 
 export interface BusySource {

@@ -32,7 +32,7 @@ import {
 import { primaryInterface, primaryNetwork } from '../pod/primary.ts';
 import { DEFAULT_UPLINK, type Policy, type Side } from '../policy/model.ts';
 import { holders } from '../policy/overlap.ts';
-import type { WayOut } from '../uplink/uplink.ts';
+import type { WayOut } from '../uplink/way-out.ts';
 import {
   egressNotes,
   familyNat,

@@ -21,7 +21,7 @@ export interface SysctlStep extends Pick<Sysctl, 'path' | 'value' | 'required'> 
   line: string;
 }
 
-export interface SysctlLook {
+export interface SysctlObservation {
   steps: SysctlStep[];
   problems: Partial<Record<Family, string>>;
   notes: string[];
@@ -32,16 +32,16 @@ export interface Sysctls {
    * What has to be changed, and what is wrong and cannot be changed from here: a problem of its family, or a note
    * where it may work all the same.
    */
-  look(settings: readonly Sysctl[]): Promise<SysctlLook>;
+  observe(settings: readonly Sysctl[]): Promise<SysctlObservation>;
   /** The present values as one text. */
   fingerprint(settings: readonly Sysctl[]): string;
   /**
    * Makes the changes, remembering what was there until it is there again. Rejects with the first error; that it
-   * cannot be remembered is none, and each look tries again.
+   * cannot be remembered is none, and each observation retries.
    */
   apply(steps: readonly SysctlStep[]): Promise<void>;
   /** What puts back the settings that still have the value that `apply` gave them. */
-  lookForCleanup(): Promise<SysctlStep[]>;
+  planCleanup(): Promise<SysctlStep[]>;
 }
 
 /** What was there before and what the agent put in its place. */
@@ -72,7 +72,7 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
     try {
       return recall();
     } catch {
-      // `look` tells.
+      // `observe` notes it.
       return {};
     }
   };
@@ -93,8 +93,8 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
   };
 
   return {
-    async look(settings) {
-      const found: SysctlLook = { steps: [], problems: {}, notes: [] };
+    async observe(settings) {
+      const found: SysctlObservation = { steps: [], problems: {}, notes: [] };
       if (unkept !== undefined) await remember(unkept.all);
       if (unkept !== undefined) {
         found.notes.push(
@@ -150,7 +150,7 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
       await remember(changed);
     },
 
-    async lookForCleanup() {
+    async planCleanup() {
       const steps: SysctlStep[] = [];
       for (const [path, { before, ours }] of Object.entries(remembered())) {
         // An interface that has gone took its settings with it.

@@ -1,65 +1,74 @@
 /**
- * Who has changed the kernel, as far as it says: another program, the kernel itself, or the agent. Pure: `now` is
- * milliseconds of a monotonic clock.
+ * Which program caused a drift, as far as the kernel says: another program, the kernel itself, or the agent. Pure:
+ * `now` is milliseconds of a monotonic clock.
  *
- * A program that is named has changed something between the look before the last one and now: what was done earlier
- * has been seen and put right. What the agent itself has led to (the kernel takes the routes of router
- * advertisements away when forwarding comes on) is nobody else's drift.
+ * A program that is named has changed something between the observation before the last one and now: what changed
+ * earlier has been observed and repaired. What follows from a change of the agent's own (the kernel removes the routes
+ * of router advertisements when forwarding is turned on) is not drift.
  */
 
-/** A notice of the kernel. */
-interface Notice {
+/** A change that the kernel announced. */
+interface Change {
   at: number;
   what: string;
 }
 
-export interface Writers {
-  /** When the last look began, and the one before. */
-  lookedAt: number;
-  lookedBefore: number;
+export interface ChangeHistory {
+  /** When the last observation began, and the one before. */
+  observedAt: number;
+  observedBefore: number;
   /** The last change by another program, and by the kernel itself. */
-  other: Notice | undefined;
-  kernel: Notice | undefined;
+  other: Change | undefined;
+  kernel: Change | undefined;
   /** When the agent last began to change something. */
-  changedAt: number;
+  ownAt: number;
 }
 
-/** Who is behind a drift. `who`: for the log. */
+/** The cause of a drift. `who`: for the log. */
 export interface Cause {
   by: 'agent' | 'other' | 'kernel' | 'unknown';
   who: string;
 }
 
-export const createWriters = (): Writers => ({
-  lookedAt: Number.NEGATIVE_INFINITY,
-  lookedBefore: Number.NEGATIVE_INFINITY,
+export const createChangeHistory = (): ChangeHistory => ({
+  observedAt: Number.NEGATIVE_INFINITY,
+  observedBefore: Number.NEGATIVE_INFINITY,
   other: undefined,
   kernel: undefined,
-  changedAt: Number.NEGATIVE_INFINITY,
+  ownAt: Number.NEGATIVE_INFINITY,
 });
 
-/** Something was changed. `by`: whose message it was. */
-export function changed(writers: Writers, by: 'agent' | 'other' | 'kernel', what: string, now: number): void {
-  if (by === 'agent') writers.changedAt = now;
-  else writers[by] = { at: now, what };
+/** The agent begins to change something. */
+export function recordOwnChange(history: ChangeHistory, now: number): void {
+  history.ownAt = now;
 }
 
-/** A look begins. */
-export function looked(writers: Writers, now: number): void {
-  writers.lookedBefore = writers.lookedAt;
-  writers.lookedAt = now;
+/** The kernel has announced a change by another program, or by itself. */
+export function recordChange(
+  history: ChangeHistory,
+  by: 'other' | 'kernel',
+  what: string,
+  now: number,
+): void {
+  history[by] = { at: now, what };
+}
+
+/** An observation begins. */
+export function observationBegins(history: ChangeHistory, now: number): void {
+  history.observedBefore = history.observedAt;
+  history.observedAt = now;
 }
 
 /**
- * Who is behind what the look that has begun last has found, once all notices are taken.
- * @param told whether others would have been told of: of what is in a set, a setting or a legacy table nobody is
+ * The cause of what the last observation found, once all announced changes are taken.
+ * @param announced whether the kernel announces such changes: not those in a set, a sysctl or a legacy table
  */
-export function causeOf({ lookedBefore, other, kernel, changedAt }: Writers, told: boolean): Cause {
-  const since = (notice: Notice | undefined): notice is Notice =>
-    notice !== undefined && notice.at >= lookedBefore;
-  if (since(other)) return { by: 'other', who: other.what };
-  if (told && changedAt >= lookedBefore) return { by: 'agent', who: 'a change of the agent’s own' };
-  return since(kernel)
+export function causeOf({ observedBefore, other, kernel, ownAt }: ChangeHistory, announced: boolean): Cause {
+  const isRecent = (change: Change | undefined): change is Change =>
+    change !== undefined && change.at >= observedBefore;
+  if (isRecent(other)) return { by: 'other', who: other.what };
+  if (announced && ownAt >= observedBefore) return { by: 'agent', who: 'a change of the agent’s own' };
+  return isRecent(kernel)
     ? { by: 'kernel', who: `the kernel (${kernel.what})` }
     : { by: 'unknown', who: 'unknown' };
 }

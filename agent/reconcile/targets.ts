@@ -1,26 +1,27 @@
 /**
- * What a family is brought to when the kernel refuses a part of the newest policy. Pure; reconciler.ts tries it out.
+ * The state that a family is brought to when the kernel refuses a part of the newest policy. Pure; reconciler.ts
+ * applies it.
  *
- * **Intact** means: translation and routing of the family are, now and by a look at the kernel, what a good policy
- * says, but for what is named below. The good policy is the newest one or the one that the family was last brought
- * to, by this process or by the one before it. A family that is intact keeps its sessions Up, whatever else was
- * refused; one that is not is taken out of Up.
+ * **Intact** means: translation and routing of the family are observed in the kernel now as a good policy says, except
+ * for what is listed below. The good policy is the newest one or the one last applied in the family, by this process
+ * or by the one before it. A family that is intact keeps its sessions Up, whatever else was refused; one that is not
+ * is taken out of Up.
  *
- * What may be missing in an intact family, because every packet is still translated or dropped as the policy says:
+ * An intact family may lack the following, because every packet is still translated or dropped as the policy says:
  *
  * - the optional parts of the translation (nat/desired.ts): the MSS clamp, BFD past connection tracking;
- * - virtual addresses: who is translated to one that is not there gets no answer;
- * - routes and rules that were not there before either: the newest policy's, for blocks that the last one did not know;
+ * - virtual addresses: sources that are translated to a missing one get no answer;
+ * - routes and rules that were missing before too: the newest policy's, for blocks that the last one did not have;
  * - rules and routes of the pod's primary network (1005, 1006, table 1001): they are for the pod's own packets;
  * - sysctls that no family needs to forward;
- * - the look at a table that only `nft` can list: it counts as it was last seen, as long as it still has the rules that
- *   lead to ours, and something where they lead.
+ * - the listing of a table that only `nft` can list: its last observed state counts, as long as it still has the rules
+ *   that lead to the agent's chains, and those chains are not empty.
  *
- * A policy that needs what the pod has not (an interface that is not there, is down, or has no address) is refused as
- * a whole, as long as the last good one needs none of it.
+ * A policy that needs what the pod lacks (an interface that does not exist, is down, or has no address) is refused as
+ * a whole, as long as the last good one does not need it.
  *
- * Everything else is one thing: what translates goes in as a whole, or what was there last stays as a whole. So a new
- * policy that is refused leaves no half of itself behind.
+ * Translation is all or nothing: it is applied as a whole, or the last state stays as a whole. So a refused policy
+ * leaves no half of itself behind.
  */
 
 import type { Family } from '../../lib/prefix.ts';
@@ -38,90 +39,90 @@ import type { Route, Rule } from '../../routing/state.ts';
 import type { Missing } from '../policy/last-good.ts';
 import type { Policy } from '../policy/model.ts';
 
-export interface Aim {
+export interface Target {
   policy: Policy;
-  /** Optional parts that are left out. */
+  /** Optional parts of the translation that are left out. */
   without: readonly OptionalPart[];
-  /** Steps of routing that were refused, by `stepKey`: they are not tried again with this aim. */
+  /** Routing steps that were refused, by `stepKey`: not retried with this target. */
   lacking: ReadonlySet<string>;
 }
 
-/** What the aims lack. An aim that is none lacks nothing. */
-export const missingOf = (aims: Readonly<Record<Family, Aim | undefined>>): Missing => ({
-  without: { 4: aims[4]?.without ?? [], 6: aims[6]?.without ?? [] },
-  lacking: [...new Set([...(aims[4]?.lacking ?? []), ...(aims[6]?.lacking ?? [])])],
+/** What the targets lack. */
+export const missingOf = (targets: Readonly<Record<Family, Target | undefined>>): Missing => ({
+  without: { 4: targets[4]?.without ?? [], 6: targets[6]?.without ?? [] },
+  lacking: [...new Set([...(targets[4]?.lacking ?? []), ...(targets[6]?.lacking ?? [])])],
 });
 
-/** The aim of a family at a policy that lacks something. */
-export const aimLacking = (policy: Policy, { without, lacking }: Missing, family: Family): Aim => ({
+/** The target of a family at a policy of which something is missing. */
+export const targetLacking = (policy: Policy, { without, lacking }: Missing, family: Family): Target => ({
   ...{ policy, without: without[family], lacking: new Set(lacking) },
 });
 
-export const aimAt = (policy: Policy, without: readonly OptionalPart[] = []): Aim => ({
+export const targetAt = (policy: Policy, without: readonly OptionalPart[] = []): Target => ({
   ...{ policy, without, lacking: new Set<string>() },
 });
 
-/** Whether two aims ask the same of translation. */
-export const sameAim = (a: Aim, b: Aim): boolean =>
+/** Whether two targets have the same translation. */
+export const sameTarget = (a: Target, b: Target): boolean =>
   a.policy === b.policy && a.without.join() === b.without.join();
 
-/** The translation that is aimed at, of what the whole policy asks. */
-export const natOf = (nat: FamilyNat, { without }: Aim): FamilyNat => ({
+/** The translation of a target, out of that of its whole policy. */
+export const targetNat = (nat: FamilyNat, { without }: Target): FamilyNat => ({
   ...nat,
   ...Object.fromEntries(without.map((part) => [part, false])),
 });
 
-/** The optional parts that steps bring in. */
+/** The optional parts that steps add. */
 export const partsIn = (steps: readonly NatStep[]): OptionalPart[] =>
   OPTIONAL_PARTS.filter(({ table, chain }) =>
     steps.some((step) => step.type === 'insert-rule' && step.table === table && step.chain === chain),
   ).map(({ part }) => part);
 
-/** What no other choice of rules would mend. */
+/** Errors that no other choice of rules avoids. */
 const NOT_ABOUT_RULES: ReadonlySet<NatErrorKind> = new Set([
   ...(['not-installed', 'not-permitted', 'locked', 'lock-file', 'timed-out'] as const),
 ]);
 
 /**
- * What to try, in order, after the newest policy was refused as a whole.
- * @param parts the optional parts among what was refused
- * @param kind why translation was refused; undefined when it was routing
- * @param good what the family was last brought to
+ * The targets to try, in order, after the newest policy was refused as a whole.
+ * @param parts the optional parts among the refused steps
+ * @param kind why translation was refused; undefined when routing was
+ * @param good the target last applied in the family
  */
 export function fallbacks(
-  newest: Aim,
+  newest: Target,
   parts: readonly OptionalPart[],
   kind: NatErrorKind | undefined,
-  good: Aim | undefined,
-): Aim[] {
-  const aims: Aim[] = [];
+  good: Target | undefined,
+): Target[] {
+  const targets: Target[] = [];
   if (kind !== undefined && !NOT_ABOUT_RULES.has(kind) && parts.length > 0) {
-    aims.push(aimAt(newest.policy, parts));
+    targets.push(targetAt(newest.policy, parts));
   }
-  if (good !== undefined) aims.push(good);
-  return aims;
+  if (good !== undefined) targets.push(good);
+  return targets;
 }
 
 export const ruleKey = (rule: Rule): string => `rule ${rule.family} ${renderRule(rule)}`;
 export const routeKey = ({ table, destination, qualifier = '' }: Route): string =>
   `route ${table} ${destination} ${qualifier}`;
 
-/** What a routing step is about: steps about one thing have one key. */
+/** The object of a routing step: steps on one object have one key. */
 export function stepKey(step: RoutingStep): string {
   const removes = step.kind.startsWith('del') ? 'no ' : '';
   if ('address' in step) return `${removes}address ${step.address.address}`;
   return removes + ('rule' in step ? ruleKey(step.rule) : routeKey(step.route));
 }
 
-/** Whether a step is about the pod's primary network, which nothing that is forwarded uses. */
+/** Whether a step is for the pod's primary network, which nothing that is forwarded uses. */
 const isOfPrimary = (step: RoutingStep): boolean =>
   'rule' in step ? hasProtocol(step.rule.priority) : 'route' in step && step.route.table === TABLE_PRIMARY;
 
-/** Whether a family routes without it. */
+/** Whether a family routes without the step. */
 export const isOptionalStep = (step: RoutingStep): boolean =>
   'address' in step || step.kind === 'delRoute' || step.kind === 'delRule' || isOfPrimary(step);
 
-/** A table without its optional chains and what jumps to them, as text. */
+/** A table without its optional chains and the jumps to them, as text. */
 function essentials(name: string, table: Table | undefined): string {
   const optional = OPTIONAL_PARTS.filter((part) => part.table === name).map(({ chain }) => chain as string);
   const chains = [...(table ?? new Map<string, Chain>())]
@@ -134,11 +135,11 @@ function essentials(name: string, table: Table | undefined): string {
   return JSON.stringify(chains.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Whether two states of a table differ in nothing that translation needs. */
+/** Whether two states of a table agree in all that translation needs. */
 export const sameEssentials = (name: string, a: Table | undefined, b: Table | undefined): boolean =>
   essentials(name, a) === essentials(name, b);
 
-/** The rules that lead from built-in chains to what translation needs of ours, and is not empty. */
+/** The jumps from built-in chains to the agent's chains that translation needs and that are not empty. */
 export function hooksOf(name: string, table: Table): Hook[] {
   const optional = OPTIONAL_PARTS.filter((part) => part.table === name).map(({ chain }) => chain as string);
   return [...table]
@@ -152,7 +153,7 @@ export function hooksOf(name: string, table: Table): Hook[] {
     );
 }
 
-/** The family that a setting is for; undefined: for either. */
+/** The family of a sysctl; undefined: both. */
 export function sysctlFamily(path: string): Family | undefined {
   if (path.startsWith('net/ipv4/')) return 4;
   return path.startsWith('net/ipv6/') ? 6 : undefined;

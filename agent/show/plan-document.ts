@@ -1,8 +1,9 @@
 /** What `veg-agent plan` shows of a look at the kernel, and the answer to `GET /v1/plan`. */
 
 import type { FamilyStatus, Plan } from '../plan/plan.ts';
+import { changeLines } from '../reconcile/changes.ts';
 import type { Failure } from '../reconcile/failures.ts';
-import { changeLines, type Look } from '../reconcile/reconciler.ts';
+import type { Observation } from '../reconcile/observation.ts';
 
 /** A plan as JSON. */
 export interface PlanDocument {
@@ -17,7 +18,7 @@ export interface PlanDocument {
 }
 
 /** What keeps a family from being as the policy asks for. */
-export function obstacles({ plan }: Look): string[] {
+export function obstacles({ plan }: Observation): string[] {
   return plan.families.flatMap(({ family, state, reason }) =>
     state === 'blocked' ? [`IPv${family}: ${reason}`] : [],
   );
@@ -28,12 +29,12 @@ export const failureText = ({ object, name, reason, message }: Failure): string 
   `${object} ${name}: ${reason}: ${message}`;
 
 /** A look as a document. */
-export const planDocument = (look: Look): PlanDocument => ({
+export const planDocument = (observation: Observation): PlanDocument => ({
   schemaVersion: 'v1',
-  changes: changeLines(look.changes),
-  families: look.plan.families,
-  interfaces: look.plan.interfaces,
-  notes: look.notes,
+  changes: changeLines(observation.changes),
+  families: observation.plan.families,
+  interfaces: observation.plan.interfaces,
+  notes: observation.notes,
   // Of what could not be looked at it is not known what would change.
-  obstacles: [...obstacles(look), ...look.failed.map(failureText)],
+  obstacles: [...obstacles(observation), ...observation.failed.map(failureText)],
 });

@@ -15,7 +15,7 @@ import { formatError } from '../policy/error-text.ts';
 import type { EgressRule, Limits, PolicyError } from '../policy/model.ts';
 import type { FailedObject } from '../reconcile/failures.ts';
 import type { ReconcileResult } from '../reconcile/reconciler.ts';
-import type { UplinkView } from '../uplink/uplink.ts';
+import type { UplinkView } from '../uplink/uplink-view.ts';
 import type { StateChange } from './history.ts';
 
 /** Where the policy comes from and whether it is valid. */

@@ -1,121 +1,127 @@
 /**
- * An address on a link from the first question to its end: whether it can be had (RFC 5227 2.1, RFC 4862 5.4), who
- * gets it when several ask, and how it is told and defended once it is held (RFC 5227 2.3, 2.4; RFC 4861 7.2.6). Pure:
- * `now` is milliseconds of a monotonic clock.
+ * An address on a link from the first probe to its end: whether it is free (RFC 5227 2.1, RFC 4862 5.4), which of
+ * several hosts that probe for it gets it, and how it is announced and defended once it is assigned (RFC 5227 2.3,
+ * 2.4; RFC 4861 7.2.6). Pure: `now` is milliseconds of a monotonic clock.
  *
- *                    nobody answers               the kernel has it
- *        asking ─────────────────────► free ─────────────────────────► held
+ *                    no answer                    the kernel has it
+ *        probing ─────────────────────► free ─────────────────────────► assigned
  *          ▲ └──────┐                    │
- *          │        │ somebody has it,   │ the same
- *   nobody │        ▼ or asks and goes before us
- *  answers └────── taken ◄───────────────┘
+ *          │        │ another host uses it, or probes
+ *       no │        ▼ for it and precedes this one
+ *   answer └───── conflict ◄─────────────┘ the same
  *
- * Of several that ask at the same time the one with the lowest Ethernet address goes first. It is asked for until the
- * moment when the kernel is told, and from then on the kernel answers: so exactly one gets it. What is held is
- * never given up: the policy says whose it is.
+ * Of several hosts that probe at the same time the lowest Ethernet address precedes. Probes of others are received
+ * until the kernel gets the address, and from then on the kernel answers them: so exactly one host gets it. An
+ * assigned address is never given up: the policy decides whose it is.
  */
-import { createRivals, hearRival, isContested, type Rivals } from './conflicts.ts';
+import { type Conflicts, createConflicts, isContested, recordConflict } from './conflicts.ts';
 
 export const CLAIM = {
-  /** So many questions without an answer, so far apart (ms), mean that an address is free. */
-  questions: 3,
-  questionInterval: 100,
-  /** How often the holder of an address is asked whether it still has it, ms, and what is added at random. */
-  takenInterval: 250,
-  takenJitter: 100,
-  /** An address that is free and not yet held is defended for so long, ms: the kernel may refuse it. */
+  /** The number of probes without an answer, and the time between them (ms), after which an address is free. */
+  probes: 3,
+  probeInterval: 100,
+  /** How often an address in conflict is probed again, ms, and the random part on top. */
+  conflictInterval: 250,
+  conflictJitter: 100,
+  /** How long an address that is free and not yet assigned is defended, ms: the kernel may refuse it. */
   freeFor: 5000,
-  /** When an address is announced, ms after it came: neighbours may miss one, a switch port may come up late. */
+  /** When an address is announced, ms after it was assigned: neighbours may miss one, a switch port may come up late. */
   announcements: [0, 1000, 3000],
   /**
-   * Between two answers to somebody who claims an address that is held, ms: the first pause, doubled up to the
-   * longest while it goes on, so that two that both hold an address do not fill the link.
+   * Between two answers to a host that claims an assigned address, ms: the first pause, doubled up to the longest
+   * while it goes on, so that two hosts with one address do not fill the link.
    */
   defendFirst: 100,
   defendLongest: 1000,
 } as const;
 
 export interface Claim {
-  state: 'asking' | 'free' | 'taken' | 'held';
-  /** Who has it, or is about to. */
+  state: 'probing' | 'free' | 'conflict' | 'assigned';
+  /** The Ethernet address of the host that uses it, or precedes. */
   holder: string | undefined;
-  /** Questions since the last answer. */
+  /** Probes since the last answer. */
   unanswered: number;
-  /** When the next question is due; of a free one, until when it is defended. */
+  /** When the next probe is due; of a free one, until when it is defended. */
   nextAt: number;
   /** When it is to be announced, in order. */
   announceAt: number[];
   announcedAt: number;
-  /** The least time from one answer to a rival to the next, ms. */
+  /** The least time between two answers to a conflicting claim, ms. */
   pause: number;
-  /** Held, and nobody was asked yet whether he has it too. */
-  unasked: boolean;
-  /** Others that have claimed it while it was held. */
-  rivals: Rivals;
+  /** Assigned without a probe so far. */
+  unprobed: boolean;
+  /** Other hosts that claimed it while it was assigned here. */
+  conflicts: Conflicts;
 }
 
-/** What was heard of an address: somebody says that it has it, or asks whether it is free. */
-export interface Word {
-  kind: 'claim' | 'question';
+/** A packet of another host about the address: it uses it, or probes for it. */
+export interface ClaimMessage {
+  kind: 'claim' | 'probe';
   mac: string;
 }
 
-/** A new claim: it is asked for. */
+/** A new claim, to be probed for. */
 export const createClaim = (now: number): Claim => ({
-  state: 'asking',
+  state: 'probing',
   holder: undefined,
   unanswered: 0,
   nextAt: now,
   announceAt: [],
   announcedAt: Number.NEGATIVE_INFINITY,
   pause: CLAIM.defendFirst,
-  unasked: false,
-  rivals: createRivals(),
+  unprobed: false,
+  conflicts: createConflicts(),
 });
 
-/** The kernel has the address, on a link where nobody knows yet: it is to be announced. */
-export function hold(claim: Claim, now: number): void {
-  claim.state = 'held';
+/** The kernel has the address, on a link where it is not known yet: it is to be announced. */
+export function assign(claim: Claim, now: number): void {
+  claim.state = 'assigned';
   claim.holder = undefined;
   claim.nextAt = Number.POSITIVE_INFINITY;
   claim.announceAt = CLAIM.announcements.map((delay) => now + delay);
-  claim.unasked = true;
+  claim.unprobed = true;
 }
 
-/** The kernel has refused the address: others may have it meanwhile. */
+/** The kernel has refused the address: other hosts may have it meanwhile. */
 export function refuse(claim: Claim): void {
   if (claim.state === 'free') claim.nextAt = Number.NEGATIVE_INFINITY;
 }
 
 /**
- * Takes what somebody else has said; `own` is the Ethernet address here, `random` from 0 to 1. Returns whether the
- * state has changed.
+ * Takes a message of another host; `own` is the Ethernet address here, `random` from 0 to 1. Returns whether the state
+ * has changed.
  */
-export function hear(claim: Claim, { kind, mac }: Word, own: string, now: number, random: number): boolean {
-  if (claim.state === 'held') {
-    // A question is answered by the kernel.
+export function receive(
+  claim: Claim,
+  { kind, mac }: ClaimMessage,
+  own: string,
+  now: number,
+  random: number,
+): boolean {
+  if (claim.state === 'assigned') {
+    // The kernel answers a probe.
     if (kind === 'claim') {
-      if (!isContested(claim.rivals, now)) claim.pause = CLAIM.defendFirst;
-      hearRival(claim.rivals, mac, now);
+      if (!isContested(claim.conflicts, now)) claim.pause = CLAIM.defendFirst;
+      recordConflict(claim.conflicts, mac, now);
       defend(claim, now);
     }
     return false;
   }
-  if (kind === 'question' && mac > own) {
-    // Whoever asks learns that it is too late.
+  if (kind === 'probe' && mac > own) {
+    // The other host learns that it is too late.
     if (claim.state === 'free' && now < claim.nextAt) defend(claim, now);
     return false;
   }
-  const news = claim.state !== 'taken' || claim.holder !== mac;
-  claim.state = 'taken';
+  const changed = claim.state !== 'conflict' || claim.holder !== mac;
+  claim.state = 'conflict';
   claim.holder = mac;
   claim.unanswered = 0;
   claim.announceAt = [];
-  claim.nextAt = now + CLAIM.takenInterval + random * CLAIM.takenJitter;
-  return news;
+  claim.nextAt = now + CLAIM.conflictInterval + random * CLAIM.conflictJitter;
+  return changed;
 }
 
-/** It is to be announced as soon as may be. */
+/** Announces it as soon as the pause allows. */
 function defend(claim: Claim, now: number): void {
   const at = Math.max(now, claim.announcedAt + claim.pause);
   if ((claim.announceAt[0] ?? Number.POSITIVE_INFINITY) <= at) return;
@@ -123,25 +129,25 @@ function defend(claim: Claim, now: number): void {
   if (at > now) claim.pause = Math.min(claim.pause * 2, CLAIM.defendLongest);
 }
 
-/** What is to be done now that all that has come was heard; undefined: nothing yet. */
-export function next(claim: Claim, now: number): 'ask' | 'free' | 'announce' | undefined {
+/** What is due, once all received messages are taken; undefined: nothing yet. */
+export function nextAction(claim: Claim, now: number): 'probe' | 'free' | 'announce' | undefined {
   if ((claim.announceAt[0] ?? Number.POSITIVE_INFINITY) <= now) return 'announce';
-  if (claim.state === 'held' || claim.state === 'free' || claim.nextAt > now) return undefined;
-  return claim.unanswered >= CLAIM.questions ? 'free' : 'ask';
+  if (claim.state === 'assigned' || claim.state === 'free' || claim.nextAt > now) return undefined;
+  return claim.unanswered >= CLAIM.probes ? 'free' : 'probe';
 }
 
-/** A question was sent. */
-export function asked(claim: Claim, now: number): void {
+/** A probe was sent. */
+export function probed(claim: Claim, now: number): void {
   claim.unanswered++;
-  claim.nextAt = now + CLAIM.questionInterval;
+  claim.nextAt = now + CLAIM.probeInterval;
 }
 
-/** No question could be sent. */
-export function notAsked(claim: Claim, now: number): void {
-  claim.nextAt = now + CLAIM.takenInterval;
+/** No probe could be sent. */
+export function probeFailed(claim: Claim, now: number): void {
+  claim.nextAt = now + CLAIM.conflictInterval;
 }
 
-/** Nobody has answered. */
+/** No host has answered. */
 export function setFree(claim: Claim, now: number): void {
   claim.state = 'free';
   claim.holder = undefined;
@@ -152,11 +158,11 @@ export function setFree(claim: Claim, now: number): void {
 export function announced(claim: Claim, now: number): void {
   claim.announceAt.shift();
   claim.announcedAt = now;
-  claim.unasked = false;
+  claim.unprobed = false;
 }
 
-/** When `next` has something to do if nothing is heard before. */
+/** When `nextAction` has something to do if nothing is received before. */
 export function deadline({ state, nextAt, announceAt }: Claim): number {
-  const question = state === 'asking' || state === 'taken' ? nextAt : Number.POSITIVE_INFINITY;
-  return Math.min(question, announceAt[0] ?? Number.POSITIVE_INFINITY);
+  const probe = state === 'probing' || state === 'conflict' ? nextAt : Number.POSITIVE_INFINITY;
+  return Math.min(probe, announceAt[0] ?? Number.POSITIVE_INFINITY);
 }

@@ -1,55 +1,34 @@
 /**
- * The gateway's addresses on their links: those that it has are announced and defended, virtual ones are asked for
- * before they are taken. claim.ts decides; here are the sockets and the clock.
+ * The gateway's addresses on their links: assigned ones are announced and defended, virtual ones are probed for before
+ * they are assigned. claim.ts decides; here are the timers, claim-sockets.ts has the sockets.
  *
  * Announced and defended promises: when an address, its link or its Ethernet address is new, the neighbours are told
- * within a second; when somebody else claims it, they are told again at once and then ever more slowly, once a second at
- * least, and it is logged, noted and counted. Both need a packet socket; without one a note says so.
+ * within a second; when another host claims it, it is announced again at once and then with a growing pause, once a
+ * second at least, and the conflict is logged, noted and counted. Both need a packet socket; without one a note says
+ * so.
  */
-
-import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from '../../lib/arp.ts';
-import * as libc from '../../lib/libc.ts';
-import { SystemError } from '../../lib/libc.ts';
-import {
-  AF_INET6,
-  EAGAIN,
-  ETH_P_ARP,
-  ETH_P_IPV6,
-  IPV6_ADD_MEMBERSHIP,
-  SOCK_DGRAM,
-  SOL_IPV6,
-} from '../../lib/linux.ts';
-import type { Logger } from '../../lib/log.ts';
-import { MAC_BROADCAST, MAC_ZERO, macText, multicastMac } from '../../lib/mac.ts';
-import {
-  ALL_NODES,
-  decodeAdvertisement,
-  decodeSolicitation,
-  encodeAdvertisement,
-  encodeDuplicateQuestion,
-  solicitedNode,
-} from '../../lib/ndp.ts';
-import { type Address, address as canonical, type Family, familyOf } from '../../lib/prefix.ts';
+import { type Clock, systemClock, type Timer } from '../../lib/clock.ts';
+import type { Log } from '../../lib/log.ts';
+import type { Address } from '../../lib/prefix.ts';
 import {
   announced,
-  asked,
+  assign,
   type Claim,
   createClaim,
   deadline,
-  hear,
-  hold,
-  next,
-  notAsked,
+  nextAction,
+  probed,
+  probeFailed,
+  receive,
   refuse,
   setFree,
-  type Word,
 } from './claim.ts';
-import { recentRivals, rivalsToTell } from './conflicts.ts';
-import { claimsFilter } from './filters.ts';
-import { packetSocket } from './probe.ts';
+import { announcementPackets, probePacket } from './claim-packets.ts';
+import { type ClaimSockets, PacketClaimSockets, type ReceivedClaim } from './claim-sockets.ts';
+import { conflictsToLog, recentConflicts } from './conflicts.ts';
 
-/** Where an address is or shall be. One that is elsewhere is another one to its neighbours. */
-export interface Place {
+/** The link that an address is on, as its neighbours know it: the address on another link is a new one to them. */
+export interface LinkIdentity {
   ifindex: number;
   /** The Ethernet address of the interface. */
   mac: string;
@@ -57,169 +36,162 @@ export interface Place {
   carrierChanges: number;
 }
 
-export interface ClaimsParts {
-  logger?: Logger;
-  /** Called whenever there is news of an address: it is free, or it is not, or others claim it. */
-  onNews(address: Address): void;
-  /** Called when others have claimed an address that is held, so many times. */
+export interface ClaimListener {
+  logger?: Log;
+  /** Called when the state of an address has changed, or others claim it. */
+  onChange(address: Address): void;
+  /** Called with the number of claims by others to an assigned address. */
   onConflict(claims: number): void;
 }
 
-/** So many announcements at once, and the pause before the next, ms. */
+/** What tests replace. */
+export interface ClaimEffects {
+  sockets: ClaimSockets;
+  clock: Clock;
+  /** From 0 to 1. */
+  random(): number;
+}
+
+/** The number of announcements at once, and the pause before the next, ms. */
 const BURST = 20;
 const BURST_PAUSE = 10;
 
-/** Packets that one call of `#hear` takes from one socket. */
-const READ_AT_MOST = 256;
-
-const NO_ADDRESS = { 4: canonical('0.0.0.0'), 6: canonical('::') } as const;
-const BUFFER = 2048;
-/** Octets of struct sockaddr_ll. */
-const LINK_ADDRESS = 20;
-
 interface Entry {
-  place: Place;
+  link: LinkIdentity;
   claim: Claim;
-  /** Why it cannot be asked for. */
+  /** Why it cannot be probed for. */
   problem: string | undefined;
 }
 
-/** One socket for a link and a family. */
-interface Ear {
-  fd: number;
-  /** The addresses that its filter lets through. */
-  heard: string;
-}
-
-const samePlace = (one: Place, other: Place): boolean =>
+const sameLink = (one: LinkIdentity, other: LinkIdentity): boolean =>
   one.ifindex === other.ifindex && one.mac === other.mac && one.carrierChanges === other.carrierChanges;
 
-const earKey = (family: Family, ifindex: number): string => `${family} ${ifindex}`;
-
 export class Claims {
-  #parts: ClaimsParts = { onNews: () => {}, onConflict: () => {} };
+  readonly #sockets: ClaimSockets;
+  readonly #clock: Clock;
+  readonly #random: () => number;
+  readonly #stopArrivals: () => void;
+  #listener: ClaimListener = { onChange: () => {}, onConflict: () => {} };
   readonly #entries = new Map<Address, Entry>();
-  readonly #ears = new Map<string, Ear>();
-  readonly #buffer = Buffer.alloc(BUFFER);
-  readonly #from = Buffer.alloc(LINK_ADDRESS);
-  /** Where the multicast groups are joined that others ask in. */
-  #groups: number | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   /** Why addresses are neither announced nor defended. */
-  #deaf: string | undefined;
+  #socketProblem: string | undefined;
   #waiting: (() => void)[] = [];
-  readonly #onSignal = (): void => {
-    if (this.#hear(performance.now())) this.#step();
-  };
 
-  constructor() {
-    process.on('SIGURG', this.#onSignal);
+  constructor(effects: Partial<ClaimEffects> = {}) {
+    const { sockets = new PacketClaimSockets(), clock = systemClock, random = Math.random } = effects;
+    this.#sockets = sockets;
+    this.#clock = clock;
+    this.#random = random;
+    this.#stopArrivals = sockets.onArrival(() => {
+      if (this.#receive(this.#clock.now())) this.#step();
+    });
   }
 
-  /** Tells these from now on. */
-  listen(parts: ClaimsParts): void {
-    this.#parts = parts;
+  /** Reports to this listener from now on. */
+  listen(listener: ClaimListener): void {
+    this.#listener = listener;
   }
 
-  /** The addresses that are there, each with its place: they are announced where that is new, and defended. */
-  hold(held: ReadonlyMap<Address, Place>): void {
-    const now = performance.now();
+  /** The addresses that the kernel has, each with its link: they are announced where that is new, and defended. */
+  setAssigned(assigned: ReadonlyMap<Address, LinkIdentity>): void {
+    const now = this.#clock.now();
     for (const [address, { claim }] of this.#entries) {
-      if (claim.state === 'held' && !held.has(address)) this.#entries.delete(address);
+      if (claim.state === 'assigned' && !assigned.has(address)) this.#entries.delete(address);
     }
-    for (const [address, place] of held) {
+    for (const [address, link] of assigned) {
       const known = this.#entries.get(address);
-      if (known?.claim.state === 'held' && samePlace(known.place, place)) continue;
+      if (known?.claim.state === 'assigned' && sameLink(known.link, link)) continue;
       const claim = known?.claim ?? createClaim(now);
-      hold(claim, now);
-      this.#entries.set(address, { place, claim, problem: undefined });
+      assign(claim, now);
+      this.#entries.set(address, { link, claim, problem: undefined });
     }
-    this.#listenTo();
+    this.#listenOnLinks();
     this.#step();
   }
 
   /**
-   * The addresses that are wanted and not there, each with where it shall be. Returns those that nobody has; the
-   * others are asked for from now on.
+   * The addresses that are wanted and that the kernel does not have, each with its link. Returns those that are free;
+   * the others are probed for from now on.
    */
-  ask(wanted: ReadonlyMap<Address, Place>): Set<Address> {
-    const now = performance.now();
-    for (const [address, { place, claim }] of this.#entries) {
-      const wish = wanted.get(address);
-      if (claim.state !== 'held' && (wish === undefined || !samePlace(wish, place))) {
+  probe(wanted: ReadonlyMap<Address, LinkIdentity>): Set<Address> {
+    const now = this.#clock.now();
+    for (const [address, { link, claim }] of this.#entries) {
+      const wantedLink = wanted.get(address);
+      if (claim.state !== 'assigned' && (wantedLink === undefined || !sameLink(wantedLink, link))) {
         this.#entries.delete(address);
       }
     }
-    for (const [address, place] of wanted) {
+    for (const [address, link] of wanted) {
       const known = this.#entries.get(address);
-      if (known !== undefined && known.claim.state !== 'held') continue;
-      this.#entries.set(address, { place, claim: createClaim(now), problem: undefined });
+      if (known !== undefined && known.claim.state !== 'assigned') continue;
+      this.#entries.set(address, { link, claim: createClaim(now), problem: undefined });
     }
-    this.#listenTo();
+    this.#listenOnLinks();
     this.#step();
     return new Set(
       [...this.#entries].flatMap(([address, { claim }]) => (claim.state === 'free' ? [address] : [])),
     );
   }
 
-  /** Whether nobody has said anything about an address until now, just before the kernel is given it. */
+  /** Whether no other host has claimed an address until now, just before the kernel gets it. */
   isFree(address: Address): boolean {
-    if (this.#hear(performance.now())) this.#step();
+    if (this.#receive(this.#clock.now())) this.#step();
     const state = this.#entries.get(address)?.claim.state;
     return state === undefined || state === 'free';
   }
 
   /** The kernel has the address now. */
-  took(address: Address): void {
+  assigned(address: Address): void {
     const entry = this.#entries.get(address);
     if (entry === undefined) return;
-    hold(entry.claim, performance.now());
+    assign(entry.claim, this.#clock.now());
     this.#step();
   }
 
-  /** The kernel does not want it. */
+  /** The kernel has refused the address. */
   refused(address: Address): void {
     const entry = this.#entries.get(address);
     if (entry !== undefined) refuse(entry.claim);
   }
 
-  /** The address is here no longer. */
-  withdraw(address: Address): void {
+  /** The kernel no longer has the address. */
+  removed(address: Address): void {
     this.#entries.delete(address);
   }
 
-  /** The addresses that another one has, and who that is. */
-  taken(): { address: Address; holder: string }[] {
+  /** The addresses that another host uses, with its Ethernet address. */
+  conflicts(): { address: Address; holder: string }[] {
     return [...this.#entries].flatMap(
       ([
         address,
         {
           claim: { state, holder },
         },
-      ]) => (state === 'taken' ? [{ address, holder: holder! }] : []),
+      ]) => (state === 'conflict' ? [{ address, holder: holder! }] : []),
     );
   }
 
-  /** What keeps addresses from being taken, or from being held in peace. */
+  /** Why addresses are not assigned, or contested, as lines for `status`. */
   notes(): string[] {
-    const now = performance.now();
+    const now = this.#clock.now();
     const notes = [...this.#entries].flatMap(([address, { claim, problem }]) => {
-      const { state, holder, rivals } = claim;
-      if (problem !== undefined) return [`${address} is not taken: it cannot be asked for: ${problem}`];
-      if (state === 'taken') return [`${address} is not taken: ${holder} has it`];
-      const others = state === 'held' ? recentRivals(rivals, now) : [];
+      const { state, holder, conflicts } = claim;
+      if (problem !== undefined) return [`${address} is not taken: cannot probe for it: ${problem}`];
+      if (state === 'conflict') return [`${address} is not taken: ${holder} has it`];
+      const others = state === 'assigned' ? recentConflicts(conflicts, now) : [];
       return others.length === 0
         ? []
         : [
-            `${others.join(', ')} claimed ${address} within the last minute, which this gateway holds and defends`,
+            `${others.join(', ')} claimed ${address} within the last minute; this gateway holds and defends it`,
           ];
     });
-    return this.#deaf === undefined
+    return this.#socketProblem === undefined
       ? notes
-      : [...notes, `addresses are neither announced nor defended: ${this.#deaf}`];
+      : [...notes, `addresses are neither announced nor defended: ${this.#socketProblem}`];
   }
 
-  /** Resolves when nothing is undecided any more. */
+  /** Resolves when it is decided of every address whether it is free. */
   settled(): Promise<void> {
     if (!this.#isUndecided()) return Promise.resolve();
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -228,218 +200,102 @@ export class Claims {
   }
 
   close(): void {
-    clearTimeout(this.#timer);
-    process.off('SIGURG', this.#onSignal);
+    this.#timer?.cancel();
+    this.#stopArrivals();
     this.#entries.clear();
-    this.#listenTo();
+    this.#listenOnLinks();
   }
 
   #isUndecided(): boolean {
     return [...this.#entries.values()].some(
-      ({ claim, problem }) => claim.state === 'asking' && problem === undefined,
+      ({ claim, problem }) => claim.state === 'probing' && problem === undefined,
     );
   }
 
-  /** Hears what has come, does what is due. */
+  #listenOnLinks(): void {
+    this.#socketProblem = this.#sockets.listen(
+      [...this.#entries].map(([address, { link, claim }]) => ({
+        ...{ address, ifindex: link.ifindex, assigned: claim.state === 'assigned' },
+      })),
+    );
+  }
+
+  /** Receives what has arrived, does what is due. */
   #step(): void {
-    clearTimeout(this.#timer);
-    const now = performance.now();
-    this.#hear(now);
+    this.#timer?.cancel();
+    const now = this.#clock.now();
+    this.#receive(now);
     let left = BURST;
     let at = Number.POSITIVE_INFINITY;
     for (const [address, entry] of this.#entries) {
-      const todo = next(entry.claim, now);
-      if (todo === 'announce' && left > 0) {
+      const action = nextAction(entry.claim, now);
+      if (action === 'announce' && left > 0) {
         left--;
         this.#announce(address, entry, now);
-      } else if (todo === 'ask') this.#ask(address, entry, now);
-      else if (todo === 'free') {
+      } else if (action === 'probe') this.#probe(address, entry, now);
+      else if (action === 'free') {
         setFree(entry.claim, now);
-        this.#parts.onNews(address);
+        this.#listener.onChange(address);
       }
       at = Math.min(at, deadline(entry.claim));
     }
     if (!this.#isUndecided()) for (const resolve of this.#waiting.splice(0)) resolve();
     if (at === Number.POSITIVE_INFINITY) return;
     const pause = left === 0 ? BURST_PAUSE : 1;
-    this.#timer = setTimeout(() => this.#step(), Math.max(pause, Math.ceil(at - performance.now())));
-    // What is announced keeps no command from ending; what is asked does.
+    this.#timer = this.#clock.after(Math.max(pause, Math.ceil(at - this.#clock.now())), () => this.#step());
+    // Announcing keeps no command from ending; probing does.
     if (!this.#isUndecided()) this.#timer.unref();
   }
 
-  /** Takes in what has come. Returns whether something is to be done about it. */
-  #hear(now: number): boolean {
-    let news = false;
-    for (const [key, { fd }] of this.#ears) {
-      const ifindex = Number(key.slice(2));
-      for (let i = 0; i < READ_AT_MOST; i++) {
-        const length = libc.recvfrom(fd, this.#buffer, this.#from);
-        if (length === -EAGAIN) break;
-        if (length <= 0) continue;
-        const sender = macText(this.#from.subarray(libc.LINK_ADDRESS_MAC, libc.LINK_ADDRESS_MAC + 6));
-        const said = whatIsSaid(this.#buffer.subarray(0, length), sender);
-        for (const { address, word } of said) news = this.#take(address, word, ifindex, now) || news;
-      }
-    }
-    return news;
+  /** Receives what has arrived. Returns whether something may be due now. */
+  #receive(now: number): boolean {
+    let any = false;
+    for (const received of this.#sockets.receive()) any = this.#take(received, now) || any;
+    return any;
   }
 
-  #take(address: Address, word: Word, ifindex: number, now: number): boolean {
+  #take({ address, message, ifindex }: ReceivedClaim, now: number): boolean {
     const entry = this.#entries.get(address);
-    if (entry === undefined || entry.place.ifindex !== ifindex || entry.place.mac === word.mac) return false;
-    const { claim, place } = entry;
-    if (hear(claim, word, place.mac, now, Math.random())) this.#parts.onNews(address);
-    if (claim.state === 'held' && word.kind === 'claim') {
-      this.#parts.onConflict(1);
-      const rivals = rivalsToTell(claim.rivals, now);
-      if (rivals.length > 0) {
-        this.#parts.logger?.warn(
-          { address, mac: place.mac, rivals },
-          'somebody else claims an address of this gateway',
-        );
-        this.#parts.onNews(address);
+    if (entry === undefined || entry.link.ifindex !== ifindex || entry.link.mac === message.mac) return false;
+    const { claim, link } = entry;
+    const { logger, onChange, onConflict } = this.#listener;
+    if (receive(claim, message, link.mac, now, this.#random())) onChange(address);
+    if (claim.state === 'assigned' && message.kind === 'claim') {
+      onConflict(1);
+      const others = conflictsToLog(claim.conflicts, now);
+      if (others.length > 0) {
+        logger?.warn({ address, mac: link.mac, others }, 'another host claims an address of this gateway');
+        onChange(address);
       }
     }
     return true;
   }
 
-  #ask(address: Address, entry: Entry, now: number): void {
+  #probe(address: Address, entry: Entry, now: number): void {
+    const { link, claim } = entry;
     try {
-      this.#send(address, entry.place, 'question');
-      asked(entry.claim, now);
+      this.#sockets.send(address, link.ifindex, probePacket(address, link.mac));
+      probed(claim, now);
       entry.problem = undefined;
     } catch (error) {
-      notAsked(entry.claim, now);
+      probeFailed(claim, now);
       if (entry.problem !== undefined) return;
       entry.problem = (error as Error).message;
-      this.#parts.onNews(address);
+      this.#listener.onChange(address);
     }
   }
 
-  #announce(address: Address, { place, claim }: Entry, now: number): void {
-    const { unasked } = claim;
+  #announce(address: Address, { link, claim }: Entry, now: number): void {
+    const { unprobed } = claim;
     announced(claim, now);
     try {
-      this.#send(address, place, 'announcement');
-      // Another one that has it too need not have heard that.
-      if (unasked) this.#send(address, place, 'question');
+      for (const packet of announcementPackets(address, link.mac)) {
+        this.#sockets.send(address, link.ifindex, packet);
+      }
+      // Another host that has it too need not have received that.
+      if (unprobed) this.#sockets.send(address, link.ifindex, probePacket(address, link.mac));
     } catch {
-      // The link is gone, and the address with it; or there is a note that says why not.
+      // The link is gone, and the address with it; or a note says why not.
     }
   }
-
-  /** Sends a question, or the announcement. Throws `SystemError`, `TypeError` without an Ethernet address. */
-  #send(address: Address, { ifindex, mac }: Place, what: 'question' | 'announcement'): void {
-    const family = familyOf(address);
-    const ear = this.#ears.get(earKey(family, ifindex));
-    if (ear === undefined) throw new Error(this.#deaf ?? 'there is no socket');
-    const send = (packet: Buffer, protocol: number, to: string): void => {
-      const result = libc.sendto(ear.fd, packet, libc.linkAddress(protocol, ifindex, to));
-      if (result < 0) throw new SystemError('send', -result);
-    };
-    if (family === 6) {
-      const destination = what === 'announcement' ? ALL_NODES : solicitedNode(address);
-      const packet =
-        what === 'announcement' ? encodeAdvertisement(address, mac) : encodeDuplicateQuestion(address);
-      send(packet, ETH_P_IPV6, multicastMac(destination));
-      return;
-    }
-    const arp = (operation: number, senderAddress: Address, targetMac: string) =>
-      send(
-        encodeArp({ operation, senderMac: mac, senderAddress, targetMac, targetAddress: address }),
-        ETH_P_ARP,
-        MAC_BROADCAST,
-      );
-    if (what === 'announcement') {
-      // Some neighbours learn from the one, some from the other.
-      arp(ARP_REQUEST, address, MAC_ZERO);
-      arp(ARP_REPLY, address, MAC_BROADCAST);
-    } else arp(ARP_REQUEST, NO_ADDRESS[4], MAC_ZERO);
-  }
-
-  /** Opens the sockets that the addresses need, each with a filter for its addresses, and closes the others. */
-  #listenTo(): void {
-    const wanted = new Map<string, Address[]>();
-    for (const [address, { place }] of this.#entries) {
-      const key = earKey(familyOf(address), place.ifindex);
-      wanted.set(key, [...(wanted.get(key) ?? []), address]);
-    }
-    for (const [key, { fd }] of this.#ears) {
-      if (wanted.has(key)) continue;
-      libc.close(fd);
-      this.#ears.delete(key);
-    }
-    this.#deaf = undefined;
-    for (const [key, addresses] of wanted) {
-      try {
-        this.#listenOn(key, addresses);
-      } catch (error) {
-        this.#deaf = (error as Error).message;
-      }
-    }
-    this.#joinGroups();
-  }
-
-  #listenOn(key: string, addresses: Address[]): void {
-    const family = familyOf(addresses[0]!);
-    const heard = addresses.join();
-    const ear = this.#ears.get(key);
-    if (ear?.heard === heard) return;
-    const filter = claimsFilter(family, addresses);
-    if (ear !== undefined) {
-      try {
-        libc.attachFilter(ear.fd, filter);
-        ear.heard = heard;
-        return;
-      } catch {
-        // There is no room for both filters. With the old one it would not hear what is said of new addresses.
-        libc.close(ear.fd);
-        this.#ears.delete(key);
-      }
-    }
-    const protocol = family === 4 ? ETH_P_ARP : ETH_P_IPV6;
-    this.#ears.set(key, { fd: packetSocket(protocol, Number(key.slice(2)), filter), heard });
-  }
-
-  /** Where others ask for IPv6 addresses that are not there yet, the kernel does not listen for us. */
-  #joinGroups(): void {
-    const asking = [...this.#entries].filter(
-      ([address, { claim }]) => familyOf(address) === 6 && claim.state !== 'held',
-    );
-    if (asking.length === 0) {
-      if (this.#groups !== undefined) libc.close(this.#groups);
-      this.#groups = undefined;
-      return;
-    }
-    for (const [address, { place }] of asking) {
-      try {
-        this.#groups ??= libc.socket(AF_INET6, SOCK_DGRAM, 0);
-        // struct ipv6_mreq
-        const request = Buffer.alloc(20);
-        request.set(libc.sockaddr(solicitedNode(address), 0).subarray(8, 24));
-        request.writeInt32LE(place.ifindex, 16);
-        libc.setsockopt(this.#groups, SOL_IPV6, IPV6_ADD_MEMBERSHIP, request);
-      } catch {
-        // Joined already (EADDRINUSE), or the link is gone. Without it only a switch that snoops keeps questions away.
-      }
-    }
-  }
-}
-
-/** What a packet says of addresses; `sender` is the Ethernet address that it came from. */
-function whatIsSaid(packet: Buffer, sender: string): { address: Address; word: Word }[] {
-  const claim = (address: Address, mac: string) => ({ address, word: { kind: 'claim' as const, mac } });
-  const question = (address: Address) => ({ address, word: { kind: 'question' as const, mac: sender } });
-  const arp = decodeArp(packet);
-  if (arp !== undefined) {
-    const { senderAddress, senderMac, targetAddress, operation } = arp;
-    if (senderAddress !== NO_ADDRESS[4]) return [claim(senderAddress, senderMac)];
-    return operation === ARP_REQUEST ? [question(targetAddress)] : [];
-  }
-  const advertisement = decodeAdvertisement(packet);
-  if (advertisement !== undefined) return [claim(advertisement.target, advertisement.targetMac ?? sender)];
-  const solicitation = decodeSolicitation(packet);
-  if (solicitation === undefined) return [];
-  const { source, target } = solicitation;
-  return source === NO_ADDRESS[6] ? [question(target)] : [claim(source, sender)];
 }

@@ -1,57 +1,57 @@
 /**
- * Others that claim an address which somebody else has: who, since when, and whether there is anything new to say of
- * them. Pure: `now` is milliseconds of a monotonic clock. An attacker chooses how many there are and how often they
- * speak, so few are remembered, and little is said.
+ * Other hosts that claim an address: which Ethernet addresses, since when, and whether to log them. Pure: `now` is
+ * milliseconds of a monotonic clock. An attacker chooses how many there are and how often they send, so few are
+ * remembered and few lines are logged.
  */
 
-export const RIVALS = {
+export const CONFLICTS = {
   /** Ethernet addresses that are remembered of one address. */
   most: 8,
-  /** How long one that is silent is remembered, ms. */
+  /** How long one is remembered after its last claim, ms. */
   memory: 60_000,
-  /** How long after its last word the address is contested, ms. */
-  contest: 10_000,
-  /** Between two lines of the log about one address, ms. */
-  tell: 10_000,
+  /** How long after the last claim the address counts as contested, ms. */
+  contested: 10_000,
+  /** The least time between two log lines about one address, ms. */
+  logPeriod: 10_000,
 } as const;
 
-interface Rival {
-  heardAt: number;
-  told: boolean;
+interface Conflict {
+  lastAt: number;
+  logged: boolean;
 }
 
-export interface Rivals {
+export interface Conflicts {
   /** By Ethernet address, the longest silent first. */
-  heard: Map<string, Rival>;
-  /** When the next line about them may be logged. */
-  tellAt: number;
+  byMac: Map<string, Conflict>;
+  /** When the next line may be logged. */
+  logAt: number;
 }
 
-export const createRivals = (): Rivals => ({ heard: new Map(), tellAt: Number.NEGATIVE_INFINITY });
+export const createConflicts = (): Conflicts => ({ byMac: new Map(), logAt: Number.NEGATIVE_INFINITY });
 
-/** One has claimed the address. */
-export function hearRival({ heard }: Rivals, mac: string, now: number): void {
-  const told = heard.get(mac)?.told ?? false;
-  heard.delete(mac);
-  heard.set(mac, { heardAt: now, told });
-  if (heard.size > RIVALS.most) heard.delete(heard.keys().next().value!);
+/** A host has claimed the address. */
+export function recordConflict({ byMac }: Conflicts, mac: string, now: number): void {
+  const logged = byMac.get(mac)?.logged ?? false;
+  byMac.delete(mac);
+  byMac.set(mac, { lastAt: now, logged });
+  if (byMac.size > CONFLICTS.most) byMac.delete(byMac.keys().next().value!);
 }
 
-/** Those that are remembered. */
-export function recentRivals({ heard }: Rivals, now: number): string[] {
-  for (const [mac, { heardAt }] of heard) if (now - heardAt >= RIVALS.memory) heard.delete(mac);
-  return [...heard.keys()];
+/** The Ethernet addresses that are remembered. */
+export function recentConflicts({ byMac }: Conflicts, now: number): string[] {
+  for (const [mac, { lastAt }] of byMac) if (now - lastAt >= CONFLICTS.memory) byMac.delete(mac);
+  return [...byMac.keys()];
 }
 
-/** Whether somebody has claimed the address of late. */
-export const isContested = ({ heard }: Rivals, now: number): boolean =>
-  [...heard.values()].some(({ heardAt }) => now - heardAt < RIVALS.contest);
+/** Whether the address was claimed recently. */
+export const isContested = ({ byMac }: Conflicts, now: number): boolean =>
+  [...byMac.values()].some(({ lastAt }) => now - lastAt < CONFLICTS.contested);
 
-/** Those that are to be told now, for the first time; none while the last line is too young. */
-export function rivalsToTell(rivals: Rivals, now: number): string[] {
-  const untold = recentRivals(rivals, now).filter((mac) => !rivals.heard.get(mac)!.told);
-  if (untold.length === 0 || now < rivals.tellAt) return [];
-  for (const mac of untold) rivals.heard.get(mac)!.told = true;
-  rivals.tellAt = now + RIVALS.tell;
-  return untold;
+/** The Ethernet addresses to log now, each once; none before `logPeriod` is over. */
+export function conflictsToLog(conflicts: Conflicts, now: number): string[] {
+  const fresh = recentConflicts(conflicts, now).filter((mac) => !conflicts.byMac.get(mac)!.logged);
+  if (fresh.length === 0 || now < conflicts.logAt) return [];
+  for (const mac of fresh) conflicts.byMac.get(mac)!.logged = true;
+  conflicts.logAt = now + CONFLICTS.logPeriod;
+  return fresh;
 }

@@ -1,72 +1,71 @@
 /**
- * Who answers for a gateway: the Ethernet address behind it, told by the answers to questions of our own, and the
- * others that claim to be it. Pure: `now` is milliseconds of a monotonic clock.
+ * The Ethernet address of an external gateway, learned from the answers to the agent's own requests, and the other
+ * hosts that claim to be the gateway. Pure: `now` is milliseconds of a monotonic clock.
  *
- * Promised: the address changes only when the one that answered has stopped answering (or is none of the pinned ones)
- * and another one answers; nobody who merely speaks can change it. Of several that answer the first is kept, so that
- * routers that answer side by side never make it flap.
+ * Promised: the address changes only when the known one has stopped answering (or is not one of the pinned ones) and
+ * another one answers; unsolicited packets alone never change it. Of several that answer the first is kept, so that
+ * routers that answer side by side do not make it flap.
  */
-import { createRivals, hearRival, type Rivals } from './conflicts.ts';
+import { type Conflicts, createConflicts, recordConflict } from './conflicts.ts';
 
-/** Questions in a row without an answer after which another one that answers takes its place. */
+/** Requests in a row without an answer after which another host that answers takes over. */
 const GIVE_UP = 3;
-/** Claimants that are remembered: an attacker may use as many addresses as it likes. */
+/** Claimants that are remembered: an attacker may use any number of addresses. */
 const MOST_CLAIMANTS = 8;
 
-export interface Answerer {
-  /** Where it answers from; undefined before the first answer. */
+export interface GatewayMac {
+  /** The address that answers; undefined before the first answer. */
   mac: string | undefined;
-  /** Another one that has answered since it did last, when all were asked. */
+  /** Another one that has answered a request to the whole link, since the known one answered last. */
   candidate: string | undefined;
-  /** Who has claimed to be it since it answered last: rivals, should it answer again. */
+  /** Claims by others since the last answer: conflicts, should the known one answer again. */
   claimants: Map<string, number>;
-  rivals: Rivals;
+  conflicts: Conflicts;
 }
 
-export const createAnswerer = (): Answerer => ({
+export const createGatewayMac = (): GatewayMac => ({
   mac: undefined,
   candidate: undefined,
   claimants: new Map(),
-  rivals: createRivals(),
+  conflicts: createConflicts(),
 });
 
-/** Something on the link says that it is the gateway. `answers`: to the question that is open, which went to all. */
-export function claimed(answerer: Answerer, mac: string, answers: boolean): void {
-  const { claimants } = answerer;
-  if (answers) answerer.candidate = mac;
+/** A host claims to be the gateway. `answers`: in answer to the outstanding request, which went to the whole link. */
+export function recordClaim(gateway: GatewayMac, mac: string, answers: boolean): void {
+  const { claimants } = gateway;
+  if (answers) gateway.candidate = mac;
   if (claimants.has(mac) || claimants.size < MOST_CLAIMANTS)
     claimants.set(mac, (claimants.get(mac) ?? 0) + 1);
 }
 
-/** The one that is known has answered: whoever else has claimed to be it is a rival. Returns how often they did. */
-export function confirmed(answerer: Answerer, now: number): number {
-  answerer.candidate = undefined;
-  if (answerer.claimants.size === 0) return 0;
+/** The known one has answered: the claims of others are conflicts. Returns how many there were. */
+export function confirm(gateway: GatewayMac, now: number): number {
+  gateway.candidate = undefined;
+  if (gateway.claimants.size === 0) return 0;
   let claims = 0;
-  for (const [mac, count] of answerer.claimants) {
-    hearRival(answerer.rivals, mac, now);
+  for (const [mac, count] of gateway.claimants) {
+    recordConflict(gateway.conflicts, mac, now);
     claims += count;
   }
-  answerer.claimants.clear();
+  gateway.claimants.clear();
   return claims;
 }
 
 /**
- * A question has stayed without an answer from the one that is known, the `lost`th in a row. Returns the one that
- * takes its place from now on, if there is one.
- * @param failures so many lost questions mean silence
+ * A request was not answered by the known one, the `lost`th in a row. Returns the one that takes over, if any.
+ * @param failures this many lost requests mean silence
  */
-export function replaced(answerer: Answerer, lost: number, failures: number): string | undefined {
-  const { candidate, mac } = answerer;
+export function replaceSilent(gateway: GatewayMac, lost: number, failures: number): string | undefined {
+  const { candidate, mac } = gateway;
   if (candidate === undefined || (mac !== undefined && lost < Math.min(failures, GIVE_UP))) return undefined;
-  adopt(answerer, candidate);
+  adopt(gateway, candidate);
   return candidate;
 }
 
-/** From now on this is the one. */
-export function adopt(answerer: Answerer, mac: string): void {
-  answerer.mac = mac;
-  answerer.candidate = undefined;
-  answerer.claimants.clear();
-  answerer.rivals.heard.delete(mac);
+/** Takes an Ethernet address as the gateway's. */
+export function adopt(gateway: GatewayMac, mac: string): void {
+  gateway.mac = mac;
+  gateway.candidate = undefined;
+  gateway.claimants.clear();
+  gateway.conflicts.byMac.delete(mac);
 }

@@ -1,18 +1,25 @@
 /**
- * Where packets to one external gateway go: the kernel's neighbour entry is made to follow the answers to the
- * agent's own questions (gateway-mac.ts). An entry that somebody on the link has changed is put right as soon as the
- * gateway has answered again; while somebody goes on claiming its address, and always where the policy pins its
- * Ethernet address, the entry is permanent, which nothing on the link can change.
+ * Where packets to one external gateway go: the kernel's neighbour entry follows the answers to the agent's own
+ * requests (gateway-mac.ts). An entry that another host on the link has changed is corrected as soon as the gateway has
+ * answered again; while others claim its address, and always where the policy pins its Ethernet address, the entry is
+ * permanent, which nothing on the link can change.
  *
- * The kernel's own entry is left alone otherwise, and a permanent one that is not the agent's always.
+ * Otherwise the kernel's own entry stays as it is, and so does always a permanent one that is not the agent's.
  */
 
 import { NLM_F_CREATE, NLM_F_REPLACE } from '../../lib/linux.ts';
-import type { Logger } from '../../lib/log.ts';
+import type { Log } from '../../lib/log.ts';
 import type { NetlinkSocket } from '../../lib/netlink.ts';
 import type { Address } from '../../lib/prefix.ts';
-import { isContested, recentRivals, rivalsToTell } from './conflicts.ts';
-import { type Answerer, adopt, claimed, confirmed, createAnswerer, replaced } from './gateway-mac.ts';
+import { conflictsToLog, isContested, recentConflicts } from './conflicts.ts';
+import {
+  adopt,
+  confirm,
+  createGatewayMac,
+  type GatewayMac,
+  recordClaim,
+  replaceSilent,
+} from './gateway-mac.ts';
 import {
   DELETE_NEIGHBOUR,
   GET_NEIGHBOURS,
@@ -25,26 +32,26 @@ import {
 } from './neighbours.ts';
 import type { Answer } from './probe.ts';
 
-/** The entries of a namespace that the agent keeps permanent. Throws `NetlinkError`. */
-export const heldEntries = (netlink: Pick<NetlinkSocket, 'dump'>): Neighbour[] =>
+/** The entries of a namespace that the agent made permanent. Throws `NetlinkError`. */
+export const permanentEntries = (netlink: Pick<NetlinkSocket, 'dump'>): Neighbour[] =>
   netlink
     .dump(GET_NEIGHBOURS, neighbourDump(), parseNeighbour)
     .filter(({ owned, state }) => owned && state === 'permanent');
 
-/** Removes entries: the kernel asks for itself again. Throws `NetlinkError`. */
+/** Removes entries: the kernel resolves the addresses itself again. Throws `NetlinkError`. */
 export function removeEntries(netlink: Pick<NetlinkSocket, 'change'>, entries: readonly Neighbour[]): void {
   for (const { address, ifindex } of entries) {
     netlink.change({ type: DELETE_NEIGHBOUR, data: neighbourOf(address, ifindex) });
   }
 }
 
-/** How often all of the link are asked because somebody claims to be the gateway, at most, ms. */
+/** The least time between two requests to the whole link because others claim to be the gateway, ms. */
 const ASK_ALL_PERIOD = 1000;
 
 export interface NextHopParts {
   netlink: Pick<NetlinkSocket, 'ask' | 'change'>;
-  logger: Logger;
-  /** Called when others have claimed the address of a gateway, so many times. */
+  logger: Log;
+  /** Called with the number of claims by others to the address of a gateway. */
   onConflict(claims: number): void;
 }
 
@@ -53,12 +60,12 @@ export class NextHop {
   /** The Ethernet addresses that it may answer from; empty: any. */
   readonly pins: readonly string[];
   readonly #parts: NextHopParts;
-  readonly #answerer: Answerer;
+  readonly #learned: GatewayMac;
   #ifindex = 0;
-  /** The kernel's entry, as last told. */
+  /** The kernel's entry, as last read or announced by the kernel. */
   #entry: Neighbour | undefined;
   #diversion: string | undefined;
-  /** Somebody claims to be the gateway: all are to be asked, but not before `askAllAt`. */
+  /** Another host claims to be the gateway: the whole link is to be asked, but not before `askAllAt`. */
   #doubted = false;
   #askAllAt = 0;
 
@@ -66,89 +73,94 @@ export class NextHop {
     this.gateway = gateway;
     this.pins = pins;
     this.#parts = parts;
-    this.#answerer = createAnswerer();
+    this.#learned = createGatewayMac();
   }
 
-  /** Where it answers from, as far as known. */
+  /** The Ethernet address that it answers from, as far as known. */
   get mac(): string | undefined {
-    return this.#answerer.mac;
+    return this.#learned.mac;
   }
 
-  /** Why packets do not go where it answers from. */
+  /** Why packets go elsewhere than where it answers from; undefined: they do not. */
   get diversion(): string | undefined {
     return this.#diversion;
   }
 
-  /** Others that claim to be it since it has answered last. */
+  /** Other hosts that have claimed to be it since its last answer. */
   get claimants(): string[] {
-    return [...this.#answerer.claimants.keys()];
+    return [...this.#learned.claimants.keys()];
   }
 
-  /** Reads the kernel's entry, which may have changed without a word. Returns whether somebody has changed it. */
-  look(ifindex: number, now: number): boolean {
+  /** Reads the kernel's entry. Returns whether it was changed by packets of other hosts. */
+  observe(ifindex: number, now: number): boolean {
     this.#ifindex = ifindex;
-    const diverted = this.notice(this.#read());
-    const answerer = this.#answerer;
+    const diverted = this.update(this.#read());
+    const learned = this.#learned;
     const known = this.#entry?.mac;
-    // Where packets have gone until now is right unless somebody else answers.
-    if (answerer.mac === undefined) {
-      answerer.mac = known !== undefined && this.#permits(known) ? known : this.pins[0];
+    // Where packets have gone until now is right unless another host answers.
+    if (learned.mac === undefined) {
+      learned.mac = known !== undefined && this.#permits(known) ? known : this.pins[0];
     }
-    const left =
-      this.#entry?.owned && this.#entry.state === 'permanent' && !isContested(answerer.rivals, now);
-    if (this.pins.length > 0 || left) this.#keep(now);
+    const outdated =
+      this.#entry?.owned && this.#entry.state === 'permanent' && !isContested(learned.conflicts, now);
+    if (this.pins.length > 0 || outdated) this.#correct(now);
     return diverted;
   }
 
-  /** Takes what the kernel says of its entry. Returns whether it was changed by what came from the link. */
-  notice(entry: Neighbour | undefined): boolean {
+  /** Takes the kernel's entry as it is now. Returns whether it was changed by packets of other hosts. */
+  update(entry: Neighbour | undefined): boolean {
     this.#entry = entry;
-    const { mac } = this.#answerer;
+    const { mac } = this.#learned;
     if (entry?.mac === undefined || mac === undefined || entry.mac === mac) return false;
-    if (entry.state !== 'permanent') claimed(this.#answerer, entry.mac, false);
+    if (entry.state !== 'permanent') recordClaim(this.#learned, entry.mac, false);
     this.#doubted = true;
     return true;
   }
 
   /**
-   * Takes what was heard of the gateway. Returns whether it proves that the gateway is there.
-   * @param open whom the question was put to that waits for its answer
-   * @param silent nobody has answered for long
+   * Takes a packet about the gateway. Returns whether it proves that the gateway is reachable.
+   * @param open where the outstanding request went; undefined: there is none
+   * @param silent the gateway has not answered for long
    */
-  heard({ mac, solicited }: Answer, open: 'one' | 'all' | undefined, silent: boolean, now: number): boolean {
-    const answerer = this.#answerer;
-    if (mac === undefined || mac === answerer.mac) {
+  receive(
+    { mac, solicited }: Answer,
+    open: 'one' | 'all' | undefined,
+    silent: boolean,
+    now: number,
+  ): boolean {
+    const learned = this.#learned;
+    if (mac === undefined || mac === learned.mac) {
       if (!solicited) return false;
-      const claims = confirmed(answerer, now);
-      if (claims > 0) this.#tellRivals(claims, now);
-      this.#keep(now);
+      const claims = confirm(learned, now);
+      if (claims > 0) this.#logConflicts(claims, now);
+      this.#correct(now);
       return true;
     }
     const answers = solicited && open === 'all' && this.#permits(mac);
-    if (answers && (answerer.mac === undefined || silent)) {
+    if (answers && (learned.mac === undefined || silent)) {
       this.#adopt(mac, now);
       return true;
     }
-    if (answerer.mac === undefined) return false;
-    claimed(answerer, mac, answers);
+    if (learned.mac === undefined) return false;
+    recordClaim(learned, mac, answers);
     this.#doubted = true;
     return false;
   }
 
   /**
-   * A question has stayed without its answer, the `lost`th in a row; so many `failures` mean silence. Returns whether
-   * another one has answered instead, and takes its place.
+   * A request was lost, the `lost`th in a row; this many `failures` mean silence. Returns whether another host has
+   * answered instead, and takes over.
    */
   lost(lost: number, failures: number, now: number): boolean {
     const before = this.mac;
-    const mac = replaced(this.#answerer, lost, failures);
+    const mac = replaceSilent(this.#learned, lost, failures);
     if (mac === undefined) return false;
-    this.#tellReplaced(before, mac);
-    this.#keep(now);
+    this.#logReplaced(before, mac);
+    this.#correct(now);
     return true;
   }
 
-  /** Whether the next question is to go to all of the link though the gateway answers. */
+  /** Whether the next request is to go to the whole link though the gateway answers. */
   asksAll(now: number): boolean {
     if (!this.#doubted || now < this.#askAllAt) return false;
     this.#doubted = false;
@@ -157,11 +169,11 @@ export class NextHop {
   }
 
   notes(now: number): string[] {
-    const rivals = recentRivals(this.#answerer.rivals, now);
-    if (rivals.length === 0) return [];
+    const others = recentConflicts(this.#learned.conflicts, now);
+    if (others.length === 0) return [];
     const pinned = this.pins.length > 0 ? '' : '; pin the right one with external.gatewayMACs';
     return [
-      `${rivals.join(', ')} claimed to be the external gateway ${this.gateway} within the last minute; packets go to ${this.mac}, which answers${pinned}`,
+      `${others.join(', ')} claimed to be the external gateway ${this.gateway} within the last minute; packets go to ${this.mac}, which answers${pinned}`,
     ];
   }
 
@@ -177,24 +189,24 @@ export class NextHop {
   }
 
   #adopt(mac: string, now: number): void {
-    this.#tellReplaced(this.mac, mac);
-    adopt(this.#answerer, mac);
-    this.#keep(now);
+    this.#logReplaced(this.mac, mac);
+    adopt(this.#learned, mac);
+    this.#correct(now);
   }
 
   /** Makes packets go where the gateway answers from. */
-  #keep(now: number): void {
-    const { mac, rivals } = this.#answerer;
+  #correct(now: number): void {
+    const { mac, conflicts } = this.#learned;
     const entry = this.#entry;
-    const hold = this.pins.length > 0 || isContested(rivals, now);
+    const hold = this.pins.length > 0 || isContested(conflicts, now);
     const unknown = entry?.mac === undefined;
     const asWanted = entry?.mac === mac && (entry?.state === 'permanent') === hold;
     this.#diversion = undefined;
-    // Without an entry the kernel asks when it has a packet, and what it learns is looked at.
+    // Without an entry the kernel resolves the address when it has a packet, and what it learns is checked.
     if (mac === undefined || asWanted || (unknown && !hold)) return;
     const foreign = entry?.state === 'permanent' && !entry.owned;
     const problem = foreign
-      ? 'somebody has made the neighbour entry permanent; ip neigh del removes it'
+      ? 'another program made the neighbour entry permanent; ip neigh del removes it'
       : this.#write(mac, hold);
     if (problem !== undefined && !unknown && entry?.mac !== mac) {
       this.#diversion = `packets to the external gateway ${this.gateway} go to ${entry?.mac}, but it answers from ${mac}: ${problem}`;
@@ -224,19 +236,19 @@ export class NextHop {
     }
   }
 
-  #tellRivals(claims: number, now: number): void {
+  #logConflicts(claims: number, now: number): void {
     const { gateway, mac } = this;
     this.#parts.onConflict(claims);
-    const rivals = rivalsToTell(this.#answerer.rivals, now);
-    if (rivals.length === 0) return;
-    this.#parts.logger.warn({ gateway, mac, rivals }, 'somebody else claims to be the external gateway');
+    const others = conflictsToLog(this.#learned.conflicts, now);
+    if (others.length === 0) return;
+    this.#parts.logger.warn({ gateway, mac, others }, 'another host claims to be the external gateway');
   }
 
-  #tellReplaced(before: string | undefined, mac: string): void {
+  #logReplaced(before: string | undefined, mac: string): void {
     if (before === undefined || before === mac) return;
     this.#parts.logger.warn(
       { gateway: this.gateway, mac, before },
-      'the external gateway answers from another Ethernet address; packets go there now',
+      'the external gateway answers from a new Ethernet address',
     );
   }
 }

@@ -2,7 +2,7 @@
 import t, { type Test } from 'tap';
 import { Gateway, type GatewayParts } from '../../agent/gateway.ts';
 import type { Policy } from '../../agent/policy/model.ts';
-import type { Kernels } from '../../agent/reconcile/reconciler.ts';
+import type { Kernels } from '../../agent/reconcile/observation.ts';
 import { WATCHDOG } from '../../agent/watchdog.ts';
 import { address, prefix } from '../../lib/prefix.ts';
 import { Model } from '../nat/model.ts';
@@ -52,15 +52,15 @@ function gateway(t: Test, apply: Kernels['nat']['apply']) {
       missingHook: async () => undefined,
     },
     sysctls: {
-      look: async () => ({ steps: [], problems: {}, notes: [] }),
-      ...{ apply: async () => {}, fingerprint: () => '', lookForCleanup: async () => [] },
+      observe: async () => ({ steps: [], problems: {}, notes: [] }),
+      ...{ apply: async () => {}, fingerprint: () => '', planCleanup: async () => [] },
     },
     claims: {
-      ask: (places) => new Set(places.keys()),
-      ...{ notes: () => [], settled: async () => {}, taken: () => [], took: nothing },
-      ...{ hold: nothing, isFree: () => true, refused: nothing, withdraw: nothing },
+      probe: (links) => new Set(links.keys()),
+      ...{ notes: () => [], settled: async () => {}, conflicts: () => [], assigned: nothing },
+      ...{ setAssigned: nothing, isFree: () => true, refused: nothing, removed: nothing },
     },
-    neighbours: { held: () => [], remove: nothing },
+    neighbours: { permanent: () => [], remove: nothing },
     facts: async () => ({
       ...seen,
       connected: [],
@@ -79,7 +79,7 @@ function gateway(t: Test, apply: Kernels['nat']['apply']) {
     view: { policy: {}, kernel: { inSync: false, families: [], notes: [], failed: [], driftRepaired: {} } },
     kernels,
     uplink: {
-      ...{ configure: nothing, look: nothing, readiness: () => ({ ready: true }) },
+      ...{ configure: nothing, observe: nothing, readiness: () => ({ ready: true }) },
       get watchedAt() {
         return performance.now();
       },
@@ -87,7 +87,7 @@ function gateway(t: Test, apply: Kernels['nat']['apply']) {
     metrics: { reconciled: nothing, repaired: nothing },
     logger: { debug: nothing, info: nothing, warn: nothing, error: nothing },
     ...{ readEvents: nothing, onIntent: nothing, onInForce: nothing, lastGood: nothing },
-    ...{ onApplied: nothing, onLook: async () => {} },
+    ...{ onApplied: nothing, onObserved: async () => {} },
   } as unknown as GatewayParts);
   t.teardown(async () => {
     performance.now = now;

@@ -131,8 +131,8 @@ t.test('sysctl.json', async (t) => {
   };
   for (const content of damaged(good, 500)) {
     writeFileSync(file, content);
-    await sysctls.look([]);
-    for (const step of await sysctls.lookForCleanup()) {
+    await sysctls.observe([]);
+    for (const step of await sysctls.planCleanup()) {
       t.equal(step.path, 'net/ipv4/ip_forward');
       t.match(step.value, /^[02]$/);
     }
@@ -140,8 +140,8 @@ t.test('sysctl.json', async (t) => {
   writeFileSync(file, 'null');
   writeFileSync(join(dir, 'sys/net/ipv4/ip_forward'), '0\n');
   const forward = { path: 'net/ipv4/ip_forward', value: '1' };
-  await sysctls.apply((await sysctls.look([forward])).steps);
-  t.match(await sysctls.lookForCleanup(), [{ path: forward.path, value: '0' }], 'the next good state');
+  await sysctls.apply((await sysctls.observe([forward])).steps);
+  t.match(await sysctls.planCleanup(), [{ path: forward.path, value: '0' }], 'the next good state');
 });
 
 t.test('port-blocks.json', async (t) => {

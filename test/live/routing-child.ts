@@ -70,7 +70,7 @@ async function overrun(): Promise<void> {
 
 async function sysctls(): Promise<void> {
   const settings = createSysctls('/proc/sys', '/nonexistent/sysctl.json');
-  print(await settings.look(desiredSysctls([4, 6], { internal: 'eth0', external: 'net1' }, false)));
+  print(await settings.observe(desiredSysctls([4, 6], { internal: 'eth0', external: 'net1' }, false)));
 }
 
 const commands: Record<string, () => Promise<void>> = { reconcile, watch, overrun, sysctls };

@@ -40,7 +40,7 @@ function watch(t: Test, remoteState: () => SessionStateName) {
       return { stdout: SAVE(42), stderr: '', exitCode: 0 };
     },
     report,
-    look: () => ({ plan: { interfaces: { internal: 'eth0' } }, backend: { 4: 'nft' } }) as never,
+    observation: () => ({ plan: { interfaces: { internal: 'eth0' } }, backend: { 4: 'nft' } }) as never,
   });
   t.teardown(() => drain.close());
   return { drain, calls };
@@ -81,7 +81,7 @@ t.test('counters that cannot be read end nothing: it waits as long as it may', a
       return '';
     },
     report,
-    look: () => undefined,
+    observation: () => undefined,
   });
   t.teardown(() => drain.close());
   t.equal(await drain.moved(300), false);

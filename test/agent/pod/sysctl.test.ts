@@ -68,7 +68,7 @@ t.test('where flows are counted conntrack has to do so, and it is said what is m
   );
   mkdirSync(`${dir}/sys/net/netfilter`);
   for (const name of names.slice(1)) writeFileSync(`${dir}/sys/${name}`, '2\n');
-  const { steps, notes, problems } = await sysctls.look(settings);
+  const { steps, notes, problems } = await sysctls.observe(settings);
   t.strictSame(
     steps.map(({ path }) => path),
     names.slice(1),
@@ -81,7 +81,7 @@ t.test('where flows are counted conntrack has to do so, and it is said what is m
 
 t.test('what is wrong is set, once, also for an interface with a dot in its name', async (t) => {
   const { sysctls, value } = fixture(t);
-  const { steps, notes } = await sysctls.look(wanted(4, 6));
+  const { steps, notes } = await sysctls.observe(wanted(4, 6));
   t.strictSame(notes, []);
   t.strictSame(
     steps.map(({ line }) => line),
@@ -94,22 +94,22 @@ t.test('what is wrong is set, once, also for an interface with a dot in its name
   await sysctls.apply(steps);
   t.equal(value(FORWARD), '1');
   t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '0');
-  t.strictSame(await sysctls.look(wanted(4, 6)), { steps: [], problems: {}, notes: [] });
+  t.strictSame(await sysctls.observe(wanted(4, 6)), { steps: [], problems: {}, notes: [] });
 });
 
 t.test('the larger rp_filter counts, so the common one is set as well', async (t) => {
   const { sysctls } = fixture(t, { all: '2\n', eth0: '0\n', forward: '1\n' });
   t.strictSame(
-    (await sysctls.look(wanted(4))).steps.map(({ line }) => line),
+    (await sysctls.observe(wanted(4))).steps.map(({ line }) => line),
     ['sysctl -w net/ipv4/conf/all/rp_filter=0'],
   );
 });
 
 t.test('cleanup puts back what still is as we left it, and then forgets', async (t) => {
   const { sysctls, value, put, stateFile } = fixture(t, { all: '1\n' });
-  await sysctls.apply((await sysctls.look(wanted(4))).steps);
+  await sysctls.apply((await sysctls.observe(wanted(4))).steps);
   put('net/ipv4/conf/eth0.7/rp_filter', '2\n');
-  const steps = await sysctls.lookForCleanup();
+  const steps = await sysctls.planCleanup();
   t.strictSame(
     steps.map(({ line }) => line),
     ['sysctl -w net/ipv4/ip_forward=0', 'sysctl -w net/ipv4/conf/all/rp_filter=1'],
@@ -117,9 +117,9 @@ t.test('cleanup puts back what still is as we left it, and then forgets', async 
   await sysctls.apply(steps);
   t.equal(value(FORWARD), '0');
   t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '2', 'somebody else’s value stays');
-  t.strictSame(await sysctls.lookForCleanup(), []);
+  t.strictSame(await sysctls.planCleanup(), []);
   put('net/ipv4/conf/eth0.7/rp_filter', '0\n');
-  await sysctls.apply(await sysctls.lookForCleanup());
+  await sysctls.apply(await sysctls.planCleanup());
   t.notOk(existsSync(stateFile), 'with everything back there is nothing to remember');
 });
 
@@ -129,21 +129,21 @@ t.test(
     const { dir, sysctls, value, stateFile } = fixture(t);
     // Nobody, root neither, makes a file there.
     symlinkSync('/proc/self', `${dir}/state`);
-    await sysctls.apply((await sysctls.look(wanted(4))).steps);
+    await sysctls.apply((await sysctls.observe(wanted(4))).steps);
     t.equal(value(FORWARD), '1');
     t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '0');
     const note =
       /^cleanup cannot put back settings as long as \S+sysctl\.json cannot be written: E\w+: .*; make room/;
-    const { steps, notes, problems } = await sysctls.look(wanted(4));
+    const { steps, notes, problems } = await sysctls.observe(wanted(4));
     t.strictSame([steps, problems], [[], {}]);
     t.match(notes, [note]);
     t.equal(notes.length, 1);
     rmSync(`${dir}/state`);
     mkdirSync(`${dir}/state`);
-    t.strictSame((await sysctls.look(wanted(4))).notes, [], 'with room it is written');
+    t.strictSame((await sysctls.observe(wanted(4))).notes, [], 'with room it is written');
     const next = createSysctls(`${dir}/sys`, stateFile);
     t.strictSame(
-      (await next.lookForCleanup()).map(({ line }) => line),
+      (await next.planCleanup()).map(({ line }) => line),
       ['sysctl -w net/ipv4/ip_forward=0', 'sysctl -w net/ipv4/conf/eth0.7/rp_filter=1'],
       'with what was there first',
     );
@@ -153,36 +153,38 @@ t.test(
 t.test('the process that could not write it puts back what it remembers', async (t) => {
   const { dir, sysctls, value } = fixture(t);
   symlinkSync('/proc/self', `${dir}/state`);
-  await sysctls.apply((await sysctls.look(wanted(4))).steps);
-  await sysctls.apply(await sysctls.lookForCleanup());
+  await sysctls.apply((await sysctls.observe(wanted(4))).steps);
+  await sysctls.apply(await sysctls.planCleanup());
   t.equal(value(FORWARD), '0');
-  t.strictSame(await sysctls.lookForCleanup(), []);
-  t.strictSame((await sysctls.look([])).notes, [], 'and has nothing left to write');
+  t.strictSame(await sysctls.planCleanup(), []);
+  t.strictSame((await sysctls.observe([])).notes, [], 'and has nothing left to write');
 });
 
 t.test('the first value is the one to put back, however often it is set again', async (t) => {
   const { sysctls, value, put } = fixture(t, { forward: '0\n' });
   for (let n = 0; n < 3; n++) {
-    await sysctls.apply((await sysctls.look(wanted(4))).steps);
+    await sysctls.apply((await sysctls.observe(wanted(4))).steps);
     if (n < 2) put(FORWARD, '2\n');
   }
-  await sysctls.apply(await sysctls.lookForCleanup());
+  await sysctls.apply(await sysctls.planCleanup());
   t.equal(value(FORWARD), '0');
 });
 
 t.test('where nothing can be set, it says what to do', async (t) => {
   const { dir, sysctls, stateFile } = fixture(t);
   rmSync(`${dir}/sys/net/ipv6`, { recursive: true });
-  t.match((await sysctls.look(wanted(6))).problems, {
+  t.match((await sysctls.observe(wanted(6))).problems, {
     6: /^sysctl net\.ipv6\.conf\.all\.forwarding has to be 1, but this kernel or pod has no such setting$/,
   });
   rmSync(`${dir}/sys/${FORWARD}`);
   mkdirSync(`${dir}/sys/${FORWARD}`);
-  const { problems, notes } = await sysctls.look(wanted(4));
+  const { problems, notes } = await sysctls.observe(wanted(4));
   t.match(problems, { 4: /^sysctl net\.ipv4\.ip_forward has to be 1: EISDIR/ });
   t.strictSame(notes, [], 'what a family cannot forward without is its problem, not a note');
   rmSync(`${dir}/sys/net/ipv4/conf/eth0.7`, { recursive: true });
-  t.match((await sysctls.look(wanted(4))).notes, [/^sysctl net\/ipv4\/conf\/eth0\.7\/rp_filter has to be 0/]);
+  t.match((await sysctls.observe(wanted(4))).notes, [
+    /^sysctl net\/ipv4\/conf\/eth0\.7\/rp_filter has to be 0/,
+  ]);
   t.notOk(existsSync(stateFile), 'looking writes nothing');
 });
 
@@ -198,10 +200,10 @@ t.test('the fingerprint changes with a setting, and only then', async (t) => {
 
 t.test('a damaged memory is as good as none', async (t) => {
   const { sysctls, stateFile, value } = fixture(t);
-  const { steps } = await sysctls.look(wanted(4));
+  const { steps } = await sysctls.observe(wanted(4));
   await sysctls.apply(steps);
   writeFileSync(stateFile, '{ half');
-  t.strictSame(await sysctls.lookForCleanup(), []);
+  t.strictSame(await sysctls.planCleanup(), []);
   await sysctls.apply([{ path: FORWARD, value: '0', line: '' }]);
   t.equal(value(FORWARD), '0');
 });
@@ -223,15 +225,15 @@ t.test('of what the state file names only the settings of the agent are put back
   };
   for (const [path, change] of Object.entries(settings)) {
     writeFileSync(stateFile, JSON.stringify({ [path]: change }));
-    t.strictSame(await sysctls.lookForCleanup(), [], path);
-    t.match((await sysctls.look(wanted(4))).notes, [
+    t.strictSame(await sysctls.planCleanup(), [], path);
+    t.match((await sysctls.observe(wanted(4))).notes, [
       /^cleanup will not put back settings: .*not the agent's/,
     ]);
   }
   t.equal(readFileSync(`${dir}/outside`, 'utf8'), '1\n');
-  await sysctls.apply((await sysctls.look(wanted(4))).steps);
+  await sysctls.apply((await sysctls.observe(wanted(4))).steps);
   t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '0', 'and the agent goes on');
-  t.strictSame((await sysctls.look(wanted(4))).notes, [], 'with a file of its own');
+  t.strictSame((await sysctls.observe(wanted(4))).notes, [], 'with a file of its own');
 });
 
 t.test('every setting of a gateway is one that can be put back', async (t) => {
@@ -257,13 +259,13 @@ for (const [name, content] of Object.entries({
     const { dir, sysctls, stateFile, value } = fixture(t);
     mkdirSync(`${dir}/state`);
     writeFileSync(stateFile, content);
-    const { steps, problems } = await sysctls.look(wanted(4, 6));
+    const { steps, problems } = await sysctls.observe(wanted(4, 6));
     t.strictSame(problems, {});
-    t.strictSame(await sysctls.lookForCleanup(), []);
+    t.strictSame(await sysctls.planCleanup(), []);
     await sysctls.apply(steps);
     t.equal(value(FORWARD), '1');
     t.strictSame(
-      (await sysctls.lookForCleanup()).map(({ path }) => path),
+      (await sysctls.planCleanup()).map(({ path }) => path),
       steps.map(({ path }) => path),
       'and what is set from now on is put back',
     );
@@ -276,9 +278,9 @@ t.test('a state file that is a FIFO or a link is not waited for, and not written
   writeFileSync(`${dir}/outside`, 'precious');
   execFileSync('mkfifo', [stateFile]);
   symlinkSync(`${dir}/outside`, `${stateFile}.new`);
-  t.match((await sysctls.look(wanted(4))).notes, [/is a FIFO, not a regular file; remove it/]);
-  await sysctls.apply((await sysctls.look(wanted(4))).steps);
+  t.match((await sysctls.observe(wanted(4))).notes, [/is a FIFO, not a regular file; remove it/]);
+  await sysctls.apply((await sysctls.observe(wanted(4))).steps);
   t.equal(value(FORWARD), '1');
   t.equal(readFileSync(`${dir}/outside`, 'utf8'), 'precious');
-  t.equal((await sysctls.lookForCleanup()).length, 2);
+  t.equal((await sysctls.planCleanup()).length, 2);
 });

@@ -1,7 +1,7 @@
 // Where packets to an external gateway go, with the kernel's neighbour table modelled.
 import pino from 'pino';
 import t from 'tap';
-import { RIVALS } from '../../../agent/uplink/conflicts.ts';
+import { CONFLICTS } from '../../../agent/uplink/conflicts.ts';
 import { NEW_NEIGHBOUR, neighbourEntry, parseNeighbour } from '../../../agent/uplink/neighbours.ts';
 import { NextHop } from '../../../agent/uplink/next-hop.ts';
 import type { NetlinkRequest } from '../../../lib/netlink.ts';
@@ -51,43 +51,43 @@ function kernel(pins: string[] = []) {
       return found && `${found.mac} ${found.state}`;
     },
     answer: (mac: string, now: number) =>
-      hop.heard({ from: GATEWAY, mac, solicited: true }, 'all', false, now),
+      hop.receive({ from: GATEWAY, mac, solicited: true }, 'all', false, now),
   };
 }
 
 t.test('an entry that the kernel learned is left alone, and put back when it was turned aside', async (t) => {
   const { hop, learn, there, answer } = kernel();
-  hop.look(LINK, 0);
+  hop.observe(LINK, 0);
   t.ok(answer(ROUTER, 0));
   t.equal(there(), undefined, 'the kernel asks when it has a packet');
   learn(ROUTER);
-  t.notOk(hop.look(LINK, 1));
-  t.ok(hop.notice(learn(THIEF)), 'that is told');
+  t.notOk(hop.observe(LINK, 1));
+  t.ok(hop.update(learn(THIEF)), 'that is told');
   t.equal(there(), `${THIEF} reachable`, 'until the router has answered');
   t.ok(answer(ROUTER, 2));
   t.equal(there(), `${ROUTER} permanent`);
-  answer(ROUTER, 2 + RIVALS.contest);
+  answer(ROUTER, 2 + CONFLICTS.contested);
   t.equal(there(), `${ROUTER} reachable`, 'given back when nobody claims it any more');
   t.match(hop.notes(3).join(), `${THIEF} claimed to be the external gateway ${GATEWAY}`);
   t.match(hop.notes(3).join(), `go to ${ROUTER}`);
-  t.same(hop.notes(2 + RIVALS.memory), []);
+  t.same(hop.notes(2 + CONFLICTS.memory), []);
 });
 
 t.test('what a process that died held is given back, and a pin is kept', async (t) => {
   const free = kernel();
   free.leave(ROUTER);
-  free.hop.look(LINK, 0);
+  free.hop.observe(LINK, 0);
   t.equal(free.there(), `${ROUTER} reachable`);
   t.equal(free.hop.mac, ROUTER, 'and packets go on there');
   const pinned = kernel([ROUTER]);
   pinned.leave(ROUTER);
-  pinned.hop.look(LINK, 0);
+  pinned.hop.observe(LINK, 0);
   pinned.hop.release();
   t.equal(pinned.there(), `${ROUTER} permanent`);
   const held = kernel();
-  held.hop.look(LINK, 0);
+  held.hop.observe(LINK, 0);
   held.answer(ROUTER, 0);
-  held.hop.notice(held.learn(THIEF));
+  held.hop.update(held.learn(THIEF));
   held.answer(ROUTER, 1);
   held.hop.release();
   t.equal(held.there(), `${ROUTER} reachable`, 'at the end of the process');
@@ -95,10 +95,10 @@ t.test('what a process that died held is given back, and a pin is kept', async (
 
 t.test('when the entry cannot be put right, packets are known to go elsewhere', async (t) => {
   const { hop, learn, refuse, answer } = kernel();
-  hop.look(LINK, 0);
+  hop.observe(LINK, 0);
   answer(ROUTER, 0);
   refuse(new Error('EPERM'));
-  hop.notice(learn(THIEF));
+  hop.update(learn(THIEF));
   answer(ROUTER, 1);
   t.match(
     hop.diversion,
@@ -109,18 +109,18 @@ t.test('when the entry cannot be put right, packets are known to go elsewhere', 
   t.equal(hop.diversion, undefined);
   const foreign = kernel();
   foreign.learn(THIEF, true);
-  foreign.hop.look(LINK, 0);
+  foreign.hop.observe(LINK, 0);
   foreign.hop.lost(1, 1, 0);
   t.equal(foreign.hop.diversion, undefined, 'whoever made it permanent may be right');
-  foreign.hop.heard({ from: GATEWAY, mac: ROUTER, solicited: true }, 'all', true, 1);
-  t.match(foreign.hop.diversion, `go to ${THIEF}, but it answers from ${ROUTER}: somebody has made`);
+  foreign.hop.receive({ from: GATEWAY, mac: ROUTER, solicited: true }, 'all', true, 1);
+  t.match(foreign.hop.diversion, `go to ${THIEF}, but it answers from ${ROUTER}: another program made`);
   t.equal(foreign.there(), `${THIEF} permanent`, 'it is not the agent’s to change');
 });
 
 t.test('a pinned gateway answers from there alone, and packets go there before it does', async (t) => {
   const { hop, learn, there, answer } = kernel([ROUTER, '02:00:00:00:00:02']);
   learn(THIEF);
-  hop.look(LINK, 0);
+  hop.observe(LINK, 0);
   t.equal(there(), `${ROUTER} permanent`);
   t.notOk(answer(THIEF, 1));
   t.notOk(hop.lost(3, 3, 1));
@@ -132,10 +132,10 @@ t.test('a pinned gateway answers from there alone, and packets go there before i
 
 t.test('all of the link are asked once a second while somebody claims to be the gateway', async (t) => {
   const { hop, answer } = kernel();
-  hop.look(LINK, 0);
+  hop.observe(LINK, 0);
   answer(ROUTER, 0);
   t.notOk(hop.asksAll(1));
-  const claim = () => hop.heard({ from: GATEWAY, mac: THIEF, solicited: false }, 'one', false, 2);
+  const claim = () => hop.receive({ from: GATEWAY, mac: THIEF, solicited: false }, 'one', false, 2);
   claim();
   t.ok(hop.asksAll(2));
   claim();

@@ -5,7 +5,7 @@ import t from 'tap';
 import { Metrics } from '../../../agent/show/metrics.ts';
 import { type AgentView, notReady, statusDocument } from '../../../agent/show/status.ts';
 import { statusText } from '../../../agent/show/text.ts';
-import type { UplinkView } from '../../../agent/uplink/uplink.ts';
+import type { UplinkView } from '../../../agent/uplink/uplink-view.ts';
 import { address } from '../../../lib/prefix.ts';
 
 const UPLINK: UplinkView = {

@@ -1,0 +1,57 @@
+/** What a reconcile is going to change, step by step: as lines for people, and counted for metrics. Pure. */
+import type { Family } from '../../lib/prefix.ts';
+import type { NatStep } from '../../nat/diff.ts';
+import { commandLines, isRuleStep } from '../../nat/render.ts';
+import type { RoutingStep } from '../../routing/diff.ts';
+import { renderStep } from '../../routing/render.ts';
+import type { SysctlStep } from '../pod/sysctl.ts';
+import type { Neighbour } from '../uplink/neighbours.ts';
+
+/** The steps by part; the order between the parts is the executor's. */
+export interface Changes {
+  nat: NatStep[];
+  routing: RoutingStep[];
+  sysctl: SysctlStep[];
+  /** Neighbour entries to remove; only `cleanup` does. */
+  neighbours?: PermanentNeighbour[];
+}
+
+/** A neighbour entry that the agent made permanent. `line`: the command that removes it. */
+export interface PermanentNeighbour extends Neighbour {
+  line: string;
+}
+
+/** The number of steps. */
+export const countChanges = ({ nat, routing, sysctl, neighbours = [] }: Changes): number =>
+  nat.length + routing.length + sysctl.length + neighbours.length;
+
+/** The steps as the lines a person would type, in the order in which they are applied. */
+export function changeLines({ nat, routing, sysctl }: Changes): string[] {
+  return [...commandLines(nat), ...routing.map(renderStep), ...sysctl.map(({ line }) => line)];
+}
+
+/** The same for `cleanup`. */
+export function cleanupLines({ nat, routing, sysctl, neighbours = [] }: Changes): string[] {
+  const [settings, entries] = [sysctl, neighbours].map((steps) => steps.map(({ line }) => line));
+  return [...settings!, ...routing.map(renderStep), ...entries!, ...commandLines(nat)];
+}
+
+const OBJECTS = ['rule', 'route', 'address'] as const;
+
+/** How many objects of each kind the steps touch: the label `object` of `veg_agent_drift_repairs_total`. */
+export function countObjects({ nat, routing, sysctl }: Changes): Record<string, number> {
+  const objects = [
+    ...nat.map((step) => (isRuleStep(step) ? 'chain' : 'set')),
+    ...routing.map(({ kind }) => OBJECTS.find((object) => kind.toLowerCase().endsWith(object))!),
+    ...sysctl.map(() => 'sysctl'),
+  ];
+  const counts: Record<string, number> = {};
+  for (const object of objects) counts[object] = (counts[object] ?? 0) + 1;
+  return counts;
+}
+
+/** The family of a routing step. */
+export function routingFamily(step: RoutingStep): Family {
+  if ('address' in step) return step.address.family;
+  return 'route' in step ? step.route.family : step.rule.family;
+}

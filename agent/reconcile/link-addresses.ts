@@ -1,0 +1,45 @@
+/** The gateway's addresses and the links that they are on: what claims.ts announces and defends. Pure. */
+import { type Address, FAMILIES } from '../../lib/prefix.ts';
+import type { VirtualAddress } from '../../routing/addresses.ts';
+import { ownsAddress } from '../../routing/ownership.ts';
+import type { RoutingState } from '../../routing/state.ts';
+import type { Plan } from '../plan/plan.ts';
+import { isUsable } from '../pod/own-address.ts';
+import type { LinkIdentity } from '../uplink/claims.ts';
+
+/** An interface as its neighbours know it; undefined where it cannot reach any. */
+function linkIdentity(name: string, { links }: Pick<RoutingState, 'links'>): LinkIdentity | undefined {
+  const link = links.find((candidate) => candidate.name === name);
+  if (!link?.up || !link.carrier || link.mac === '') return undefined;
+  return { ifindex: link.index, mac: link.mac, carrierChanges: link.carrierChanges ?? 0 };
+}
+
+/** The gateway's addresses on its interfaces, but for those that it is about to remove. */
+export function assignedAddresses(plan: Plan, observed: RoutingState): Map<Address, LinkIdentity> {
+  const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);
+  const wanted = new Set(plan.addresses.map(({ address }) => address));
+  const assigned = new Map<Address, LinkIdentity>();
+  for (const name of new Set(FAMILIES.flatMap((family) => Object.values(plan.interfacesOf[family])))) {
+    const link = linkIdentity(name, observed);
+    if (link === undefined) continue;
+    for (const found of observed.addresses) {
+      if (found.ifindex !== link.ifindex || !used.includes(found.family)) continue;
+      // Virtual addresses are not for the pod's own packets, but neighbours know them all the same.
+      if (ownsAddress(found) ? wanted.has(found.address) : isUsable(found)) assigned.set(found.address, link);
+    }
+  }
+  return assigned;
+}
+
+/** The missing addresses whose link can hold them, each with its link. */
+export function missingAddresses(
+  missing: readonly VirtualAddress[],
+  observed: RoutingState,
+): Map<Address, LinkIdentity> {
+  return new Map(
+    missing.flatMap(({ address, dev }) => {
+      const link = linkIdentity(dev, observed);
+      return link === undefined ? [] : [[address, link] as const];
+    }),
+  );
+}

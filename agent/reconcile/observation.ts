@@ -1,0 +1,71 @@
+/** The kernel as a reconcile sees it, and what it observed there. Types only. */
+import type { Address, Family } from '../../lib/prefix.ts';
+import type { NatErrorKind } from '../../nat/errors.ts';
+import type { NatKernel, ObservedNat } from '../../nat/kernel.ts';
+import type { NatState } from '../../nat/state.ts';
+import type { RoutingKernel } from '../../routing/kernel.ts';
+import type { Plan } from '../plan/plan.ts';
+import type { Facts } from '../pod/interfaces.ts';
+import type { Sysctls } from '../pod/sysctl.ts';
+import type { Claims, LinkIdentity } from '../uplink/claims.ts';
+import type { Neighbour } from '../uplink/neighbours.ts';
+import type { Changes } from './changes.ts';
+import type { Failure } from './failures.ts';
+
+/** What a reconcile reads and writes; kernels.ts has the real one, tests a model. */
+export interface Kernels {
+  routing: RoutingKernel;
+  nat: NatKernel;
+  sysctls: Sysctls;
+  claims: Pick<
+    Claims,
+    | 'assigned'
+    | 'conflicts'
+    | 'isFree'
+    | 'notes'
+    | 'probe'
+    | 'refused'
+    | 'removed'
+    | 'setAssigned'
+    | 'settled'
+  >;
+  /** The neighbour entries that the agent made permanent. */
+  neighbours: { permanent(): Neighbour[]; remove(entries: readonly Neighbour[]): void };
+  facts(observed: Awaited<ReturnType<RoutingKernel['observe']>>): Promise<Facts>;
+}
+
+/** The observed state, compared with the plan. */
+export interface Observation {
+  plan: Plan;
+  changes: Changes;
+  /** What could not be observed, by family. A family with `unknown` or `unusable` here is not changed. */
+  failed: ObserveFailure[];
+  /** The desired translation; the next comparison needs it. */
+  desiredNat: NatState;
+  /** The desired state of each family, as text: equal texts, equal states. Absent where the family is left alone. */
+  desired: Partial<Record<Family, string>>;
+  /** The iptables backend of each family. */
+  backend: ObservedNat['backend'];
+  notes: string[];
+  /** The addresses to announce and defend, each with its link. */
+  assigned: ReadonlyMap<Address, LinkIdentity>;
+  /** Virtual addresses in use by another host. */
+  conflicts: Failure[];
+}
+
+/**
+ * A failure to observe. `harmless`: of one table, as long as nothing is to be changed in it; or of what the newest
+ * policy needs and the one that the family is held at does not. `unusable`: the family may not be intact. `unknown`:
+ * nothing is known of the family now.
+ */
+export interface ObserveFailure extends Failure {
+  family: Family;
+  verdict: 'harmless' | 'unusable' | 'unknown';
+  kind: NatErrorKind;
+}
+
+/** The parts without a change event since the last observation: what was observed then counts, if it was as desired. */
+export interface Unchanged {
+  routing: boolean;
+  nat: boolean;
+}

@@ -1,0 +1,240 @@
+/**
+ * Observes the kernel and compares it with the plan; changes nothing. Remembers what was observed while nothing
+ * differed: without a change event it counts for the next comparison, because reading takes most of the time of a
+ * small change.
+ */
+import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.ts';
+import { diffNat, type NatStep } from '../../nat/diff.ts';
+import type { NatNeeds, ObservedNat } from '../../nat/kernel.ts';
+import type { NatState } from '../../nat/state.ts';
+import { diffAddresses, type VirtualAddress } from '../../routing/addresses.ts';
+import { diffRouting, type RoutingStep } from '../../routing/diff.ts';
+import type { RoutingState } from '../../routing/state.ts';
+import type { FamilyStatus, Plan } from '../plan/plan.ts';
+import type { SysctlObservation } from '../pod/sysctl.ts';
+import { type Changes, routingFamily } from './changes.ts';
+import type { Failure } from './failures.ts';
+import { explain, listingFailure, natReason } from './kernel-errors.ts';
+import { assignedAddresses, missingAddresses } from './link-addresses.ts';
+import type { Kernels, Observation, ObserveFailure, Unchanged } from './observation.ts';
+import type { Planned, TargetPlanner } from './target-planner.ts';
+import { hooksOf, sameEssentials, stepKey, sysctlFamily } from './targets.ts';
+
+const NOTHING_UNCHANGED: Unchanged = { routing: false, nat: false };
+
+const hasCounters = (step: NatStep): boolean => step.type === 'insert-rule' && step.rule.packets > 0;
+
+/** The translation, compared. */
+interface NatComparison {
+  observed: ObservedNat;
+  steps: NatStep[];
+  failed: ObserveFailure[];
+}
+
+/** The virtual addresses, compared. */
+interface AddressComparison {
+  remove: RoutingStep[];
+  /** The missing ones that no other host has. */
+  add: RoutingStep[];
+  /** Whether it is not known yet that an address is free. */
+  isPending(address: VirtualAddress): boolean;
+}
+
+export class Observer {
+  readonly #kernels: Kernels;
+  readonly #targets: TargetPlanner;
+  /** What was last applied, so that half of a damaged pair of rules is still known as the agent's. */
+  #previousNat: NatState | undefined;
+  /** What was observed while nothing differed, and what was asked for; undefined since something did. */
+  #settledNat: { observed: ObservedNat; needs: string } | undefined;
+  #settledRouting: RoutingState | undefined;
+  readonly #refusedSysctls = new Set<string>();
+  /** The tables that held something of the agent's, or were to. */
+  readonly #tables = new Set<string>();
+
+  constructor(kernels: Kernels, targets: TargetPlanner) {
+    this.#kernels = kernels;
+    this.#targets = targets;
+  }
+
+  /** An observer with the same memory of what is the agent's. */
+  fork(kernels: Kernels, targets: TargetPlanner): Observer {
+    const fork = new Observer(kernels, targets);
+    fork.#previousNat = this.#previousNat;
+    for (const table of this.#tables) fork.#tables.add(table);
+    return fork;
+  }
+
+  get previousNat(): NatState | undefined {
+    return this.#previousNat;
+  }
+
+  /** A translation was applied, or tried. */
+  recordNat(state: NatState): void {
+    this.#previousNat = state;
+  }
+
+  /** The kernel refused a sysctl: it is not a change until `retryRefused`. */
+  recordRefusedSysctl(path: string): void {
+    this.#refusedSysctls.add(path);
+  }
+
+  retryRefused(): void {
+    this.#refusedSysctls.clear();
+  }
+
+  /** Observes and compares. Throws when the kernel's routing cannot be read. */
+  async observe(unchanged = NOTHING_UNCHANGED): Promise<Observation> {
+    const { routing, sysctls, claims } = this.#kernels;
+    const observed = (unchanged.routing && this.#settledRouting) || (await routing.observe());
+    const { planned, heldBack } = this.#targets.plan(await this.#kernels.facts(observed));
+    const plan = { ...planned.plan };
+    const nat = await this.#compareNat(plan, planned.nat, unchanged.nat);
+    // A family that lacks something is left as it is: what is there may still work, and nothing better is known.
+    // So is one that could not be observed, or where the desired state needs what could not be.
+    const leftAlone = new Set([
+      ...plan.leftAlone,
+      ...nat.failed.filter(({ verdict }) => verdict !== 'harmless').map(({ family }) => family),
+    ]);
+    const sysctl = await sysctls.observe(plan.sysctls);
+    const addresses = this.#compareAddresses(plan, observed, leftAlone);
+    plan.families = blockWithoutForwarding(plan.families, sysctl);
+    const changes: Changes = {
+      // What is no longer the agent's goes first; addresses come when everything behind them is there.
+      routing: [...addresses.remove, ...diffRouting(observed, planned.routing), ...addresses.add].filter(
+        (step) => this.#isOpen(step, leftAlone),
+      ),
+      nat: nat.steps.filter((step) => !leftAlone.has(step.family)),
+      sysctl: sysctl.steps.filter(({ path }) => {
+        const family = sysctlFamily(path);
+        return !this.#refusedSysctls.has(path) && (family === undefined || !leftAlone.has(family));
+      }),
+    };
+    this.#settledRouting = changes.routing.length === 0 ? observed : undefined;
+    return {
+      plan,
+      changes,
+      failed: [...nat.failed, ...heldBack],
+      desiredNat: planned.nat,
+      desired: desiredTexts(planned, plan, addresses),
+      backend: nat.observed.backend,
+      notes: [...plan.notes, ...planned.facts.notes, ...sysctl.notes, ...claims.notes()],
+      assigned: assignedAddresses(plan, observed),
+      conflicts: claims.conflicts().map(addressConflict),
+    };
+  }
+
+  /** Whether a routing step may be applied: its family is not left alone, and it was not refused before. */
+  #isOpen(step: RoutingStep, leftAlone: ReadonlySet<Family>): boolean {
+    const family = routingFamily(step);
+    return !leftAlone.has(family) && !this.#targets.of(family).lacking.has(stepKey(step));
+  }
+
+  async #compareNat(plan: Plan, desired: NatState, unchanged: boolean): Promise<NatComparison> {
+    const needs = this.#needsOf(plan, desired);
+    const asked = JSON.stringify({ ...needs, tables: [...this.#tables] });
+    const settled = unchanged && this.#settledNat?.needs === asked ? this.#settledNat.observed : undefined;
+    const compare = (observed: ObservedNat, failed: ObserveFailure[]): NatComparison => ({
+      ...{ observed, failed, steps: diffNat(observed, desired, this.#previousNat) },
+    });
+    const read = async (): Promise<NatComparison> => {
+      const observed = await this.#kernels.nat.observe(needs);
+      return compare(observed, await this.#judgeUnreadable(observed, desired));
+    };
+    let found = settled === undefined ? await read() : compare(settled, []);
+    // A rule that moves takes its counters along, and those have grown since.
+    if (settled !== undefined && found.steps.some(hasCounters)) found = await read();
+    this.#settledNat =
+      found.steps.length === 0 && found.failed.length === 0
+        ? { observed: { ...found.observed, sets: desired.sets }, needs: asked }
+        : undefined;
+    return found;
+  }
+
+  /** What an observation of the translation has to read. */
+  #needsOf(plan: Plan, desired: NatState): NatNeeds {
+    for (const family of FAMILIES) for (const table of desired.tables[family].keys()) this.#tables.add(table);
+    return {
+      families: plan.nat.map(({ family }) => family),
+      tables: this.#tables,
+      sets: FAMILIES.filter((family) => [...desired.sets.values()].some((set) => set.family === family)),
+      ports: FAMILIES.filter((family) => desired.ports?.[family] !== undefined),
+    };
+  }
+
+  /**
+   * What could not be read. An unreadable table counts as last observed; in `observed` it is replaced by the desired
+   * one when both agree and the jumps to the agent's chains are still there.
+   */
+  async #judgeUnreadable(observed: ObservedNat, desired: NatState): Promise<ObserveFailure[]> {
+    const failures: ObserveFailure[] = [];
+    for (const family of FAMILIES) {
+      const error = observed.failed[family];
+      if (error !== undefined) {
+        failures.push({ ...listingFailure(error, family), family, verdict: 'unknown', kind: error.kind });
+      }
+      for (const [name, unreadable] of observed.unreadable[family]) {
+        const wanted = desired.tables[family].get(name);
+        const last = this.#targets.applied(family)?.tables.get(name);
+        if (wanted === undefined && last === undefined) continue;
+        const hooks = last === undefined ? [] : hooksOf(name, last);
+        const missing = await this.#kernels.nat.missingHook(family, name, hooks);
+        const harmless = sameEssentials(name, wanted, last) && missing === undefined;
+        if (harmless && wanted !== undefined) observed.tables[family].set(name, wanted);
+        failures.push({
+          ...{ object: 'table', family, name, reason: natReason(unreadable), kind: unreadable.kind },
+          message: missing
+            ? `${missing.chain} no longer jumps to ${missing.target}, or that chain is empty; ${explain(unreadable)}`
+            : explain(unreadable),
+          verdict: harmless ? 'harmless' : 'unusable',
+        });
+      }
+    }
+    return failures;
+  }
+
+  #compareAddresses(plan: Plan, observed: RoutingState, leftAlone: ReadonlySet<Family>): AddressComparison {
+    const steps = diffAddresses(observed, plan.addresses).filter(
+      ({ address }) => !leftAlone.has(address.family),
+    );
+    const missing = steps.filter(({ kind }) => kind === 'addAddress').map(({ address }) => address);
+    const links = missingAddresses(missing, observed);
+    const free = this.#kernels.claims.probe(links);
+    const isPending = ({ address }: VirtualAddress) => links.has(address) && !free.has(address);
+    return {
+      isPending,
+      remove: steps.filter(({ kind }) => kind === 'delAddress'),
+      add: steps.filter(({ kind, address }) => kind === 'addAddress' && !isPending(address)),
+    };
+  }
+}
+
+/** The desired state of each family as text. A virtual address is part of it once it is known to be free. */
+function desiredTexts(
+  planned: Planned,
+  { addresses, leftAlone }: Plan,
+  { isPending }: AddressComparison,
+): Observation['desired'] {
+  const texts: Observation['desired'] = {};
+  for (const family of FAMILIES) {
+    if (leftAlone.includes(family)) continue;
+    const own = addresses.filter((address) => address.family === family && !isPending(address));
+    texts[family] = planned.texts[family] + JSON.stringify(own);
+  }
+  return texts;
+}
+
+/** A family is blocked when its forwarding is off and cannot be turned on from here. */
+const blockWithoutForwarding = (
+  families: readonly FamilyStatus[],
+  { problems }: SysctlObservation,
+): FamilyStatus[] =>
+  families.map((status) => {
+    const reason = problems[status.family];
+    return reason === undefined ? status : { ...status, state: 'blocked', reason };
+  });
+
+const addressConflict = ({ address, holder }: { address: Address; holder: string }): Failure => ({
+  ...{ object: 'address', family: familyOf(address), name: address, reason: 'in_use' },
+  message: `${address} is not taken: ${holder} has it, or probes for it too; it is taken when it is free`,
+});
