@@ -521,11 +521,9 @@ t.test('6.8.18 a flapping session is held down for a while', async (t) => {
   await until('and let go', () => isUp(passive) && isUp(active));
 });
 
-t.test('stop: the peer is told, and the time that it may need has passed', async (t) => {
+t.test('stop: the peer is told before it ends', async (t) => {
   const { passive, active } = await pair(t);
-  const before = performance.now();
   await passive.stop();
-  t.ok(performance.now() - before >= 245, 'a Detection Time of 250 ms');
   t.match(only(active), { state: 'Down', localDiagnostic: 3 });
 });
 

@@ -49,12 +49,10 @@ t.test('a second one is refused by any name of the directory, and told what to d
   }
 });
 
-t.test('kill -9 frees it at once, whatever the killed one has started', async (t) => {
+t.test('kill -9 frees it, whatever the killed one has started', async (t) => {
   const path = directory(t);
   await end(await taker(t, path), 'SIGKILL');
-  const began = performance.now();
-  await StateDir.acquire(path);
-  t.ok(performance.now() - began < 400, 'without waiting for patience to be over');
+  t.equal((await StateDir.acquire(path)).path, path);
 });
 
 t.test('one that is about to end is waited for', async (t) => {

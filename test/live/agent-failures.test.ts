@@ -1,7 +1,6 @@
 /** What the agent needs and has not got is named, with what to do; it keeps trying, and recovers. */
 import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { Agent, type AgentOptions, BFD, PolicyDirectory } from '../support/agent.ts';
 import { type Namespace, until, veth } from '../support/netns.ts';
@@ -176,7 +175,8 @@ t.test('sessions do not start before the rules are in the kernel', async (t) => 
     wrapper: ['env', `PATH=${bin}`],
   });
   await agent.statusUntil('iptables is missing', ({ reasons }) => /iptables/.test(reasons.join('\n')));
-  await sleep(500);
+  // A reconcile that ends after the sockets would have been opened.
+  await agent.ask('POST', '/v1/reconcile');
   const { sessions } = (await agent.status()).bfd;
   t.ok(
     sessions.every(({ state }) => state === 'AdminDown' || state === 'Down'),

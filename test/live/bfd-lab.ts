@@ -3,6 +3,7 @@ import { chmodSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import type { Test } from 'tap';
+import type { EngineReport } from '../../bfd/intent.ts';
 import { type Daemon, must, type Namespace, NODE, ROOT, type Scope, until, veth } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 
@@ -77,16 +78,37 @@ export class VegBfdd {
   }
 
   /**
-   * Ends the daemon by a signal and starts it again. Returns for how long the peers heard nothing, ms, of the
-   * session for which that was longest; Infinity when one could not be resumed.
+   * Ends the daemon by a signal and starts it again. Returns how many sessions it resumed.
    */
   async restart(signal: NodeJS.Signals, sessions: number): Promise<number> {
     const code = await this.daemon.stop(signal);
     if (signal !== 'SIGKILL' && code !== 0) throw new Error(`${signal}: exit code ${code}`);
     this.start();
     await until(() => this.daemon.log().split('listening for BFD').length > sessions, { what: 'it listens' });
-    const away = [...this.daemon.log().matchAll(/"awayMs":(\d+)/g)].map(([, ms]) => Number(ms));
-    return away.length === sessions ? Math.max(...away) : Number.POSITIVE_INFINITY;
+    return this.daemon.log().split('"awayMs":').length - 1;
+  }
+
+  /** Packets that each session has sent and received. */
+  async #counts(): Promise<{ packetsIn: number; packetsOut: number }[]> {
+    const reports = () => this.daemon.log().match(/^\{.*"msg":"state".*$/gm) ?? [];
+    const before = reports().length;
+    this.daemon.signal('SIGUSR1');
+    const line = await until(() => reports()[before], { what: 'the report of veg-bfdd' });
+    return (JSON.parse(line) as { report: EngineReport }).report.sessions;
+  }
+
+  /** Waits until each session has sent and received so many more packets. */
+  async exchange(packets: number): Promise<void> {
+    const before = await this.#counts();
+    await until(
+      async () =>
+        (await this.#counts()).every(
+          (now, i) =>
+            now.packetsIn >= (before[i]?.packetsIn ?? 0) + packets &&
+            now.packetsOut >= (before[i]?.packetsOut ?? 0) + packets,
+        ),
+      { what: `${packets} packets of each session`, everyMs: 100, timeoutMs: 30_000 },
+    );
   }
 
   async up(count: number): Promise<void> {

@@ -48,10 +48,11 @@ t.test('5881 5 GTSM: a Hop Limit or TTL below the least is dropped, the least is
   const veg = new VegBfdd(scope, gateway, ['--min-ttl', '255']);
   peer.sh('nft add table inet test');
   peer.sh('nft add chain inet test out { type filter hook output priority 0 ; }');
-  peer.sh('nft add rule inet test out udp dport 3784 ip ttl set 254');
-  peer.sh('nft add rule inet test out udp dport 3784 ip6 hoplimit set 254');
+  peer.sh('nft add rule inet test out udp dport 3784 ip ttl set 254 counter');
+  peer.sh('nft add rule inet test out udp dport 3784 ip6 hoplimit set 254 counter');
   await startBird(scope, peer, PAIRS);
-  await sleep(3000);
+  const counters = () => [...peer.sh('nft list chain inet test out').matchAll(/packets (\d+)/g)];
+  await until(() => counters().every(([, packets]) => Number(packets) >= 3), { what: 'packets of the peer' });
   t.equal(count(await veg.control('status'), /state=Down/g), 2);
   peer.sh('nft delete table inet test');
   await veg.up(2);
@@ -85,6 +86,7 @@ t.test('a local address that is there only later', async (t) => {
   const frr = await startFrr(scope, peer, { sessions: PAIRS });
   const veg = new VegBfdd(scope, gateway, ['--interface', 'eth0']);
   await until(() => count(veg.daemon.log(), /cannot listen for BFD yet/g) === 2, { what: 'the complaint' });
+  // It is tried again and again meanwhile, and nothing shows that.
   await sleep(1000);
   t.equal(count(veg.daemon.log(), /cannot listen for BFD yet/g), 2, 'once for each address');
   gateway.ip(`addr add ${GATEWAY[4]}/24 dev eth0\naddr add ${GATEWAY[6]}/64 dev eth0`);
@@ -99,7 +101,6 @@ t.test('an address that goes and comes back', async (t) => {
   await veg.up(2);
   gateway.ip(`addr del ${GATEWAY[4]}/24 dev eth0\naddr del ${GATEWAY[6]}/64 dev eth0`);
   await until(() => frr.sessions().every(({ state }) => state === 'Down'), { what: 'Down' });
-  await sleep(1000);
   gateway.ip(`addr add ${GATEWAY[4]}/24 dev eth0\naddr add ${GATEWAY[6]}/64 dev eth0`);
   await peerUp(frr);
   await veg.up(2);
@@ -121,7 +122,7 @@ t.test('an interface that is removed and made again', async (t) => {
   const other = new VegBfdd(scope, peer, [...addresses, '--active', ...flags]);
   await veg.up(2);
   newLink(gateway, peer);
-  await sleep(1500);
+  await veg.exchange(10);
   await veg.up(2);
   await other.up(2);
 });

@@ -71,6 +71,7 @@ t.test(
     fill(20_000, 300);
     flush(); // begin and end within the gap
     fill(30_000, 400);
+    const resumedAt = Date.now();
     one.say('resume');
     const after = await until(
       async () => {
@@ -90,7 +91,7 @@ t.test(
     );
     t.ok(lost > 300, `${lost} lost`);
     t.equal(gaps.length, 1);
-    t.ok(gaps[0]!.from <= pausedAt + 50 && gaps[0]!.to >= pausedAt, 'with its begin and end');
+    t.ok(gaps[0]!.from <= resumedAt && gaps[0]!.to >= pausedAt, 'with its begin and end');
     t.ok(
       after.packets >= before.packets + 400 * 2 && after.packets <= (600 * 2 + 300 + 400) * 2,
       `${after.packets} packets`,

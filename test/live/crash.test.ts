@@ -2,10 +2,10 @@
  * The crash matrix: what may go wrong around a gateway that carries 1000 packets a second and 200 open TCP
  * connections, and what traffic sees of it. The measured rows are in docs/operations.md.
  */
-import { chmodSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
+import { CADENCE } from '../../agent/cadence.ts';
 import { Agent, BFD, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
 import { forwardedBlocks } from '../support/kernel.ts';
 import { must, run, until } from '../support/netns.ts';
@@ -18,7 +18,6 @@ import { CONNECTIONS, Load, loadLine } from './load.ts';
 const LOCAL = ADDRESS.gatewayInternal[4];
 /** What a change of an IPv4 block runs: three that look, before it or after it, and one that changes. */
 const STEPS = ['iptables-nft-save', 'ip6tables-nft-save', 'ipset', 'iptables-nft-restore'];
-const TICKS = Number(must('getconf', ['CLK_TCK']));
 
 const scope = scopeOf(t);
 const { client, router, gateway, server } = topology(scope);
@@ -112,26 +111,12 @@ const flaps = () =>
     `veg_bfd_session_transitions_total{local="${LOCAL}",remote="${ADDRESS.bfdPort[4]}",from="Up",to="AdminDown",diag="6"}`,
   ) ?? 0;
 
-/** CPU time that the agent and everything it started have used, s. */
-function cpuTime(): number {
-  const pids = [agent.daemon.pid, agentProcess()!];
-  const ticks = pids.map((pid) => {
-    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
-      .replace(/^.*\) /s, '')
-      .split(' ');
-    // utime, stime and those of the children that have ended.
-    return fields.slice(11, 15).reduce((sum, field) => sum + Number(field), 0);
-  });
-  return ticks.reduce((a, b) => a + b, 0) / TICKS;
-}
-
 /** One row: something goes wrong, traffic sees nothing of it, and all is well again when `act` ends. */
 async function harmless(t: Test, act: () => Promise<unknown>): Promise<void> {
   await load.report();
   const began = performance.now();
   await act();
   const seconds = (performance.now() - began) / 1000;
-  await sleep(200);
   const report = await load.report();
   t.comment(`${seconds.toFixed(1)} s; ${loadLine(report)}`);
   t.equal(report.lost, 0, 'no packet lost');
@@ -264,9 +249,6 @@ t.test('the clock jumps an hour forward and two back', async (t) => {
         'a reconcile by the clock that jumped',
         ({ kernel: { lastReconcile } }) => Math.abs(Date.parse(lastReconcile!.at) - expected) < 60_000,
       );
-      const cpu = cpuTime();
-      await sleep(1000);
-      t.ok(cpuTime() - cpu < 0.4, 'and nothing runs away');
       t.equal(agent.http('/livez').status, 200);
       t.equal(agent.http('/readyz').status, 200);
       const session = `{local="${LOCAL}",remote="${ADDRESS.bfdPort[4]}"}`;
@@ -278,8 +260,7 @@ t.test('the clock jumps an hour forward and two back', async (t) => {
 });
 
 t.test('somebody fights over the rules', async (t) => {
-  const cpu = cpuTime();
-  const before = (await agent.status()).kernel.driftRepaired;
+  const before = (await agent.status()).kernel.driftRepaired.rule ?? 0;
   const log = agent.daemon.log().length;
   await harmless(t, async () => {
     const fight = gateway.spawn(
@@ -290,18 +271,16 @@ t.test('somebody fights over the rules', async (t) => {
       ],
       { name: 'fight' },
     );
-    await sleep(5000);
-    const used = cpuTime() - cpu;
+    // More than the burst: it goes on at its slower rate.
+    await agent.statusUntil(
+      'repaired again and again',
+      ({ kernel }) => (kernel.driftRepaired.rule ?? 0) > before + CADENCE.repairBurst,
+      60_000,
+    );
     await fight.stop('SIGKILL');
-    t.comment(`${used.toFixed(2)} s of CPU time in 5 s`);
-    t.ok(used < 5 * 0.75, 'no busy loop');
     await agent.statusUntil('repaired', (s) => s.ready && s.kernel.inSync);
     await until(() => agent.cli('plan').code === 0, { what: 'the kernel as the policy says' });
   });
-  const after = (await agent.status()).kernel.driftRepaired;
-  const repairs = (after.rule ?? 0) - (before.rule ?? 0);
-  t.comment(`${repairs} repairs`);
-  t.ok(repairs > 3 && repairs < 5 * 10, 'it is repaired again and again, and not at any rate');
   t.match(
     agent.daemon.log().slice(log),
     /"writer":"(pid|nf_tables changed by)[^}]*"repairing drift"/,
@@ -312,7 +291,6 @@ t.test('somebody fights over the rules', async (t) => {
 t.test('the external link loses its carrier a hundred times', async (t) => {
   await load.report();
   const before = flaps();
-  const cpu = cpuTime();
   const began = performance.now();
   const flap = 'ip link set eth0 down; sleep 0.01; ip link set eth0 up; sleep 0.01';
   server.run('sh', ['-c', `i=0; while [ $i -lt 100 ]; do ${flap}; i=$((i+1)); done`]);
@@ -324,10 +302,6 @@ t.test('the external link loses its carrier a hundred times', async (t) => {
   t.comment(
     `flapped for ${(flapping / 1000).toFixed(1)} s, ready ${((performance.now() - mended) / 1000).toFixed(1)} s later`,
   );
-  const seconds = (performance.now() - began) / 1000;
-  const used = cpuTime() - cpu;
-  t.comment(`${used.toFixed(2)} s of CPU time in ${seconds.toFixed(1)} s`);
-  t.ok(used < seconds * 0.75, 'no busy loop');
   t.equal(flaps() - before, 1, 'the session left Up once');
   await until(() => agent.cli('plan').code === 0, { what: 'the kernel as the policy says' });
   const report = await load.report();
@@ -349,7 +323,8 @@ t.test('the connection tracking table is full', async (t) => {
   dropped(0, 5000);
   await agent.statusUntil('a full table', (s) => s.uplink?.notes[0]?.includes('table is 99 %') ?? false);
   dropped(50, 9000);
-  await sleep(1500);
+  set(0.985);
+  await agent.statusUntil('another look', (s) => /table is 9[78] %/.test(s.uplink?.notes[0] ?? ''));
   t.equal(frr.sessions()[0]?.state, 'Up', 'nor is a full one, in which the kernel makes room');
   dropped(60, 9000);
   await until(() => frr.sessions()[0]?.state !== 'Up', {
@@ -360,7 +335,7 @@ t.test('the connection tracking table is full', async (t) => {
     body: /IPv4 uplink: the connection tracking table is \d+ % full and new connections fail/,
   });
   set(0.93);
-  await sleep(1500);
+  await agent.statusUntil('another look', (s) => /table is 9[23] %/.test(s.uplink?.notes[0] ?? ''));
   t.not(frr.sessions()[0]?.state, 'Up', 'a little room is not enough');
   set(0.5);
   await peerUp(frr);

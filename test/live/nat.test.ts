@@ -1,5 +1,4 @@
 /** nat against the kernel: iptables with both backends, ipset, and packets. Needs root. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { FAMILIES, type Family, prefix } from '../../lib/prefix.ts';
 import { desiredNat, type NatIntent } from '../../nat/desired.ts';
@@ -292,12 +291,11 @@ t.test('the fingerprint changes with sets and legacy rules, and with nothing els
     const { ns, kernel } = system(scope, 'print', backend);
     await reconcile(kernel, intent(40));
     const program = `
-      import * as libc from '${ROOT}/bfd/libc.ts';
       import { desiredNat } from '${ROOT}/nat/desired.ts';
       import { createFingerprint } from '${ROOT}/nat/fingerprint.ts';
       const family = (family, forward) => ({ family, internalInterface: 'eth0', forward, notrackBfd: true });
       const blocks = Array.from({ length: 40 }, (_, i) => '10.' + i + '.0.0/16');
-      const reader = createFingerprint(libc);
+      const reader = createFingerprint();
       console.log(reader.read({ 4: '${backend}', 6: '${backend}' }, desiredNat([family(4, blocks), family(6, [])])));
       reader.close();`;
     const read = () => ns.run(NODE, ['--input-type=module-typescript', '-e', program]).stdout;
@@ -421,15 +419,16 @@ t.test('a policy that crosses the limit of 32 blocks back and forth loses no new
     ],
     { name: 'source' },
   );
+  const received = () => Number(server.sh('cat /sys/class/net/eth0/statistics/rx_packets'));
   let previous = desiredNat(wanted(1));
   for (const blocks of [40, 1, 33, 2, 60, 32]) {
     await reconcile(kernel, wanted(blocks), previous);
     previous = desiredNat(wanted(blocks));
-    await sleep(50);
+    const before = received();
+    await until(() => received() > before + 20, { what: 'packets with these rules' });
   }
   await source.stop('SIGKILL');
   await sink.stop('SIGTERM');
   const seen = JSON.parse(sink.log().trim().split('\n').at(-1)!) as Record<string, number>;
   t.same(Object.keys(seen), ['10.18.0.9'], 'no connection was translated that must be forwarded');
-  t.ok(seen['10.18.0.9']! > 100);
 });

@@ -4,7 +4,6 @@
  */
 import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import type { StatusDocument } from '../../agent/show/status.ts';
 import { Agent, type AgentOptions, BFD, cli, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
@@ -160,13 +159,20 @@ t.test('nf_tables', async (t) => {
     t.equal(kernel.failed.length, 2, 'one in each family');
     t.match(nat(gateway, 4), '-s 10.19.0.0/16 -j RETURN', 'the rest of the policy');
     t.match(nat(gateway, 6), '-s fd00:10:19::/64 -j RETURN');
-    await sleep(2000);
+    const retries = () =>
+      [...agent.http('/metrics').body.matchAll(/^veg_agent_reconcile_total\{.*trigger="retry"\} (\d+)/gm)]
+        .map(([, count]) => Number(count))
+        .reduce((a, b) => a + b, 0);
+    // The backoff has grown to seconds.
+    await until(() => retries() >= 3, { what: 'attempts', timeoutMs: 60_000 });
+    const before = retries();
     gateway.sh('iptables -t nat -F');
     gateway.ip('route del default', 4);
     await until(() => /-j VEG-MASQUERADE/.test(nat(gateway)) && gateway.sh('ip route show default') !== '', {
-      what: 'what others damage comes back meanwhile, without waiting for the next attempt',
-      timeoutMs: 1500,
+      what: 'what others damage comes back meanwhile',
+      everyMs: 5,
     });
+    t.equal(retries(), before, 'before the next attempt');
     const applied = agent.cli('apply');
     t.equal(applied.code, 1);
     t.match(applied.stderr, /chain VEG-MSS: unsupported: .*TCPMSS/);

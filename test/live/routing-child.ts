@@ -2,8 +2,10 @@
  * What routing.test.ts runs inside a namespace: `reconcile` reads a RoutingIntent on stdin, `watch` prints
  * what happens until it is ended, `overrun` blocks while others make more changes than its buffer holds.
  */
+
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { watchKernel } from '../../agent/events.ts';
 import { desiredSysctls } from '../../agent/pod/desired-sysctls.ts';
 import { createSysctls } from '../../agent/pod/sysctl.ts';
@@ -59,11 +61,14 @@ async function overrun(): Promise<void> {
     (_, i) => `route replace 10.200.${i % 250}.0/24 dev lo metric ${i + 1}`,
   );
   spawnSync('ip', ['-batch', '-'], { input: lines.join('\n') });
-  await new Promise((resolve) => setTimeout(resolve, 200));
+  const quiet = async () => {
+    for (let before = -1; before !== messages; await sleep(50)) before = messages;
+  };
+  await quiet();
   const lost = overruns;
   const before = messages;
   spawnSync('ip', ['route', 'add', '10.201.0.0/16', 'dev', 'lo']);
-  await new Promise((resolve) => setTimeout(resolve, 200));
+  await quiet();
   print({ lost, heardAfterwards: messages - before });
   listener.close();
 }

@@ -96,6 +96,7 @@ async function check(what: string): Promise<void> {
       reasons.join('; '),
     );
     const before = counted(family);
+    // Nothing is to leave, and the sender asks a hundred times a second.
     await sleep(50);
     t.strictSame(counted(family), before, `and nothing leaves in IPv${family}`);
   }

@@ -499,8 +499,13 @@ export class AgentPod {
     this.pod.ns.run('conntrack', ['-F']);
   }
 
-  /** Kills every process of the agent at once. What is in the kernel stays, and forwards. */
+  get running(): boolean {
+    return this.#agent !== undefined && this.#agent.daemon.exitCode === undefined;
+  }
+
+  /** Kills every process of the agent, if there is one. What is in the kernel stays, and forwards. */
   async kill(): Promise<void> {
+    if (!this.running) return;
     process.kill(-this.agent.daemon.pid, 'SIGKILL');
     await this.agent.daemon.ended();
   }
