@@ -74,7 +74,9 @@ export type FlowEvent =
   | { type: 'end'; flow: GroupFlow }
   /** Packets of a replica were seen here; at most once in 20 s for each. */
   | { type: 'active'; flow: GroupFlow }
-  /** Events were lost, and the table was read: `update` of every own flow came before this. All others have ended. */
+  /** The table is read, at the start and whenever events were lost: `update` of every own flow that is there follows. */
+  | { type: 'listing' }
+  /** It was read to its end: own flows that were not reported since `listing` have ended. */
   | { type: 'listed' };
 
 /** What the kernel side carries out. All of it is idempotent. */
@@ -93,10 +95,15 @@ export type FlowChange =
 /** conntrack, as the exchange needs it; it runs in the exchange's thread. */
 export interface FlowKernel {
   /**
-   * Starts reporting, with `update` of every own flow that is there, then `listed`. Entries that are there and are
-   * replicas of a former process are deleted or reported as own, never left alone.
+   * Starts reporting: `listing`, every own flow that is there, `listed`. Replicas that a former process has left are
+   * neither reported nor deleted before `settle`.
    */
   start(report: (events: readonly FlowEvent[]) => void): void;
+  /**
+   * What becomes of replicas that a former process has left and that were not inserted again: those with a port in one
+   * of these slices have ended, and are deleted; all others are own flows from now on, and are reported.
+   */
+  settle(slots: readonly number[]): void;
   /** Carries out changes, in order, before it returns. Returns how many the kernel refused, by reason. */
   apply(changes: readonly FlowChange[]): Record<string, number>;
   close(): void;
