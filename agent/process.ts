@@ -52,7 +52,7 @@ import { Drops } from './show/drops.ts';
 import { reportNow, SessionHistory } from './show/history.ts';
 import { HttpListeners, type Listener } from './show/http.ts';
 import { Metrics } from './show/metrics.ts';
-import { page } from './show/page/page.ts';
+import { loadPage } from './show/page/page.ts';
 import { planDocument } from './show/plan-document.ts';
 import { type AgentView, notReady, type StatusDocument, statusDocument } from './show/status.ts';
 import { Uplink } from './uplink/uplink.ts';
@@ -245,7 +245,7 @@ const http = new HttpListeners(
     metrics: () => metrics.text(),
     notLive,
     notReady: () => notReady(view),
-    page,
+    page: loadPage,
     data: {
       '/data/status': looks.status,
       '/data/sources': looks.sources,

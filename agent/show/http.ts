@@ -17,9 +17,9 @@ export interface HttpContent {
   notLive(): string[];
   /** Empty when the gateway is ready. */
   notReady(): string[];
-  /** The page for people, with what its browser may do (Content-Security-Policy). */
-  page: { html: string; policy: string };
-  /** What the page shows, by path; an answer that is no text goes as JSON. */
+  /** The page for people, with its Content-Security-Policy. */
+  page(): Promise<{ html: string; policy: string }>;
+  /** The documents of the page, by path; a body that is not text is sent as JSON. */
   data: Record<string, (query: URLSearchParams) => Promise<{ status: number; body: unknown }>>;
 }
 
@@ -36,6 +36,11 @@ const METRICS_SHARE = 0.1;
 const METRICS_BURST = 500;
 
 const TEXT = 'text/plain; charset=utf-8';
+const HTML = 'text/html; charset=utf-8';
+
+/** Whether a client takes gzip (RFC 9110 12.5.3). */
+export const acceptsGzip = (header = ''): boolean =>
+  header.split(',').some((part) => /^\s*gzip\s*(?:;\s*q=(?!0(?:\.0*)?\s*$).*)?$/i.test(part));
 
 /** An answer that nobody keeps or takes for something else. */
 export const answerOf = (
@@ -111,11 +116,15 @@ async function answer(request: IncomingMessage, content: HttpContent): Promise<H
     if (typeof body === 'string') return answerOf(status, TEXT, body);
     return answerOf(status, 'application/json', JSON.stringify(body));
   }
-  const { html, policy } = content.page;
-  return answerOf(200, 'text/html; charset=utf-8', html, {
+  const { html, policy } = await content.page();
+  const headers = {
     'Content-Security-Policy': policy,
     'Referrer-Policy': 'no-referrer',
-  });
+    Vary: 'Accept-Encoding',
+  };
+  if (!acceptsGzip(request.headers['accept-encoding'])) return answerOf(200, HTML, html, headers);
+  const { gzipSync } = await import('node:zlib');
+  return answerOf(200, HTML, gzipSync(html), { ...headers, 'Content-Encoding': 'gzip' });
 }
 
 /** An address to listen on; `::` stands for every address of the families that this kernel has. */

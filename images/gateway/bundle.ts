@@ -4,6 +4,7 @@
  *
  *     package.json                    name and version
  *     dist/agent/*.js, dist/bfd/*.js  the programs, and what they share
+ *     dist/agent/page.html            the page, built
  *     build/koffi/…/koffi.node        where koffi looks for its library
  *     LICENSE, THIRD-PARTY            our licence, and those of Node and of the npm packages in the bundle
  *     npm.json                        those packages as `npm sbom` describes them, for sbom.ts
@@ -11,9 +12,10 @@
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build, type Plugin } from 'esbuild';
+import { writePage } from '../../agent/show/page/build.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -75,6 +77,8 @@ async function bundle(out: string): Promise<void> {
     minifyWhitespace: true,
     legalComments: 'none',
     metafile: true,
+    // The page is built below.
+    external: ['./agent/show/page/build.ts'],
     plugins: [leaveOutUnused],
     banner: { js: BANNER },
     write: false,
@@ -93,7 +97,9 @@ async function bundle(out: string): Promise<void> {
   mkdirSync(dirname(target), { recursive: true });
   copyFileSync(createRequire(import.meta.url).resolve(`${koffi}/${library}`), target);
 
-  const packages = Object.keys(metafile.inputs).map((file) => packageOf(file));
+  const page = await writePage(join(out, 'dist/agent'));
+  const files = [...Object.keys(metafile.inputs), ...page.map((file) => relative(ROOT, file))];
+  const packages = files.map((file) => packageOf(file));
   const node = `node_modules/node-linux-${process.arch}`;
   const inputs = new Set([...packages, `node_modules/${koffi}`, node].filter((path) => path !== undefined));
   writeFileSync(join(out, 'npm.json'), json(npmPackages(inputs)));

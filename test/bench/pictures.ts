@@ -97,15 +97,19 @@ const PAGE = 'http://127.0.0.1:10669/';
 async function picture(name: string, view: Parameters<Browser['view']>[0], prepare?: string): Promise<void> {
   await browser.view(view);
   await browser.open(PAGE);
-  if (prepare !== undefined) await browser.value(prepare);
   await until(() => browser.value<boolean>("document.querySelectorAll('#flows tr').length > 5"), {
     what: name,
   });
+  if (prepare !== undefined) await browser.value(prepare);
   await sleep(2500);
   writeFileSync(join(IMAGES, name), await browser.screenshot());
 }
 
-const FIVE_MINUTES = "document.getElementById('span').value = '300'";
+const FIVE_MINUTES = `{
+  const span = document.getElementById('span');
+  span.value = '300';
+  span.dispatchEvent(new Event('change'));
+}`;
 await picture('page-light.png', { width: 1200, height: 1620 }, FIVE_MINUTES);
 await picture('page-phone-dark.png', { width: 360, height: 780, scale: 2, dark: true }, FIVE_MINUTES);
 await browser.close();
@@ -140,7 +144,9 @@ function terminalPicture(lines: string[]): string {
   const rows = lines.map((text, row) => {
     let column = 0;
     const spans: string[] = [];
-    for (const [, code = '', part = ''] of text.matchAll(/(?:\x1b\[(\d+)m)?([^\x1b]+)(?:\x1b\[0m)?/g)) {
+    for (const [, code = '', part = ''] of text.matchAll(
+      /(?:\x1b\[(\d+)m)?([^\x1b]+)(?:\x1b\[(?:22|39)m)?/g,
+    )) {
       const weight = code === '1' ? ' font-weight="bold"' : '';
       spans.push(...words(part, column, code === '' ? '' : ` fill="${colours[code]}"${weight}`));
       column += part.length;

@@ -1,5 +1,7 @@
-/** The page and `status --watch`, as somebody sees them: Chromium and a terminal beside an agent with traffic. */
+/** The page and `status --watch` as a person sees them: Chromium and a terminal beside an agent with traffic. */
 import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import t from 'tap';
 import { AGENT, Agent, BFD, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
 import { Browser } from '../support/browser.ts';
@@ -66,11 +68,11 @@ t.teardown(() => browser.close());
 await browser.view({ width: 1200, height: 900 });
 await browser.open(`${ORIGIN}/`);
 
-/** Waits until an element's text is like that; looks more often than the page does by itself. */
+/** Waits until an element's text matches; refreshes more often than the page does by itself. */
 const shows = (selector: string, pattern: RegExp) =>
   until(
     async () => {
-      await browser.value(`document.getElementById('order').dispatchEvent(new Event('change'))`);
+      await browser.value(`document.getElementById('order')?.dispatchEvent(new Event('change'))`);
       return pattern.test(await browser.text(selector));
     },
     { what: `${selector} shows ${pattern}`, everyMs: 100 },
@@ -95,7 +97,7 @@ t.test('health, sessions with their changes, rates and sources', async (t) => {
   await shows('#flows', /172\.17\.0\.11:\d+/);
 });
 
-t.test('it stays where it is when it is looked at again', async (t) => {
+t.test('nothing moves when it is refreshed', async (t) => {
   const tops = () =>
     browser.value<number[]>(`[...document.querySelectorAll('h2')].map((h) => h.getBoundingClientRect().top)`);
   const before = await tops();
@@ -129,17 +131,40 @@ t.test('a search finds who was behind an address', async (t) => {
   await shows('#found', /^The newest \d+ translations\.$/);
 });
 
-t.test('it fits a phone, and the dark is another', async (t) => {
-  const background = () => browser.value<string>('getComputedStyle(document.body).backgroundColor');
-  const light = await background();
-  for (const width of [1200, 768, 360]) {
-    await browser.view({ width, height: 780, dark: width === 360 });
-    t.equal(await browser.value('document.documentElement.scrollWidth'), width, `${width} pixels wide`);
+t.test('it fits every screen from a telephone to 4K, light and dark, and axe finds nothing', async (t) => {
+  await browser.value(readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8'));
+  const value = (property: string) => browser.value<string>(`getComputedStyle(document.body).${property}`);
+  const colours = new Set<string>();
+  for (const width of [3840, 1200, 768, 360]) {
+    for (const dark of [false, true]) {
+      const screen = `${width} pixels wide, ${dark ? 'dark' : 'light'}`;
+      await browser.view({ width, height: 780, dark });
+      t.equal(await browser.value('document.documentElement.scrollWidth'), width, screen);
+      colours.add(`${dark} ${await value('backgroundColor')}`);
+      const violations = await browser.value<string[]>(
+        `axe.run().then(({ violations, passes }) => passes.length < 20 ? ['axe saw too little'] :
+          violations.flatMap(({ id, nodes }) => nodes.map(({ html }) => id + ': ' + html)))`,
+      );
+      t.same(violations, [], screen);
+    }
   }
-  t.not(await background(), light);
+  t.equal(colours.size, 2, 'one background when light, another when dark');
+  t.equal(new Set([...colours].map((text) => text.replace(/^\w+ /, ''))).size, 2);
+  await browser.view({ width: 3840, height: 2160 });
+  const small = Number.parseFloat(await value('fontSize'));
+  await browser.view({ width: 1200, height: 900 });
+  t.ok(small > Number.parseFloat(await value('fontSize')), 'text is larger on a screen of 3840 pixels');
 });
 
-t.test('what comes from elsewhere is text', async (t) => {
+t.test('a keyboard reaches every control, in the order of the page', async (t) => {
+  const focused = await browser.value<string[]>(`(async () => {
+    const controls = [...document.querySelectorAll('select, input, button')];
+    return controls.filter((one) => (one.focus(), document.activeElement === one)).map((one) => one.id || one.type);
+  })()`);
+  t.same(focused, ['span', 'order', 'external', 'internal', 'at', 'submit', 'reset']);
+});
+
+t.test('text from outside is text', async (t) => {
   policy.set({ ...SPEC, policies: [{ ...WEB, name: '<b>bold</b>' }] });
   await shows('#state', /Not ready/);
   t.match(await browser.text('#reasons'), '<b>bold</b>');
@@ -150,7 +175,7 @@ t.test('what comes from elsewhere is text', async (t) => {
   await shows('#state', /^Ready$/);
 });
 
-t.test('nothing is asked of anybody else, and could not be', async (t) => {
+t.test('it requests nothing from elsewhere, and could not', async (t) => {
   t.same(
     browser.requests.filter((url) => !url.startsWith(`${ORIGIN}/`) && !url.startsWith('data:')),
     [],

@@ -83,6 +83,7 @@ function tasksOf(suite: Suite): Task[] {
   if (suite === 'unit') {
     return [
       command('tsc --noEmit'),
+      command('tsc --noEmit -p agent/show/page/browser'),
       command('biome check --error-on-warnings .'),
       ...files.map((f) => file(f, suite)),
     ];

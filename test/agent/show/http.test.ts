@@ -2,7 +2,13 @@ import { request } from 'node:http';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import pino from 'pino';
 import t from 'tap';
-import { HTTP_LIMITS, HttpListeners, isLoopbackHost, shareMetrics } from '../../../agent/show/http.ts';
+import {
+  acceptsGzip,
+  HTTP_LIMITS,
+  HttpListeners,
+  isLoopbackHost,
+  shareMetrics,
+} from '../../../agent/show/http.ts';
 
 /** A free port on loopback. */
 async function freePort(): Promise<number> {
@@ -19,7 +25,7 @@ const http = new HttpListeners(
     metrics: async () => ({ type: 'text/plain', body: 'a_metric 1\n' }),
     notLive: () => state.live,
     notReady: () => state.ready,
-    page: { html: 'the page\n', policy: "default-src 'none'" },
+    page: async () => ({ html: 'the page\n', policy: "default-src 'none'" }),
     data: {
       '/data/text': async () => ({ status: 409, body: 'not now\n' }),
       '/data/echo': async (query) => ({ status: 200, body: Object.fromEntries(query) }),
@@ -173,6 +179,11 @@ t.test('probes, metrics and the page, and nothing else', async (t) => {
   state.live = ['no word from the BFD process'];
   t.equal((await call('/livez')).status, 503);
   t.strictSame(await call('/'), { status: 200, body: 'the page\n' }, 'the page on loopback');
+  const packed = await raw(
+    'GET / HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n',
+  );
+  t.match(packed, /^Content-Encoding: gzip\r$/m);
+  t.match(packed, /^Vary: Accept-Encoding\r$/m);
   t.equal(
     (await call('/', 'GET', { Host: 'evil.example' })).status,
     403,
@@ -198,6 +209,15 @@ t.test('probes, metrics and the page, and nothing else', async (t) => {
   t.strictSame(await call('/metrics', 'HEAD'), { status: 200, body: '' });
   await http.listen([]);
   await t.rejects(call('/livez'), { code: 'ECONNREFUSED' }, 'an address that is no longer wanted is closed');
+});
+
+t.test('gzip is for clients that accept it', async (t) => {
+  for (const header of ['gzip', 'gzip, deflate, br', 'br;q=1.0, gzip;q=0.8', 'GZIP ; q=0.001']) {
+    t.ok(acceptsGzip(header), header);
+  }
+  for (const header of [undefined, '', 'br', 'gzip;q=0', 'gzip; q=0.000', 'xgzip', 'identity']) {
+    t.notOk(acceptsGzip(header), header ?? 'none');
+  }
 });
 
 t.test('pipelined requests are answered in order, one at a time, and not without end', async (t) => {

@@ -1,0 +1,35 @@
+/** The page as a whole. Pure. */
+import { Fragment, h, type JSX } from 'preact';
+import { type Overview, overview } from '../../overview.ts';
+import { capital } from './elements.ts';
+import { header, notes, reasons, tiles } from './health.ts';
+import { sessions } from './sessions.ts';
+import type { Actions, PageState } from './state.ts';
+import { policies, sources } from './traffic.ts';
+import { translations } from './translations.ts';
+
+/** The title of the browser's tab. */
+export const titleOf = ({ name, state }: Overview): string =>
+  `${state.severity === 'good' ? '' : '⚠ '}${name} · ${capital(state.text)}`;
+
+export function app({ state, actions }: { state: PageState; actions: Actions }): JSX.Element {
+  const { status, sources: document } = state;
+  if (status === undefined) return h(Fragment, {}, header(state, undefined));
+  const shown = overview(status, state.now);
+  return h(
+    Fragment,
+    {},
+    header(state, shown),
+    h(
+      'main',
+      {},
+      reasons(shown),
+      tiles(shown),
+      notes(shown),
+      sessions(status, shown, state, actions),
+      policies(shown.policies, status.translationLog),
+      status.translationLog && document !== undefined ? sources(document, state, actions) : undefined,
+      status.translationLog ? translations(state, actions) : undefined,
+    ),
+  );
+}
