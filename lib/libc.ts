@@ -56,6 +56,7 @@ const cFlock = libc.func('int flock(int fd, int operation)');
 const cPrctl = libc.func('int prctl(int option, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d)');
 const cPthreadSigmask = libc.func('int pthread_sigmask(int how, const void *set, void *old)');
 const cWaitid = libc.func('int waitid(int type, uint32_t id, void *info, int options)');
+const cPoll = libc.func('int poll(void *fds, unsigned long count, int timeout)');
 const cWaitpid = libc.func('int waitpid(int pid, void *status, int options)');
 
 /** A libc call that failed: `code` is the name (`EADDRNOTAVAIL`), `errno` the positive number. */
@@ -228,6 +229,22 @@ export function endedChild(): number {
 /** waitpid(2) without waiting: takes the status of a child that has ended, and throws it away. */
 export function reap(pid: number): void {
   cWaitpid(pid, null, WNOHANG);
+}
+
+// asm-generic/poll.h
+const POLLIN = 1;
+
+/**
+ * poll(2) on another thread: resolves to true when a descriptor is readable, to false after `timeoutMs` or a signal. It
+ * occupies a thread of libuv's pool, so it is for threads that have one thing to wait for.
+ */
+export function readable(fd: number, timeoutMs: number): Promise<boolean> {
+  const pollfd = Buffer.alloc(8);
+  pollfd.writeInt32LE(fd);
+  pollfd.writeInt16LE(POLLIN, 4);
+  return new Promise((resolve) => {
+    cPoll.async(pollfd, 1, timeoutMs, (_error: unknown, ready: number) => resolve(ready > 0));
+  });
 }
 
 /** The index of an interface, 0 when there is none of that name, or no socket to ask with. */

@@ -32,8 +32,8 @@ export const NFNLGRP_CONNTRACK_DESTROY = 3;
 export const IPS_DYING = 1 << 9;
 
 // enum ctattr_type
-const CTA_TUPLE_ORIG = 1;
-const CTA_TUPLE_REPLY = 2;
+export const CTA_TUPLE_ORIG = 1;
+export const CTA_TUPLE_REPLY = 2;
 const CTA_STATUS = 3;
 const CTA_PROTOINFO = 4;
 const CTA_COUNTERS_ORIG = 9;
@@ -285,7 +285,8 @@ export const dumpRequest = (seq: number): Buffer =>
     }),
   );
 
-function encodeTuple(type: number, family: Family, protocol: number, tuple: Tuple): Buffer {
+/** A tuple as the attribute `type`. */
+export function encodeTuple(type: number, family: Family, protocol: number, tuple: Tuple): Buffer {
   const [source, destination] =
     family === 4 ? [CTA_IP_V4_SRC, CTA_IP_V4_DST] : [CTA_IP_V6_SRC, CTA_IP_V6_DST];
   const { icmpType = 0, icmpCode = 0 } = tuple;

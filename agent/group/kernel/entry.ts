@@ -1,0 +1,283 @@
+/**
+ * Conntrack entries of flows that are translated to a shared address, as `GroupFlow`s, and the messages that insert,
+ * change and delete them (linux/netfilter/nfnetlink_conntrack.h). Pure.
+ *
+ * A replica is marked in the two upper bits of its mark: one says that it is a replica, the other one alternates between
+ * the processes of a gateway, so that a process knows the replicas that a former one has left. The bits are never part of
+ * `GroupFlow.mark`.
+ */
+import { AF_INET, AF_INET6, NFGEN_HEADER } from '../../../lib/linux.ts';
+import { Attributes, attribute, nest, nfgenHeader, u8, u16Be, u32Be } from '../../../lib/netlink-codec.ts';
+import type { Family } from '../../../lib/prefix.ts';
+import {
+  CT_NEW,
+  CTA_TUPLE_ORIG,
+  CTA_TUPLE_REPLY,
+  decodeEntry,
+  encodeTuple,
+  PROTOCOL,
+  type Tuple,
+} from '../../../nat/conntrack/wire.ts';
+import type { GroupFlow, TcpInfo } from '../model.ts';
+
+// enum ctattr_type
+const CTA_STATUS = 3;
+const CTA_PROTOINFO = 4;
+const CTA_NAT_SRC = 6;
+const CTA_TIMEOUT = 7;
+const CTA_MARK = 8;
+// enum ctattr_nat, ctattr_protonat
+const CTA_NAT_V4_MINIP = 1;
+const CTA_NAT_V4_MAXIP = 2;
+const CTA_NAT_PROTO = 3;
+const CTA_NAT_V6_MINIP = 4;
+const CTA_NAT_V6_MAXIP = 5;
+const CTA_PROTONAT_PORT_MIN = 1;
+const CTA_PROTONAT_PORT_MAX = 2;
+// enum ctattr_protoinfo, ctattr_protoinfo_tcp
+const CTA_PROTOINFO_TCP = 1;
+const CTA_PROTOINFO_TCP_STATE = 1;
+const CTA_PROTOINFO_TCP_WSCALE_ORIGINAL = 2;
+const CTA_PROTOINFO_TCP_WSCALE_REPLY = 3;
+const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL = 4;
+const CTA_PROTOINFO_TCP_FLAGS_REPLY = 5;
+
+// enum ip_conntrack_status
+const IPS_SEEN_REPLY = 1 << 1;
+const IPS_ASSURED = 1 << 2;
+const IPS_CONFIRMED = 1 << 3;
+const IPS_SRC_NAT = 1 << 4;
+
+// enum tcp_conntrack
+const TCP_CONNTRACK_ESTABLISHED = 3;
+const TCP_CONNTRACK_TIME_WAIT = 7;
+
+// linux/netfilter/nf_conntrack_tcp.h
+const IP_CT_TCP_FLAG_WINDOW_SCALE = 0x01;
+const IP_CT_TCP_FLAG_SACK_PERM = 0x02;
+const IP_CT_TCP_FLAG_BE_LIBERAL = 0x08;
+/** The flags of a replica that its owner decides. */
+const TCP_FLAGS = IP_CT_TCP_FLAG_WINDOW_SCALE | IP_CT_TCP_FLAG_SACK_PERM | IP_CT_TCP_FLAG_BE_LIBERAL;
+
+const REPLICA = 0x8000_0000;
+const GENERATION = 0x4000_0000;
+const OWNER_BITS = (REPLICA | GENERATION) >>> 0;
+
+/** Which process of the gateway has inserted a replica. */
+export type Generation = 0 | 1;
+
+/** An entry of a flow that is translated to a shared address. */
+export interface GroupEntry {
+  flow: GroupFlow;
+  /** Of a replica: which process inserted it. */
+  replica?: Generation;
+  /** The flow has seen packets in both directions and has not begun to end. */
+  established: boolean;
+}
+
+const isSame = (a: Uint8Array, b: Uint8Array): boolean => {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+};
+
+function decodeTcp(protocols: Attributes): TcpInfo | undefined {
+  while (protocols.next()) {
+    if (protocols.type !== CTA_PROTOINFO_TCP) continue;
+    const info: TcpInfo = { state: 0, originalScale: 0, replyScale: 0, originalFlags: 0, replyFlags: 0 };
+    const tcp = protocols.nested;
+    while (tcp.next()) {
+      switch (tcp.type) {
+        case CTA_PROTOINFO_TCP_STATE:
+          info.state = tcp.u8;
+          break;
+        case CTA_PROTOINFO_TCP_WSCALE_ORIGINAL:
+          info.originalScale = tcp.u8;
+          break;
+        case CTA_PROTOINFO_TCP_WSCALE_REPLY:
+          info.replyScale = tcp.u8;
+          break;
+        case CTA_PROTOINFO_TCP_FLAGS_ORIGINAL:
+          info.originalFlags = tcp.u8 & TCP_FLAGS;
+          break;
+        case CTA_PROTOINFO_TCP_FLAGS_REPLY:
+          info.replyFlags = tcp.u8 & TCP_FLAGS;
+          break;
+      }
+    }
+    return info;
+  }
+  return undefined;
+}
+
+/** TCP that has not begun to end; of another protocol, an answer was seen. */
+const isEstablished = (status: number, tcp: TcpInfo | undefined): boolean =>
+  tcp === undefined
+    ? (status & IPS_SEEN_REPLY) !== 0
+    : tcp.state >= TCP_CONNTRACK_ESTABLISHED && tcp.state < TCP_CONNTRACK_TIME_WAIT;
+
+/**
+ * The entry in the payload of a message, from its nfgenmsg header on; undefined if it is not translated to one of the
+ * shared addresses. Its addresses are views of the payload.
+ */
+export function decodeGroupEntry(payload: Buffer, shared: readonly Uint8Array[]): GroupEntry | undefined {
+  const entry = decodeEntry(payload, 0, payload.length);
+  if (entry === undefined) return undefined;
+  const { protocol, status, original, reply } = entry;
+  // A connection to a shared address itself has it in its original direction as well.
+  if ((status & IPS_SRC_NAT) === 0 || !shared.some((address) => isSame(address, reply.destination))) {
+    return undefined;
+  }
+  let timeout = 0;
+  let mark = 0;
+  let tcp: TcpInfo | undefined;
+  const attributes = new Attributes(payload, NFGEN_HEADER);
+  while (attributes.next()) {
+    if (attributes.type === CTA_TIMEOUT) timeout = attributes.u32Be;
+    else if (attributes.type === CTA_MARK) mark = attributes.u32Be;
+    else if (attributes.type === CTA_PROTOINFO) tcp = decodeTcp(attributes.nested);
+  }
+  const { source, sourcePort, destination, destinationPort, icmpType = 0, icmpCode = 0 } = original;
+  return {
+    flow: {
+      ...{ protocol, source, sourcePort, destination, destinationPort, icmpType, icmpCode },
+      ...{ shared: reply.destination, sharedPort: reply.destinationPort },
+      ...{ mark: (mark & ~OWNER_BITS) >>> 0, timeout },
+      ...(tcp !== undefined && { tcp }),
+    },
+    established: isEstablished(status, tcp),
+    ...((mark & REPLICA) !== 0 && { replica: (mark & GENERATION) === 0 ? 0 : 1 }),
+  };
+}
+
+const familyCode = (family: Family): number => (family === 4 ? AF_INET : AF_INET6);
+
+function originalTuple({
+  source,
+  sourcePort,
+  destination,
+  destinationPort,
+  icmpType,
+  icmpCode,
+}: GroupFlow): Tuple {
+  return { source, sourcePort, destination, destinationPort, icmpType, icmpCode };
+}
+
+/** The types of ICMP and ICMPv6 that answer each other (nf_conntrack_proto_icmp.c, nf_conntrack_proto_icmpv6.c). */
+const ICMP_ANSWERS: Record<number, Record<number, number>> = {
+  [PROTOCOL.icmp]: { 8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17 },
+  [PROTOCOL.icmpv6]: { 128: 129, 129: 128, 139: 140, 140: 139 },
+};
+
+/** The answer's direction before translation, which the kernel then translates. */
+function answerTuple({
+  protocol,
+  source,
+  sourcePort,
+  destination,
+  destinationPort,
+  icmpType,
+  icmpCode,
+}: GroupFlow): Tuple {
+  return {
+    ...{ source: destination, sourcePort: destinationPort, destination: source, destinationPort: sourcePort },
+    ...{ icmpType: ICMP_ANSWERS[protocol]?.[icmpType] ?? 0, icmpCode },
+  };
+}
+
+/** The translation: the shared address and exactly this port. */
+function sourceNat(family: Family, { shared, sharedPort }: GroupFlow): Buffer {
+  const [min, max] =
+    family === 4 ? [CTA_NAT_V4_MINIP, CTA_NAT_V4_MAXIP] : [CTA_NAT_V6_MINIP, CTA_NAT_V6_MAXIP];
+  const port = u16Be(sharedPort);
+  return nest(
+    CTA_NAT_SRC,
+    attribute(min, shared),
+    attribute(max, shared),
+    nest(CTA_NAT_PROTO, attribute(CTA_PROTONAT_PORT_MIN, port), attribute(CTA_PROTONAT_PORT_MAX, port)),
+  );
+}
+
+/** struct nf_ct_tcp_flags: flags, and which of them are set. */
+const tcpFlags = (flags: number): Buffer => Buffer.of(flags | IP_CT_TCP_FLAG_BE_LIBERAL, TCP_FLAGS);
+
+/** A window that another gateway has tracked is not known here, so the entry is liberal about it. */
+const protocolInfo = ({ tcp }: GroupFlow): Buffer[] =>
+  tcp === undefined
+    ? []
+    : [
+        nest(
+          CTA_PROTOINFO,
+          nest(
+            CTA_PROTOINFO_TCP,
+            attribute(CTA_PROTOINFO_TCP_STATE, u8(tcp.state)),
+            attribute(CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, u8(tcp.originalScale)),
+            attribute(CTA_PROTOINFO_TCP_WSCALE_REPLY, u8(tcp.replyScale)),
+            attribute(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, tcpFlags(tcp.originalFlags)),
+            attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, tcpFlags(tcp.replyFlags)),
+          ),
+        ),
+      ];
+
+const markOf = ({ mark }: GroupFlow, replica: Generation | undefined): number =>
+  replica === undefined ? mark : (mark | REPLICA | (replica === 1 ? GENERATION : 0)) >>> 0;
+
+const key = (family: Family, flow: GroupFlow): Buffer[] => [
+  nfgenHeader(familyCode(family)),
+  encodeTuple(CTA_TUPLE_ORIG, family, flow.protocol, originalTuple(flow)),
+];
+
+/** A request: message type, and its payload. */
+export interface EntryRequest {
+  type: number;
+  data: Uint8Array;
+}
+
+/** Creates a replica that expires after `timeout` seconds. With NLM_F_CREATE | NLM_F_EXCL. */
+export function insertRequest(
+  family: Family,
+  flow: GroupFlow,
+  replica: Generation,
+  timeout: number,
+): EntryRequest {
+  const data = Buffer.concat([
+    ...key(family, flow),
+    encodeTuple(CTA_TUPLE_REPLY, family, flow.protocol, answerTuple(flow)),
+    sourceNat(family, flow),
+    attribute(CTA_STATUS, u32Be(IPS_SEEN_REPLY | IPS_ASSURED | IPS_CONFIRMED)),
+    attribute(CTA_TIMEOUT, u32Be(timeout)),
+    attribute(CTA_MARK, u32Be(markOf(flow, replica))),
+    ...protocolInfo(flow),
+  ]);
+  return { type: CT_NEW, data };
+}
+
+/** Changes mark, timeout and TCP state of an entry that is there. `replica` undefined makes it a flow of our own. */
+export function changeRequest(
+  family: Family,
+  flow: GroupFlow,
+  replica: Generation | undefined,
+  timeout: number,
+): EntryRequest {
+  const data = Buffer.concat([
+    ...key(family, flow),
+    attribute(CTA_TIMEOUT, u32Be(timeout)),
+    attribute(CTA_MARK, u32Be(markOf(flow, replica))),
+    ...protocolInfo(flow),
+  ]);
+  return { type: CT_NEW, data };
+}
+
+/** Restarts the timeout of an entry, and changes nothing else. */
+export function timeoutRequest(family: Family, flow: GroupFlow, timeout: number): EntryRequest {
+  return {
+    type: CT_NEW,
+    data: Buffer.concat([...key(family, flow), attribute(CTA_TIMEOUT, u32Be(timeout))]),
+  };
+}
+
+/** A request about an entry by its addresses and ports alone: `CT_GET` or `CT_DELETE`. */
+export const keyRequest = (type: number, family: Family, flow: GroupFlow): EntryRequest => ({
+  type,
+  data: Buffer.concat(key(family, flow)),
+});

@@ -1,0 +1,198 @@
+/**
+ * Flows of a group in real conntrack tables: two gateways with one shared address, the flows of the first as replicas in the
+ * second, and a network that moves from one to the other under open connections.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import t from 'tap';
+import type { FlowChange, FlowEvent } from '../../agent/group/model.ts';
+import { type Namespace, NODE, ROOT, Scope, until, veth } from '../support/netns.ts';
+import { startEchoServer, Traffic } from '../support/traffic.ts';
+import type { FlowText } from './group-flows-child.ts';
+
+type Event = Exclude<FlowEvent, { flow: unknown }> | { type: 'update' | 'end' | 'active'; flow: FlowText };
+type Line = Event | { type: 'applied'; refused: Record<string, number> } | { type: 'settled' };
+
+const FAMILIES = {
+  4: {
+    clientAddress: '10.17.0.9/24',
+    inside: ['10.17.0.11', '10.17.0.12'],
+    outside: ['172.17.0.11/24', '172.17.0.12/24'],
+    serverAddress: '172.17.0.1/24',
+    server: '172.17.0.1',
+    shared: '172.17.0.50',
+    iptables: 'iptables',
+    any: '0.0.0.0/0',
+  },
+  6: {
+    clientAddress: 'fd00:17::9/64',
+    inside: ['fd00:17::11', 'fd00:17::12'],
+    outside: ['fd00:172::11/64', 'fd00:172::12/64'],
+    serverAddress: 'fd00:172::1/64',
+    server: 'fd00:172::1',
+    shared: 'fd00:172::50',
+    iptables: 'ip6tables',
+    any: '::/0',
+  },
+} as const;
+
+/** ConntrackFlows in a gateway. */
+class Child {
+  readonly lines: Line[] = [];
+  readonly #child: ChildProcess;
+
+  constructor(gateway: Namespace, family: 4 | 6) {
+    const program = `${ROOT}/test/live/group-flows-child.ts`;
+    this.#child = spawn(
+      'ip',
+      ['netns', 'exec', gateway.name, NODE, program, `${family}`, FAMILIES[family].shared],
+      { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, NODE_OPTIONS: '' } },
+    );
+    createInterface({ input: this.#child.stdout! }).on('line', (line) => this.lines.push(JSON.parse(line)));
+  }
+
+  /** The flows that events of a type were about so far. */
+  flows(type: 'update' | 'end' | 'active'): FlowText[] {
+    return this.lines.flatMap((line) => (line.type === type ? [(line as { flow: FlowText }).flow] : []));
+  }
+
+  has(type: Line['type']): boolean {
+    return this.lines.some((line) => line.type === type);
+  }
+
+  async started(): Promise<this> {
+    await until(() => this.has('listed'), { what: 'the table was read' });
+    return this;
+  }
+
+  /** Carries out a change of each flow. Returns what was refused. */
+  async apply(type: FlowChange['type'], flows: readonly FlowText[]): Promise<Record<string, number>> {
+    const before = this.lines.filter((line) => line.type === 'applied').length;
+    this.#child.stdin!.write(`${JSON.stringify(flows.map((flow) => ({ type, flow })))}\n`);
+    const done = () => this.lines.filter((line) => line.type === 'applied')[before];
+    return ((await until(done, { what: 'the changes were applied' })) as { refused: Record<string, number> })
+      .refused;
+  }
+
+  async settle(): Promise<void> {
+    this.#child.stdin!.write('settle\n');
+    await until(() => this.has('settled'), { what: 'settled' });
+  }
+
+  async kill(): Promise<void> {
+    this.#child.kill('SIGKILL');
+    await until(() => this.#child.exitCode !== null || this.#child.signalCode !== null, { what: 'its end' });
+  }
+}
+
+/** client ─ bridge ─ gateway1, gateway2 ─ bridge ─ server */
+function network(scope: Scope, family: 4 | 6) {
+  const net = FAMILIES[family];
+  const client = scope.namespace('client');
+  const server = scope.namespace('server');
+  const gateways = [scope.namespace('gateway1'), scope.namespace('gateway2')] as const;
+  const inside = scope.namespace('inside');
+  const outside = scope.namespace('outside');
+  for (const [ns, name] of [
+    [inside, 'br0'],
+    [outside, 'br0'],
+  ] as const) {
+    ns.ip(`link add ${name} type bridge\nlink set ${name} up`);
+  }
+  const plug = (ns: Namespace, device: string, bridge: Namespace, port: string, address: string) => {
+    veth(ns, device, bridge, port);
+    bridge.ip(`link set ${port} master br0`);
+    ns.ip(`addr add ${address} dev ${device}${family === 6 ? ' nodad' : ''}`);
+  };
+  const length = family === 4 ? 24 : 64;
+  plug(client, 'eth0', inside, 'client', net.clientAddress);
+  plug(server, 'eth0', outside, 'server', net.serverAddress);
+  gateways.forEach((gateway, i) => {
+    plug(gateway, 'eth0', inside, `gw${i}`, `${net.inside[i]}/${length}`);
+    plug(gateway, 'net1', outside, `gw${i}`, net.outside[i]!);
+    gateway.sysctl({ 'net.ipv4.ip_forward': 1, 'net.ipv6.conf.all.forwarding': 1 });
+    for (const protocol of ['tcp', 'udp']) {
+      const to = family === 4 ? net.shared : `[${net.shared}]`;
+      const ports = i === 0 ? '1024-5055' : '5056-9087';
+      gateway.sh(
+        `${net.iptables} -w -t nat -A POSTROUTING -o net1 -p ${protocol} -j SNAT --to-source ${to}:${ports} --random-fully`,
+      );
+    }
+  });
+  const macOf = (gateway: Namespace) => JSON.parse(gateway.sh('ip -j link show net1'))[0].address as string;
+  /** OVN and the holder's announcement: everything goes through a gateway. */
+  const use = (i: 0 | 1) => {
+    client.ip(`route replace ${net.any} via ${net.inside[i]} dev eth0`);
+    server.ip(`neigh replace ${net.shared} lladdr ${macOf(gateways[i])} dev eth0 nud permanent`);
+  };
+  use(0);
+  return { client, server, gateways, use };
+}
+
+const listing = (gateway: Namespace, family: 4 | 6): string =>
+  gateway.sh(`conntrack -L -f ipv${family} -d ${FAMILIES[family].server}`);
+
+for (const family of [4, 6] as const) {
+  const net = FAMILIES[family];
+  t.test(`IPv${family}: connections go on through a gateway that has their replicas`, async (t) => {
+    const scope = new Scope();
+    t.teardown(() => scope.dispose());
+    const { client, server, gateways, use } = network(scope, family);
+    await startEchoServer(server);
+    const [first, second] = await Promise.all(
+      gateways.map((gateway) => new Child(gateway, family).started()),
+    );
+    const traffic = await Traffic.open(client, [`tcp:${net.server}`, `udp:${net.server}`]);
+
+    const own = await until(
+      () => {
+        const flows = first!.flows('update');
+        return ['6', '17'].every((n) => flows.some(({ protocol }) => `${protocol}` === n)) && flows;
+      },
+      { what: 'both flows are reported' },
+    );
+    t.same(await second!.apply('insert', own), {});
+    t.same(await second!.apply('insert', own), {}, 'again: nothing is refused');
+    t.same(second!.flows('update'), [], 'a replica is not reported as an own flow');
+    t.match(listing(gateways[1], family), /tcp .*ESTABLISHED.*mark=2147483648/);
+
+    gateways[1].sh(`conntrack -D -f ipv${family} -p udp -d ${net.server}`);
+    await until(() => /udp .*mark=2147483648/.test(listing(gateways[1], family)), {
+      what: 'a replica that another program deletes is inserted again',
+    });
+
+    use(1);
+    const before = await traffic.report();
+    await until(async () => (await traffic.report()).every((r, i) => r.received > before[i]!.received + 5), {
+      what: 'both connections go on through the second gateway',
+    });
+    await until(() => second!.flows('active').length > 0, { what: 'packets of replicas are reported' });
+
+    t.same(await second!.apply('adopt', own), {});
+    t.notMatch(listing(gateways[1], family), /mark=2147483648/, 'adopted: an own flow');
+    t.same(await second!.apply('release', own), {});
+    t.match(listing(gateways[1], family), /mark=2147483648/, 'released: a replica');
+
+    await second!.kill();
+    const next = await new Child(gateways[1], family).started();
+    t.same(next.flows('update'), [], 'replicas of a former process are not reported');
+    t.same(
+      await next.apply(
+        'insert',
+        own.filter(({ protocol }) => protocol === 6),
+      ),
+      {},
+    );
+    await next.settle();
+    t.match(listing(gateways[1], family), /tcp .*mark=3221225472/, 'inserted again: it stays');
+    await traffic.close();
+    t.notMatch(listing(gateways[1], family), /udp .*mark=2147483648/, 'not inserted again: it goes');
+
+    t.same(await next.apply('remove', own), {});
+    t.notMatch(listing(gateways[1], family), /mark=(?!0)/, 'removed');
+    await until(() => first!.flows('end').length > 0 || first!.flows('update').length > own.length, {
+      what: 'the first gateway reports what becomes of its own flows',
+    });
+    await Promise.all([first!.kill(), next.kill()]);
+  });
+}
