@@ -10,6 +10,10 @@ import {
   prefixLength,
 } from '../lib/prefix.ts';
 import {
+  GROUP_MARK_MASK,
+  GROUP_RULE_PRIORITY,
+  GROUP_TABLES,
+  groupMark,
   PRIMARY_RULE_PRIORITY,
   RTPROT_BOOT,
   RTPROT_VEG_AGENT,
@@ -55,6 +59,15 @@ export interface FamilyRouting {
   peers: Address[];
   /** Absent where the primary network is a side of the gateway. */
   primary?: PrimaryNetwork;
+  group?: GroupRouting;
+}
+
+/** What a gateway of a group routes besides, in one family. */
+export interface GroupRouting {
+  /** The shared addresses: they are no address of the pod, and what comes for them and belongs to nobody goes nowhere. */
+  shared: Address[];
+  /** The slices of other members, and the members' external addresses. */
+  forward: { slot: number; via: Address }[];
 }
 
 /** The families that are programmed; one that is not in it is taken away. */
@@ -76,8 +89,16 @@ export const defaultMetric = (family: Family): number => (family === 4 ? 0 : 102
  */
 export function desiredRouting(intent: RoutingIntent): DesiredRouting {
   return {
-    rules: intent.flatMap((family) => [...familyRules(family), ...primaryRules(family)]),
-    routes: intent.flatMap((family) => [...familyRoutes(family), ...primaryRoutes(family)]),
+    rules: intent.flatMap((family) => [
+      ...groupRules(family),
+      ...familyRules(family),
+      ...primaryRules(family),
+    ]),
+    routes: intent.flatMap((family) => [
+      ...familyRoutes(family),
+      ...primaryRoutes(family),
+      ...groupRoutes(family),
+    ]),
   };
 }
 
@@ -100,6 +121,26 @@ function familyRules({ family, internal, external }: FamilyRouting): Rule[] {
   ];
 }
 
+const via = (
+  family: Family,
+  side: RoutingSide,
+  destination: Prefix,
+  table: number,
+  protocol: number,
+): Route => ({
+  family,
+  table,
+  destination,
+  gateway: side.gateway,
+  ...(side.onlink && { onlink: true }),
+  dev: side.interface,
+  protocol,
+  scope: RT_SCOPE_UNIVERSE,
+  type: RTN_UNICAST,
+  metric: defaultMetric(family),
+  foreign: false,
+});
+
 function familyRoutes({
   family,
   internal,
@@ -108,29 +149,16 @@ function familyRoutes({
   externalBlocks,
   peers,
 }: FamilyRouting): Route[] {
-  const via = (side: RoutingSide, destination: Prefix, table: number, protocol: number): Route => ({
-    family,
-    table,
-    destination,
-    gateway: side.gateway,
-    ...(side.onlink && { onlink: true }),
-    dev: side.interface,
-    protocol,
-    scope: RT_SCOPE_UNIVERSE,
-    type: RTN_UNICAST,
-    metric: defaultMetric(family),
-    foreign: false,
-  });
   const everywhere = anyPrefix(family);
   const behind = new Set([
     ...internalBlocks.filter((block) => prefixLength(block) > 0),
     ...peers.filter((peer) => peer !== internal.gateway).map(hostPrefix),
   ]);
   return [
-    via(internal, everywhere, TABLE_INTERNAL, RTPROT_BOOT),
-    via(external, everywhere, TABLE_MAIN, RTPROT_VEG_AGENT),
-    ...externalBlocks.map((block) => via(external, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
-    ...[...behind].map((block) => via(internal, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
+    via(family, internal, everywhere, TABLE_INTERNAL, RTPROT_BOOT),
+    via(family, external, everywhere, TABLE_MAIN, RTPROT_VEG_AGENT),
+    ...externalBlocks.map((block) => via(family, external, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
+    ...[...behind].map((block) => via(family, internal, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
   ];
 }
 
@@ -149,6 +177,33 @@ function primaryRules({ family, primary }: FamilyRouting): Rule[] {
   return [
     ...primary.addresses.map((address) => rule(ownPrimary, { from: hostPrefix(address) })),
     ...primary.services.map((address) => rule(services, { to: hostPrefix(address) })),
+  ];
+}
+
+function groupRules({ family, external, group }: FamilyRouting): Rule[] {
+  return (group?.forward ?? []).map(({ slot }) => ({
+    family,
+    priority: GROUP_RULE_PRIORITY,
+    iif: external.interface,
+    mark: { value: groupMark(slot), mask: GROUP_MARK_MASK },
+    table: GROUP_TABLES[slot]!,
+    protocol: RTPROT_VEG_AGENT,
+    foreign: false,
+  }));
+}
+
+/**
+ * The route of a shared address leads inside: the kernel answers ARP for a proxied address only if it is routed out of
+ * another interface than the one that is asked. The filter drops what would take it.
+ */
+function groupRoutes({ family, internal, external, group }: FamilyRouting): Route[] {
+  if (group === undefined) return [];
+  const { shared, forward } = group;
+  return [
+    ...shared.map((address) => via(family, internal, hostPrefix(address), TABLE_MAIN, RTPROT_VEG_AGENT)),
+    ...forward.map(({ slot, via: gateway }) =>
+      via(family, { ...external, gateway }, anyPrefix(family), GROUP_TABLES[slot]!, RTPROT_VEG_AGENT),
+    ),
   ];
 }
 

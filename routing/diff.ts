@@ -2,21 +2,23 @@
  * What has to be done to get from the routing that is there to the routing that is wanted. Pure.
  *
  * The agent owns the four rule priorities, table 1000, and what carries its protocol number among the routes of the
- * main table and table 1001 and the rules of priorities 1005 and 1006; nothing else is ever removed. A foreign route that already says what is wanted is
+ * other tables and the rules of priorities 1000, 1005 and 1006; nothing else is ever removed. A foreign route that already says what is wanted is
  * adopted: it satisfies the wish, and stays when the wish is gone. A foreign route that says something else
  * about a wanted destination stays too; the agent's own goes in front of it (docs/ownership.md).
  */
 import type { AddressStep } from './addresses.ts';
 import type { DesiredRouting } from './desired.ts';
-import { RTPROT_KERNEL, RTPROT_VEG_AGENT, TABLE_INTERNAL } from './numbers.ts';
+import { GROUP_TABLES, RTPROT_KERNEL, RTPROT_VEG_AGENT, TABLE_INTERNAL } from './numbers.ts';
 import { ownsRoute, ownsRule } from './ownership.ts';
+import type { ProxyStep } from './proxies.ts';
 import type { Route, RoutingState, Rule } from './state.ts';
 
 /** One change. `prependRoute` is an add in front of routes with the same destination and metric (IPv4). */
 export type RoutingStep =
   | { kind: 'addRoute' | 'prependRoute' | 'replaceRoute' | 'delRoute'; route: Route }
   | { kind: 'addRule' | 'delRule'; rule: Rule }
-  | AddressStep;
+  | AddressStep
+  | ProxyStep;
 
 /** The IPv6 metric that wins against any other; 0 would mean the default. */
 const FIRST_METRIC_6 = 1;
@@ -37,7 +39,7 @@ export function diffRouting(
 // Rules ------------------------------------------------------------------------------------------------
 
 const ruleKey = (rule: Rule): string =>
-  `${rule.family} ${rule.priority} ${rule.from ?? 'all'} ${rule.to ?? 'all'} ${rule.iif ?? ''} ${rule.table}`;
+  `${rule.family} ${rule.priority} ${rule.from ?? 'all'} ${rule.to ?? 'all'} ${rule.iif ?? ''} ${rule.mark?.value ?? ''}/${rule.mark?.mask ?? ''} ${rule.table}`;
 
 function diffRules(observed: readonly Rule[], desired: readonly Rule[]): RoutingStep[] {
   const missing = new Map(desired.map((rule) => [ruleKey(rule), rule]));
@@ -74,6 +76,7 @@ const couldDelete = (rule: Rule, candidate: Rule): boolean =>
     (rule.from === undefined || rule.from === candidate.from) &&
     (rule.to === undefined || rule.to === candidate.to) &&
     (rule.iif === undefined || rule.iif === candidate.iif) &&
+    (rule.mark === undefined || rule.mark.value === candidate.mark?.value) &&
     (rule.qualifier === undefined || rule.qualifier === candidate.qualifier));
 
 // Routes -----------------------------------------------------------------------------------------------
@@ -100,8 +103,8 @@ function diffRoutes(
   const settled = new Set<Route>();
   for (const wanted of desired) {
     const here = there.get(routeKey(wanted)) ?? [];
-    const { steps, keep } =
-      wanted.table === TABLE_INTERNAL ? ownPlace(wanted, here) : sharedPlace(wanted, here);
+    const isOwn = wanted.table === TABLE_INTERNAL || GROUP_TABLES.includes(wanted.table);
+    const { steps, keep } = isOwn ? ownPlace(wanted, here) : sharedPlace(wanted, here);
     put.push(...steps);
     if (keep !== undefined) settled.add(keep);
   }
@@ -164,8 +167,10 @@ function sharedPlace(wanted: Route, here: readonly Route[]): Place {
 /** Puts a route in the place of the first one with its destination and metric, or adds it. */
 function putAt(route: Route, here: readonly Route[]): Place {
   const replaced = here.find((other) => other.metric === route.metric);
+  // A table of a group without its rule is not observed: a former process may have left a route in it.
+  const kind = replaced === undefined && !GROUP_TABLES.includes(route.table) ? 'addRoute' : 'replaceRoute';
   return {
-    steps: [{ kind: replaced === undefined ? 'addRoute' : 'replaceRoute', route }],
+    steps: [{ kind, route }],
     keep: replaced,
   };
 }

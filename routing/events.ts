@@ -1,6 +1,6 @@
 /** Multicast rtnetlink messages as events: what changed, in words. Pure. */
 import type { Family } from '../lib/prefix.ts';
-import { TABLES } from './numbers.ts';
+import { isOurTable } from './numbers.ts';
 import { MessageType, parseInterfaceAddress, parseLink, parseRoute, parseRule } from './parse.ts';
 import { renderRoute, renderRule } from './render.ts';
 
@@ -42,7 +42,7 @@ export function routingEvent(
     case MessageType.NEWROUTE:
     case MessageType.DELROUTE: {
       const route = parseRoute(data, nameOf);
-      if (route === undefined || !TABLES.includes(route.table)) return undefined;
+      if (route === undefined || !isOurTable(route.table)) return undefined;
       const verb = type === MessageType.NEWROUTE ? 'set' : 'removed';
       return { object: 'route', family: route.family, what: `route ${verb}: ${renderRoute(route)}` };
     }

@@ -5,18 +5,21 @@
 import { NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from '../lib/linux.ts';
 import { contains, FAMILIES, type Family, parsePrefix } from '../lib/prefix.ts';
 import type { RoutingStep } from './diff.ts';
-import { TABLES } from './numbers.ts';
+import { GROUP_RULE_PRIORITY, TABLES } from './numbers.ts';
 import {
   addressDump,
   formatAddress,
+  formatProxy,
   formatRoute,
   formatRule,
   linkDump,
   MessageType,
   parseInterfaceAddress,
   parseLink,
+  parseProxy,
   parseRoute,
   parseRule,
+  proxyDump,
   routeDump,
   ruleDump,
 } from './parse.ts';
@@ -46,7 +49,7 @@ export class RoutingError extends Error {
 }
 
 export interface RoutingKernel {
-  /** Reads links, addresses, rules and the three tables. Rejects with what the transport throws. */
+  /** Reads links, addresses, rules and our tables. Rejects with what the transport throws. */
   observe(): Promise<RoutingState>;
   /**
    * Makes the changes in order; one that fails does not keep the others from being made. Returns the
@@ -68,6 +71,8 @@ const REQUESTS = {
   delRule: { type: MessageType.DELRULE, flags: 0 },
   addAddress: { type: MessageType.NEWADDR, flags: NLM_F_CREATE | NLM_F_EXCL },
   delAddress: { type: MessageType.DELADDR, flags: 0 },
+  addProxy: { type: MessageType.NEWNEIGH, flags: NLM_F_CREATE | NLM_F_REPLACE },
+  delProxy: { type: MessageType.DELNEIGH, flags: 0 },
 } as const;
 
 /** Answers that mean that the step is done: there already, or gone already (with its link, with its table). */
@@ -80,6 +85,8 @@ const DONE_ALREADY: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
   delRule: ['ENOENT', 'ESRCH'],
   addAddress: ['EEXIST'],
   delAddress: ['EADDRNOTAVAIL', 'ENODEV'],
+  addProxy: ['EEXIST'],
+  delProxy: ['ENOENT', 'ENODEV'],
 };
 
 /** Answers to a route whose gateway is not on the link: of IPv4, of IPv6. */
@@ -91,13 +98,15 @@ const NOTHING_THERE: readonly string[] = ['ENOENT', 'ENOTSUP', 'EAFNOSUPPORT'];
 /** The interface of a step, where it has one. */
 function deviceOf(step: RoutingStep): string | undefined {
   if ('rule' in step) return undefined;
-  return 'route' in step ? step.route.dev : step.address.dev;
+  if ('route' in step) return step.route.dev;
+  return 'proxy' in step ? step.proxy.dev : step.address.dev;
 }
 
 function payload(step: RoutingStep, indexes: ReadonlyMap<string, number>): Uint8Array {
   if ('rule' in step) return formatRule(step.rule);
   const ifindex = indexes.get(deviceOf(step) ?? '');
-  return 'route' in step ? formatRoute(step.route, ifindex) : formatAddress(step.address, ifindex ?? 0);
+  if ('route' in step) return formatRoute(step.route, ifindex);
+  return 'proxy' in step ? formatProxy(step.proxy, ifindex ?? 0) : formatAddress(step.address, ifindex ?? 0);
 }
 
 function* requestsFor(
@@ -132,11 +141,24 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
           // Asked for a family that it does not have, the kernel tells of all others (rtnetlink_rcv_msg).
           return route?.family === family ? route : undefined;
         });
+      const rules = FAMILIES.flatMap(dumpRules);
+      // A table of a group is reached by its rule alone.
+      const groupTables = (family: Family): number[] =>
+        rules
+          .filter((rule) => rule.family === family && rule.priority === GROUP_RULE_PRIORITY)
+          .map(({ table }) => table);
       return {
         links,
         addresses: netlink.dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress),
-        routes: FAMILIES.flatMap((family) => TABLES.flatMap((table) => dumpRoutes(family, table))),
-        rules: FAMILIES.flatMap(dumpRules),
+        routes: FAMILIES.flatMap((family) =>
+          [...new Set([...TABLES, ...groupTables(family)])].flatMap((table) => dumpRoutes(family, table)),
+        ),
+        rules,
+        proxies: FAMILIES.flatMap((family) =>
+          tryDump(MessageType.GETNEIGH, proxyDump(family), (payload) =>
+            parseProxy(payload, (ifindex) => names.get(ifindex)),
+          ),
+        ),
       };
     },
 

@@ -29,19 +29,28 @@ export const PRIMARY_RULE_PRIORITY = {
   services: 1006,
 } as const;
 
+/** Packets for another member of the group, by the mark of its slice: a table that leads to that member. */
+export const GROUP_RULE_PRIORITY = 1000;
+
 /** The routing table that leads into the VPC. Kube-OVN's number. */
 export const TABLE_INTERNAL = 1000;
 
 /** The routing table of the pod's primary network, in pods where rule 1005 is. Routes of our protocol in it are ours. */
 export const TABLE_PRIMARY = 1001;
 
+/** The tables that lead to members of the group, by the number of their slices (0 to 15). */
+export const GROUP_TABLES: readonly number[] = Array.from({ length: 16 }, (_, slot) => 1010 + slot);
+
 /** The kernel's tables (linux/rtnetlink.h, enum rt_class_t). */
 export const TABLE_DEFAULT = 253;
 export const TABLE_MAIN = 254;
 export const TABLE_LOCAL = 255;
 
-/** The tables that hold routes of the agent. */
+/** The tables that hold routes of the agent, besides those of a group. */
 export const TABLES: readonly number[] = [TABLE_MAIN, TABLE_INTERNAL, TABLE_PRIMARY];
+
+/** Whether a table may hold routes of the agent. */
+export const isOurTable = (table: number): boolean => TABLES.includes(table) || GROUP_TABLES.includes(table);
 
 /**
  * The protocol of routes that the agent adds to the main table and to table 1001, and of rules 1005 and 1006: what
@@ -64,6 +73,11 @@ export const RTPROT_BOOT = 3;
 /** The mark and mask that upstream puts on packets from the VPC. */
 export const MARK = 0x4000;
 export const MARK_MASK = 0x4000;
+
+/** The mark of packets for another member's slice, and its mask; the number of the slice is in bits 16 to 19. */
+export const GROUP_MARK = 0x0020_0000;
+export const GROUP_MARK_MASK = 0x002f_0000;
+export const groupMark = (slot: number): number => GROUP_MARK | (slot << 16);
 
 /** The nat chain that translates. Upstream's name. */
 export const CHAIN_MASQUERADE = 'VEG-MASQUERADE';

@@ -2,26 +2,30 @@
 
 import { addressBits } from '../lib/prefix.ts';
 import {
+  GROUP_RULE_PRIORITY,
+  isOurTable,
   METRIC_VEG_AGENT,
   PRIMARY_RULE_PRIORITY,
   RTPROT_VEG_AGENT,
   RULE_PRIORITY,
   TABLE_INTERNAL,
-  TABLES,
 } from './numbers.ts';
 import type { InterfaceAddress, Route, Rule } from './state.ts';
 
 const OWN_PRIORITIES: ReadonlySet<number> = new Set(Object.values(RULE_PRIORITY));
-const PRIMARY_PRIORITIES: ReadonlySet<number> = new Set(Object.values(PRIMARY_RULE_PRIORITY));
+const PROTOCOL_PRIORITIES: ReadonlySet<number> = new Set([
+  GROUP_RULE_PRIORITY,
+  ...Object.values(PRIMARY_RULE_PRIORITY),
+]);
 
-/** Table 1000 wholly, and what carries the agent's protocol number in the main table and table 1001. */
+/** Table 1000 wholly, and what carries the agent's protocol number in the other tables. */
 export const ownsRoute = (route: Pick<Route, 'table' | 'protocol'>): boolean =>
-  route.table === TABLE_INTERNAL || (TABLES.includes(route.table) && route.protocol === RTPROT_VEG_AGENT);
+  route.table === TABLE_INTERNAL || (isOurTable(route.table) && route.protocol === RTPROT_VEG_AGENT);
 
 /** Whether the agent's rules of a priority carry its protocol number. */
-export const hasProtocol = (priority: number): boolean => PRIMARY_PRIORITIES.has(priority);
+export const hasProtocol = (priority: number): boolean => PROTOCOL_PRIORITIES.has(priority);
 
-/** Every rule at one of the four priorities, and at 1005 and 1006 those that carry the agent's protocol number. */
+/** Every rule at one of the four priorities, and at 1000, 1005 and 1006 those that carry the agent's protocol number. */
 export const ownsRule = ({ priority, protocol }: Pick<Rule, 'priority' | 'protocol'>): boolean =>
   OWN_PRIORITIES.has(priority) || (hasProtocol(priority) && protocol === RTPROT_VEG_AGENT);
 

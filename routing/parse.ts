@@ -15,8 +15,9 @@ import {
   prefixLength,
 } from '../lib/prefix.ts';
 import type { VirtualAddress } from './addresses.ts';
-import { METRIC_VEG_AGENT, RTPROT_VEG_AGENT } from './numbers.ts';
+import { GROUP_RULE_PRIORITY, METRIC_VEG_AGENT, RTPROT_VEG_AGENT } from './numbers.ts';
 import { hasProtocol, ownsRoute, ownsRule } from './ownership.ts';
+import type { ObservedProxy, ProxyNeighbour } from './proxies.ts';
 import type { InterfaceAddress, Link, Route, Rule } from './state.ts';
 
 /** RTM_*: the types of messages (linux/rtnetlink.h). */
@@ -43,6 +44,7 @@ const IFINFOMSG = 16;
 const IFADDRMSG = 8;
 const RTMSG = 12;
 const FIB_RULE_HDR = 12;
+const NDMSG = 12;
 
 // Attributes that are read.
 const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, EXT_MASK: 29, CARRIER_CHANGES: 35 } as const;
@@ -65,11 +67,17 @@ const FRA = {
   SRC: 2,
   IIFNAME: 3,
   PRIORITY: 6,
+  FWMARK: 10,
   SUPPRESS_IFGROUP: 13,
   SUPPRESS_PREFIXLEN: 14,
   TABLE: 15,
+  FWMASK: 16,
   PROTOCOL: 21,
 } as const;
+
+const NDA = { DST: 1, PROTOCOL: 12 } as const;
+const NTF_PROXY = 0x08;
+const NUD_PERMANENT = 0x80;
 
 /** Selectors that the agent never writes, as `ip rule` calls them. Attributes that are not here do not select. */
 const QUALIFIERS: readonly [type: number, name: string][] = [
@@ -250,6 +258,7 @@ export function parseRule(data: Buffer): Rule | undefined {
   };
   const selectors = new Map<number, string>();
   let protocol = 0;
+  const mark = { value: 0, mask: 0 };
   const attributes = new Attributes(data, FIB_RULE_HDR);
   while (attributes.next()) {
     const { type } = attributes;
@@ -270,6 +279,12 @@ export function parseRule(data: Buffer): Rule | undefined {
       case FRA.IIFNAME:
         rule.iif = attributes.string;
         break;
+      case FRA.FWMARK:
+        mark.value = attributes.u32;
+        break;
+      case FRA.FWMASK:
+        mark.mask = attributes.u32;
+        break;
       case FRA.PROTOCOL:
         protocol = attributes.u8;
         break;
@@ -280,6 +295,11 @@ export function parseRule(data: Buffer): Rule | undefined {
         rule.foreign = true;
         break;
     }
+  }
+  if (rule.priority === GROUP_RULE_PRIORITY && mark.mask !== 0) {
+    rule.mark = mark;
+    selectors.delete(FRA.FWMARK);
+    selectors.delete(FRA.FWMASK);
   }
   const qualifiers = QUALIFIERS.filter(([type]) => selectors.has(type)).map(
     ([type, name]) => `${name} 0x${selectors.get(type)}`,
@@ -324,6 +344,45 @@ export function formatAddress({ family, address }: VirtualAddress, ifindex: numb
   return Buffer.concat([header, ...attributes]);
 }
 
+/** A proxy entry (struct ndmsg). Undefined for another family and for a neighbour. */
+export function parseProxy(
+  data: Buffer,
+  nameOf: (ifindex: number) => string | undefined,
+): ObservedProxy | undefined {
+  const family = familyFrom(data.readUInt8(0));
+  const ifindex = data.readInt32LE(4);
+  let address: Buffer | undefined;
+  let protocol = 0;
+  const attributes = new Attributes(data, NDMSG);
+  while (attributes.next()) {
+    if (attributes.type === NDA.DST) address = attributes.content;
+    else if (attributes.type === NDA.PROTOCOL) protocol = attributes.u8;
+  }
+  if (family === undefined || address === undefined || (data.readUInt8(10) & NTF_PROXY) === 0)
+    return undefined;
+  return { family, address: addressFromBytes(address), dev: nameOf(ifindex) ?? `if${ifindex}`, protocol };
+}
+
+const neighbourHeader = (family: Family, ifindex: number, state: number): Buffer => {
+  const header = Buffer.alloc(NDMSG);
+  header.writeUInt8(addressFamily(family), 0);
+  header.writeInt32LE(ifindex, 4);
+  header.writeUInt16LE(state, 8);
+  header.writeUInt8(NTF_PROXY, 10);
+  return header;
+};
+
+/** The payload of RTM_NEWNEIGH and RTM_DELNEIGH for a proxy entry. */
+export const formatProxy = ({ family, address }: ProxyNeighbour, ifindex: number): Uint8Array =>
+  Buffer.concat([
+    neighbourHeader(family, ifindex, NUD_PERMANENT),
+    attribute(NDA.DST, addressBytes(address)),
+    attribute(NDA.PROTOCOL, u8(RTPROT_VEG_AGENT)),
+  ]);
+
+/** The payload of a request for the proxy entries of a family. */
+export const proxyDump = (family: Family): Uint8Array => neighbourHeader(family, 0, 0);
+
 /** An optional attribute. */
 const optional = <T>(type: number, value: T | undefined, bytes: (value: T) => Uint8Array): Buffer[] =>
   value === undefined ? [] : [attribute(type, bytes(value))];
@@ -350,7 +409,7 @@ export function formatRoute(route: Route, ifindex: number | undefined): Uint8Arr
 /** The payload of RTM_NEWRULE, or of RTM_DELRULE for a rule as observed. */
 export function formatRule(rule: Rule): Uint8Array {
   if (rule.message !== undefined) return rule.message;
-  const { family, priority, table, from, to, iif, protocol } = rule;
+  const { family, priority, table, from, to, iif, mark, protocol } = rule;
   const length = (block: Prefix | undefined) => (block === undefined ? 0 : prefixLength(block));
   return Buffer.concat([
     Buffer.of(addressFamily(family), length(to), length(from), 0, headerTable(table), 0, 0, FR_ACT_TO_TBL),
@@ -360,6 +419,8 @@ export function formatRule(rule: Rule): Uint8Array {
     ...optional(FRA.SRC, from, networkBytes),
     ...optional(FRA.DST, to, networkBytes),
     ...optional(FRA.IIFNAME, iif, zeroEnded),
+    ...optional(FRA.FWMARK, mark?.value, u32),
+    ...optional(FRA.FWMASK, mark?.mask, u32),
     ...optional(FRA.PROTOCOL, protocol, u8),
   ]);
 }

@@ -3,7 +3,14 @@
 import { type Family, hostPrefix, iproute2Text } from '../lib/prefix.ts';
 import { defaultMetric } from './desired.ts';
 import type { RoutingStep } from './diff.ts';
-import { METRIC_VEG_AGENT, RTPROT_BOOT, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN } from './numbers.ts';
+import {
+  METRIC_VEG_AGENT,
+  RTPROT_BOOT,
+  RTPROT_VEG_AGENT,
+  TABLE_DEFAULT,
+  TABLE_LOCAL,
+  TABLE_MAIN,
+} from './numbers.ts';
 import type { Route, Rule } from './state.ts';
 
 const TABLE_NAMES: Readonly<Record<number, string>> = {
@@ -39,6 +46,8 @@ const VERBS = {
   delRule: 'rule del',
   addAddress: 'addr add',
   delAddress: 'addr del',
+  addProxy: 'neigh add proxy',
+  delProxy: 'neigh del proxy',
 } as const;
 
 const command = (family: Family): string => (family === 4 ? 'ip' : 'ip -6');
@@ -58,6 +67,16 @@ export function renderStep(step: RoutingStep): string {
       step.kind === 'addAddress' && `metric ${METRIC_VEG_AGENT} ${unchosen}`,
     );
   }
+  if ('proxy' in step) {
+    const { family, address, dev } = step.proxy;
+    return words(
+      command(family),
+      verb,
+      address,
+      `dev ${dev}`,
+      step.kind === 'addProxy' && `proto ${RTPROT_VEG_AGENT}`,
+    );
+  }
   return 'rule' in step
     ? words(command(step.rule.family), verb, renderRule(step.rule))
     : words(command(step.route.family), verb, renderRoute(step.route));
@@ -70,11 +89,14 @@ export function renderRule(rule: Rule): string {
     rule.from !== undefined && `from ${iproute2Text(rule.from)}`,
     rule.to !== undefined && `to ${iproute2Text(rule.to)}`,
     rule.iif !== undefined && `iif ${rule.iif}`,
+    rule.mark !== undefined && `fwmark ${hex(rule.mark.value)}/${hex(rule.mark.mask)}`,
     `lookup ${TABLE_NAMES[rule.table] ?? rule.table}`,
     rule.protocol !== undefined && `protocol ${rule.protocol}`,
     rule.foreign && `# ${rule.qualifier ?? 'inverted or with a suppressor'}`,
   );
 }
+
+const hex = (value: number): string => `0x${value.toString(16)}`;
 
 /** A route as the arguments of `ip route`. What only a foreign route holds is not spelled out. */
 export function renderRoute(route: Route): string {

@@ -1,5 +1,6 @@
 /** What the kernel's routing looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. Pure. */
 import type { Address, Family, Prefix } from '../lib/prefix.ts';
+import type { ObservedProxy } from './proxies.ts';
 
 /** A network interface (RTM_NEWLINK). */
 export interface Link {
@@ -76,6 +77,8 @@ export interface Rule {
   to?: Prefix;
   /** FRA_IIFNAME. */
   iif?: string;
+  /** FRA_FWMARK and FRA_FWMASK, at the priority of a group's rules. */
+  mark?: { value: number; mask: number };
   /** FRA_PROTOCOL, where it is the agent's. */
   protocol?: number;
   /** Selectors, an action or a protocol that the agent never writes, in words. */
@@ -90,9 +93,11 @@ export interface RoutingState {
   links: Link[];
   addresses: InterfaceAddress[];
   /**
-   * Tables main, 1000 and 1001 only, both families; cloned (cached) routes left out. In the kernel's order: of two
+   * Tables main, 1000, 1001 and those of a group only, both families; cloned (cached) routes left out. In the kernel's order: of two
    * routes with the same destination and metric the earlier one is used.
    */
   routes: Route[];
   rules: Rule[];
+  /** Proxy neighbours; absent: none. */
+  proxies?: ObservedProxy[];
 }

@@ -53,5 +53,6 @@ export function countObjects({ nat, routing, sysctl }: Changes): Record<string, 
 /** The family of a routing step. */
 export function routingFamily(step: RoutingStep): Family {
   if ('address' in step) return step.address.family;
+  if ('proxy' in step) return step.proxy.family;
   return 'route' in step ? step.route.family : step.rule.family;
 }

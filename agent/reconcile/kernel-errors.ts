@@ -43,6 +43,7 @@ export const natReason = ({ kind }: NatError): FailureReason => kind.replace('-'
 /** The object of a routing step, by its kind and its name. */
 function routingObject(step: RoutingStep): Pick<Failure, 'object' | 'name'> {
   if ('address' in step) return { object: 'address', name: step.address.address };
+  if ('proxy' in step) return { object: 'address', name: step.proxy.address };
   return 'route' in step
     ? { object: 'route', name: step.route.destination }
     : { object: 'rule', name: `${step.rule.priority}` };

@@ -111,6 +111,7 @@ export const routeKey = ({ table, destination, qualifier = '' }: Route): string 
 export function stepKey(step: RoutingStep): string {
   const removes = step.kind.startsWith('del') ? 'no ' : '';
   if ('address' in step) return `${removes}address ${step.address.address}`;
+  if ('proxy' in step) return `${removes}proxy ${step.proxy.address}`;
   return removes + ('rule' in step ? ruleKey(step.rule) : routeKey(step.route));
 }
 
@@ -120,7 +121,11 @@ const isOfPrimary = (step: RoutingStep): boolean =>
 
 /** Whether a family routes without the step. */
 export const isOptionalStep = (step: RoutingStep): boolean =>
-  'address' in step || step.kind === 'delRoute' || step.kind === 'delRule' || isOfPrimary(step);
+  'address' in step ||
+  'proxy' in step ||
+  step.kind === 'delRoute' ||
+  step.kind === 'delRule' ||
+  isOfPrimary(step);
 
 /** A table without its optional chains and the jumps to them, as text. */
 function essentials(name: string, table: Table | undefined): string {

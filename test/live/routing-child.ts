@@ -1,5 +1,5 @@
 /**
- * What routing.test.ts runs inside a namespace: `reconcile` reads a RoutingIntent on stdin, `watch` prints
+ * What routing.test.ts runs inside a namespace: `reconcile` reads an `Input` on stdin, `watch` prints
  * what happens until it is ended, `overrun` blocks while others make more changes than its buffer holds.
  */
 
@@ -14,16 +14,28 @@ import { desiredRouting, type RoutingIntent } from '../../routing/desired.ts';
 import { diffRouting } from '../../routing/diff.ts';
 import { ROUTING_GROUPS } from '../../routing/events.ts';
 import { createRoutingKernel } from '../../routing/kernel.ts';
+import { diffProxies, type ProxyNeighbour } from '../../routing/proxies.ts';
 import { renderStep } from '../../routing/render.ts';
 
 const print = (value: unknown): void => console.log(JSON.stringify(value));
 
+/** What `reconcile` reads. */
+export interface Input {
+  intent: RoutingIntent;
+  proxies: ProxyNeighbour[];
+}
+
 async function reconcile(): Promise<void> {
-  const desired = desiredRouting(JSON.parse(readFileSync(0, 'utf8')) as RoutingIntent);
+  const { intent, proxies } = JSON.parse(readFileSync(0, 'utf8')) as Input;
+  const desired = desiredRouting(intent);
   const kernel = createRoutingKernel(new NetlinkSocket(Protocol.ROUTE));
-  const steps = diffRouting(await kernel.observe(), desired);
+  const stepsNow = async () => {
+    const observed = await kernel.observe();
+    return [...diffRouting(observed, desired), ...diffProxies(observed, proxies)];
+  };
+  const steps = await stepsNow();
   const failures = await kernel.apply(steps);
-  const left = diffRouting(await kernel.observe(), desired);
+  const left = await stepsNow();
   print({
     steps: steps.map(renderStep),
     failures: failures.map(({ message }) => message),

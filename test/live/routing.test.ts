@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { address, prefix } from '../../lib/prefix.ts';
 import type { RoutingIntent } from '../../routing/desired.ts';
+import type { ProxyNeighbour } from '../../routing/proxies.ts';
 import { type Namespace, NODE, Scope, until, veth } from '../support/netns.ts';
 
 const CHILD = fileURLToPath(new URL('routing-child.ts', import.meta.url));
@@ -59,8 +60,9 @@ function pod(): Namespace {
   return inside;
 }
 
-function reconcile(ns: Namespace, wanted: RoutingIntent): Outcome {
-  const { stdout, stderr } = ns.run(NODE, [CHILD, 'reconcile'], { input: JSON.stringify(wanted) });
+function reconcile(ns: Namespace, wanted: RoutingIntent, proxies: ProxyNeighbour[] = []): Outcome {
+  const input = JSON.stringify({ intent: wanted, proxies });
+  const { stdout, stderr } = ns.run(NODE, [CHILD, 'reconcile'], { input });
   if (stderr !== '') throw new Error(stderr);
   return JSON.parse(stdout) as Outcome;
 }
@@ -75,6 +77,9 @@ const listing = (ns: Namespace): string[] =>
   ['ip rule', 'ip -6 rule', 'ip route show table all', 'ip -6 route show table all']
     .flatMap((command) => lines(ns.sh(command)))
     .filter((line) => !/fe80|ff00|anycast|multicast/.test(line));
+
+/** The proxy neighbours of both families. */
+const proxiesOf = (ns: Namespace): string[] => lines(ns.sh('ip neigh show proxy')).map((line) => line.trim());
 
 const RULES = [
   '0:	from all lookup local',
@@ -316,4 +321,59 @@ t.test('a read-only /proc/sys is told, with what to do', async (t) => {
     problems[4],
     /^sysctl net\.ipv4\.ip_forward has to be 1, and cannot be set here \(EROFS\): set it in an init/,
   );
+});
+
+t.test('a group has a table for each other member, and proxies for what this one holds', async (t) => {
+  const ns = pod();
+  const before = [...listing(ns), ...proxiesOf(ns)];
+  const shared = { 4: address('172.17.0.50'), 6: address('fd00:172:17::50') };
+  const members = { 4: address('172.17.0.12'), 6: address('fd00:172:17::12') };
+  const group = intent.map((family) => ({
+    ...family,
+    group: { shared: [shared[family.family]], forward: [{ slot: 13, via: members[family.family] }] },
+  }));
+  const proxies = ([4, 6] as const).map((family) => ({ family, address: shared[family], dev: 'net1' }));
+  // What a former process may have left: a route to a member that is not there any more.
+  ns.ip('route add default via 172.17.0.99 dev net1 table 1023');
+
+  const first = reconcile(ns, group, proxies);
+  t.strictSame([first.failures, first.left], [[], []]);
+  for (const [command, via] of [
+    ['ip', '172.17.0.12'],
+    ['ip -6', 'fd00:172:17::12'],
+  ] as const) {
+    t.match(
+      ns.sh(`${command} rule`),
+      /^1000:\tfrom all fwmark 0x2d0000\/0x2f0000 iif net1 lookup 1023 proto 178$/m,
+    );
+    t.match(ns.sh(`${command} route show table 1023`), new RegExp(`^default via ${via} dev net1`));
+  }
+  t.match(ns.sh('ip route show 172.17.0.50'), '172.17.0.50 via 10.16.0.1 dev eth0 proto 178');
+  t.strictSame(proxiesOf(ns), [
+    '172.17.0.50 dev net1 proxy proto 178',
+    'fd00:172:17::50 dev net1 proxy proto 178',
+  ]);
+  t.strictSame(reconcile(ns, group, proxies).steps, [], 'a second run does nothing');
+
+  ns.sh('ip neigh del proxy 172.17.0.50 dev net1');
+  ns.sh('ip -6 rule del priority 1000');
+  ns.sh('ip neigh add proxy 172.17.0.77 dev net1');
+  t.strictSame(
+    reconcile(ns, group, proxies).steps,
+    [
+      // A table without its rule is not read.
+      'ip -6 route replace default via fd00:172:17::12 dev net1 table 1023 proto 178',
+      'ip -6 rule add priority 1000 iif net1 fwmark 0x2d0000/0x2f0000 lookup 1023 protocol 178',
+      'ip neigh add proxy 172.17.0.50 dev net1 proto 178',
+    ],
+    'drift is repaired, and a proxy of somebody else stays',
+  );
+  ns.sh('ip neigh del proxy 172.17.0.77 dev net1');
+  t.strictSame(
+    reconcile(ns, group, proxies.slice(1)).steps,
+    ['ip neigh del proxy 172.17.0.50 dev net1'],
+    'another member holds the address',
+  );
+  reconcile(ns, []);
+  t.strictSame([...listing(ns), ...proxiesOf(ns)], before, 'all of it goes again');
 });
