@@ -1,6 +1,6 @@
 /**
  * What group-flows.test.ts runs in a gateway: ConntrackFlows, with changes as JSON lines on stdin, and events and the answers
- * to changes as JSON lines on stdout. `settle` is a command too.
+ * to changes as JSON lines on stdout. `settle [SLOTS]` is a command too.
  */
 import { createInterface } from 'node:readline';
 import { ConntrackFlows } from '../../agent/group/kernel/flows.ts';
@@ -38,8 +38,9 @@ if (import.meta.main) {
   });
   const lines = createInterface({ input: process.stdin });
   lines.on('line', (line) => {
-    if (line === 'settle') {
-      flows.settle();
+    const slots = /^settle (.*)/.exec(line)?.[1];
+    if (slots !== undefined) {
+      flows.settle(JSON.parse(slots) as number[]);
       print({ type: 'settled' });
       return;
     }

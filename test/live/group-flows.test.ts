@@ -74,8 +74,8 @@ class Child {
       .refused;
   }
 
-  async settle(): Promise<void> {
-    this.#child.stdin!.write('settle\n');
+  async settle(slots: number[]): Promise<void> {
+    this.#child.stdin!.write(`settle ${JSON.stringify(slots)}\n`);
     await until(() => this.has('settled'), { what: 'settled' });
   }
 
@@ -183,16 +183,29 @@ for (const family of [4, 6] as const) {
       ),
       {},
     );
-    await next.settle();
-    t.match(listing(gateways[1], family), /tcp .*mark=3221225472/, 'inserted again: it stays');
-    await traffic.close();
-    t.notMatch(listing(gateways[1], family), /udp .*mark=2147483648/, 'not inserted again: it goes');
+    await next.settle([]);
+    t.match(listing(gateways[1], family), /tcp .*mark=3221225472/, 'inserted again: it stays a replica');
+    t.same(
+      next.flows('update').map(({ protocol }) => protocol),
+      [17],
+      'not inserted again, in a slice that goes on: it is an own flow',
+    );
 
-    t.same(await next.apply('remove', own), {});
-    t.notMatch(listing(gateways[1], family), /mark=(?!0)/, 'removed');
+    await next.kill();
+    const last = await new Child(gateways[1], family).started();
+    await last.settle([0]);
+    t.notMatch(
+      listing(gateways[1], family),
+      /tcp /,
+      'not inserted again, in a slice that has ended: it goes',
+    );
+    await traffic.close();
+
+    t.same(await last.apply('remove', own), {});
+    t.notMatch(listing(gateways[1], family), /mark=(?!0)/, 'an own flow can be removed too');
     await until(() => first!.flows('end').length > 0 || first!.flows('update').length > own.length, {
       what: 'the first gateway reports what becomes of its own flows',
     });
-    await Promise.all([first!.kill(), next.kill()]);
+    await Promise.all([first!.kill(), last.kill()]);
   });
 }

@@ -37,6 +37,7 @@ import { Messages, nfgenHeader } from '../../../lib/netlink-codec.ts';
 import { type Address, addressBytes, type Family } from '../../../lib/prefix.ts';
 import { CT_DELETE, CT_GET, CT_NEW, NFNLGRP_CONNTRACK_DESTROY } from '../../../nat/conntrack/wire.ts';
 import type { FlowChange, FlowEvent, FlowKernel, GroupFlow, TcpInfo } from '../model.ts';
+import { slotOfPort } from '../slices.ts';
 import {
   changeRequest,
   decodeGroupEntry,
@@ -121,11 +122,17 @@ export class ConntrackFlows implements FlowKernel {
     void this.#read();
   }
 
-  settle(): void {
-    const former = this.#entries().filter(
-      ({ replica }) => replica !== undefined && replica !== this.#generation,
-    );
-    this.#transact(former.map(({ flow }) => this.#remove(flow)));
+  settle(slots: readonly number[]): void {
+    const former = this.#entries()
+      .filter(({ replica }) => replica !== undefined && replica !== this.#generation)
+      .map(({ flow }) => flow);
+    const hasEnded = ({ sharedPort }: GroupFlow): boolean => slots.includes(slotOfPort(sharedPort) ?? -1);
+    const own = former.filter((flow) => !hasEnded(flow));
+    this.apply([
+      ...former.filter(hasEnded).map((flow): FlowChange => ({ type: 'remove', flow })),
+      ...own.map((flow): FlowChange => ({ type: 'adopt', flow })),
+    ]);
+    this.#reportAll(own.map((flow) => ({ type: 'update', flow })));
   }
 
   apply(changes: readonly FlowChange[]): Record<string, number> {
@@ -220,13 +227,15 @@ export class ConntrackFlows implements FlowKernel {
     );
   }
 
+  #reportAll(events: readonly FlowEvent[]): void {
+    for (let i = 0; i < events.length; i += BATCH) this.#report(events.slice(i, i + BATCH));
+  }
+
   /** Reports every own flow that is in the table. */
   #list(): void {
     this.#report([{ type: 'listing' }]);
     const own = this.#entries().filter(({ replica, established }) => replica === undefined && established);
-    for (let i = 0; i < own.length; i += BATCH) {
-      this.#report(own.slice(i, i + BATCH).map(({ flow }) => ({ type: 'update', flow })));
-    }
+    this.#reportAll(own.map(({ flow }) => ({ type: 'update', flow })));
     this.#report([{ type: 'listed' }]);
   }
 
@@ -264,7 +273,7 @@ export class ConntrackFlows implements FlowKernel {
         else if (messages.type === CT_DELETE && entry.replica === this.#generation) lost.push(entry.flow);
       }
     }
-    for (let i = 0; i < events.length; i += BATCH) this.#report(events.slice(i, i + BATCH));
+    this.#reportAll(events);
     if (lost.length > 0) this.apply(lost.map((flow) => ({ type: 'insert', flow: withState(flow) })));
   }
 
@@ -276,9 +285,7 @@ export class ConntrackFlows implements FlowKernel {
       );
       await this.#sweeps.transact(replicas.map(({ flow }) => timeoutRequest(this.#family, flow, KEEP)));
       const used = replicas.filter(({ flow }) => wasUsed(flow.timeout));
-      for (let i = 0; i < used.length; i += BATCH) {
-        this.#report(used.slice(i, i + BATCH).map(({ flow }) => ({ type: 'active', flow })));
-      }
+      this.#reportAll(used.map(({ flow }) => ({ type: 'active', flow })));
     } catch (error) {
       if (!this.#closed) this.#log.error({ err: error }, 'cannot keep replicas alive, retrying');
     }

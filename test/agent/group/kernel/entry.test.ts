@@ -1,0 +1,177 @@
+/** Entries of a group's flows as conntrack messages. */
+import t from 'tap';
+import {
+  changeRequest,
+  decodeGroupEntry,
+  insertRequest,
+  timeoutRequest,
+} from '../../../../agent/group/kernel/entry.ts';
+import type { GroupFlow } from '../../../../agent/group/model.ts';
+import { Attributes, attribute, nest, nfgenHeader, u8, u32Be } from '../../../../lib/netlink-codec.ts';
+import { address, addressBytes, type Family } from '../../../../lib/prefix.ts';
+import { encodeTuple } from '../../../../nat/conntrack/wire.ts';
+
+const bytes = (text: string): Buffer => Buffer.from(addressBytes(address(text)));
+const SHARED = { 4: bytes('172.17.0.50'), 6: bytes('fd00:172::50') };
+
+const flowOf = (family: Family): GroupFlow => ({
+  protocol: 6,
+  source: bytes(family === 4 ? '10.17.0.9' : 'fd00:17::9'),
+  sourcePort: 40_000,
+  destination: bytes(family === 4 ? '172.17.0.1' : 'fd00:172::1'),
+  destinationPort: 443,
+  shared: SHARED[family],
+  sharedPort: 5056,
+  icmpType: 0,
+  icmpCode: 0,
+  mark: 7,
+  timeout: 300,
+  tcp: { state: 3, originalScale: 7, replyScale: 8, originalFlags: 3, replyFlags: 1 },
+});
+
+/** A message of the kernel about a flow. */
+function messageOf(
+  family: Family,
+  flow: GroupFlow,
+  { mark = flow.mark, status = 0x1e, state = 3 } = {},
+): Buffer {
+  const { protocol, source, sourcePort, destination, destinationPort, shared, sharedPort } = flow;
+  return Buffer.concat([
+    nfgenHeader(family === 4 ? 2 : 10),
+    encodeTuple(1, family, protocol, { source, sourcePort, destination, destinationPort }),
+    encodeTuple(2, family, protocol, {
+      ...{ source: destination, sourcePort: destinationPort },
+      ...{ destination: shared, destinationPort: sharedPort },
+    }),
+    attribute(3, u32Be(status)),
+    attribute(7, u32Be(flow.timeout)),
+    attribute(8, u32Be(mark)),
+    attribute(12, u32Be(1)),
+    ...(flow.tcp === undefined
+      ? []
+      : [
+          nest(
+            4,
+            nest(
+              1,
+              attribute(1, u8(state)),
+              attribute(2, u8(flow.tcp.originalScale)),
+              attribute(3, u8(flow.tcp.replyScale)),
+              attribute(4, Buffer.of(flow.tcp.originalFlags, 0xff)),
+              attribute(5, Buffer.of(flow.tcp.replyFlags, 0xff)),
+            ),
+          ),
+        ]),
+  ]);
+}
+
+/** The attributes of a payload by their types, those in attributes as `outer.inner`, in hexadecimal. */
+function attributesOf(
+  attributes: Attributes,
+  nested: Record<string, true>,
+  path = '',
+): Record<string, string> {
+  const found: Record<string, string> = {};
+  while (attributes.next()) {
+    const name = path + attributes.type;
+    if (nested[name]) Object.assign(found, attributesOf(attributes.nested, nested, `${name}.`));
+    else found[name] = attributes.content.toString('hex');
+  }
+  return found;
+}
+const NESTED = {
+  1: true,
+  '1.1': true,
+  '1.2': true,
+  2: true,
+  '2.1': true,
+  '2.2': true,
+  4: true,
+  '4.1': true,
+  6: true,
+  '6.3': true,
+} as const;
+const fieldsOf = (data: Uint8Array) => attributesOf(new Attributes(Buffer.from(data), 4), NESTED);
+
+for (const family of [4, 6] as const) {
+  t.test(
+    `IPv${family}: an entry that is translated to a shared address is a flow of the group`,
+    async (t) => {
+      const flow = flowOf(family);
+      const shared = [SHARED[family]];
+      t.same(decodeGroupEntry(messageOf(family, flow), shared), { flow, established: true });
+      t.equal(decodeGroupEntry(messageOf(family, flow), []), undefined, 'to another address');
+      t.equal(
+        decodeGroupEntry(messageOf(family, flow, { status: 0x0e }), shared),
+        undefined,
+        'a connection to the address itself is not translated to it',
+      );
+      for (const [state, established] of [
+        [1, false],
+        [2, false],
+        [3, true],
+        [6, true],
+        [7, false],
+        [8, false],
+      ] as const) {
+        t.equal(
+          decodeGroupEntry(messageOf(family, flow, { state }), shared)!.established,
+          established,
+          `TCP ${state}`,
+        );
+      }
+      const { tcp: _, ...udp } = { ...flow, protocol: 17 };
+      t.equal(decodeGroupEntry(messageOf(family, udp), shared)!.established, true);
+      t.equal(
+        decodeGroupEntry(messageOf(family, udp, { status: 0x1c }), shared)!.established,
+        false,
+        'no answer yet',
+      );
+    },
+  );
+
+  t.test(
+    `IPv${family}: the mark tells a replica and its generation, and is not part of the flow's`,
+    async (t) => {
+      const flow = flowOf(family);
+      for (const [bits, replica] of [
+        [0, undefined],
+        [0x8000_0000, 0],
+        [0xc000_0000, 1],
+      ] as const) {
+        const entry = decodeGroupEntry(messageOf(family, flow, { mark: (bits | 7) >>> 0 }), [
+          SHARED[family],
+        ])!;
+        t.same([entry.replica, entry.flow.mark], [replica, 7]);
+      }
+    },
+  );
+
+  t.test(`IPv${family}: a replica is inserted with its translation, and liberal about windows`, async (t) => {
+    const { data } = insertRequest(family, flowOf(family), 1, 90);
+    const hex = (value: Uint8Array) => Buffer.from(value).toString('hex');
+    const [source, destination] = [hex(flowOf(family).source), hex(flowOf(family).destination)];
+    const ip = family === 4 ? { src: 1, dst: 2, min: 1, max: 2 } : { src: 3, dst: 4, min: 4, max: 5 };
+    t.match(fieldsOf(data), {
+      ...{ [`1.1.${ip.src}`]: source, [`1.1.${ip.dst}`]: destination, '1.2.2': '9c40', '1.2.3': '01bb' },
+      ...{ [`2.1.${ip.src}`]: destination, [`2.1.${ip.dst}`]: source, '2.2.2': '01bb', '2.2.3': '9c40' },
+      ...{ [`6.${ip.min}`]: hex(SHARED[family]), [`6.${ip.max}`]: hex(SHARED[family]) },
+      ...{ '6.3.1': '13c0', '6.3.2': '13c0' },
+      ...{ 3: '0000000e', 7: '0000005a', 8: 'c0000007' },
+      ...{ '4.1.1': '03', '4.1.2': '07', '4.1.3': '08', '4.1.4': '0b0b', '4.1.5': '090b' },
+    });
+  });
+}
+
+t.test('the answer to a replica of an echo request is an echo reply', async (t) => {
+  const { tcp: _, ...flow } = { ...flowOf(4), protocol: 1, icmpType: 8, sourcePort: 77, destinationPort: 77 };
+  const fields = fieldsOf(insertRequest(4, flow, 0, 90).data);
+  t.match(fields, { '1.2.4': '004d', '1.2.5': '08', '2.2.4': '004d', '2.2.5': '00', 8: '80000007' });
+});
+
+t.test('a change says the mark of what the entry becomes, and a timeout nothing else', async (t) => {
+  t.match(fieldsOf(changeRequest(4, flowOf(4), undefined, 300).data), { 8: '00000007', 7: '0000012c' });
+  t.match(fieldsOf(changeRequest(4, flowOf(4), 0, 90).data), { 8: '80000007' });
+  const fields = fieldsOf(timeoutRequest(4, flowOf(4), 90).data);
+  t.same([fields[7], fields[8], fields['4.1.1']], ['0000005a', undefined, undefined]);
+});
