@@ -20,7 +20,7 @@ import {
 } from './support/imports.ts';
 
 /** Packages that compute and do nothing else. */
-const COMPUTING = /^(ajv|ip-address|preact|string-width|wrap-ansi|yaml)(\/|$)/;
+const COMPUTING = /^(ajv|fastest-levenshtein|ip-address|preact|string-width|wrap-ansi|yaml)(\/|$)/;
 
 /** Every import of every file that the rule says is wrong, as `file → target`. */
 const wrong = (rule: (file: string, imported: Import) => boolean): string[] =>

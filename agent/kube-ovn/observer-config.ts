@@ -4,8 +4,8 @@
  */
 import { readDocuments } from '../policy/documents.ts';
 import { formatError } from '../policy/error-text.ts';
+import { KUBE_OVN } from '../policy/kinds.ts';
 import type { VpcEgressGatewayResource } from '../policy/kube-ovn/gateway.ts';
-import { KUBE_OVN } from '../policy/kube-ovn/schema.ts';
 import type { Policy, PolicyError, PolicyFile } from '../policy/model.ts';
 import { DEFAULT_TOKENS } from '../policy/parse.ts';
 import { KUBE_OVN_BFD } from '../policy/resolve.ts';

@@ -3,17 +3,16 @@
  * in its text. What one document says about another is with the translators. Pure.
  */
 
-import type { Kind } from './json-schema.ts';
+import { MAX_MISFITS } from './format-tests.ts';
+import { KINDS, type Kind, POD } from './kinds.ts';
 import { type Pod, podOf } from './kubernetes/pods.ts';
-import { POD } from './kubernetes/schema.ts';
 import type { Origin, PolicyError, PolicyFile } from './model.ts';
 import { isPassedOver, refusal } from './other-kinds.ts';
 import { type Budget, type Path, parseDocuments } from './parse.ts';
 import { type FilePart, type PartErrors, readParts } from './parts.ts';
 import { describe, formatPath, quote } from './quote.ts';
-import { KINDS } from './schema.ts';
 import { sieve } from './sieve.ts';
-import { MAX_MISFITS, validate } from './validate.ts';
+import { validate } from './validate.ts';
 
 /**
  * A document of a known kind. `value` has the shape of its kind; what was wrong in it has been reported and

@@ -123,6 +123,7 @@ const isInterfaceMac = (text: string): boolean =>
   MAC.test(text) && (Number.parseInt(text.slice(0, 2), 16) & 1) === 0 && !/^[0:]+$/.test(text);
 
 export const FORMATS: Record<string, Format> = {
+  'non-empty': { test: (text) => text !== '', explain: () => 'must not be empty' },
   prefix: { test: isPrefix, explain: notAn('an address or CIDR') },
   cidr: {
     test: (text) => text.includes('/') && isPrefix(text),

@@ -81,14 +81,5 @@ const labelRequirement = object(
 );
 export const labelSelector = object({ matchLabels: textMap, matchExpressions: list(labelRequirement) });
 
-/** A kind of document that is read. */
-export interface Kind {
-  apiVersion: string;
-  kind: string;
-  namespaced: boolean;
-  schema: Schema;
-  /** A field that is left empty counts as absent, as the Kubernetes API server has it. */
-  emptyIsAbsent: boolean;
-  /** Makes the most of a document of which there may be thousands: what is read of it, and nothing else. */
-  condense?: (value: Record<string, unknown>) => Record<string, unknown>;
-}
+/** The schemas of one apiVersion, by kind. */
+export type Schemas = Readonly<Record<string, Schema>>;

@@ -3,9 +3,8 @@
  * are somebody's mistake, with advice. Pure.
  */
 
-import { KUBE_OVN } from './kube-ovn/schema.ts';
+import { KINDS, KUBE_OVN } from './kinds.ts';
 import { closest, quote } from './quote.ts';
-import { KINDS } from './schema.ts';
 
 /** What a gateway has no use for, by apiVersion. */
 const PASSED_OVER: Readonly<Record<string, string>> = {

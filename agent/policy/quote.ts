@@ -1,4 +1,5 @@
 /** How text from a policy file is shown in a message: on one line, short, and harmless to a terminal. Pure. */
+import { distance } from 'fastest-levenshtein';
 
 const MAX_SHOWN = 80;
 
@@ -33,27 +34,15 @@ export function formatPath(path: readonly (string | number)[]): string {
   return text;
 }
 
-/** The candidate that the word was most likely meant to be, if any is close. */
+/** The candidate that the word was most likely meant to be; undefined when none is close. */
 export function closest(word: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined;
   let least = Math.max(1, Math.floor(Math.min(word.length, 64) / 3)) + 1;
   for (const candidate of candidates) {
-    const distance = editDistance(word.toLowerCase(), candidate.toLowerCase(), least);
-    if (distance < least) [best, least] = [candidate, distance];
+    // The difference in length is the least that the distance can be.
+    if (Math.abs(candidate.length - word.length) >= least) continue;
+    const edits = distance(word.toLowerCase(), candidate.toLowerCase());
+    if (edits < least) [best, least] = [candidate, edits];
   }
   return best;
-}
-
-/** Levenshtein distance; anything from `limit` on counts as `limit`. */
-function editDistance(a: string, b: string, limit: number): number {
-  if (Math.abs(a.length - b.length) >= limit) return limit;
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 0; i < a.length; i++) {
-    const next = [i + 1];
-    for (let j = 0; j < b.length; j++) {
-      next.push(Math.min(row[j]! + Number(a[i] !== b[j]), row[j + 1]! + 1, next[j]! + 1));
-    }
-    row = next;
-  }
-  return Math.min(row[b.length]!, limit);
 }

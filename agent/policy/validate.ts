@@ -1,14 +1,14 @@
 /**
  * One document against the schema of its kind: what is wrong with it, in words for the person who wrote it. Pure.
  */
-import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
+import type { ErrorObject, ValidateFunction } from 'ajv';
+import { resetMisfits } from './format-tests.ts';
 import { FORMATS } from './formats.ts';
-import type { Kind, Schema } from './json-schema.ts';
+import type { Schema } from './json-schema.ts';
+import type { Kind } from './kinds.ts';
 import type { Path } from './parse.ts';
 import { closest, describe, quote } from './quote.ts';
-
-/** So many ill-formed texts are reported of a document. */
-export const MAX_MISFITS = 1000;
+import { validatorOf } from './validators.ts';
 
 /** Something wrong in a document. `at` says whether the key or the value is to be pointed at. */
 export interface Violation {
@@ -20,32 +20,16 @@ export interface Violation {
   message: string;
 }
 
-const ajv = new Ajv({ strict: true, allErrors: true, verbose: true, allowUnionTypes: true });
-// A list that is wrong throughout is not worth an error object for each of a hundred thousand items.
-let misfits = 0;
-for (const [name, { test }] of Object.entries(FORMATS)) {
-  ajv.addFormat(name, (text: string) => test(text) || ++misfits > MAX_MISFITS);
-}
-
-const compiled = new Map<Kind, ValidateFunction>();
-
-function validator(kind: Kind): ValidateFunction {
-  let validate = compiled.get(kind);
-  if (validate === undefined) {
-    validate = ajv.compile(kind.schema);
-    compiled.set(kind, validate);
-  }
-  return validate;
-}
-
 /**
  * Checks a document. What is wrong is taken out of `value` (a list keeps its indices, with a hole), so that
- * what is left has the types of its kind and the rest can still be checked; only with more than `MAX_MISFITS`
- * violations is there no use in it.
+ * what is left has the types of its kind and the rest can still be checked; with `MAX_MISFITS` violations or more it
+ * is unusable.
  */
-export function validate(kind: Kind, value: unknown): Violation[] {
-  const check = validator(kind);
-  misfits = 0;
+export const validate = (kind: Kind, value: unknown): Violation[] => violationsOf(validatorOf(kind), value);
+
+/** The same with a given validator. */
+export function violationsOf(check: ValidateFunction, value: unknown): Violation[] {
+  resetMisfits();
   if (check(value)) return [];
   const errors = check.errors!;
   const violations = errors.map((error) => violation(error, value));
@@ -108,7 +92,6 @@ function explain({ keyword, params, parentSchema, data, message }: ErrorObject):
     case 'maxItems':
       return `must hold at most ${schema.maxItems} items, holds ${(data as unknown[]).length}`;
     case 'minItems':
-    case 'minLength':
       return 'must not be empty';
     default:
       return message!;

@@ -15,6 +15,7 @@ import { createRequire } from 'node:module';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build, type Plugin } from 'esbuild';
+import { precompiledValidators } from '../../agent/policy/build.ts';
 import { writePage } from '../../agent/show/page/build.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -35,6 +36,16 @@ const UNUSED = /\/prom-client\/lib\/(?:cluster|defaultMetrics|pushgateway)\.js$/
 const leaveOutUnused: Plugin = {
   name: 'leave-out-unused',
   setup: ({ onLoad }) => onLoad({ filter: UNUSED }, () => ({ contents: 'module.exports = {};' })),
+};
+
+/** The validators of policy documents as ajv generates them, not as it compiles them at run time. */
+const precompile: Plugin = {
+  name: 'precompile',
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /\/agent\/policy\/validators\.ts$/ }, () => ({
+      contents: precompiledValidators('./format-tests.ts'),
+      loader: 'js',
+    })),
 };
 
 /** esbuild's statement for an import of Node's own: `import a from"node:x"`, `import{b as c}from"node:x"`, … */
@@ -79,7 +90,7 @@ async function bundle(out: string): Promise<void> {
     metafile: true,
     // The page is built below.
     external: ['./agent/show/page/build.ts'],
-    plugins: [leaveOutUnused],
+    plugins: [leaveOutUnused, precompile],
     banner: { js: BANNER },
     write: false,
   });

@@ -6,11 +6,11 @@
  */
 import { type Address, parseAddress } from '../../../lib/prefix.ts';
 import type { DocumentSet, PolicyDocument } from '../documents.ts';
+import { DECKHOUSE } from '../kinds.ts';
 import { checkSelector, type LabelSelector, type Pods, selects } from '../kubernetes/selectors.ts';
 import type { EgressIP, Policy } from '../model.ts';
 import { quote } from '../quote.ts';
 import { byName, each, missingDocument, prefixes, unheld } from '../resolve.ts';
-import { DECKHOUSE } from './schema.ts';
 
 interface GatewayResource {
   spec?: {

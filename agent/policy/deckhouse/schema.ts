@@ -4,16 +4,15 @@ import {
   document,
   formatted,
   integer,
-  type Kind,
   labelSelector,
   list,
   object,
   oneOf,
+  type Schemas,
   text,
   textMap,
 } from '../json-schema.ts';
-
-export const DECKHOUSE = 'network.deckhouse.io/v1alpha1';
+import { DECKHOUSE } from '../kinds.ts';
 
 const gateway = document(DECKHOUSE, 'EgressGateway', false, {
   spec: object({
@@ -43,7 +42,7 @@ const gateway = document(DECKHOUSE, 'EgressGateway', false, {
 const policy = document(DECKHOUSE, 'EgressGatewayPolicy', false, {
   spec: object(
     {
-      egressGatewayName: { ...text(), minLength: 1 },
+      egressGatewayName: formatted('non-empty'),
       destinationCIDRs: list(formatted('prefix')),
       excludedCIDRs: list(formatted('prefix')),
       selectors: list(object({ podSelector: labelSelector }, ['podSelector'])),
@@ -52,13 +51,4 @@ const policy = document(DECKHOUSE, 'EgressGatewayPolicy', false, {
   ),
 });
 
-export const DECKHOUSE_KINDS: readonly Kind[] = [
-  { apiVersion: DECKHOUSE, kind: 'EgressGateway', namespaced: false, schema: gateway, emptyIsAbsent: true },
-  {
-    apiVersion: DECKHOUSE,
-    kind: 'EgressGatewayPolicy',
-    namespaced: false,
-    schema: policy,
-    emptyIsAbsent: true,
-  },
-];
+export const DECKHOUSE_SCHEMAS: Schemas = { EgressGateway: gateway, EgressGatewayPolicy: policy };

@@ -5,17 +5,16 @@ import {
   formatted,
   INT32_MAX,
   integer,
-  type Kind,
   list,
   object,
   oneOf,
   type Schema,
+  type Schemas,
   text,
   withDefault,
 } from '../json-schema.ts';
+import { VEG_AGENT } from '../kinds.ts';
 import { TRANSLATION_LOG_SCHEMA } from '../translation-log-schema.ts';
-
-const VEG_AGENT = 'veg-agent.io/v1alpha1';
 
 export const BFD_AUTH_TYPES = [
   'simple-password',
@@ -201,13 +200,4 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
   }),
 };
 
-export const GATEWAY_POLICY_KINDS: readonly Kind[] = [
-  {
-    apiVersion: VEG_AGENT,
-    kind: 'GatewayPolicy',
-    namespaced: true,
-    schema: GATEWAY_POLICY_SCHEMA,
-    // Blocks that were all commented out must not come to mean "any source".
-    emptyIsAbsent: false,
-  },
-];
+export const GATEWAY_POLICY_SCHEMAS: Schemas = { GatewayPolicy: GATEWAY_POLICY_SCHEMA };

@@ -18,6 +18,7 @@ import {
 } from '../../../lib/prefix.ts';
 import type { DocumentSet, PolicyDocument } from '../documents.ts';
 import { splitPair } from '../formats.ts';
+import { KUBE_OVN } from '../kinds.ts';
 import { checkSelector, type Pods, selects } from '../kubernetes/selectors.ts';
 import type { BfdPolicy, EgressRule, Policy } from '../model.ts';
 import type { Path } from '../parse.ts';
@@ -25,7 +26,6 @@ import { quote } from '../quote.ts';
 import { addDocument, byName, each, familyName, KUBE_OVN_BFD, prefixes } from '../resolve.ts';
 import { type TranslationLogSpec, translateTranslationLog } from '../translation-log.ts';
 import { checkWorkload, type WorkloadSpec } from './rules.ts';
-import { KUBE_OVN } from './schema.ts';
 
 /** What is read of the documents; all of it is optional, see `PolicyDocument`. */
 export interface VpcEgressGatewayResource {

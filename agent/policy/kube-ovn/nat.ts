@@ -21,11 +21,11 @@ import type { Dnat } from '../../../nat/inbound.ts';
 import type { DocumentSet, PolicyDocument } from '../documents.ts';
 import { parsePorts, splitPair } from '../formats.ts';
 import type { Inbound, Place } from '../inbound.ts';
+import { KUBE_OVN } from '../kinds.ts';
 import type { EgressRule, Policy } from '../model.ts';
 import { quote } from '../quote.ts';
 import { byName, familyName, missingDocument } from '../resolve.ts';
 import { type Network, subnetBlocks } from './gateway.ts';
-import { KUBE_OVN } from './schema.ts';
 
 interface EipResource {
   spec?: {

@@ -8,19 +8,18 @@ import {
   flag,
   formatted,
   integer,
-  type Kind,
   labelSelector,
   list,
   object,
   oneOf,
   type Schema,
+  type Schemas,
   text,
   textMap,
   texts,
 } from '../json-schema.ts';
+import { KUBE_OVN } from '../kinds.ts';
 import { TRANSLATION_LOG_SCHEMA } from '../translation-log-schema.ts';
-
-export const KUBE_OVN = 'kubeovn.io/v1';
 
 const requirement = object(
   { key: text(), operator: oneOf(['In', 'NotIn', 'Exists', 'DoesNotExist', 'Gt', 'Lt']), values: texts },
@@ -44,7 +43,7 @@ const VPC_EGRESS_GATEWAY_SCHEMA = document(KUBE_OVN, 'VpcEgressGateway', true, {
     {
       vpc: text(),
       internalSubnet: text(),
-      externalSubnet: { type: 'string', minLength: 1 },
+      externalSubnet: formatted('non-empty'),
       internalIPs: list(formatted('address-pair')),
       internalIPPool: text(),
       externalIPs: list(formatted('address-pair')),
@@ -160,7 +159,7 @@ const VPC_SCHEMA = document(
   [],
 );
 
-const eipName: Schema = { ...text(), minLength: 1 };
+const eipName = formatted('non-empty');
 const port: Schema = formatted('port-range');
 
 /** The resources of the VPC NAT gateway: required is what its webhook requires. */
@@ -190,19 +189,14 @@ const NAT_SPECS: Record<string, Schema> = {
   IptablesSnatRule: object({ eip: eipName, internalCIDR: formatted('prefix-pair') }, ['eip', 'internalCIDR']),
 };
 
-const kind = (name: string, namespaced: boolean, schema: Schema): Kind => ({
-  apiVersion: KUBE_OVN,
-  kind: name,
-  namespaced,
-  schema,
-  emptyIsAbsent: true,
-});
-
-export const KUBE_OVN_KINDS: readonly Kind[] = [
-  kind('VpcEgressGateway', true, VPC_EGRESS_GATEWAY_SCHEMA),
-  kind('Subnet', false, SUBNET_SCHEMA),
-  kind('Vpc', false, VPC_SCHEMA),
-  ...Object.entries(NAT_SPECS).map(([name, spec]) =>
-    kind(name, false, document(KUBE_OVN, name, false, { spec, status: anyObject })),
+export const KUBE_OVN_SCHEMAS: Schemas = {
+  VpcEgressGateway: VPC_EGRESS_GATEWAY_SCHEMA,
+  Subnet: SUBNET_SCHEMA,
+  Vpc: VPC_SCHEMA,
+  ...Object.fromEntries(
+    Object.entries(NAT_SPECS).map(([kind, spec]) => [
+      kind,
+      document(KUBE_OVN, kind, false, { spec, status: anyObject }),
+    ]),
   ),
-];
+};

@@ -7,12 +7,12 @@
  */
 import { type Address, hostPrefix, type Prefix, parseAddress } from '../../../lib/prefix.ts';
 import type { DocumentSet, PolicyDocument } from '../documents.ts';
+import { SPIDERNET } from '../kinds.ts';
 import { checkSelector, type LabelSelector, type Pods, selects } from '../kubernetes/selectors.ts';
 import type { EgressIP, Policy } from '../model.ts';
 import { quote } from '../quote.ts';
 import { byName, each, missingDocument, prefixes, unheld } from '../resolve.ts';
 import { inPool, parsePoolItem, poolSize } from './ip-pool.ts';
-import { SPIDERNET } from './schema.ts';
 
 interface GatewayResource {
   spec?: {

@@ -4,17 +4,16 @@ import {
   flag,
   formatted,
   integer,
-  type Kind,
   labelSelector,
   list,
   object,
   oneOf,
   type Schema,
+  type Schemas,
   text,
   texts,
 } from '../json-schema.ts';
-
-export const SPIDERNET = 'egressgateway.spidernet.io/v1beta1';
+import { SPIDERNET } from '../kinds.ts';
 
 const count = integer(0, 2 ** 31 - 1);
 const addressPair = object({ ipv4: formatted('ipv4-or-empty'), ipv6: formatted('ipv6-or-empty') });
@@ -97,32 +96,10 @@ const slice = (kind: string, namespaced: boolean): Schema =>
     [],
   );
 
-interface Endpoint {
-  ipv4?: string[];
-  ipv6?: string[];
-}
-
-/** All addresses of a slice as those of one endpoint. */
-function condenseSlice({ endpoints, ...rest }: Record<string, unknown>): Record<string, unknown> {
-  if (!Array.isArray(endpoints)) return rest;
-  const all = (family: keyof Endpoint) => (endpoints as Endpoint[]).flatMap((one) => one?.[family] ?? []);
-  return { ...rest, endpoints: [{ ipv4: all('ipv4'), ipv6: all('ipv6') }] };
-}
-
-const kind = (name: string, namespaced: boolean, schema: Schema): Kind => ({
-  apiVersion: SPIDERNET,
-  kind: name,
-  namespaced,
-  schema,
-  emptyIsAbsent: true,
-});
-
-export const SPIDERNET_KINDS: readonly Kind[] = [
-  kind('EgressGateway', false, gateway),
-  kind('EgressPolicy', true, policy('EgressPolicy', true)),
-  kind('EgressClusterPolicy', false, policy('EgressClusterPolicy', false)),
-  ...[true, false].map((namespaced) => {
-    const name = namespaced ? 'EgressEndpointSlice' : 'EgressClusterEndpointSlice';
-    return { ...kind(name, namespaced, slice(name, namespaced)), condense: condenseSlice };
-  }),
-];
+export const SPIDERNET_SCHEMAS: Schemas = {
+  EgressGateway: gateway,
+  EgressPolicy: policy('EgressPolicy', true),
+  EgressClusterPolicy: policy('EgressClusterPolicy', false),
+  EgressEndpointSlice: slice('EgressEndpointSlice', true),
+  EgressClusterEndpointSlice: slice('EgressClusterEndpointSlice', false),
+};
