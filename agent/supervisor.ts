@@ -1,122 +1,198 @@
 /**
- * `veg-agent run`: the process that holds the BFD sessions, and the parent of the agent process.
+ * `veg-agent run`: the BFD process. It holds the BFD sessions and nothing else, and is the parent of the agent process.
  *
- * It does nothing but BFD, so that nothing the agent does can delay a packet; it starts the agent process,
- * starts it again when it dies, and ends it when it hangs (watchdog.ts). Sessions stay Up meanwhile, because the
- * kernel goes on forwarding. When nobody has finished a look at the kernel and the uplink for a minute, nobody
- * watches the gateway any more, and the sessions are taken out of Up until somebody does.
+ * **Processes and threads.** Three run code of this repository (docs/design/0008-processes.md has the reasons):
+ *
+ *     BFD process       one thread: BFD packets, sessions, checkpoint; this file
+ *       └ agent process   main thread: policy, reconcile, uplink, HTTP, control socket (process.ts)
+ *           ├ worker thread  conntrack events and the translation log (flows/translations-worker.ts)
+ *           └ commands       iptables-restore and the like (lib/exec.ts), one at a time for each reconcile
+ *
+ * **Who may block.** The BFD process never waits: it reads and writes packets without blocking, and its only disk
+ * access is the checkpoint on the state directory (a tmpfs). So nothing that the agent does can delay a packet. The
+ * agent process may block its main thread for some milliseconds (netlink dumps, 10 000 blocks); it may hang, crash or
+ * be killed for its memory: the kernel goes on forwarding and the sessions stay Up. Commands may hang; each is killed
+ * after its timeout. The worker thread may fall behind: events are then lost and counted.
+ *
+ * **Timers.** Each has one owner: the engine the deadlines of all sessions (bfd/); this file the check once a second
+ * (report, hang, unwatched, state directory); agent-child.ts the restart of the agent process; in the agent process
+ * bfd-link.ts the pulse, loop.ts the next reconcile, gateway.ts the check for drift, uplink.ts the next probe,
+ * claims.ts the next announcement, drain.ts its samples.
+ *
+ * **Messages.** messages.ts and bfd/intent.ts say what each promises. In short: `up`: signals are handled and the
+ * control socket answers. `pulse`: the event loop turns, and when kernel and uplink were last observed. `intent`: these
+ * sessions, and which families may carry traffic. `command`, `drain`, `undrain`: words of an operator. Downward:
+ * `report` at each change of a session and once a second, `reply`, `shutdown`. A message may be lost with its
+ * receiver; each one is repeated or made again by the next process (an intent by its first reconcile), or its sender
+ * has a timeout (a command).
+ *
+ * **Alive.** An agent process is alive as long as any message came within 30 s; else it hangs, is killed, and another
+ * one is started. The gateway is watched as long as an observation of both kernel and uplink was completed within 60 s,
+ * by whichever agent process; else nobody knows whether packets are translated, and the sessions are taken out of Up
+ * until one completes. watchdog.ts has both clocks. The BFD process itself is alive for the agent process as long as a
+ * report came within 10 s (`/livez`).
  */
-import { type ChildProcess, fork } from 'node:child_process';
+import { fork } from 'node:child_process';
 import os from 'node:os';
 import { extname, join } from 'node:path';
 import { Engine } from '../bfd/engine.ts';
-import type { FamilyReadiness, FromEngine } from '../bfd/intent.ts';
+import type { EngineReport, FamilyReadiness } from '../bfd/intent.ts';
+import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import { unblockSignal } from '../lib/libc.ts';
-import { createLog } from '../lib/log.ts';
+import { createLog, type Log } from '../lib/log.ts';
 import { LogOnChange } from '../lib/log-on-change.ts';
 import type { Priority } from '../lib/priority.ts';
 import { reapOrphans } from '../lib/reaper.ts';
-import { onSignals } from '../lib/signals.ts';
+import { type HandledSignal, onSignals } from '../lib/signals.ts';
 import { StateDir } from '../lib/state-dir.ts';
 import { VERSION } from '../lib/version.ts';
-import { CANNOT_START, type FromAgent, outlives } from './messages.ts';
+import { AgentChild, type ForkedProcess } from './agent-child.ts';
+import type { FromAgent } from './messages.ts';
 import type { Options } from './options.ts';
-import {
-  agentEnded,
-  agentHeard,
-  agentStarted,
-  createWatchdog,
-  gatewayWatched,
-  isHung,
-  isUnwatched,
-} from './watchdog.ts';
+import { createWatchdog, gatewayWatched, isHung, isUnwatched, type Watchdog } from './watchdog.ts';
 
-/** How often the agent process is told the sessions when nothing changes, ms. */
+/** How often the agent process gets a report when nothing changes, ms. */
 const REPORT_PERIOD = 1000;
 /** How long the agent process may take to end beyond the drain timeout, ms. */
 const EXIT_GRACE = 3000;
-/** How long a killed process may take to end, ms. */
-const KILL_GRACE = 2000;
 
 const UNWATCHED: FamilyReadiness = {
   ready: false,
   // RFC 5880 6.8.17: the path behind this hop may not be there.
   diagnostic: 6,
-  reason: 'nobody watches the gateway',
+  reason: 'the gateway is not watched',
 };
 
-/**
- * Runs until a signal ends it. `priority`: what this process was given.
- * Returns the exit code: 0 after a clean end, 1 when it could not start.
- */
-export async function supervise(options: Options, priority: Priority): Promise<number> {
-  const { logger, flush } = await createLog({
-    level: options.logLevel,
-    format: options.logFormat,
-    component: 'bfd',
-  });
-  // Before anything of the directory is read: a second daemon would take up the sessions of the first.
-  let stateDir: StateDir;
-  try {
-    stateDir = await StateDir.acquire(options.stateDir);
-  } catch (error) {
-    logger.fatal({ reason: (error as Error).message }, 'cannot start');
-    flush();
-    return 1;
+export interface SupervisorParts {
+  options: Pick<Options, 'drainTimeout' | 'onExit'>;
+  engine: Pick<
+    Engine,
+    'abandon' | 'command' | 'configure' | 'drain' | 'gate' | 'report' | 'stop' | 'undrain'
+  >;
+  fork(): ForkedProcess;
+  /** Called with the pid of each agent process. */
+  onStart(pid: number): void;
+  /** Recreates and locks the state directory if it was removed. Throws when that fails. */
+  ensureStateDir(): void;
+  logger: Log;
+  clock: Clock;
+}
+
+export class Supervisor {
+  readonly #parts: SupervisorParts;
+  readonly #watchdog: Watchdog;
+  readonly #child: AgentChild;
+  readonly #timer: Timer;
+  readonly #exit = Promise.withResolvers<number>();
+  readonly #stateDirFailures = new LogOnChange();
+  #stopping = false;
+  #unwatched = false;
+  #unwatchedLogged = false;
+
+  constructor(parts: SupervisorParts) {
+    this.#parts = parts;
+    const { clock, engine, fork, logger, onStart } = parts;
+    this.#watchdog = createWatchdog(clock.now());
+    this.#child = new AgentChild({
+      ...{ fork, clock, logger, watchdog: this.#watchdog },
+      onStart: (pid) => {
+        onStart(pid);
+        this.report(engine.report());
+      },
+      onMessage: (message) => this.#receive(message),
+      onCannotStart: () => {
+        engine.abandon();
+        this.#end(1);
+      },
+    });
+    this.#timer = clock.every(REPORT_PERIOD, () => this.#check());
   }
-  logger.info({ priority }, 'scheduling');
 
-  const dog = createWatchdog(performance.now());
-  let child: ChildProcess | undefined;
-  /** The agent process that is there takes signals; one has been there that did. */
-  let up = false;
-  let everUp = false;
-  /** Signals for an agent process that does not take them yet. */
-  const missed = new Set<NodeJS.Signals>();
-  let ending = false;
-  let unwatched = false;
-  let toldUnwatched = false;
-  const stateDirFailures = new LogOnChange();
+  /** Starts the agent process. Resolves with the exit code: 0 after a clean end, 1 when it could not start. */
+  run(): Promise<number> {
+    this.#child.start();
+    return this.#exit.promise;
+  }
 
-  reapOrphans((pid) => pid === child?.pid);
+  /** The pid of the agent process that runs; undefined: none. */
+  get agentPid(): number | undefined {
+    return this.#child.pid;
+  }
 
-  const send = (message: FromEngine) => {
-    if (child?.connected) child.send(message, () => {});
-  };
-  const engine = new Engine({
-    logger,
-    version: VERSION,
-    checkpoint: join(options.stateDir, 'bfd.json'),
-    // The sessions outlive the agent process, and the kernel forwards without both (RFC 5880 6.8.7, C bit).
-    controlPlaneIndependent: true,
-    onChange: (report) => send({ type: 'report', report }),
-    onStop: () => drainAndStop('bfdd-control stop'),
-  });
+  /** Hands a report of the engine to the agent process. */
+  report(report: EngineReport): void {
+    this.#child.send({ type: 'report', report });
+  }
 
-  const finished = Promise.withResolvers<number>();
+  get signalHandlers(): Record<HandledSignal, () => void> {
+    const { engine, logger } = this.#parts;
+    return {
+      SIGTERM: () => this.stop('SIGTERM'),
+      SIGINT: () => this.stop('SIGINT'),
+      SIGHUP: () => this.#child.signal('SIGHUP'),
+      SIGUSR1: () => {
+        logger.info({ report: engine.report() }, 'state of the BFD process');
+        this.#child.signal('SIGUSR1');
+      },
+      SIGUSR2: () => {
+        this.#stopping = true;
+        this.#child.abandon();
+        engine.abandon();
+        this.#child.kill();
+        logger.info({}, 'stopped at once, without AdminDown');
+        this.#end(0);
+      },
+    };
+  }
 
-  function receive(message: FromAgent, sender: ChildProcess): void {
-    // What a process has sent may be read after its end.
-    if (sender !== child && !outlives(message.type, child !== undefined)) return;
-    const now = performance.now();
-    agentHeard(dog, now);
+  /** Drains and ends; a second call does not wait for traffic to move. `signal`: for the log. */
+  stop(signal: string): void {
+    const { logger } = this.#parts;
+    if (this.#stopping) {
+      logger.warn({ signal }, 'asked to stop again; not waiting for traffic to move');
+      this.#child.kill();
+      return;
+    }
+    this.#stopping = true;
+    logger.info({ signal }, 'draining');
+    this.#drainAndStop().then(
+      () => {
+        logger.info({}, 'stopped');
+        this.#end(0);
+      },
+      (error: unknown) => {
+        logger.error({ err: error }, 'stopping failed');
+        this.#end(1);
+      },
+    );
+  }
+
+  async #drainAndStop(): Promise<void> {
+    const { engine, options } = this.#parts;
+    engine.drain();
+    this.#child.send({ type: 'shutdown', remove: options.onExit === 'remove' });
+    await this.#child.end(options.drainTimeout + EXIT_GRACE);
+    await engine.stop();
+  }
+
+  #end(code: number): void {
+    this.#timer.cancel();
+    this.#exit.resolve(code);
+  }
+
+  #receive(message: Exclude<FromAgent, { type: 'up' }>): void {
+    const { engine, clock } = this.#parts;
     switch (message.type) {
-      case 'up':
-        up = true;
-        everUp = true;
-        for (const signal of missed) child?.kill(signal);
-        missed.clear();
-        break;
       case 'pulse':
-        if (message.watchedAgo !== null) gatewayWatched(dog, message.watchedAgo, now);
-        judge(now);
+        if (message.watchedAgo !== null) gatewayWatched(this.#watchdog, message.watchedAgo, clock.now());
+        this.#gate(clock.now());
         break;
       case 'intent':
         engine.configure(message.intent);
         break;
       case 'command': {
         const { ok, text } = engine.command(message.words);
-        send({ type: 'reply', id: message.id, ok, text });
+        this.#child.send({ type: 'reply', id: message.id, ok, text });
         break;
       }
       case 'drain':
@@ -130,170 +206,109 @@ export async function supervise(options: Options, priority: Priority): Promise<n
     }
   }
 
-  /** Starts the agent process, now or as soon as that is possible. */
-  function start(): void {
-    if (ending) return;
-    agentStarted(dog, performance.now());
-    const file = join(import.meta.dirname, `child${extname(import.meta.filename)}`);
-    let started: ChildProcess;
-    try {
-      started = fork(file, [JSON.stringify(options)], {
-        stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-        // Node's inspector is not for whoever can send a signal.
-        execArgv: [...process.execArgv, '--disable-sigusr1'],
-      });
-    } catch (error) {
-      startAgain({ err: error }, 'the agent process cannot be started');
-      return;
+  /** Once a second. */
+  #check(): void {
+    const { engine, clock, logger } = this.#parts;
+    const now = clock.now();
+    this.report(engine.report());
+    if (this.#child.pid !== undefined && isHung(this.#watchdog, now)) {
+      const silentSeconds = Math.round((now - this.#watchdog.heardAt) / 1000);
+      logger.error({ silentSeconds }, 'the agent process hangs, killing it');
+      this.#child.kill();
     }
-    // Without a process there is an error (EAGAIN: the limit on processes; EMFILE), and never an exit.
-    if (started.pid === undefined) {
-      started.once('error', (error) => startAgain({ err: error }, 'the agent process cannot be started'));
-      if (started.connected) started.disconnect();
-      return;
-    }
-    child = started;
-    try {
-      if (priority.kind === 'nice') os.setPriority(started.pid, 0);
-    } catch (error) {
-      logger.warn({ err: error }, 'the agent process keeps the priority of this one');
-    }
-    started.on('message', (message) => receive(message as FromAgent, started));
-    started.on('error', (error) => logger.error({ err: error }, 'agent process'));
-    started.once('exit', (code, signal) => {
-      child = undefined;
-      up = false;
-      if (ending) return;
-      if (code === CANNOT_START && !everUp) {
-        engine.abandon();
-        finished.resolve(1);
-        return;
-      }
-      startAgain({ code, signal }, 'the agent process ended; sessions stay as they are');
-    });
-    send({ type: 'report', report: engine.report() });
+    this.#gate(now);
+    this.#ensureStateDir();
   }
 
-  function startAgain(why: object, message: string): void {
-    if (ending) return;
-    const delay = agentEnded(dog, performance.now());
-    logger.error({ ...why, restartInMs: delay }, message);
-    setTimeout(start, delay);
-  }
-
-  /** Lets the sessions be Up as long as the gateway is watched. */
-  function judge(now: number): void {
-    if (isUnwatched(dog, now) === unwatched) return;
-    unwatched = !unwatched;
-    engine.gate(unwatched ? UNWATCHED : { ready: true });
-    const lastLookSecondsAgo = Math.round((now - dog.watchedAt) / 1000);
-    if (!unwatched && toldUnwatched) {
-      logger.info({ lastLookSecondsAgo }, 'the gateway is watched again; sessions may come Up');
+  /** Lets sessions be Up only as long as the gateway is watched. */
+  #gate(now: number): void {
+    if (isUnwatched(this.#watchdog, now) === this.#unwatched) return;
+    const { engine, logger } = this.#parts;
+    this.#unwatched = !this.#unwatched;
+    engine.gate(this.#unwatched ? UNWATCHED : { ready: true });
+    const lastObservedSecondsAgo = Math.round((now - this.#watchdog.watchedAt) / 1000);
+    if (!this.#unwatched && this.#unwatchedLogged) {
+      logger.info({ lastObservedSecondsAgo }, 'the gateway is watched again; sessions may come Up');
     }
-    // Without sessions, as before the first policy, there is nothing to tell.
-    toldUnwatched = unwatched && engine.report().sessions.length > 0;
-    if (toldUnwatched) {
+    // Without sessions, as before the first policy, nothing changes.
+    this.#unwatchedLogged = this.#unwatched && engine.report().sessions.length > 0;
+    if (this.#unwatchedLogged) {
       logger.error(
-        { lastLookSecondsAgo, agent: child === undefined ? 'none' : 'runs' },
-        'no look at the kernel and the uplink has come to an end for too long: nobody watches the gateway; sessions are taken out of Up',
+        { lastObservedSecondsAgo, agent: this.#child.pid === undefined ? 'none' : 'running' },
+        'kernel and uplink were not observed for too long: the gateway is not watched; sessions are taken out of Up',
       );
     }
   }
 
-  /** Keeps the state directory this daemon's own where somebody takes it away. */
-  function keepStateDir(): void {
+  #ensureStateDir(): void {
     try {
-      stateDir.ensure();
-      stateDirFailures.ended();
+      this.#parts.ensureStateDir();
+      this.#stateDirFailures.ended();
     } catch (error) {
       const { message: reason } = error as Error;
-      if (stateDirFailures.isNew(reason)) logger.error({ reason }, 'the state directory is lost');
+      if (this.#stateDirFailures.isNew(reason)) {
+        this.#parts.logger.error({ reason }, 'the state directory is lost');
+      }
     }
   }
+}
 
-  const watch = setInterval(() => {
-    const now = performance.now();
-    send({ type: 'report', report: engine.report() });
-    if (child !== undefined && isHung(dog, now)) {
-      const silentSeconds = Math.round((now - dog.heardAt) / 1000);
-      logger.error({ silentSeconds }, 'the agent process hangs; ending it');
-      child.kill('SIGKILL');
-    }
-    judge(now);
-    keepStateDir();
-  }, REPORT_PERIOD);
+/** Forks the agent process. */
+function forkAgent(options: Options): ForkedProcess {
+  const file = join(import.meta.dirname, `child${extname(import.meta.filename)}`);
+  return fork(file, [JSON.stringify(options)], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    // No process that can send a signal may open Node's inspector.
+    execArgv: [...process.execArgv, '--disable-sigusr1'],
+  });
+}
 
-  /** Waits for the agent process to end by itself, then ends it. */
-  async function endAgent(patience: number): Promise<void> {
-    const last = child;
-    if (last === undefined) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    last.once('exit', () => resolve());
-    const kill = setTimeout(() => last.kill('SIGKILL'), patience);
-    // One that waits for a disk or a device does not even end then.
-    const leave = setTimeout(resolve, patience + KILL_GRACE);
-    await promise;
-    clearTimeout(kill);
-    clearTimeout(leave);
+/**
+ * Runs until a signal ends it. `priority`: of this process; the agent process gets the normal one.
+ * Returns the exit code: 0 after a clean end, 1 when it could not start.
+ */
+export async function supervise(options: Options, priority: Priority): Promise<number> {
+  const { logger, flush } = await createLog({
+    level: options.logLevel,
+    format: options.logFormat,
+    component: 'bfd',
+  });
+  // Before anything in the directory is read: a second daemon would resume the sessions of the first.
+  let stateDir: StateDir;
+  try {
+    stateDir = await StateDir.acquire(options.stateDir);
+  } catch (error) {
+    logger.fatal({ reason: (error as Error).message }, 'cannot start');
+    flush();
+    return 1;
   }
-
-  /** Drains, and ends everything. */
-  async function stop(): Promise<void> {
-    engine.drain();
-    send({ type: 'shutdown', remove: options.onExit === 'remove' });
-    await endAgent(options.drainTimeout + EXIT_GRACE);
-    await engine.stop();
-  }
-
-  function drainAndStop(signal: string): void {
-    if (ending) {
-      logger.warn({ signal }, 'asked again; not waiting for traffic to move');
-      child?.kill('SIGKILL');
-      return;
-    }
-    ending = true;
-    logger.info({ signal }, 'draining');
-    stop().then(
-      () => {
-        logger.info('stopped');
-        finished.resolve(0);
-      },
-      (error: unknown) => {
-        logger.error({ err: error }, 'the end did not go as it should');
-        finished.resolve(1);
-      },
-    );
-  }
-
-  /** For the agent process: now, or as soon as it takes signals. */
-  function pass(signal: NodeJS.Signals): void {
-    if (up) child?.kill(signal);
-    else missed.add(signal);
-  }
-
-  logger.info({ version: VERSION, stateDir: options.stateDir, policyDir: options.policyDir }, 'starting');
-  onSignals(
-    {
-      SIGTERM: () => drainAndStop('SIGTERM'),
-      SIGINT: () => drainAndStop('SIGINT'),
-      SIGHUP: () => pass('SIGHUP'),
-      SIGUSR1: () => {
-        logger.info({ report: engine.report() }, 'state of the BFD process');
-        pass('SIGUSR1');
-      },
-      SIGUSR2: () => {
-        ending = true;
-        engine.abandon();
-        child?.kill('SIGKILL');
-        logger.info('stopped at once; the peers are not told');
-        finished.resolve(0);
-      },
+  logger.info({ priority }, 'scheduling');
+  let supervisor: Supervisor | undefined;
+  reapOrphans((pid) => pid === supervisor?.agentPid);
+  const engine = new Engine({
+    logger,
+    version: VERSION,
+    checkpoint: join(options.stateDir, 'bfd.json'),
+    // The sessions outlive the agent process, and the kernel forwards without both (RFC 5880 6.8.7, C bit).
+    controlPlaneIndependent: true,
+    onChange: (report) => supervisor?.report(report),
+    onStop: () => supervisor?.stop('bfdd-control stop'),
+  });
+  supervisor = new Supervisor({
+    ...{ options, engine, logger, clock: systemClock },
+    fork: () => forkAgent(options),
+    onStart(pid) {
+      try {
+        if (priority.kind === 'nice') os.setPriority(pid, 0);
+      } catch (error) {
+        logger.warn({ err: error }, 'the agent process keeps the priority of the BFD process');
+      }
     },
-    unblockSignal,
-  );
-  start();
-  const code = await finished.promise;
-  clearInterval(watch);
+    ensureStateDir: () => stateDir.ensure(),
+  });
+  logger.info({ version: VERSION, stateDir: options.stateDir, policyDir: options.policyDir }, 'starting');
+  onSignals(supervisor.signalHandlers, unblockSignal);
+  const code = await supervisor.run();
   flush();
   return code;
 }
