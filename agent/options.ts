@@ -134,8 +134,8 @@ export const PLAN_OPTIONS = [
   'external-interface',
 ] as const;
 
-/** Those of the flags and variables that are given, as the query of `GET /v1/plan`. */
-export const namedForPlan = (flags: Flags, env: Record<string, string | undefined>): Record<string, string> =>
+/** The given flags and variables that choose the policy and the interfaces, as the query of `GET /v1/plan`. */
+export const planQuery = (flags: Flags, env: Record<string, string | undefined>): Record<string, string> =>
   Object.fromEntries(
     PLAN_OPTIONS.flatMap((name) => {
       const text = flags[name] ?? (env[variableOf(name)] || undefined);
@@ -143,8 +143,8 @@ export const namedForPlan = (flags: Flags, env: Record<string, string | undefine
     }),
   );
 
-/** Whether a daemon with these options goes by what is named. */
-export function goesBy(options: Options, named: URLSearchParams): boolean {
+/** Whether a daemon with these options has the policy and interfaces that a command names. */
+export function matchesDaemon(options: Options, named: URLSearchParams): boolean {
   const { policyDir, networkStatus, internalInterface, externalInterface } = options;
   const own: Record<(typeof PLAN_OPTIONS)[number], string | undefined> = {
     ...{ 'policy-dir': policyDir, 'network-status': networkStatus },

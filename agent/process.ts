@@ -1,441 +1,396 @@
 /**
- * The agent process: policy, reconcile, HTTP, control socket. A child of the BFD process (supervisor.ts), which
- * it tells what sessions there should be and which hears of nothing else. It may crash or hang: the kernel goes
- * on forwarding, the sessions stay Up, and it is started again. Wiring only.
+ * The agent process: policy, reconcile, uplink, HTTP, control socket. A child of the BFD process (supervisor.ts), which
+ * it hands the intent for the sessions. It may crash or hang: the kernel goes on forwarding, the sessions stay Up, and
+ * it is started again. This file connects the parts, starts them in order, and ends them.
  */
-
-import { constants } from 'node:os';
-import { splitWords } from '../bfd/control-text.ts';
-import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
-import { createScripts } from '../bfd/script.ts';
-import { type ControlReply, serveControl } from '../lib/control/server.ts';
+import type { EngineReport } from '../bfd/intent.ts';
+import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
+import { type ControlServer, serveControl } from '../lib/control/server.ts';
 import { exec } from '../lib/exec.ts';
-import { signalAtParentsDeath, unblockSignal } from '../lib/libc.ts';
-import { createLog } from '../lib/log.ts';
-import { type Moment, wallTime } from '../lib/moment.ts';
+import type { Logger } from '../lib/log.ts';
+import type { Moment } from '../lib/moment.ts';
 import { NetlinkSocket, Protocol } from '../lib/netlink.ts';
 import type { Family } from '../lib/prefix.ts';
-import { onSignals } from '../lib/signals.ts';
-import { VERSION } from '../lib/version.ts';
+import type { HandledSignal } from '../lib/signals.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../nat/rules.ts';
-import { BfdLink } from './bfd-link.ts';
+import { createView } from './agent-view.ts';
+import { BfdLink, type Channel } from './bfd-link.ts';
+import { controlRoutes, type Queries } from './control-routes.ts';
 import { DrainWatch } from './drain/drain.ts';
+import type { KernelWatch } from './events.ts';
 import { Busiest } from './flows/busiest.ts';
 import { readConntrackPressure, readConntrackUse, readInsertFailures } from './flows/conntrack-table.ts';
 import { readBusiest } from './flows/flows.ts';
 import { portBlocksOf } from './flows/port-history.ts';
 import { Translations } from './flows/translations.ts';
 import { Gateway } from './gateway.ts';
-import { createKernels } from './kernels.ts';
-import { Recovery, supervisorStatus } from './kube-ovn/recovery.ts';
+import { createKernels, type OpenKernels } from './kernels.ts';
+import { supervisorStatus } from './kube-ovn/recovery.ts';
 import { addRecoveryMetrics } from './kube-ovn/recovery-metrics.ts';
+import { SessionRecovery } from './kube-ovn/session-recovery.ts';
+import { httpListeners } from './listeners.ts';
+import { notLiveReasons, unwatchedReason } from './liveness.ts';
 import { CANNOT_START } from './messages.ts';
-import { goesBy, type Options, parseTimeout, TIMEOUT } from './options.ts';
+import type { Options } from './options.ts';
+import type { Plan } from './plan/plan.ts';
 import { hasIPv6 } from './pod/facts.ts';
-import { formatError } from './policy/error-text.ts';
 import { LastPolicy, readLastPolicy } from './policy/last-policy.ts';
 import { lastGood, watchSource } from './policy/source.ts';
-import { explain } from './reconcile/kernel-errors.ts';
 import type { Observation } from './reconcile/observation.ts';
-import {
-  type CommandOutput,
-  errorOutput,
-  FORMS,
-  type Form,
-  planOutput,
-  shellReply,
-  statusOutput,
-  textOutput,
-  translationsOutput,
-} from './show/command-output.ts';
 import { Drops } from './show/drops.ts';
-import { reportNow, SessionHistory } from './show/history.ts';
-import { HttpListeners, type Listener } from './show/http.ts';
+import { SessionHistory } from './show/history.ts';
+import { HttpListeners } from './show/http.ts';
 import { Metrics } from './show/metrics.ts';
 import { loadPage } from './show/page/page.ts';
-import { planDocument } from './show/plan-document.ts';
-import { type AgentView, notReady, type StatusDocument, statusDocument } from './show/status.ts';
+import { type AgentView, notReady, statusDocument } from './show/status.ts';
 import { Uplink } from './uplink/uplink.ts';
-import { WATCHDOG } from './watchdog.ts';
 
-/** The port for metrics and probes, as Kube-OVN's. */
-const HTTP_PORT = 10_669;
-/** How often is looked whether somebody has too many connections, ms. */
+/** How often the sources with the most connections are checked for, ms. */
 const BUSIEST_PERIOD = 5000;
-/** Without word from the BFD process for so long, this process cannot do its work, ms. */
-const BFD_SILENT = 10_000;
 
-const options = JSON.parse(process.argv[2] ?? '{}') as Options;
-const { logger, flush } = await createLog({
-  level: options.logLevel,
-  format: options.logFormat,
-  component: 'agent',
-});
+/** Errors of a netlink socket that no retry mends. */
+const NO_NETLINK: ReadonlySet<string> = new Set(['EACCES', 'EAFNOSUPPORT', 'EPERM', 'EPROTONOSUPPORT']);
 
-/** Ends this process. The BFD process decides whether there will be another. */
-function exit(code: number): never {
-  flush();
-  process.exit(code);
+/** What this process uses of the system; tests replace some of it. */
+export interface ProcessEffects {
+  logger: Logger;
+  /** Ends the process. The BFD process decides whether there will be another. */
+  exit(code: number): void;
+  onSignals(handlers: Partial<Record<HandledSignal, () => void>>): void;
+  channel: Channel;
+  clock: Clock;
+  /** Throws when netlink cannot be used at all. */
+  openKernels(options: Options): { kernels: OpenKernels; netlink: NetlinkSocket };
+  serveControl: typeof serveControl;
 }
 
-// Even where this process hangs: the next one needs the control socket.
-signalAtParentsDeath(constants.signals.SIGKILL);
-
-/** Now, by both clocks. */
-const moment = (): Moment => ({ wall: Date.now(), monotonic: clock() });
-const clock = (): number => performance.now();
-const STARTED = moment();
-/** The last word of the BFD process, and when it came. */
-let heard: { report: EngineReport; at: Moment } | undefined;
-
-const { NODE_NAME = '', POD_NAMESPACE, POD_NAME = '' } = process.env;
-const view: AgentView = {
-  version: VERSION,
-  ...(NODE_NAME && { node: NODE_NAME }),
-  ...(POD_NAME && { pod: [POD_NAMESPACE, POD_NAME].filter(Boolean).join('/') }),
-  get startedAt() {
-    return wallTime(STARTED, moment());
-  },
-  policy: { source: options.policyDir, valid: false, generation: 0, errors: [], warnings: [] },
-  kernel: { inSync: false, families: [], notes: [], failed: [], driftRepaired: {} },
-  bfdEnabled: false,
-  draining: false,
-  get unwatched() {
-    return unwatched();
-  },
-  get uplink() {
-    return uplink.view();
-  },
-  get bfd() {
-    return heard && reportNow(heard.report, heard.at, moment());
-  },
-  historyOf: (session) => history.of(session),
-  get translationLog() {
-    return translations.enabled;
-  },
-  get traffic() {
-    return translations.traffic;
-  },
-  get ports() {
-    return translations.ports;
-  },
-  get conntrack() {
-    const use = readConntrackUse();
-    return use && { ...use, busiest: busiest.sources };
-  },
+/** The system's; `channel` is this process's own. */
+export const systemEffects = {
+  channel: process as Channel,
+  clock: systemClock,
+  openKernels: (options: Options) => ({
+    kernels: createKernels(options),
+    netlink: new NetlinkSocket(Protocol.ROUTE),
+  }),
+  serveControl,
 };
-const history = new SessionHistory();
 
-/** Resolves when the start is over: what ends this process has to wait for what it ends. */
-const started = Promise.withResolvers<void>();
-
-const bfd = new BfdLink({
-  watchedAgo: () => (gateway.watchedAt === undefined ? undefined : performance.now() - gateway.watchedAt),
-  onReport(report) {
-    heard = { report, at: moment() };
-    history.observe(report, Date.now());
-    view.draining = report.draining;
-    recover(report);
-  },
-  onShutdown(remove) {
-    started.promise
-      .then(() => shutdown(remove))
-      .catch((error: unknown) => {
-        logger.fatal({ err: error }, 'the end did not go as it should');
-        exit(1);
-      });
-  },
-  // Without its parent it must not go on: another agent may already be there.
-  onGone: () => exit(1),
-});
-
-const recovery = new Recovery();
-
-/** The sessions that there are to be, as last told to the BFD process. */
-let bfdIntent: BfdIntent | undefined;
-
-/**
- * Says again how sessions that stay down are configured. What an operator did with `bfdd-control` lasts, but for
- * sessions that are there no more: as Kube-OVN's tests expect, these come back.
- */
-function recover(report: EngineReport): void {
-  for (const episode of recovery.observe(report, clock())) {
-    const { local, remote, attempts } = episode;
-    // It never rejects.
-    if (episode.state === '') void bfd.command(['allow', remote]);
-    if (bfdIntent !== undefined) bfd.configure(bfdIntent);
-    recovery.finished(episode, notLive()[0]);
-    logger.warn({ local, remote, attempts }, 'the session stays down; its configuration was said again');
-  }
-}
-
-const translations = new Translations({
-  stateDir: options.stateDir,
-  ...(options.translationLog && { file: options.translationLog }),
-  pod: POD_NAME,
-  node: NODE_NAME,
-  logger,
-});
-
-/** Opens what the agent sees the kernel by. What this system will never allow is no matter of trying again. */
-function openKernels() {
+/** Opens the sockets to the kernel. Ends the process and returns undefined when that fails. */
+function open(options: Options, { logger, exit, openKernels }: ProcessEffects) {
   try {
-    return { kernels: createKernels(options), netlink: new NetlinkSocket(Protocol.ROUTE) };
+    return openKernels(options);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     logger.fatal({ reason: message }, 'cannot start: no netlink socket');
-    return exit(['EACCES', 'EAFNOSUPPORT', 'EPERM', 'EPROTONOSUPPORT'].includes(code!) ? CANNOT_START : 1);
+    exit(NO_NETLINK.has(code ?? '') ? CANNOT_START : 1);
+    return undefined;
   }
 }
 
-const { kernels, netlink } = openKernels();
-const drops = new Drops(() => {
-  const programmed = view.kernel.families.filter(({ state }) => state !== 'unused');
-  return kernels.nat.counts(
-    programmed.map(({ family }) => family),
-    [CHAIN_REFUSED, CHAIN_LIMIT],
-  );
-}, clock);
-const connectionLimit = (): number => view.policy.limits?.connectionsPerSource ?? 0;
-const busiest = new Busiest({
-  use: readConntrackUse,
-  limit: connectionLimit,
-  async limited() {
-    if (connectionLimit() > 0) await drops.refresh();
-    return drops.of(CHAIN_LIMIT).reduce((sum, { packets }) => sum + packets, 0);
-  },
-  read: readBusiest,
-  logger,
-  clock,
-});
-const busiestTimer = setInterval(() => void busiest.check(), BUSIEST_PERIOD);
-const metrics = new Metrics({
-  view: () => view,
-  conntrack: readConntrackUse,
-  insertFailures: readInsertFailures,
-  pressure: readConntrackPressure,
-  drops,
-  translations,
-});
-addRecoveryMetrics(metrics.registry, recovery, clock);
-
-/** That nobody looks after the gateway, and why; undefined while somebody does. */
-function unwatched(): string | undefined {
-  if (gateway.neglected <= WATCHDOG.unwatched) return undefined;
-  const seconds = Math.round(gateway.neglected / 1000);
-  const why = view.kernel.last?.error ?? 'the first is not over';
-  return `no look at the kernel and the uplink has come to an end for ${seconds} s: ${why}`;
-}
-
-/** What keeps this process from doing its work. */
-const notLive = (): string[] => [
-  ...(bfd.silence > BFD_SILENT ? ['no word from the BFD process'] : []),
-  ...[unwatched()].filter((reason) => reason !== undefined),
-];
-
-/** What can be looked at, on the control socket and by the page. */
-const looks = {
-  status: async () => ({ status: 200, body: statusDocument(view, Date.now()) }),
-  sources: () => translations.sources(),
-  translations: (query: URLSearchParams) => translations.find(query),
-};
-
-const http = new HttpListeners(
-  {
-    metrics: () => metrics.text(),
-    notLive,
-    notReady: () => notReady(view),
-    page: loadPage,
-    data: {
-      '/data/status': looks.status,
-      '/data/sources': looks.sources,
-      '/data/translations': looks.translations,
+/** Runs the agent process. Resolves when it has started, or has ended because it cannot. */
+export async function runAgent(options: Options, effects: ProcessEffects): Promise<void> {
+  const { logger, exit } = effects;
+  /** Resolves when the start is complete: whatever ends the process waits for the parts that it ends. */
+  const started = Promise.withResolvers<AgentProcess>();
+  const receiver: { onReport?(report: EngineReport): void; watchedAgo?(): number | undefined } = {};
+  const bfd = new BfdLink(
+    {
+      watchedAgo: () => receiver.watchedAgo?.(),
+      onReport: (report) => receiver.onReport?.(report),
+      onShutdown(remove) {
+        started.promise
+          .then((agent) => agent.shutdown(remove))
+          .then(
+            () => exit(0),
+            (error: unknown) => {
+              logger.fatal({ err: error }, 'stopping failed');
+              exit(1);
+            },
+          );
+      },
+      // Without its parent it must not go on: another agent may already be running.
+      onDisconnect: () => exit(1),
     },
-  },
-  logger,
-);
-
-/** Loopback and the pod's own addresses, but those of the external interface: never there unless it is named. */
-function listen(addresses: string[], external?: string): Promise<void> {
-  const loopback = ['127.0.0.1', ...(hasIPv6() ? ['::1'] : [])];
-  const notFrom = external === undefined ? {} : { notFrom: external };
-  const usual: Listener[] = [
-    ...loopback.map((host) => ({ host, port: HTTP_PORT })),
-    ...addresses.map((host) => ({ host, port: HTTP_PORT, ...notFrom })),
-  ];
-  return http.listen(options.listen ?? usual);
+    effects.channel,
+    effects.clock,
+  );
+  const opened = open(options, effects);
+  if (opened === undefined) return;
+  const agent = new AgentProcess(options, effects, bfd, opened);
+  Object.assign(receiver, { onReport: agent.takeReport, watchedAgo: agent.watchedAgo });
+  if (await agent.start()) started.resolve(agent);
 }
 
-const last = new LastPolicy(options.stateDir, logger);
-const uplink = new Uplink({
-  netlink,
-  conntrack() {
-    const use = readConntrackUse();
-    return use && { ...use, pressure: readConntrackPressure() };
-  },
-  logger,
-  onChange: () => gateway.publish(),
-  onConflict: (claims) => metrics.conflicted('gateway', claims),
-});
-const gateway: Gateway = new Gateway({
-  options,
-  view,
-  kernels,
-  uplink,
-  metrics,
-  logger,
-  onIntent(intent) {
-    bfdIntent = intent;
-    recovery.expect(intent.peers);
-    bfd.configure(intent);
-  },
-  readEvents: () => events.read(),
-  onInForce: (fresh, missing) => last.keep(fresh, missing),
-  lastGood: () => lastGood(readLastPolicy(options.stateDir, () => {})),
-  onApplied({ nat, families, leftAlone }) {
+class AgentProcess {
+  readonly #options: Options;
+  readonly #effects: ProcessEffects;
+  readonly #bfd: BfdLink;
+  readonly #kernels: OpenKernels;
+  readonly #view: AgentView;
+  readonly #history = new SessionHistory();
+  readonly #recovery: SessionRecovery;
+  readonly #translations: Translations;
+  readonly #busiest: Busiest;
+  readonly #metrics: Metrics;
+  readonly #http: HttpListeners;
+  readonly #uplink: Uplink;
+  readonly #gateway: Gateway;
+  readonly #drain: DrainWatch;
+  readonly #last: LastPolicy;
+  readonly #queries: Queries;
+  #lastReport: { report: EngineReport; at: Moment } | undefined;
+  #lastObservation: Observation | undefined;
+  // Set by `start`.
+  #control: ControlServer | undefined;
+  #events: KernelWatch | undefined;
+  #source: ReturnType<typeof watchSource> | undefined;
+  #busiestTimer: Timer | undefined;
+
+  constructor(
+    options: Options,
+    effects: ProcessEffects,
+    bfd: BfdLink,
+    { kernels, netlink }: { kernels: OpenKernels; netlink: NetlinkSocket },
+  ) {
+    this.#options = options;
+    this.#effects = effects;
+    this.#bfd = bfd;
+    this.#kernels = kernels;
+    const { logger, clock } = effects;
+    const now = () => clock.now();
+    const { POD_NAME = '', NODE_NAME = '' } = process.env;
+    this.#translations = new Translations({
+      stateDir: options.stateDir,
+      ...(options.translationLog && { file: options.translationLog }),
+      pod: POD_NAME,
+      node: NODE_NAME,
+      logger,
+    });
+    this.#view = this.#createView();
+    this.#recovery = new SessionRecovery({ bfd, logger, now, notLive: () => this.#notLive() });
+    const drops = this.#createDrops();
+    this.#busiest = this.#createBusiest(drops);
+    this.#metrics = new Metrics({
+      view: () => this.#view,
+      conntrack: readConntrackUse,
+      insertFailures: readInsertFailures,
+      pressure: readConntrackPressure,
+      drops,
+      translations: this.#translations,
+    });
+    addRecoveryMetrics(this.#metrics.registry, this.#recovery.recovery, now);
+    this.#queries = {
+      status: async () => ({ status: 200, body: statusDocument(this.#view, Date.now()) }),
+      sources: () => this.#translations.sources(),
+      translations: (query) => this.#translations.find(query),
+    };
+    this.#http = this.#createHttp();
+    this.#last = new LastPolicy(options.stateDir, logger);
+    this.#uplink = new Uplink({
+      ...{ netlink, logger, clock },
+      conntrack() {
+        const use = readConntrackUse();
+        return use && { ...use, pressure: readConntrackPressure() };
+      },
+      onChange: () => this.#gateway.publish(),
+      onConflict: (claims) => this.#metrics.conflicted('gateway', claims),
+    });
+    this.#gateway = this.#createGateway();
+    this.#drain = new DrainWatch({
+      ...{ exec, logger, clock },
+      report: () => this.#view.bfd,
+      observation: () => this.#lastObservation,
+    });
+  }
+
+  /** Takes a report of the BFD process. */
+  readonly takeReport = (report: EngineReport): void => {
+    this.#lastReport = { report, at: this.#now() };
+    this.#history.observe(report, Date.now());
+    this.#view.draining = report.draining;
+    this.#recovery.observe(report);
+  };
+
+  /** How long ago kernel and uplink were last observed, ms; undefined before the first time. */
+  readonly watchedAgo = (): number | undefined => {
+    const { watchedAt } = this.#gateway;
+    return watchedAt === undefined ? undefined : this.#effects.clock.now() - watchedAt;
+  };
+
+  /** Starts everything; false when the process has ended because it cannot start. */
+  async start(): Promise<boolean> {
+    const { logger, exit, onSignals, clock } = this.#effects;
+    const { stateDir, policyDir } = this.#options;
+    try {
+      this.#control = await this.#serveControl();
+    } catch (error) {
+      const hint = 'end what listens there, or give this one another --state-dir';
+      logger.fatal({ reason: (error as Error).message, hint }, 'cannot start: no control socket');
+      exit(CANNOT_START);
+      return false;
+    }
+    this.#kernels.claims.listen({
+      logger,
+      onChange: () => this.#gateway.request('address'),
+      onConflict: (claims) => this.#metrics.conflicted('address', claims),
+    });
+    this.#events = this.#kernels.watch((event) => this.#gateway.takeEvent(event));
+    const { netfilterError } = this.#events;
+    if (netfilterError !== undefined) {
+      const reason = netfilterError.message;
+      logger.warn({ reason }, 'cannot listen for nf_tables changes; only the resync finds them');
+    }
+    this.#busiestTimer = clock.every(BUSIEST_PERIOD, () => void this.#busiest.check());
+    const kept = readLastPolicy(stateDir, (reason) => logger.warn({ reason }, 'no last good policy'));
+    this.#source = watchSource(policyDir, process.env, kept, (loaded) => {
+      this.#gateway.takePolicy(loaded);
+      if (loaded.result.ok) this.#translations.onPolicy(loaded.result.policy);
+    });
+    await this.#listen([]);
+    onSignals({ SIGHUP: () => this.#reread(), SIGUSR1: () => this.#dump() });
+    this.#bfd.up();
+    return true;
+  }
+
+  /** Waits for traffic to move away while forwarding goes on, then ends everything. */
+  async shutdown(remove: boolean): Promise<void> {
+    const { logger } = this.#effects;
+    const drained = await this.#drain.drained(this.#options.drainTimeout);
+    logger.info({ drained }, drained ? 'traffic has moved' : 'the drain timeout is over');
+    this.#source?.close();
+    this.#events?.close();
+    this.#busiestTimer?.cancel();
+    this.#uplink.close();
+    this.#drain.close();
+    await this.#gateway.stop();
+    await this.#translations.stop();
+    if (remove) {
+      this.#last.remove();
+      await this.#gateway.remove();
+    }
+    await this.#control?.close();
+    await this.#http.close();
+  }
+
+  /** SIGHUP. */
+  #reread(): void {
+    this.#effects.logger.info('SIGHUP: reading the policy again');
+    this.#source?.reread();
+    this.#gateway.request('sighup');
+  }
+
+  /** SIGUSR1. */
+  #dump(): void {
+    const status = statusDocument(this.#view, Date.now());
+    const conntrack = readConntrackUse() ?? null;
+    this.#effects.logger.info({ status, conntrack }, 'state of the agent process');
+  }
+
+  /** Now, by both clocks. */
+  #now(): Moment {
+    return { wall: Date.now(), monotonic: this.#effects.clock.now() };
+  }
+
+  #unwatched(): string | undefined {
+    return unwatchedReason(this.#gateway.neglected, this.#view.kernel.last?.error);
+  }
+
+  #notLive(): string[] {
+    return notLiveReasons(this.#bfd.silence, this.#unwatched());
+  }
+
+  #listen(addresses: readonly string[], external?: string): Promise<void> {
+    return this.#http.listen(httpListeners(this.#options, hasIPv6(), addresses, external));
+  }
+
+  #createView(): AgentView {
+    return createView(this.#options, {
+      now: () => this.#now(),
+      lastReport: () => this.#lastReport,
+      history: this.#history,
+      uplink: () => this.#uplink,
+      translations: this.#translations,
+      conntrackUse: readConntrackUse,
+      busiest: () => this.#busiest,
+      unwatched: () => this.#unwatched(),
+    });
+  }
+
+  #createDrops(): Drops {
+    const read = () => {
+      const used = this.#view.kernel.families.filter(({ state }) => state !== 'unused');
+      return this.#kernels.nat.counts(
+        used.map(({ family }) => family),
+        [CHAIN_REFUSED, CHAIN_LIMIT],
+      );
+    };
+    return new Drops(read, () => this.#effects.clock.now());
+  }
+
+  #createBusiest(drops: Drops): Busiest {
+    const { logger, clock } = this.#effects;
+    const limit = () => this.#view.policy.limits?.connectionsPerSource ?? 0;
+    return new Busiest({
+      ...{ use: readConntrackUse, limit, read: readBusiest, logger, clock: () => clock.now() },
+      async limited() {
+        if (limit() > 0) await drops.refresh();
+        return drops.of(CHAIN_LIMIT).reduce((sum, { packets }) => sum + packets, 0);
+      },
+    });
+  }
+
+  #createHttp(): HttpListeners {
+    const { status, sources, translations } = this.#queries;
+    return new HttpListeners(
+      {
+        metrics: () => this.#metrics.text(),
+        notLive: () => this.#notLive(),
+        notReady: () => notReady(this.#view),
+        page: loadPage,
+        data: { '/data/status': status, '/data/sources': sources, '/data/translations': translations },
+      },
+      this.#effects.logger,
+    );
+  }
+
+  #createGateway(): Gateway {
+    const { logger, clock } = this.#effects;
+    const { stateDir } = this.#options;
+    return new Gateway({
+      ...{ options: this.#options, view: this.#view, kernels: this.#kernels, logger, clock },
+      ...{ uplink: this.#uplink, metrics: this.#metrics },
+      onIntent: (intent) => this.#recovery.configure(intent),
+      readEvents: () => this.#events?.read(),
+      onInForce: (fresh, missing) => this.#last.keep(fresh, missing),
+      lastGood: () => lastGood(readLastPolicy(stateDir, () => {})),
+      onApplied: (plan) => this.#recordPortBlocks(plan),
+      onObserved: (observation) => {
+        this.#lastObservation = observation;
+        const { listenAddresses, interfaces } = observation.plan;
+        return this.#listen(listenAddresses, interfaces.external);
+      },
+    });
+  }
+
+  /** The port blocks in force, for the translation log; those of a family that is left alone are unknown. */
+  #recordPortBlocks({ nat, families, leftAlone }: Plan): void {
     const known = families.map(({ family }) => family).filter((family) => !leftAlone.includes(family));
     const blocks = (family: Family) => nat.filter((one) => one.family === family).flatMap(portBlocksOf);
-    translations.onPortBlocks(Object.fromEntries(known.map((family) => [family, blocks(family)])));
-  },
-  onObserved(observation) {
-    lastObservation = observation;
-    return listen(observation.plan.listenAddresses, observation.plan.interfaces.external);
-  },
-});
-
-let lastObservation: Observation | undefined;
-const drain = new DrainWatch({ exec, logger, report: () => view.bfd, observation: () => lastObservation });
-
-/** What a reconcile would change, for a command that names its policy directory and interfaces or none. */
-async function plan(named: URLSearchParams): Promise<ControlReply> {
-  if (!goesBy(options, named)) return { status: 409, body: 'this daemon goes by other flags\n' };
-  const { errors } = view.policy;
-  if (errors.length > 0) return { status: 422, body: `${errors.map(formatError).join('\n')}\n` };
-  try {
-    const observation = await gateway.plan();
-    if (observation === undefined) return { status: 503, body: 'no policy was loaded yet\n' };
-    return { status: 200, body: planDocument(observation) };
-  } catch (error) {
-    return { status: 503, body: `${explain(error as Error)}\n` };
+    this.#translations.onPortBlocks(Object.fromEntries(known.map((family) => [family, blocks(family)])));
   }
-}
 
-/** `bfdd-control`; a file that it loads is read here, not beside the packets of BFD. */
-const bfddControl = createScripts((words) => bfd.command(words));
-
-/** Drains, and waits so long at most. */
-async function drainNow(asked: string | null): Promise<ControlReply> {
-  const timeout = asked === null ? options.drainTimeout : parseTimeout(asked);
-  if (timeout === undefined) return { status: 400, body: `timeout must be ${TIMEOUT}\n` };
-  bfd.drain();
-  const done = await drain.moved(timeout);
-  const rest = done ? 'traffic has moved' : 'some traffic still came when the time was over';
-  return { status: 200, body: `drained: ${rest}\n` };
-}
-
-/** An answer as it is, or as a command prints it, for one that is only a few lines of shell. */
-async function answer<T>(
-  query: URLSearchParams,
-  reply: Promise<ControlReply>,
-  outputOf: (body: T, form: Form) => CommandOutput,
-): Promise<ControlReply> {
-  const form = FORMS.find((known) => known === query.get('form'));
-  if (form === undefined) return reply;
-  const { status, body } = await reply;
-  // What is wrong with the question is the command's to say.
-  if (status === 400) return { status, body };
-  const output = status === 200 ? outputOf(body as T, form) : errorOutput(status, String(body));
-  return { status: 200, body: shellReply(output) };
-}
-
-const control = await serveControl(
-  options.stateDir,
-  {
-    'GET /v1/status': ({ query }) =>
-      answer<StatusDocument>(query, looks.status(), (body, form) => statusOutput(body, form, Date.now())),
-    'GET /v1/sources': looks.sources,
-    'POST /v1/bfdd': async ({ body }) => {
-      const { ok, text } = await bfddControl(splitWords(body));
-      return { status: ok ? 200 : 400, body: `${text}\n` };
-    },
-    'GET /v1/bfdd-supervisor': async () => ({
-      status: 200,
-      body: supervisorStatus(recovery, notLive().length === 0, clock(), Date.now()),
-    }),
-    'POST /v1/drain': ({ query }) => answer(query, drainNow(query.get('timeout')), textOutput),
-    'POST /v1/undrain': ({ query }) => {
-      bfd.undrain();
-      drain.undrain();
-      return answer(query, Promise.resolve({ status: 200, body: 'no longer draining\n' }), textOutput);
-    },
-    'GET /v1/translations': ({ query }) => {
-      const asked = new URLSearchParams(query);
-      asked.delete('form');
-      return answer(query, looks.translations(asked), translationsOutput);
-    },
-    'GET /v1/plan': ({ query }) => answer(query, plan(query), planOutput),
-    'POST /v1/reconcile': async () => {
-      await gateway.reconcileNow();
-      return { status: 200, body: view.kernel.last ?? { ok: false, error: 'no policy was loaded yet' } };
-    },
-  },
-  logger,
-).catch((error: Error): never => {
-  const hint = 'end what listens there, or give this one another --state-dir';
-  logger.fatal({ reason: error.message, hint }, 'cannot start: no control socket');
-  exit(CANNOT_START);
-});
-
-kernels.claims.listen({
-  logger,
-  onChange: () => gateway.request('address'),
-  onConflict: (claims) => metrics.conflicted('address', claims),
-});
-const events = kernels.watch((event) => gateway.takeEvent(event));
-if (events.netfilterError !== undefined) {
-  const reason = events.netfilterError.message;
-  logger.warn({ reason }, 'no notice of nf_tables changes; only the timer finds them');
-}
-const kept = readLastPolicy(options.stateDir, (reason) => logger.warn({ reason }, 'no last good policy'));
-const source = watchSource(options.policyDir, process.env, kept, (loaded) => {
-  gateway.takePolicy(loaded);
-  if (loaded.result.ok) translations.onPolicy(loaded.result.policy);
-});
-await listen([]);
-
-onSignals(
-  {
-    SIGHUP() {
-      logger.info('SIGHUP: reading the policy again');
-      source.reread();
-      gateway.request('sighup');
-    },
-    SIGUSR1() {
-      const status = statusDocument(view, Date.now());
-      logger.info({ status, conntrack: readConntrackUse() ?? null }, 'state of the agent process');
-    },
-  },
-  unblockSignal,
-);
-bfd.up();
-started.resolve();
-
-/** The end: forwarding goes on until traffic has moved away. */
-async function shutdown(remove: boolean): Promise<void> {
-  const done = await drain.moved(options.drainTimeout);
-  logger.info({ moved: done }, done ? 'traffic has moved' : 'the drain timeout is over');
-  source.close();
-  events.close();
-  clearInterval(busiestTimer);
-  uplink.close();
-  drain.close();
-  await gateway.stop();
-  await translations.stop();
-  if (remove) {
-    last.remove();
-    await gateway.remove();
+  #serveControl(): Promise<ControlServer> {
+    const routes = controlRoutes({
+      ...{ options: this.#options, view: this.#view, queries: this.#queries },
+      ...{ gateway: this.#gateway, bfd: this.#bfd, drain: this.#drain },
+      supervisorStatus: () =>
+        supervisorStatus(
+          this.#recovery.recovery,
+          this.#notLive().length === 0,
+          this.#effects.clock.now(),
+          Date.now(),
+        ),
+    });
+    return this.#effects.serveControl(this.#options.stateDir, routes, this.#effects.logger);
   }
-  await control.close();
-  await http.close();
-  exit(0);
 }

@@ -12,10 +12,10 @@ import {
   type Flags,
   GLOBAL_OPTIONS,
   KERNEL_OPTIONS,
-  namedForPlan,
   type OptionName,
   type Options,
   parseTimeout,
+  planQuery,
   RUN_OPTIONS,
   resolveOptions,
   TIMEOUT,
@@ -175,7 +175,7 @@ function program(): Command {
     'show what a reconcile would change now; exit 4 when there is something',
     async (options, own, _args, flags) => {
       const { plan } = await import('./plan.ts');
-      return plan(options, namedForPlan(flags, process.env), own.json === true);
+      return plan(options, planQuery(flags, process.env), own.json === true);
     },
     [KERNEL_OPTIONS],
     (command) => command.option('--json', 'as JSON'),

@@ -1,24 +1,24 @@
 /**
- * When a drain is over: the peers have heard AdminDown, and traffic has moved away (drained.ts). Counts all the
- * time, a little, to know what was usual before.
+ * When a drain is complete: the peers have received AdminDown, and traffic has moved away (drained.ts). Takes samples
+ * all the time, a few, to know the usual rates.
  */
 import { readFileSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { EngineReport } from '../../bfd/intent.ts';
+import { type Clock, systemClock, type Timer } from '../../lib/clock.ts';
 import type { Exec } from '../../lib/exec.ts';
-import type { Logger } from '../../lib/log.ts';
+import type { Log } from '../../lib/log.ts';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { parseTables } from '../../nat/parse.ts';
 import { markRule } from '../../nat/rules.ts';
 import type { Observation } from '../reconcile/observation.ts';
-import { hasMoved, type Rates, ratesBetween, type Sample } from './drained.ts';
+import { isDrained, type Rates, ratesBetween, type Sample } from './drained.ts';
 
-/** How often is counted before a drain and during one, ms. */
+/** How often samples are taken before a drain and during one, ms. */
 const USUAL_PERIOD = 10_000;
 const DRAIN_PERIOD = 100;
-/** Reading how many flows began means two processes: not with every sample of a drain. */
+/** Counting new flows starts two processes: not with every sample of a drain. */
 const FLOWS_EVERY = 5;
-/** What was usual: over so many samples before. */
+/** The usual rates are those over this many samples before. */
 const USUAL_SAMPLES = 6;
 
 /** Packets forwarded in this namespace, both families, from /proc/net/snmp and /proc/net/snmp6. */
@@ -43,7 +43,7 @@ export function flowsCounted(save: string, family: Family, internalInterface: st
   return chain?.rules.find(({ text }) => text === rule)?.packets ?? 0;
 }
 
-/** A file of /proc/self/net; empty where the kernel has not got it, as `snmp6` without IPv6. Throws otherwise. */
+/** A file of /proc/self/net; empty where the kernel does not have it, as `snmp6` without IPv6. Throws otherwise. */
 function readNet(name: string): string {
   try {
     return readFileSync(`/proc/self/net/${name}`, 'utf8');
@@ -53,75 +53,85 @@ function readNet(name: string): string {
   }
 }
 
-/** Whether every peer that could send traffic here has seen that this end is AdminDown. */
+/** Whether every peer that could send traffic here has received AdminDown. */
 const peersKnow = (report: EngineReport | undefined): boolean =>
   report?.draining === true && report.sessions.every(({ remoteState }) => remoteState !== 'Up');
 
 export interface DrainParts {
   exec: Exec;
-  logger: Pick<Logger, 'error'>;
+  logger: Pick<Log, 'error'>;
   /** A file of /proc/self/net, by its name. */
   readCounters?(name: string): string;
-  /** The last word of the BFD process. */
+  /** The last report of the BFD process. */
   report(): EngineReport | undefined;
   /** The last observation of the kernel; undefined before the first. */
   observation(): Pick<Observation, 'plan' | 'backend'> | undefined;
+  /** Default: the system's. */
+  clock?: Clock;
 }
 
 export class DrainWatch {
   readonly #parts: DrainParts;
-  readonly #timer: NodeJS.Timeout;
+  readonly #clock: Clock;
+  readonly #timer: Timer;
   /** Samples from before a drain. */
   #usual: Sample[] = [];
-  /** Set while draining: what was usual when it began, and whether traffic has moved since. */
-  #drain: { usual: Promise<Rates>; moved: boolean } | undefined;
+  /** Set while draining: the usual rates when it began, and whether it is complete. */
+  #drain: { usual: Promise<Rates>; complete: boolean } | undefined;
 
   constructor(parts: DrainParts) {
     this.#parts = parts;
-    this.#timer = setInterval(() => this.#count(), USUAL_PERIOD);
-    this.#count();
+    this.#clock = parts.clock ?? systemClock;
+    this.#timer = this.#clock.every(USUAL_PERIOD, () => this.#recordUsual());
+    this.#recordUsual();
   }
 
   /**
-   * Resolves true when traffic has moved away, false when `timeoutMs` passed before. The peers have been told to
-   * stop. A drain that has come to its end before has nothing to wait for.
+   * Resolves true when the gateway is drained, false when `timeoutMs` passed before. The peers have been sent
+   * AdminDown. A drain that is complete has nothing to wait for.
    */
-  async moved(timeoutMs: number): Promise<boolean> {
-    const end = performance.now() + timeoutMs;
-    this.#drain ??= { usual: this.#rates(), moved: false };
+  async drained(timeoutMs: number): Promise<boolean> {
+    const end = this.#clock.now() + timeoutMs;
+    this.#drain ??= { usual: this.#rates(), complete: false };
     const drain = this.#drain;
-    if (drain.moved) return true;
+    if (drain.complete) return true;
     const usual = await drain.usual;
     let samples: Sample[] = [];
-    for (let i = 0; performance.now() < end; i++) {
-      await sleep(Math.min(DRAIN_PERIOD, Math.max(1, end - performance.now())));
+    for (let i = 0; this.#clock.now() < end; i++) {
+      await this.#sleep(Math.min(DRAIN_PERIOD, Math.max(1, end - this.#clock.now())));
       const sample = await this.#sample(i % FLOWS_EVERY === 0);
       samples = sample !== undefined && peersKnow(this.#parts.report()) ? [...samples, sample] : [];
-      if (!hasMoved(samples, usual)) continue;
-      drain.moved = true;
+      if (!isDrained(samples, usual)) continue;
+      drain.complete = true;
       return true;
     }
     return false;
   }
 
-  /** The drain was called off. */
+  /** The drain was ended. */
   undrain(): void {
     this.#drain = undefined;
     this.#usual = [];
-    this.#count();
+    this.#recordUsual();
   }
 
   close(): void {
-    clearInterval(this.#timer);
+    this.#timer.cancel();
   }
 
-  #count(): void {
+  #sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#clock.after(ms, resolve);
+    });
+  }
+
+  #recordUsual(): void {
     if (this.#drain !== undefined) return;
     this.#sample(true)
       .then((sample) => {
         if (sample !== undefined) this.#usual = [...this.#usual, sample].slice(-USUAL_SAMPLES);
       })
-      .catch((error: Error) => this.#parts.logger.error({ err: error }, 'cannot count what is forwarded'));
+      .catch((error: Error) => this.#parts.logger.error({ err: error }, 'cannot count forwarded packets'));
   }
 
   async #rates(): Promise<Rates> {
@@ -132,7 +142,7 @@ export class DrainWatch {
     return { packets, flows };
   }
 
-  /** What was forwarded so far; undefined when that cannot be read now. */
+  /** The counters now; undefined when they cannot be read. */
   async #sample(withFlows: boolean): Promise<Sample | undefined> {
     const { readCounters = readNet } = this.#parts;
     let packets: number;
@@ -141,10 +151,10 @@ export class DrainWatch {
     } catch {
       return undefined;
     }
-    return { at: performance.now(), packets, flows: withFlows ? await this.#flows() : undefined };
+    return { at: this.#clock.now(), packets, flows: withFlows ? await this.#flows() : undefined };
   }
 
-  /** Flows from the VPC so far; undefined when that cannot be read. */
+  /** Flows from the VPC so far; undefined when they cannot be read. */
   async #flows(): Promise<number | undefined> {
     const observation = this.#parts.observation();
     if (observation === undefined) return undefined;

@@ -1,43 +1,44 @@
 /**
- * Whether traffic has moved away from a draining gateway, judged by two counters. Pure.
+ * Whether a gateway is drained, judged by two counters. Pure.
  *
- * A router that moves everything at once stops the packets. One that keeps open connections where they are stops
- * only new ones: then packets go on coming, and what counts is that flows used to begin here and no longer do.
- * A peer that has heard AdminDown is no proof that its router acts on it already (OVN may take five seconds), so
- * silence has to last long enough to mean something at the rate that was usual here.
+ * Drained promises: no new connections come any more, and as far as the router moves open ones, no packets either. A
+ * router that moves everything at once stops the packets. One that keeps open connections in place stops only new
+ * ones: then packets go on coming, and what counts is that no flow begins where flows usually began.
+ * A peer that has received AdminDown does not prove that its router acts on it already (OVN may take five seconds), so
+ * a counter has to stand still long enough to mean something at its usual rate.
  */
 
-/** What was counted at one time. Counters that were set back (a rule made anew) start a new count. */
+/** The counters at one time. A counter that was reset (with its rule) starts a new count. */
 export interface Sample {
   /** Milliseconds. */
   at: number;
   /** Packets forwarded so far. */
   packets: number;
-  /** Flows from the VPC that began so far; undefined when that was not read. */
+  /** Flows from the VPC that began so far; undefined when not read. */
   flows: number | undefined;
 }
 
-/** What was usual before the drain, per second; flows undefined when nobody knows. */
+/** The usual rates before the drain, per second; flows undefined when unknown. */
 export interface Rates {
   packets: number;
   flows: number | undefined;
 }
 
-/** Silence of a counter is believed when so many counts would have been expected… */
+/** A counter that stands still counts when this much would have been expected meanwhile… */
 const EXPECTED = { packets: 20, flows: 10 } as const;
-/** …but not before so long, ms. */
+/** …but not before this time, ms. */
 const SHORTEST = { packets: 300, flows: 1000 } as const;
-/** Packets: no longer than this is waited for the next of a slow stream, ms. */
+/** The longest wait for the next packet of a slow stream, ms. */
 const LONGEST_PACKETS = 2000;
-/** Below this many a second there is nothing that silence could be told from. */
+/** Below this rate, per second, a counter that stands still means nothing. */
 const LEAST_RATE = 1;
-/** The share of the usual rate that still is silence: stragglers, retransmissions. */
+/** The share of the usual rate that still counts as none: stragglers, retransmissions. */
 const STRAGGLERS = 0.05;
-/** Packets in the window that never count. */
+/** This many packets in the window never count. */
 const FEW_PACKETS = 2;
 
-/** How long packets, or new flows, have to be silent, ms; undefined: their silence means nothing. */
-export function silences(usual: Rates): { packets: number; flows: number | undefined } {
+/** How long packets, or new flows, have to be absent, ms; undefined: their absence means nothing. */
+export function quietTimes(usual: Rates): { packets: number; flows: number | undefined } {
   const { packets, flows } = usual;
   return {
     packets:
@@ -61,14 +62,11 @@ export function ratesBetween(first: Sample, last: Sample): Rates {
   };
 }
 
-/**
- * True when the samples, in the order of time and all taken since the peers know of the drain, show that traffic
- * has moved.
- */
-export function hasMoved(samples: readonly Sample[], usual: Rates): boolean {
+/** Whether the samples, in the order of time and all taken since the peers know of the drain, show it drained. */
+export function isDrained(samples: readonly Sample[], usual: Rates): boolean {
   const last = samples.at(-1);
   if (last === undefined) return false;
-  const wanted = silences(usual);
+  const wanted = quietTimes(usual);
   const before = (window: number, counted: (sample: Sample) => boolean) =>
     samples.findLast((sample) => counted(sample) && last.at - sample.at >= window);
 

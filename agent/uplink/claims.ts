@@ -183,7 +183,7 @@ export class Claims {
       return others.length === 0
         ? []
         : [
-            `${others.join(', ')} claimed ${address} within the last minute; this gateway holds and defends it`,
+            `${others.join(', ')} claimed ${address} within the last minute, which this gateway holds and defends`,
           ];
     });
     return this.#socketProblem === undefined

@@ -248,7 +248,7 @@ export class NextHop {
     if (before === undefined || before === mac) return;
     this.#parts.logger.warn(
       { gateway: this.gateway, mac, before },
-      'the external gateway answers from a new Ethernet address',
+      'the external gateway answers from another Ethernet address; packets go there now',
     );
   }
 }

@@ -1,9 +1,9 @@
 import t from 'tap';
 import {
   type Flags,
-  goesBy,
-  namedForPlan,
+  matchesDaemon,
   parseListen,
+  planQuery,
   resolveOptions,
   variableOf,
 } from '../../agent/options.ts';
@@ -58,7 +58,7 @@ t.test('a value that cannot be used names the flag or variable and says what it 
 t.test('a daemon answers for a plan that names nothing, or what it goes by itself', async (t) => {
   const daemon = resolveOptions({ 'policy-dir': '/p', 'external-interface': 'net2' }, {}, false);
   const answers = (flags: Flags, env: Record<string, string> = {}) =>
-    goesBy(daemon, new URLSearchParams(namedForPlan(flags, env)));
+    matchesDaemon(daemon, new URLSearchParams(planQuery(flags, env)));
   t.ok(answers({}));
   t.ok(answers({ 'policy-dir': '/p' }, { VEG_AGENT_EXTERNAL_INTERFACE: 'net2', VEG_AGENT_RESYNC: '1s' }));
   t.ok(

@@ -298,7 +298,7 @@ t.test('packets that go elsewhere than answers come from make the uplink down', 
   for (const router of routers) {
     t.match(
       reasons.join('\n'),
-      `packets to the external gateway ${router} go to ${THIEF}, but it answers from ${ROUTER}: somebody has made the neighbour entry permanent`,
+      `packets to the external gateway ${router} go to ${THIEF}, but it answers from ${ROUTER}: another program made the neighbour entry permanent`,
     );
   }
   for (const router of routers) gateway.ip(`neigh del ${router} dev net1`);

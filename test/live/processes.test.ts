@@ -318,7 +318,7 @@ t.test('sessions leave Up a minute after the last look, and come back with the n
   await until(() => !isUp(), { what: 'the session leaves Up', timeoutMs: 120_000, everyMs: 200 });
   t.match(agent.daemon.log(), /"level":"error".*the gateway is not watched; sessions are taken out of Up/);
   await until(() => agent.http('/livez').status === 503, { what: 'told in /livez' });
-  const reason = /no look at the kernel and the uplink has come to an end for \d+ s: .*iptables/;
+  const reason = /kernel and uplink were not observed for \d+ s: .*iptables/;
   t.match(agent.http('/livez').body, reason);
   t.match(agent.http('/readyz').body, reason);
 

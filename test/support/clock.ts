@@ -46,7 +46,8 @@ export class ManualClock implements Clock {
       if (due === undefined) break;
       this.#now = Math.max(this.#now, due.at);
       if (due.every === undefined) this.#pending.delete(due);
-      else due.at = Math.max(due.at + due.every, this.#now + 1);
+      // As Node does: the next one counts from now.
+      else due.at = this.#now + due.every;
       due.run();
       await settle();
     }

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
-import { DrainWatch, flowsCounted, forwardedPackets } from '../../../agent/drain/drain.ts';
+import { type DrainParts, DrainWatch, flowsCounted, forwardedPackets } from '../../../agent/drain/drain.ts';
 import type { EngineReport, SessionStateName } from '../../../bfd/intent.ts';
+import { ManualClock } from '../../support/clock.ts';
 
 t.test('forwarded packets of both families are counted, by the names of their columns', async (t) => {
   const snmp = 'Ip: Forwarding InReceives ForwDatagrams InDiscards\nIp: 1 7 41 0\nIcmp: InMsgs\nIcmp: 3\n';
@@ -27,60 +28,89 @@ t.test('new flows are what the mark rule of the nat table has counted', async (t
   t.equal(flowsCounted("# Table `nat' is incompatible, use 'nft' tool.\n", 4, 'eth0'), undefined);
 });
 
-/** A watch in this namespace, where nothing is forwarded, with peers that are in this state. */
-function watch(t: Test, remoteState: () => SessionStateName) {
-  const report = () =>
-    ({ draining: true, sessions: [{ remoteState: remoteState() }] }) as unknown as EngineReport;
+/** A watch over counters that grow by `rate` packets a second, on a clock of its own. */
+function watch(t: Test, { exec }: { exec?: DrainParts['exec'] } = {}) {
+  const clock = new ManualClock();
+  const state = { peer: 'Up' as SessionStateName, rate: 0, readable: true };
   const calls: string[] = [];
+  let packets = 0;
+  let countedAt = clock.now();
+  const count = () => {
+    packets += ((clock.now() - countedAt) / 1000) * state.rate;
+    countedAt = clock.now();
+    return Math.floor(packets);
+  };
   const drain = new DrainWatch({
-    logger: { error() {} },
-    exec: async (file) => {
-      calls.push(file);
-      if (file.includes('nft')) return { stdout: '', stderr: 'not found', exitCode: -1 };
-      return { stdout: SAVE(42), stderr: '', exitCode: 0 };
+    logger: { error: (_fields, message) => t.fail(message) },
+    exec:
+      exec ??
+      (async (file) => {
+        calls.push(file);
+        if (file.includes('nft')) return { stdout: '', stderr: 'not found', exitCode: -1 };
+        return { stdout: SAVE(42), stderr: '', exitCode: 0 };
+      }),
+    readCounters(name) {
+      if (!state.readable) throw new Error(`${name}: too many open files`);
+      return name === 'snmp' ? `Ip: Forwarding ForwDatagrams\nIp: 1 ${count()}\n` : '';
     },
-    report,
+    report: () => ({ draining: true, sessions: [{ remoteState: state.peer }] }) as unknown as EngineReport,
     observation: () => ({ plan: { interfaces: { internal: 'eth0' } }, backend: { 4: 'nft' } }) as never,
+    clock,
   });
   t.teardown(() => drain.close());
-  return { drain, calls };
+  /** The result of a drain, and how long it took. */
+  const drained = async (timeoutMs: number) => {
+    const began = clock.now();
+    let result: boolean | undefined;
+    void drain.drained(timeoutMs).then((value) => {
+      result = value;
+    });
+    for (let i = 0; result === undefined && i < 10_000; i++) await clock.advance(10);
+    return { result, after: clock.now() - began };
+  };
+  return { drain, drained, calls, clock, state };
 }
 
-t.test('it waits until the peers know, then for silence, and not again', async (t) => {
-  let state: SessionStateName = 'Up';
-  const { drain, calls } = watch(t, () => state);
-  t.equal(await drain.moved(700), false, 'a peer that is Up still sends traffic here');
-  setTimeout(() => {
-    state = 'Down';
-  }, 200);
-  t.equal(await drain.moved(60_000), true);
-  state = 'Up';
-  t.equal(await drain.moved(0), true, 'it has moved already');
-  drain.undrain();
-  t.equal(await drain.moved(200), false, 'after an undrain it begins anew');
-  t.ok(calls.includes('iptables-save'), 'the plain program is the way out when the named one is missing');
-});
-
-t.test('the time limit holds', async (t) => {
-  const { drain } = watch(t, () => 'Up');
-  t.equal(await drain.moved(100), false);
-});
-
-t.test('counters that cannot be read end nothing: it waits as long as it may', async (t) => {
-  let readable = false;
-  const report = () => ({ draining: true, sessions: [] }) as unknown as EngineReport;
-  const drain = new DrainWatch({
-    logger: { error: (...told: unknown[]) => t.fail(`${told}`) },
-    exec: async () => ({ stdout: '', stderr: '', exitCode: 1 }),
-    readCounters(name) {
-      if (!readable) throw new Error(`${name}: too many open files`);
-      return '';
-    },
-    report,
-    observation: () => undefined,
+t.test('a drain waits until the peers know, then until nothing is forwarded, and not again', async (t) => {
+  const { drain, drained, calls, clock, state } = watch(t);
+  state.rate = 1000;
+  await clock.advance(60_000);
+  state.rate = 0;
+  t.match(await drained(700), { result: false }, 'a peer that is Up still sends traffic here');
+  clock.after(200, () => {
+    state.peer = 'Down';
   });
-  t.teardown(() => drain.close());
-  t.equal(await drain.moved(300), false);
-  readable = true;
-  t.equal(await drain.moved(10_000), true);
+  const { result, after } = await drained(10_000);
+  t.equal(result, true);
+  t.ok(after >= 500, 'quiet time counts from when the peers knew');
+  state.peer = 'Up';
+  t.match(await drained(1), { result: true, after: 10 }, 'a complete drain stays complete');
+  drain.undrain();
+  t.match(await drained(200), { result: false }, 'after an undrain it starts over');
+  t.ok(calls.includes('iptables-save'), 'the plain program is used where the one of the backend is missing');
+});
+
+t.test('packets that go on coming hold a drain until its timeout', async (t) => {
+  const { drained, clock, state } = watch(t);
+  state.rate = 1000;
+  await clock.advance(60_000);
+  state.peer = 'Down';
+  t.match(await drained(3000), { result: false, after: 3000 });
+});
+
+t.test('counters that cannot be read end no drain', async (t) => {
+  const { drained, state } = watch(t, { exec: async () => ({ stdout: '', stderr: '', exitCode: 1 }) });
+  state.peer = 'Down';
+  state.readable = false;
+  t.match(await drained(300), { result: false, after: 300 });
+  state.readable = true;
+  t.match(await drained(10_000), { result: true });
+});
+
+t.test('a clock that jumps past the timeout ends a drain as not complete', async (t) => {
+  const { drained, clock, state } = watch(t);
+  state.rate = 1000;
+  await clock.advance(60_000);
+  clock.after(100, () => clock.jump(60_000));
+  t.match(await drained(5000), { result: false });
 });
