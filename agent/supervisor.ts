@@ -276,7 +276,10 @@ export async function supervise(options: Options, priority: Priority): Promise<n
   // Before anything in the directory is read: a second daemon would resume the sessions of the first.
   let stateDir: StateDir;
   try {
-    stateDir = await StateDir.acquire(options.stateDir);
+    stateDir = await StateDir.acquire(options.stateDir, {
+      onWait: () =>
+        logger.info({ stateDir: options.stateDir }, 'waiting for the daemon that holds the state directory'),
+    });
   } catch (error) {
     logger.fatal({ reason: (error as Error).message }, 'cannot start');
     flush();

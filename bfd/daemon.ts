@@ -146,7 +146,10 @@ function exit(code: number): never {
 }
 
 // Before anything of the directory is read: a second daemon would take up the sessions of the first.
-const stateDir = await StateDir.acquire(flags.stateDir).catch((error: Error): never => {
+const stateDir = await StateDir.acquire(flags.stateDir, {
+  onWait: () =>
+    logger.info({ stateDir: flags.stateDir }, 'waiting for the daemon that holds the state directory'),
+}).catch((error: Error): never => {
   logger.fatal({ reason: error.message }, 'cannot start');
   exit(1);
 });

@@ -10,8 +10,11 @@ import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { flock } from './libc.ts';
 
-/** How long to wait for a daemon that is about to exit, ms. */
-const LOCK_TIMEOUT = 500;
+/**
+ * How long to wait for the daemon that holds the lock to exit, ms. Long enough to start the next one beside it and then
+ * end it: the sessions change hands while their peers notice nothing (docs/install.md).
+ */
+const LOCK_TIMEOUT = 5000;
 const RETRY_INTERVAL = 10;
 
 /** The state directory cannot be used. The message names it and says what to do. */
@@ -76,12 +79,21 @@ export class StateDir {
     this.#fd = fd;
   }
 
-  /** Creates and locks the directory. Throws `StateDirError`. */
-  static async acquire(path: string): Promise<StateDir> {
+  /**
+   * Creates and locks the directory. Throws `StateDirError`.
+   * @param onWait called once when another daemon holds the lock
+   * @param timeout how long to wait for that one to exit, ms
+   */
+  static async acquire(
+    path: string,
+    { onWait, timeout = LOCK_TIMEOUT }: { onWait?: () => void; timeout?: number } = {},
+  ): Promise<StateDir> {
     const fd = open(path);
-    const end = performance.now() + LOCK_TIMEOUT;
-    while (!lock(fd, path)) {
+    const end = performance.now() + timeout;
+    for (let waits = 0; !lock(fd, path); waits++) {
+      if (waits === 0) onWait?.();
       if (performance.now() > end) {
+        closeSync(fd);
         throw new StateDirError(
           `another daemon uses the state directory ${path}; end it, or give this one another with --state-dir`,
         );

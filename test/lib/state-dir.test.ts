@@ -43,7 +43,7 @@ t.test('a second one is refused by any name of the directory, and told what to d
   symlinkSync(path, other);
   await taker(t, path);
   for (const name of [path, other]) {
-    const error = await StateDir.acquire(name).catch((reason: unknown) => reason);
+    const error = await StateDir.acquire(name, { timeout: 50 }).catch((reason: unknown) => reason);
     t.ok(error instanceof StateDirError);
     t.match((error as Error).message, `another daemon uses the state directory ${name}; end it, or give`);
   }
@@ -58,9 +58,12 @@ t.test('kill -9 frees it, whatever the killed one has started', async (t) => {
 t.test('one that is about to end is waited for', async (t) => {
   const path = directory(t);
   const first = await taker(t, path);
-  const second = StateDir.acquire(path);
+  let waits = 0;
+  const second = StateDir.acquire(path, { onWait: () => waits++ });
+  t.equal(waits, 1, 'and that is said once');
   first.kill('SIGKILL');
   t.equal((await second).path, path);
+  t.equal(waits, 1);
 });
 
 t.test('a directory that is missing is made; what can never be one is refused by name', async (t) => {
@@ -80,7 +83,7 @@ t.test('a directory that was taken away is taken anew, unless another was faster
   t.teardown(() => rmSync(`${path}.away`, { recursive: true }));
   mkdirSync(path);
   held.ensure();
-  await t.rejects(StateDir.acquire(path), /another daemon uses/, 'the new one is held');
+  await t.rejects(StateDir.acquire(path, { timeout: 50 }), /another daemon uses/, 'the new one is held');
   rmSync(path, { recursive: true });
   held.ensure();
   rmSync(path, { recursive: true });

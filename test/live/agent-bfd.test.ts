@@ -118,7 +118,8 @@ t.test('one session in IPv4 alone prints what Kube-OVN’s pods print', async (t
   const { router, gateway } = topology(scope);
   const policy = new PolicyDirectory(scope);
   policy.copy('alauda-bfd');
-  const agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
+  const options = { policyDir: policy.dir, stateDir: scope.directory('state') };
+  const agent = new Agent(gateway, options);
   await agent.synced();
   const frr = await startFrr(scope, router, { sessions: [PAIRS[0]!] });
   await peerUp(frr);
@@ -150,10 +151,24 @@ t.test('one session in IPv4 alone prints what Kube-OVN’s pods print', async (t
     t.equal(frr.sessions()[0]?.state, 'Up');
   });
 
-  t.test('SIGUSR2 ends without a word to the peer', async (t) => {
-    t.equal(await agent.stop('SIGUSR2'), 0);
-    t.equal(frr.sessions()[0]?.drained, false);
-  });
+  t.test(
+    'SIGUSR2 ends without a word to the peer, and a daemon that waits beside it takes over',
+    async (t) => {
+      const before = (await agent.status()).bfd.sessions[0]!;
+      const next = new Agent(gateway, options);
+      await until(() => next.daemon.log().includes('waiting for the daemon that holds the state directory'), {
+        what: 'the next one waits',
+      });
+      t.equal(await agent.stop('SIGUSR2'), 0);
+      await next.statusUntil('ready', ({ ready }) => ready);
+      const after = (await next.status()).bfd.sessions[0]!;
+      t.equal(after.state, 'Up');
+      t.equal(after.localDiscriminator, before.localDiscriminator, 'the same session');
+      t.match(frr.sessions(), [{ state: 'Up', drained: false }]);
+      t.notMatch(next.daemon.log(), '"from":"Up"', 'Up all the while, or FRR would have said Down');
+      t.equal(await next.stop('SIGUSR2'), 0);
+    },
+  );
 });
 
 t.test('a neighbour of the internal subnet cannot speak for a peer behind its gateway', async (t) => {

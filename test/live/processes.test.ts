@@ -64,8 +64,10 @@ t.test(
       'by another name': [AGENT, 'run', '--policy-dir', policyDir, '--state-dir', link],
       'veg-bfdd': [BFDD, '--local', LOCAL, '--peer', SESSION.local, '--state-dir', stateDir],
     };
-    for (const [name, args] of Object.entries(daemons)) {
-      const second = gateway.gateway.spawn(NODE, args, { name: 'second' });
+    const seconds = Object.entries(daemons).map(
+      ([name, args]) => [name, gateway.gateway.spawn(NODE, args, { name: 'second' })] as const,
+    );
+    for (const [name, second] of seconds) {
       t.equal(await second.ended(), 1, name);
       t.match(
         second.log(),
@@ -200,7 +202,7 @@ t.test('a start that cannot succeed ends with 1 and says why', async (t) => {
   const file = join(stateDir, 'file');
   writeFileSync(file, '');
   for (const [dir, reason] of [
-    [stateDir, /another daemon serves on .*control\.sock/],
+    [stateDir, /another daemon serves .*control\.sock/],
     [file, /state directory .*file cannot be used: .*; make it writable for this user, or name another/],
     ['/proc/veg-agent', /state directory \/proc\/veg-agent cannot be used/],
   ] as const) {
