@@ -14,6 +14,8 @@ import {
   CHAIN_MASQUERADE,
   CHAIN_NOTRACK,
   FORWARD_SET,
+  GROUP_MARK_MASK,
+  groupMark,
   MAX_FORWARD_RULES,
 } from '../routing/numbers.ts';
 import {
@@ -28,6 +30,7 @@ import { CHAIN_DNAT, CHAIN_INBOUND, type Dnat, type Eip, EXTERNAL_SET, inboundCh
 import { sumOf } from './nftables.ts';
 import {
   CHAIN_EGRESS,
+  CHAIN_GROUP,
   CHAIN_INGRESS,
   CHAIN_INVALID,
   CHAIN_INWARDS,
@@ -38,6 +41,7 @@ import {
   CHAIN_REFUSED,
   CHAIN_STRAY,
   CHAIN_TRANSLATE,
+  hex,
   ingressRules,
   interfaceName,
   jump,
@@ -93,8 +97,18 @@ export interface FamilyNat {
    * nothing is forwarded to that network or from it.
    */
   primary?: { interface: string; addresses: Address[] };
+  /** What a gateway of a group does besides. */
+  group?: GroupNat;
   /** So many connections each source inside may have at once; absent: any number. */
   connectionsPerSource?: number;
+}
+
+/** A gateway of a group, in one family: the addresses that it shares, and whose ports are other members'. */
+export interface GroupNat {
+  shared: Address[];
+  externalInterface: string;
+  /** The slices of other members: what arrives for their ports goes on to them. */
+  forward: { slot: number; first: number; last: number }[];
 }
 
 export type InboundAccess = 'forwarded' | 'any';
@@ -155,10 +169,42 @@ export const OPTIONAL_PARTS = [
 ] as const;
 export type OptionalPart = (typeof OPTIONAL_PARTS)[number]['part'];
 
-const portTable = (ports: EgressChains['ports'], family: Family): PortTable => ({
+const portTable = ({ ports, slices }: EgressChains, family: Family): PortTable => ({
   intact: true,
   policies: new Map([...ports].map(([mark, blocks]) => [mark, { ...sumOf(blocks, family), blocks }])),
+  slices,
 });
+
+/** The protocols whose ports a slice divides, as iptables names them; ICMP's identifiers are divided too. */
+const DIVIDED = ['tcp', 'udp', 'sctp'];
+
+/** The identifier of ICMP in the header: behind the IP header of either family, in the words of xt_u32. */
+const ICMP_IDENTIFIER = { 4: '0x0>>0x16&0x3c@0x4>>0x10', 6: '0x2c>>0x10' } as const;
+const ECHO_REPLY = {
+  4: '-p icmp -m icmp --icmp-type 0',
+  6: '-p ipv6-icmp -m icmp6 --icmpv6-type 129',
+} as const;
+
+/** The chains that mark packets for the ports of other members, which the routing then sends on to them. */
+function groupChains(family: Family, { forward }: GroupNat): [name: string, texts: string[]][] {
+  const chainOf = (slot: number): string => `${CHAIN_GROUP}-${slot}`;
+  return [
+    [
+      CHAIN_GROUP,
+      forward.flatMap(({ slot, first, last }) => {
+        const identifiers = `${ICMP_IDENTIFIER[family]}=${hex(first)}:${hex(last)}`;
+        return [
+          ...DIVIDED.map((name) => `-p ${name} -m ${name} --dport ${first}:${last} -g ${chainOf(slot)}`),
+          `${ECHO_REPLY[family]} -m u32 --u32 "${identifiers}" -g ${chainOf(slot)}`,
+        ];
+      }),
+    ],
+    ...forward.map(({ slot }): [string, string[]] => [
+      chainOf(slot),
+      [`-j MARK --set-xmark ${hex(groupMark(slot))}/${hex(GROUP_MARK_MASK)}`, '-j CT --notrack'],
+    ]),
+  ];
+}
 
 /** The tables and sets of one family. */
 function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; ports?: PortTable } {
@@ -244,13 +290,25 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
     const egress = egressChains(family, all, defaultAction, { dropInvalid, closed });
     for (const [name, texts] of egress.mangle) add('mangle', name, texts);
     for (const [name, texts] of egress.nat) add('nat', name, texts);
-    if (egress.ports.size > 0) ports = portTable(egress.ports, family);
+    if (egress.ports.size + egress.slices.size > 0) ports = portTable(egress, family);
     for (const [name, list] of egress.destinations) addSet(name, unmarked(expressible(list, family)));
     if (egress.sources.size > 0) addSet(SOURCE_SET[family], egress.sources, true);
     starts.push(`-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_EGRESS)}`);
     keepsSource ||= egress.forwards;
   } else if (closed) {
     add('mangle', CHAIN_INGRESS, ingressRules(forwarded.filter((_, i) => i % 2 === 0)));
+  }
+  if (nat.group !== undefined) {
+    const { externalInterface, shared } = nat.group;
+    const external = interfaceName(externalInterface);
+    for (const [name, texts] of groupChains(family, nat.group)) add('raw', name, texts);
+    hook(
+      'raw',
+      'PREROUTING',
+      ...shared.map((to) => `-d ${hostPrefix(to)} -i ${external} ${jump(CHAIN_GROUP)}`),
+    );
+    // What is for a shared address and belongs to no connection is routed inside, and goes no further.
+    starts.push(...shared.map((to) => `-d ${hostPrefix(to)} -o ${internal} -j DROP`));
   }
   const { connectionsPerSource = 0 } = nat;
   if (connectionsPerSource > 0) {

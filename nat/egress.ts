@@ -29,7 +29,7 @@ import {
   prefixLength,
 } from '../lib/prefix.ts';
 import { CHAIN_MASQUERADE } from '../routing/numbers.ts';
-import type { PortBlocks } from './port-blocks.ts';
+import type { PortBlock, PortBlocks } from './port-blocks.ts';
 import {
   CHAIN_EGRESS,
   CHAIN_INGRESS,
@@ -51,9 +51,15 @@ export type EgressAction =
   | 'forward'
   /**
    * Translated to one of these addresses, the same for all connections of a source. `keepPorts`: the address
-   * belongs to one source alone, whose ports are kept. `portBlockSize`: each source has so many ports of its own.
+   * belongs to one source alone, whose ports are kept. `portBlockSize`: each source has so many ports of its own. `slice`: all sources have these ports
+   * of the one address in common.
    */
-  | { snat: Address[]; keepPorts?: boolean; portBlockSize?: number };
+  | {
+      snat: Address[];
+      keepPorts?: boolean;
+      portBlockSize?: number;
+      slice?: Pick<PortBlock, 'first' | 'last'>;
+    };
 
 /** A policy in one family. Empty sources or destinations mean any. */
 export interface EgressPolicy {
@@ -78,6 +84,8 @@ export interface EgressChains {
   sources: Map<Prefix, number>;
   /** Port blocks by mark. */
   ports: Map<number, PortBlocks>;
+  /** Slices by mark. */
+  slices: Map<number, PortBlock>;
   /** Whether something is forwarded, so that connections from outside may come to it. */
   forwards: boolean;
 }
@@ -305,12 +313,20 @@ export function egressChains(
   const setOf = identities();
   const portsOf = identities();
   const ports = new Map<number, PortBlocks>();
+  const slices = new Map<number, PortBlock>();
 
   const speaking = policies
     .filter(({ excluded }) => !excluded.includes(any))
     .map((policy) => ({ ...policy, sources: policy.sources.includes(any) ? [] : policy.sources }));
   function compileAction({ action, sources }: EgressPolicy): CompiledAction {
-    if (typeof action === 'string' || action.portBlockSize === undefined) return action;
+    if (typeof action === 'string') return action;
+    if (action.slice !== undefined) {
+      const slice = { address: action.snat[0]!, ...action.slice };
+      const mark = union(PORT_BLOCKS_MARK, portsOf(JSON.stringify(slice)));
+      slices.set(mark, slice);
+      return { ports: mark };
+    }
+    if (action.portBlockSize === undefined) return action;
     const blocks = { sources, addresses: action.snat, size: action.portBlockSize };
     const mark = union(PORT_BLOCKS_MARK, portsOf(JSON.stringify(blocks)));
     ports.set(mark, blocks);
@@ -454,5 +470,5 @@ export function egressChains(
     dispatch(mangle, CHAIN_INVALID_CLASS, invalid);
   }
   dispatch(nat, CHAIN_TRANSLATE, translate);
-  return { mangle, nat, destinations, sources, ports, forwards };
+  return { mangle, nat, destinations, sources, ports, slices, forwards };
 }

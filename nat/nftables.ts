@@ -3,9 +3,12 @@
  * a source up and find the address and the ports that it gets. Everything else is iptables' (docs/design/0007).
  *
  *     table VEG-PORT-BLOCKS
+ *       map slices     mark : address . first port - address . last port
  *       map blocks     mark . source : address . first port - address . last port
- *       chain          nat, POSTROUTING, behind iptables': a mark of port blocks → SNAT to what the map says,
- *                      and DROP when it says nothing
+ *       chain          nat, POSTROUTING, behind iptables': a mark of port blocks → SNAT to what the maps say,
+ *                      and DROP when they say nothing
+ *
+ * A slice is a block that all sources of a policy have in common: what a gateway of a group may allocate.
  *
  * Pure.
  */
@@ -19,11 +22,12 @@ import {
   NLM_F_CREATE,
 } from '../lib/linux.ts';
 import { Attributes, attribute, nest, nfgenHeader, u32, u32Be, zeroEnded } from '../lib/netlink-codec.ts';
-import { addressBits, addressBytes, type Family } from '../lib/prefix.ts';
-import { eachBlock, type PortBlocks } from './port-blocks.ts';
+import { addressBits, addressBytes, addressFromBytes, type Family } from '../lib/prefix.ts';
+import { eachBlock, type PortBlock, type PortBlocks } from './port-blocks.ts';
 
 export const PORT_TABLE = 'VEG-PORT-BLOCKS';
 const MAP = 'blocks';
+const SLICES = 'slices';
 const CHAIN = 'postrouting';
 
 /** One message: its type with the subsystem, its flags, nfgenmsg header and attributes. */
@@ -72,6 +76,9 @@ const TYPE = { mark: 19, 4: 7, 6: 8, port: 13 } as const;
 /** Octets of elements that go into one message: an attribute has at most 64 KiB with its header. */
 const OCTETS_PER_MESSAGE = 65_528;
 
+/** Octets of the mark in front of the source in a key. */
+const MARK_OCTETS = 4;
+
 /** As the kernel keeps a mark: in the order of the machine. */
 const markBytes = u32;
 
@@ -102,7 +109,11 @@ const numbers = (...list: (number | undefined)[]): Buffer[] =>
   list.flatMap((number, i) => (number === undefined ? [] : [attribute(i + 1, u32Be(number))]));
 
 /** Says which rules are ours, and as we make them now: NFTA_RULE_USERDATA, a comment as nft writes it. */
-const COMMENTS = ['veg-agent 1: the block of the source', 'veg-agent 1: a source without a block'] as const;
+const COMMENTS = [
+  'veg-agent 2: the slice of the group',
+  'veg-agent 2: the block of the source',
+  'veg-agent 2: a source without a block',
+] as const;
 const comment = (words: string): Buffer => Buffer.concat([Buffer.of(0, words.length + 1), zeroEnded(words)]);
 
 /** The rules of the chain. `bits` of the mark (in `mask`) say that it is one of port blocks. */
@@ -119,33 +130,41 @@ function rules(family: Family, bits: number, mask: number): Buffer[][] {
     ),
     expression('cmp', ...numbers(NFT_REG32_00, 0), value(3, markBytes(bits))),
   ];
-  return [
-    [
-      ...isOurs,
-      expression('meta', ...numbers(NFT_REG32_00, NFT_META_MARK)),
-      expression(
-        'bitwise',
-        ...numbers(NFT_REG32_00, NFT_REG32_00, 4),
-        value(4, markBytes(mask)),
-        value(5, markBytes(0)),
+  const lookedUp = [
+    ...isOurs,
+    expression('meta', ...numbers(NFT_REG32_00, NFT_META_MARK)),
+    expression(
+      'bitwise',
+      ...numbers(NFT_REG32_00, NFT_REG32_00, 4),
+      value(4, markBytes(mask)),
+      value(5, markBytes(0)),
+    ),
+  ];
+  /** Looks the registers from the first on up in a map, and translates to what it says. */
+  const translate = (map: string): Buffer[] => [
+    expression('lookup', attribute(1, zeroEnded(map)), ...numbers(undefined, NFT_REG32_00, NFT_REG32_00)),
+    expression(
+      'nat',
+      ...numbers(
+        0,
+        NFPROTO[family],
+        registers(0),
+        registers(words + 1),
+        registers(words),
+        registers(2 * words + 1),
+        NF_NAT_RANGE_PROTO_RANDOM_FULLY,
       ),
+    ),
+  ];
+  return [
+    [...lookedUp, ...translate(SLICES)],
+    [
+      ...lookedUp,
       expression(
         'payload',
         ...numbers(registers(1), NFT_PAYLOAD_NETWORK_HEADER, family === 4 ? 12 : 8, words * 4),
       ),
-      expression('lookup', attribute(1, zeroEnded(MAP)), ...numbers(undefined, NFT_REG32_00, NFT_REG32_00)),
-      expression(
-        'nat',
-        ...numbers(
-          0,
-          NFPROTO[family],
-          registers(0),
-          registers(words + 1),
-          registers(words),
-          registers(2 * words + 1),
-          NF_NAT_RANGE_PROTO_RANDOM_FULLY,
-        ),
-      ),
+      ...translate(MAP),
     ],
     [...isOurs, expression('counter'), expression('immediate', ...numbers(0), DROP)],
   ];
@@ -161,20 +180,22 @@ export function createTable(family: Family, bits: number, mask: number, isThere:
   const words = addressBits(family) / 32;
   const table = attribute(1, zeroEnded(PORT_TABLE));
   const pair = (TYPE[family] << 6) | TYPE.port;
-  const set = create(
-    NEW.set,
-    family,
-    table,
-    attribute(2, zeroEnded(MAP)),
-    attribute(3, u32Be(NFT_SET_MAP)),
-    attribute(4, u32Be((TYPE.mark << 6) | TYPE[family])),
-    attribute(5, u32Be(4 + 4 * words)),
-    attribute(6, u32Be(pair)),
-    attribute(7, u32Be(8 + 8 * words)),
-    attribute(10, u32Be(1)),
-    // NFTNL_UDATA_SET_DATA_INTERVAL: nft prints ranges.
-    attribute(13, Buffer.of(6, 4, 1, 0, 0, 0)),
-  );
+  /** A map to an address and ports. `type` is what nft calls the key, of so many octets. */
+  const map = (name: string, id: number, type: number, octets: number): NftMessage =>
+    create(
+      NEW.set,
+      family,
+      table,
+      attribute(2, zeroEnded(name)),
+      attribute(3, u32Be(NFT_SET_MAP)),
+      attribute(4, u32Be(type)),
+      attribute(5, u32Be(octets)),
+      attribute(6, u32Be(pair)),
+      attribute(7, u32Be(8 + 8 * words)),
+      attribute(10, u32Be(id)),
+      // NFTNL_UDATA_SET_DATA_INTERVAL: nft prints ranges.
+      attribute(13, Buffer.of(6, 4, 1, 0, 0, 0)),
+    );
   const chain = create(
     NEW.chain,
     family,
@@ -186,7 +207,8 @@ export function createTable(family: Family, bits: number, mask: number, isThere:
   return [
     ...(isThere ? [deleteTable(family)] : []),
     create(NEW.table, family, table),
-    set,
+    map(SLICES, 1, TYPE.mark, MARK_OCTETS),
+    map(MAP, 2, (TYPE.mark << 6) | TYPE[family], MARK_OCTETS + 4 * words),
     chain,
     ...rules(family, bits, mask).map((expressions, i) => ({
       ...create(
@@ -209,8 +231,11 @@ export const deleteTable = (family: Family): NftMessage => ({
   data: payload(family, attribute(1, zeroEnded(PORT_TABLE))),
 });
 
-/** A question about the table, the map, the chain, its rules, or the elements of the map. */
-export function question(what: Exclude<keyof typeof NFT_GET, 'generation'>, family: Family): Buffer {
+/** A question about the table, the map of blocks, the chain, its rules, or the elements of a map. */
+export function question(
+  what: Exclude<keyof typeof NFT_GET, 'generation'> | 'slices',
+  family: Family,
+): Buffer {
   const table = attribute(1, zeroEnded(PORT_TABLE));
   switch (what) {
     case 'table':
@@ -222,6 +247,8 @@ export function question(what: Exclude<keyof typeof NFT_GET, 'generation'>, fami
     case 'set':
     case 'elements':
       return payload(family, table, attribute(2, zeroEnded(MAP)));
+    case 'slices':
+      return payload(family, table, attribute(2, zeroEnded(SLICES)));
   }
 }
 
@@ -264,8 +291,6 @@ function hasComment(rule: Buffer, words: string): boolean {
   return false;
 }
 
-/** Octets of the mark in front of the source in a key. */
-const MARK_OCTETS = 4;
 const EMPTY = Buffer.alloc(0);
 
 /** An element: the mark, and the octets of source and of what it gets. */
@@ -309,6 +334,49 @@ export function* elementsOf(mark: number, blocks: PortBlocks, family: Family): G
     data.writeUInt16BE(block.last, 2 * length + 4);
     yield { mark, source: Buffer.from(source.buffer, source.byteOffset, source.length), data };
   }
+}
+
+/** What a map says: from an address and a port to an address and a port. */
+function blockData({ address, first, last }: PortBlock): Buffer {
+  const bytes = addressBytes(address);
+  const data = Buffer.alloc(2 * bytes.length + 8);
+  data.set(bytes, 0);
+  data.writeUInt16BE(first, bytes.length);
+  data.set(bytes, bytes.length + 4);
+  data.writeUInt16BE(last, 2 * bytes.length + 4);
+  return data;
+}
+
+/** The slices in an answer, by mark. */
+export function slicesIn(answer: Buffer): Map<number, PortBlock> {
+  const slices = new Map<number, PortBlock>();
+  eachElement(answer, ({ mark, data }) => {
+    const length = data.length / 2 - 4;
+    slices.set(mark, {
+      address: addressFromBytes(data.subarray(0, length)),
+      first: data.readUInt16BE(length),
+      last: data.readUInt16BE(2 * length + 4),
+    });
+  });
+  return slices;
+}
+
+/** Messages that delete what the map says about a mark, where `isThere`, and make it say this, if anything. */
+export function sliceMessages(
+  family: Family,
+  mark: number,
+  isThere: boolean,
+  slice: PortBlock | undefined,
+): NftMessage[] {
+  const start = [attribute(1, zeroEnded(PORT_TABLE)), attribute(2, zeroEnded(SLICES))];
+  const key = value(1, markBytes(mark));
+  const element = (...parts: Uint8Array[]): Buffer => payload(family, ...start, nest(3, nest(1, ...parts)));
+  return [
+    ...(isThere ? [{ type: DELETE.elements, flags: 0, data: element(key) }] : []),
+    ...(slice === undefined
+      ? []
+      : [{ type: NEW.elements, flags: NLM_F_CREATE, data: element(key, value(2, blockData(slice))) }]),
+  ];
 }
 
 /** Sums elements up so that their order does not matter. */

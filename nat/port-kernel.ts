@@ -18,6 +18,8 @@ import {
   PORT_TABLE,
   type PortElement,
   question,
+  sliceMessages,
+  slicesIn,
   transaction,
 } from './nftables.ts';
 import type { PortStep } from './port-steps.ts';
@@ -120,7 +122,7 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
 
   async function observeTable(family: Family): Promise<PortTable | undefined> {
     if (!isThere(family)) return undefined;
-    const table: PortTable = { intact: false, policies: new Map() };
+    const table: PortTable = { intact: false, policies: new Map(), slices: new Map() };
     try {
       const chain = socket().ask(NFT_GET.chain, question('chain', family));
       const set = socket().ask(NFT_GET.set, question('set', family));
@@ -129,7 +131,10 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
     } catch (error) {
       if (codeOf(error) !== 'ENOENT') throw error;
     }
-    if (table.intact) table.policies = await sumsInKernel(family);
+    if (!table.intact) return table;
+    table.policies = await sumsInKernel(family);
+    const parts = await socket().dumpInTurns(NFT_GET.elements, question('slices', family), slicesIn);
+    table.slices = new Map(parts.flatMap((part) => [...part]));
     return table;
   }
 
@@ -184,6 +189,10 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
       }
       case 'delete-port-blocks':
         return repair(family, step.mark, () => []);
+      case 'write-slice':
+        return send('add a slice', sliceMessages(family, step.mark, step.replace, step.slice));
+      case 'delete-slice':
+        return send('delete a slice', sliceMessages(family, step.mark, true, undefined));
       case 'delete-port-table':
         return send('delete the table', [deleteTable(family)]);
     }

@@ -1,7 +1,7 @@
 /** The steps that bring the port blocks in the kernel to what the policy says, and the steps as text. Pure. */
 import { type Address, type Family, networkAddress } from '../lib/prefix.ts';
 import { PORT_TABLE } from './nftables.ts';
-import { blockAt, type PortBlocks, sourceCount } from './port-blocks.ts';
+import { blockAt, type PortBlock, type PortBlocks, sourceCount } from './port-blocks.ts';
 import { hex } from './rules.ts';
 import type { PortTable } from './state.ts';
 
@@ -12,6 +12,9 @@ export type PortStep =
   | { type: 'write-port-blocks'; family: Family; mark: number; blocks: PortBlocks; repair: boolean }
   /** Removes what the map says about a mark. */
   | { type: 'delete-port-blocks'; family: Family; mark: number }
+  /** Makes the map of slices say this about a mark; `replace`: it says something else. */
+  | { type: 'write-slice'; family: Family; mark: number; slice: PortBlock; replace: boolean }
+  | { type: 'delete-slice'; family: Family; mark: number }
   | { type: 'delete-port-table'; family: Family };
 
 /** The steps that come before the rules that leave the marks, and those that come after. */
@@ -34,9 +37,25 @@ export function editPorts(
       repair: there !== undefined,
     });
   }
+  const slices = intact ? observed.slices : new Map<number, PortBlock>();
+  for (const [mark, slice] of desired.slices) {
+    const there = slices.get(mark);
+    if (there !== undefined && isSame(there, slice)) continue;
+    before.push({ type: 'write-slice', family, mark, slice, replace: there !== undefined });
+  }
+  const oldSlices = [...slices.keys()].filter((mark) => !desired.slices.has(mark));
   const old = intact ? [...observed.policies.keys()].filter((mark) => !desired.policies.has(mark)) : [];
-  return { before, after: old.map((mark) => ({ type: 'delete-port-blocks', family, mark })) };
+  return {
+    before,
+    after: [
+      ...old.map((mark): PortStep => ({ type: 'delete-port-blocks', family, mark })),
+      ...oldSlices.map((mark): PortStep => ({ type: 'delete-slice', family, mark })),
+    ],
+  };
 }
+
+const isSame = (a: PortBlock, b: PortBlock): boolean =>
+  a.address === b.address && a.first === b.first && a.last === b.last;
 
 /** A step as a line: in nft's words, but for the elements, of which the first and their number are told. */
 export function portLine(step: PortStep): string {
@@ -48,6 +67,12 @@ export function portLine(step: PortStep): string {
       return `nft delete table ${table}`;
     case 'delete-port-blocks':
       return `nft delete element ${table} blocks { ${hex(step.mark)} . * }`;
+    case 'write-slice': {
+      const { address, first, last } = step.slice;
+      return `nft add element ${table} slices { ${hex(step.mark)} : ${address} . ${first}-${last} }`;
+    }
+    case 'delete-slice':
+      return `nft delete element ${table} slices { ${hex(step.mark)} }`;
     case 'write-port-blocks': {
       const { address, first, last } = blockAt(step.blocks, 0)!;
       const source: Address = networkAddress(step.blocks.sources[0]!);

@@ -72,6 +72,8 @@ export const CHAIN_REFUSED = 'VEG-REFUSED';
 export const CHAIN_PRIMARY = 'VEG-PRIMARY';
 /** mangle FORWARD: TCP. */
 export const CHAIN_MSS = 'VEG-MSS';
+/** raw PREROUTING, to a shared address: what is for the ports of another member of the group. */
+export const CHAIN_GROUP = 'VEG-GROUP';
 /** nat POSTROUTING, into the VPC from outside: it keeps its source. */
 export const CHAIN_INWARDS = 'VEG-INWARDS';
 /** nat POSTROUTING, with a mark of ours. */

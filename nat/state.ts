@@ -1,6 +1,6 @@
 /** What the kernel's packet filter looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. Pure. */
 import type { Family, Prefix } from '../lib/prefix.ts';
-import type { PortBlocks } from './port-blocks.ts';
+import type { PortBlock, PortBlocks } from './port-blocks.ts';
 
 /** One rule of a chain. */
 export interface Rule {
@@ -45,6 +45,8 @@ export interface PortTable {
   intact: boolean;
   /** By mark: how many sources have a block, and a sum over all of them. Desired: also what they are. */
   policies: Map<number, { elements: number; digest: number; blocks?: PortBlocks }>;
+  /** By mark: the ports that all sources of the mark have in common. */
+  slices: Map<number, PortBlock>;
 }
 
 export interface NatState {

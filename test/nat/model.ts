@@ -143,11 +143,15 @@ export class Model {
     const there = this.ports[family];
     if (step.type === 'create-port-table') {
       if ((there !== undefined) !== step.replace) throw new Error('the table is there, or is not');
-      this.ports[family] = { intact: true, policies: new Map() };
+      this.ports[family] = { intact: true, policies: new Map(), slices: new Map() };
     } else if (there === undefined) throw new Error('no table');
     else if (step.type === 'delete-port-table') delete this.ports[family];
     else if (step.type === 'delete-port-blocks') there.policies.delete(step.mark);
-    else there.policies.set(step.mark, { ...sumOf(step.blocks, family), blocks: step.blocks });
+    else if (step.type === 'delete-slice') there.slices.delete(step.mark);
+    else if (step.type === 'write-slice') {
+      if (there.slices.has(step.mark) !== step.replace) throw new Error('the slice is there, or is not');
+      there.slices.set(step.mark, step.slice);
+    } else there.policies.set(step.mark, { ...sumOf(step.blocks, family), blocks: step.blocks });
   }
 
   /** `iptables-save -c`. */

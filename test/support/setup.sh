@@ -22,7 +22,7 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 lab='ip:iproute2 sysctl:procps iptables:iptables ipset:ipset curl:curl nc.openbsd:netcat-openbsd'
 frr='/usr/lib/frr/bfdd:frr vtysh:frr'
 ovn='ovs-vswitchd:openvswitch-switch ovn-northd:ovn-central ovn-controller:ovn-host'
-tools='conntrack:conntrack nft:nftables tcpdump:tcpdump traceroute:traceroute setcap:libcap2-bin'
+tools='ping:iputils-ping conntrack:conntrack nft:nftables tcpdump:tcpdump traceroute:traceroute setcap:libcap2-bin'
 # Ubuntu has Chromium as a snap only: there test/live/page.test.ts asks for a browser to be installed by hand.
 browser='chromium-headless-shell:chromium-headless-shell'
 grep -qs '^ID=ubuntu' /etc/os-release && browser=''
