@@ -68,6 +68,8 @@ export interface GatewayParts {
   onApplied(plan: Plan): void;
   /** Called after each run, with its last observation. */
   onObserved(observation: Observation): Promise<void>;
+  /** Removes flows that began under other rules. Default: those of this namespace. */
+  flows?: Pick<FlowCleaner, 'follow'>;
   /** Default: the system's. */
   clock?: Clock;
 }
@@ -89,7 +91,7 @@ export class Gateway {
   readonly #reconciler: Reconciler;
   readonly #loop: Loop;
   readonly #driftTimer: Timer;
-  readonly #flows: FlowCleaner;
+  readonly #flows: Pick<FlowCleaner, 'follow'>;
   readonly #log: ReconcileLog;
   #policy: Policy | undefined;
   /** The policy in force as text, to tell a new one. */
@@ -116,7 +118,7 @@ export class Gateway {
   constructor(parts: GatewayParts) {
     this.#parts = parts;
     this.#clock = parts.clock ?? systemClock;
-    this.#flows = new FlowCleaner(parts.logger);
+    this.#flows = parts.flows ?? new FlowCleaner(parts.logger);
     this.#log = new ReconcileLog(parts.logger);
     this.#reconciler = new Reconciler(parts.kernels, parts.options, parts.lastGood);
     this.#loop = new Loop({
