@@ -35,6 +35,7 @@
 import { fork } from 'node:child_process';
 import os from 'node:os';
 import { extname, join } from 'node:path';
+import { BfddControl } from '../bfd/bfdd-control.ts';
 import { Engine } from '../bfd/engine.ts';
 import type { EngineReport, FamilyReadiness } from '../bfd/intent.ts';
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
@@ -65,10 +66,8 @@ const UNWATCHED: FamilyReadiness = {
 
 export interface SupervisorParts {
   options: Pick<Options, 'drainTimeout' | 'onExit'>;
-  engine: Pick<
-    Engine,
-    'abandon' | 'command' | 'configure' | 'drain' | 'gate' | 'report' | 'stop' | 'undrain'
-  >;
+  engine: Pick<Engine, 'abandon' | 'configure' | 'drain' | 'gate' | 'report' | 'stop' | 'undrain'>;
+  bfddControl: Pick<BfddControl, 'execute'>;
   fork(): ForkedProcess;
   /** Called with the pid of each agent process. */
   onStart(pid: number): void;
@@ -191,7 +190,7 @@ export class Supervisor {
         engine.configure(message.intent);
         break;
       case 'command': {
-        const { ok, text } = engine.command(message.words);
+        const { ok, text } = this.#parts.bfddControl.execute(message.words);
         this.#child.send({ type: 'reply', id: message.id, ok, text });
         break;
       }
@@ -290,15 +289,14 @@ export async function supervise(options: Options, priority: Priority): Promise<n
   reapOrphans((pid) => pid === supervisor?.agentPid);
   const engine = new Engine({
     logger,
-    version: VERSION,
     checkpoint: join(options.stateDir, 'bfd.json'),
     // The sessions outlive the agent process, and the kernel forwards without both (RFC 5880 6.8.7, C bit).
     controlPlaneIndependent: true,
     onChange: (report) => supervisor?.report(report),
-    onStop: () => supervisor?.stop('bfdd-control stop'),
   });
+  const bfddControl = new BfddControl(engine, VERSION, () => supervisor?.stop('bfdd-control stop'));
   supervisor = new Supervisor({
-    ...{ options, engine, logger, clock: systemClock },
+    ...{ options, engine, bfddControl, logger, clock: systemClock },
     fork: () => forkAgent(options),
     onStart(pid) {
       try {

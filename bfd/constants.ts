@@ -1,5 +1,5 @@
 /** The numbers and names of RFC 5880, 5881 and 5883, and the limits of this implementation. Pure. */
-import type { AuthTypeName, SessionStateName } from './intent.ts';
+import type { SessionStateName } from './intent.ts';
 
 /** Bidirectional Forwarding Detection, version 1 (4.1). */
 export const VERSION = 1;
@@ -44,28 +44,27 @@ export const DIAGNOSTICS: readonly string[] = [
   'Reverse Concatenated Path Down',
 ];
 
-/** Authentication types by code (4.1); 0 is reserved. */
-export const AUTH_TYPES: readonly (AuthTypeName | undefined)[] = [
-  undefined,
+/** Authentication types in the order of their codes, which begin at 1 (4.1). */
+export const AUTH_TYPES = [
   'simple-password',
   'keyed-md5',
   'meticulous-keyed-md5',
   'keyed-sha1',
   'meticulous-keyed-sha1',
-];
+] as const;
 
 /** The least DesiredMinTxInterval while a session is not Up, microseconds (6.8.3). */
 export const SLOW_INTERVAL = 1_000_000;
-/** How often a passive session that has not heard its peer knocks, microseconds. */
+/** The interval between knocks of a passive session that has not heard its peer, microseconds. */
 export const KNOCK_INTERVAL = 1_000_000;
-/** A peer whose packet is missing for so many of its intervals is knocked at, but not more often than the least. */
+/** A peer that was silent for this many of its intervals, and at least this many microseconds, is knocked at. */
 export const OVERDUE = { intervals: 1.25, least: 50_000 } as const;
 /** Packets with the same stale Your Discriminator before it is adopted. */
 export const ADOPT_AFTER = 2;
 
 /** Why a received datagram was discarded, in the order of 6.8.6. */
 export type DiscardReason =
-  /** Not from the Ethernet address of the next hop behind which the peer is. */
+  /** Not from the Ethernet address of the next hop towards the peer. */
   | 'wrong-mac'
   /** Empty: the knock of a peer like us, no BFD packet. */
   | 'empty'
@@ -80,7 +79,7 @@ export type DiscardReason =
   | 'multipoint'
   | 'my-discriminator-zero'
   | 'unknown-discriminator'
-  /** Your Discriminator is a session's, but the addresses are not. */
+  /** Your Discriminator belongs to a session with other addresses. */
   | 'wrong-address'
   | 'your-discriminator-zero'
   /** No session, and the sender may not create one. */

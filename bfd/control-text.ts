@@ -1,7 +1,6 @@
 /**
- * `bfdd-control` in text: the words of a command to a `Command`, and the replies, as OpenBFDD 0.5.4 words them.
- * Its parse errors are kept to the letter, slips included, because operators and Kube-OVN's supervisor read them.
- * Pure.
+ * The text of `bfdd-control`: parses the words of a command, and formats the replies as OpenBFDD 0.5.4 does. Its parse
+ * errors are kept to the letter, mistakes included, because operators and Kube-OVN's supervisor read them. Pure.
  */
 import { Address4, Address6 } from 'ip-address';
 import { DIAG, DIAGNOSTICS } from './constants.ts';
@@ -14,19 +13,19 @@ export type Selector =
   | { by: 'id'; id: number }
   | { by: 'pair'; local: string; remote: string };
 
-/** How `status` shows sessions: how much (0 – 4), on one line each, and with numbers instead of words. */
+/** The format of `status`: the detail (0 – 4), one line for each session, numbers instead of words. */
 export interface StatusStyle {
   level: number;
   compact: boolean;
   brief: boolean;
 }
 
-/** What `session …` is to do; times in microseconds. */
+/** The action of `session …`; times in microseconds. */
 export type SessionCommand =
   | { action: 'set'; item: 'mintx' | 'minrx'; microseconds: number }
   | { action: 'set'; item: 'multi'; multiplier: number }
   | { action: 'set'; item: 'cpi' | 'admin_up_poll'; on: boolean }
-  | { action: 'state'; state: SessionStateName; diagnostic: number }
+  | { action: 'state'; state: 'AdminDown' | 'Down' | 'Up'; diagnostic: number }
   | { action: 'kill' | 'reset' | 'suspend' | 'resume' };
 
 export type Command =
@@ -39,9 +38,9 @@ export type Command =
   | { command: 'log type'; type: string; on: boolean }
   | { command: 'log timing'; on: boolean }
   | { command: 'load'; file: string }
-  /** A question that the words themselves answer. */
+  /** A question that needs no session. */
   | { command: 'answer'; text: string }
-  /** Words that are no command. */
+  /** An invalid command. */
   | { command: 'error'; text: string };
 
 const failed = (text: string): Command => ({ command: 'error', text });
@@ -61,7 +60,7 @@ export function parseAddress(word: string): string | undefined {
 /** Splits a request into words: blanks, line ends and NULs separate. */
 export const splitWords = (text: string): string[] => text.split(/[\s\0]+/).filter((word) => word !== '');
 
-/** Understands the words of one command. The command's own name may be in capitals, its arguments not. */
+/** Parses the words of one command. Its name may be in capitals, its arguments not. */
 export function parse(words: readonly string[]): Command {
   const [name = '', ...rest] = words;
   switch (name.toLowerCase()) {
@@ -94,7 +93,7 @@ function parseAllow(command: 'allow' | 'block', missing: string, [word]: string[
   return address === undefined ? failed(`Invalid IPv4 or IPv6 address <${word}>.`) : { command, address };
 }
 
-/** `local A remote B` in either order, at the start of `words`: the pair, or what is wrong with it. */
+/** `local A remote B` in either order, at the start of `words`: the pair, or the error. */
 function parsePair(words: string[]): { local: string; remote: string } | string {
   const [first, firstAddress, second, secondAddress] = words;
   if (first !== 'local' && first !== 'remote') return `Unknown <${first}> should be 'remote' or 'local'.`;
@@ -118,7 +117,7 @@ function parseConnect(words: string[]): Command {
   return { command: 'connect', ...pair };
 }
 
-/** The sessions that a command starts with, and the words after them; or what is wrong. */
+/** The sessions that the words begin with, and the words after them; or the error. */
 function parseSelector(
   words: string[],
   keywords: readonly ('all' | 'new')[],
@@ -141,7 +140,7 @@ function parseStatus(words: string[]): Command {
     return failed(`Must supply 'all', session id or 'remote ip local ip' before other settings. ${selected}`);
   }
   const { select, rest } = selected;
-  // One line a session is the default for the plain list only.
+  // One line for each session is the default for the plain list only.
   const style: StatusStyle = { level: 1, compact: select.by === 'all' && rest.length === 0, brief: false };
   for (let i = 0; i < rest.length; i++) {
     switch (rest[i]) {
@@ -249,7 +248,7 @@ function parseInterval(item: string, value: string | undefined, unit: string | u
   return `Value <${value}> ${scale.name} is ${limit}`;
 }
 
-const STATE_WORDS: Record<string, { state: SessionStateName; diagnostic: number }> = {
+const STATE_WORDS: Record<string, { state: 'AdminDown' | 'Down' | 'Up'; diagnostic: number }> = {
   up: { state: 'Up', diagnostic: DIAG.none },
   admin: { state: 'AdminDown', diagnostic: DIAG.administrativelyDown },
   down: { state: 'Down', diagnostic: DIAG.pathDown },
@@ -270,7 +269,7 @@ function parseState([word, diagnostic]: string[]): SessionCommand | string {
   return { action: 'state', state: wanted.state, diagnostic: value };
 }
 
-/** Log levels and types: OpenBFDD's, and what each type stands for. */
+/** OpenBFDD's log levels, and its types with their descriptions. */
 const LOG_LEVELS = ['none', 'minimal', 'normal', 'detailed', 'dev', 'all'] as const;
 const LOG_TYPE_TEXT: Record<string, string | undefined> = {
   critical: undefined,
@@ -292,7 +291,7 @@ const LOG_TYPE_TEXT: Record<string, string | undefined> = {
 };
 const LOG_TYPES: readonly string[] = Object.keys(LOG_TYPE_TEXT);
 
-/** The types of messages that a level lets through. */
+/** The types of messages that are logged at a level. */
 export function logTypesOf(level: string): Set<string> {
   switch (level) {
     case 'none':
@@ -340,7 +339,7 @@ function parseLog([what, value, setting]: string[]): Command {
   }
 }
 
-/** What a `session` command says before it is carried out. */
+/** The reply to a `session` command. */
 export function sessionReply(what: SessionCommand): string {
   switch (what.action) {
     case 'set':
@@ -364,7 +363,7 @@ export function sessionReply(what: SessionCommand): string {
   }
 }
 
-/** Why no session was found. */
+/** The error when no session was found. */
 export function noSessionReply(select: Selector): string {
   if (select.by === 'id') return `No session with id=${select.id}.`;
   if (select.by === 'pair') return `No session with local ip=${select.local} and remote ip=${select.remote}.`;
@@ -391,19 +390,19 @@ export interface SessionView {
   role: 'passive' | 'active';
   state: SessionStateName;
   diagnostic: number;
-  /** Kept in its state by a command. */
+  /** Held in its state by a command. */
   forced: boolean;
   suspended: boolean;
   remoteState: SessionStateName;
   remoteDiagnostic: number;
   localDiscriminator: number;
   remoteDiscriminator: number;
-  /** How long it was in each state, the present one first. */
+  /** How long it was in each state, the current one first. */
   times: readonly { state: SessionStateName; duration: number }[];
   transmitInterval: number;
   detectionTime: number;
   detectMult: number;
-  /** What packets say now, what is in force until a Poll ends, and what is configured. */
+  /** In our packets, in force until a Poll ends, and configured. */
   desiredMinTx: { advertised: number; effective: number; configured: number };
   requiredMinRx: { advertised: number; effective: number };
   remoteDetectMult: number;

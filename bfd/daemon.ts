@@ -1,9 +1,9 @@
 /**
- * `veg-bfdd`: the BFD engine as a daemon of its own, for those who want only BFD, and the peer in the lab.
+ * `veg-bfdd`: the BFD engine as a daemon of its own, for hosts that need only BFD, and as the peer in the lab.
  *
  * Every local address has a session with every peer of its family. `bfdd-control` works through the control
- * socket. SIGTERM and SIGINT tell the peers (AdminDown) and end; SIGUSR2 ends without a word, for a restart in
- * place; SIGUSR1 writes the sessions to the log.
+ * socket. SIGTERM and SIGINT send AdminDown and exit; SIGUSR2 exits without AdminDown, for a restart in place;
+ * SIGUSR1 logs the sessions.
  */
 import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
@@ -14,16 +14,17 @@ import { reapOrphans } from '../lib/reaper.ts';
 import { onSignals } from '../lib/signals.ts';
 import { StateDir } from '../lib/state-dir.ts';
 import { VERSION } from '../lib/version.ts';
+import { BfddControl } from './bfdd-control.ts';
 import { AUTH_TYPES } from './constants.ts';
 import { parseAddress, splitWords } from './control-text.ts';
 import { Engine } from './engine.ts';
 import type { AuthTypeName, PeerIntent } from './intent.ts';
 
-/** A whole number within bounds. */
+/** An integer within bounds. */
 const integer = (least: number, greatest: number) => (text: string) => {
   const value = Number(text);
   if (!Number.isInteger(value) || value < least || value > greatest || text.trim() === '') {
-    throw new InvalidArgumentError(`A whole number from ${least} to ${greatest} is needed.`);
+    throw new InvalidArgumentError(`It must be an integer from ${least} to ${greatest}.`);
   }
   return value;
 };
@@ -39,8 +40,8 @@ function addresses(text: string, before: string[] = []): string[] {
   return [...before, ...parsed];
 }
 
-/** How often the state directory is looked for, ms. */
-const KEEP_PERIOD = 1000;
+/** How often the state directory is checked, ms. */
+const STATE_DIR_PERIOD = 1000;
 /** Milliseconds on the command line, microseconds in the protocol. */
 const LONGEST_MS = Math.floor(0xffffffff / 1000);
 
@@ -64,19 +65,17 @@ const program = new Command('veg-bfdd')
   .addOption(
     new Option('--multiplier <n>', 'Detect Mult').env('BFD_MULTI').default(3).argParser(integer(1, 255)),
   )
-  .option('--active', 'take the active role: send before anything was heard', false)
+  .option('--active', 'active role: send before the peer is heard', false)
   .option('--multihop', 'RFC 5883: port 4784', false)
   .addOption(new Option('--min-ttl <n>', 'least TTL accepted').default(254).argParser(integer(1, 255)))
-  .option('--interface <name>', 'take packets of this interface only')
+  .option('--interface <name>', 'accept packets of this interface only')
   .option('--no-adopt', 'do not adopt a stale discriminator that a peer keeps sending')
-  .addOption(
-    new Option('--auth-type <type>', 'authentication').choices(
-      AUTH_TYPES.filter((type): type is AuthTypeName => type !== undefined),
-    ),
-  )
+  .addOption(new Option('--auth-type <type>', 'authentication').choices(AUTH_TYPES))
   .addOption(new Option('--auth-key-id <n>', 'Auth Key ID').default(1).argParser(integer(0, 255)))
   .option('--auth-key-file <file>', 'file with the secret')
-  .addOption(new Option('--demand-poll <ms>', 'Demand mode: poll so often').argParser(integer(1, LONGEST_MS)))
+  .addOption(
+    new Option('--demand-poll <ms>', 'Demand mode: interval between polls').argParser(integer(1, LONGEST_MS)),
+  )
   .option('--state-dir <dir>', 'control socket and state file', '/run/veg-bfdd')
   .addOption(new Option('--log-level <level>').choices(['error', 'warn', 'info', 'debug']).default('info'));
 
@@ -135,17 +134,17 @@ const logger = pino(
   output,
 );
 
-/** Ends this process with all that it has logged. */
+/** Exits after writing out the log. */
 function exit(code: number): never {
   try {
     output.flushSync();
   } catch {
-    // stdout is gone: there is nobody to tell
+    // stdout is closed
   }
   process.exit(code);
 }
 
-// Before anything of the directory is read: a second daemon would take up the sessions of the first.
+// Before the state file is read: a second daemon would resume the sessions of the first.
 const stateDir = await StateDir.acquire(flags.stateDir, {
   onWait: () =>
     logger.info({ stateDir: flags.stateDir }, 'waiting for the daemon that holds the state directory'),
@@ -155,8 +154,8 @@ const stateDir = await StateDir.acquire(flags.stateDir, {
 });
 
 const stateDirFailures = new LogOnChange();
-/** Keeps the state directory this daemon's own where somebody takes it away. */
-function keepStateDir(): void {
+/** Creates the state directory again when it was removed. */
+function ensureStateDir(): void {
   try {
     stateDir.ensure();
     stateDirFailures.ended();
@@ -169,10 +168,8 @@ function keepStateDir(): void {
 const { role: _role, multihop: _multihop, ...newSession } = common;
 const engine = new Engine({
   logger,
-  version: VERSION,
   checkpoint: join(flags.stateDir, 'bfd.json'),
   newSession,
-  onStop: () => end(() => engine.stop()),
 });
 engine.configure({
   peers: locals.flatMap((local) =>
@@ -181,7 +178,7 @@ engine.configure({
       .map((remote) => ({ ...common, local, remote })),
   ),
   readiness: { 4: { ready: true }, 6: { ready: true } },
-  // Peers that are let in later are single-hop ones.
+  // Peers that `allow` lets in are single-hop.
   listen: common.multihop ? [] : locals,
 });
 
@@ -190,7 +187,7 @@ function end(how: () => Promise<void> | void): void {
   if (ending) return;
   ending = true;
   Promise.resolve(how())
-    .catch((error: unknown) => logger.error({ err: error }, 'the end did not go as it should'))
+    .catch((error: unknown) => logger.error({ err: error }, 'cannot end cleanly'))
     .finally(() => exit(0));
 }
 onSignals(
@@ -203,12 +200,13 @@ onSignals(
   unblockSignal,
 );
 reapOrphans();
-setInterval(keepStateDir, KEEP_PERIOD).unref();
+setInterval(ensureStateDir, STATE_DIR_PERIOD).unref();
 
-// The sessions run already; the rest can load meanwhile.
+// The sessions run already; load the rest meanwhile.
 const { serveControl, SocketInUseError } = await import('../lib/control/server.ts');
 const { createScripts } = await import('./script.ts');
-const control = createScripts((words) => engine.command(words));
+const bfddControl = new BfddControl(engine, VERSION, () => end(() => engine.stop()));
+const control = createScripts((words) => bfddControl.execute(words));
 try {
   await serveControl(
     flags.stateDir,
@@ -222,11 +220,8 @@ try {
   );
 } catch (error) {
   if (!(error instanceof SocketInUseError)) throw error;
-  // Something else answers there, for ever: nobody could control this daemon.
-  logger.fatal(
-    { reason: error.message, hint: 'end what listens there, or give --state-dir' },
-    'cannot start',
-  );
+  // Another program owns the socket: bfdd-control would never reach this daemon.
+  logger.fatal({ reason: error.message, hint: 'stop the other program, or set --state-dir' }, 'cannot start');
   engine.abandon();
   exit(1);
 }

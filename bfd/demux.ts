@@ -20,7 +20,7 @@ export interface SessionTable<T extends Path> {
 }
 
 export type Selection<T> =
-  /** `stale`: Your Discriminator belongs to no session, but the packet comes from this session's peer. */
+  /** `stale`: Your Discriminator is unknown, but the packet comes from this session's peer. */
   | { session: T; stale: boolean }
   /** No session yet; one may be created for this path if the peer is allowed. */
   | 'create'

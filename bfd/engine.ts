@@ -1,77 +1,59 @@
 /**
- * The engine: owns sessions, sockets, clock and randomness, and moves the sessions by `step`.
+ * The engine: owns the sessions and their sockets, and moves the sessions by `step`.
  *
- * One timer serves all sessions. What is due to be sent is sent when it rings. An expiry is approached by a timer
- * that comes early and then waited for precisely with setImmediate, which comes after the poll phase of the event
- * loop: a session expires only if it was due before the sockets were read, so that a pause of the process does not
- * end a session whose packets have arrived meanwhile.
+ * Time is the scheduler's (scheduler.ts), packets come through the transport (transport.ts), and what outlives the
+ * process is in the checkpoint (checkpoint.ts). `bfdd-control` acts on the sessions through bfdd-control.ts.
  */
 import { randomInt } from 'node:crypto';
 import type { Log } from '../lib/log.ts';
-import type { Moment } from '../lib/moment.ts';
 import { sign } from './auth.ts';
 import { Checkpoint } from './checkpoint.ts';
+import { currentMoment, monotonicMicroseconds } from './clock.ts';
 import { DIAG, type DiscardReason } from './constants.ts';
-import {
-  allowReply,
-  blockReply,
-  type Command,
-  connectReply,
-  logTypesOf,
-  noSessionReply,
-  parse,
-  type Selector,
-  type SessionCommand,
-  sessionReply,
-  statusReply,
-  versionReply,
-} from './control-text.ts';
 import { type Path, pathKey, select } from './demux.ts';
+import { Discards } from './discards.ts';
+import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './intent.ts';
+import { KeyRing, keyReader } from './keys.ts';
+import { LatenessHistogram } from './lateness.ts';
 import {
-  type Entry,
-  nameOf,
+  labelOf,
+  type ManagedSession,
   reportOf,
   type SessionDefaults,
   sameNegotiation,
   savedOf,
-  viewOf,
-} from './entry.ts';
-import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './intent.ts';
-import { KeyRing, keyReader } from './keys.ts';
+} from './managed-session.ts';
 import { type NextHop, NextHopResolver, nextHopKey } from './next-hop-resolver.ts';
 import { decode, encode } from './packet.ts';
+import { type Endpoint, STRANGE_LENGTH } from './receive-filter.ts';
 import type { SavedSession } from './saved.ts';
+import { Scheduler } from './scheduler.ts';
+import { SelectiveLog } from './selective-log.ts';
 import {
   createSession,
   type Hold,
-  nextDeadline,
   peerDetectionTime,
-  type Session,
   type SessionAction,
   type SessionConfig,
   type SessionEvent,
   step,
 } from './session.ts';
 import { NEVER } from './timers.ts';
-import { type Endpoint, STRANGE_LENGTH, Transport } from './transport.ts';
+import { Transport } from './transport.ts';
 
 export interface EngineOptions {
   logger: Log;
-  /** What `bfdd-control version` prints. */
-  version: string;
   /** The state file for a hitless restart. Without it a restart is a new start. */
   checkpoint?: string;
   /** Called after every change of a session's state. */
   onChange?: (report: EngineReport) => void;
-  /** Called for `bfdd-control stop`. */
-  onStop?: () => void;
-  /** Numbers in [0, 1) for jitter and ports. Discriminators come from node:crypto. */
+  /** Numbers in [0, 1) for jitter and ports. Discriminators come from node:crypto. Default: Math.random. */
   random?: () => number;
-  /** 256 unless told. */
+  /** Default: 256. */
   maxSessions?: number;
   /** The C bit (6.8.7): the sessions outlive a restart of what programs the forwarding. */
   controlPlaneIndependent?: boolean;
-  /** What sessions are made of that `bfdd-control allow` and `connect` bring about. */
+  /** The parameters of sessions that `bfdd-control allow` and `connect` create. */
   newSession?: Partial<SessionDefaults>;
 }
 
@@ -83,85 +65,62 @@ const NEW_SESSION: SessionDefaults = {
   adoptDiscriminator: true,
 };
 
-/** Upper bounds of the transmit lateness histogram, seconds. */
-const LATENESS_BOUNDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1];
-/** A discard of the same reason is logged so often, ms. */
-const DISCARD_LOG_PERIOD = 10_000;
-/** A send error of the same session is logged so often, ms. */
-const SEND_ERROR_LOG_PERIOD = 10_000;
-/** How often key files, hold-downs and vanished peers are looked at, ms. */
+/** Minimum interval between log lines for send errors of one session, microseconds. */
+const SEND_ERROR_LOG_PERIOD = 10_000_000;
+/** How often key files are read again and vanished peers are looked for, ms. */
 const MAINTENANCE_PERIOD = 1000;
-/** A session that nobody configured is dropped when its peer was silent for so long, microseconds. */
+/** A session that `allow` created is removed when its peer was silent for this long, microseconds. */
 const FORGET_ALLOWED_AFTER = 15_000_000;
-/** `stop` waits no longer than this for the peers to learn of it, microseconds. */
+/** The longest time that `stop` gives the peers to see AdminDown, microseconds. */
 const LONGEST_STOP = 10_000_000;
-/** How long before an expiry the precise waiting begins, microseconds. */
-const PRECISE = 2000;
-/** libuv reads so many packets of a socket in one iteration; as many may mean that there are more. */
-const READ_BATCH = 32;
-/** So many full iterations of reading are taken for all: sessions expire under a flood, too. */
-const LONGEST_BACKLOG = 32;
-/** setTimeout takes no more, ms. */
-const LONGEST_TIMEOUT = 3_600_000;
-/** So many pairs of addresses without a session are remembered. */
-const MAX_PAST = 1000;
+/** States that a session's history keeps. */
+const MAX_HISTORY = 4;
+/** Pairs of addresses without a session whose counters are kept. */
+const MAX_FORMER = 1000;
 const KNOCK = Buffer.alloc(0);
 
-/** The monotonic clock that the kernel's timers use, in microseconds: comparable across a restart. */
-const ORIGIN = Number(process.hrtime.bigint() / 1000n) - performance.now() * 1000;
-const clock = (): number => performance.now() * 1000 + ORIGIN;
-/** Now, by both clocks. */
-const moment = (): Moment => ({ wall: Date.now(), monotonic: performance.now() });
+type Counters = Pick<ManagedSession, 'packetsIn' | 'packetsOut' | 'transitions'>;
 
 export class Engine {
+  /** Lines about sessions, packets and commands, as `bfdd-control log` selects them. */
+  readonly log: SelectiveLog;
   readonly #log: Log;
   readonly #options: EngineOptions;
   readonly #random: () => number;
   readonly #transport: Transport;
-  readonly #nextHops: NextHopResolver;
+  readonly #resolver: NextHopResolver;
+  readonly #scheduler: Scheduler<ManagedSession>;
   readonly #checkpoint: Checkpoint | undefined;
-  readonly #entries = new Map<number, Entry>();
-  readonly #byPath = new Map<string, Entry>();
-  readonly #byDiscriminator = new Map<number, Entry>();
+  readonly #sessions = new Map<number, ManagedSession>();
+  readonly #byPath = new Map<string, ManagedSession>();
+  readonly #byDiscriminator = new Map<number, ManagedSession>();
   readonly #maintenance: NodeJS.Timeout;
 
-  /** The last that was said of each family. */
+  /** The latest intent of each family. */
   #intent: BfdIntent = { peers: [], readiness: {} };
   #gate: FamilyReadiness = { ready: true };
-  #newSession: SessionDefaults;
+  readonly #newSession: SessionDefaults;
   readonly #allowed = new Set<string>();
   readonly #blocked = new Set<string>();
-  /** Sessions of the intent that were killed while their peer was blocked, by path; as the intent had them. */
+  /** Configured sessions that were killed while their peer was blocked: their intent then, as JSON, by path. */
   readonly #killed = new Map<string, string>();
-  /** What was counted of pairs of addresses whose session is gone: it goes on when there is one again. */
-  readonly #past = new Map<string, Pick<Entry, 'packetsIn' | 'packetsOut' | 'transitions'>>();
+  /** The counters of pairs of addresses whose session is gone: a new session continues them. */
+  readonly #former = new Map<string, Counters>();
   #lastId = 0;
   #draining = false;
   #closed = false;
-  /** When, on the monotonic clock, every peer has had the time to learn of the drain. */
+  /** When every peer has had the time to see the drain, microseconds. */
   #drainedAt = 0;
 
-  #wakeAt = NEVER;
-  /** Inside `#ring`. */
-  #running = false;
-  #timer: NodeJS.Timeout | undefined;
-  #immediate: NodeJS.Immediate | undefined;
-  #lastRun = 0;
-  #readSinceRun = 0;
-  #backlog = 0;
-  /** Packets that arrived until then have been read, microseconds. */
-  #readUntil = 0;
-
-  readonly #discards: Record<string, number> = {};
-  readonly #discardLogged = new Map<string, { at: number; count: number }>();
-  readonly #lateness = { buckets: LATENESS_BOUNDS.map(() => 0), count: 0, sum: 0 };
+  readonly #discards: Discards;
+  readonly #lateness = new LatenessHistogram();
   #adopted = 0;
-  #logTypes = logTypesOf('normal');
-  #logTiming = false;
 
   constructor(options: EngineOptions) {
     this.#options = options;
     this.#log = options.logger;
+    this.log = new SelectiveLog(options.logger);
+    this.#discards = new Discards(options.logger);
     this.#random = options.random ?? Math.random;
     this.#newSession = { ...NEW_SESSION, ...options.newSession };
     this.#transport = new Transport(
@@ -169,11 +128,14 @@ export class Engine {
       this.#log,
       this.#random,
     );
-    this.#nextHops = new NextHopResolver(this.#log, () => this.#listen());
+    this.#resolver = new NextHopResolver(this.#log, () => this.#listen());
+    this.#scheduler = new Scheduler(this.#sessions, (managed, readUntil) =>
+      this.#dispatch(managed, { type: 'timer', readUntil }),
+    );
     this.#maintenance = setInterval(() => this.#maintain(), MAINTENANCE_PERIOD);
     if (options.checkpoint !== undefined) {
       this.#checkpoint = new Checkpoint(options.checkpoint, this.#log, () =>
-        [...this.#entries.values()].map(savedOf),
+        [...this.#sessions.values()].map(savedOf),
       );
       this.#resume();
     }
@@ -182,64 +144,65 @@ export class Engine {
   // Configuration ------------------------------------------------------------------------------------------
 
   /**
-   * Makes the sessions those of the intent, live: parameters of a session that is Up change through Poll
-   * Sequences, sessions that are no longer wanted say AdminDown for a Detection Time and go. What
-   * `bfdd-control` changed stays until the intent of that session differs from the one before. A family that the
-   * intent says nothing of stays as it was, with sessions that were resumed.
+   * Applies an intent: parameters of a session that is Up change through Poll Sequences, sessions that are not in it
+   * send AdminDown for a Detection Time and are removed. Changes by `bfdd-control` persist until the intent of that
+   * session changes. A family without readiness in the intent keeps its sessions, resumed ones included.
    */
   configure(intent: BfdIntent): void {
-    const wanted = new Map(intent.peers.map((peer) => [pathKey(peer), peer]));
-    const isTold = (address: string) => intent.readiness[familyOf(address)] !== undefined;
+    const desired = new Map(intent.peers.map((peer) => [pathKey(peer), peer]));
+    const isKnown = (address: string) => intent.readiness[familyOf(address)] !== undefined;
     this.#intent = {
       ...intent,
-      peers: [...this.#intent.peers.filter(({ local }) => !isTold(local)), ...intent.peers],
+      peers: [...this.#intent.peers.filter(({ local }) => !isKnown(local)), ...intent.peers],
       readiness: { ...this.#intent.readiness, ...intent.readiness },
     };
-    for (const entry of this.#byPath.values()) {
-      if (entry.origin === 'intent' && isTold(entry.local) && !wanted.has(entry.key)) this.#leave(entry);
+    for (const managed of this.#byPath.values()) {
+      const { origin, local, key } = managed;
+      if (origin === 'intent' && isKnown(local) && !desired.has(key)) this.#retire(managed);
     }
-    for (const key of this.#killed.keys()) if (isTold(key) && !wanted.has(key)) this.#killed.delete(key);
-    for (const [key, peer] of wanted) {
-      const killed = this.#killed.get(key);
-      if (killed === JSON.stringify(peer)) continue;
-      if (killed !== undefined) this.#revive(peer.remote);
-      const entry = this.#byPath.get(key);
-      if (entry === undefined) {
-        if (this.#hasRoom(peer.remote)) this.#begin(this.#add(peer, 'intent'));
-        continue;
-      }
-      const same = entry.origin === 'intent' && JSON.stringify(entry.intent) === JSON.stringify(peer);
-      if (!same) {
-        entry.overrides = {};
-        entry.forced = undefined;
-        if (entry.session.suspended) this.#dispatch(entry, { type: 'suspend', suspended: false });
-        this.#blocked.delete(entry.remote);
-      }
-      entry.origin = 'intent';
-      entry.intent = peer;
-      entry.leavingUntil = NEVER;
-      this.#reconfigure(entry);
-    }
+    for (const key of this.#killed.keys()) if (isKnown(key) && !desired.has(key)) this.#killed.delete(key);
+    for (const [key, peer] of desired) this.#configurePeer(key, peer);
     this.#holdAll();
     this.#listen();
   }
 
-  /** What stands above the readiness of every intent: while it is not ready, no session is Up, a resumed one neither. */
+  #configurePeer(key: string, peer: PeerIntent): void {
+    const killed = this.#killed.get(key);
+    if (killed === JSON.stringify(peer)) return;
+    if (killed !== undefined) this.#unblock(peer.remote);
+    const managed = this.#byPath.get(key);
+    if (managed === undefined) {
+      if (this.#hasRoom(peer.remote)) this.#begin(this.#add(peer, 'intent'));
+      return;
+    }
+    const same = managed.origin === 'intent' && JSON.stringify(managed.intent) === JSON.stringify(peer);
+    if (!same) {
+      managed.overrides = {};
+      managed.forced = undefined;
+      this.suspend(managed, false);
+      this.#blocked.delete(managed.remote);
+    }
+    managed.origin = 'intent';
+    managed.intent = peer;
+    managed.removeAt = NEVER;
+    this.#reconfigure(managed);
+  }
+
+  /** Takes precedence over the readiness of every intent: while not ready, no session is Up, resumed ones included. */
   gate(readiness: FamilyReadiness): void {
     this.#gate = readiness;
     this.#holdAll();
   }
 
-  /** Every session says AdminDown at once and stays there (6.8.16); discriminators are kept. */
+  /** Sends AdminDown to every peer at once and stays there (6.8.16); discriminators are kept. */
   drain(): void {
     if (this.#draining) return;
     this.#draining = true;
-    const now = clock();
     let longest = 0;
-    for (const { session } of this.#entries.values()) {
+    for (const { session } of this.#sessions.values()) {
       if (session.remoteDiscr !== 0) longest = Math.max(longest, peerDetectionTime(session));
     }
-    this.#drainedAt = now + longest;
+    this.#drainedAt = monotonicMicroseconds() + longest;
     this.#holdAll();
   }
 
@@ -248,16 +211,16 @@ export class Engine {
     this.#holdAll();
   }
 
-  /** Drains, waits until every peer had the time to learn of it, and closes. */
+  /** Drains, waits until every peer had the time to see it, and closes. */
   async stop(): Promise<void> {
     if (this.#closed) return;
     this.drain();
-    const wait = Math.min(this.#drainedAt - clock(), LONGEST_STOP);
+    const wait = Math.min(this.#drainedAt - monotonicMicroseconds(), LONGEST_STOP);
     if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait / 1000));
     this.#close();
   }
 
-  /** Closes at once and says nothing: for a restart in place that the peers must not notice. */
+  /** Closes at once and sends nothing: for a restart in place that the peers must not notice. */
   abandon(): void {
     this.#close();
   }
@@ -267,64 +230,66 @@ export class Engine {
     this.#closed = true;
     this.#checkpoint?.close();
     clearInterval(this.#maintenance);
-    clearTimeout(this.#timer);
-    clearImmediate(this.#immediate);
+    this.#scheduler.close();
     this.#transport.close();
-    this.#nextHops.close();
-    for (const entry of this.#entries.values()) entry.sender.close();
+    this.#resolver.close();
+    for (const managed of this.#sessions.values()) managed.sender.close();
   }
 
-  /** The sockets that the sessions, and addresses that peers may come to, need. */
+  /** Opens the sockets that the sessions, and peers that may be let in, need. */
   #listen(): void {
     const endpoints = new Map<string, Endpoint>();
     const add = (local: string, multihop: boolean, minTTL: number, device: string | undefined) => {
       const key = `${local} ${multihop}`;
       const known = endpoints.get(key);
-      endpoints.set(key, {
+      const endpoint = {
         local,
         multihop,
         minTTL: Math.min(minTTL, known?.minTTL ?? 255),
         interface: multihop ? undefined : (device ?? known?.interface),
         guard: known?.guard ?? { remotes: [], macs: [] },
-      });
-      return endpoints.get(key)!;
+      };
+      endpoints.set(key, endpoint);
+      return endpoint;
     };
-    const entries = [...this.#entries.values()];
-    this.#nextHops.watch(entries.map(nextHopOf).filter((hop) => hop !== undefined));
-    for (const entry of entries) {
-      const endpoint = add(entry.local, entry.multihop, entry.intent.minTTL, entry.intent.interface);
-      const hop = nextHopOf(entry);
-      const known = hop === undefined ? [] : this.#nextHops.macsOf(nextHopKey(hop));
+    const sessions = [...this.#sessions.values()];
+    this.#resolver.watch(sessions.map(nextHopOf).filter((hop) => hop !== undefined));
+    for (const managed of sessions) {
+      const { local, remote, multihop, intent } = managed;
+      const endpoint = add(local, multihop, intent.minTTL, intent.interface);
+      const hop = nextHopOf(managed);
+      const known = hop === undefined ? [] : this.#resolver.macsOf(nextHopKey(hop));
       if (known.length === 0) continue;
       const { remotes, macs } = endpoint.guard;
-      endpoint.guard = { remotes: [...remotes, entry.remote], macs: [...new Set([...macs, ...known])] };
+      endpoint.guard = { remotes: [...remotes, remote], macs: [...new Set([...macs, ...known])] };
     }
     const { minTTL, interface: device } = this.#newSession;
     for (const local of this.#intent.listen ?? []) add(local, false, minTTL, device);
     this.#transport.listen([...endpoints.values()]);
   }
 
+  // Sessions -----------------------------------------------------------------------------------------------
+
   #hasRoom(remote: string): boolean {
     const max = this.#options.maxSessions ?? 256;
-    if (this.#entries.size < max) return true;
-    this.#log.warn({ remote, max }, 'too many sessions; this one is left out');
+    if (this.#sessions.size < max) return true;
+    this.#log.warn({ remote, max }, 'too many BFD sessions, ignoring this one');
     return false;
   }
 
-  #add(peer: PeerIntent, origin: Entry['origin'], saved?: SavedSession): Entry {
+  #add(peer: PeerIntent, origin: ManagedSession['origin'], saved?: SavedSession): ManagedSession {
     const key = pathKey(peer);
     const { local, remote, multihop } = peer;
     const keys = new KeyRing();
     this.#readKey(peer, keys);
     const known = saved ?? this.#checkpoint?.recall(key);
-    const taken = known === undefined || this.#byDiscriminator.has(known.localDiscr);
-    const config = this.#config(peer, {}, keys);
+    const inUse = known === undefined || this.#byDiscriminator.has(known.localDiscr);
     const session = createSession(
-      config,
-      taken ? this.#newDiscriminator() : known.localDiscr,
+      this.#config(peer, {}, keys),
+      inUse ? this.#newDiscriminator() : known.localDiscr,
       randomInt(2 ** 32),
     );
-    const entry: Entry = {
+    const managed: ManagedSession = {
       id: ++this.#lastId,
       key,
       local,
@@ -334,25 +299,23 @@ export class Engine {
       intent: peer,
       overrides: {},
       session,
-      sender: this.#transport.sender(local, remote, multihop, known?.port ?? 0),
+      sender: this.#transport.sender(peer, known?.port ?? 0),
       keys,
-      ...(this.#past.get(`${local} ${remote}`) ?? { packetsIn: 0, packetsOut: 0, transitions: [] }),
-      history: [{ state: session.sessionState, since: moment() }],
+      ...(this.#former.get(`${local} ${remote}`) ?? { packetsIn: 0, packetsOut: 0, transitions: [] }),
+      history: [{ state: session.sessionState, since: currentMoment() }],
       forced: undefined,
-      flaps: [],
-      heldDownUntil: 0,
-      leavingUntil: NEVER,
+      removeAt: NEVER,
       sendErrorLogged: -NEVER,
     };
-    this.#entries.set(entry.id, entry);
-    this.#byPath.set(key, entry);
-    this.#byDiscriminator.set(session.localDiscr, entry);
-    return entry;
+    this.#sessions.set(managed.id, managed);
+    this.#byPath.set(key, managed);
+    this.#byDiscriminator.set(session.localDiscr, managed);
+    return managed;
   }
 
-  /** Sets a new session going. */
-  #begin(entry: Entry): void {
-    this.#dispatch(entry, { type: 'hold', hold: this.#holdOf(entry) });
+  /** Starts a new session. */
+  #begin(managed: ManagedSession): void {
+    this.#dispatch(managed, { type: 'hold', hold: this.#holdOf(managed) });
   }
 
   #newDiscriminator(): number {
@@ -362,13 +325,15 @@ export class Engine {
     }
   }
 
-  #config(intent: PeerIntent, overrides: Entry['overrides'], keys: KeyRing): SessionConfig {
+  #config(intent: PeerIntent, overrides: ManagedSession['overrides'], keys: KeyRing): SessionConfig {
     return {
       role: intent.role,
       desiredMinTx: intent.desiredMinTx,
       requiredMinRx: intent.requiredMinRx,
       detectMult: intent.detectMult,
-      controlPlaneIndependent: this.#options.controlPlaneIndependent ?? false,
+      controlPlaneIndependent:
+        intent.controlPlaneIndependent ?? this.#options.controlPlaneIndependent ?? false,
+      adminUpPoll: intent.adminUpPoll ?? true,
       adoptDiscriminator: intent.adoptDiscriminator,
       ...overrides,
       ...(intent.auth === undefined ? {} : { authKeys: keys.keys }),
@@ -376,110 +341,90 @@ export class Engine {
     };
   }
 
-  #reconfigure(entry: Entry, read = keyReader()): void {
-    this.#readKey(entry.intent, entry.keys, read);
-    const config = this.#config(entry.intent, entry.overrides, entry.keys);
-    const present = entry.session.config;
+  #reconfigure(managed: ManagedSession, read = keyReader()): void {
+    this.#readKey(managed.intent, managed.keys, read);
+    const config = this.#config(managed.intent, managed.overrides, managed.keys);
+    const present = managed.session.config;
     const same =
       config.authKeys === present.authKeys &&
       JSON.stringify({ ...config, authKeys: [] }) === JSON.stringify({ ...present, authKeys: [] });
-    if (!same) this.#dispatch(entry, { type: 'configure', config });
+    if (!same) this.#dispatch(managed, { type: 'configure', config });
   }
 
   #readKey({ auth, remote }: PeerIntent, keys: KeyRing, read = keyReader()): void {
     if (auth === undefined) return;
-    const error = keys.refresh(auth, clock(), read);
-    if (error !== undefined) {
-      const effect =
-        keys.keys.length > 0 ? 'the former key stays' : 'nothing is sent or accepted until it can';
-      this.#log.error({ remote, error }, `cannot read the BFD authentication key; ${effect}`);
-    }
+    const reason = keys.refresh(auth, monotonicMicroseconds(), read);
+    if (reason === undefined) return;
+    const effect =
+      keys.keys.length > 0
+        ? 'keeping the previous key'
+        : 'no packet is sent or accepted until it is readable';
+    this.#log.error({ remote, reason }, `cannot read the BFD authentication key; ${effect}`);
   }
 
-  /** Ends a session: AdminDown for a Detection Time, then it is forgotten. */
-  #leave(entry: Entry): void {
-    if (entry.leavingUntil !== NEVER) return;
-    const { session } = entry;
+  /** Ends a session: AdminDown for a Detection Time, then it is removed. */
+  #retire(managed: ManagedSession): void {
+    if (managed.removeAt !== NEVER) return;
+    const { session } = managed;
     const heard = session.remoteDiscr !== 0 && session.sessionState !== 'AdminDown';
-    entry.leavingUntil = clock() + (heard ? peerDetectionTime(session) : 0);
-    this.#applyHold(entry);
-    if (!heard) this.#remove(entry);
+    managed.removeAt = monotonicMicroseconds() + (heard ? peerDetectionTime(session) : 0);
+    this.#applyHold(managed);
+    if (!heard) this.#remove(managed);
   }
 
-  #remove(entry: Entry): void {
-    const { local, remote, packetsIn, packetsOut, transitions } = entry;
+  #remove(managed: ManagedSession): void {
+    const { local, remote, packetsIn, packetsOut, transitions } = managed;
     const pair = `${local} ${remote}`;
-    this.#past.delete(pair);
-    this.#past.set(pair, { packetsIn, packetsOut, transitions });
-    if (this.#past.size > MAX_PAST) this.#past.delete(this.#past.keys().next().value!);
-    entry.sender.close();
-    this.#entries.delete(entry.id);
-    this.#byPath.delete(entry.key);
-    this.#byDiscriminator.delete(entry.session.localDiscr);
+    this.#former.delete(pair);
+    this.#former.set(pair, { packetsIn, packetsOut, transitions });
+    if (this.#former.size > MAX_FORMER) this.#former.delete(this.#former.keys().next().value!);
+    managed.sender.close();
+    this.#sessions.delete(managed.id);
+    this.#byPath.delete(managed.key);
+    this.#byDiscriminator.delete(managed.session.localDiscr);
     this.#checkpoint?.changed();
   }
 
-  // Holds --------------------------------------------------------------------------------------------------
-
-  /** Why the session is kept from the protocol's course, the strongest reason first. */
-  #holdOf(entry: Entry): Hold | undefined {
-    if (this.#draining || entry.leavingUntil !== NEVER) {
+  /** The state that a session is held in, by the strongest reason. */
+  #holdOf(managed: ManagedSession): Hold | undefined {
+    if (this.#draining || managed.removeAt !== NEVER) {
       return { state: 'AdminDown', diagnostic: DIAG.administrativelyDown };
     }
-    const readiness = this.#gate.ready ? this.#intent.readiness[familyOf(entry.local)] : this.#gate;
+    const readiness = this.#gate.ready ? this.#intent.readiness[familyOf(managed.local)] : this.#gate;
     // AdminDown, not Down: a peer that sees Down may go to Init, and OVN forwards to a next hop in Init.
     if (readiness?.ready === false) return { state: 'AdminDown', diagnostic: readiness.diagnostic };
-    if (entry.forced !== undefined) return entry.forced;
-    if (performance.now() < entry.heldDownUntil) {
-      return { state: 'AdminDown', diagnostic: DIAG.administrativelyDown };
-    }
-    return undefined;
+    return managed.forced;
   }
 
-  #applyHold(entry: Entry): void {
-    const wanted = this.#holdOf(entry);
-    const present = entry.session.hold;
+  #applyHold(managed: ManagedSession): void {
+    const wanted = this.#holdOf(managed);
+    const present = managed.session.hold;
     if (wanted?.state === present?.state && wanted?.diagnostic === present?.diagnostic) return;
-    this.#dispatch(entry, { type: 'hold', hold: wanted });
+    this.#dispatch(managed, { type: 'hold', hold: wanted });
   }
 
   #holdAll(): void {
-    for (const entry of this.#entries.values()) this.#applyHold(entry);
-  }
-
-  /** Counts a session that left Up towards its hold-down (6.8.18). */
-  #countFlap(entry: Entry): void {
-    const rule = entry.intent.holdDown;
-    if (rule === undefined) return;
-    const now = performance.now();
-    entry.flaps = entry.flaps.filter((at) => now - at < rule.within);
-    entry.flaps.push(now);
-    if (entry.flaps.length < rule.flaps) return;
-    entry.flaps = [];
-    entry.heldDownUntil = now + rule.hold;
-    this.#log.warn({ session: nameOf(entry), ms: rule.hold }, 'the session flaps; held down');
-    this.#applyHold(entry);
+    for (const managed of this.#sessions.values()) this.#applyHold(managed);
   }
 
   #maintain(): void {
-    const now = clock();
-    this.#nextHops.retry();
+    const now = monotonicMicroseconds();
+    this.#resolver.retry();
     const read = keyReader();
     let removed = false;
-    for (const entry of this.#entries.values()) {
-      const { session } = entry;
+    for (const managed of this.#sessions.values()) {
+      const { session } = managed;
       const forgotten =
-        entry.origin === 'allowed' &&
+        managed.origin === 'allowed' &&
         session.sessionState === 'Down' &&
         session.remoteDiscr === 0 &&
         now - session.lastReceive > FORGET_ALLOWED_AFTER;
-      if (entry.leavingUntil <= now || forgotten) {
-        this.#remove(entry);
+      if (managed.removeAt <= now || forgotten) {
+        this.#remove(managed);
         removed = true;
-        continue;
+      } else if (managed.intent.auth !== undefined) {
+        this.#reconfigure(managed, read);
       }
-      if (entry.intent.auth !== undefined) this.#reconfigure(entry, read);
-      this.#applyHold(entry);
     }
     if (removed) this.#listen();
   }
@@ -488,14 +433,14 @@ export class Engine {
 
   #receive(payload: Buffer, from: string, endpoint: Endpoint): void {
     if (this.#closed) return;
-    this.#readSinceRun++;
+    this.#scheduler.packetRead();
     if (payload.length === STRANGE_LENGTH && endpoint.guard.remotes.includes(from)) {
-      this.#stranger(from, endpoint);
+      this.#strangeMac(from, endpoint);
       return;
     }
     const packet = decode(payload);
     if (typeof packet === 'string') {
-      this.#discard(packet, from, endpoint.local);
+      this.#discards.add(packet, from, endpoint.local);
       return;
     }
     const path = { local: endpoint.local, remote: from, multihop: endpoint.multihop };
@@ -503,404 +448,248 @@ export class Engine {
     let selection = select(packet, path, table);
     if (selection === 'create') selection = this.#create(path);
     if (typeof selection === 'string') {
-      this.#discard(selection as DiscardReason, from, endpoint.local);
+      this.#discards.add(selection as DiscardReason, from, endpoint.local);
       return;
     }
-    const { session: entry, stale } = selection;
-    if (packet.yourDiscriminator === 0 && this.#blocked.has(from) && entry.session.sessionState !== 'Up') {
-      this.#discard('blocked', from, endpoint.local);
+    const { session: managed, stale } = selection;
+    if (packet.yourDiscriminator === 0 && this.#blocked.has(from) && managed.session.sessionState !== 'Up') {
+      this.#discards.add('blocked', from, endpoint.local);
       return;
     }
-    const discard = this.#dispatch(entry, { type: 'receive', packet, payload, stale });
+    const discard = this.#dispatch(managed, { type: 'receive', packet, payload, stale });
     if (discard !== undefined) {
-      this.#discard(discard, from, endpoint.local);
+      this.#discards.add(discard, from, endpoint.local);
       return;
     }
-    entry.packetsIn++;
-    if (this.#logTypes.has('packet'))
-      this.#say('packet', { session: nameOf(entry), packet }, 'packet received');
+    managed.packetsIn++;
+    if (this.log.has('packet')) {
+      this.log.info('packet', { session: labelOf(managed), packet }, 'packet received');
+    }
   }
 
-  /** A packet of a guarded peer from a strange Ethernet address: an attack, or its next hop has another now. */
-  #stranger(from: string, { local, multihop }: Endpoint): void {
-    this.#discard('wrong-mac', from, local);
-    const entry = this.#byPath.get(pathKey({ local, remote: from, multihop }));
-    const hop = entry && nextHopOf(entry);
+  /** A packet of a guarded peer from another Ethernet address: an attack, or its next hop has a new one. */
+  #strangeMac(from: string, { local, multihop }: Endpoint): void {
+    this.#discards.add('wrong-mac', from, local);
+    const managed = this.#byPath.get(pathKey({ local, remote: from, multihop }));
+    const hop = managed && nextHopOf(managed);
     if (hop === undefined) return;
-    const { detectionTime, remoteDetectMult } = entry!.session;
+    const { detectionTime, remoteDetectMult } = managed!.session;
     const interval = detectionTime > 0 ? detectionTime / Math.max(1, remoteDetectMult) / 1000 : undefined;
-    this.#nextHops.ask(nextHopKey(hop), interval);
+    this.#resolver.ask(nextHopKey(hop), interval);
   }
 
-  #create(path: Path): { session: Entry; stale: boolean } | DiscardReason {
+  #create(path: Path): { session: ManagedSession; stale: boolean } | DiscardReason {
     if (!this.#allowed.has(path.remote)) return 'no-session';
-    if (this.#entries.size >= (this.#options.maxSessions ?? 256)) return 'too-many-sessions';
-    const entry = this.#add({ ...this.#newSession, ...path, role: 'passive' }, 'allowed');
-    this.#begin(entry);
-    this.#say('session', { session: nameOf(entry) }, 'session created');
-    return { session: entry, stale: false };
+    if (this.#sessions.size >= (this.#options.maxSessions ?? 256)) return 'too-many-sessions';
+    const managed = this.#add({ ...this.#newSession, ...path, role: 'passive' }, 'allowed');
+    this.#begin(managed);
+    this.log.info('session', { session: labelOf(managed) }, 'session created');
+    return { session: managed, stale: false };
   }
 
-  #discard(reason: DiscardReason, from: string, local: string): void {
-    this.#discards[reason] = (this.#discards[reason] ?? 0) + 1;
-    if (reason === 'empty' || reason === 'local-admin-down') return;
-    const now = performance.now();
-    const logged = this.#discardLogged.get(reason);
-    if (logged !== undefined && now - logged.at < DISCARD_LOG_PERIOD) return;
-    const count = this.#discards[reason];
-    const more = count - (logged?.count ?? 0);
-    this.#discardLogged.set(reason, { at: now, count });
-    this.#log.warn({ reason, from, local, count: more }, 'discarded BFD packets');
-  }
-
-  /** Moves one session and does what follows. Returns why a packet was discarded. */
-  #dispatch(entry: Entry, event: SessionEvent): DiscardReason | undefined {
-    const now = clock();
-    const before = entry.session;
+  /** Applies one event to a session and performs the actions. Returns why a packet was discarded. */
+  #dispatch(managed: ManagedSession, event: SessionEvent): DiscardReason | undefined {
+    const now = monotonicMicroseconds();
+    const before = managed.session;
     const { session, actions, discard } = step(before, event, now, this.#random);
-    entry.session = session;
+    managed.session = session;
     if (session.localDiscr !== before.localDiscr) {
       this.#byDiscriminator.delete(before.localDiscr);
-      this.#byDiscriminator.set(session.localDiscr, entry);
+      this.#byDiscriminator.set(session.localDiscr, managed);
     }
     if (!sameNegotiation(before, session)) this.#checkpoint?.changed();
-    for (const action of actions) this.#act(entry, action, now);
-    const wake = wakeOf(entry.session);
-    // A lone session that has heard its peer need not be woken to see that it is not overdue.
-    if (this.#entries.size === 1 && !this.#running && wake > this.#wakeAt) this.#wakeAt = NEVER;
-    this.#arm(wake);
+    for (const action of actions) this.#perform(managed, action, now);
+    this.#scheduler.update(managed.session);
     return discard;
   }
 
-  #act(entry: Entry, action: SessionAction, now: number): void {
+  #perform(managed: ManagedSession, action: SessionAction, now: number): void {
     switch (action.type) {
       case 'send': {
         const bytes = encode(action.packet);
         if (action.key !== undefined) sign(bytes, action.key, action.sequence);
-        if (!this.#transmit(entry, bytes)) break;
-        entry.packetsOut++;
-        if (action.due !== undefined) this.#observeLateness((now - action.due) / 1e6);
-        this.#checkpoint?.beat({
-          id: entry.id,
+        if (!this.#transmit(managed, bytes, now)) break;
+        managed.packetsOut++;
+        if (action.due !== undefined) this.#lateness.observe((now - action.due) / 1e6);
+        this.#checkpoint?.packetSent({
+          id: managed.id,
           xmitAuthSeq: action.sequence,
-          rcvAuthSeq: entry.session.rcvAuthSeq,
+          rcvAuthSeq: managed.session.rcvAuthSeq,
           lastTransmit: now,
         });
-        if (this.#logTypes.has('packet')) {
-          this.#say('packet', { session: nameOf(entry), packet: action.packet }, 'packet sent');
+        if (this.log.has('packet')) {
+          this.log.info('packet', { session: labelOf(managed), packet: action.packet }, 'packet sent');
         }
         break;
       }
       case 'knock':
-        this.#transmit(entry, KNOCK);
+        this.#transmit(managed, KNOCK, now);
         break;
       case 'adopt':
         this.#log.info(
-          { session: nameOf(entry), from: action.from, to: action.to },
-          'the peer keeps sending an earlier discriminator of this address; it is ours now',
+          { session: labelOf(managed), from: action.from, to: action.to },
+          'adopted the stale discriminator that the peer keeps sending',
         );
         this.#adopted++;
         break;
       case 'notify':
-        this.#changed(entry, action);
+        this.#stateChanged(managed, action);
         break;
       default:
         action satisfies never;
     }
   }
 
-  #transmit(entry: Entry, bytes: Uint8Array): boolean {
-    const error = entry.sender.send(bytes);
+  #transmit(managed: ManagedSession, bytes: Uint8Array, now: number): boolean {
+    const error = managed.sender.send(bytes);
     if (error === undefined) return true;
-    const now = performance.now();
-    if (now - entry.sendErrorLogged > SEND_ERROR_LOG_PERIOD) {
-      entry.sendErrorLogged = now;
-      this.#log.warn({ session: nameOf(entry), err: error }, 'cannot send to the BFD peer; trying on');
+    if (now - managed.sendErrorLogged > SEND_ERROR_LOG_PERIOD) {
+      managed.sendErrorLogged = now;
+      this.#log.warn({ session: labelOf(managed), err: error }, 'cannot send to the BFD peer, retrying');
     }
     return false;
   }
 
-  #changed(entry: Entry, { event, from, to, diagnostic }: SessionAction & { type: 'notify' }): void {
-    entry.history.push({ state: to, since: moment() });
-    if (entry.history.length > 4) entry.history.shift();
-    const known = entry.transitions.find(
+  #stateChanged(managed: ManagedSession, action: SessionAction & { type: 'notify' }): void {
+    const { event, from, to, diagnostic } = action;
+    managed.history.push({ state: to, since: currentMoment() });
+    if (managed.history.length > MAX_HISTORY) managed.history.shift();
+    const known = managed.transitions.find(
       (t) => t.from === from && t.to === to && t.diagnostic === diagnostic,
     );
-    if (known === undefined) entry.transitions.push({ from, to, diagnostic, count: 1 });
+    if (known === undefined) managed.transitions.push({ from, to, diagnostic, count: 1 });
     else known.count++;
-    this.#say(
+    const { remoteDiag: remoteDiagnostic } = managed.session;
+    this.log.info(
       'session',
-      { session: nameOf(entry), event, from, to, diagnostic, remoteDiagnostic: entry.session.remoteDiag },
+      { session: labelOf(managed), event, from, to, diagnostic, remoteDiagnostic },
       'BFD session state changed',
     );
-    if (from === 'Up') this.#countFlap(entry);
     this.#options.onChange?.(this.report());
   }
 
-  #observeLateness(seconds: number): void {
-    const { buckets } = this.#lateness;
-    this.#lateness.count++;
-    this.#lateness.sum += seconds;
-    for (let i = LATENESS_BOUNDS.length - 1; i >= 0 && seconds <= LATENESS_BOUNDS[i]!; i--) buckets[i]!++;
-  }
-
-  #say(type: string, fields: object, message: string): void {
-    if (!this.#logTypes.has(type)) return;
-    this.#log.info(this.#logTiming ? { ...fields, monotonicUs: Math.round(clock()) } : fields, message);
-  }
-
-  // Timers -------------------------------------------------------------------------------------------------
-
-  /** Makes sure that `#ring` comes at `at`. */
-  #arm(at: number): void {
-    if (at >= this.#wakeAt || this.#running || this.#closed) return;
-    this.#wakeAt = at;
-    clearTimeout(this.#timer);
-    const wait = Math.ceil((at - clock()) / 1000);
-    if (wait <= 0) this.#soon();
-    else this.#timer = setTimeout(this.#ring, Math.min(wait, LONGEST_TIMEOUT));
-  }
-
-  /** After the sockets were read. */
-  #soon(): void {
-    clearImmediate(this.#immediate);
-    this.#immediate = setImmediate(this.#afterReading);
-  }
-
-  readonly #afterReading = (): void => {
-    // The sockets were read since the last time, to their end unless a batch was full.
-    const all = this.#readSinceRun < READ_BATCH || this.#backlog === LONGEST_BACKLOG;
-    this.#backlog = all ? 0 : this.#backlog + 1;
-    if (all) this.#readUntil = this.#lastRun;
-    this.#readSinceRun = 0;
-    this.#lastRun = clock();
-    this.#ring();
-  };
-
-  /** Does what is due, and arms the timer for what comes next. */
-  readonly #ring = (): void => {
-    const now = clock();
-    // Armed once, at the end.
-    this.#running = true;
-    let wake = NEVER;
-    let precise = false;
-    for (const entry of this.#entries.values()) {
-      if (nextDeadline(entry.session) <= now) {
-        this.#dispatch(entry, { type: 'timer', readUntil: this.#readUntil });
-      }
-      if (entry.session.detectAt - now < PRECISE) precise = true;
-      wake = Math.min(wake, wakeOf(entry.session));
-    }
-    this.#running = false;
-    this.#wakeAt = NEVER;
-    if (precise) this.#soon();
-    else this.#arm(wake);
-  };
-
-  // Reports ------------------------------------------------------------------------------------------------
-
   report(): EngineReport {
-    const now = moment();
+    const now = currentMoment();
     const drops = this.#transport.drops();
+    const { counts } = this.#discards;
     return {
-      sessions: [...this.#entries.values()].map((entry) => reportOf(entry, now)),
-      discards: drops === 0 ? { ...this.#discards } : { ...this.#discards, kernel: drops },
-      lateness: { bounds: LATENESS_BOUNDS, ...this.#lateness, buckets: [...this.#lateness.buckets] },
+      sessions: [...this.#sessions.values()].map((managed) => reportOf(managed, now)),
+      discards: drops === 0 ? { ...counts } : { ...counts, kernel: drops },
+      lateness: this.#lateness.report(),
       draining: this.#draining,
       adoptedDiscriminators: this.#adopted,
     };
   }
 
-  // bfdd-control -------------------------------------------------------------------------------------------
+  // For bfdd-control ---------------------------------------------------------------------------------------
 
-  /** Carries out a `bfdd-control` command. `ok: false`: the words are no command, or it could not be done. */
-  command(words: readonly string[]): { ok: boolean; text: string } {
-    const command = parse(words);
-    // Probes ask for the status each second.
-    if (command.command !== 'status') this.#say('command', { words }, 'bfdd-control');
-    return this.#execute(command);
+  /** The sessions that are not about to be removed. */
+  get sessions(): ManagedSession[] {
+    return [...this.#sessions.values()].filter(({ removeAt }) => removeAt === NEVER);
   }
 
-  #execute(command: Command): { ok: boolean; text: string } {
-    const done = (text: string) => ({ ok: true, text });
-    switch (command.command) {
-      case 'answer':
-        return done(command.text);
-      case 'error':
-        return { ok: false, text: command.text };
-      case 'version':
-        return done(versionReply(this.#options.version));
-      case 'status': {
-        const found = this.#find(command.select);
-        if (found.length === 0 && command.select.by !== 'all') {
-          return { ok: false, text: noSessionReply(command.select) };
-        }
-        return done(
-          statusReply(
-            found.map((entry) => viewOf(entry, moment())),
-            command.style,
-            command.select.by === 'all',
-          ),
-        );
-      }
-      case 'allow':
-        this.#allowed.add(command.address);
-        this.#revive(command.address);
-        this.configure(this.#intent);
-        return done(allowReply(command.address));
-      case 'block':
-        this.#allowed.delete(command.address);
-        this.#blocked.add(command.address);
-        return done(blockReply(command.address));
-      case 'connect':
-        return this.#connect(command.local, command.remote);
-      case 'session':
-        return this.#sessionCommand(command.select, command.what);
-      case 'log level':
-        this.#logTypes = logTypesOf(command.level);
-        return done(`Log level set to ${command.level}.`);
-      case 'log type': {
-        const was = this.#logTypes.has(command.type);
-        if (command.on) this.#logTypes.add(command.type);
-        else this.#logTypes.delete(command.type);
-        return done(
-          `Log type ${command.type} set to ${command.on ? 'yes' : 'no'}, was ${was ? 'yes' : 'no'}`,
-        );
-      }
-      case 'log timing':
-        this.#logTiming = command.on;
-        return done(`Extended time logging ${command.on ? 'enabled' : 'disabled'}.`);
-      case 'load':
-        // Files are read aside (script.ts), and their commands come here one by one.
-        return { ok: false, text: `Failed to load ${command.file}: this process reads no files` };
-      case 'stop':
-        this.#options.onStop?.();
-        return done('stopping');
-      default:
-        return command satisfies never;
-    }
+  /** Lets a peer create sessions, and brings back those that were killed while it was blocked. */
+  allow(remote: string): void {
+    this.#allowed.add(remote);
+    this.#unblock(remote);
+    this.configure(this.#intent);
   }
 
-  #find(by: Selector): Entry[] {
-    const shown = [...this.#entries.values()].filter((entry) => entry.leavingUntil === NEVER);
-    switch (by.by) {
-      case 'all':
-        return shown;
-      case 'id':
-        return shown.filter((entry) => entry.id === by.id);
-      case 'pair':
-        return shown.filter((entry) => entry.local === by.local && entry.remote === by.remote);
-      default:
-        return [];
-    }
+  /** Discards packets of a peer that would begin a session. */
+  block(remote: string): void {
+    this.#allowed.delete(remote);
+    this.#blocked.add(remote);
   }
 
-  #connect(local: string, remote: string): { ok: boolean; text: string } {
-    const entry = this.#byPath.get(pathKey({ local, remote, multihop: false }));
-    const unspecified = local === '0.0.0.0' || local === '::';
-    if (unspecified || (entry === undefined && !this.#hasRoom(remote))) {
-      return { ok: false, text: connectReply(false, local, remote) };
-    }
-    if (entry !== undefined) {
-      entry.overrides.role = 'active';
-      entry.leavingUntil = NEVER;
-      this.#reconfigure(entry);
-      this.#applyHold(entry);
-    } else {
-      this.#begin(
-        this.#add({ ...this.#newSession, local, remote, multihop: false, role: 'active' }, 'connect'),
-      );
-      this.#listen();
-    }
-    return { ok: true, text: connectReply(true, local, remote) };
-  }
-
-  #sessionCommand(by: Selector, what: SessionCommand): { ok: boolean; text: string } {
-    const text = sessionReply(what);
-    if (by.by === 'new' && what.action === 'set') {
-      Object.assign(this.#newSession, newSessionChange(what));
-      return { ok: true, text };
-    }
-    const found = this.#find(by);
-    if (found.length === 0 && by.by !== 'all') return { ok: false, text: `${text}\n${noSessionReply(by)}` };
-    for (const entry of found) this.#change(entry, what);
-    return { ok: true, text };
-  }
-
-  #change(entry: Entry, what: SessionCommand): void {
-    switch (what.action) {
-      case 'set':
-        entry.overrides = { ...entry.overrides, ...newSessionChange(what) };
-        if (what.item === 'cpi') entry.overrides.controlPlaneIndependent = what.on;
-        this.#reconfigure(entry);
-        break;
-      case 'state':
-        entry.forced =
-          what.state === 'Up' ? undefined : { state: what.state as 'Down', diagnostic: what.diagnostic };
-        this.#applyHold(entry);
-        break;
-      case 'suspend':
-      case 'resume':
-        this.#dispatch(entry, { type: 'suspend', suspended: what.action === 'suspend' });
-        break;
-      case 'kill':
-        // A peer that is not blocked would have its session again with its next packet.
-        if (entry.origin === 'intent' && !this.#blocked.has(entry.remote)) {
-          this.#reset(entry);
-          break;
-        }
-        if (entry.origin === 'intent') this.#killed.set(entry.key, JSON.stringify(entry.intent));
-        this.#leave(entry);
-        break;
-      case 'reset':
-        this.#reset(entry);
-        break;
-      default:
-        what satisfies never;
-    }
-  }
-
-  /** A peer is no longer blocked, and may have the sessions that were killed. */
-  #revive(remote: string): void {
+  #unblock(remote: string): void {
     this.#blocked.delete(remote);
     for (const [key, intent] of this.#killed) {
       if ((JSON.parse(intent) as PeerIntent).remote === remote) this.#killed.delete(key);
     }
   }
 
-  /** Begins the session anew under the next id. */
-  #reset(entry: Entry): void {
-    this.#entries.delete(entry.id);
-    entry.id = ++this.#lastId;
-    this.#entries.set(entry.id, entry);
-    entry.forced = undefined;
-    entry.overrides = {};
-    this.#dispatch(entry, { type: 'reset' });
-    this.#dispatch(entry, { type: 'suspend', suspended: false });
-    this.#reconfigure(entry);
-    this.#applyHold(entry);
+  /** Opens an active session, or makes the one that is there active. False when there are too many. */
+  connect(local: string, remote: string): boolean {
+    const managed = this.#byPath.get(pathKey({ local, remote, multihop: false }));
+    if (managed === undefined) {
+      if (!this.#hasRoom(remote)) return false;
+      const peer: PeerIntent = { ...this.#newSession, local, remote, multihop: false, role: 'active' };
+      this.#begin(this.#add(peer, 'connect'));
+      this.#listen();
+      return true;
+    }
+    managed.removeAt = NEVER;
+    this.override(managed, { role: 'active' });
+    this.#applyHold(managed);
+    return true;
+  }
+
+  /** Changes the parameters of sessions that `allow` and `connect` create from now on. */
+  setDefaults(changes: Partial<SessionDefaults>): void {
+    Object.assign(this.#newSession, changes);
+  }
+
+  /** Changes parameters of a session until its intent changes. */
+  override(managed: ManagedSession, changes: ManagedSession['overrides']): void {
+    managed.overrides = { ...managed.overrides, ...changes };
+    this.#reconfigure(managed);
+  }
+
+  /** Holds a session in a state until its intent changes; undefined: no longer. */
+  force(managed: ManagedSession, forced: Hold | undefined): void {
+    managed.forced = forced;
+    this.#applyHold(managed);
+  }
+
+  /** A suspended session sends nothing. */
+  suspend(managed: ManagedSession, suspended: boolean): void {
+    if (managed.session.suspended !== suspended) this.#dispatch(managed, { type: 'suspend', suspended });
+  }
+
+  /** Ends a session. A configured one only begins again, unless its peer is blocked: the next packet would create it. */
+  kill(managed: ManagedSession): void {
+    const configured = managed.origin === 'intent';
+    if (configured && !this.#blocked.has(managed.remote)) {
+      this.reset(managed);
+      return;
+    }
+    if (configured) this.#killed.set(managed.key, JSON.stringify(managed.intent));
+    this.#retire(managed);
+  }
+
+  /** Begins the session again under the next id. */
+  reset(managed: ManagedSession): void {
+    this.#sessions.delete(managed.id);
+    managed.id = ++this.#lastId;
+    this.#sessions.set(managed.id, managed);
+    managed.forced = undefined;
+    managed.overrides = {};
+    this.#dispatch(managed, { type: 'reset' });
+    this.suspend(managed, false);
+    this.#reconfigure(managed);
+    this.#applyHold(managed);
   }
 
   // Checkpoint ---------------------------------------------------------------------------------------------
 
-  /** Takes up the sessions that were Up a moment ago, before any policy has been read. */
+  /** Resumes the sessions that were Up when the previous process ended, before any policy has been read. */
   #resume(): void {
-    const now = clock();
+    const now = monotonicMicroseconds();
     for (const saved of this.#checkpoint?.resumable(now) ?? []) {
       if (!this.#hasRoom(saved.intent.remote)) break;
-      const entry = this.#add(saved.intent, saved.origin, saved);
-      Object.assign(entry.session, saved.session, {
+      const managed = this.#add(saved.intent, saved.origin, saved);
+      Object.assign(managed.session, saved.session, {
         lastReceive: now,
-        // At once: the peer may be about to give up.
+        // At once: the peer may be about to time out.
         transmitAt: now,
-        // Some packets may have followed the last beat; the peer's window has room for them.
-        xmitAuthSeq: (saved.xmitAuthSeq + entry.session.config.detectMult) >>> 0,
+        // Packets sent after the last save; the peer's window has room for them.
+        xmitAuthSeq: (saved.xmitAuthSeq + managed.session.config.detectMult) >>> 0,
         rcvAuthSeq: saved.rcvAuthSeq,
       });
-      entry.history = [{ state: entry.session.sessionState, since: moment() }];
+      managed.history = [{ state: managed.session.sessionState, since: currentMoment() }];
       const awayMs = Math.round((now - saved.lastTransmit) / 1000);
-      this.#log.info({ session: nameOf(entry), awayMs }, 'BFD session resumed');
-      this.#dispatch(entry, { type: 'timer', readUntil: 0 });
+      this.#log.info({ session: labelOf(managed), awayMs }, 'BFD session resumed');
+      this.#dispatch(managed, { type: 'timer', readUntil: 0 });
     }
     this.#listen();
   }
@@ -909,24 +698,7 @@ export class Engine {
 /** The family of an address, or of a path's key. */
 const familyOf = (address: string): 4 | 6 => (address.includes(':') ? 6 : 4);
 
-/** When the timer has to ring for a session: at its next deadline, or a little before it expires. */
-const wakeOf = (session: Session): number => Math.min(nextDeadline(session), session.detectAt - PRECISE / 2);
-
 /** The next hop whose Ethernet address a session's packets must have. */
-function nextHopOf({ local, intent: { via, interface: device } }: Entry): NextHop | undefined {
+function nextHopOf({ local, intent: { via, interface: device } }: ManagedSession): NextHop | undefined {
   return via && device ? { interface: device, local, gateway: via.gateway, mac: via.mac } : undefined;
-}
-
-/** What `set` changes of a session's parameters. */
-function newSessionChange(what: SessionCommand & { action: 'set' }): Partial<SessionDefaults> {
-  switch (what.item) {
-    case 'mintx':
-      return { desiredMinTx: what.microseconds };
-    case 'minrx':
-      return { requiredMinRx: what.microseconds };
-    case 'multi':
-      return { detectMult: what.multiplier };
-    default:
-      return {};
-  }
 }

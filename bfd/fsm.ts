@@ -1,6 +1,6 @@
 /**
- * The session state machine as a table (RFC 5880 6.2 and 6.8.6). Every cell is the next state and the
- * diagnostic that explains it; an empty cell means that the event changes nothing. Pure.
+ * The session state machine as a table (RFC 5880 6.2 and 6.8.6). Every cell is the next state with its diagnostic;
+ * in an empty cell the event has no effect. Pure.
  *
  *     event                AdminDown     Down         Init         Up
  *     received AdminDown   -             -            Down (3)     Down (3)
@@ -73,5 +73,5 @@ const RECEIVED: Record<SessionStateName, FsmEvent> = {
   Up: 'received Up',
 };
 
-/** The event that a packet with this Sta value is. */
+/** The event of a received packet, by its Sta value. */
 export const receivedEvent = (state: SessionStateName): FsmEvent => RECEIVED[state];

@@ -1,21 +1,18 @@
 /**
- * What is asked of the BFD engine and what it reports: the two message directions between the agent (which
- * knows policy, kernel and uplink) and the process that holds the sessions. Plain JSON values only. Pure.
+ * The intent that the BFD engine applies, and what it reports: the two message directions between the agent (which
+ * knows policy, kernel and uplink) and the process that owns the sessions. Plain JSON values only. Pure.
  */
+
+import type { AUTH_TYPES } from './constants.ts';
 
 /** Diagnostic codes, RFC 5880 4.1. */
 export type Diagnostic = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8;
 
 export type SessionStateName = 'AdminDown' | 'Down' | 'Init' | 'Up';
 
-export type AuthTypeName =
-  | 'simple-password'
-  | 'keyed-md5'
-  | 'meticulous-keyed-md5'
-  | 'keyed-sha1'
-  | 'meticulous-keyed-sha1';
+export type AuthTypeName = (typeof AUTH_TYPES)[number];
 
-/** How a session authenticates. The secret is read from the file by the engine, and never travels. */
+/** How a session authenticates. The engine reads the secret from the file; no message carries it. */
 export interface AuthIntent {
   type: AuthTypeName;
   keyId: number;
@@ -24,7 +21,7 @@ export interface AuthIntent {
 
 /** A configured session: one local address, one peer. */
 export interface PeerIntent {
-  /** The address that packets are answered from. */
+  /** The address that packets are received at and sent from. */
   local: string;
   remote: string;
   /** bfd.DesiredMinTxInterval when Up, microseconds. */
@@ -40,8 +37,8 @@ export interface PeerIntent {
   /** SO_BINDTODEVICE, single hop only (RFC 5881 3). */
   interface?: string;
   /**
-   * The next hop behind which the peer is: its packets are taken from that one's Ethernet address only, once it is
-   * known. `mac`: our own on that link. Absent: from every address. Needs `interface`.
+   * The next hop towards the peer: once its Ethernet address is known, the peer's packets are accepted from that
+   * address only. `mac`: our own on that link. Absent: accepted from every address. Needs `interface`.
    */
   via?: { gateway: string; mac: string };
   /** Port 4784 instead of 3784 (RFC 5883). */
@@ -49,10 +46,12 @@ export interface PeerIntent {
   /** Adopt a stale Your Discriminator of a configured peer (docs/bfd.md). */
   adoptDiscriminator: boolean;
   auth?: AuthIntent;
-  /** Demand mode (RFC 5880 6.6): poll so often, microseconds, and ask the peer for no other packets. */
+  /** Demand mode (RFC 5880 6.6): the interval between polls, microseconds; the peer sends no other packets. */
   demandPollInterval?: number;
-  /** Keep a session AdminDown for `hold` after it left Up `flaps` times within `within` (6.8.18); milliseconds. */
-  holdDown?: { flaps: number; within: number; hold: number };
+  /** The C bit (RFC 5880 6.8.7); absent: the engine's. */
+  controlPlaneIndependent?: boolean;
+  /** Leave AdminDown with a Poll Sequence, so that the peer answers at once; absent: true. */
+  adminUpPoll?: boolean;
 }
 
 /** Whether the sessions of a family may carry traffic. */
@@ -62,11 +61,11 @@ export type FamilyReadiness =
   | { ready: false; diagnostic: Diagnostic; reason: string };
 
 export interface BfdIntent {
-  /** Those of the families that have a readiness. */
+  /** The sessions of the families that have a readiness. */
   peers: PeerIntent[];
   /** More local addresses to listen on, for peers that `bfdd-control allow` lets in. */
   listen?: string[];
-  /** A family without one is not known yet: its sessions stay as they are. */
+  /** A family without one is unknown yet: its sessions stay as they are. */
   readiness: { 4?: FamilyReadiness; 6?: FamilyReadiness };
 }
 
@@ -90,7 +89,7 @@ export interface SessionReport {
   detectionTime: number;
   packetsIn: number;
   packetsOut: number;
-  /** Every transition so far, counted. */
+  /** Counts of every transition so far. */
   transitions: { from: SessionStateName; to: SessionStateName; diagnostic: number; count: number }[];
 }
 
@@ -101,7 +100,7 @@ export interface EngineReport {
   /** Transmit lateness: `buckets[i]` counts packets at most `bounds[i]` seconds late (cumulative). */
   lateness: { bounds: number[]; buckets: number[]; count: number; sum: number };
   draining: boolean;
-  /** Stale discriminators taken over from a peer, since the start of the process. */
+  /** Stale discriminators adopted from a peer, since the start of the process. */
   adoptedDiscriminators?: number;
 }
 
@@ -117,5 +116,5 @@ export type ToEngine =
 export type FromEngine =
   | { type: 'report'; report: EngineReport }
   | { type: 'reply'; id: number; ok: boolean; text: string }
-  /** The process is about to end: stop accepting work, then exit. `remove`: take the kernel state away. */
+  /** The process is about to end: stop accepting work, then exit. `remove`: remove the kernel state. */
   | { type: 'shutdown'; remove: boolean };

@@ -1,6 +1,6 @@
 /**
- * Secrets from key files. A file that changes is noticed, and its old secret stays accepted for a while, so that
- * both ends can change theirs without the session going down.
+ * Secrets from key files. After a file has changed, its previous secret is accepted for a while, so that both ends
+ * can change theirs without the session going down.
  */
 
 import { readMounted } from '../lib/files.ts';
@@ -8,9 +8,9 @@ import { LogOnChange } from '../lib/log-on-change.ts';
 import { type AuthKey, longestSecret } from './auth.ts';
 import type { AuthIntent } from './intent.ts';
 
-/** A key file has no more than a secret and a line end; so much is read to say how much too long it is, octets. */
+/** Octets of a key file that are read: more than a secret takes, so that the error names the size. */
 const MAX_SIZE = 4096;
-/** How long a former key is accepted, microseconds: longer than a kubelet takes to refresh a Secret. */
+/** How long the previous key is accepted, microseconds: longer than a kubelet takes to refresh a Secret. */
 const GRACE = 150_000_000;
 
 /** Reads a secret: the octets of the file, without a line end. Throws with a message that does not hold it. */
@@ -25,7 +25,7 @@ export function readKey({ type, keyId, keyFile }: AuthIntent): AuthKey {
   return { type, id: keyId, secret: Uint8Array.from(bytes) };
 }
 
-/** Reads each file once, for sessions that share it. Good for one round of `KeyRing.refresh`. */
+/** Reads each file once, for sessions that share it. For one round of `KeyRing.refresh`. */
 export function keyReader(): (auth: AuthIntent) => AuthKey {
   const read = new Map<string, AuthKey>();
   return (auth) => {
@@ -39,10 +39,10 @@ export function keyReader(): (auth: AuthIntent) => AuthKey {
 const sameKey = (a: AuthKey, b: AuthKey): boolean =>
   a.type === b.type && a.id === b.id && Buffer.compare(a.secret, b.secret) === 0;
 
-/** The keys of one session, the present one first. */
+/** The keys of one session, the current one first. */
 export class KeyRing {
   #keys: readonly AuthKey[] = [];
-  #formerUntil = 0;
+  #previousUntil = 0;
   readonly #failures = new LogOnChange();
 
   /** The keys to accept, an empty list while none could be read. The list stays the same until it changes. */
@@ -52,14 +52,14 @@ export class KeyRing {
 
   /** Reads the file again. Returns an error message when it cannot be read, once for each cause. */
   refresh(auth: AuthIntent, now: number, read: (auth: AuthIntent) => AuthKey = readKey): string | undefined {
-    if (this.#keys.length > 1 && now > this.#formerUntil) this.#keys = this.#keys.slice(0, 1);
+    if (this.#keys.length > 1 && now > this.#previousUntil) this.#keys = this.#keys.slice(0, 1);
     try {
       const key = read(auth);
       this.#failures.ended();
-      const present = this.#keys[0];
-      if (present !== undefined && sameKey(present, key)) return undefined;
-      this.#keys = present === undefined ? [key] : [key, present];
-      this.#formerUntil = now + GRACE;
+      const current = this.#keys[0];
+      if (current !== undefined && sameKey(current, key)) return undefined;
+      this.#keys = current === undefined ? [key] : [key, current];
+      this.#previousUntil = now + GRACE;
       return undefined;
     } catch (error) {
       const { message } = error as Error;

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * `veg-bfdd`: takes signals, raises the priority, so that a restart on a busy machine is over before the peers miss a
- * packet, then loads the daemon.
+ * `veg-bfdd`: installs the signal handlers and raises the priority, so that a restart on a busy machine is over before
+ * the peers time out, then loads the daemon.
  */
 import '../lib/signals.ts';
 

@@ -1,5 +1,5 @@
 /**
- * The BFD Control packet (RFC 5880 4.1): octets to `Packet` and back. Pure.
+ * Codec of the BFD Control packet (RFC 5880 4.1). Pure.
  *
  *     |Vers |  Diag   |Sta|P|F|C|A|D|M|  Detect Mult  |    Length     |
  *     |                       My Discriminator                        |
@@ -45,7 +45,7 @@ const AUTHENTICATION_PRESENT = 0x04;
 const DEMAND = 0x02;
 const MULTIPOINT = 0x01;
 
-/** Reads a UDP payload, applying the checks of 6.8.6 that need no session, in their order. */
+/** Decodes a UDP payload, with the checks of 6.8.6 that need no session, in their order. */
 export function decode(payload: Buffer): Packet | DiscardReason {
   if (payload.length === 0) return 'empty';
   if (payload.length < 4) return 'truncated';
@@ -78,7 +78,7 @@ export function decode(payload: Buffer): Packet | DiscardReason {
   };
 }
 
-/** Writes `length` octets with the mandatory section; what follows it is left for `auth.sign`. */
+/** Encodes the mandatory section into `length` octets; `auth.sign` fills the rest. */
 export function encode(packet: Packet): Buffer {
   const bytes = Buffer.allocUnsafe(packet.length);
   bytes[0] = (VERSION << 5) | packet.diagnostic;

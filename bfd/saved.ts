@@ -1,15 +1,15 @@
 /**
- * The text of the state file (checkpoint.ts): one JSON line with all sessions, and behind it a line a session, the
- * beat, that is overwritten with every packet sent. Pure.
+ * The text of the state file (checkpoint.ts): one JSON line with all sessions, followed by a line for each session,
+ * the sent record, that is overwritten with every packet sent. Pure.
  *
- * Whoever may write to the state directory may have written it, so every field is held against the values that it
- * can have. One that it cannot have makes the whole file damaged.
+ * Anybody with access to the state directory may have written it, so every field is validated. An invalid one makes
+ * the whole file damaged.
  */
 
 import { parseJson } from '../lib/json.ts';
-import { SOURCE_PORTS, STATES } from './constants.ts';
+import { AUTH_TYPES, SOURCE_PORTS, STATES } from './constants.ts';
 import { pathKey } from './demux.ts';
-import type { AuthIntent, AuthTypeName, PeerIntent } from './intent.ts';
+import type { AuthIntent, PeerIntent } from './intent.ts';
 import type { Session } from './session.ts';
 
 /** One session in the file. */
@@ -23,13 +23,13 @@ export interface SavedSession {
   rcvAuthSeq: number;
   /** Of the last packet sent, microseconds of the monotonic clock. */
   lastTransmit: number;
-  /** In this time after it the peer gives the session up, microseconds. */
+  /** How long after it the peer times out, microseconds. */
   peerDetectionTime: number;
   /** Present when the session was Up. */
   session: Resumed | undefined;
 }
 
-/** What must be known to go on with a session that is Up. */
+/** The variables of a session that is Up. */
 export type Resumed = Pick<
   Session,
   | 'sessionState'
@@ -60,25 +60,25 @@ export interface SavedState {
   sessions: SavedSession[];
 }
 
-/** Changes when the meaning of a field does. */
+/** Changes with the meaning of a field. */
 export const FORMAT = 1;
 
-/** The values in a state, at most: a session has some forty. */
+/** Most JSON values in the first line: a session has some forty. */
 const MAX_VALUES = 1 << 15;
-/** A beat: four numbers of fixed width, the session's id first. */
-const BEAT_WIDTH = 16;
-export const BEAT_LINE = 4 * (BEAT_WIDTH + 1);
-const BEAT = new RegExp(`^${Array(4).fill(`(\\d{${BEAT_WIDTH}})`).join(' ')}$`);
+/** A sent record: four numbers of fixed width, the session's id first. */
+const SENT_WIDTH = 16;
+export const SENT_LINE = 4 * (SENT_WIDTH + 1);
+const SENT = new RegExp(`^${Array(4).fill(`(\\d{${SENT_WIDTH}})`).join(' ')}$`);
 
-export type Beat = Pick<SavedSession, 'id' | 'xmitAuthSeq' | 'rcvAuthSeq' | 'lastTransmit'>;
+export type SentRecord = Pick<SavedSession, 'id' | 'xmitAuthSeq' | 'rcvAuthSeq' | 'lastTransmit'>;
 
-/** The last number of a beat, alone in changing where packets are not authenticated. */
-export const beatTime = (lastTransmit: number): string =>
-  String(Math.round(lastTransmit)).padStart(BEAT_WIDTH, '0');
-export const BEAT_TIME_AT = 3 * (BEAT_WIDTH + 1);
+/** The last number of a sent record: the only one that changes where packets are not authenticated. */
+export const sentTime = (lastTransmit: number): string =>
+  String(Math.round(lastTransmit)).padStart(SENT_WIDTH, '0');
+export const SENT_TIME_AT = 3 * (SENT_WIDTH + 1);
 
-export const beatLine = ({ id, xmitAuthSeq, rcvAuthSeq, lastTransmit }: Beat): string =>
-  `${[id, xmitAuthSeq, rcvAuthSeq].map((number) => `${String(number).padStart(BEAT_WIDTH, '0')} `).join('')}${beatTime(lastTransmit)}\n`;
+export const sentLine = ({ id, xmitAuthSeq, rcvAuthSeq, lastTransmit }: SentRecord): string =>
+  `${[id, xmitAuthSeq, rcvAuthSeq].map((number) => `${String(number).padStart(SENT_WIDTH, '0')} `).join('')}${sentTime(lastTransmit)}\n`;
 
 type Check = (value: unknown) => boolean;
 
@@ -86,7 +86,7 @@ const integer =
   (least: number, most: number): Check =>
   (value) =>
     Number.isInteger(value) && (value as number) >= least && (value as number) <= most;
-/** Times in microseconds; sums and products of integers that need not be any. */
+/** Times in microseconds; not always integers. */
 const time = (value: unknown): boolean =>
   typeof value === 'number' && value >= 0 && value <= Number.MAX_SAFE_INTEGER;
 const oneOf =
@@ -112,14 +112,6 @@ const fields =
 const uint8 = integer(0, 0xff);
 const uint32 = integer(0, 0xffff_ffff);
 const positive32 = integer(1, 0xffff_ffff);
-
-const AUTH_TYPE_NAMES = Object.keys({
-  'simple-password': true,
-  'keyed-md5': true,
-  'meticulous-keyed-md5': true,
-  'keyed-sha1': true,
-  'meticulous-keyed-sha1': true,
-} satisfies Record<AuthTypeName, true>);
 
 /** `isAddress`: whether a text is an address, without a zone. */
 function sessionCheck(isAddress: (text: string) => boolean): Check {
@@ -147,15 +139,14 @@ function sessionCheck(isAddress: (text: string) => boolean): Check {
       adoptDiscriminator: flag,
       auth: optional(
         fields<AuthIntent>({
-          type: oneOf(...AUTH_TYPE_NAMES),
+          type: oneOf(...AUTH_TYPES),
           keyId: uint8,
           keyFile: text(/^[^\0]{1,4096}$/),
         }),
       ),
       demandPollInterval: optional(positive32),
-      holdDown: optional(
-        fields<NonNullable<PeerIntent['holdDown']>>({ flaps: positive32, within: time, hold: time }),
-      ),
+      controlPlaneIndependent: optional(flag),
+      adminUpPoll: optional(flag),
     }),
     port: (value) => value === 0 || integer(SOURCE_PORTS.first, SOURCE_PORTS.last)(value),
     localDiscr: positive32,
@@ -188,7 +179,7 @@ function sessionCheck(isAddress: (text: string) => boolean): Check {
   });
 }
 
-/** Whether no two sessions share what one alone can have. */
+/** Whether no two sessions have the same id, discriminator or path. */
 function areDistinct(sessions: readonly SavedSession[]): boolean {
   const isDistinct = (key: (saved: SavedSession) => unknown) =>
     new Set(sessions.map(key)).size === sessions.length;
@@ -199,8 +190,8 @@ function areDistinct(sessions: readonly SavedSession[]): boolean {
   );
 }
 
-function parseBeat(line: string): Beat | undefined {
-  const [id, xmitAuthSeq, rcvAuthSeq, lastTransmit] = (BEAT.exec(line)?.slice(1) ?? []).map(Number);
+function parseSent(line: string): SentRecord | undefined {
+  const [id, xmitAuthSeq, rcvAuthSeq, lastTransmit] = (SENT.exec(line)?.slice(1) ?? []).map(Number);
   const sane = uint32(xmitAuthSeq) && uint32(rcvAuthSeq) && time(lastTransmit);
   return sane
     ? { id: id!, xmitAuthSeq: xmitAuthSeq!, rcvAuthSeq: rcvAuthSeq!, lastTransmit: lastTransmit! }
@@ -225,6 +216,6 @@ export function parseSaved(content: Buffer, isAddress: (text: string) => boolean
   })(state);
   if (!wellFormed || !areDistinct(state.sessions)) return undefined;
   const lines = content.toString('latin1', end + 1).split('\n');
-  const beats = new Map(lines.map(parseBeat).map((beat) => [beat?.id, beat]));
-  return { ...state, sessions: state.sessions.map((saved) => ({ ...saved, ...beats.get(saved.id) })) };
+  const sent = new Map(lines.map(parseSent).map((record) => [record?.id, record]));
+  return { ...state, sessions: state.sessions.map((saved) => ({ ...saved, ...sent.get(saved.id) })) };
 }

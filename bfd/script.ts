@@ -1,41 +1,37 @@
 /**
  * `bfdd-control load FILE`: the commands of a file, line by line, and of the files that it loads in turn.
  *
- * The engine hears of single commands only. A file is read aside, beside BFD's packets and in the agent process where
- * there is one, and whatever its name leads to (a FIFO, a device, a mount that hangs, a file that loads itself), it costs
- * no more than what is bounded here.
+ * Files are read asynchronously, and in the agent process where there is one, so that no packet waits for a file.
+ * Whatever the name refers to (a FIFO, a device, a mount that hangs, a file that loads itself), the limits below bound
+ * what it costs.
  */
 import { constants, type Stats } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { kindOf } from '../lib/files.ts';
+import type { Answer } from './bfdd-control.ts';
 import { splitWords } from './control-text.ts';
-
-export interface Answer {
-  ok: boolean;
-  text: string;
-}
 
 /** Carries out the words of one command. Does not reject. */
 type Execute = (words: string[]) => Answer | Promise<Answer>;
 
-/** Octets of one file. */
+/** The largest file, octets. */
 const MAX_SIZE = 64 << 10;
-/** Files, one in the other. */
+/** The deepest nesting of files. */
 const MAX_DEPTH = 3;
-/** Commands, and files, of one `load` altogether. */
+/** The most commands, and files, of one `load` altogether. */
 const MAX_COMMANDS = 1000;
 const MAX_FILES = 16;
-/** Characters of the answer. */
+/** The longest answer, characters. */
 const MAX_TEXT = 256 << 10;
-/** A file that has not been read after so long is given up, ms. */
-const PATIENCE = 2000;
+/** How long reading a file may take, ms. */
+const READ_TIMEOUT = 2000;
 
 const { O_RDONLY, O_NONBLOCK, O_NOCTTY } = constants;
 
-/** A reader of scripts that carries out their commands, and those that stand alone. */
+/** Carries out single commands, and those of the files that `load` names. */
 export function createScripts(execute: Execute): (words: string[]) => Promise<Answer> {
-  /** A read that hangs takes a thread of the process with it: there is one at a time. */
+  /** A read that hangs blocks a thread of the process: one at a time. */
   let reading = false;
 
   async function read(file: string): Promise<string> {
@@ -45,11 +41,11 @@ export function createScripts(execute: Execute): (words: string[]) => Promise<An
       reading = false;
     });
     const late = new AbortController();
-    const patience = sleep(PATIENCE, undefined, { signal: late.signal }).then(
-      () => Promise.reject(new Error(`it cannot be read within ${PATIENCE / 1000} s`)),
+    const timeout = sleep(READ_TIMEOUT, undefined, { signal: late.signal }).then(
+      () => Promise.reject(new Error(`it cannot be read within ${READ_TIMEOUT / 1000} s`)),
       () => '',
     );
-    return Promise.race([text, patience]).finally(() => late.abort());
+    return Promise.race([text, timeout]).finally(() => late.abort());
   }
 
   async function load(
@@ -79,7 +75,7 @@ export function createScripts(execute: Execute): (words: string[]) => Promise<An
       const answer = await (inner === undefined ? execute(words) : load(inner, depth + 1, left));
       answers.push(answer);
       length += answer.text.length;
-      // Packets come first.
+      // BFD packets first.
       await turn();
     }
     return { ok: answers.every(({ ok }) => ok), text: answers.map(({ text }) => text).join('\n') };
@@ -97,7 +93,7 @@ const loaded = ([command, file]: readonly string[]): string | undefined =>
 
 /** The text of a regular file. Rejects for anything else, and for one that is too large. */
 async function readBounded(file: string): Promise<string> {
-  // A device must not even be opened: that alone may do something.
+  // A device must not even be opened: that may have an effect.
   check(await stat(file));
   const handle = await open(file, O_RDONLY | O_NONBLOCK | O_NOCTTY);
   try {

@@ -2,11 +2,11 @@
  * One BFD session as a pure function: `step(session, event, now, random) → { session, actions }`. Pure.
  *
  * The variables are those of RFC 5880 6.8.1. The caller owns clock, sockets and randomness: it calls `step` with
- * every packet that was demultiplexed to the session, with every change of configuration, and with `timer` when
- * the time `nextDeadline(session)` has come. Times are microseconds on a monotonic clock.
+ * every packet that was demultiplexed to the session, with every change of configuration, and with `timer` at
+ * `nextDeadline(session)`. Times are microseconds on a monotonic clock.
  *
- * Two pairs of variables make live changes safe (6.8.3): `desiredMinTx` and `requiredMinRx` are what our packets
- * say, `effectiveMinTx` and `effectiveMinRx` what we keep to until a Poll Sequence has told the peer.
+ * Two pairs of variables make live changes safe (6.8.3): `desiredMinTx` and `requiredMinRx` are advertised in our
+ * packets, `effectiveMinTx` and `effectiveMinRx` are in force until a Poll Sequence has confirmed the change.
  */
 import { type AuthKey, sectionLength, verify } from './auth.ts';
 import {
@@ -22,7 +22,7 @@ import type { SessionStateName } from './intent.ts';
 import type { Packet } from './packet.ts';
 import { demandDetectionTime, detectionTime, NEVER, nextTransmit, transmitInterval } from './timers.ts';
 
-/** What is configured for a session; intervals in microseconds. */
+/** The configuration of a session; intervals in microseconds. */
 export interface SessionConfig {
   role: 'passive' | 'active';
   desiredMinTx: number;
@@ -30,17 +30,19 @@ export interface SessionConfig {
   detectMult: number;
   /** The C bit. */
   controlPlaneIndependent: boolean;
+  /** Leave AdminDown with a Poll Sequence, so that a peer that is known answers at once. */
+  adminUpPoll: boolean;
   adoptDiscriminator: boolean;
   /**
-   * Keys that are accepted, those to be sent with first; absent without authentication, empty while the secret
-   * is not known: then nothing is sent and nothing accepted.
+   * The accepted keys, the one to send with first; absent without authentication, empty while the secret is unknown:
+   * then no packet is sent or accepted.
    */
   authKeys?: readonly AuthKey[];
-  /** Demand mode (6.6): cease periodic packets when Up, and poll so often. Absent: never set the D bit. */
+  /** Demand mode (6.6): no periodic packets when Up, a poll at this interval. Absent: never set the D bit. */
   demandPollInterval?: number;
 }
 
-/** A state that the session is kept in, whatever the peer sends. */
+/** A state that the session is held in, whatever the peer sends. */
 export interface Hold {
   state: 'AdminDown' | 'Down';
   diagnostic: number;
@@ -61,7 +63,7 @@ export interface Session {
   effectiveMinRx: number;
   /** A Poll Sequence of ours is outstanding (6.5). */
   polling: boolean;
-  /** Another one must follow it, because the parameters have changed since. */
+  /** Another one has to follow it, because the parameters have changed since. */
   pollAgain: boolean;
 
   remoteSessionState: SessionStateName;
@@ -78,7 +80,7 @@ export interface Session {
   /** The key under which the peer was last heard. */
   authKey: AuthKey | undefined;
 
-  /** The Your Discriminator of no session that the peer keeps sending, how often it came, and when to expect more. */
+  /** The unknown Your Discriminator that the peer keeps sending, how often it came, and when it is overdue. */
   staleDiscr: number;
   staleCount: number;
   staleOverdueAt: number;
@@ -100,9 +102,9 @@ export interface Session {
 }
 
 export type SessionEvent =
-  /** A packet for this session. `stale`: its Your Discriminator is no session's, the addresses are this one's. */
+  /** A packet for this session. `stale`: its Your Discriminator is unknown, but the addresses are this session's. */
   | { type: 'receive'; packet: Packet; payload: Buffer; stale: boolean }
-  /** A deadline has come. What arrived until `readUntil` has been read: what was due by then may expire. */
+  /** A deadline has passed. Packets that arrived until `readUntil` have been read: what was due by then may expire. */
   | { type: 'timer'; readUntil: number }
   | { type: 'configure'; config: SessionConfig }
   | { type: 'hold'; hold: Hold | undefined }
@@ -181,19 +183,19 @@ const NO_REMOTE = {
   remoteDemandMode: false,
 } as const;
 
-/** When `step` must be called with `timer`, `NEVER` when only a packet or a change can move the session. */
+/** When to call `step` with `timer`; `NEVER` when only a packet or a change of configuration has an effect. */
 export function nextDeadline(s: Session): number {
   return Math.min(s.transmitAt, s.detectAt, s.forgetSequenceAt, s.knockAt, s.demandPollAt);
 }
 
-/** Whether Demand mode is active here: the peer was asked to cease its periodic packets (6.6). */
+/** Whether Demand mode is active here: the peer sends no periodic packets (6.6). */
 function demandActive(s: Session): boolean {
   return (
     s.config.demandPollInterval !== undefined && s.sessionState === 'Up' && s.remoteSessionState === 'Up'
   );
 }
 
-/** The time in which the peer takes the session for dead when it hears nothing from us (6.8.4). */
+/** The Detection Time of the peer: how long it waits for our packets (6.8.4). */
 export function peerDetectionTime(s: Session): number {
   return demandDetectionTime(s.config.detectMult, s.effectiveMinTx, s.remoteMinRx);
 }
@@ -276,8 +278,8 @@ function receive(
 }
 
 /**
- * A replaced gateway's peer may go on sending the discriminator of the old one, and hear nobody who does not use
- * it. Down, and asked for repeatedly by our own peer, we take that discriminator as ours.
+ * The peer of a replaced gateway may keep sending the discriminator of the old one, and discard every packet that
+ * does not use it. A session that is Down adopts the discriminator that its own peer sends repeatedly.
  */
 function adopt(s: Session, packet: Packet, actions: SessionAction[]): boolean {
   if (!s.config.adoptDiscriminator || s.hold !== undefined) return false;
@@ -290,10 +292,10 @@ function adopt(s: Session, packet: Packet, actions: SessionAction[]): boolean {
   return true;
 }
 
-/** Does what is due at `now`. */
+/** Runs the timers that are due at `now`. */
 function runTimers(s: Session, readUntil: number, now: number, actions: SessionAction[]): void {
   if (readUntil >= s.detectAt) {
-    // The peer is told with the discriminator that it knows, then forgotten (6.8.1, 6.8.4).
+    // Send Down with the peer's discriminator, then forget the peer (6.8.1, 6.8.4).
     apply(s, 'timeout', now, actions);
     Object.assign(s, NO_REMOTE);
     s.polling = false;
@@ -315,10 +317,12 @@ function runTimers(s: Session, readUntil: number, now: number, actions: SessionA
   }
 }
 
-/** Takes the session to the state that it is kept in, or lets it go. */
+/** Holds the session in a state, or releases it. */
 function hold(s: Session, wanted: Hold | undefined, now: number, actions: SessionAction[]): void {
   s.hold = wanted;
   if (wanted === undefined) {
+    const poll = s.config.adminUpPoll && s.sessionState === 'AdminDown' && s.remoteDiscr !== 0;
+    if (poll) startPoll(s, now);
     apply(s, 'enable', now, actions);
   } else if (s.sessionState === wanted.state) {
     s.localDiag = wanted.diagnostic;
@@ -339,7 +343,7 @@ function reset(s: Session, now: number, actions: SessionAction[]): void {
   negotiate(s, now);
 }
 
-/** Moves the state machine. */
+/** Applies an event to the state machine. */
 function apply(
   s: Session,
   event: FsmEvent,
@@ -352,7 +356,7 @@ function apply(
   enter(s, event, diagnostic === undefined ? next : { ...next, diagnostic }, now, actions);
 }
 
-/** Enters a state and tells the peer at once (6.8.7). */
+/** Enters a state and sends a packet at once (6.8.7). */
 function enter(
   s: Session,
   event: FsmEvent | 'reset',
@@ -371,7 +375,7 @@ function enter(
   actions.push({ type: 'notify', event, from, to: next.state, diagnostic: next.diagnostic });
 }
 
-/** Derives from configuration and state what our packets say, and starts a Poll Sequence on a change (6.8.3). */
+/** Derives the advertised parameters from configuration and state, and polls when they change (6.8.3). */
 function negotiate(s: Session, now: number): void {
   const up = s.sessionState === 'Up';
   const desiredMinTx = up ? s.config.desiredMinTx : Math.max(s.config.desiredMinTx, SLOW_INTERVAL);
@@ -379,7 +383,7 @@ function negotiate(s: Session, now: number): void {
   const changed = desiredMinTx !== s.desiredMinTx || requiredMinRx !== s.requiredMinRx;
   s.desiredMinTx = desiredMinTx;
   s.requiredMinRx = requiredMinRx;
-  // Up: no slower, and no less patient, than before until the peer has heard of it.
+  // Up: neither a longer interval nor a shorter Detection Time until the peer has confirmed it.
   s.effectiveMinTx = up ? Math.min(s.effectiveMinTx, desiredMinTx) : desiredMinTx;
   s.effectiveMinRx = up ? Math.max(s.effectiveMinRx, requiredMinRx) : requiredMinRx;
   if (changed && s.remoteDiscr !== 0) startPoll(s, now);
@@ -394,7 +398,7 @@ function startPoll(s: Session, now: number): void {
   }
 }
 
-/** A Final has come. What changed since the Poll began needs a Poll Sequence of its own (6.5). */
+/** A Final was received. Changes since the Poll began need a Poll Sequence of their own (6.5). */
 function endPoll(s: Session, now: number): void {
   s.polling = s.pollAgain;
   s.pollAgain = false;
@@ -404,10 +408,10 @@ function endPoll(s: Session, now: number): void {
   s.effectiveMinRx = s.requiredMinRx;
 }
 
-/** Sends one packet unless 6.8.7 forbids it. Returns whether it did. */
+/** Sends one packet unless 6.8.7 forbids it. Returns whether it was sent. */
 function send(s: Session, actions: SessionAction[], how: { final?: true; due?: number } = {}): boolean {
   if (!maySend(s)) return false;
-  // A new key is used as soon as the peer uses it; until then the one it was last heard with, if still accepted.
+  // The key that the peer used last, while it is accepted: a new key is used as soon as the peer uses it.
   const keys = s.config.authKeys;
   const key = keys?.find((accepted) => accepted === s.authKey) ?? keys?.[0];
   const final = how.final === true;
@@ -447,7 +451,7 @@ function periodicInterval(s: Session): number {
   return remoteDemandActive ? 0 : transmitInterval(s.effectiveMinTx, s.remoteMinRx);
 }
 
-/** Derives every deadline from the variables. The transmit timer alone has a memory: its jitter is drawn once. */
+/** Derives every deadline from the variables. Only the transmit timer has state of its own: its jitter is drawn once. */
 function schedule(s: Session, now: number, random: () => number): void {
   const interval = periodicInterval(s);
   if (interval === 0) {
@@ -472,12 +476,12 @@ function schedule(s: Session, now: number, random: () => number): void {
   s.knockAt = nextKnock(s, now);
 }
 
-/** After how long a silence a peer that sends every `interval` is overdue. */
+/** How long a peer that sends every `interval` may be silent before it is overdue. */
 const overdueAfter = (interval: number): number => Math.max(OVERDUE.intervals * interval, OVERDUE.least);
 
 /**
- * When to knock, so that a peer sends that would otherwise sleep (docs/bfd.md): a passive session that has not
- * heard its peer, and any session whose peer is overdue.
+ * When to knock, to wake up a peer that sleeps (docs/bfd.md): a passive session that has not heard its peer, and any
+ * session whose peer is overdue.
  */
 function nextKnock(s: Session, now: number): number {
   if (s.hold !== undefined || s.suspended || demandActive(s)) return NEVER;
@@ -488,6 +492,6 @@ function nextKnock(s: Session, now: number): number {
   if (s.detectionTime === 0) return NEVER;
   const interval = s.detectionTime / s.remoteDetectMult;
   const overdue = Math.max(s.lastReceive, s.lastKnock) + overdueAfter(interval);
-  // A packet that goes out soon afterwards takes the knock along: most often the peer is heard before.
+  // Wait for a packet that is due soon afterwards: most often the peer is heard before.
   return s.transmitAt > overdue && s.transmitAt < overdue + interval ? s.transmitAt : overdue;
 }

@@ -3,13 +3,13 @@
  * deadline is a time on the monotonic clock, `NEVER` when there is none. Pure.
  */
 
-/** A deadline that does not come. */
+/** No deadline. */
 export const NEVER = Number.POSITIVE_INFINITY;
 
-/** The least and the greatest part of the transmit interval that passes between two packets. */
+/** The shortest and the longest time between two packets, as a part of the transmit interval. */
 const SHORTEST_PART = 0.75;
 const LONGEST_PART = 0.9;
-/** A timer of the event loop fires up to so late; the jitter leaves room for it. */
+/** How late a timer of the event loop may fire, microseconds; the jitter leaves room for it. */
 const TIMER_SLACK = 1200;
 
 /**

@@ -105,7 +105,7 @@ t.test('bfd.json', async (t) => {
     }
     if (kept % 60 !== 0) continue;
     engines++;
-    const engine = new Engine({ logger, version: '', checkpoint: file });
+    const engine = new Engine({ logger, checkpoint: file });
     engine.report();
     engine.configure({ peers: [], readiness: { 4: { ready: true }, 6: { ready: true } } });
     engine.abandon();

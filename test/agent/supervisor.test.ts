@@ -59,7 +59,6 @@ function setUp(t: Test, faults: { fork?: (n: number) => FakeProcess | Error; sto
     engine: {
       abandon: () => void done.push('abandon'),
       configure: () => void done.push('configure'),
-      command: (words) => ({ ok: true, text: words.join(' ') }),
       drain: () => void done.push('drain'),
       undrain: () => void done.push('undrain'),
       gate: ({ ready }) => void done.push(ready ? 'open' : 'shut'),
@@ -69,6 +68,7 @@ function setUp(t: Test, faults: { fork?: (n: number) => FakeProcess | Error; sto
         if (faults.stop) throw faults.stop;
       },
     },
+    bfddControl: { execute: (words) => ({ ok: true, text: words.join(' ') }) },
     fork() {
       const made = faults.fork?.(forks++) ?? new FakeProcess(1000 + processes.length);
       if (made instanceof Error) throw made;

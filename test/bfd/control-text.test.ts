@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import t from 'tap';
+import { BfddControl } from '../../bfd/bfdd-control.ts';
 import { parse, type SessionView, splitWords, statusReply, versionReply } from '../../bfd/control-text.ts';
 import { Engine } from '../../bfd/engine.ts';
 import { silentLog } from './silent.ts';
@@ -19,16 +20,17 @@ function transcript(name: string): { words: string[]; reply: string }[] {
 }
 
 t.test('replies and parse errors are those of the transcript', async (t) => {
-  const engine = new Engine({ logger: silentLog, version: '0.5.4', newSession: { requiredMinRx: 1 } });
+  const engine = new Engine({ logger: silentLog, newSession: { requiredMinRx: 1 } });
   t.teardown(() => engine.abandon());
+  const control = new BfddControl(engine, '0.5.4');
   for (const [local, remote] of [
     ['10.99.0.1', '10.99.0.2'],
     ['fd99::1', 'fd99::2'],
   ]) {
-    t.match(engine.command(['connect', 'local', local!, 'remote', remote!]), { ok: true });
+    t.match(control.execute(['connect', 'local', local!, 'remote', remote!]), { ok: true });
   }
   for (const { words, reply } of transcript('bfdd-control-replies.txt')) {
-    t.equal(engine.command(words).text, reply, words.join(' '));
+    t.equal(control.execute(words).text, reply, words.join(' '));
   }
 });
 

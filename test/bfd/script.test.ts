@@ -5,7 +5,8 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
-import { type Answer, createScripts } from '../../bfd/script.ts';
+import type { Answer } from '../../bfd/bfdd-control.ts';
+import { createScripts } from '../../bfd/script.ts';
 
 /** A reader of scripts whose engine knows `say WORD…`. */
 function scripts(t: Test) {

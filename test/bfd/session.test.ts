@@ -468,7 +468,7 @@ t.test('6.8.16 and back: Down with diag 0 and the same discriminators, then Up',
   s.event({ type: 'hold', hold: undefined });
   s.receive({ state: 'Init' });
   t.strictSame(s.take(), [
-    '0 send Down my=11 your=99 tx=1000 rx=100 x5',
+    '0 send Down my=11 your=99 tx=1000 rx=100 x5 P',
     '0 AdminDown → Down (0) enable',
     '0 send Up my=11 your=99 tx=100 rx=100 x5 P',
     '0 Down → Up (0) received Init',

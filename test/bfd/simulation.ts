@@ -21,6 +21,7 @@ export const CONFIG: SessionConfig = {
   requiredMinRx: 100_000,
   detectMult: 5,
   controlPlaneIndependent: false,
+  adminUpPoll: true,
   adoptDiscriminator: true,
 };
 

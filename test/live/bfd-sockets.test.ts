@@ -85,10 +85,12 @@ t.test('a local address that is there only later', async (t) => {
   gateway.ip(`addr del ${GATEWAY[4]}/24 dev eth0\naddr del ${GATEWAY[6]}/64 dev eth0`);
   const frr = await startFrr(scope, peer, { sessions: PAIRS });
   const veg = new VegBfdd(scope, gateway, ['--interface', 'eth0']);
-  await until(() => count(veg.daemon.log(), /cannot listen for BFD yet/g) === 2, { what: 'the complaint' });
+  await until(() => count(veg.daemon.log(), /cannot bind the BFD socket, retrying/g) === 2, {
+    what: 'the complaint',
+  });
   // It is tried again and again meanwhile, and nothing shows that.
   await sleep(1000);
-  t.equal(count(veg.daemon.log(), /cannot listen for BFD yet/g), 2, 'once for each address');
+  t.equal(count(veg.daemon.log(), /cannot bind the BFD socket, retrying/g), 2, 'once for each address');
   gateway.ip(`addr add ${GATEWAY[4]}/24 dev eth0\naddr add ${GATEWAY[6]}/64 dev eth0`);
   await peerUp(frr);
   await veg.up(2);
@@ -105,6 +107,58 @@ t.test('an address that goes and comes back', async (t) => {
   await peerUp(frr);
   await veg.up(2);
 });
+
+/** Addresses of another BFD daemon beside ours, in the same namespace. */
+const BESIDE = { 4: '10.99.0.11', 6: 'fd99::11' } as const;
+
+for (const first of ['FRR', 'veg-bfdd'] as const) {
+  t.test(`FRR’s bfdd and veg-bfdd share port 3784 in one namespace, ${first} started first`, async (t) => {
+    const { scope, gateway, peer } = lab(t);
+    gateway.ip(`addr add ${BESIDE[4]}/24 dev eth0\naddr add ${BESIDE[6]}/64 dev eth0 nodad`);
+    const router = new VegBfdd(scope, peer, [
+      ...['--local', PEER[4], '--local', PEER[6], '--active'],
+      ...[GATEWAY[4], GATEWAY[6], BESIDE[4], BESIDE[6]].flatMap((address) => ['--peer', address]),
+    ]);
+    const sessions = ([4, 6] as const).map((family) => ({ local: BESIDE[family], remote: PEER[family] }));
+    let veg = first === 'FRR' ? undefined : new VegBfdd(scope, gateway);
+    await veg?.up(2);
+    const frr = await startFrr(scope, gateway, { sessions });
+    await peerUp(frr);
+    veg ??= new VegBfdd(scope, gateway);
+    await veg.up(2);
+    await peerUp(frr);
+    await router.up(4);
+    t.notMatch(veg.daemon.log(), 'cannot bind');
+    // A restart in place, with the port of the other one still taken.
+    const before = veg.daemon;
+    await veg.restart('SIGUSR2', 2);
+    t.not(veg.daemon, before);
+    await veg.up(2);
+    await router.up(4);
+  });
+}
+
+for (const beside of ['alone', 'with FRR on the wildcard address'] as const) {
+  t.test(`a second veg-bfdd does not bind the addresses of the first, ${beside}`, async (t) => {
+    const { scope, gateway, peer } = lab(t);
+    if (beside !== 'alone') await startFrr(scope, gateway, { sessions: [] });
+    const bird = await startBird(scope, peer, PAIRS);
+    const veg = new VegBfdd(scope, gateway);
+    await veg.up(2);
+    const second = new VegBfdd(scope, gateway);
+    const refused = (address: string) =>
+      `another process is bound to UDP port 3784 of ${address}; stop that BFD daemon, or give it another address`;
+    for (const address of [GATEWAY[4], GATEWAY[6]]) {
+      await until(() => second.daemon.log().includes(refused(address)), { what: 'the reason' });
+    }
+    t.equal(count(second.daemon.log(), /cannot bind the BFD socket, retrying/g), 2, 'once for each address');
+    t.notMatch(second.daemon.log(), 'listening for BFD');
+    await until(() => bird.sessions().every((session) => session.endsWith(' Up')), { what: 'Up at BIRD' });
+    t.notMatch(veg.daemon.log(), '"from":"Up"', 'the first keeps its packets');
+    await veg.daemon.stop('SIGKILL');
+    await second.up(2);
+  });
+}
 
 /** Makes the veth between the two anew, with the addresses. */
 function newLink(gateway: Namespace, peer: Namespace): void {

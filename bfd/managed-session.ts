@@ -1,6 +1,6 @@
 /**
- * A session with all that is not the protocol's: where it comes from, what it was told to do, its socket and
- * counters; and how the outside sees it.
+ * A session as the engine manages it: the protocol's variables with where the session comes from, how `bfdd-control`
+ * changed it, its socket and its counters; and how status, `bfdd-control` and the state file show it.
  */
 
 import { type Moment, wallTime } from '../lib/moment.ts';
@@ -15,16 +15,13 @@ import type { Sender } from './transport.ts';
 /** The parameters of sessions that no policy describes. */
 export type SessionDefaults = Omit<PeerIntent, 'local' | 'remote' | 'role' | 'multihop'>;
 
-/** A session with everything that is not the protocol's. */
-export interface Entry extends Path {
+export interface ManagedSession extends Path {
   id: number;
   key: string;
   origin: 'intent' | 'connect' | 'allowed';
   intent: PeerIntent;
-  /** Changes by `bfdd-control session … set` and `connect`, until the policy says something new. */
-  overrides: Partial<
-    Pick<SessionConfig, 'role' | 'desiredMinTx' | 'requiredMinRx' | 'detectMult' | 'controlPlaneIndependent'>
-  >;
+  /** Changes by `bfdd-control session … set` and `connect`, which a new intent for this session replaces. */
+  overrides: Partial<Omit<SessionConfig, 'authKeys' | 'demandPollInterval'>>;
   session: Session;
   sender: Sender;
   keys: KeyRing;
@@ -33,26 +30,24 @@ export interface Entry extends Path {
   /** States and when they began, the present one last. */
   history: { state: Session['sessionState']; since: Moment }[];
   transitions: SessionReport['transitions'];
-  /** Kept in a state by `bfdd-control session … state`. */
+  /** The state in which `bfdd-control session … state` holds it. */
   forced: Hold | undefined;
-  /** Times at which the session left Up, and until when it is held down for that, ms of the monotonic clock. */
-  flaps: number[];
-  heldDownUntil: number;
-  /** Set when the session is to be removed: it says AdminDown until then. */
-  leavingUntil: number;
+  /** When the session is removed; it sends AdminDown until then. Microseconds; NEVER unless it is to be removed. */
+  removeAt: number;
+  /** When a send error was last logged, microseconds. */
   sendErrorLogged: number;
 }
 
-/** The session's name in the log. */
-export const nameOf = ({ id, local, remote }: Entry) => ({ id, local, remote });
+/** The session in a log line. */
+export const labelOf = ({ id, local, remote }: ManagedSession) => ({ id, local, remote });
 
 /** The session for the agent. */
-export function reportOf(entry: Entry, now: Moment): SessionReport {
-  const { session } = entry;
+export function reportOf(managed: ManagedSession, now: Moment): SessionReport {
+  const { session } = managed;
   return {
-    id: entry.id,
-    local: entry.local,
-    remote: entry.remote,
+    id: managed.id,
+    local: managed.local,
+    remote: managed.remote,
     role: session.config.role,
     state: session.sessionState,
     remoteState: session.remoteSessionState,
@@ -60,34 +55,34 @@ export function reportOf(entry: Entry, now: Moment): SessionReport {
     remoteDiagnostic: session.remoteDiag,
     localDiscriminator: session.localDiscr,
     remoteDiscriminator: session.remoteDiscr,
-    since: wallTime(entry.history.at(-1)!.since, now),
+    since: wallTime(managed.history.at(-1)!.since, now),
     transmitInterval: session.transmitInterval,
     detectionTime: session.detectionTime,
-    packetsIn: entry.packetsIn,
-    packetsOut: entry.packetsOut,
-    transitions: entry.transitions.map((transition) => ({ ...transition })),
+    packetsIn: managed.packetsIn,
+    packetsOut: managed.packetsOut,
+    transitions: managed.transitions.map((transition) => ({ ...transition })),
   };
 }
 
 /** The session for `bfdd-control status`. */
-export function viewOf(entry: Entry, now: Moment): SessionView {
-  const { session } = entry;
-  const since = entry.history.map((one) => one.since.monotonic);
+export function viewOf(managed: ManagedSession, now: Moment): SessionView {
+  const { session } = managed;
+  const since = managed.history.map((past) => past.since.monotonic);
   const until = [...since.slice(1), now.monotonic];
   return {
-    id: entry.id,
-    local: entry.local,
-    remote: entry.remote,
+    id: managed.id,
+    local: managed.local,
+    remote: managed.remote,
     role: session.config.role,
     state: session.sessionState,
     diagnostic: session.localDiag,
-    forced: entry.forced !== undefined,
+    forced: managed.forced !== undefined,
     suspended: session.suspended,
     remoteState: session.remoteSessionState,
     remoteDiagnostic: session.remoteDiag,
     localDiscriminator: session.localDiscr,
     remoteDiscriminator: session.remoteDiscr,
-    times: entry.history.map(({ state }, i) => ({ state, duration: until[i]! - since[i]! })).reverse(),
+    times: managed.history.map(({ state }, i) => ({ state, duration: until[i]! - since[i]! })).reverse(),
     transmitInterval: session.transmitInterval,
     detectionTime: session.detectionTime,
     detectMult: session.config.detectMult,
@@ -104,13 +99,13 @@ export function viewOf(entry: Entry, now: Moment): SessionView {
 }
 
 /** The session for the state file. */
-export function savedOf(entry: Entry): SavedSession {
-  const { session } = entry;
+export function savedOf(managed: ManagedSession): SavedSession {
+  const { session } = managed;
   return {
-    id: entry.id,
-    origin: entry.origin,
-    intent: entry.intent,
-    port: entry.sender.port,
+    id: managed.id,
+    origin: managed.origin,
+    intent: managed.intent,
+    port: managed.sender.port,
     localDiscr: session.localDiscr,
     xmitAuthSeq: session.xmitAuthSeq,
     rcvAuthSeq: session.rcvAuthSeq,
@@ -143,7 +138,7 @@ function resumable(s: Session): Resumed {
   };
 }
 
-/** Whether what is saved of a session is the same. */
+/** Whether two states of a session save the same. */
 export function sameNegotiation(a: Session, b: Session): boolean {
   return (
     a.sessionState === b.sessionState &&
