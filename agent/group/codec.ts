@@ -37,6 +37,8 @@ export interface Hello {
   to: Address;
   /** Another number in each process: whoever comes back with another one has forgotten its flows. */
   instance: number;
+  /** How long that process has run, seconds. */
+  uptime: number;
 }
 
 export interface Claim {
@@ -104,6 +106,7 @@ function write(w: Writer, message: Message): void {
       w.u8(message.maxVersion);
       w.u32(message.capabilities);
       w.u32(message.instance);
+      w.u32(message.uptime);
       w.address(message.from);
       w.address(message.to);
       break;
@@ -203,9 +206,10 @@ function read(r: Reader, type: Message['type']): Message | undefined {
 function readHello(r: Reader): Hello | undefined {
   if (r.u32() !== MAGIC) return undefined;
   const [minVersion, maxVersion, capabilities, instance] = [r.u8(), r.u8(), r.u32(), r.u32()];
+  const uptime = r.u32();
   const [from, to] = [r.address(), r.address()];
   if (minVersion === 0 || minVersion > maxVersion) return undefined;
-  return { type: 'hello', minVersion, maxVersion, capabilities, from, to, instance };
+  return { type: 'hello', minVersion, maxVersion, capabilities, from, to, instance, uptime };
 }
 
 function readState(r: Reader): StateMessage | undefined {
@@ -233,30 +237,29 @@ function readSums(r: Reader): BucketSum[] {
   });
 }
 
-/** Cuts what a connection receives into messages. It holds at most one message that is not complete. */
+/** Cuts what a connection receives into messages. It holds at most one message that is not complete, and a chunk. */
 export class FrameReader {
   #rest: Buffer = Buffer.alloc(0);
-  readonly #max: number;
+  /** Octets of the longest message that is accepted now. */
+  max: number;
 
-  /** @param max octets of the longest message */
   constructor(max = MAX_MESSAGE) {
-    this.#max = max;
+    this.max = max;
   }
 
-  /** Type and body of each message that is complete now; `too_long` when one is to be longer than allowed. */
-  push(chunk: Buffer): Buffer[] | 'too_long' {
-    const all = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
-    const found: Buffer[] = [];
-    let at = 0;
-    while (all.length - at >= LENGTH) {
-      const length = all.readUInt32BE(at);
-      if (length > this.#max) return 'too_long';
-      if (all.length - at - LENGTH < length) break;
-      found.push(all.subarray(at + LENGTH, at + LENGTH + length));
-      at += LENGTH + length;
-    }
-    this.#rest = Buffer.from(all.subarray(at));
-    return found;
+  push(chunk: Buffer): void {
+    this.#rest = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
+  }
+
+  /** Type and body of the next message that is complete; `too_long` when it is to be longer than allowed. */
+  next(): Buffer | 'too_long' | undefined {
+    if (this.#rest.length < LENGTH) return undefined;
+    const length = this.#rest.readUInt32BE();
+    if (length > this.max) return 'too_long';
+    if (this.#rest.length < LENGTH + length) return undefined;
+    const frame = this.#rest.subarray(LENGTH, LENGTH + length);
+    this.#rest = this.#rest.subarray(LENGTH + length);
+    return frame;
   }
 }
 

@@ -40,7 +40,7 @@ export interface GroupState {
 export type GroupEvent =
   | Exclude<MembershipEvent, { type: 'connected' | 'state' | 'taken' | 'drain' }>
   /** The exchange with a member is established, and it is this process of its. */
-  | { type: 'connected'; member: Address; instance: number }
+  | { type: 'connected'; member: Address; instance: number; uptime: number }
   | { type: 'message'; member: Address; message: Message }
   | { type: 'flows'; events: readonly FlowEvent[] }
   /** Hand over within so many ms. */
@@ -77,14 +77,14 @@ export function step(state: GroupState, event: GroupEvent, now: number): GroupSt
   const actions: GroupAction[] = [];
   const { replication } = state;
   let next = replicate(state, event, now);
-  for (const change of membershipEvents(event)) next = stepMembers(next, change, now, actions);
+  for (const change of membershipEvents(event, now)) next = stepMembers(next, change, now, actions);
   if (event.type !== 'message' && event.type !== 'flows') next = adopt(next, now, actions);
   replication.flush(now);
   const outbox = replication.takeOutbox();
+  // The kernel first: an acknowledgement says that it is done, and so does a table that was taken over.
+  if (outbox.changes.length > 0) actions.push({ type: 'kernel', changes: outbox.changes });
   for (const member of outbox.taken) next = stepMembers(next, { type: 'taken', member }, now, actions);
   next = finishHandover(next, outbox.handedOver, now, actions);
-  // The kernel first: an acknowledgement says that it is done.
-  if (outbox.changes.length > 0) actions.push({ type: 'kernel', changes: outbox.changes });
   for (const { member, message } of outbox.sends) actions.push({ type: 'send', member, message });
   for (const lag of outbox.lags) actions.push({ type: 'lag', ...lag });
   const { sent, received } = outbox;
@@ -131,7 +131,7 @@ const connectedTo = ({ peers }: Membership): Set<Address> =>
   new Set([...peers].filter(([, peer]) => peer.connected).map(([member]) => member));
 
 /** What an event means for the membership. */
-function membershipEvents(event: GroupEvent): MembershipEvent[] {
+function membershipEvents(event: GroupEvent, now: number): MembershipEvent[] {
   switch (event.type) {
     case 'flows':
       return [];
@@ -140,7 +140,7 @@ function membershipEvents(event: GroupEvent): MembershipEvent[] {
         ? [{ type: 'state', member: event.member, message: event.message }]
         : [];
     case 'connected':
-      return [{ type: 'connected', member: event.member }];
+      return [{ type: 'connected', member: event.member, startedAt: now - event.uptime * 1000 }];
     case 'drain':
       return [{ type: 'drain' }];
     default:

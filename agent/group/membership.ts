@@ -14,6 +14,8 @@ export const JOIN_WAIT = 3000;
 export const JOIN_LIMIT = 30_000;
 /** By then the flows of a member that is gone are another one's, ms. */
 export const SETTLE_AFTER = 60_000;
+/** A member that started so much earlier than we knows what our former process knew, ms. */
+const REMEMBERS = 60_000;
 /** How long a member holds less than others before it takes one of their addresses, ms. */
 export const BALANCE_AFTER = 60_000;
 const MAX_TERM = 0xffff_ffff;
@@ -26,6 +28,8 @@ export interface Peer {
   connected: boolean;
   /** Its table was taken over on this connection. */
   taken: boolean;
+  /** When its process started. */
+  startedAt: number;
   state?: MemberState;
   external?: Address;
   claims: readonly Claim[];
@@ -55,7 +59,7 @@ export interface Membership {
 export type MembershipEvent =
   | { type: 'configure'; config: GroupConfig }
   | { type: 'path'; member: Address; up: boolean }
-  | { type: 'connected'; member: Address }
+  | { type: 'connected'; member: Address; startedAt: number }
   | { type: 'disconnected'; member: Address }
   /** The table of the member was taken over. */
   | { type: 'taken'; member: Address }
@@ -69,7 +73,7 @@ export type MembershipAction =
   /** Send our state to every connected member. */
   | { type: 'send-state' }
   | { type: 'announce'; address: Address }
-  /** Everybody has reported, or nobody is waited for: the owners of these slices are among them. */
+  /** Everybody has reported, or nobody is waited for. The owners of these slices have, and remember our former process. */
   | { type: 'settle'; slots: number[] }
   | { type: 'holder'; address: Address; from: Address | undefined; to: Address | undefined };
 
@@ -82,6 +86,7 @@ const newPeer = (now: number): Peer => ({
   path: false,
   connected: false,
   taken: false,
+  startedAt: now,
   claims: [],
   goneSince: now,
 });
@@ -142,7 +147,9 @@ function receive(state: Membership, event: MembershipEvent, now: number): Member
         return { ...rest, path: event.up, ...(known && { state: word }) };
       });
     case 'connected':
-      return change(state, event.member, now, (peer) => ({ ...peer, connected: true, taken: false }));
+      return change(state, event.member, now, (peer) => {
+        return { ...peer, connected: true, taken: false, startedAt: event.startedAt };
+      });
     case 'disconnected':
       return change(state, event.member, now, ({ state: word, ...peer }) => ({
         ...peer,
@@ -224,8 +231,10 @@ function settle(state: Membership, now: number, actions: MembershipAction[]): Me
   if (state.settled) return state;
   const all = [...state.peers.values()].every((peer) => peer.taken);
   if (!all && now - state.since < SETTLE_AFTER) return state;
-  const taken = [...state.peers].filter(([, peer]) => peer.taken).map(([member]) => slotOf(member));
-  actions.push({ type: 'settle', slots: taken });
+  const slots = [...state.peers]
+    .filter(([, peer]) => peer.taken && peer.startedAt < state.since - REMEMBERS)
+    .map(([member]) => slotOf(member));
+  actions.push({ type: 'settle', slots });
   return { ...state, settled: true };
 }
 

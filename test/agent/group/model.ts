@@ -45,6 +45,7 @@ class Member {
   /** Replicas of the process before. */
   readonly stale = new Set<string>();
   instance: number;
+  readonly started: number;
   /** Index of the policy that it has. */
   policy: number;
   draining = false;
@@ -58,6 +59,7 @@ class Member {
     this.kernel = kernel;
     for (const [key, kind] of kernel) if (kind === 'replica') this.stale.add(key);
     this.instance = instance;
+    this.started = now;
     this.policy = policy;
   }
 
@@ -223,7 +225,12 @@ export class Model {
       return;
     }
     this.#say(`${member.address} gets policy ${member.policy}`);
-    this.#step(member, { type: 'configure', config: this.#config(member.address, member.policy) });
+    const config = this.#config(member.address, member.policy);
+    this.#step(member, { type: 'configure', config });
+    for (const peer of UNIVERSE.filter((one) => !config.members.includes(one))) {
+      member.paths.delete(peer);
+      this.#disconnect(member, peer);
+    }
   }
 
   /** A client opens a flow. */
@@ -319,7 +326,8 @@ export class Model {
       [b, a],
     ] as const) {
       one.connections.add(other.address);
-      this.#step(one, { type: 'connected', member: other.address, instance: other.instance });
+      const uptime = Math.floor((this.now - other.started) / 1000);
+      this.#step(one, { type: 'connected', member: other.address, instance: other.instance, uptime });
     }
   }
 

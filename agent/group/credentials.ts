@@ -1,0 +1,152 @@
+/**
+ * What members authenticate each other with: a shared key, or certificates (docs/design/0009-group.md). Files are read
+ * again and again; a key that was replaced is accepted for a while longer, so that members may get the new one one
+ * after the other.
+ */
+import { hkdfSync, X509Certificate } from 'node:crypto';
+import { statSync } from 'node:fs';
+import type { PeerCertificate } from 'node:tls';
+import { readMounted } from '../../lib/files.ts';
+import { LogOnChange } from '../../lib/log-on-change.ts';
+
+/** `spec.group`'s files. */
+export type CredentialFiles = { keyFile: string } | { certFile: string; certKeyFile: string; caFile: string };
+
+/** A key of less could be found by trying, from one recorded handshake. */
+const MIN_KEY = 32;
+const MAX_KEY = 4096;
+const MAX_PEM = 256 << 10;
+/** How long a former key is accepted, ms: longer than a kubelet takes to refresh a Secret. */
+const GRACE = 150_000;
+
+export interface GroupKey {
+  /** Names the key in a handshake; says nothing of it. */
+  identity: string;
+  secret: Buffer;
+}
+
+export interface Certificates {
+  cert: Buffer;
+  key: Buffer;
+  ca: Buffer;
+  /** The names in our certificate, as `subjectAltName` prints them. */
+  names: ReadonlySet<string>;
+}
+
+/** The key of a file: its octets, without a line end. Throws with a message that does not hold it. */
+export function readGroupKey(path: string): GroupKey {
+  refuseReadableByOthers(path);
+  let octets = readMounted(path, MAX_KEY);
+  while (octets.at(-1) === 0x0a || octets.at(-1) === 0x0d) octets = octets.subarray(0, -1);
+  if (octets.length < MIN_KEY) {
+    throw new Error(
+      `${path} holds ${octets.length} octets; a key needs at least ${MIN_KEY} random ones: openssl rand -hex 32`,
+    );
+  }
+  const derive = (purpose: string, length: number) =>
+    Buffer.from(hkdfSync('sha256', octets, '', `veg-agent group ${purpose}`, length));
+  return { identity: `veg-group-${derive('identity', 8).toString('hex')}`, secret: derive('psk', 32) };
+}
+
+/** Throws for a file that any user of the machine may read. */
+function refuseReadableByOthers(path: string): void {
+  const { mode } = statSync(path);
+  if ((mode & 0o007) === 0) return;
+  const octal = (mode & 0o777).toString(8).padStart(4, '0');
+  throw new Error(`${path} has mode ${octal}: other users can read it; mount it with defaultMode: 0400`);
+}
+
+/** Certificate, its key and the CA's certificates, in PEM. Throws when one is missing or they do not belong together. */
+export function readCertificates(files: Exclude<CredentialFiles, { keyFile: string }>): Certificates {
+  refuseReadableByOthers(files.certKeyFile);
+  const [cert, key, ca] = [files.certFile, files.certKeyFile, files.caFile].map((path) =>
+    readMounted(path, MAX_PEM),
+  ) as [Buffer, Buffer, Buffer];
+  const parsed = parseCertificate(cert, files.certFile);
+  parseCertificate(ca, files.caFile);
+  const names = namesIn(parsed.subjectAltName);
+  if (names.size === 0) throw new Error(`${files.certFile} has no subjectAltName`);
+  return { cert, key, ca, names };
+}
+
+function parseCertificate(pem: Buffer, path: string): X509Certificate {
+  try {
+    return new X509Certificate(pem);
+  } catch (error) {
+    throw new Error(`${path} is not a certificate in PEM: ${(error as Error).message}`);
+  }
+}
+
+const namesIn = (text = ''): Set<string> => new Set(text.split(', ').filter(Boolean));
+
+/** Why another member's certificate is refused although the CA signed it: it has none of our names. */
+export function wrongCertificate(
+  { names }: Certificates,
+  { subjectaltname }: PeerCertificate,
+): Error | undefined {
+  if ([...namesIn(subjectaltname)].some((name) => names.has(name))) return undefined;
+  return new Error(
+    `the certificate is for ${subjectaltname ?? 'nobody'}, ours is for ${[...names].join(', ')}`,
+  );
+}
+
+/** What is in force. */
+export class Credentials {
+  readonly files: CredentialFiles;
+  readonly #grace: number;
+  /** The present key first. */
+  #keys: readonly GroupKey[] = [];
+  #formerUntil = 0;
+  #certificates: Certificates | undefined;
+  readonly #failures = new LogOnChange();
+
+  /** @param grace how long a former key is accepted, ms */
+  constructor(files: CredentialFiles, grace = GRACE) {
+    this.files = files;
+    this.#grace = grace;
+  }
+
+  /** The keys to accept, the present one first; empty with certificates, and while none could be read. */
+  get keys(): readonly GroupKey[] {
+    return this.#keys;
+  }
+
+  get certificates(): Certificates | undefined {
+    return this.#certificates;
+  }
+
+  /**
+   * Reads the files again. What was read before stays in force while they cannot be read. Returns whether anything
+   * changed, and why they cannot be read, once for each cause.
+   */
+  refresh(now: number): { changed: boolean; problem?: string } {
+    const expired = this.#keys.length > 1 && now >= this.#formerUntil;
+    if (expired) this.#keys = this.#keys.slice(0, 1);
+    try {
+      const changed =
+        'keyFile' in this.files ? this.#refreshKey(this.files.keyFile, now) : this.#refreshPem();
+      this.#failures.ended();
+      return { changed: changed || expired };
+    } catch (error) {
+      const { message } = error as Error;
+      return { changed: expired, ...(this.#failures.isNew(message) && { problem: message }) };
+    }
+  }
+
+  #refreshKey(path: string, now: number): boolean {
+    const key = readGroupKey(path);
+    const [present] = this.#keys;
+    if (present?.identity === key.identity) return false;
+    this.#keys = present === undefined ? [key] : [key, present];
+    this.#formerUntil = now + this.#grace;
+    return true;
+  }
+
+  #refreshPem(): boolean {
+    const read = readCertificates(this.files as Exclude<CredentialFiles, { keyFile: string }>);
+    const before = this.#certificates;
+    const same = (['cert', 'key', 'ca'] as const).every((part) => before?.[part].equals(read[part]) === true);
+    this.#certificates = read;
+    return !same;
+  }
+}
