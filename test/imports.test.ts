@@ -112,7 +112,7 @@ const AGENT_FOLDERS: Record<string, readonly string[]> = {
   'kube-ovn': ['policy'],
   show: ['flows', 'kube-ovn', 'pod', 'policy', 'reconcile'],
   daemon: ['drain', 'flows', 'kube-ovn', 'plan', 'pod', 'policy', 'reconcile', 'show', 'uplink'],
-  commands: ['daemon', 'flows', 'policy', 'reconcile', 'render', 'show'],
+  commands: ['daemon', 'flows', 'group', 'policy', 'reconcile', 'render', 'show'],
 };
 
 /** What is started by its name: it may import from every folder, and nobody imports it. */

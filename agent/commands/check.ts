@@ -1,5 +1,6 @@
 /** The command `veg-agent check`, and the policy as a command has it that does its work by itself. */
 
+import { credentialProblem } from '../group/credentials.ts';
 import { EXIT, type Options } from '../options.ts';
 import { formatError } from '../policy/error-text.ts';
 import { readLastPolicy } from '../policy/last-policy.ts';
@@ -23,9 +24,11 @@ function valid(loaded: LoadedPolicy): ValidPolicy | undefined {
   return undefined;
 }
 
+const read = ({ policyDir, stateDir }: Options): LoadedPolicy =>
+  readSource(policyDir, process.env, readLastPolicy(stateDir, complain));
+
 /** The policy as a daemon with these directories would take it; undefined after its errors were printed. */
-export const load = ({ policyDir, stateDir }: Options): ValidPolicy | undefined =>
-  valid(readSource(policyDir, process.env, readLastPolicy(stateDir, complain)));
+export const load = (options: Options): ValidPolicy | undefined => valid(read(options));
 
 /** What all the paths hold, as one policy. */
 function readPaths(paths: readonly string[]): LoadedPolicy {
@@ -39,12 +42,27 @@ function readPaths(paths: readonly string[]): LoadedPolicy {
     }
     files.push(...read);
   }
-  return { source, result: loadPolicy(files, affordableTokens()) };
+  return { source, result: loadPolicy(files, affordableTokens()), content: { files } };
+}
+
+/** What is wrong with the key or the certificates of the group. */
+function inspect({ group }: Policy): { path: string[]; message: string }[] {
+  const problem = group && credentialProblem(group.credentials);
+  return problem === undefined ? [] : [{ path: ['spec', 'group', problem.field], message: problem.message }];
+}
+
+/** The policy again, with what is wrong with the files that it names. */
+function inspected(loaded: LoadedPolicy): LoadedPolicy {
+  const { result, content } = loaded;
+  if (!result.ok || result.policy.group === undefined || content === undefined || !('files' in content)) {
+    return loaded;
+  }
+  return { ...loaded, result: loadPolicy(content.files, affordableTokens(), undefined, inspect) };
 }
 
 /** `check`: 0 valid, 3 invalid. Without a path it is the policy directory; `-` is standard input. */
 export async function check(options: Options, paths: readonly string[] = []): Promise<number> {
-  const found = paths.length === 0 ? load(options) : valid(readPaths(paths));
+  const found = valid(inspected(paths.length === 0 ? read(options) : readPaths(paths)));
   if (found === undefined) return EXIT.policyInvalid;
   const { policy } = found;
   for (const { message } of policy.warnings) complain(`warning: ${message}`);

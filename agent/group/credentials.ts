@@ -56,6 +56,19 @@ function refuseReadableByOthers(path: string): void {
   throw new Error(`${path} has mode ${octal}: other users can read it; mount it with defaultMode: 0400`);
 }
 
+/** What is wrong with the files, and which field of `spec.group` names the one that is to blame. */
+export function credentialProblem(
+  files: CredentialFiles,
+): { field: 'keyFile' | 'certFile'; message: string } | undefined {
+  try {
+    if ('keyFile' in files) readGroupKey(files.keyFile);
+    else readCertificates(files);
+    return undefined;
+  } catch (error) {
+    return { field: 'keyFile' in files ? 'keyFile' : 'certFile', message: (error as Error).message };
+  }
+}
+
 /** Certificate, its key and the CA's certificates, in PEM. Throws when one is missing or they do not belong together. */
 export function readCertificates(files: Exclude<CredentialFiles, { keyFile: string }>): Certificates {
   refuseReadableByOthers(files.certKeyFile);

@@ -3,7 +3,7 @@ import { constants } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { connect, createServer, type Server, type TLSSocket, type TlsOptions } from 'node:tls';
 import type { Address } from '../../lib/prefix.ts';
-import { type Credentials, type GroupKey, wrongCertificate } from './credentials.ts';
+import { type Credentials, type GroupKey, refusal, wrongCertificate } from './credentials.ts';
 
 /** A handshake that takes longer is ended, ms. */
 export const HANDSHAKE_TIMEOUT = 3000;
@@ -29,7 +29,8 @@ export function secureServer(credentials: Credentials): Server {
   const options: TlsOptions = { ...COMMON, handshakeTimeout: HANDSHAKE_TIMEOUT };
   if (certificates !== undefined) {
     const { cert, key, ca } = certificates;
-    return createServer({ ...options, cert, key, ca, requestCert: true, rejectUnauthorized: true });
+    // `refusedClient` refuses: Node would end the connection without a reason to count.
+    return createServer({ ...options, cert, key, ca, requestCert: true, rejectUnauthorized: false });
   }
   return createServer({
     ...options,
@@ -42,7 +43,7 @@ export function secureServer(credentials: Credentials): Server {
   });
 }
 
-/** Why a client that has authenticated itself is refused all the same. */
+/** Why a client is refused whose handshake is over; a connection is used only when this is undefined. */
 export function refusedClient(credentials: Credentials, socket: TLSSocket): string | undefined {
   const { certificates } = credentials;
   if (certificates === undefined) return identityOf(socket) === undefined ? 'key' : undefined;
@@ -69,14 +70,15 @@ export function secureConnect(
     ciphers: PSK_CIPHER,
     pskCallback: () => (key === undefined ? null : { psk: key.secret, identity: key.identity }),
     // It is asked only when the other end has shown a certificate in place of the key.
-    checkServerIdentity: () => new Error('the member has shown a certificate in place of the key'),
+    checkServerIdentity: () => refusal('the member has shown a certificate in place of the key'),
   });
 }
 
 /** The reason of a handshake that failed, for the count of what was refused. */
-export function handshakeReason(error: NodeJS.ErrnoException): string {
-  const { code = '' } = error;
-  if (/BINDER|NO_SUITABLE_SIGNATURE|DECRYPT_ERROR|HANDSHAKE_FAILURE/.test(code)) return 'key';
+export function handshakeReason({ code = '' }: NodeJS.ErrnoException): string {
+  // The other end has refused us.
+  if (/ALERT/.test(code)) return 'handshake_ended';
+  if (/BINDER|NO_SUITABLE_SIGNATURE/.test(code)) return 'key';
   if (/CERT|SIGNATURE|ISSUER|UNKNOWN_CA/.test(code)) return 'certificate';
   if (code === 'ERR_TLS_HANDSHAKE_TIMEOUT') return 'handshake_timeout';
   return code === 'ECONNRESET' ? 'handshake_ended' : 'not_tls';

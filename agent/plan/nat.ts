@@ -67,7 +67,10 @@ const actionOf = (
     ? 'forward'
     : egressIP === undefined
       ? masquerade
-      : { snat: egressIP.addresses, ...(portBlockSize !== undefined && { portBlockSize }) };
+      : // The kernel side of a group is not there yet.
+        egressIP.shared
+        ? 'drop'
+        : { snat: egressIP.addresses, ...(portBlockSize !== undefined && { portBlockSize }) };
 
 /**
  * What masquerading gives: `chosen`, the address that the kernel chooses; one that is spelt out; `none`, where the
@@ -146,7 +149,7 @@ export function heldAddresses(policy: Policy, family: Family, names: readonly st
   const { rules, eips = [], dnats = [] } = policy;
   const uses = [
     ...rules.flatMap(({ snat, egressIP }) =>
-      snat && egressIP?.announce
+      snat && egressIP?.announce && !egressIP.shared
         ? egressIP.addresses.map((address) => [address, egressIP.owner] as const)
         : [],
     ),

@@ -54,6 +54,7 @@ export class Inbound {
     this.#checkEips();
     this.#checkDnats();
     this.#checkOwners(policy);
+    this.#checkShared(policy);
     for (const { place, value } of [...this.#eips, ...this.#dnats]) {
       if (!policy.external.gateways.includes(value.externalIP)) continue;
       place.document.fail(place.external, `${value.externalIP} is the external gateway's address`);
@@ -100,6 +101,18 @@ export class Inbound {
         }
         if (range.last > widest.last) widest = range;
       }
+    }
+  }
+
+  /** The ports of a shared address are divided among the members of the group. */
+  #checkShared({ rules }: Policy): void {
+    const shared = new Set(rules.flatMap(({ egressIP }) => (egressIP?.shared && egressIP.addresses) || []));
+    for (const { place, value } of [...this.#eips, ...this.#dnats]) {
+      if (!shared.has(value.externalIP)) continue;
+      place.document.fail(
+        place.external,
+        `${value.externalIP} is a shared address of the group; an EIP or DNAT needs another one`,
+      );
     }
   }
 

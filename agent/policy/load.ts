@@ -12,7 +12,7 @@ import { readNetwork, translateVpcEgressGateway } from './kube-ovn/gateway.ts';
 import { addKubeOvnNat } from './kube-ovn/nat.ts';
 import { Pods } from './kubernetes/selectors.ts';
 import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
-import { DEFAULT_TOKENS } from './parse.ts';
+import { DEFAULT_TOKENS, type Path } from './parse.ts';
 import { quote } from './quote.ts';
 import { addWarnings, programmedFamilies } from './resolve.ts';
 import { addSpidernet } from './spidernet/policy.ts';
@@ -26,12 +26,13 @@ const MAX_ERRORS = 500;
 /**
  * Reads all policy files. The errors of all of them come in the order of the files and, in a file, of its
  * lines. `maxTokens` bounds the memory that reading takes, see `Budget`. With `chosen`, `NAMESPACE/NAME`, the other
- * gateways are passed over. Never throws.
+ * gateways are passed over. `inspect` finds what is wrong with the files that a policy names. Never throws.
  */
 export function loadPolicy(
   files: readonly PolicyFile[],
   maxTokens = DEFAULT_TOKENS,
   chosen?: string,
+  inspect: (policy: Policy) => { path: Path; message: string }[] = () => [],
 ): PolicyResult {
   const errors: PolicyError[] = [];
   const ignored = ignoredFiles(files);
@@ -62,6 +63,7 @@ export function loadPolicy(
     policy.rules.unshift(...policy.rules.splice(own));
     inbound.finish(policy);
     checkNotShared(gateway, policy, policy.rules.length - own);
+    for (const { path, message } of inspect(policy)) gateway.fail(path, message);
   } else if (!isEmpty && !set.incomplete) {
     failDirectory(`no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
   }

@@ -2,10 +2,12 @@
  * The one internal policy model. Every kind of document is translated into it (one file a system), and
  * everything behind it (plan, status) knows nothing of where it came from. Pure.
  */
+
 import type { Address, Prefix } from '../../lib/prefix.ts';
 import type { LogRules } from '../../nat/conntrack/records.ts';
 import type { DefaultAction } from '../../nat/egress.ts';
 import type { Dnat, Eip } from '../../nat/inbound.ts';
+import type { CredentialFiles } from '../group/credentials.ts';
 import type { Cuts } from './sieve.ts';
 
 /** One side of the gateway. */
@@ -72,6 +74,21 @@ export interface EgressIP {
   announce: boolean;
   /** The pod or node that holds them; absent: this one does; empty: nobody at present. */
   owner?: string;
+  /** They are the group's: its members translate to them at the same time, and one of them answers for each. */
+  shared?: true;
+}
+
+/** The gateways that share addresses (docs/design/0009-group.md). */
+export interface GroupPolicy {
+  /** The internal addresses of all members, of either family. */
+  members: Address[];
+  /** TCP, on the internal address. */
+  port: number;
+  credentials: CredentialFiles;
+  /** BFD between members: milliseconds, 1..60000, and Detect Mult, 1..255. */
+  minTX: number;
+  minRX: number;
+  multiplier: number;
 }
 
 export interface Limits {
@@ -143,6 +160,8 @@ export interface Policy {
   mssClamp?: boolean;
   /** Absent: the policy says nothing about it. */
   uplink?: UplinkPolicy;
+  /** Absent: this gateway is no member of a group. */
+  group?: GroupPolicy;
   /** Absent: nothing is recorded. */
   translationLog?: LogRules;
   /** Kube-OVN's BGP mode: forwarding is on and BFD is answered; nothing is translated, and FRR routes. */

@@ -15,8 +15,12 @@ import type { Path } from '../parse.ts';
 import { quote } from '../quote.ts';
 import { addresses, checkOneGatewayAFamily, each, prefixes, programmedFamilies } from '../resolve.ts';
 import { translateTranslationLog } from '../translation-log.ts';
+import { checkShared, translateGroup } from './group.ts';
 import { checkPortBlocks } from './port-blocks.ts';
 import type { BfdSpec, GatewayPolicy, PolicySpec, SideSpec, UplinkSpec } from './resource.ts';
+
+const GROUP_NOT_RUN =
+  'spec.group is checked, and not carried out by this version: sources with a shared egress address are dropped';
 
 /**
  * Translates the document; its EIPs and DNATs go to `inbound`. Its errors are reported through it; the result counts
@@ -35,6 +39,8 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
   const rules = translateRules(document, programmedFamilies({ internal, external }));
   addEips(inbound, document, spec.eips);
   addDnats(inbound, document, spec.dnats);
+  const group = spec.group && translateGroup(document, spec.group);
+  checkShared(document, group);
   const log = translateTranslationLog(document, ['spec', 'translationLog'], spec.translationLog);
   return {
     name: document.name,
@@ -48,8 +54,9 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
     ...(spec.limits && { limits: { connectionsPerSource: 0, ...spec.limits } }),
     ...(spec.mssClamp !== undefined && { mssClamp: spec.mssClamp }),
     ...(spec.uplink && { uplink: translateUplink(document, spec.uplink) }),
+    ...(group && { group }),
     ...(log && { translationLog: log }),
-    warnings: [],
+    warnings: group === undefined ? [] : [{ message: GROUP_NOT_RUN }],
   };
 }
 
@@ -125,14 +132,19 @@ function translateRule(
 function translateEgressIP(
   document: GatewayPolicy,
   path: Path,
-  { address, announce = true, owner }: NonNullable<PolicySpec['egressIP']>,
+  { address, announce = true, owner, shared }: NonNullable<PolicySpec['egressIP']>,
 ): EgressIP {
   const gateways = addresses(document.value.spec?.external?.gateways);
   each(address, (text, i) => {
     if (!gateways.includes(parseAddress(text)!)) return;
     document.fail([...path, 'address', i], `${text} is the external gateway's address`);
   });
-  return { addresses: addresses(address), announce, ...(owner !== undefined && { owner }) };
+  return {
+    addresses: addresses(address),
+    announce,
+    ...(owner !== undefined && { owner }),
+    ...(shared && { shared }),
+  };
 }
 
 function translateUplink(document: GatewayPolicy, uplink: UplinkSpec): UplinkPolicy {

@@ -20,6 +20,7 @@ export interface GatewayPolicyResource {
     limits?: Partial<Limits>;
     mssClamp?: boolean;
     uplink?: UplinkSpec;
+    group?: GroupSpec;
     translationLog?: TranslationLogSpec;
   };
 }
@@ -49,7 +50,7 @@ export interface PolicySpec {
   destinationCIDRs?: string[];
   excludedCIDRs?: string[];
   priority?: number;
-  egressIP?: { address?: string[]; announce?: boolean; owner?: string };
+  egressIP?: { address?: string[]; announce?: boolean; owner?: string; shared?: boolean };
   portBlockSize?: number;
 }
 
@@ -59,6 +60,18 @@ export interface UplinkSpec {
   failures?: number;
   targets?: string[];
   recovery?: string;
+}
+
+export interface GroupSpec {
+  members?: string[];
+  port?: number;
+  keyFile?: string;
+  certFile?: string;
+  certKeyFile?: string;
+  caFile?: string;
+  minTX?: number;
+  minRX?: number;
+  multiplier?: number;
 }
 
 /** The document, read and checked. */

@@ -111,6 +111,10 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
                 },
                 announce: withDefault(flag('Hold and announce the addresses (ARP, NDP).'), true),
                 owner,
+                shared: withDefault(
+                  flag('The addresses are those of the whole group: every member translates to them.'),
+                  false,
+                ),
               },
               ['address'],
               'The address that sources get; absent: that of the external interface.',
@@ -192,6 +196,27 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
           },
           [],
           'What must work outside for BFD to be Up.',
+        ),
+        group: object(
+          {
+            members: {
+              ...list(
+                formatted('host-address'),
+                'The internal addresses of all members, this one among them.',
+              ),
+              minItems: 1,
+            },
+            port: withDefault(integer(1, 65535, 'The TCP port of the exchange between members.'), 10_667),
+            keyFile: formatted('absolute-path', 'The shared key: at least 32 octets.'),
+            certFile: formatted('absolute-path', 'The certificate, in place of a shared key.'),
+            certKeyFile: formatted('absolute-path', "The certificate's private key."),
+            caFile: formatted('absolute-path', 'The CA of all members.'),
+            minTX: withDefault(integer(1, 60000, 'BFD between members, milliseconds.'), 100),
+            minRX: withDefault(integer(1, 60000, 'BFD between members, milliseconds.'), 100),
+            multiplier: withDefault(integer(1, 255, 'Detect Mult.'), 3),
+          },
+          ['members'],
+          'Gateways that share egress addresses, and keep each other’s connections.',
         ),
         translationLog: TRANSLATION_LOG_SCHEMA,
       },

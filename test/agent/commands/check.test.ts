@@ -1,5 +1,6 @@
 /** The command `check` as people type it. */
 import { spawnSync } from 'node:child_process';
+import { chmodSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { GATEWAY } from '../policy/support.ts';
@@ -90,4 +91,30 @@ spec: { internalSubnet: a, externalSubnet: b, policies: [{ snat: true, subnets: 
     check([join(dir, 'gateway.yaml'), join(dir, 'nothing')]).stderr,
     /nothing: cannot read .*no such file/,
   );
+});
+
+t.test('the key of a group is read: missing, short, readable by others', async (t) => {
+  const dir = t.testdir({ good: `${'x'.repeat(32)}\n`, short: `${'x'.repeat(31)}\n`, open: 'x'.repeat(40) });
+  for (const [name, mode] of [
+    ['good', 0o640],
+    ['short', 0o600],
+    ['open', 0o644],
+  ] as const) {
+    chmodSync(join(dir, name), mode);
+  }
+  const policy = (name: string) =>
+    `${GATEWAY}  group: { members: [10.16.0.12], keyFile: ${join(dir, name)} }\n  policies: [{ name: a }]\n`;
+  t.match(check(['-'], policy('good')), { status: 0, stdout: /^valid: GatewayPolicy/ });
+  const refused = (name: string, message: RegExp) => {
+    const { status, stderr } = check(['-'], policy(name));
+    t.equal(status, 3, name);
+    t.match(stderr, message);
+  };
+  refused('short', /^-:7:\d+: spec.group.keyFile: .*short holds 31 octets; a key needs at least 32/);
+  refused('open', /^-:7:\d+: spec.group.keyFile: .*open has mode 0644: other users can read it/);
+  refused('missing', /^-:7:\d+: spec.group.keyFile: ENOENT/);
+  const certificates = `{ members: [10.16.0.12], certFile: ${dir}/c, certKeyFile: ${dir}/k, caFile: ${dir}/ca }`;
+  const { status, stderr } = check(['-'], `${GATEWAY}  group: ${certificates}\n`);
+  t.equal(status, 3);
+  t.match(stderr, /spec.group.certFile: ENOENT/);
 });
