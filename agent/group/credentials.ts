@@ -92,13 +92,17 @@ function parseCertificate(pem: Buffer, path: string): X509Certificate {
 
 const namesIn = (text = ''): Set<string> => new Set(text.split(', ').filter(Boolean));
 
+/** An error of ours about the other end's certificate, known by its code as Node's own are. */
+export const refusal = (message: string): Error =>
+  Object.assign(new Error(message), { code: 'ERR_GROUP_CERT' });
+
 /** Why another member's certificate is refused although the CA signed it: it has none of our names. */
 export function wrongCertificate(
   { names }: Certificates,
   { subjectaltname }: PeerCertificate,
 ): Error | undefined {
   if ([...namesIn(subjectaltname)].some((name) => names.has(name))) return undefined;
-  return new Error(
+  return refusal(
     `the certificate is for ${subjectaltname ?? 'nobody'}, ours is for ${[...names].join(', ')}`,
   );
 }

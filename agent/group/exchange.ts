@@ -394,7 +394,8 @@ export class Exchange {
     dial.wait = Math.min(dial.wait * 2, RETRY.longest);
     const socket = secureConnect(credentials, key, { host: member, port, localAddress: this.#config.self });
     dial.socket = socket;
-    const failed = (error: Error) => {
+    const failed = (error: NodeJS.ErrnoException) => {
+      if (handshakeReason(error) === 'certificate') this.#reject('certificate');
       if (this.#failures.isNew(error.message, `to ${member}`)) {
         this.#log.warn({ member, err: error }, 'cannot connect to a group member, retrying');
       }
@@ -468,7 +469,7 @@ export class Exchange {
   #ended(connection: Connection, reason: string | undefined): void {
     if (reason !== undefined) this.#refuse(connection.member, reason);
     this.#greeting.delete(connection);
-    if (this.#connections.get(connection.member) !== connection) return;
+    if (this.#connections.get(connection.member) !== connection || this.#closed) return;
     this.#log.warn({ member: connection.member, reason }, 'group member disconnected');
     this.#disconnect(connection);
   }
