@@ -1,12 +1,12 @@
 /**
  * When to reconcile next. Pure: every function takes `now` (milliseconds of a monotonic clock).
  *
- * Requests that come together are gathered into one run; a failed run is tried again with backoff, and what others
- * change in a kernel that holds all but what it refused is put back meanwhile; and repairs draw from a bucket, so that another program that undoes them again and again meets a steady
- * twice-a-second agent instead of a busy loop.
+ * Requests that come together are one run. A failed run is retried with a backoff; meanwhile drift is still repaired
+ * when all is in the kernel but what it refused. Repairs draw from a token bucket, so that a program that undoes them
+ * in a loop meets two repairs a second instead of a busy loop.
  */
 
-/** Why a reconcile was asked for. The label `trigger` of `veg_agent_reconcile_total`. */
+/** Why a reconcile was requested. The label `trigger` of `veg_agent_reconcile_total`. */
 export type Trigger =
   | 'start'
   | 'policy'
@@ -35,47 +35,44 @@ export const CADENCE = {
   repairRefill: 500,
 } as const;
 
-/** Requests that a person or a new fact stands behind: they do not wait for a backoff. */
+/** Requests by a person or for a new fact: they do not wait for a backoff. */
 const URGENT: ReadonlySet<Trigger> = new Set(['start', 'policy', 'sighup', 'control', 'link', 'address']);
 
-/**
- * Requests that only tell that something was changed: a run for these puts back what was there, and does not try again
- * what the kernel refused.
- */
-export const PUTS_BACK: ReadonlySet<Trigger> = new Set([
+/** Requests for a change by another program: a run for these repairs drift, and does not retry what was refused. */
+export const REPAIRS: ReadonlySet<Trigger> = new Set([
   ...(['route', 'rule', 'netfilter', 'overrun', 'drift'] as const),
 ]);
 
 /** How a run ended. */
 export interface RunResult {
   ok: boolean;
-  /** It put back something that had been right before. */
+  /** It repaired drift. */
   repaired: boolean;
-  /** Not all went in, and nothing that was there is missing. */
+  /** Not all was applied, but every family is intact. */
   held?: boolean;
-  /** It only put back what was there: what had been refused was not tried again. */
-  putBack?: boolean;
+  /** It only repaired drift: what had been refused was not retried. */
+  onlyRepairs?: boolean;
 }
 
-/** Requests that gathered already, or that somebody waits for: they wait for no others. */
+/** Requests that were gathered already, or that a caller waits for: they do not wait for more. */
 const IMMEDIATE: ReadonlySet<Trigger> = new Set(['policy', 'sighup', 'control']);
 
 export interface Cadence {
-  /** What was asked for since the last run started; the first one names the run. */
+  /** The requests since the last run started; the first one names the run. */
   pending: Trigger[];
   /** When the first of `pending` came. */
   pendingSince: number;
   /** When the last run ended; undefined before the first. */
   lastEnd?: number;
   running: boolean;
-  /** Runs that failed in a row, of those that tried everything; and when to try again. */
+  /** Failed runs in a row, of those that retried everything; and when to retry. */
   failures: number;
   retryAt?: number;
-  /** The last failure left something missing: nothing helps but to try everything again. */
+  /** The last failure left a family that is not intact: only a full retry helps. */
   broken: boolean;
   /** The timer's period, ms. */
   resync: number;
-  /** Repairs that may still be made at once, at `repairTokensAt`. */
+  /** The tokens for repairs at `repairTokensAt`. */
   repairTokens: number;
   repairTokensAt: number;
 }
@@ -128,18 +125,16 @@ export function nextRun(cadence: Cadence): { at: number; trigger: Trigger } | un
   return { at, trigger: wanted };
 }
 
-/** A run starts: it answers everything that was asked for until now. */
+/** A run starts: it answers all requests until now. */
 export function started(cadence: Cadence): void {
   cadence.running = true;
   cadence.pending = [];
 }
 
-/**
- * A run ended. Returns true when repairs have used up the bucket: somebody is working against the agent.
- */
+/** A run ended. Returns true when repairs have used up the bucket: another program works against the agent. */
 export function ended(
   cadence: Cadence,
-  { ok, repaired, held = false, putBack = false }: RunResult,
+  { ok, repaired, held = false, onlyRepairs = false }: RunResult,
   now: number,
 ): boolean {
   cadence.running = false;
@@ -147,7 +142,7 @@ export function ended(
   if (ok) {
     cadence.failures = 0;
     delete cadence.retryAt;
-  } else if (!putBack || cadence.retryAt === undefined || (!held && !cadence.broken)) {
+  } else if (!onlyRepairs || cadence.retryAt === undefined || (!held && !cadence.broken)) {
     cadence.failures += 1;
     cadence.retryAt = now + retryDelay(cadence.failures);
   }

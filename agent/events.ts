@@ -1,6 +1,6 @@
 /**
- * What changes in the kernel's routing and in nf_tables, as it happens. Changes made through the agent's own
- * request socket are left out. The legacy iptables backend tells nobody; there the timer finds drift.
+ * Change events of the kernel's routing and of nf_tables. Changes through the agent's own request socket are left out.
+ * The legacy iptables backend announces nothing; there the check for drift finds changes.
  */
 
 import { NFGEN_HEADER } from '../lib/linux.ts';
@@ -14,7 +14,7 @@ import type { Link } from '../routing/state.ts';
 export interface KernelEvent {
   object: RoutingEvent['object'] | 'netfilter' | 'overrun';
   family?: RoutingEvent['family'];
-  /** The netlink address of who made the change, often its process id; 0 for the kernel itself. */
+  /** The netlink address that made the change, often a process id; 0 for the kernel itself. */
   portid?: number;
   /** The agent made it, or a child of its own. */
   own?: boolean;
@@ -22,9 +22,9 @@ export interface KernelEvent {
 }
 
 export interface KernelWatch {
-  /** Why there will be no `netfilter` events; undefined when there will. */
+  /** Why there are no `netfilter` events; undefined: there are. */
   readonly netfilterError: Error | undefined;
-  /** Reports what has happened until now. */
+  /** Reports the changes until now. */
   read(): void;
   close(): void;
 }
@@ -37,7 +37,7 @@ const NEW_GENERATION = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWGEN;
 const NFTA_GEN_PROC_PID = 2;
 const NFTA_GEN_PROC_NAME = 3;
 
-/** The message that ends every nf_tables transaction: who made it. Undefined for any other message. */
+/** The message that ends every nf_tables transaction, with the process that made it. Undefined for any other. */
 export function netfilterEvent({ type, port, data }: NetlinkMessage): KernelEvent | undefined {
   if (type !== NEW_GENERATION) return undefined;
   let pid = 0;
@@ -51,9 +51,9 @@ export function netfilterEvent({ type, port, data }: NetlinkMessage): KernelEven
 }
 
 /**
- * Reports every change until it is closed. Main thread only. `netlink` is the socket that the agent makes its
- * own changes of routing with; `isOwn` knows the other netlink addresses that the agent changes something with.
- * Throws `SystemError` when routing cannot be listened to.
+ * Reports every change until it is closed. Main thread only. `netlink`: the socket of the agent's own routing changes;
+ * `isOwn`: whether the agent, or a child of its own, has another netlink address. Throws `SystemError` when routing
+ * cannot be listened to.
  */
 export function watchKernel(
   netlink: NetlinkSocket,

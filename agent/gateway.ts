@@ -9,7 +9,7 @@ import type { Logger } from '../lib/log.ts';
 import { FAMILIES } from '../lib/prefix.ts';
 import { isRuleStep } from '../nat/render.ts';
 import { bfdIntent, createBfdReadiness, INTACT, recordOutcome } from './bfd-readiness.ts';
-import { PUTS_BACK, type RunResult, type Trigger } from './cadence.ts';
+import { REPAIRS, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
 import { FlowCleaner } from './flows/flows.ts';
 import type { OpenKernels } from './kernels.ts';
@@ -256,7 +256,7 @@ export class Gateway {
     if (run.followed !== undefined) this.#flows.follow(run.followed);
     const ok = run.failures.length === 0;
     const held = !ok && run.outcome !== undefined && isIntact(run.outcome);
-    return { ok, repaired: run.repaired, held, putBack: PUTS_BACK.has(trigger) };
+    return { ok, repaired: run.repaired, held, onlyRepairs: REPAIRS.has(trigger) };
   }
 
   /** Observes and applies. Throws when the kernel cannot be read; `run` holds what was done until then. */
@@ -264,7 +264,7 @@ export class Gateway {
     const first = await this.#observe(policy, trigger);
     run.changes = countChanges(first.changes);
     // What was refused before and is retried is no repair.
-    const retries = !PUTS_BACK.has(trigger) && this.#parts.view.kernel.failed.length > 0;
+    const retries = !REPAIRS.has(trigger) && this.#parts.view.kernel.failed.length > 0;
     run.repaired = run.changes > 0 && !this.#isNew(first.desired) && !retries;
     const cause = run.repaired ? (this.#unrepaired ?? this.#causeOf(first)) : undefined;
     if (run.changes > 0) {
@@ -331,7 +331,7 @@ export class Gateway {
     [this.#routingTouched, this.#natTouched] = [false, false];
     observationBegins(this.#history, this.#clock.now());
     this.#visibility.blind = true;
-    const retry = !PUTS_BACK.has(trigger);
+    const retry = !REPAIRS.has(trigger);
     const observation = await this.#reconciler.observe(policy, unchanged, retry).catch((error: unknown) => {
       // Earlier changes have not been read.
       [this.#routingTouched, this.#natTouched] = [true, true];

@@ -1,4 +1,4 @@
-/** Puts the parts together that read and write the kernel of this network namespace. */
+/** Opens what reads and writes the kernel of this network namespace. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { exec, isChild } from '../lib/exec.ts';
@@ -21,25 +21,25 @@ import { permanentEntries, removeEntries } from './uplink/next-hop.ts';
 
 export interface OpenKernels extends Kernels {
   claims: Claims;
-  /** Changes when something changed since a look that no event tells: a set's content, a legacy table, a sysctl. */
+  /** Changes with what no event announces: the elements of a set, a legacy table, a sysctl. */
   fingerprint(observation: Observation): string;
-  /** Reports changes, and says which are the agent's own. */
+  /** Reports changes, and which are the agent's own. */
   watch(onEvent: (event: KernelEvent) => void): KernelWatch;
   close(): void;
 }
 
-/** Makes the kernel load its connection tracking: its settings are there from then on. */
+/** Makes the kernel load its connection tracking: its sysctls exist from then on. */
 function loadConntrack(): void {
   try {
     const fd = libc.socket(AF_NETLINK, SOCK_RAW, Protocol.NETFILTER);
     libc.sendto(fd, dumpRequest(1));
     libc.close(fd);
   } catch {
-    // A kernel without it has no settings either, and that is told.
+    // A kernel without it has no such sysctls either, and a note says so.
   }
 }
 
-/** Opens the sockets. Throws when netlink cannot be had at all. */
+/** Opens the sockets. Throws when netlink cannot be used at all. */
 export function createKernels(options: Options): OpenKernels {
   const netlink = new NetlinkSocket(Protocol.ROUTE);
   let netfilter: NetlinkSocket | undefined;

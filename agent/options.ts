@@ -5,7 +5,7 @@
 import type { LogFormat, LogLevel } from '../lib/log.ts';
 import { parseDuration } from '../lib/units.ts';
 
-/** What the exit code of a command says (docs/commands.md). */
+/** The exit codes of the commands (docs/commands.md). */
 export const EXIT = {
   ok: 0,
   failed: 1,
@@ -40,7 +40,7 @@ export const GLOBAL_OPTIONS = {
   'log-format': { value: 'FORMAT', help: 'json|pretty (default: pretty on a terminal)' },
 } as const satisfies Record<string, OptionSpec>;
 
-/** What reconciling needs to know: `run`, `apply`, `plan` and `cleanup` take these. */
+/** Options of reconciling: `run`, `apply`, `plan` and `cleanup` take these. */
 export const KERNEL_OPTIONS = {
   'network-status': {
     value: 'FILE',
@@ -91,10 +91,10 @@ export interface Options {
   translationLog?: string;
 }
 
-/** A flag or variable that cannot be used. The message names it and says what it may be. */
+/** An invalid flag or variable. The message names it and what it may be. */
 export class UsageError extends Error {}
 
-/** Timers take no more than 24 days, and nobody waits for longer than one, ms. */
+/** The longest wait, ms; timers take no more than 24 days. */
 const LONGEST_WAIT = 24 * 3_600_000;
 
 /** What `parseTimeout` takes. */
@@ -126,7 +126,7 @@ const INTERFACE_NAME = /^[^\s/:]{1,15}$/;
 export const variableOf = (name: OptionName): string =>
   `VEG_AGENT_${name.toUpperCase().replaceAll('-', '_')}`;
 
-/** What decides which policy and which interfaces: a daemon is asked for a plan by those that are named. */
+/** The options that choose the policy and the interfaces. */
 export const PLAN_OPTIONS = [
   'policy-dir',
   'network-status',
@@ -153,7 +153,7 @@ export function matchesDaemon(options: Options, named: URLSearchParams): boolean
   return PLAN_OPTIONS.every((name) => !named.has(name) || named.get(name) === own[name]);
 }
 
-/** Puts flags, environment and defaults together. Throws `UsageError` for a value that cannot be used. */
+/** Resolves flags, environment and defaults. Throws `UsageError` for an invalid value. */
 export function resolveOptions(
   flags: Flags,
   env: Record<string, string | undefined>,

@@ -44,12 +44,12 @@ function flagsOf(values: OptionValues): Flags {
   return flags;
 }
 
-/** When memory runs out the kernel is to kill this command, not the daemon beside it. Anybody may ask for that. */
+/** Makes the kernel kill this command, not the daemon beside it, when memory runs out. Needs no privilege. */
 function dieFirst(): void {
   try {
     writeFileSync('/proc/self/oom_score_adj', '1000');
   } catch {
-    // A process that has more rights than its user cannot; in the image the shell has done it before.
+    // A process with more rights than its user cannot; in the image the shell has done it before.
   }
 }
 
@@ -97,7 +97,7 @@ function program(): Command {
       const own = command.opts();
       const flags: Flags = { ...flagsOf(root.opts()), ...flagsOf(own) };
       const options = resolveOptions(flags, process.env, process.stdout.isTTY === true);
-      // The daemon says itself what signals do, as soon as it can.
+      // The daemon sets its own handlers.
       if (name !== 'run') {
         releaseSignals();
         dieFirst();
@@ -212,7 +212,7 @@ function program(): Command {
 
   add(
     'drain',
-    'tell the peers AdminDown, wait until traffic has moved, stay drained',
+    'send AdminDown to the peers, wait until traffic has moved, stay drained',
     async (options, own) => {
       const timeout = own.timeout === undefined ? undefined : parseTimeout(String(own.timeout));
       if (own.timeout !== undefined && timeout === undefined) {

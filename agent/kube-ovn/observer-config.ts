@@ -12,7 +12,7 @@ import { KUBE_OVN_BFD } from '../policy/resolve.ts';
 import { translateTranslationLog } from '../policy/translation-log.ts';
 
 export interface ObserverConfig {
-  /** Its name and its log; it programs nothing. */
+  /** The gateway's name and its log; it programs nothing. */
   policy: Policy;
   /** Counters of the interfaces are wanted. */
   interfaces: boolean;
@@ -41,7 +41,7 @@ export function readObserverConfig(
   try {
     return readConfig(JSON.parse(file.text));
   } catch (error) {
-    // Not JSON, or lists in lists in lists.
+    // Not JSON, or nested too deeply.
     return { problem: `config.json: ${(error as Error).message}` };
   }
 }
@@ -51,12 +51,12 @@ function readConfig(written: unknown): ObserverConfig | { problem: string } {
     return { problem: 'config.json: must be an object' };
   }
   const { namespace, name, externalNetwork } = written as Written;
-  // As for its writer, null is nothing.
+  // As for Kube-OVN's controller, null means absent.
   const observability = (written as Written).observability ?? {};
   if (typeof namespace !== 'string' || typeof name !== 'string' || typeof externalNetwork !== 'string') {
     return { problem: 'config.json: namespace, name and externalNetwork must be there' };
   }
-  // The schema of the resource checks what was taken out of it.
+  // The schema of the resource validates its part.
   const resource = {
     apiVersion: KUBE_OVN,
     kind: 'VpcEgressGateway',
@@ -73,7 +73,7 @@ function readConfig(written: unknown): ObserverConfig | { problem: string } {
   const { spec } = document.value as VpcEgressGatewayResource;
   const log = translateTranslationLog(document, path, spec?.observability?.conntrack?.log);
   if (errors.length > 0) return { problem: errors.map(formatError).join('; ') };
-  // Metrics without a log are a log of nothing.
+  // Metrics without a log are a log without events.
   const metrics = observability.conntrack?.metrics?.enabled === true;
   const silent = {
     events: [],

@@ -1,6 +1,6 @@
 /**
- * What the observer counts of itself, kept in its directory: its counters go on when its container starts again in the
- * same pod. Another pod begins anew.
+ * The counters of Kube-OVN's observer about itself, persisted in its directory: they continue when its container
+ * restarts in the same pod. In another pod they start at 0.
  */
 import { readFileSync, readlinkSync } from 'node:fs';
 import { readState, replaceState } from '../../lib/files.ts';
@@ -19,7 +19,7 @@ export class ObserverCounts<Name extends string> {
   readonly #pod: string;
   readonly #counts = new Map<Name, number>();
 
-  /** Goes on from what the file has of these names in this pod, if it makes sense. */
+  /** Continues from what the file has of these names in this pod, if it is valid. */
   constructor(file: string, names: readonly Name[], pod = thisPod()) {
     this.#file = file;
     this.#pod = pod;
@@ -28,7 +28,7 @@ export class ObserverCounts<Name extends string> {
       const content = readState(file, MAX_SIZE);
       if (content !== undefined) saved = { ...(parseJson(content, MAX_VALUES) as object) };
     } catch {
-      // It begins anew.
+      // They start at 0.
     }
     if (saved.pod !== pod) return;
     for (const name of names) {
@@ -37,18 +37,18 @@ export class ObserverCounts<Name extends string> {
     }
   }
 
-  /** One more. */
+  /** Counts one. */
   add(name: Name): void {
     this.#counts.set(name, this.of(name) + 1);
     try {
       const counts = Object.fromEntries(this.#counts);
       replaceState(this.#file, [JSON.stringify({ pod: this.#pod, counts })]);
     } catch {
-      // Then the next start has the count of before.
+      // The next start continues from the count before.
     }
   }
 
-  /** How many there were; 0: none yet. */
+  /** The count; 0: none yet. */
   of(name: Name): number {
     return this.#counts.get(name) ?? 0;
   }

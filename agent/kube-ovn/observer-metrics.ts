@@ -1,6 +1,6 @@
 /**
  * The metrics of Kube-OVN's own gateway observer, under its names and labels, where they mean the same here: its
- * dashboards and alerts go on working.
+ * dashboards and alerts keep working.
  */
 import { readFileSync } from 'node:fs';
 import { Counter, Gauge, type Registry } from 'prom-client';

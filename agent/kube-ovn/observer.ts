@@ -27,10 +27,10 @@ import { readObserverConfig } from './observer-config.ts';
 import { ObserverCounts } from './observer-counts.ts';
 import { addKubeOvnMetrics, interfaceCounters } from './observer-metrics.ts';
 
-/** Its file system is read-only but for this directory. It is the pod's: counters go on when the container starts again. */
+/** The only writable directory. It is the pod's: counters continue when the container restarts. */
 const MEMORY = '/dev/shm';
 
-/** Says what is wrong with the command line, and ends. */
+/** Prints what is wrong with the command line, and exits. */
 function refuse(problem: string): never {
   process.stderr.write(`kube-ovn-observer: ${problem}\n`);
   process.exit(EXIT.usage);
@@ -58,7 +58,7 @@ const { host, port } =
   );
 const { logger, flush } = await createLog({ level: 'info', format: 'json', component: 'observer' });
 
-// Two of them at once are two that listen.
+// One directory for each listening observer.
 const stateDir = join(MEMORY, `veg-agent-observer-${port}`);
 makeOwnDirectory(stateDir);
 const translations = new Translations({
@@ -71,7 +71,7 @@ const INTERFACE_ERROR = 'interface collect';
 const counts = new ObserverCounts(join(stateDir, 'counts.json'), ['success', 'error', INTERFACE_ERROR]);
 let wanted = { interfaces: false, externalNetwork: '' };
 
-/** The interfaces, as Multus names them. Throws when it does not, or they are not there. */
+/** The interfaces that Multus names. Throws when it names none, or they do not exist. */
 function findInterfaces(): { internal: string; external: string } {
   const status = parseNetworkStatus(readMounted(values['network-status'], MAX_NETWORK_STATUS).toString());
   if ('problem' in status) throw new Error(`${values['network-status']}: ${status.problem}`);
@@ -97,8 +97,8 @@ function findInterfaces(): { internal: string; external: string } {
 let interfaces: ReturnType<typeof findInterfaces> | undefined;
 const interfaceFailures = new LogOnChange();
 
-/** Looks for the interfaces before each scrape: Multus' annotation may come late. */
-function lookForInterfaces(): void {
+/** Finds the interfaces before each scrape: Multus' annotation may come late. */
+function updateInterfaces(): void {
   interfaces = undefined;
   if (!wanted.interfaces) return;
   try {
@@ -141,15 +141,12 @@ addKubeOvnMetrics(registry, {
   interfaces: () => interfaces,
 });
 
-/** Puts a configuration in force; one that cannot be used changes nothing. */
-function take(files: PolicyFile[] | { unreadable: string }): void {
+/** Applies a configuration; an invalid one changes nothing. */
+function configure(files: PolicyFile[] | { unreadable: string }): void {
   const config = readObserverConfig(files);
   if ('problem' in config) {
     counts.add('error');
-    logger.error(
-      { problem: config.problem },
-      'the configuration cannot be used; the last one stays in force',
-    );
+    logger.error({ reason: config.problem }, 'invalid configuration; the last one stays in force');
     return;
   }
   wanted = { interfaces: config.interfaces, externalNetwork: config.externalNetwork };
@@ -158,12 +155,12 @@ function take(files: PolicyFile[] | { unreadable: string }): void {
   logger.info({ config: config.policy.name, log: config.policy.translationLog ?? null }, 'configured');
 }
 
-const watch = watchPolicy(dirname(values.config), take);
-take(watch.read());
+const watch = watchPolicy(dirname(values.config), configure);
+configure(watch.read());
 
 const TEXT = 'text/plain; charset=utf-8';
 const metrics = shareMetrics(async () => {
-  lookForInterfaces();
+  updateInterfaces();
   return { type: registry.contentType, body: await registry.metrics() };
 });
 const http = new HttpServer({
@@ -188,15 +185,15 @@ async function stop(): Promise<void> {
   await http.close();
   await translations.stop();
 }
-/** Ends, whether or not all was handed on. */
+/** Stops and exits, whether or not all records were written. */
 function end(): void {
   stop()
-    .catch((error: unknown) => logger.error({ err: error }, 'the end did not go as it should'))
+    .catch((error: unknown) => logger.error({ err: error }, 'stopping failed'))
     .finally(() => {
       flush();
       process.exit(0);
     });
 }
-// SIGHUP and SIGUSR1, which nobody means here, do no harm.
+// SIGHUP and SIGUSR1 are ignored.
 onSignals({ SIGTERM: end, SIGINT: end }, unblockSignal);
 reapOrphans();

@@ -1,5 +1,5 @@
 /**
- * The metrics of Kube-OVN's BFD supervisor (recovery.ts), under its names and labels: its alerts go on working.
+ * The metrics of Kube-OVN's BFD supervisor (recovery.ts), under its names and labels: its alerts keep working.
  */
 import { Counter, Gauge, type Registry } from 'prom-client';
 import type { Recovery } from './recovery.ts';

@@ -1,11 +1,11 @@
 /**
- * Which sessions are not Up for too long, and what was done about it: the account that Kube-OVN's BFD supervisor
- * gives (its `status`, its metrics), kept here in its words. Pure.
+ * Recovery of sessions that stay down, as Kube-OVN's BFD supervisor reports it (its `status`, its metrics), in its
+ * words. Pure; session-recovery.ts carries it out.
  *
- * What there is to do is little. A session that is down because of its peer comes back by itself, stale
- * discriminators included (docs/bfd.md). So after a grace period the BFD process is told again how it is configured:
- * "ReplayConfiguration". What an operator changed with `bfdd-control`, a block for instance, stays as it is; only a
- * session that was taken away altogether comes back, as Kube-OVN's tests expect.
+ * There is little to do: a session that is down because of its peer comes back by itself, stale discriminators included
+ * (docs/bfd.md). After a grace period the BFD process gets its configuration again: "ReplayConfiguration". What an
+ * operator changed with `bfdd-control`, a block for instance, stays; only a session that was removed altogether comes
+ * back, as Kube-OVN's tests expect.
  */
 import type { EngineReport, PeerIntent, SessionStateName } from '../../bfd/intent.ts';
 
@@ -48,7 +48,7 @@ export class Recovery {
   /** Since when no expected session is Up; undefined while one is. */
   #zeroSince: number | undefined;
 
-  /** Takes the sessions that there are to be. Those that were there before keep their account. */
+  /** Takes the expected sessions. Known ones keep their record. */
   expect(peers: readonly PeerIntent[]): void {
     const before = this.#episodes;
     this.#episodes = new Map(
@@ -65,7 +65,7 @@ export class Recovery {
     );
   }
 
-  /** Takes the state of the sessions, and returns those whose configuration is to be said again now. */
+  /** Takes the state of the sessions. Returns those whose configuration is to be sent again now. */
   observe(report: EngineReport, now: number): Episode[] {
     const states = new Map(report.sessions.map((s) => [keyOf(s.local, s.remote), s.state]));
     for (const [key, episode] of this.#episodes) episode.state = states.get(key) ?? '';
@@ -109,7 +109,7 @@ const CLEAN = {
 
 const keyOf = (local: string, remote: string): string => `${local} ${remote}`;
 
-/** Moves the account of one session on. True when an attempt begins now. */
+/** Advances the record of one session. True when an attempt begins now. */
 function attemptDue(episode: Episode, now: number): boolean {
   if (episode.state === 'Up') {
     episode.phase = 'Up';
@@ -140,7 +140,7 @@ const NEVER = '0001-01-01T00:00:00Z';
 
 /**
  * What `kube-ovn-bfdd-supervisor status` prints. `now` and `unixNow` are the same moment, on the clock of the
- * episodes and in Unix ms. There is no child here that could die alone: those fields say so.
+ * episodes and in Unix ms. The fields about a child process are constant: there is none that could die alone.
  */
 export function supervisorStatus(recovery: Recovery, live: boolean, now: number, unixNow: number) {
   return {

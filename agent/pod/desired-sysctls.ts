@@ -1,13 +1,13 @@
-/** Which kernel settings a gateway needs, and why. Pure; sysctl.ts sets them. */
+/** The sysctls that a gateway needs, and why. Pure; sysctl.ts sets them. */
 import type { Family } from '../../lib/prefix.ts';
 
-/** A setting, by its path below /proc/sys: an interface name may hold dots, which dotted names confuse. */
+/** A sysctl by its path below /proc/sys: an interface name may hold dots, which dotted names confuse. */
 export interface Sysctl {
   path: string;
   value: string;
-  /** The family that forwards nothing without it; absent: it may work all the same. */
+  /** The family that forwards nothing without it; absent: the gateway may work without. */
   required?: Family;
-  /** What is the matter without it, where that is not clear from its name. */
+  /** What happens without it, where its name does not tell. */
   otherwise?: string;
 }
 
@@ -15,7 +15,7 @@ export interface Sysctl {
 const CONNTRACK: readonly Sysctl[] = [
   ['acct', 'flows have no packet and byte counts'],
   ['timestamp', 'flows have no exact start times'],
-  ['events', 'the end of flows that began while nobody listened is seen late'],
+  ['events', 'the end of flows that began before the log is seen late'],
 ].map(([name, otherwise]) => ({
   path: `net/netfilter/nf_conntrack_${name}`,
   value: '1',
@@ -23,10 +23,10 @@ const CONNTRACK: readonly Sysctl[] = [
 }));
 
 /**
- * The settings. The kernel takes the larger of `all` and the interface's own rp_filter, so both must be 0:
- * packets from the VPC have sources whose way back the filter looks for in the main table, outside.
- * The kernel's own ICMP errors (fragmentation needed, time exceeded) get the address of the interface that the
- * packet came in by, which rule 1003 sends back into the VPC, whoever its sender is.
+ * The sysctls. The kernel takes the larger of `all` and the interface's own rp_filter, so both must be 0: the filter
+ * would look up the way back to sources in the VPC in the main table, which leads outside.
+ * The kernel's own ICMP errors (fragmentation needed, time exceeded) get the address of the interface that the packet
+ * came in by, and rule 1003 sends them back into the VPC, to any source.
  * @param counting whether flows are counted in this pod
  */
 export function desiredSysctls(
@@ -43,7 +43,8 @@ export function desiredSysctls(
       {
         path: 'net/ipv4/icmp_errors_use_inbound_ifaddr',
         value: '1',
-        otherwise: 'sources that no policy names hear nothing of packets that are too big or go nowhere',
+        otherwise:
+          'sources that no policy names get no ICMP error for packets that are too big or cannot be delivered',
       },
     );
   }
@@ -62,8 +63,8 @@ export function desiredSysctls(
 }
 
 /**
- * What the settings can have been before, and what the agent makes of them: `sysctl.json` may name no others, or
- * `cleanup` would set for whoever can write that file what only root may set.
+ * The values that the agent sets: `sysctl.json` may name no others, or `cleanup` would let everyone who can write that
+ * file set what only root may set.
  */
 const OWN: readonly { path: RegExp; ours: string }[] = [
   { path: /^net\/ipv4\/ip_forward$/, ours: '1' },
@@ -74,6 +75,6 @@ const OWN: readonly { path: RegExp; ours: string }[] = [
   { path: /^net\/netfilter\/nf_conntrack_(acct|timestamp|events)$/, ours: '1' },
 ];
 
-/** Whether the agent can have found a setting so, and have set it so. */
+/** Whether the agent can have made this change. */
 export const isOwnChange = (path: string, before: string, ours: string): boolean =>
   /^[012]$/.test(before) && before !== ours && OWN.some((own) => own.path.test(path) && own.ours === ours);

@@ -1,4 +1,4 @@
-/** Gathers what the plan needs to know about the pod: the kernel's links, addresses and networks, Multus' annotation. */
+/** Reads what the plan needs to know about the pod: the kernel's links, addresses and networks, Multus' annotation. */
 import { existsSync } from 'node:fs';
 import { readMounted } from '../../lib/files.ts';
 import { RTN_UNICAST } from '../../lib/linux.ts';
@@ -45,8 +45,8 @@ function connectedBy(route: Route): Facts['connected'] {
 }
 
 /**
- * The facts. A network-status file that is not there is no surprise (Multus is optional); one that cannot be
- * read or understood is noted and left aside.
+ * The facts. A missing network-status file is no problem (Multus is optional); one that cannot be read or parsed is
+ * ignored, with a note.
  */
 export async function readFacts(
   observed: Pick<RoutingState, 'links' | 'addresses' | 'routes'>,
@@ -57,8 +57,7 @@ export async function readFacts(
   const { links, addresses, routes } = observed;
   let networks: NetworkStatus[] = [];
   const notes: string[] = [];
-  const ignored = (why: string) =>
-    notes.push(`network-status file ${networkStatusPath} is left aside: ${why}`);
+  const ignored = (why: string) => notes.push(`ignoring network-status file ${networkStatusPath}: ${why}`);
   try {
     const result = parseNetworkStatus(readMounted(networkStatusPath, MAX_NETWORK_STATUS).toString());
     if ('networks' in result) networks = result.networks;

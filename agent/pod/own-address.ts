@@ -1,10 +1,10 @@
 /**
- * The gateway's own addresses: which of those on an interface packets may leave with, and which one they do leave
- * with. Pure.
+ * The gateway's own addresses: which of those on an interface packets may leave from, and which one they do leave
+ * from. Pure.
  *
- * Own is what somebody else than the agent has put on the interface, is global, and has passed duplicate address
- * detection; but no EIP, which is a pod's, and nothing that is an address of the other side as well. Of several
- * the first of this order is taken: on a network with the gateway; named by no policy; not deprecated (IPv6:
+ * Own is an address that another program than the agent has put on the interface, that is global, and that has passed
+ * duplicate address detection; but no EIP, which is a pod's, and none that is an address of the other side as well. Of
+ * several the first of this order is used: on a network with the gateway; named by no policy; not deprecated (IPv6:
  * RFC 6724 5, rule 3); neither temporary nor IPv4's secondary; the one that has been there longest.
  */
 
@@ -22,7 +22,7 @@ const IFA_F_DADFAILED = 0x08;
 const IFA_F_DEPRECATED = 0x20;
 const IFA_F_TENTATIVE = 0x40;
 
-/** Addresses that the policy gives to others, in a family. */
+/** Addresses that the policy assigns to pods, in a family. */
 export interface Given {
   /** Wholly: never the gateway's own. */
   pods: readonly Address[];
@@ -36,30 +36,30 @@ const NOTHING_GIVEN: Given = { pods: [], shared: [] };
 export const networkOf = ({ address, prefixLength }: InterfaceAddress): Prefix =>
   parsePrefix(`${address}/${prefixLength}`)!;
 
-/** Everything on an interface of a family. */
+/** All addresses of a family on an interface. */
 function addressesOn({ links, addresses }: LinkFacts, name: string, family: Family): InterfaceAddress[] {
   const index = links.find((link) => link.name === name)?.index;
   return addresses.filter((address) => address.ifindex === index && address.family === family);
 }
 
-/** Whether packets can be sent from an address: it is global, and nobody else on the link has it. */
+/** Whether packets can be sent from an address: it is global, and no duplicate on the link. */
 export const isUsable = ({ scope, flags }: Pick<InterfaceAddress, 'scope' | 'flags'>): boolean =>
   scope === RT_SCOPE_UNIVERSE && (flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE)) === 0;
 
-/** The pod's own addresses on an interface that packets can be sent from; virtual ones are none of them. */
+/** The pod's own addresses on an interface that packets can be sent from, without virtual ones. */
 export function usableAddresses(facts: LinkFacts, name: string, family: Family): InterfaceAddress[] {
   return addressesOn(facts, name, family).filter((address) => !ownsAddress(address) && isUsable(address));
 }
 
-/** That an interface has no address that packets could be sent from, and why where that is known. */
+/** The message that an interface has no usable address, with the reason where it is known. */
 export function noAddress(facts: LinkFacts, name: string, family: Family, role: string): string {
   const duplicate = addressesOn(facts, name, family).find(({ flags }) => flags & IFA_F_DADFAILED);
-  const why = duplicate === undefined ? '' : `: somebody else on the link has ${duplicate.address}`;
+  const why = duplicate === undefined ? '' : `: another host on the link has ${duplicate.address}`;
   return `the ${role} interface ${name} has no usable IPv${family} address${why}`;
 }
 
 /**
- * The gateway's own addresses on an interface, the one that packets leave with first.
+ * The gateway's own addresses on an interface, the one that packets leave from first.
  * @param inside the addresses of the other side
  */
 export function ownAddresses(

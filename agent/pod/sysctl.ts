@@ -1,8 +1,8 @@
 /**
- * The kernel settings of desired-sysctls.ts. Set where /proc/sys can be written, reported where it cannot
- * (in a Kube-OVN pod only the init container may). The value that was there before is kept in
- * `<state-dir>/sysctl.json`, so that `cleanup` can put it back; as long as that cannot be written, in memory, with a
- * note. Of that file only what the agent itself can have written is believed.
+ * Sets the sysctls of desired-sysctls.ts where /proc/sys can be written, and reports them where it cannot (in a Kube-OVN
+ * pod only the init container may). The former value is kept in `<state-dir>/sysctl.json`, so that `cleanup` can
+ * restore it; as long as that file cannot be written, in memory, with a note. Only changes that the agent itself can
+ * have made are read from that file.
  */
 import { readFileSync } from 'node:fs';
 import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
@@ -12,11 +12,11 @@ import { parseJson } from '../../lib/json.ts';
 import type { Family } from '../../lib/prefix.ts';
 import { isOwnChange, type Sysctl } from './desired-sysctls.ts';
 
-/** The state file has a few settings; octets, and values. */
+/** Limits of the state file: octets, and values. */
 const MAX_SIZE = 1 << 16;
 const MAX_VALUES = 1 << 10;
 
-/** A change of one setting. `line`: the command that would do the same. */
+/** A change of one sysctl. `line`: the command that would do the same. */
 export interface SysctlStep extends Pick<Sysctl, 'path' | 'value' | 'required'> {
   line: string;
 }
@@ -30,21 +30,21 @@ export interface SysctlObservation {
 export interface Sysctls {
   /**
    * What has to be changed, and what is wrong and cannot be changed from here: a problem of its family, or a note
-   * where it may work all the same.
+   * where the gateway may work without.
    */
   observe(settings: readonly Sysctl[]): Promise<SysctlObservation>;
-  /** The present values as one text. */
+  /** The current values as one text. */
   fingerprint(settings: readonly Sysctl[]): string;
   /**
-   * Makes the changes, remembering what was there until it is there again. Rejects with the first error; that it
-   * cannot be remembered is none, and each observation retries.
+   * Makes the changes, and keeps the former values until they are restored. Rejects with the first error; a state
+   * file that cannot be written is none, and each observation retries it.
    */
   apply(steps: readonly SysctlStep[]): Promise<void>;
-  /** What puts back the settings that still have the value that `apply` gave them. */
+  /** The steps that restore the sysctls that still have the value that `apply` set. */
   planCleanup(): Promise<SysctlStep[]>;
 }
 
-/** What was there before and what the agent put in its place. */
+/** The former value of a sysctl, and the agent's. */
 type Remembered = Record<string, { before: string; ours: string }>;
 
 const step = ({ path, value, required }: Pick<Sysctl, 'path' | 'value' | 'required'>): SysctlStep => ({
@@ -58,10 +58,10 @@ const step = ({ path, value, required }: Pick<Sysctl, 'path' | 'value' | 'requir
 export function createSysctls(base: string, stateFile: string): Sysctls {
   const read = async (path: string): Promise<string> => (await readFile(join(base, path), 'utf8')).trim();
 
-  /** What the state file should say, and why it could not be written; undefined when it says so. */
+  /** What the state file should hold, and why it could not be written; undefined when it does. */
   let unkept: { all: Remembered; reason: string } | undefined;
 
-  /** What the state file says. Throws when it is not what it should be. */
+  /** The content of the state file. Throws when it is invalid. */
   const recall = (): Remembered => {
     const content = readState(stateFile, MAX_SIZE);
     return content === undefined ? {} : parseRemembered(content, stateFile);
@@ -87,7 +87,7 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
       replaceState(stateFile, [`${JSON.stringify(all, undefined, 2)}\n`]);
       unkept = undefined;
     } catch (error) {
-      // A gateway forwards all the same.
+      // A gateway forwards without it.
       unkept = { all: { ...all }, reason: (error as Error).message };
     }
   };
@@ -105,14 +105,14 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
         recall();
       } catch (error) {
         const { code, message } = error as NodeJS.ErrnoException;
-        // The init container's root has written it and may read it; who may not could put nothing back either.
+        // The init container's root wrote it; a process that may not read it could not restore anything either.
         if (code !== 'EACCES') found.notes.push(`cleanup will not put back settings: ${message}; remove it`);
       }
       for (const wanted of settings) {
         try {
           const actual = await read(wanted.path);
           if (actual === wanted.value) continue;
-          // Opening tells whether writing is permitted; access(2) would ask for the real user, without capabilities.
+          // Opening shows whether writing is permitted; access(2) checks the real user, without capabilities.
           await (await open(join(base, wanted.path), 'r+')).close();
           found.steps.push(step(wanted));
         } catch (error) {
@@ -153,7 +153,7 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
     async planCleanup() {
       const steps: SysctlStep[] = [];
       for (const [path, { before, ours }] of Object.entries(remembered())) {
-        // An interface that has gone took its settings with it.
+        // An interface that is gone took its sysctls with it.
         const actual = await read(path).catch(() => undefined);
         if (actual === ours) steps.push(step({ path, value: before }));
       }
@@ -162,7 +162,7 @@ export function createSysctls(base: string, stateFile: string): Sysctls {
   };
 }
 
-/** Reads the state file's content. Throws when it holds what the agent does not write. */
+/** Parses the state file. Throws when it holds what the agent does not write. */
 function parseRemembered(content: Buffer, file: string): Remembered {
   let value: unknown;
   try {

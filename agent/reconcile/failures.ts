@@ -1,15 +1,14 @@
 /**
- * What the kernel does not hold as the policy says, object by object, as `status`, `/readyz`, the log and
- * `veg_agent_objects_failed` tell it. Pure.
+ * The objects that are not in the kernel as the policy says, for `status`, `/readyz`, the log and
+ * `veg_agent_objects_failed`. Pure.
  *
- * A failed object is no reason by itself to take BFD out of Up: reconciler.ts says which families still translate and
- * route as a good policy said.
+ * A failed object alone takes no session out of Up: reconciler.ts decides which families are intact.
  */
 import type { Family } from '../../lib/prefix.ts';
 
 /**
- * The kinds of things that can fail: the label `object`. `listing`: what is there could not be read; `interface`: it is
- * not as the policy needs it.
+ * The kinds of objects that can fail: the label `object`. `listing`: the kernel could not be read; `interface`: it is not
+ * as the policy needs it.
  */
 export type FailedKind =
   | 'rule'
@@ -25,11 +24,11 @@ export type FailedKind =
 
 /** Why: the label `reason`. */
 export type FailureReason =
-  /** A program is not there. */
+  /** A program is missing. */
   | 'not_installed'
   /** A capability, or the right to write a file, is missing. */
   | 'not_permitted'
-  /** Somebody holds the xtables lock. */
+  /** Another program holds the xtables lock. */
   | 'locked'
   /** The file of the xtables lock cannot be opened. */
   | 'lock_file'
@@ -40,34 +39,34 @@ export type FailureReason =
   /** It changed between reading and writing. */
   | 'changed'
   | 'timed_out'
-  /** Somebody else has it: an address on the link, a set that a foreign rule uses. */
+  /** In use by others: an address on the link, a set in a foreign rule. */
   | 'in_use'
-  /** The kernel has no way to it: a gateway on no network, a link that is not there. */
+  /** The kernel has no route to it: a gateway on no network, a missing link. */
   | 'unreachable'
-  /** The kernel does not take such a value. */
+  /** The kernel does not accept the value. */
   | 'invalid'
   /** Anything else. */
   | 'failed';
 
-/** A thing that is not as the policy says. */
+/** An object that is not as the policy says. */
 export interface Failure {
   object: FailedKind;
   family?: Family;
   /** Which one: an address, a destination, a chain, a setting. */
   name: string;
   reason: FailureReason;
-  /** What was tried, what came of it, and what to do. */
+  /** What was tried, what the kernel answered, and what to do. */
   message: string;
 }
 
 export interface FailedObject extends Failure {
-  /** When it was first told without a break, Unix milliseconds. */
+  /** Since when it has failed without a break, Unix milliseconds. */
   since: number;
 }
 
 const keyOf = ({ object, family, name }: Failure): string => `${object} ${family ?? ''} ${name}`;
 
-/** The failures that there are now, each once, since when they have been there. */
+/** The failures now, each once, with the time since when each has lasted. */
 export function failedSince(
   before: readonly FailedObject[],
   failures: readonly Failure[],
@@ -82,7 +81,7 @@ export function failedSince(
   return [...found.values()];
 }
 
-/** How many have failed, by kind and reason. */
+/** The number of failed objects by kind and reason. */
 export function countFailed(
   failed: readonly FailedObject[],
 ): { object: FailedKind; reason: FailureReason; count: number }[] {

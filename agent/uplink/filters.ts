@@ -1,5 +1,5 @@
 /**
- * Which packets of a link wake the agent: programs in classic BPF (linux/filter.h) for sockets without a link-layer
+ * Filters for the packets of a link: programs in classic BPF (linux/filter.h) for sockets without a link-layer
  * header, so the packet begins at 0. Pure.
  */
 
@@ -42,8 +42,8 @@ const acceptAny = (at: number, words: readonly number[]): Bpf => [
 ];
 
 /**
- * ARP that says where a gateway is: all replies, and the requests that it seems to send itself, but for those from
- * where it is known to be: a router asks for its hosts all day.
+ * ARP from a gateway: all replies, and its requests, except for those from its known Ethernet address: a router resolves
+ * its hosts all day.
  */
 export function gatewayArp(gateway: Address, mac: string | undefined): Bpf {
   const requests: Bpf = [[LD_H_ABS, 0, 0, ARP.operation], [JEQ_K, 0, 1, ARP_REPLY], ACCEPT];
@@ -71,16 +71,16 @@ export const gatewayAdvertisements = (gateway: Address): Bpf => [
   DROP,
 ];
 
-/** What is said of these addresses by others, and what asks whether they are free. */
+/** Claims of these addresses by others, and probes for them. */
 export function claimsFilter(family: 4 | 6, addresses: readonly Address[]): Bpf {
   const words = [...new Set(addresses.map(word))];
-  // More of them are told apart by the reader.
+  // The reader tells more of them apart.
   const all = words.length > MOST_COMPARED;
   if (family === 4) {
     if (all) return [ACCEPT];
     return [
       ...acceptAny(ARP.sender, words),
-      // Only a question that comes from no address asks whether its target is free.
+      // Only a request from no address is a probe for its target.
       ...require(LD_W_ABS, ARP.sender, 0),
       ...acceptAny(ARP.target, words),
       DROP,

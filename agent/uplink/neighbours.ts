@@ -1,4 +1,4 @@
-/** The kernel's neighbour entries, which say where packets go on a link (linux/neighbour.h). Pure. */
+/** The kernel's neighbour entries (linux/neighbour.h). Pure. */
 import { addressFamily } from '../../lib/linux.ts';
 import { macBytes, macText } from '../../lib/mac.ts';
 import { Attributes, attribute, u8, u32 } from '../../lib/netlink-codec.ts';
@@ -25,11 +25,11 @@ const NTF_ROUTER = 0x80;
 export interface Neighbour {
   ifindex: number;
   address: Address;
-  /** What the kernel found; `other` says nothing about now. */
+  /** The kernel's own state; `other`: nothing is known now. */
   state: 'reachable' | 'failed' | 'permanent' | 'other';
-  /** Where packets go; absent while the kernel does not know. */
+  /** The Ethernet address that packets go to; absent while the kernel has none. */
   mac?: string;
-  /** The agent has written it. */
+  /** The agent wrote it. */
   owned: boolean;
 }
 
@@ -69,7 +69,7 @@ export function neighbourEntry(
   ]);
 }
 
-/** Reads one entry; undefined for one that is of no IP family. */
+/** Parses one entry; undefined for one of no IP family. */
 export function parseNeighbour(payload: Buffer): Neighbour | undefined {
   const state = payload.readUInt16LE(8);
   let address: Address | undefined;
@@ -85,7 +85,7 @@ export function parseNeighbour(payload: Buffer): Neighbour | undefined {
   if (address === undefined) return undefined;
   const ifindex = payload.readInt32LE(4);
   const found = { ifindex, address, state: stateName(state), owned };
-  // What was known before the kernel gave up says nothing.
+  // The address from before the kernel gave up does not count.
   return mac === undefined || state & NUD_FAILED ? found : { ...found, mac };
 }
 

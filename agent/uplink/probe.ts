@@ -1,7 +1,6 @@
 /**
- * The sockets that probes go through: ARP and Neighbor Discovery on packet sockets, so that neither routes nor
- * rules nor the kernel's own slow neighbour detection stand in between, and ICMP echo on raw sockets, which take
- * the way that packets take.
+ * The sockets of probes: ARP and Neighbor Discovery on packet sockets, which bypass routes, rules and the kernel's own
+ * slow neighbour detection, and ICMP echo on raw sockets, which take the path of other packets.
  *
  * An answer raises SIGURG (F_SETSIG), as netlink's do: nothing is polled.
  */
@@ -36,27 +35,27 @@ import {
 import { gatewayAdvertisements, gatewayArp } from './filters.ts';
 import { decodeEcho, ECHO_REPLY, encodeEcho } from './icmp.ts';
 
-/** An answer to a probe, or what somebody says without having been asked. */
+/** An answer to a probe, or an unsolicited packet about the address. */
 export interface Answer {
   from: Address;
-  /** The Ethernet address behind it, where the probe asks for that and it is told. */
+  /** The Ethernet address behind it, where the packet holds one. */
   mac?: string;
-  /** It has the form of an answer to a question of ours. */
+  /** It has the form of an answer to a request of the agent's. */
   solicited: boolean;
 }
 
 /** A socket for the probes of one method in one family. */
 export interface Prober {
-  /** Sends one probe; `mac`: where it answered from last, absent: everybody is asked. 0 or a negative errno. */
+  /** Sends one probe, to `mac` or, undefined, to the whole link. 0 or a negative errno. */
   send(target: Address, mac: string | undefined): number;
-  /** What has come since the last call. */
+  /** The packets since the last call. */
   read(): Answer[];
-  /** Where the gateway is known to be: what it says from there without having been asked is not heard any more. */
+  /** The gateway is known to be at `mac`: its requests from there are filtered out. */
   trust(mac: string): void;
   close(): void;
 }
 
-/** Where probes leave and what they say of themselves. */
+/** The interface that probes leave by, and their source. */
 export interface Origin {
   ifindex: number;
   interface: string;
@@ -66,14 +65,14 @@ export interface Origin {
 
 export type Method = 'neighbour' | 'icmp';
 
-/** Of a link without an IPv4 address. */
+/** The source on a link without an IPv4 address. */
 export const NO_ADDRESS = canonical('0.0.0.0');
 
 /** Packets that one call of `read` takes. */
 const READ_AT_MOST = 256;
 const BUFFER = 2048;
 
-/** Opens a socket and prepares it; closes it again when that fails. Throws `SystemError`. */
+/** Opens and prepares a socket. Throws `SystemError`. */
 function open(domain: number, type: number, protocol: number, prepare: (fd: number) => void): number {
   const fd = libc.socket(domain, type, protocol);
   try {
@@ -86,7 +85,7 @@ function open(domain: number, type: number, protocol: number, prepare: (fd: numb
   }
 }
 
-/** The rest of a prober: reading what `decode` understands, closing. */
+/** Completes a prober: reads packets with `decode`, closes. */
 function prober(
   fd: number,
   decode: (packet: Buffer) => Answer | undefined,
@@ -94,7 +93,7 @@ function prober(
   trust: Prober['trust'] = () => {},
 ): Prober {
   const buffer = Buffer.alloc(BUFFER);
-  // A neighbour answers the same every time.
+  // A neighbour sends the same answer every time.
   let last: { packet: Buffer; answer: Answer | undefined } | undefined;
   const understand = (packet: Buffer): Answer | undefined => {
     if (!last?.packet.equals(packet)) last = { packet: Buffer.from(packet), answer: decode(packet) };
@@ -118,7 +117,7 @@ function prober(
   };
 }
 
-/** A sender of packets to where they go, which are made anew only when they differ from the last. */
+/** Sends packets, and encodes one only when it differs from the last. */
 function sender(
   fd: number,
   make: (target: Address, mac: string | undefined) => { packet: Buffer; to: Uint8Array },
@@ -131,7 +130,7 @@ function sender(
   };
 }
 
-/** A packet socket on a link that hears what a filter lets through. Throws `SystemError`. */
+/** A packet socket on a link, with a filter. Throws `SystemError`. */
 export const packetSocket = (protocol: number, ifindex: number, filter: Bpf): number =>
   open(AF_PACKET, SOCK_DGRAM, 0, (fd) => {
     libc.attachFilter(fd, filter);
@@ -194,7 +193,7 @@ function icmpProber(family: Family, origin: Origin): Prober {
     libc.bindToDevice(socket, origin.interface);
     libc.bind(socket, libc.sockaddr(origin.source, 0));
   });
-  // The data tell our own replies, and whose they are.
+  // The data identify the replies to this process, and their target.
   const cookie = randomBytes(8);
   const length = cookie.length + addressBytes(origin.source).length;
   const identifier = cookie.readUInt16BE(0);
@@ -216,8 +215,8 @@ function icmpProber(family: Family, origin: Origin): Prober {
 }
 
 /**
- * Opens the socket of a method; that for neighbours asks for the gateway alone. Throws `SystemError`, or `TypeError`
- * for a link without the addresses that it takes.
+ * Opens the socket of a method; the one for neighbours probes the gateway alone. Throws `SystemError`, or `TypeError`
+ * for a link without the addresses that the method needs.
  */
 export function openProber(method: Method, origin: Origin, gateway: Address): Prober {
   const family = familyOf(origin.source);

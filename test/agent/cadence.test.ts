@@ -118,7 +118,7 @@ t.test(
     request(cadence, 'netfilter', 800);
     t.strictSame(nextRun(cadence), { at: 820, trigger: 'netfilter' });
     started(cadence);
-    ended(cadence, { ...held, repaired: true, putBack: true }, 830);
+    ended(cadence, { ...held, repaired: true, onlyRepairs: true }, 830);
     t.strictSame(nextRun(cadence), { at: 1750, trigger: 'retry' }, 'that does not put the next attempt off');
     request(cadence, 'drift', 1740);
     t.strictSame(nextRun(cadence), { at: 1760, trigger: 'retry' }, 'nor does it come in its place');
@@ -134,7 +134,7 @@ t.test('where something is missing nothing helps but to try everything again', a
   ended(cadence, { ok: false, repaired: false, held: true }, 0);
   request(cadence, 'drift', 10);
   started(cadence);
-  ended(cadence, { ok: false, repaired: true, held: false, putBack: true }, 40);
+  ended(cadence, { ok: false, repaired: true, held: false, onlyRepairs: true }, 40);
   request(cadence, 'drift', 50);
   t.strictSame(nextRun(cadence), { at: 540, trigger: 'retry' });
 });

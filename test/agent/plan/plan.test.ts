@@ -152,7 +152,7 @@ t.test('an address that duplicate address detection has not passed is not used',
   ];
   t.match(makePlan(POLICY, { ...POD, addresses: taken }, {}).families[1], {
     state: 'blocked',
-    reason: /net1 has no usable IPv6 address: somebody else on the link has fd00:172:17::11; what would/,
+    reason: /net1 has no usable IPv6 address: another host on the link has fd00:172:17::11; what would/,
   });
 });
 

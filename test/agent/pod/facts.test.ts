@@ -7,7 +7,7 @@ const observed = { links: [], addresses: [], routes: [] };
 const found = { links: [], addresses: [], connected: [], routes: [], podIPs: [], services: [] };
 const NO_RESOLV_CONF = '/nonexistent';
 
-t.test('a network-status file is optional, and a bad one is noted and left aside', async (t) => {
+t.test('a network-status file is optional, and an invalid one is noted and ignored', async (t) => {
   const dir = t.testdir({
     good: '[{"name": "a", "interface": "net1", "ips": ["172.17.0.11"]}]',
     bad: '[{"name": "a", ',
@@ -29,7 +29,7 @@ t.test('a network-status file is optional, and a bad one is noted and left aside
   });
   const bad = await readFacts(observed, `${dir}/bad`);
   t.strictSame(bad.networks, []);
-  t.match(bad.notes, [/^network-status file .*\/bad is left aside: not JSON: /]);
+  t.match(bad.notes, [/^ignoring network-status file .*\/bad: not JSON: /]);
   t.match((await readFacts(observed, `${dir}/directory`)).notes, [/is a directory, not a regular file/]);
   execFileSync('mkfifo', [`${dir}/fifo`]);
   t.match((await readFacts(observed, `${dir}/fifo`)).notes, [/is a FIFO, not a regular file/]);
