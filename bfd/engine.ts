@@ -392,7 +392,9 @@ export class Engine {
     }
     const readiness = this.#gate.ready ? this.#intent.readiness[familyOf(managed.local)] : this.#gate;
     // AdminDown, not Down: a peer that sees Down may go to Init, and OVN forwards to a next hop in Init.
-    if (readiness?.ready === false) return { state: 'AdminDown', diagnostic: readiness.diagnostic };
+    if (readiness?.ready === false && !managed.intent.unconditional) {
+      return { state: 'AdminDown', diagnostic: readiness.diagnostic };
+    }
     return managed.forced;
   }
 

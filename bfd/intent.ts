@@ -46,6 +46,8 @@ export interface PeerIntent {
   /** Adopt a stale Your Discriminator of a configured peer (docs/bfd.md). */
   adoptDiscriminator: boolean;
   auth?: AuthIntent;
+  /** The session does not depend on the readiness of its family: it shows that this system is reachable. */
+  unconditional?: true;
   /** Demand mode (RFC 5880 6.6): the interval between polls, microseconds; the peer sends no other packets. */
   demandPollInterval?: number;
   /** The C bit (RFC 5880 6.8.7); absent: the engine's. */

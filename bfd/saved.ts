@@ -137,6 +137,7 @@ function sessionCheck(isAddress: (text: string) => boolean): Check {
       ),
       multihop: flag,
       adoptDiscriminator: flag,
+      unconditional: optional(flag),
       auth: optional(
         fields<AuthIntent>({
           type: oneOf(...AUTH_TYPES),

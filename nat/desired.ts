@@ -38,6 +38,7 @@ import {
   CHAIN_MSS,
   CHAIN_NEW,
   CHAIN_PRIMARY,
+  CHAIN_REDIRECT,
   CHAIN_REFUSED,
   CHAIN_STRAY,
   CHAIN_TRANSLATE,
@@ -307,6 +308,11 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
       'PREROUTING',
       ...shared.map((to) => `-d ${hostPrefix(to)} -i ${external} ${jump(CHAIN_GROUP)}`),
     );
+    // IPv4 has a setting for it.
+    if (family === 6) {
+      add('raw', CHAIN_REDIRECT, ['-j DROP']);
+      hook('raw', 'OUTPUT', `-o ${external} -p ipv6-icmp -m icmp6 --icmpv6-type 137 ${jump(CHAIN_REDIRECT)}`);
+    }
     // What is for a shared address and belongs to no connection is routed inside, and goes no further.
     starts.push(...shared.map((to) => `-d ${hostPrefix(to)} -o ${internal} -j DROP`));
   }

@@ -74,6 +74,8 @@ export const CHAIN_PRIMARY = 'VEG-PRIMARY';
 export const CHAIN_MSS = 'VEG-MSS';
 /** raw PREROUTING, to a shared address: what is for the ports of another member of the group. */
 export const CHAIN_GROUP = 'VEG-GROUP';
+/** raw OUTPUT: ICMPv6 redirects, which would lead the network outside past the holder of a shared address. */
+export const CHAIN_REDIRECT = 'VEG-REDIRECT';
 /** nat POSTROUTING, into the VPC from outside: it keeps its source. */
 export const CHAIN_INWARDS = 'VEG-INWARDS';
 /** nat POSTROUTING, with a mark of ours. */

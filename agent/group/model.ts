@@ -161,6 +161,20 @@ export interface GroupView {
   replicas: number;
 }
 
+/** The part of a view that the plan follows from: it changes only when the kernel has to. */
+export type GroupFacts = Pick<GroupView, 'self' | 'state' | 'slice' | 'forward' | 'held' | 'ready'> & {
+  /** The members whose flows are not all here yet. */
+  takingOverFrom: Address[];
+};
+
+/** What the plan needs of a view. */
+export const groupFacts = ({ self, state, slice, forward, held, ready, peers }: GroupView): GroupFacts => ({
+  ...{ self, state, slice, forward, held, ready },
+  takingOverFrom: ready
+    ? []
+    : peers.filter(({ exchange, inSync }) => exchange && !inSync).map(({ member }) => member),
+});
+
 /** What the exchange reports to the agent. */
 export type GroupReport =
   | { type: 'view'; view: GroupView }

@@ -8,6 +8,7 @@ import type { Given } from '../pod/own-address.ts';
 import type { EgressRule, Owned, Policy } from '../policy/model.ts';
 import { PrefixIndex } from '../policy/overlap.ts';
 import { byPriority, isForAll, sources } from '../policy/resolve.ts';
+import { type FamilyGroup, sharedAction } from './group.ts';
 
 /** The part of a list that is of a family. */
 const ofFamily = <T extends Address | Prefix>(values: readonly T[] | undefined, family: Family): T[] =>
@@ -59,18 +60,16 @@ function forwardedBlocks(rules: readonly EgressRule[], family: Family): Set<Pref
   return blocks;
 }
 
-const actionOf = (
+function actionOf(
   { snat, egressIP, portBlockSize }: EgressRule,
   masquerade: 'masquerade' | 'drop',
-): EgressAction =>
-  !snat
-    ? 'forward'
-    : egressIP === undefined
-      ? masquerade
-      : // The kernel side of a group is not there yet.
-        egressIP.shared
-        ? 'drop'
-        : { snat: egressIP.addresses, ...(portBlockSize !== undefined && { portBlockSize }) };
+  group: FamilyGroup | undefined,
+): EgressAction {
+  if (!snat) return 'forward';
+  if (egressIP === undefined) return masquerade;
+  if (egressIP.shared) return group === undefined ? 'drop' : sharedAction(group, egressIP.addresses);
+  return { snat: egressIP.addresses, ...(portBlockSize !== undefined && { portBlockSize }) };
+}
 
 /**
  * What masquerading gives: `chosen`, the address that the kernel chooses; one that is spelt out; `none`, where the
@@ -94,6 +93,7 @@ export function familyNat(
   family: Family,
   internalInterface: string,
   masquerade: Masquerade = 'chosen',
+  group?: FamilyGroup,
 ): FamilyNat {
   const ifMasqueraded = masquerade === 'none' ? 'drop' : 'masquerade';
   const rules = byPriority(policy.rules).flatMap((rule) => inFamily(rule, family) ?? []);
@@ -104,7 +104,7 @@ export function familyNat(
     return [
       {
         name: rule.name,
-        action: actionOf(rule, ifMasqueraded),
+        action: actionOf(rule, ifMasqueraded, group),
         sources: left,
         destinations: rule.destinationCIDRs ?? [],
         excluded: rule.excludedCIDRs ?? [],

@@ -17,7 +17,9 @@ import {
 import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
 import type { VirtualAddress } from '../../routing/addresses.ts';
 import type { RoutingIntent, RoutingSide } from '../../routing/desired.ts';
+import type { ProxyNeighbour } from '../../routing/proxies.ts';
 import type { InterfaceAddress } from '../../routing/state.ts';
+import type { GroupConfig } from '../group/model.ts';
 import { desiredSysctls, type Sysctl } from '../pod/desired-sysctls.ts';
 import { type Facts, findInterfaces, type InterfaceFlags, linkObstacle } from '../pod/interfaces.ts';
 import {
@@ -33,6 +35,14 @@ import { primaryInterface, primaryNetwork } from '../pod/primary.ts';
 import { DEFAULT_UPLINK, type Policy, type Side } from '../policy/model.ts';
 import { holders } from '../policy/overlap.ts';
 import type { WayOut } from '../uplink/way-out.ts';
+import {
+  familyGroup,
+  groupNat,
+  groupObstacle,
+  groupProxies,
+  groupRouting,
+  groupSessions,
+} from './group.ts';
 import {
   egressNotes,
   familyNat,
@@ -53,6 +63,8 @@ export interface FamilyStatus {
    */
   state: 'programmed' | 'blocked' | 'unused';
   reason?: string;
+  /** Programmed, and not to carry traffic yet. */
+  pending?: string;
   /** The address that what is masqueraded leaves with; absent where there is none. */
   source?: Address;
 }
@@ -74,6 +86,10 @@ export interface Plan {
   nat: NatIntent;
   /** What has to be held on the external interface besides the addresses that the pod has. */
   addresses: VirtualAddress[];
+  /** Shared addresses of a group that this gateway answers for. */
+  proxies: ProxyNeighbour[];
+  /** The groups that this gateway is a member of, one a family at most. */
+  groups: GroupConfig[];
   sysctls: Sysctl[];
   /** The sessions of the programmed families. */
   peers: PeerIntent[];
@@ -110,6 +126,8 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     routing: [],
     nat: [],
     addresses: [],
+    proxies: [],
+    groups: [],
     sysctls: [],
     peers: [],
     families: [],
@@ -132,6 +150,7 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     forwarding.map(({ family }) => family),
     { internal, external },
     counting,
+    plan.groups.map(({ family }) => family),
   );
   return plan;
 }
@@ -195,8 +214,16 @@ function planFamily(
   const own = ownAddresses(facts, external, { family, gateway: externalGateway, given, inside });
   const masquerade = masqueradeWith(facts, { external, family, gateway: externalGateway, own, given });
   const primary = primaryName === undefined ? undefined : primaryNetwork(facts, primaryName, family);
+  const membership = familyGroup(
+    policy,
+    family,
+    { internal: internalAddresses.map(({ address }) => address), external: own[0]?.address },
+    facts.groups?.[family],
+  );
+  const group = membership !== undefined && 'config' in membership ? membership : undefined;
   const nat: FamilyNat = {
-    ...familyNat(policy, family, internal, masquerade),
+    ...familyNat(policy, family, internal, masquerade, group),
+    ...(group && { group: groupNat(group, external) }),
     ...(primary && { primary: { interface: primary.interface, addresses: primary.addresses } }),
   };
   plan.nat.push(nat);
@@ -231,6 +258,7 @@ function planFamily(
     ),
     peers: peers.filter((peer) => !isOnLink(peer)),
     ...(primary && { primary }),
+    ...(group && { group: groupRouting(group) }),
   });
   plan.notes.push(
     ...egressNotes(policy, family),
@@ -256,8 +284,19 @@ function planFamily(
       : []),
   );
   plan.peers.push(...sessions(policy, facts, internal, peers, internalGateway));
+  if (group !== undefined) {
+    plan.groups.push(group.config);
+    plan.proxies.push(...groupProxies(group, external));
+    plan.peers.push(...groupSessions(group, policy.group!, internal));
+  }
+  if (membership !== undefined && 'reason' in membership) {
+    return { family, state: 'blocked', reason: membership.reason };
+  }
+  const pending = group && groupObstacle(group);
   const [source] = own;
-  if (source !== undefined) return { family, state: 'programmed', source: source.address };
+  if (source !== undefined) {
+    return { family, state: 'programmed', source: source.address, ...(pending !== undefined && { pending }) };
+  }
   if (!masquerades(policy, family)) return { family, state: 'programmed' };
   const dropped = `${noAddress(facts, external, family, 'external')}; what would be masqueraded is dropped`;
   return { family, state: 'blocked', reason: dropped };

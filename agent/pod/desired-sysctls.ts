@@ -11,6 +11,8 @@ export interface Sysctl {
   otherwise?: string;
 }
 
+const SLOW_ANSWERS = 'answers for shared addresses come up to 0.8 s late';
+
 /** What the translation log needs of conntrack. */
 const CONNTRACK: readonly Sysctl[] = [
   ['acct', 'flows have no packet and byte counts'],
@@ -28,11 +30,14 @@ const CONNTRACK: readonly Sysctl[] = [
  * The kernel's own ICMP errors (fragmentation needed, time exceeded) get the address of the interface that the packet
  * came in by, and rule 1003 sends them back into the VPC, to any source.
  * @param counting whether flows are counted in this pod
+ * @param groups the families in which this gateway is a member of a group: the holder answers ARP and NDP at once for an
+ * address that is not its own, and sends on what is for another member by the interface that it came in by
  */
 export function desiredSysctls(
   families: readonly Family[],
   { internal, external }: { internal: string; external: string },
   counting: boolean,
+  groups: readonly Family[] = [],
 ): Sysctl[] {
   const settings: Sysctl[] = [];
   if (families.includes(4)) {
@@ -58,6 +63,26 @@ export function desiredSysctls(
       })),
     );
   }
+  if (groups.includes(4)) {
+    settings.push(
+      ...['all', external].map((name) => ({
+        path: `net/ipv4/conf/${name}/send_redirects`,
+        value: '0',
+        otherwise: 'the network outside is told to send to other members of the group directly',
+      })),
+      { path: `net/ipv4/neigh/${external}/proxy_delay`, value: '0', otherwise: SLOW_ANSWERS },
+    );
+  }
+  if (groups.includes(6)) {
+    settings.push(
+      {
+        path: `net/ipv6/conf/${external}/proxy_ndp`,
+        value: '1',
+        otherwise: 'nobody answers for the shared IPv6 addresses that this gateway holds',
+      },
+      { path: `net/ipv6/neigh/${external}/proxy_delay`, value: '0', otherwise: SLOW_ANSWERS },
+    );
+  }
   if (counting) settings.push(...CONNTRACK);
   return settings;
 }
@@ -66,15 +91,19 @@ export function desiredSysctls(
  * The values that the agent sets: `sysctl.json` may name no others, or `cleanup` would let everyone who can write that
  * file set what only root may set.
  */
-const OWN: readonly { path: RegExp; ours: string }[] = [
+const OWN: readonly { path: RegExp; ours: string; before?: RegExp }[] = [
   { path: /^net\/ipv4\/ip_forward$/, ours: '1' },
   { path: /^net\/ipv4\/icmp_errors_use_inbound_ifaddr$/, ours: '1' },
   { path: /^net\/ipv6\/conf\/(?!\.\.?\/)[^/\s\0]{1,15}\/use_oif_addrs_only$/, ours: '1' },
   { path: /^net\/ipv4\/conf\/(?!\.\.?\/)[^/\s\0]{1,15}\/rp_filter$/, ours: '0' },
+  { path: /^net\/ipv4\/conf\/(?!\.\.?\/)[^/\s\0]{1,15}\/send_redirects$/, ours: '0' },
+  { path: /^net\/ipv6\/conf\/(?!\.\.?\/)[^/\s\0]{1,15}\/proxy_ndp$/, ours: '1' },
+  { path: /^net\/ipv[46]\/neigh\/(?!\.\.?\/)[^/\s\0]{1,15}\/proxy_delay$/, ours: '0', before: /^\d{1,6}$/ },
   { path: /^net\/ipv6\/conf\/all\/forwarding$/, ours: '1' },
   { path: /^net\/netfilter\/nf_conntrack_(acct|timestamp|events)$/, ours: '1' },
 ];
 
 /** Whether the agent can have made this change. */
 export const isOwnChange = (path: string, before: string, ours: string): boolean =>
-  /^[012]$/.test(before) && before !== ours && OWN.some((own) => own.path.test(path) && own.ours === ours);
+  before !== ours &&
+  OWN.some((own) => own.path.test(path) && own.ours === ours && (own.before ?? /^[012]$/).test(before));

@@ -1,0 +1,117 @@
+/**
+ * What a group adds to the plan of one family: the slice that shared addresses are translated with, what goes on to other
+ * members, the addresses that are held, and the sessions between members. All of it follows from the policy and from the
+ * view that the exchange has (docs/design/0009-group.md). Pure.
+ */
+import type { PeerIntent } from '../../bfd/intent.ts';
+import { type Address, type Family, familyOf } from '../../lib/prefix.ts';
+import type { GroupNat } from '../../nat/desired.ts';
+import type { EgressAction } from '../../nat/egress.ts';
+import type { GroupRouting } from '../../routing/desired.ts';
+import type { ProxyNeighbour } from '../../routing/proxies.ts';
+import type { GroupConfig, GroupFacts } from '../group/model.ts';
+import type { GroupPolicy, Policy } from '../policy/model.ts';
+
+/** A family of a group that this gateway is a member of. */
+export interface FamilyGroup {
+  config: GroupConfig;
+  /** Absent before the exchange has reported. */
+  view: GroupFacts | undefined;
+}
+
+/** The pod's own addresses of the family on either side. */
+export interface OwnAddresses {
+  internal: readonly Address[];
+  external: Address | undefined;
+}
+
+const MICROSECONDS = 1000;
+
+/** The addresses of a family that the policy shares. */
+export const sharedAddresses = (policy: Policy, family: Family): Address[] => [
+  ...new Set(
+    policy.rules
+      .flatMap(({ snat, egressIP }) => (snat && egressIP?.shared ? egressIP.addresses : []))
+      .filter((address) => familyOf(address) === family),
+  ),
+];
+
+/**
+ * The group in a family; undefined if the policy has none there, and the reason if this gateway cannot be a member.
+ */
+export function familyGroup(
+  policy: Policy,
+  family: Family,
+  own: OwnAddresses,
+  view: GroupFacts | undefined,
+): FamilyGroup | { reason: string } | undefined {
+  const members = policy.group?.members.filter((member) => familyOf(member) === family) ?? [];
+  if (members.length === 0) return undefined;
+  const self = own.internal.find((address) => members.includes(address));
+  if (self === undefined) {
+    return {
+      reason: `none of the internal addresses (${own.internal.join(', ')}) is among spec.group.members (${members.join(', ')})`,
+    };
+  }
+  if (own.external === undefined) return undefined;
+  const shared = sharedAddresses(policy, family);
+  const config = { family, self, members, external: own.external, shared };
+  return { config, view: view?.self === self ? view : undefined };
+}
+
+/** How a shared address is translated: from the member's own slice, and not at all before it may allocate. */
+export function sharedAction({ view }: FamilyGroup, addresses: Address[]): EgressAction {
+  if (view === undefined || (view.state !== 'live' && view.state !== 'draining')) return 'drop';
+  const { firstPort, lastPort } = view.slice;
+  return { snat: addresses, slice: { first: firstPort, last: lastPort } };
+}
+
+/** NAT's part. */
+export const groupNat = ({ config, view }: FamilyGroup, externalInterface: string): GroupNat => ({
+  shared: [...config.shared],
+  externalInterface,
+  forward: (view?.forward ?? []).map(({ slice: { slot, firstPort, lastPort } }) => ({
+    ...{ slot, first: firstPort, last: lastPort },
+  })),
+});
+
+/** Routing's part. */
+export const groupRouting = ({ config, view }: FamilyGroup): GroupRouting => ({
+  shared: [...config.shared],
+  forward: (view?.forward ?? []).map(({ slice: { slot }, via }) => ({ slot, via })),
+});
+
+/** The addresses to answer for. */
+export const groupProxies = ({ config, view }: FamilyGroup, dev: string): ProxyNeighbour[] =>
+  (view?.held ?? [])
+    .filter((address) => config.shared.includes(address))
+    .map((address) => ({ family: config.family, address, dev }));
+
+/** Why the family may not carry traffic yet; undefined if it may. */
+export function groupObstacle({ config, view }: FamilyGroup): string | undefined {
+  if (config.shared.length === 0 || view?.ready) return undefined;
+  const from = view?.takingOverFrom.join(', ') ?? '';
+  return `taking over the flows of the group${from === '' ? '' : ` from ${from}`}`;
+}
+
+/** The sessions with the other members. They do not depend on the readiness of the gateway. */
+export const groupSessions = (
+  { config }: FamilyGroup,
+  { minTX, minRX, multiplier }: GroupPolicy,
+  internalInterface: string,
+): PeerIntent[] =>
+  config.members
+    .filter((member) => member !== config.self)
+    .map((remote) => ({
+      local: config.self,
+      remote,
+      desiredMinTx: minTX * MICROSECONDS,
+      requiredMinRx: minRX * MICROSECONDS,
+      detectMult: multiplier,
+      role: 'active',
+      minTTL: 255,
+      interface: internalInterface,
+      multihop: false,
+      adoptDiscriminator: true,
+      unconditional: true,
+    }));
