@@ -40,15 +40,15 @@ export function recordOutcome(
   now: number,
 ): void {
   const programmed: BfdReadiness['programmed'] = { 4: notReady(), 6: notReady() };
-  for (const { family, state, reason } of plan.families) {
+  for (const { family, state, reason, pending } of plan.families) {
     const outcome = families[family];
     if (outcome === 'unknown' && state === 'programmed' && now - seenAt(family) < WATCHDOG.unwatched) {
       programmed[family] = readiness.programmed[family];
       continue;
     }
     const failure = failures.find((one) => one.family === undefined || one.family === family);
-    const ready = state === 'programmed' && INTACT.has(outcome);
-    programmed[family] = ready ? { ready } : notReady(reason ?? failure?.message);
+    const ready = state === 'programmed' && INTACT.has(outcome) && pending === undefined;
+    programmed[family] = ready ? { ready } : notReady(reason ?? failure?.message ?? pending);
     if (!plan.leftAlone.includes(family)) {
       readiness.peers[family] = plan.peers.filter(({ remote }) => familyOf(remote as Address) === family);
     }

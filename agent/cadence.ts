@@ -19,6 +19,7 @@ export type Trigger =
   | 'drift'
   | 'timer'
   | 'sighup'
+  | 'group'
   | 'control'
   | 'retry';
 
@@ -36,7 +37,15 @@ export const CADENCE = {
 } as const;
 
 /** Requests by a person or for a new fact: they do not wait for a backoff. */
-const URGENT: ReadonlySet<Trigger> = new Set(['start', 'policy', 'sighup', 'control', 'link', 'address']);
+const URGENT: ReadonlySet<Trigger> = new Set([
+  'start',
+  'policy',
+  'sighup',
+  'control',
+  'group',
+  'link',
+  'address',
+]);
 
 /** Requests for a change by another program: a run for these repairs drift, and does not retry what was refused. */
 export const REPAIRS: ReadonlySet<Trigger> = new Set([
@@ -54,8 +63,8 @@ export interface RunResult {
   onlyRepairs?: boolean;
 }
 
-/** Requests that were gathered already, or that a caller waits for: they do not wait for more. */
-const IMMEDIATE: ReadonlySet<Trigger> = new Set(['policy', 'sighup', 'control']);
+/** Requests that gathered already, or that somebody waits for: they wait for no others. */
+const IMMEDIATE: ReadonlySet<Trigger> = new Set(['policy', 'sighup', 'control', 'group']);
 
 export interface Cadence {
   /** The requests since the last run started; the first one names the run. */

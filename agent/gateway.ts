@@ -6,16 +6,18 @@ import { isDeepStrictEqual } from 'node:util';
 import type { BfdIntent } from '../bfd/intent.ts';
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import type { Logger } from '../lib/log.ts';
-import { FAMILIES } from '../lib/prefix.ts';
+import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { isRuleStep } from '../nat/render.ts';
 import { bfdIntent, createBfdReadiness, INTACT, recordOutcome } from './bfd-readiness.ts';
 import { REPAIRS, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
 import { FlowCleaner } from './flows/flows.ts';
+import type { GroupFacts } from './group/model.ts';
 import type { OpenKernels } from './kernels.ts';
 import { Loop } from './loop.ts';
 import type { Options } from './options.ts';
 import { type Plan, waysOut } from './plan/plan.ts';
+import type { Facts } from './pod/interfaces.ts';
 import { formatError } from './policy/error-text.ts';
 import type { LastGood, Missing } from './policy/last-good.ts';
 import type { Policy } from './policy/model.ts';
@@ -32,7 +34,7 @@ import {
 } from './reconcile/drift-cause.ts';
 import { type Failure, failedSince } from './reconcile/failures.ts';
 import { explain, listingFailure } from './reconcile/kernel-errors.ts';
-import type { Observation } from './reconcile/observation.ts';
+import type { Kernels, Observation } from './reconcile/observation.ts';
 import { ReconcileLog } from './reconcile/reconcile-log.ts';
 import { type Outcome, Reconciler } from './reconcile/reconciler.ts';
 import type { Metrics } from './show/metrics.ts';
@@ -112,6 +114,8 @@ export class Gateway {
   #unrepaired: Cause | undefined;
   readonly #visibility = createVisibility();
   readonly #readiness = createBfdReadiness();
+  /** What the exchange of the group has reported, by family. */
+  #groups: NonNullable<Facts['groups']> = {};
   /** When the first policy came into force. */
   #wantedSince: number | undefined;
 
@@ -120,7 +124,11 @@ export class Gateway {
     this.#clock = parts.clock ?? systemClock;
     this.#flows = parts.flows ?? new FlowCleaner(parts.logger);
     this.#log = new ReconcileLog(parts.logger);
-    this.#reconciler = new Reconciler(parts.kernels, parts.options, parts.lastGood);
+    const kernels: Kernels = {
+      ...parts.kernels,
+      facts: async (observed) => ({ ...(await parts.kernels.facts(observed)), groups: this.#groups }),
+    };
+    this.#reconciler = new Reconciler(kernels, parts.options, parts.lastGood);
     this.#loop = new Loop({
       resync: parts.options.resync,
       run: (trigger) => this.#run(trigger),
@@ -167,6 +175,14 @@ export class Gateway {
     );
     for (const warning of view.policy.warnings) logger.warn({ warning }, 'policy');
     this.#loop.request(generation === 1 ? 'start' : 'policy');
+  }
+
+  /** Takes what the exchange of the group has reported about a family; undefined: there is none any more. */
+  takeGroup(family: Family, facts: GroupFacts | undefined): void {
+    if (isDeepStrictEqual(this.#groups[family], facts)) return;
+    const { [family]: _, ...others } = this.#groups;
+    this.#groups = facts === undefined ? others : { ...others, [family]: facts };
+    this.#loop.request('group');
   }
 
   /** Takes a change event of the kernel. */
@@ -323,7 +339,8 @@ export class Gateway {
   async #observe(policy: Policy, trigger: Trigger): Promise<Observation> {
     const { kernels } = this.#parts;
     const before = this.#observation && kernels.fingerprint(this.#observation);
-    const settled = trigger === 'policy' && before !== undefined && before === this.#fingerprint;
+    const settled =
+      (trigger === 'policy' || trigger === 'group') && before !== undefined && before === this.#fingerprint;
     const unchanged = {
       routing: settled && !this.#routingTouched,
       nat: settled && !this.#natTouched,

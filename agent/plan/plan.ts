@@ -35,14 +35,7 @@ import { primaryInterface, primaryNetwork } from '../pod/primary.ts';
 import { DEFAULT_UPLINK, type Policy, type Side } from '../policy/model.ts';
 import { holders } from '../policy/overlap.ts';
 import type { WayOut } from '../uplink/way-out.ts';
-import {
-  familyGroup,
-  groupNat,
-  groupObstacle,
-  groupProxies,
-  groupRouting,
-  groupSessions,
-} from './group.ts';
+import { familyGroup, groupNat, groupObstacle, groupProxies, groupRouting, groupSessions } from './group.ts';
 import {
   egressNotes,
   familyNat,

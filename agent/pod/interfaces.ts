@@ -9,6 +9,7 @@ import {
   parsePrefix,
 } from '../../lib/prefix.ts';
 import type { InterfaceAddress, Link, Route } from '../../routing/state.ts';
+import type { GroupFacts } from '../group/model.ts';
 import type { Policy } from '../policy/model.ts';
 
 /** An entry of Multus' network-status annotation. */
@@ -41,6 +42,8 @@ export interface Facts {
   names: string[];
   /** The address families that this kernel does not have. */
   missing: Family[];
+  /** What the exchange of the group has reported, by family. */
+  groups?: Partial<Record<Family, GroupFacts>>;
   /** What could not be learned, and why. */
   notes: string[];
 }

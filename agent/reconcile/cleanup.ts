@@ -8,6 +8,7 @@ import type { NatState } from '../../nat/state.ts';
 import { diffAddresses } from '../../routing/addresses.ts';
 import { desiredRouting } from '../../routing/desired.ts';
 import { diffRouting } from '../../routing/diff.ts';
+import { diffProxies } from '../../routing/proxies.ts';
 import type { Changes } from './changes.ts';
 import type { Kernels } from './observation.ts';
 
@@ -29,7 +30,11 @@ export async function planCleanup(kernels: Kernels, previousNat?: NatState): Pro
         line: `ip neigh del ${entry.address} dev ${nameOf(entry.ifindex)}`,
       })),
       sysctl: await kernels.sysctls.planCleanup(),
-      routing: [...diffAddresses(observed, []), ...diffRouting(observed, desiredRouting([]))],
+      routing: [
+        ...diffAddresses(observed, []),
+        ...diffProxies(observed, []),
+        ...diffRouting(observed, desiredRouting([])),
+      ],
       nat: diffNat(translation, desiredNat([]), previousNat),
     },
     unreadable: FAMILIES.flatMap((family) => [

@@ -9,6 +9,7 @@ import type { NatNeeds, ObservedNat } from '../../nat/kernel.ts';
 import type { NatState } from '../../nat/state.ts';
 import { diffAddresses, type VirtualAddress } from '../../routing/addresses.ts';
 import { diffRouting, type RoutingStep } from '../../routing/diff.ts';
+import { diffProxies } from '../../routing/proxies.ts';
 import type { RoutingState } from '../../routing/state.ts';
 import type { FamilyStatus, Plan } from '../plan/plan.ts';
 import type { SysctlObservation } from '../pod/sysctl.ts';
@@ -98,12 +99,17 @@ export class Observer {
     ]);
     const sysctl = await sysctls.observe(plan.sysctls);
     const addresses = this.#compareAddresses(plan, observed, leftAlone);
+    const proxies = diffProxies(observed, plan.proxies);
     plan.families = blockWithoutForwarding(plan.families, sysctl);
     const changes: Changes = {
       // What is no longer the agent's goes first; addresses come when everything behind them is there.
-      routing: [...addresses.remove, ...diffRouting(observed, planned.routing), ...addresses.add].filter(
-        (step) => this.#isOpen(step, leftAlone),
-      ),
+      routing: [
+        ...addresses.remove,
+        ...proxies.filter(({ kind }) => kind === 'delProxy'),
+        ...diffRouting(observed, planned.routing),
+        ...addresses.add,
+        ...proxies.filter(({ kind }) => kind === 'addProxy'),
+      ].filter((step) => this.#isOpen(step, leftAlone)),
       nat: nat.steps.filter((step) => !leftAlone.has(step.family)),
       sysctl: sysctl.steps.filter(({ path }) => {
         const family = sysctlFamily(path);
@@ -212,14 +218,15 @@ export class Observer {
 /** The desired state of each family as text. A virtual address is part of it once it is known to be free. */
 function desiredTexts(
   planned: Planned,
-  { addresses, leftAlone }: Plan,
+  { addresses, proxies, leftAlone }: Plan,
   { isPending }: AddressComparison,
 ): Observation['desired'] {
   const texts: Observation['desired'] = {};
   for (const family of FAMILIES) {
     if (leftAlone.includes(family)) continue;
     const own = addresses.filter((address) => address.family === family && !isPending(address));
-    texts[family] = planned.texts[family] + JSON.stringify(own);
+    const answered = proxies.filter((proxy) => proxy.family === family);
+    texts[family] = planned.texts[family] + JSON.stringify([own, answered]);
   }
   return texts;
 }

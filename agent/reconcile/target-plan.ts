@@ -17,6 +17,8 @@ export function replaceFamily(plan: Plan, other: Plan, family: Family): void {
   plan.routing = mix(plan.routing, other.routing, byFamily);
   plan.nat = mix(plan.nat, other.nat, byFamily);
   plan.addresses = mix(plan.addresses, other.addresses, byFamily);
+  plan.proxies = mix(plan.proxies, other.proxies, byFamily);
+  plan.groups = mix(plan.groups, other.groups, byFamily);
   plan.sysctls = mix(plan.sysctls, other.sysctls, ({ path }) => sysctlFamily(path));
   plan.interfacesOf = { ...plan.interfacesOf, [family]: other.interfacesOf[family] };
   plan.peers = mix(plan.peers, other.peers, ({ remote }) => familyOf(remote as Address));
