@@ -21,6 +21,13 @@ export interface KernelEvent {
   what: string;
 }
 
+type Listener = Pick<NetlinkListener, 'read' | 'close'>;
+
+/** Opens a listener. Throws `SystemError`. */
+export type OpenListener = (...parameters: ConstructorParameters<typeof NetlinkListener>) => Listener;
+
+const openListener: OpenListener = (...parameters) => new NetlinkListener(...parameters);
+
 export interface KernelWatch {
   /** Why there are no `netfilter` events; undefined: there are. */
   readonly netfilterError: Error | undefined;
@@ -56,16 +63,17 @@ export function netfilterEvent({ type, port, data }: NetlinkMessage): KernelEven
  * cannot be listened to.
  */
 export function watchKernel(
-  netlink: NetlinkSocket,
+  netlink: Pick<NetlinkSocket, 'dump' | 'port'>,
   onEvent: (event: KernelEvent) => void,
   isOwn: (portid: number) => boolean = () => false,
+  listen: OpenListener = openListener,
 ): KernelWatch {
   const names = new Map<number, string>();
   const learn = (link: Link | undefined): void => {
     if (link !== undefined) names.set(link.index, link.name);
   };
   const onOverrun = (): void => onEvent({ object: 'overrun', what: 'the kernel dropped notifications' });
-  const routing = new NetlinkListener(Protocol.ROUTE, ROUTING_GROUPS, {
+  const routing = listen(Protocol.ROUTE, ROUTING_GROUPS, {
     onMessage(message) {
       if (message.type === MessageType.NEWLINK) learn(parseLink(message.data));
       if (message.port === netlink.port) return;
@@ -76,7 +84,7 @@ export function watchKernel(
   });
   netlink.dump(MessageType.GETLINK, linkDump(), parseLink).forEach(learn);
 
-  let netfilter: NetlinkListener | undefined;
+  let netfilter: Listener | undefined;
   let netfilterError: Error | undefined;
   try {
     const handlers = {
@@ -87,9 +95,7 @@ export function watchKernel(
       onOverrun,
     };
     // Every element of a map and every rule is announced as well: a hundred thousand when port blocks change.
-    netfilter = new NetlinkListener(Protocol.NETFILTER, [NFNLGRP_NFTABLES], handlers, {
-      only: NEW_GENERATION,
-    });
+    netfilter = listen(Protocol.NETFILTER, [NFNLGRP_NFTABLES], handlers, { only: NEW_GENERATION });
   } catch (error) {
     netfilterError = error as Error;
   }

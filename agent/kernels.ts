@@ -40,11 +40,14 @@ function loadConntrack(): void {
 }
 
 /** Opens the sockets. Throws when netlink cannot be used at all. */
-export function createKernels(options: Options): OpenKernels {
-  const netlink = new NetlinkSocket(Protocol.ROUTE);
+export function createKernels(
+  options: Pick<Options, 'stateDir' | 'networkStatus'>,
+  open = (protocol: (typeof Protocol)[keyof typeof Protocol]) => new NetlinkSocket(protocol),
+): OpenKernels {
+  const netlink = open(Protocol.ROUTE);
   let netfilter: NetlinkSocket | undefined;
   const ports = createPortKernel(() => {
-    netfilter = new NetlinkSocket(Protocol.NETFILTER);
+    netfilter = open(Protocol.NETFILTER);
     return netfilter;
   });
   loadConntrack();

@@ -72,21 +72,40 @@ export const NO_ADDRESS = canonical('0.0.0.0');
 const READ_AT_MOST = 256;
 const BUFFER = 2048;
 
+/** The system calls of probes; tests bring their own. */
+export type ProbeSystem = Pick<
+  typeof libc,
+  | 'attachFilter'
+  | 'bind'
+  | 'bindToDevice'
+  | 'close'
+  | 'recv'
+  | 'sendto'
+  | 'setsockopt'
+  | 'signalReadable'
+  | 'socket'
+>;
+
 /** Opens and prepares a socket. Throws `SystemError`. */
-function open(domain: number, type: number, protocol: number, prepare: (fd: number) => void): number {
-  const fd = libc.socket(domain, type, protocol);
+function open(
+  system: ProbeSystem,
+  [domain, type, protocol]: [domain: number, type: number, protocol: number],
+  prepare: (fd: number) => void,
+): number {
+  const fd = system.socket(domain, type, protocol);
   try {
     prepare(fd);
-    libc.signalReadable(fd);
+    system.signalReadable(fd);
     return fd;
   } catch (error) {
-    libc.close(fd);
+    system.close(fd);
     throw error;
   }
 }
 
 /** Completes a prober: reads packets with `decode`, closes. */
 function prober(
+  system: ProbeSystem,
   fd: number,
   decode: (packet: Buffer) => Answer | undefined,
   send: Prober['send'],
@@ -105,7 +124,7 @@ function prober(
     read() {
       const answers: Answer[] = [];
       for (let i = 0; i < READ_AT_MOST; i++) {
-        const length = libc.recv(fd, buffer);
+        const length = system.recv(fd, buffer);
         if (length === -EAGAIN) break;
         // Any other error is an event of the link, reported once.
         const answer = length > 0 ? understand(buffer.subarray(0, length)) : undefined;
@@ -113,12 +132,13 @@ function prober(
       }
       return answers;
     },
-    close: () => libc.close(fd),
+    close: () => system.close(fd),
   };
 }
 
 /** Sends packets, and encodes one only when it differs from the last. */
 function sender(
+  system: ProbeSystem,
   fd: number,
   make: (target: Address, mac: string | undefined) => { packet: Buffer; to: Uint8Array },
 ): Prober['send'] {
@@ -126,28 +146,34 @@ function sender(
   return (target, mac) => {
     const of = `${target} ${mac}`;
     if (last?.of !== of) last = { of, ...make(target, mac) };
-    return libc.sendto(fd, last.packet, last.to);
+    return system.sendto(fd, last.packet, last.to);
   };
 }
 
 /** A packet socket on a link, with a filter. Throws `SystemError`. */
-export const packetSocket = (protocol: number, ifindex: number, filter: Bpf): number =>
-  open(AF_PACKET, SOCK_DGRAM, 0, (fd) => {
-    libc.attachFilter(fd, filter);
-    libc.bind(fd, libc.linkAddress(protocol, ifindex));
+export const packetSocket = (
+  protocol: number,
+  ifindex: number,
+  filter: Bpf,
+  system: ProbeSystem = libc,
+): number =>
+  open(system, [AF_PACKET, SOCK_DGRAM, 0], (fd) => {
+    system.attachFilter(fd, filter);
+    system.bind(fd, libc.linkAddress(protocol, ifindex));
   });
 
-function arpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): Prober {
-  const fd = packetSocket(ETH_P_ARP, ifindex, gatewayArp(gateway, undefined));
+function arpProber(system: ProbeSystem, { ifindex, mac: ownMac, source }: Origin, gateway: Address): Prober {
+  const fd = packetSocket(ETH_P_ARP, ifindex, gatewayArp(gateway, undefined), system);
   return prober(
+    system,
     fd,
     (packet) => {
-      const said = decodeArp(packet);
-      if (said === undefined) return undefined;
-      const solicited = said.operation === ARP_REPLY && said.targetAddress === source;
-      return { from: said.senderAddress, mac: said.senderMac, solicited };
+      const arp = decodeArp(packet);
+      if (arp === undefined) return undefined;
+      const solicited = arp.operation === ARP_REPLY && arp.targetAddress === source;
+      return { from: arp.senderAddress, mac: arp.senderMac, solicited };
     },
-    sender(fd, (targetAddress, mac) => ({
+    sender(system, fd, (targetAddress, mac) => ({
       packet: encodeArp({
         operation: ARP_REQUEST,
         senderMac: ownMac,
@@ -157,22 +183,23 @@ function arpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): 
       }),
       to: libc.linkAddress(ETH_P_ARP, ifindex, mac ?? MAC_BROADCAST),
     })),
-    (mac) => libc.attachFilter(fd, gatewayArp(gateway, mac)),
+    (mac) => system.attachFilter(fd, gatewayArp(gateway, mac)),
   );
 }
 
-function ndpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): Prober {
-  const fd = packetSocket(ETH_P_IPV6, ifindex, gatewayAdvertisements(gateway));
+function ndpProber(system: ProbeSystem, { ifindex, mac: ownMac, source }: Origin, gateway: Address): Prober {
+  const fd = packetSocket(ETH_P_IPV6, ifindex, gatewayAdvertisements(gateway), system);
   return prober(
+    system,
     fd,
     (packet) => {
-      const said = decodeAdvertisement(packet);
-      if (said === undefined) return undefined;
-      const { target, targetMac, destination } = said;
-      const solicited = said.solicited && destination === source;
+      const advertisement = decodeAdvertisement(packet);
+      if (advertisement === undefined) return undefined;
+      const { target, targetMac, destination } = advertisement;
+      const solicited = advertisement.solicited && destination === source;
       return { from: target, ...(targetMac && { mac: targetMac }), solicited };
     },
-    sender(fd, (target, mac) => {
+    sender(system, fd, (target, mac) => {
       const destination = mac === undefined ? solicitedNode(target) : target;
       return {
         packet: encodeSolicitation({ source, sourceMac: ownMac, destination, target }),
@@ -182,16 +209,17 @@ function ndpProber({ ifindex, mac: ownMac, source }: Origin, gateway: Address): 
   );
 }
 
-function icmpProber(family: Family, origin: Origin): Prober {
-  const fd = open(addressFamily(family), SOCK_RAW, family === 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6, (socket) => {
+function icmpProber(system: ProbeSystem, family: Family, origin: Origin): Prober {
+  const protocol = family === 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+  const fd = open(system, [addressFamily(family), SOCK_RAW, protocol], (socket) => {
     // A set bit blocks a type: all but the echo reply.
     const blocked = Buffer.alloc(family === 4 ? 4 : 32, 0xff);
     const type = ECHO_REPLY[family];
     blocked[type >> 3]! &= ~(1 << (type & 7));
-    if (family === 4) libc.setsockopt(socket, SOL_RAW, ICMP_FILTER, blocked);
-    else libc.setsockopt(socket, IPPROTO_ICMPV6, ICMPV6_FILTER, blocked);
-    libc.bindToDevice(socket, origin.interface);
-    libc.bind(socket, libc.sockaddr(origin.source, 0));
+    if (family === 4) system.setsockopt(socket, SOL_RAW, ICMP_FILTER, blocked);
+    else system.setsockopt(socket, IPPROTO_ICMPV6, ICMPV6_FILTER, blocked);
+    system.bindToDevice(socket, origin.interface);
+    system.bind(socket, libc.sockaddr(origin.source, 0));
   });
   // The data identify the replies to this process, and their target.
   const cookie = randomBytes(8);
@@ -199,6 +227,7 @@ function icmpProber(family: Family, origin: Origin): Prober {
   const identifier = cookie.readUInt16BE(0);
   let sequence = 0;
   return prober(
+    system,
     fd,
     (packet) => {
       const echo = decodeEcho(family, packet);
@@ -209,7 +238,7 @@ function icmpProber(family: Family, origin: Origin): Prober {
     (target) => {
       sequence = (sequence + 1) & 0xffff;
       const data = Buffer.concat([cookie, addressBytes(target)]);
-      return libc.sendto(fd, encodeEcho(family, { identifier, sequence, data }), libc.sockaddr(target, 0));
+      return system.sendto(fd, encodeEcho(family, { identifier, sequence, data }), libc.sockaddr(target, 0));
     },
   );
 }
@@ -218,12 +247,17 @@ function icmpProber(family: Family, origin: Origin): Prober {
  * Opens the socket of a method; the one for neighbours probes the gateway alone. Throws `SystemError`, or `TypeError`
  * for a link without the addresses that the method needs.
  */
-export function openProber(method: Method, origin: Origin, gateway: Address): Prober {
+export function openProber(
+  method: Method,
+  origin: Origin,
+  gateway: Address,
+  system: ProbeSystem = libc,
+): Prober {
   const family = familyOf(origin.source);
   if (method === 'icmp' && origin.source === NO_ADDRESS) {
     throw new TypeError(`${origin.interface} has no address to send ICMP echo from`);
   }
-  if (method === 'icmp') return icmpProber(family, origin);
+  if (method === 'icmp') return icmpProber(system, family, origin);
   macBytes(origin.mac);
-  return family === 4 ? arpProber(origin, gateway) : ndpProber(origin, gateway);
+  return family === 4 ? arpProber(system, origin, gateway) : ndpProber(system, origin, gateway);
 }
