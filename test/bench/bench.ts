@@ -31,6 +31,7 @@ const PARTS: Record<string, string> = {
   'failover-slow': 'Failover behind OVN at 1000 ms × 3',
   translations: 'The translation log beside conntrack -E',
   startup: 'Start and memory',
+  reaction: 'How soon it reacts',
   growth: 'What grows with what',
 };
 

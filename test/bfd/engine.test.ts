@@ -224,7 +224,8 @@ t.test('6.8.16 drain: AdminDown at once, and undrain: Up again with the same dis
     () => only(active).state === 'Down' && only(active).remoteState === 'AdminDown',
   );
   t.equal(only(active).localDiagnostic, 3);
-  await sleep(300);
+  const heard = only(active).packetsIn;
+  await until('a further AdminDown', () => only(active).packetsIn > heard);
   t.equal(only(active).state, 'Down');
   passive.undrain();
   await until('Up again', () => isUp(passive) && isUp(active));
@@ -276,6 +277,7 @@ t.test('a session that was never ready says nothing and never enters Init', asyn
   const e = engine(t);
   const peerSocket = await raw(t, b, a);
   e.configure({ peers: [peer(a, b)], readiness: { ...READY, 4: NOT_READY } });
+  // Nothing is to come, and nothing shows that it does not.
   await sleep(100);
   t.strictSame(peerSocket.heard, []);
   for (let i = 0; i < 5; i++) {
@@ -474,7 +476,8 @@ t.test(
     await until('set', () => only(active).detectionTime === 4_000_000);
     configure();
     t.equal(only(passive).state, 'Up');
-    await sleep(100);
+    const heard = only(active).packetsIn;
+    await until('further packets', () => only(active).packetsIn > heard + 1);
     t.equal(only(active).detectionTime, 4_000_000, 'the same policy changes nothing');
     configure({ detectMult: 10 });
     await until('a new policy does', () => only(active).detectionTime === 500_000);
@@ -606,6 +609,7 @@ t.test('6.7 a key file that changes on both ends, one after the other, loses no 
   active.configure({ peers: [intent], readiness: READY });
   await until('Up', () => isUp(passive) && isUp(active));
   writeFileSync(one, 'new secret');
+  // Key files are read again each second, and nothing shows that they were; then for ten Detection Times.
   await sleep(1500);
   writeFileSync(two, 'new secret');
   await sleep(2500);
@@ -621,6 +625,7 @@ t.test(
     const e = engine(t);
     const auth = { type: 'keyed-sha1', keyId: 1, keyFile } as const;
     e.configure({ peers: [peer(a, b, { role: 'active', auth })], readiness: READY });
+    // Longer than the second after which the file is looked for again.
     await sleep(1200);
     t.equal(only(e).packetsOut, 0);
     const errors = e.lines.filter(({ level }) => level === 'error');

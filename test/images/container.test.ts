@@ -96,6 +96,7 @@ t.test('variant A: the startup probe succeeds at its one call, on 200m and 50 Mi
     cpu: 10,
   });
   const container = pod.start({ command: BFD_COMMAND.A, memory: 50, cpu: 200 });
+  // Kubernetes: initialDelaySeconds 1, failureThreshold 1.
   await sleep(1000);
   const startup = container.exec(...PROBE.prestart);
   t.equal(startup.code, 0, startup.stderr);

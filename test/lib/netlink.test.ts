@@ -101,6 +101,7 @@ t.test('after the last listener is closed the signal does no harm', async (t) =>
   second.close();
   t.equal(process.listenerCount('SIGURG'), 0);
   process.kill(process.pid, 'SIGURG');
+  // The signal is handled in a later turn of the event loop, if at all.
   await sleep(20);
   t.throws(() => new NetlinkListener(Protocol.ROUTE, [100_000], handlers), {
     message: 'setsockopt: invalid argument (EINVAL)',

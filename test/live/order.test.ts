@@ -109,7 +109,12 @@ t.test(`${CHANGES} changes of the policy leave no packet untranslated`, async (t
     t.equal(broken, undefined, path);
     t.equal(received, sent, `${path}: nothing lost (longest wait ${stallMs} ms)`);
   }
-  // What came before this has been captured.
+  // What came before this has been captured. The last policy may not know client2.
+  policy.set();
+  await agent.statusUntil(
+    'the first policy again',
+    (s) => s.policy.generation === CHANGES + 2 && s.kernel.inSync,
+  );
   const before = seen(/ IP6 fd00:10:18:/).length;
   await sourceSeen(client2, ADDRESS.server[6]);
   await until(() => seen(/ IP6 fd00:10:18:/).length > before, { what: 'the last packet is captured' });

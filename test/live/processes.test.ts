@@ -18,7 +18,8 @@ async function gatewayWithPeer(t: Test, options: Partial<AgentOptions> = {}) {
   const scope = scopeOf(t);
   const net = topology(scope);
   const policy = new PolicyDirectory(scope);
-  policy.set({ bfd: BFD });
+  // The peer waits for three seconds: a restart on a busy machine, too, is inside its Detection Time.
+  policy.set({ bfd: { ...BFD, multiplier: 30 } });
   const directories = { policyDir: policy.dir, stateDir: scope.directory('state') };
   const start = (more: Partial<AgentOptions> = {}) =>
     new Agent(net.gateway, { ...directories, ...options, ...more });

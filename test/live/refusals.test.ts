@@ -411,7 +411,7 @@ t.test('a table that only nft can list, without what was ours in it, takes the f
     what: 'IPv4 leaves Up',
   });
   t.ok((await sessions()).includes(`${ADDRESS.bfdPort[6]} Up`), 'the other family stays');
-  t.match(agent.http('/readyz').body, /POSTROUTING does not lead to VEG-MASQUERADE any more/);
+  t.match(agent.http('/readyz').body, /POSTROUTING no longer jumps to VEG-MASQUERADE/);
   gateway.sh('nft delete table ip nat');
   await until(async () => (await sessions()).every((session) => session.endsWith(' Up')), {
     what: 'it is put back',

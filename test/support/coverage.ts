@@ -105,7 +105,7 @@ export function report(folders: Map<string, Folder>): { table: string; below: st
   const below: string[] = [];
   const cell = (text: unknown, width: number) => String(text).padStart(width);
   const rows = [...folders].map(([name, folder]) => {
-    const least = floor[name] ?? { all: 0, pure: 98 };
+    const least = floor[name] ?? { all: 0, pure: ENOUGH };
     for (const kind of ['all', 'pure'] as const) {
       const value = percent(folder[kind]);
       if (value >= least[kind]) continue;
@@ -118,14 +118,19 @@ export function report(folders: Map<string, Folder>): { table: string; below: st
   return { table: [head, ...rows].join('\n'), below };
 }
 
+/** What is enough: no floor is higher. */
+const ENOUGH = 98;
+/** Room for a refactored line in a small folder. */
+const ROOM = 1;
+
 /** Raises the floor to what was reached. It never sinks. */
 export function raise(folders: Map<string, Folder>): void {
   const floor = JSON.parse(readFileSync(FLOOR, 'utf8')) as Floor;
+  const reached = (share: Share) => (percent(share) >= ENOUGH ? ENOUGH : Math.floor(percent(share)) - ROOM);
   const raised = [...folders].map(([name, folder]) => {
     const before = floor[name] ?? { all: 0, pure: 0 };
-    // Whole numbers leave room for a refactored line.
-    const all = Math.max(before.all, Math.floor(percent(folder.all)));
-    return [name, { all, pure: Math.max(before.pure, Math.floor(percent(folder.pure))) }] as const;
+    const all = Math.max(before.all, reached(folder.all));
+    return [name, { all, pure: Math.max(before.pure, reached(folder.pure)) }] as const;
   });
   writeFileSync(FLOOR, `${JSON.stringify(Object.fromEntries(raised), undefined, 2)}\n`);
 }

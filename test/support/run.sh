@@ -10,4 +10,4 @@ case ${1:-} in
   *) echo 'usage: run.sh all|unit|live|image' >&2; exit 2 ;;
 esac
 sh test/support/setup.sh "$1" || { echo '0 passed, 1 failed'; exit 1; }
-exec node test/support/run.ts "$1"
+exec node --disable-warning=ExperimentalWarning test/support/run.ts "$1"

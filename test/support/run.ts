@@ -4,23 +4,25 @@
  *     run.ts all|unit|live|image    a suite
  *     run.ts FILE…                  these files
  *     run.ts --singly FILE…         each test of these files in a process of its own, the last one first
+ *     run.ts --raise-floor unit     as unit, and raises test/coverage-floor.json to what was reached
  *
  * Prints everything but the passed assertions of a file that failed, at the end the names of what failed, and in the
  * last line "N passed, N failed". Exit code 0 only when something ran and nothing failed. run.sh installs what is
  * missing first.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { globSync, readFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
+import { globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { coverage, report as coverageReport, raise } from './coverage.ts';
 import { readTap } from './tap-output.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** A test file fails by itself after this time, s. */
 const TIMEOUT = 600;
-/** It is killed when it has not ended this much later, s. */
+/** It is sent SIGTERM when it has not ended this much later, and SIGKILL after as much again, s. */
 const GRACE = 15;
 /** Code compiled by V8, which every test file of the `tap` package would compile anew. */
 const COMPILE_CACHE = join(ROOT, 'node_modules/.cache/veg-compile');
@@ -50,13 +52,14 @@ interface Ended {
 
 const TEST_FILE = /\.test\.ts$/;
 /** A live test mostly waits. */
-const CORES = { unit: 1, live: 0.5, image: 0.5 } as const;
+const CORES = { unit: 1, live: 0.4, image: 0.4 } as const;
 type Suite = keyof typeof CORES;
 
-/** Files that make the machine so busy that others would fail beside them. */
-const ALONE = /^test\/live\/(?:conntrack-overrun|punctual)\.test\.ts$/;
+/** Files that keep all cores busy. */
+const ALONE = /^test\/live\/punctual\.test\.ts$/;
 /** Files that take longest begin first. */
-const LONG = /^test\/(?:live\/(?:soak|image|crash|ovn-\w+|drain|processes)|images\/container)\.test\.ts$/;
+const LONG =
+  /^test\/(?:live\/(?:agent-bad-policy|crash|image|nat|ovn|processes|refusals|soak)|images\/container(?:-\w+)?)\.test\.ts$/;
 
 const file = (name: string, suite: Suite, more: Partial<Task> = {}): Task => ({
   name,
@@ -71,21 +74,33 @@ const suiteOf = (name: string): Suite =>
 
 /** All test files of a suite. */
 function filesOf(suite: Suite): string[] {
-  const files = globSync('test/**/*.test.ts', { cwd: ROOT }).filter((name) => suiteOf(name) === suite);
-  const rank = (name: string) => (ALONE.test(name) ? 2 : LONG.test(name) ? 0 : 1);
-  return files.sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
+  return globSync('test/**/*.test.ts', { cwd: ROOT })
+    .filter((name) => suiteOf(name) === suite)
+    .sort();
+}
+
+/** Commands begin first, then what keeps the cores busy, then what waits, the longest first. */
+function rank({ name, cores, alone }: Task): number {
+  if (!TEST_FILE.test(name)) return 0;
+  if (cores === CORES.unit) return 1;
+  return alone ? 4 : LONG.test(name) ? 2 : 3;
 }
 
 const command = (line: string): Task => ({ name: line, argv: line.split(' '), cores: 1 });
 
+/** Where the unit tests' processes leave their coverage; made when that suite runs. */
+let coverageDirectory: string | undefined;
+
 function tasksOf(suite: Suite): Task[] {
   const files = filesOf(suite);
   if (suite === 'unit') {
+    coverageDirectory = mkdtempSync(join(tmpdir(), `vegt${process.pid}-coverage`));
+    const env = { NODE_V8_COVERAGE: coverageDirectory };
     return [
       command('tsc --noEmit'),
       command('tsc --noEmit -p agent/show/page/browser'),
       command('biome check --error-on-warnings .'),
-      ...files.map((f) => file(f, suite)),
+      ...files.map((f) => file(f, suite, { env })),
     ];
   }
   if (suite === 'live' || process.env.VEG_IMAGE) return files.map((f) => file(f, suite));
@@ -148,10 +163,12 @@ function start(task: Task): Promise<Ended> {
       output += text;
     });
   }
-  const timer = setTimeout(() => child.kill(), (TIMEOUT + GRACE) * 1000);
+  const timers = (['SIGTERM', 'SIGKILL'] as const).map((signal, i) =>
+    setTimeout(() => child.kill(signal), (TIMEOUT + (i + 1) * GRACE) * 1000),
+  );
   return new Promise((resolve) => {
     const end = (how: string | undefined) => {
-      clearTimeout(timer);
+      for (const timer of timers) clearTimeout(timer);
       running.delete(child);
       if (how !== undefined) output += `\n${how}\n`;
       const seconds = (performance.now() - began) / 1000;
@@ -224,9 +241,20 @@ async function runAll(tasks: readonly Task[], cores: number): Promise<void> {
   }
 }
 
+/** Prints what the unit tests cover, and counts the floor as one test. */
+function reportCoverage(directory: string, raiseFloor: boolean): void {
+  const folders = coverage(directory);
+  if (raiseFloor) raise(folders);
+  const { table, below } = coverageReport(folders);
+  console.log(table);
+  if (below.length === 0) totals.passed++;
+  totals.failed += below.length;
+  if (below.length > 0) failures.push('coverage', ...below.map((line) => `  ${line}`));
+}
+
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { singly: { type: 'boolean' } },
+  options: { singly: { type: 'boolean' }, 'raise-floor': { type: 'boolean', default: false } },
 });
 if (positionals.length === 0) {
   console.error('usage: run.ts all|unit|live|image, run.ts [--singly] FILE…');
@@ -245,7 +273,12 @@ for (const word of positionals) {
   else if (values.singly) tasks.push(...(await singly(word)));
   else tasks.push(file(word, suiteOf(word)));
 }
+process.on('exit', () => {
+  if (coverageDirectory !== undefined) rmSync(coverageDirectory, { recursive: true, force: true });
+});
+if (!values.singly) tasks.sort((a, b) => rank(a) - rank(b));
 await runAll(tasks, availableParallelism());
+if (coverageDirectory !== undefined) reportCoverage(coverageDirectory, values['raise-floor']);
 if (failures.length > 0) console.log(`failed:\n${failures.join('\n')}`);
 const { passed, failed, skipped } = totals;
 console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`);

@@ -15,16 +15,18 @@ import { silentLog } from '../../bfd/silent.ts';
 
 const MAIN = fileURLToPath(new URL('../../../agent/main.ts', import.meta.url));
 
-/** A daemon whose drain takes so long; what it was asked. */
+/** A daemon whose drain takes some time, ms; what it was asked, and how many drains have ended. */
 async function daemon(t: Test, takes: number) {
   const dir = mkdtempSync(join(tmpdir(), 'veg-client-'));
   const asked: (string | null)[] = [];
+  const ended = { count: 0 };
   const server = await serveControl(
     dir,
     {
       'POST /v1/drain': async ({ query }) => {
         asked.push(query.get('timeout'));
         await sleep(takes, undefined, { ref: false });
+        ended.count++;
         return { status: 200, body: 'drained\n' };
       },
     },
@@ -34,7 +36,7 @@ async function daemon(t: Test, takes: number) {
     await server.close();
     rmSync(dir, { recursive: true });
   });
-  return { dir, asked, server };
+  return { dir, asked, ended, server };
 }
 
 function drain(dir: string, ...args: string[]) {
@@ -100,12 +102,12 @@ t.test('a client that is interrupted says what it leaves behind', async (t) => {
 });
 
 t.test('a client that leaves in the middle of an answer costs nothing', async (t) => {
-  const { dir, asked } = await daemon(t, 200);
+  const { dir, asked, ended } = await daemon(t, 200);
   const socket = connect(socketPath(dir));
   socket.end('POST /v1/drain HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n');
   while (asked.length < 1) await sleep(10);
   socket.destroy();
-  await sleep(300);
+  while (ended.count < 1) await sleep(10);
   t.match(await drain(dir).result, { code: 0, stdout: 'drained\n' });
 });
 

@@ -60,6 +60,7 @@ t.test('a full file is rotated, and so many old ones are kept', async (t) => {
   const { out } = output(file, 20_000);
   for (let i = 0; i < 60; i++) {
     void out.write(lines(i * 50, 50));
+    // The file is written between two of these.
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
   await out.close();

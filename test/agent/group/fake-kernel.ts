@@ -14,8 +14,6 @@ export class FakeKernel implements FlowKernel {
 
   settle(): void {}
 
-  configure(): void {}
-
   apply(changes: readonly FlowChange[]): Record<string, number> {
     for (const { type, flow } of changes) {
       this.applied.push(type);

@@ -254,6 +254,7 @@ t.test('what is written again as it was is not delivered', async (t) => {
   fs.writeFileSync(join(dir, 'a.yaml'), '1');
   fs.utimesSync(join(dir, 'a.yaml'), 0, 0);
   fs.writeFileSync(join(dir, '.hidden.yaml'), 'x');
+  // Ten polls: a change right now would be delivered together with what must not be.
   await sleep(100);
   fs.writeFileSync(join(dir, 'a.yaml'), '2');
   t.same(await watch.next(), [{ name: 'a.yaml', text: '2' }]);
@@ -265,6 +266,7 @@ t.test('what was read counts as delivered', async (t) => {
   const watch = watching(t, dir, { settle: 50 });
   fs.writeFileSync(join(dir, 'a.yaml'), '2');
   t.same(watch.read(), [{ name: 'a.yaml', text: '2' }]);
+  // Nothing is to be delivered: three times as long as it would take.
   await sleep(150);
   t.equal(watch.delivered.length, 0);
 });
@@ -275,6 +277,7 @@ t.test('nothing is delivered once it is closed', async (t) => {
   watch.read();
   fs.writeFileSync(join(dir, 'a.yaml'), '2');
   watch.close();
+  // Fifteen polls.
   await sleep(150);
   t.equal(watch.delivered.length, 0);
 });
