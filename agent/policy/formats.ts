@@ -44,7 +44,7 @@ function addressHint(text: string): string {
     return `: the length of an ${length[1]!.includes(':') ? 'IPv6 CIDR is 0 to 128' : 'IPv4 CIDR is 0 to 32'}`;
   }
   if (/^[0-9A-Fa-f.:]+(-|\.\.)[0-9A-Fa-f.:]+$/.test(text)) return ': a range cannot stand here, write CIDRs';
-  if (/^[0-9.]+\/[0-9.]+$/.test(text)) return ': write the netmask as a length';
+  if (/^[0-9.]+\/\d+\.[0-9.]+$/.test(text)) return ': write the netmask as a length';
   return '';
 }
 

@@ -29,6 +29,9 @@ export const openObject = (properties: Record<string, Schema>): Schema => ({
 });
 export const withDefault = (schema: Schema, value: unknown): Schema => ({ ...schema, default: value });
 
+/** A number that the cluster writes: as large as it likes. */
+export const statusCount: Schema = { type: 'number' };
+
 /** A map of any keys to text, as labels are. */
 export const textMap: Schema = { type: 'object', additionalProperties: { type: 'string' } };
 /** A part that belongs to the control plane and means nothing in the pod. */

@@ -32,9 +32,15 @@ export const KINDS: readonly Kind[] = [
   // Blocks that were all commented out must not come to mean "any source".
   { ...namespaced(VEG_AGENT, 'GatewayPolicy'), emptyIsAbsent: false },
   namespaced(KUBE_OVN, 'VpcEgressGateway'),
-  ...['Subnet', 'Vpc', 'IptablesEIP', 'IptablesFIPRule', 'IptablesDnatRule', 'IptablesSnatRule'].map((kind) =>
-    clusterScoped(KUBE_OVN, kind),
-  ),
+  ...[
+    'Subnet',
+    'Vpc',
+    'IPPool',
+    'IptablesEIP',
+    'IptablesFIPRule',
+    'IptablesDnatRule',
+    'IptablesSnatRule',
+  ].map((kind) => clusterScoped(KUBE_OVN, kind)),
   clusterScoped(DECKHOUSE, 'EgressGateway'),
   clusterScoped(DECKHOUSE, 'EgressGatewayPolicy'),
   clusterScoped(SPIDERNET, 'EgressGateway'),

@@ -8,13 +8,17 @@ import { closest, quote } from './quote.ts';
 
 /** What a gateway has no use for, by apiVersion. */
 const PASSED_OVER: Readonly<Record<string, string>> = {
-  [KUBE_OVN]: `BgpConf DNSNameResolver EvpnConf IP IPPool OvnDnatRule OvnEip OvnFip OvnSnatRule ProviderNetwork
+  [KUBE_OVN]: `BgpConf DNSNameResolver EvpnConf IP OvnDnatRule OvnEip OvnFip OvnSnatRule ProviderNetwork
     QoSPolicy SecurityGroup SwitchLBRule Vip Vlan VpcDns VpcNatGateway`,
   'egressgateway.spidernet.io/v1beta1': 'EgressClusterInfo EgressTunnel',
-  v1: 'Endpoints Event Node Service ServiceAccount',
+  v1: 'Endpoints Event LimitRange Node PersistentVolume PersistentVolumeClaim ResourceQuota Service ServiceAccount',
   'apps/v1': 'DaemonSet Deployment ReplicaSet StatefulSet',
+  'autoscaling/v2': 'HorizontalPodAutoscaler',
+  'batch/v1': 'CronJob Job',
   'discovery.k8s.io/v1': 'EndpointSlice',
-  'networking.k8s.io/v1': 'NetworkPolicy',
+  'networking.k8s.io/v1': 'Ingress NetworkPolicy',
+  'policy/v1': 'PodDisruptionBudget',
+  'policy.networking.k8s.io/v1alpha1': 'AdminNetworkPolicy BaselineAdminNetworkPolicy',
   'rbac.authorization.k8s.io/v1': 'ClusterRole ClusterRoleBinding Role RoleBinding',
   'apiextensions.k8s.io/v1': 'CustomResourceDefinition',
   'monitoring.coreos.com/v1': 'PodMonitor PrometheusRule ServiceMonitor',

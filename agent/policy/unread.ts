@@ -20,6 +20,7 @@ const PARTS: Readonly<Record<string, Parts>> = {
   'v1 Namespace': { metadata: { except: ['name', 'labels'] }, spec: 'all', status: 'all' },
   'k8s.cni.cncf.io/v1 NetworkAttachmentDefinition': { metadata: NAME, spec: 'all' },
   'kubeovn.io/v1 Subnet': { metadata: META, status: 'all' },
+  'kubeovn.io/v1 IPPool': { metadata: META, status: 'all' },
   'kubeovn.io/v1 VpcEgressGateway': { metadata: META, status: 'all' },
 };
 

@@ -53,17 +53,21 @@ function violation(error: ErrorObject, root: unknown): Violation {
   return { path, at: 'value', message: explain(error) };
 }
 
+/** More fields than these are not listed in a message. */
+const MAX_LISTED = 20;
+
 function unknownField(name: string, known: readonly string[]): string {
   const meant = closest(name, known);
-  const help =
-    meant === undefined ? `the fields here are ${known.join(', ')}` : `did you mean ${quote(meant)}?`;
-  return `unknown field ${quote(name)}; ${help}`;
+  if (meant !== undefined) return `unknown field ${quote(name)}; did you mean ${quote(meant)}?`;
+  const fields = known.length > MAX_LISTED ? '' : `; the fields here are ${known.join(', ')}`;
+  return `unknown field ${quote(name)}${fields}`;
 }
 
 const TYPES: Record<string, string> = {
   string: 'a string',
   boolean: 'true or false',
   integer: 'a whole number',
+  number: 'a number',
   array: 'a list',
   object: 'a map of fields',
 };

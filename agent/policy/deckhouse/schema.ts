@@ -3,12 +3,12 @@ import {
   anyList,
   document,
   formatted,
-  integer,
   labelSelector,
   list,
   object,
   oneOf,
   type Schemas,
+  statusCount,
   text,
   textMap,
 } from '../json-schema.ts';
@@ -33,8 +33,8 @@ const gateway = document(DECKHOUSE, 'EgressGateway', false, {
   }),
   status: object({
     activeNodeName: text(),
-    readyNodes: integer(0, 2 ** 31 - 1),
-    observedGeneration: { type: 'integer' },
+    readyNodes: statusCount,
+    observedGeneration: statusCount,
     conditions: anyList,
   }),
 });

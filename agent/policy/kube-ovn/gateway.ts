@@ -61,6 +61,7 @@ interface VpcResource {
 
 type Subnet = PolicyDocument<SubnetResource>;
 type Vpc = PolicyDocument<VpcResource>;
+type IPPool = PolicyDocument<{ spec?: { subnet?: string } }>;
 type Gateway = PolicyDocument<VpcEgressGatewayResource>;
 
 export type { Gateway as VpcEgressGateway };
@@ -69,19 +70,21 @@ export type { Gateway as VpcEgressGateway };
 export const DEFAULT_VPC = 'ovn-cluster';
 const DEFAULT_SUBNET = 'ovn-default';
 
-/** The Subnets and Vpcs of a directory by name. */
+/** The Subnets, Vpcs and IPPools of a directory by name. */
 export interface Network {
   subnets: Map<string, Subnet>;
   vpcs: Map<string, Vpc>;
+  pools: Map<string, IPPool>;
   /** A document that is missing may be among those that could not be read. */
   incomplete: boolean;
 }
 
-/** Collects the Subnets and Vpcs, and checks each on its own, used or not. */
+/** Collects the Subnets, Vpcs and IPPools, and checks each Subnet on its own, used or not. */
 export function readNetwork(set: DocumentSet): Network {
   const network = {
     subnets: byName<SubnetResource>(set, KUBE_OVN, 'Subnet'),
     vpcs: byName<VpcResource>(set, KUBE_OVN, 'Vpc'),
+    pools: byName<{ spec?: { subnet?: string } }>(set, KUBE_OVN, 'IPPool'),
     incomplete: set.incomplete,
   };
   for (const subnet of network.subnets.values()) checkSubnet(subnet);
@@ -140,6 +143,8 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network, po
   const internal = internalSubnet(gateway, network, vpc);
   checkAddresses(gateway, 'internal', internal);
   checkAddresses(gateway, 'external', external || undefined);
+  checkPool(gateway, network, 'internalIPPool', internal);
+  checkPool(gateway, network, 'externalIPPool', external || undefined);
   if (external) checkProvider(gateway, external);
   const log = translateTranslationLog(
     gateway,
@@ -193,6 +198,20 @@ function checkAddresses(gateway: Gateway, side: 'internal' | 'external', subnet:
       gateway.fail([...path, i], `${text} is not in cidrBlock ${block} of Subnet ${quote(subnet!.name)}`);
     }
   });
+}
+
+/** A pool whose document is there must be one of the subnet. */
+function checkPool(
+  gateway: Gateway,
+  { pools }: Network,
+  field: 'internalIPPool' | 'externalIPPool',
+  subnet: Subnet | undefined,
+): void {
+  const pool = pools.get(gateway.value.spec?.[field] ?? '');
+  const of = pool?.value.spec?.subnet;
+  if (pool === undefined || of === undefined || subnet === undefined || of === subnet.name) return;
+  const message = `IPPool ${quote(pool.name)} belongs to Subnet ${quote(of)}, not to ${quote(subnet.name)}`;
+  gateway.fail(['spec', field], message);
 }
 
 /** The external network is attached by Multus. A provider that is left out is taken to follow. */

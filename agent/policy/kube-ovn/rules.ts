@@ -20,6 +20,7 @@ interface Requirement {
 interface Resources {
   limits?: Record<string, string | number>;
   requests?: Record<string, string | number>;
+  claims?: { name?: string }[];
 }
 
 /** The fields that only Kube-OVN and Kubernetes act on; all of it is optional, see `PolicyDocument`. */
@@ -152,6 +153,11 @@ function checkToleration(
 const RESOURCE_NAME = /^(cpu|memory|ephemeral-storage|hugepages-.+|[^/]+\/[^/]+)$/;
 
 function checkResources(gateway: PolicyDocument, path: Path, resources: Resources = {}): void {
+  if (resources.claims?.length) {
+    const message =
+      'the pods of a gateway have no resourceClaims, so the API server refuses them with claims';
+    gateway.fail([...path, 'claims'], message, 'key');
+  }
   for (const field of ['limits', 'requests'] as const) {
     for (const [name, quantity] of Object.entries(resources[field] ?? {})) {
       const at = [...path, field, name];

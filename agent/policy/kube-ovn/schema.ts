@@ -12,6 +12,7 @@ import {
   list,
   object,
   oneOf,
+  openObject,
   type Schema,
   type Schemas,
   text,
@@ -30,7 +31,8 @@ const quantities: Schema = {
   type: 'object',
   additionalProperties: { type: ['integer', 'string'], format: 'quantity' },
 };
-const resources = object({ limits: quantities, requests: quantities, claims: anyList });
+const claim = object({ name: formatted('non-empty'), request: text() }, ['name']);
+const resources = object({ limits: quantities, requests: quantities, claims: list(claim) });
 const bandwidth: Schema = {
   type: ['integer', 'string'],
   minimum: 0,
@@ -162,6 +164,12 @@ const VPC_SCHEMA = document(
 const eipName = formatted('non-empty');
 const port: Schema = formatted('port-range');
 
+/** A part of a Subnet's addresses: the CRD has more fields than are read. */
+const IP_POOL_SCHEMA = document(KUBE_OVN, 'IPPool', false, {
+  spec: openObject({ subnet: text() }),
+  status: anyObject,
+});
+
 /** The resources of the VPC NAT gateway: required is what its webhook requires. */
 const NAT_SPECS: Record<string, Schema> = {
   IptablesEIP: object({
@@ -193,6 +201,7 @@ export const KUBE_OVN_SCHEMAS: Schemas = {
   VpcEgressGateway: VPC_EGRESS_GATEWAY_SCHEMA,
   Subnet: SUBNET_SCHEMA,
   Vpc: VPC_SCHEMA,
+  IPPool: IP_POOL_SCHEMA,
   ...Object.fromEntries(
     Object.entries(NAT_SPECS).map(([kind, spec]) => [
       kind,

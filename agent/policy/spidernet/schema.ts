@@ -1,21 +1,21 @@
 /** The schemas of Spidernet's egress resources (egressgateway.spidernet.io/v1beta1). Pure. */
 import {
+  count,
   document,
   flag,
   formatted,
-  integer,
   labelSelector,
   list,
   object,
   oneOf,
   type Schema,
   type Schemas,
+  statusCount,
   text,
   texts,
 } from '../json-schema.ts';
 import { SPIDERNET } from '../kinds.ts';
 
-const count = integer(0, 2 ** 31 - 1);
 const addressPair = object({ ipv4: formatted('ipv4-or-empty'), ipv6: formatted('ipv6-or-empty') });
 
 const gateway = document(SPIDERNET, 'EgressGateway', false, {
@@ -46,7 +46,10 @@ const gateway = document(SPIDERNET, 'EgressGateway', false, {
         ),
       }),
     ),
-    ipUsage: object({ ipv4Free: count, ipv4Total: count, ipv6Free: count, ipv6Total: count }),
+    ipUsage: object({
+      ...{ ipv4Free: statusCount, ipv4Total: statusCount },
+      ...{ ipv6Free: statusCount, ipv6Total: statusCount },
+    }),
   }),
 });
 
@@ -67,7 +70,7 @@ const policy = (kind: string, namespaced: boolean): Schema =>
           ...(!namespaced && { namespaceSelector: labelSelector }),
         }),
         destSubnet: list(formatted('cidr')),
-        priority: integer(0, 2 ** 31 - 1),
+        priority: count,
       },
       ['appliedTo'],
     ),

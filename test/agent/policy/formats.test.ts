@@ -19,6 +19,7 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       '10.0.0': '"10.0.0" is not an address or CIDR',
       '010.0.0.1': '"010.0.0.1" is not an address or CIDR',
       '10.0.0.256': '"10.0.0.256" is not an address or CIDR',
+      '10.0.300.0/24': '"10.0.300.0/24" is not an address or CIDR',
       'fe80::1%eth0': '"fe80::1%eth0" is not an address or CIDR',
       'fd00::1::2': '"fd00::1::2" is not an address or CIDR',
       example: '"example" is not an address or CIDR',
@@ -210,6 +211,7 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
     },
   },
   'ipv6-or-empty': { good: ['', 'fd00::1'], bad: { '10.0.0.1': '"10.0.0.1" is not an IPv6 address' } },
+  'non-empty': { good: ['x'], bad: { '': 'must not be empty' } },
   address: { good: ['0.0.0.0', '::1'], bad: { 'x/8': '"x/8" is not an address' } },
 };
 

@@ -232,6 +232,10 @@ const REFUSED: [string, string][] = [
     '6:26: spec.resources.limits.mem: "mem" is no resource of a container: cpu, memory, ephemeral-storage, hugepages-SIZE, or DOMAIN/NAME',
   ],
   [
+    'resources: { claims: [{ name: gpu }] }',
+    '6:16: spec.resources.claims: the pods of a gateway have no resourceClaims, so the API server refuses them with claims',
+  ],
+  [
     'bandwidth: { egress: 100K }',
     '6:24: spec.bandwidth.egress: "100K" is not a bandwidth: write whole Mbit/s, or bits per second like 100M, 1.5G or 1Gi',
   ],
