@@ -1,0 +1,279 @@
+// Replication between two members without a network: messages are handed over, or lost.
+import t from 'tap';
+import type { Message } from '../../../agent/group/codec.ts';
+import type { FlowChange, GroupFlow } from '../../../agent/group/model.ts';
+import {
+  CAPACITY,
+  DIGEST_PERIOD,
+  MAX_PENDING,
+  type Outbox,
+  Replication,
+} from '../../../agent/group/replication.ts';
+import { address } from '../../../lib/prefix.ts';
+import { flowOf, SHARED } from './flows.ts';
+
+const A = address('10.16.0.12');
+const B = address('10.16.0.13');
+/** Ports of their slices. */
+const PORT = { [A]: 49_408, [B]: 53_440 };
+
+class Pair {
+  readonly a: Replication;
+  readonly b: Replication;
+  now = 0;
+  readonly changes: Record<string, FlowChange[]> = { [A]: [], [B]: [] };
+  readonly boxes: Outbox[] = [];
+  /** False: messages are lost. */
+  hears = true;
+
+  constructor(capacity = CAPACITY) {
+    this.a = new Replication(4, A, capacity);
+    this.b = new Replication(4, B, capacity);
+    this.a.configure([B], [SHARED[4]]);
+    this.b.configure([A], [SHARED[4]]);
+  }
+
+  connect(instanceA = 1, instanceB = 2): this {
+    this.a.connect(B, instanceB, this.now);
+    this.b.connect(A, instanceA, this.now);
+    return this.settle();
+  }
+
+  /** Hands messages over until there are none. */
+  settle(): this {
+    for (let round = 0; round < 1000; round++) {
+      let sent = 0;
+      for (const [self, one, other] of [
+        [A, this.a, this.b],
+        [B, this.b, this.a],
+      ] as const) {
+        one.flush(this.now);
+        const box = one.takeOutbox();
+        this.boxes.push(box);
+        this.changes[self]!.push(...box.changes);
+        sent += box.sends.length;
+        if (this.hears) for (const { message } of box.sends) other.receive(self, message, this.now);
+      }
+      if (sent === 0) return this;
+    }
+    throw new Error('messages without an end');
+  }
+
+  sum(what: (box: Outbox) => number): number {
+    return this.boxes.reduce((all, box) => all + what(box), 0);
+  }
+}
+
+const update = (flow: GroupFlow) => [{ type: 'update' as const, flow }];
+const flowsOf = (count: number, port: number) =>
+  Array.from({ length: count }, (_, i) => flowOf(4, i + 1, port + (i % 4000)));
+
+t.test('flows are told, changed and removed; a replica is never told on', async (t) => {
+  const pair = new Pair().connect();
+  const flow = flowOf(4, 1, PORT[A]!);
+  pair.a.report(update(flow), 0);
+  pair.settle();
+  t.match(pair.changes[B], [{ type: 'insert', flow: { sharedPort: flow.sharedPort } }]);
+  t.same([pair.a.own, pair.b.own, pair.b.replicas], [1, 0, 1]);
+  pair.a.report(update({ ...flow, mark: 7 }), 0);
+  pair.settle();
+  t.match(pair.changes[B], [{ type: 'insert' }, { type: 'insert', flow: { mark: 7 } }]);
+  pair.a.report([{ type: 'end', flow }], 0);
+  pair.settle();
+  t.match(pair.changes[B]!.at(-1), { type: 'remove' });
+  t.same([pair.a.own, pair.b.replicas], [0, 0]);
+  t.same(pair.changes[A], [], 'nothing came back');
+});
+
+t.test(
+  'whoever connects takes the whole table over, and a comparison of equal tables sends no flow',
+  async (t) => {
+    const pair = new Pair();
+    pair.a.report(
+      flowsOf(3000, PORT[A]!).flatMap((flow) => update(flow)),
+      0,
+    );
+    pair.connect();
+    t.equal(pair.b.replicas, 3000);
+    t.ok(pair.boxes.some(({ taken }) => taken.includes(A)));
+    t.ok(pair.b.isInSync(A) && pair.a.isInSync(B));
+    const sent = pair.sum((box) => box.sent);
+    pair.now += DIGEST_PERIOD;
+    pair.settle();
+    t.equal(
+      pair.sum((box) => box.sent),
+      sent,
+    );
+  },
+);
+
+t.test('what was lost is made up for by the next comparison, in both directions', async (t) => {
+  const pair = new Pair().connect();
+  const flows = flowsOf(200, PORT[A]!);
+  pair.a.report(
+    flows.flatMap((flow) => update(flow)),
+    0,
+  );
+  pair.settle();
+  pair.hears = false;
+  pair.a.report([{ type: 'end', flow: flows[0]! }], 0);
+  pair.a.report(update(flowOf(4, 999, PORT[A]!)), 0);
+  pair.a.report(update({ ...flows[1]!, mark: 9 }), 0);
+  pair.a.flush(0);
+  pair.a.takeOutbox();
+  pair.hears = true;
+  pair.now += DIGEST_PERIOD;
+  pair.settle();
+  pair.now += DIGEST_PERIOD;
+  pair.settle();
+  t.equal(pair.b.replicas, 200);
+  t.ok(pair.b.isInSync(A));
+  t.equal(pair.changes[B]!.filter(({ type }) => type === 'remove').length, 1);
+});
+
+t.test('what does not fit into the queue is dropped, counted, and caught up with', async (t) => {
+  const pair = new Pair().connect();
+  const count = MAX_PENDING + 500;
+  pair.a.report(
+    Array.from({ length: count }, (_, i) => flowOf(4, i + 1, PORT[A]! + (i % 4000))).flatMap((flow) =>
+      update(flow),
+    ),
+    0,
+  );
+  pair.settle();
+  t.equal(
+    pair.sum((box) => box.rejected.member_slow ?? 0),
+    500,
+  );
+  t.equal(pair.b.replicas, count);
+  t.ok(pair.b.isInSync(A));
+});
+
+t.test('no more than the window is under way', async (t) => {
+  const pair = new Pair().connect();
+  pair.a.report(
+    flowsOf(4000, PORT[A]!).flatMap((flow) => update(flow)),
+    0,
+  );
+  pair.a.flush(0);
+  const isFlows = ({ type }: Message) => type === 'changes' || type === 'bucket';
+  t.equal(pair.a.takeOutbox().sends.filter(({ message }) => isFlows(message)).length, 8);
+  pair.a.flush(0);
+  t.same(pair.a.takeOutbox().sends, [], 'nothing more without an acknowledgement');
+  pair.a.receive(B, { type: 'ack', sequence: 2 }, 5);
+  const { lags } = pair.a.takeOutbox();
+  t.same(lags, [
+    { lag: 5, flows: 256 },
+    { lag: 5, flows: 256 },
+  ]);
+});
+
+t.test('a full table takes no more replicas, says so, and the exchange goes on', async (t) => {
+  const pair = new Pair(100).connect();
+  pair.a.report(
+    flowsOf(100, PORT[A]!).flatMap((flow) => update(flow)),
+    0,
+  );
+  pair.b.report(
+    flowsOf(50, PORT[B]!).flatMap((flow) => update({ ...flow, destinationPort: 99 })),
+    0,
+  );
+  pair.settle();
+  t.equal(pair.b.own + pair.b.replicas, 100);
+  t.ok(pair.sum((box) => box.rejected.table_full ?? 0) > 0);
+  t.ok(
+    pair.boxes.some(({ taken }) => taken.includes(A)),
+    'the table counts as taken over',
+  );
+});
+
+t.test('a flow to an address that is not shared is refused', async (t) => {
+  const pair = new Pair().connect();
+  pair.b.receive(
+    A,
+    {
+      type: 'bucket',
+      sequence: 1,
+      bucket: 0,
+      last: true,
+      records: [],
+    },
+    0,
+  );
+  pair.b.configure([A], []);
+  pair.a.report(update(flowOf(4, 1, PORT[A]!)), 0);
+  pair.settle();
+  t.equal(pair.b.replicas, 0);
+  t.ok(pair.sum((box) => box.rejected.not_shared ?? 0) > 0);
+});
+
+t.test(
+  'flows of a member that comes back without them are adopted, and those it still has are its own',
+  async (t) => {
+    const pair = new Pair().connect();
+    const [lost, kept] = [flowOf(4, 1, PORT[A]!), flowOf(4, 2, PORT[A]! + 1)];
+    pair.a.report([...update(lost), ...update(kept)], 0);
+    pair.settle();
+    pair.b.disconnect(A);
+    pair.b.orphan(12);
+    t.equal(pair.b.orphans(12), 2);
+    t.equal(pair.b.adopt(12, 0), 2);
+    t.equal(pair.b.own, 2);
+    // The same member, another process: it lists what its kernel has.
+    const again = new Pair();
+    again.a.report([{ type: 'listing' }, ...update(kept), { type: 'listed' }], 0);
+    pair.a.disconnect(B);
+    Object.assign(pair, { a: again.a });
+    pair.connect(99);
+    t.same([pair.a.own, pair.a.replicas], [1, 1]);
+    t.same([pair.b.own, pair.b.replicas], [1, 1]);
+    t.ok(
+      pair.changes[B]!.some(({ type }) => type === 'release'),
+      'the port is in the slice of the other',
+    );
+  },
+);
+
+t.test('what is not listed any more has ended', async (t) => {
+  const pair = new Pair().connect();
+  const flows = flowsOf(3, PORT[A]!);
+  pair.a.report(
+    flows.flatMap((flow) => update(flow)),
+    0,
+  );
+  pair.settle();
+  pair.a.report([{ type: 'listing' }, ...update(flows[0]!), { type: 'listed' }], 0);
+  pair.settle();
+  t.same([pair.a.own, pair.b.replicas], [1, 1]);
+});
+
+t.test('packets that another member sees start the timeout of the owner again', async (t) => {
+  const pair = new Pair().connect();
+  const flow = flowOf(4, 1, PORT[A]!);
+  pair.a.report(update(flow), 0);
+  pair.settle();
+  pair.b.report([{ type: 'active', flow }], 0);
+  pair.settle();
+  t.match(pair.changes[A], [{ type: 'refresh', flow: { sharedPort: flow.sharedPort } }]);
+});
+
+t.test('a handover is over when the other member confirms that it has everything', async (t) => {
+  const pair = new Pair().connect();
+  pair.a.report(
+    flowsOf(2000, PORT[A]!).flatMap((flow) => update(flow)),
+    0,
+  );
+  pair.a.beginHandover(0);
+  pair.a.flush(0);
+  t.same(
+    pair.boxes.flatMap(({ handedOver }) => handedOver),
+    [],
+  );
+  for (const { message } of pair.a.takeOutbox().sends) pair.b.receive(A, message, 0);
+  pair.settle();
+  t.same(
+    pair.boxes.flatMap(({ handedOver }) => handedOver),
+    [B],
+  );
+  t.equal(pair.b.replicas, 2000);
+});
