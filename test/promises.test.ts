@@ -21,6 +21,7 @@ const CANNOT_REJECT: Record<string, string> = {
   'agent/show/page/browser/main.ts: poll': 'shows the error on the page',
   'agent/show/page/browser/main.ts: search': 'shows the error on the page',
   'agent/group/lookups.ts: this.#answer': 'a lookup that fails is an answer',
+  'agent/group/thread.ts: worker.terminate': 'resolves with the exit code',
   'agent/kube-ovn/session-recovery.ts: bfd.command': 'no answer is an answer',
   'agent/process.ts: this.#busiest.check': 'tells what went wrong itself',
   'agent/commands/render.ts: process.stderr.write': 'no promise',

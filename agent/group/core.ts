@@ -29,8 +29,8 @@ const LEFTOVER_AFTER = 30_000;
 export interface GroupState {
   membership: Membership;
   replication: Replication;
-  /** Since when there are orphans of a slice. */
-  orphansSince: ReadonlyMap<number, number>;
+  /** Slices with orphans: since when, and how many of them we have adopted. */
+  orphans: ReadonlyMap<number, { since: number; adopted: number }>;
   /** The members that have not acknowledged the handover yet, and when it is given up. */
   handover?: { waiting: ReadonlySet<Address>; until: number };
   /** The last view that was reported, as text. */
@@ -68,7 +68,7 @@ export interface GroupStep {
 export function startGroup(config: GroupConfig, now: number, capacity?: number): GroupState {
   const replication = new Replication(config.family, config.self, capacity);
   replication.configure(othersOf(config), config.shared);
-  return { membership: startMembership(config, now), replication, orphansSince: new Map(), shown: '' };
+  return { membership: startMembership(config, now), replication, orphans: new Map(), shown: '' };
 }
 
 const othersOf = ({ members, self }: GroupConfig): Address[] => members.filter((member) => member !== self);
@@ -174,19 +174,15 @@ function adopt(state: GroupState, now: number, actions: GroupAction[]): GroupSta
     if (peer.goneSince === undefined) continue;
     if (peer.state === 'left' || now - peer.goneSince >= ORPHAN_AFTER) replication.orphan(slotOf(member));
   }
-  const orphansSince = new Map<number, number>();
+  const orphans = new Map<number, { since: number; adopted: number }>();
   for (let slot = 0; slot < SLICES; slot++) {
-    const flows = replication.orphans(slot);
-    if (flows === 0) continue;
-    const since = state.orphansSince.get(slot) ?? now;
-    if (isAdopter(membership, slot) || now - since >= LEFTOVER_AFTER) {
-      replication.adopt(slot, now);
-      actions.push({ type: 'adopted', member: owners.get(slot), slot, flows });
-    } else {
-      orphansSince.set(slot, since);
-    }
+    if (replication.orphans(slot) === 0) continue;
+    let { since, adopted } = state.orphans.get(slot) ?? { since: now, adopted: 0 };
+    if (isAdopter(membership, slot) || now - since >= LEFTOVER_AFTER) adopted += replication.adopt(slot, now);
+    if (replication.orphans(slot) > 0) orphans.set(slot, { since, adopted });
+    else if (adopted > 0) actions.push({ type: 'adopted', member: owners.get(slot), slot, flows: adopted });
   }
-  return { ...state, orphansSince };
+  return { ...state, orphans };
 }
 
 /** Whether it is our turn: one member for each slice, the same one for all who see the same members. */

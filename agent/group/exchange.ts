@@ -142,6 +142,7 @@ export class Exchange {
     for (const [member, connection] of this.#connections) {
       if (!config.members.includes(member)) connection.end();
     }
+    this.#options.kernel.configure(config.shared);
     this.#step({ type: 'configure', config });
     for (const member of this.#paths) this.#step({ type: 'path', member, up: true });
   }

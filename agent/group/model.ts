@@ -104,6 +104,8 @@ export interface FlowKernel {
    * of these slices have ended, and are deleted; all others are own flows from now on, and are reported.
    */
   settle(slots: readonly number[]): void;
+  /** Other shared addresses: own flows of those that are not among them any more have ended. */
+  configure(shared: readonly Address[]): void;
   /** Carries out changes, in order, before it returns. Returns how many the kernel refused, by reason. */
   apply(changes: readonly FlowChange[]): Record<string, number>;
   close(): void;

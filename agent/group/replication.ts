@@ -24,9 +24,11 @@ import { SLICES, slotOf, slotOfPort } from './slices.ts';
 /** Flows of one family, own and replicas. */
 export const CAPACITY = 65_536;
 /** Changes that may wait for one member. */
-export const MAX_PENDING = 16_384;
+export const MAX_PENDING = 8192;
 /** Messages with flows that are not acknowledged. */
 const WINDOW = 8;
+/** Flows that are adopted at once: what is to be done for each is in memory until it is done. */
+const ADOPT_AT_ONCE = 1024;
 /** Between two comparisons, ms. */
 export const DIGEST_PERIOD = 10_000;
 /** Between two comparisons during a handover that find differences, ms. */
@@ -211,9 +213,12 @@ export class Replication {
     return this.#table.count(ORPHANS + slot);
   }
 
-  /** Makes the orphans of a slice flows of our own. */
-  adopt(slot: number, now: number): void {
+  /** Makes orphans of a slice flows of our own, a bounded number of them. Returns how many. */
+  adopt(slot: number, now: number): number {
+    let adopted = 0;
     for (const place of this.#table.places(ORPHANS + slot)) {
+      if (adopted === ADOPT_AT_ONCE) break;
+      adopted++;
       this.#table.setOwner(place, this.#slot);
       // What is being listed does not have it yet.
       this.#table.setGeneration(place, this.#generation);
@@ -221,6 +226,7 @@ export class Replication {
       this.#out.changes.push({ type: 'adopt', flow: decodeFlow(Buffer.from(record)) });
       this.#enqueue(record, UPDATE, now);
     }
+    return adopted;
   }
 
   /** Every connected member is to confirm that it has all own flows. Returns how many are asked. */

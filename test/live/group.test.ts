@@ -9,12 +9,15 @@ import { copyFileSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import t, { type Test } from 'tap';
 import type { CredentialFiles } from '../../agent/group/credentials.ts';
+import type { GroupSettings } from '../../agent/group/messages.ts';
 import type { GroupConfig } from '../../agent/group/model.ts';
+import { portSlice, slotOf } from '../../agent/group/slices.ts';
 import { type Address, address, FAMILIES, type Family } from '../../lib/prefix.ts';
 import { SHARED } from '../agent/group/flows.ts';
 import { must, type Namespace, NODE, ROOT, until, veth } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 import type { ChildOptions, Command, FamilyReply, Reply } from './group-child.ts';
+import type { ThreadCommand, ThreadReply } from './group-thread-child.ts';
 
 const PORT = 10_667;
 const GRACE = 4000;
@@ -426,6 +429,63 @@ t.test('certificates of one CA with a name in common are members; another name o
     await Promise.all(members.map((member) => member.kill()));
   }
 });
+
+t.test(
+  'the thread with the kernel: an entry of one member is a replica of the other, and goes with it',
+  async (t) => {
+    const keys = keyFile('key');
+    const hosts = [12, 13];
+    const children = hosts.map((host) => {
+      const settings: GroupSettings = {
+        configs: [configOf(4, host, hosts)],
+        port: PORT,
+        interface: 'eth0',
+        credentials: { keyFile: keys },
+      };
+      const command = [NODE, `${ROOT}/test/live/group-thread-child.ts`, JSON.stringify(settings)];
+      const child = spawn(
+        'ip',
+        ['netns', 'exec', namespaces.get(host)!.name, 'env', '-u', 'NODE_OPTIONS', ...command],
+        { stdio: ['pipe', 'pipe', 'inherit'] },
+      );
+      t.teardown(() => child.stdin.end());
+      const lines = createInterface({ input: child.stdout });
+      return async (command: ThreadCommand): Promise<ThreadReply> => {
+        const next = once(lines, 'line', { signal: AbortSignal.timeout(20_000) });
+        child.stdin.write(`${JSON.stringify(command)}\n`);
+        return JSON.parse(((await next) as [string])[0]) as ThreadReply;
+      };
+    });
+    const [first, second] = children as [(typeof children)[0], (typeof children)[0]];
+    await first({ do: 'path', member: addressOf(4, 13), up: true });
+    await second({ do: 'path', member: addressOf(4, 12), up: true });
+    for (const ask of children) {
+      await until(async () => (await ask({ do: 'show' })).view?.ready, { what: 'ready', timeoutMs: 30_000 });
+    }
+    const [here, there] = hosts.map((host) => namespaces.get(host)!) as [Namespace, Namespace];
+    const { firstPort } = portSlice(slotOf(addressOf(4, 12)));
+    const flow = '-p tcp -s 10.17.0.9 -d 172.17.0.1 --sport 4000 --dport 80';
+    here.sh(
+      `conntrack -I ${flow} --state ESTABLISHED -u SEEN_REPLY,ASSURED -t 300 --src-nat 172.17.0.50:${firstPort}`,
+    );
+    const replica = () => there.run('conntrack', ['-L', '-p', 'tcp']).stdout;
+    await until(() => replica().includes(`dport=${firstPort}`), { what: 'the replica' });
+    t.match(
+      replica(),
+      /ESTABLISHED src=10.17.0.9 dst=172.17.0.1 sport=4000 dport=80 src=172.17.0.1 dst=172.17.0.50/,
+    );
+    t.match((await second({ do: 'lookup', query: 'q' })).answers, [{ answer: { status: 200, body: 'q' } }]);
+    here.sh(`conntrack -D ${flow}`);
+    await until(() => !replica().includes('sport=4000'), { what: 'no replica' });
+    await first({ do: 'drain' });
+    await until(async () => (await first({ do: 'show' })).handedOver, { what: 'the handover' });
+    const { counts } = await first({ do: 'stop' });
+    t.ok(counts!.sent >= 2, 'counts are there when the thread has ended');
+    await until(async () => (await second({ do: 'show' })).view?.held.length === 1, {
+      what: 'the address held',
+    });
+  },
+);
 
 /** Runs a script in a namespace to its end: connections to the port of a member. */
 const attack = async (ns: Namespace, script: string): Promise<void> => {

@@ -78,7 +78,7 @@ export interface FlowsOptions {
 
 export class ConntrackFlows implements FlowKernel {
   readonly #family: Family;
-  readonly #shared: readonly Uint8Array[];
+  #shared: readonly Uint8Array[];
   readonly #log: Log;
   readonly #sweepInterval: number;
   /** For changes; its own events carry its port. */
@@ -133,6 +133,11 @@ export class ConntrackFlows implements FlowKernel {
       ...own.map((flow): FlowChange => ({ type: 'adopt', flow })),
     ]);
     this.#reportAll(own.map((flow) => ({ type: 'update', flow })));
+  }
+
+  configure(shared: readonly Address[]): void {
+    this.#shared = shared.map(addressBytes);
+    this.#list();
   }
 
   apply(changes: readonly FlowChange[]): Record<string, number> {

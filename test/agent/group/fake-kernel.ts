@@ -14,6 +14,8 @@ export class FakeKernel implements FlowKernel {
 
   settle(): void {}
 
+  configure(): void {}
+
   apply(changes: readonly FlowChange[]): Record<string, number> {
     for (const { type, flow } of changes) {
       this.applied.push(type);

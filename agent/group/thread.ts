@@ -1,0 +1,173 @@
+/**
+ * The exchange as the agent sees it: a thread that gets the settings, the state of BFD with the members and the drain,
+ * and reports the view. A thread that ends by itself is started again with all of that; its replicas stay in the
+ * kernel meanwhile.
+ */
+import { extname, join } from 'node:path';
+import { type ResourceLimits, Worker } from 'node:worker_threads';
+import type { Log } from '../../lib/log.ts';
+import type { Address, Family } from '../../lib/prefix.ts';
+import { addCounts } from './counts.ts';
+import type { ExchangeCounts } from './exchange.ts';
+import type { LookupAnswer, MemberAnswer } from './lookups.ts';
+import type { FromGroup, GroupSettings, ToGroup } from './messages.ts';
+import type { GroupReport } from './model.ts';
+
+/** What the thread's heap may take, MiB: the tables of flows are outside of it. */
+const RESOURCES: ResourceLimits = { maxOldGenerationSizeMb: 24, maxYoungGenerationSizeMb: 4 };
+/** Before a thread that ended by itself is started again: the first wait, and the longest, ms. */
+const RESTART = { first: 1000, longest: 60_000 };
+/** A thread that ran for so long starts again after the first wait, ms. */
+const RESTART_FORGIVEN = 300_000;
+/** How long the end of the thread is waited for, ms. */
+const STOP_TIMEOUT = 3000;
+/** What a lookup may take longer than the members have time, ms. */
+const LOOKUP_MARGIN = 1000;
+
+export interface GroupThreadOptions {
+  log: Log;
+  report(report: GroupReport): void;
+  /** Answers a lookup of another member from what this gateway knows. */
+  answer(query: string): Promise<LookupAnswer>;
+}
+
+export class GroupThread {
+  readonly #options: GroupThreadOptions;
+  readonly #paths = new Set<Address>();
+  readonly #lookups = new Map<number, (answers: MemberAnswer[]) => void>();
+  /** Of threads that have ended, and of the present one. */
+  readonly #past = new Map<Family, ExchangeCounts>();
+  readonly #present = new Map<Family, ExchangeCounts>();
+  #settings: GroupSettings | undefined;
+  #drainLimit: number | undefined;
+  #worker: Worker | undefined;
+  #startedAt = 0;
+  #restartDelay = RESTART.first;
+  #restart: NodeJS.Timeout | undefined;
+  #lastLookup = 0;
+
+  constructor(options: GroupThreadOptions) {
+    this.#options = options;
+  }
+
+  /** What follows from the policy; undefined: no group. */
+  async configure(settings: GroupSettings | undefined): Promise<void> {
+    this.#settings = settings;
+    if (settings === undefined) await this.stop();
+    else if (this.#worker !== undefined) this.#send({ type: 'settings', settings });
+    else this.#start();
+  }
+
+  /** BFD with a member is Up, or not. */
+  setPath(member: Address, up: boolean): void {
+    if (this.#paths.has(member) === up) return;
+    if (up) this.#paths.add(member);
+    else this.#paths.delete(member);
+    this.#send({ type: 'path', member, up });
+  }
+
+  /** Gives addresses and flows to the others within so many ms; a report `handed-over` for each family says when. */
+  drain(limit: number): void {
+    this.#drainLimit = limit;
+    this.#send({ type: 'drain', limit });
+  }
+
+  undrain(): void {
+    this.#drainLimit = undefined;
+    this.#send({ type: 'undrain' });
+  }
+
+  /** Asks all other members; each has so long to answer, ms. */
+  lookup(query: string, timeout: number): Promise<MemberAnswer[]> {
+    if (this.#worker === undefined) return Promise.resolve([]);
+    const id = ++this.#lastLookup;
+    return new Promise((resolve) => {
+      const done = (answers: MemberAnswer[]) => {
+        clearTimeout(timer);
+        this.#lookups.delete(id);
+        resolve(answers);
+      };
+      const timer = setTimeout(() => done([]), timeout + LOOKUP_MARGIN);
+      this.#lookups.set(id, done);
+      this.#send({ type: 'lookup', id, query, timeout });
+    });
+  }
+
+  /** The counts of a family since this process started; undefined while it has had no group. */
+  counts(family: Family): ExchangeCounts | undefined {
+    const [past, present] = [this.#past.get(family), this.#present.get(family)];
+    return past && present ? addCounts(past, present) : (present ?? past);
+  }
+
+  /** Says that this member is gone, and ends the thread. */
+  async stop(): Promise<void> {
+    this.#settings = undefined;
+    clearTimeout(this.#restart);
+    const worker = this.#worker;
+    if (worker === undefined) return;
+    const exited = new Promise((resolve) => worker.once('exit', resolve));
+    this.#send({ type: 'stop' });
+    const timer = setTimeout(() => void worker.terminate(), STOP_TIMEOUT);
+    await exited;
+    clearTimeout(timer);
+  }
+
+  #start(): void {
+    clearTimeout(this.#restart);
+    this.#startedAt = performance.now();
+    const file = join(import.meta.dirname, `worker${extname(import.meta.filename)}`);
+    const worker = new Worker(file, { resourceLimits: RESOURCES });
+    this.#worker = worker;
+    worker.on('message', (message: FromGroup) => this.#receive(message));
+    worker.on('error', (error) => this.#options.log.error({ err: error }, 'exchange of the group failed'));
+    worker.once('exit', () => this.#exited());
+    this.#send({ type: 'settings', settings: this.#settings! });
+    for (const member of this.#paths) this.#send({ type: 'path', member, up: true });
+    if (this.#drainLimit !== undefined) this.#send({ type: 'drain', limit: this.#drainLimit });
+  }
+
+  #exited(): void {
+    this.#worker = undefined;
+    for (const [family, counts] of this.#present) {
+      const past = this.#past.get(family);
+      this.#past.set(family, past === undefined ? counts : addCounts(past, counts));
+    }
+    this.#present.clear();
+    for (const done of this.#lookups.values()) done([]);
+    if (this.#settings === undefined) return;
+    if (performance.now() - this.#startedAt > RESTART_FORGIVEN) this.#restartDelay = RESTART.first;
+    this.#options.log.error({ restartInMs: this.#restartDelay }, 'exchange of the group ended, restarting');
+    this.#restart = setTimeout(() => this.#start(), this.#restartDelay);
+    this.#restartDelay = Math.min(RESTART.longest, this.#restartDelay * 2);
+  }
+
+  #receive(message: FromGroup): void {
+    switch (message.type) {
+      case 'report':
+        this.#options.report(message.report);
+        break;
+      case 'counts':
+        this.#present.set(message.family, message.counts);
+        break;
+      case 'found':
+        this.#lookups.get(message.id)?.(message.answers);
+        break;
+      case 'question':
+        this.#options
+          .answer(message.query)
+          .catch((error: Error): LookupAnswer => ({ status: 500, body: `${error.message}\n` }))
+          .then((answer) => this.#send({ type: 'answer', id: message.id, answer }))
+          .catch((error: Error) => this.#options.log.error({ err: error }, 'cannot answer a group member'));
+        break;
+      case 'note':
+        this.#options.log[message.level](message.fields, message.message);
+        break;
+      default:
+        message satisfies never;
+    }
+  }
+
+  #send(message: ToGroup): void {
+    this.#worker?.postMessage(message);
+  }
+}
