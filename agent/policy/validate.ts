@@ -54,7 +54,7 @@ function violation(error: ErrorObject, root: unknown): Violation {
 }
 
 /** More fields than these are not listed in a message. */
-const MAX_LISTED = 20;
+const MAX_LISTED = 25;
 
 function unknownField(name: string, known: readonly string[]): string {
   const meant = closest(name, known);
