@@ -1,12 +1,16 @@
-/** Who watches the gateway while its kernel, a model here, is slow; on a clock of our own. */
+/** The gateway over a model of the kernel (model-kernels.ts), with faults of it, on a clock of its own. */
 import t, { type Test } from 'tap';
+import { CADENCE } from '../../agent/cadence.ts';
 import { Gateway, type GatewayParts } from '../../agent/gateway.ts';
 import type { Policy } from '../../agent/policy/model.ts';
+import type { LoadedPolicy } from '../../agent/policy/source.ts';
+import { changeLines } from '../../agent/reconcile/changes.ts';
 import type { Kernels } from '../../agent/reconcile/observation.ts';
 import { WATCHDOG } from '../../agent/watchdog.ts';
+import type { BfdIntent } from '../../bfd/intent.ts';
 import { address, prefix } from '../../lib/prefix.ts';
-import { Model } from '../nat/model.ts';
-import { until } from '../support/netns.ts';
+import { ManualClock } from '../support/clock.ts';
+import { PodModel } from './model-kernels.ts';
 
 const POLICY: Policy = {
   name: 'default/gateway1',
@@ -14,106 +18,190 @@ const POLICY: Policy = {
   internal: { interface: 'eth0', gateways: [address('10.16.0.1')] },
   external: { interface: 'net1', gateways: [address('172.17.0.1')] },
   bfd: {
-    ...{ enabled: false, peers: [], minTX: 100, minRX: 100, multiplier: 5 },
+    ...{ enabled: true, peers: [address('10.255.255.255')], minTX: 100, minRX: 100, multiplier: 5 },
     ...{ mode: 'passive', minTTL: 254, adoptDiscriminator: true, anySource: false },
   },
-  rules: [{ name: 'direct', snat: false, ipBlocks: [prefix('10.16.0.0/16')] }],
+  rules: [{ name: 'direct', snat: false, ipBlocks: [prefix('10.18.0.0/16')] }],
   warnings: [],
 };
 
-/** A gateway over a kernel whose translation is changed by `apply`, and the time that is added to the clock. */
-function gateway(t: Test, apply: Kernels['nat']['apply']) {
-  const clock = { ahead: 0 };
-  const { now } = performance;
-  performance.now = () => now.call(performance) + clock.ahead;
-  const on = (ifindex: number, text: string) => ({
-    ...{ family: 4 as const, ifindex, address: address(text), prefixLength: 16, scope: 0, flags: 0 },
-  });
-  const link = (index: number, name: string) => ({
-    ...{ index, name, up: true, carrier: true, mtu: 1500, mac: `02:00:00:00:00:0${index}` },
-  });
-  const seen = {
-    links: [link(2, 'eth0'), link(3, 'net1')],
-    addresses: [on(2, '10.16.0.12'), on(3, '172.17.0.11')],
-  };
-  const nothing = () => {};
-  const kernels: Kernels & { fingerprint: () => string } = {
-    routing: {
-      observe: async () => structuredClone({ ...seen, routes: [], rules: [] }),
-      apply: async () => [],
-    },
-    nat: {
-      observe: async () => ({
-        ...structuredClone(new Model().observe()),
-        ...{ backend: { 4: 'nft', 6: 'nft' }, failed: {}, unreadable: { 4: new Map(), 6: new Map() } },
-      }),
-      apply,
-      counts: async () => [],
-      missingHook: async () => undefined,
-    },
-    sysctls: {
-      observe: async () => ({ steps: [], problems: {}, notes: [] }),
-      ...{ apply: async () => {}, fingerprint: () => '', planCleanup: async () => [] },
-    },
-    claims: {
-      probe: (links) => new Set(links.keys()),
-      ...{ notes: () => [], settled: async () => {}, conflicts: () => [], assigned: nothing },
-      ...{ setAssigned: nothing, isFree: () => true, refused: nothing, removed: nothing },
-    },
-    neighbours: { permanent: () => [], remove: nothing },
-    facts: async () => ({
-      ...seen,
-      connected: [],
-      routes: [],
-      podIPs: [],
-      services: [],
-      networks: [],
-      names: [],
-      missing: [],
-      notes: [],
-    }),
-    fingerprint: () => '',
-  };
-  const made = new Gateway({
+/** A gateway in a pod with two interfaces. `faults` replaces parts of the kernel. */
+function setUp(t: Test, faults: (kernels: Kernels) => Partial<Kernels> = () => ({})) {
+  const clock = new ManualClock();
+  const pod = new PodModel();
+  pod.addInterface('eth0', ['10.16.0.12/16']);
+  pod.addInterface('net1', ['172.17.0.11/16']);
+  const calls: string[] = [];
+  const intents: BfdIntent[] = [];
+  const view = {
+    policy: { source: '', valid: false, generation: 0, errors: [], warnings: [] },
+    kernel: { inSync: false, families: [], notes: [], failed: [], driftRepaired: {} },
+  } as unknown as GatewayParts['view'];
+  const { kernels } = pod;
+  const gateway = new Gateway({
     options: { resync: 3_600_000 },
-    view: { policy: {}, kernel: { inSync: false, families: [], notes: [], failed: [], driftRepaired: {} } },
-    kernels,
+    view,
+    kernels: { ...kernels, ...faults(kernels) },
     uplink: {
-      ...{ configure: nothing, observe: nothing, readiness: () => ({ ready: true }) },
+      configure: () => void calls.push('uplink configured'),
+      observe: () => void calls.push('uplink observed'),
+      readiness: () => ({ ready: true }),
       get watchedAt() {
-        return performance.now();
+        return clock.now();
       },
     },
-    metrics: { reconciled: nothing, repaired: nothing },
-    logger: { debug: nothing, info: nothing, warn: nothing, error: nothing },
-    ...{ readEvents: nothing, onIntent: nothing, onInForce: nothing, lastGood: nothing },
-    ...{ onApplied: nothing, onObserved: async () => {} },
+    metrics: { reconciled: () => void calls.push('reconciled'), repaired: () => {} },
+    logger: { debug() {}, info() {}, warn() {}, error() {} },
+    readEvents: () => {},
+    onIntent: (intent: BfdIntent) => void intents.push(intent),
+    onInForce: (fresh: unknown) => void calls.push(fresh === undefined ? 'in force' : 'in force, new'),
+    lastGood: () => undefined,
+    ...{ onApplied: () => {}, onObserved: async () => {}, flows: { follow: () => {} }, clock },
   } as unknown as GatewayParts);
-  t.teardown(async () => {
-    performance.now = now;
-    await made.stop();
-  });
-  made.takePolicy({ source: 'p', result: { ok: true, policy: POLICY } } as Parameters<
-    Gateway['takePolicy']
-  >[0]);
-  return { made, clock };
+  t.teardown(() => gateway.stop());
+  const take = (policy: Policy) =>
+    gateway.takePolicy({
+      ...{ source: 'p', result: { ok: true, policy }, content: { files: [] } },
+    } as unknown as LoadedPolicy);
+  return { gateway, pod, clock, calls, intents, view, take };
 }
 
-t.test('changes that do not come to an end are nobody who watches', async (t) => {
+t.test('nothing is read or changed before there is a policy', async (t) => {
+  const { gateway, pod, clock, calls, intents } = setUp(t);
+  gateway.request('timer');
+  gateway.takeEvent({ object: 'route', portid: 300, what: 'a route' });
+  await clock.advance(120_000);
+  t.same([pod.applied, calls, intents], [[], [], []]);
+  t.equal(gateway.neglected, 0);
+  t.equal(await gateway.plan(), undefined);
+});
+
+t.test('a new policy is handed on once it is in the kernel, as new only the first time', async (t) => {
+  const { gateway, clock, calls, take } = setUp(t);
+  take(POLICY);
+  await clock.advance(1000);
+  t.same(calls.slice(0, 3), ['in force, new', 'uplink configured', 'reconciled']);
+  calls.length = 0;
+  await Promise.all([gateway.reconcileNow(), clock.advance(1000)]);
+  t.same(calls, ['in force', 'uplink configured', 'reconciled']);
+});
+
+t.test('an event of a link reaches the uplink before the reconcile', async (t) => {
+  const { gateway, clock, calls, take } = setUp(t);
+  take(POLICY);
+  await clock.advance(1000);
+  calls.length = 0;
+  gateway.takeEvent({ object: 'link', portid: 0, what: 'link net1 is down' });
+  t.same(calls, ['uplink observed']);
+  await clock.advance(CADENCE.settle + CADENCE.pause);
+  t.equal(calls.at(-1), 'reconciled');
+});
+
+t.test('a kernel that cannot be read leaves the sessions as they are, and is retried', async (t) => {
+  const fault = { error: undefined as Error | undefined };
+  const { gateway, clock, intents, view, take } = setUp(t, ({ routing }) => ({
+    routing: {
+      ...routing,
+      observe: async () => {
+        if (fault.error) throw fault.error;
+        return routing.observe();
+      },
+    },
+  }));
+  take(POLICY);
+  await clock.advance(1000);
+  const before = intents.length;
+  fault.error = Object.assign(new Error('netlink: ENOBUFS'), { code: 'ENOBUFS' });
+  gateway.request('sighup');
+  await clock.advance(1000);
+  t.equal(intents.length, before, 'nothing is said of the sessions');
+  t.match(view.kernel, { inSync: false, last: { ok: false, error: /ENOBUFS/ } });
+  fault.error = undefined;
+  await clock.advance(CADENCE.retryLongest);
+  t.match(view.kernel, { inSync: true, failed: [], last: { ok: true } });
+});
+
+t.test('an observation that hangs is not watching: the gateway is neglected until it ends', async (t) => {
+  const hang = Promise.withResolvers<void>();
+  let hangs = false;
+  const { gateway, clock, take } = setUp(t, ({ routing }) => ({
+    routing: {
+      ...routing,
+      observe: async () => {
+        if (hangs) await hang.promise;
+        return routing.observe();
+      },
+    },
+  }));
+  take(POLICY);
+  await clock.advance(1000);
+  t.ok(gateway.neglected < 1000);
+  hangs = true;
+  gateway.request('sighup');
+  await clock.advance(WATCHDOG.unwatched + 1000);
+  t.ok(gateway.neglected > WATCHDOG.unwatched);
+  hangs = false;
+  hang.resolve();
+  await clock.advance(1000);
+  t.ok(gateway.neglected < 1000);
+});
+
+t.test('changes that take long are watched, changes that do not come to an end are not', async (t) => {
   const change = Promise.withResolvers<void>();
-  let changing = false;
-  const { made, clock } = gateway(t, () => {
-    changing = true;
-    return change.promise;
-  });
-  await until(() => changing, { what: 'a change' });
-  clock.ahead += WATCHDOG.unwatched;
-  await until(() => made.neglected < 1000, { what: 'a slow one is watched' });
-  clock.ahead += WATCHDOG.longestChange;
-  const { watchedAt } = made;
-  await new Promise((resolve) => setTimeout(resolve, 500));
-  t.equal(made.watchedAt, watchedAt, 'an endless one is not');
-  t.ok(made.neglected > WATCHDOG.unwatched);
+  const { gateway, clock, take } = setUp(t, ({ nat }) => ({ nat: { ...nat, apply: () => change.promise } }));
+  take(POLICY);
+  await clock.advance(WATCHDOG.unwatched + 1000);
+  t.ok(gateway.neglected < 1000, 'a slow one is watched');
+  await clock.advance(WATCHDOG.longestChange);
+  t.ok(gateway.neglected > 0);
+  const { watchedAt } = gateway;
+  await clock.advance(WATCHDOG.unwatched + 1000);
+  t.equal(gateway.watchedAt, watchedAt, 'an endless one is not');
+  t.ok(gateway.neglected > WATCHDOG.unwatched);
   change.resolve();
-  await until(() => made.neglected < 1000, { what: 'its end is' });
+  await clock.advance(1000);
+  t.ok(gateway.neglected < 1000, 'its end is');
+});
+
+t.test('a plan is made between two runs, and changes nothing', async (t) => {
+  const { gateway, pod, clock, take } = setUp(t);
+  take(POLICY);
+  await clock.advance(1000);
+  pod.applied.length = 0;
+  pod.run('iptables -t nat -F POSTROUTING');
+  const plan = gateway.plan();
+  await clock.advance(10);
+  t.match(changeLines((await plan)!.changes), [/-A POSTROUTING/, /-A POSTROUTING/, /-A POSTROUTING/]);
+  t.same(pod.applied, []);
+});
+
+t.test('stop ends reconciling, and remove takes everything of the agent away', async (t) => {
+  const { gateway, pod, clock, take } = setUp(t);
+  const before = pod.nat.saveRules(4);
+  take(POLICY);
+  await clock.advance(1000);
+  t.not(pod.nat.saveRules(4), before);
+  await gateway.stop();
+  pod.applied.length = 0;
+  gateway.takeEvent({ object: 'netfilter', portid: 300, what: 'a change' });
+  await clock.advance(60_000);
+  t.same(pod.applied, []);
+  t.equal(clock.armed, 0);
+  await gateway.remove();
+  t.equal(pod.nat.saveRules(4), before);
+  t.same([pod.routing.rules, pod.routing.routes], [[], []]);
+});
+
+t.test('an invalid policy is reported, and the one in force stays', async (t) => {
+  const { gateway, pod, clock, view, take } = setUp(t);
+  take(POLICY);
+  await clock.advance(1000);
+  pod.applied.length = 0;
+  const error = { file: 'p.yaml', line: 1, col: 2, path: 'spec', message: 'must be there' };
+  gateway.takePolicy({ source: 'p', result: { ok: false, errors: [error] } } as unknown as LoadedPolicy);
+  await clock.advance(1000);
+  t.match(view.policy, { valid: false, errors: [error], name: POLICY.name, generation: 1 });
+  t.same(pod.applied, []);
+  take(POLICY);
+  t.match(view.policy, { valid: true, errors: [], generation: 1 }, 'the same policy is no new generation');
 });
