@@ -12,6 +12,7 @@ import { currentMoment, monotonicMicroseconds } from './clock.ts';
 import { DIAG, type DiscardReason } from './constants.ts';
 import { type Path, pathKey, select } from './demux.ts';
 import { Discards } from './discards.ts';
+import { endpointsOf } from './endpoints.ts';
 import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './intent.ts';
 import { KeyRing, keyReader } from './keys.ts';
 import { LatenessHistogram } from './lateness.ts';
@@ -238,34 +239,14 @@ export class Engine {
 
   /** Opens the sockets that the sessions, and peers that may be let in, need. */
   #listen(): void {
-    const endpoints = new Map<string, Endpoint>();
-    const add = (local: string, multihop: boolean, minTTL: number, device: string | undefined) => {
-      const key = `${local} ${multihop}`;
-      const known = endpoints.get(key);
-      const endpoint = {
-        local,
-        multihop,
-        minTTL: Math.min(minTTL, known?.minTTL ?? 255),
-        interface: multihop ? undefined : (device ?? known?.interface),
-        guard: known?.guard ?? { remotes: [], macs: [] },
-      };
-      endpoints.set(key, endpoint);
-      return endpoint;
-    };
     const sessions = [...this.#sessions.values()];
     this.#resolver.watch(sessions.map(nextHopOf).filter((hop) => hop !== undefined));
-    for (const managed of sessions) {
-      const { local, remote, multihop, intent } = managed;
-      const endpoint = add(local, multihop, intent.minTTL, intent.interface);
+    const macsOf = (managed: ManagedSession) => {
       const hop = nextHopOf(managed);
-      const known = hop === undefined ? [] : this.#resolver.macsOf(nextHopKey(hop));
-      if (known.length === 0) continue;
-      const { remotes, macs } = endpoint.guard;
-      endpoint.guard = { remotes: [...remotes, remote], macs: [...new Set([...macs, ...known])] };
-    }
-    const { minTTL, interface: device } = this.#newSession;
-    for (const local of this.#intent.listen ?? []) add(local, false, minTTL, device);
-    this.#transport.listen([...endpoints.values()]);
+      return hop === undefined ? [] : this.#resolver.macsOf(nextHopKey(hop));
+    };
+    const { listen = [] } = this.#intent;
+    this.#transport.listen(endpointsOf(sessions, macsOf, listen, this.#newSession));
   }
 
   // Sessions -----------------------------------------------------------------------------------------------
