@@ -42,7 +42,8 @@ const OBJECTS = ['rule', 'route', 'address'] as const;
 export function countObjects({ nat, routing, sysctl }: Changes): Record<string, number> {
   const objects = [
     ...nat.map((step) => (isRuleStep(step) ? 'chain' : 'set')),
-    ...routing.map(({ kind }) => OBJECTS.find((object) => kind.toLowerCase().endsWith(object))!),
+    // A proxy entry is for an address.
+    ...routing.map(({ kind }) => OBJECTS.find((object) => kind.toLowerCase().endsWith(object)) ?? 'address'),
     ...sysctl.map(() => 'sysctl'),
   ];
   const counts: Record<string, number> = {};
