@@ -30,12 +30,16 @@ const PROGRAMS = {
   'bfd/main': 'bfd/main.ts',
 };
 
-/** Parts of packages that nothing here uses, and that load half of Node. */
-const UNUSED = /\/prom-client\/lib\/(?:cluster|defaultMetrics|pushgateway)\.js$/;
+/** Parts of packages that nothing here uses, and that load half of Node; what builds the page from the sources. */
+const UNUSED =
+  /\/(?:prom-client\/lib\/(?:cluster|defaultMetrics|pushgateway)\.js|agent\/show\/page\/build\.ts)$/;
 
 const leaveOutUnused: Plugin = {
   name: 'leave-out-unused',
-  setup: ({ onLoad }) => onLoad({ filter: UNUSED }, () => ({ contents: 'module.exports = {};' })),
+  setup: ({ onLoad }) =>
+    onLoad({ filter: UNUSED }, ({ path }) => ({
+      contents: path.endsWith('.ts') ? 'export {};' : 'module.exports = {};',
+    })),
 };
 
 /** The validators of policy documents as ajv generates them, not as it compiles them at run time. */
@@ -88,8 +92,6 @@ async function bundle(out: string): Promise<void> {
     minifyWhitespace: true,
     legalComments: 'none',
     metafile: true,
-    // The page is built below.
-    external: ['./agent/show/page/build.ts'],
     plugins: [leaveOutUnused, precompile],
     banner: { js: BANNER },
     write: false,

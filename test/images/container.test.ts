@@ -57,6 +57,9 @@ t.test('variant B: probes at their times, limits, Kube-OVN’s own assertions, a
   t.ok(allPeersUp(container.exec(...PROBE.status).stdout, PEERS));
   const livez = ['-s', '-m', '10', '-o', '/dev/null', '-w', '%{http_code}', 'http://10.16.0.12:10669/livez'];
   t.equal(pod.router.run('curl', livez).stdout, '200');
+  const page = container.exec('curl', '-s', '-m', '10', '-D', '-', 'http://127.0.0.1:10669/').stdout;
+  t.match(page, /^HTTP\/1\.1 200 /, 'the page, built into the image');
+  t.match(page, /<title>veg-agent<\/title>/);
   t.match(container.exec('grep', '^Cap', '/proc/self/status').stdout, /CapAmb:\s0+\n/, 'as in Kubernetes');
   for (const tool of ['ip rule', 'iptables -t nat -S', 'ipset list -n', 'conntrack -L', 'curl --version']) {
     const { code, stderr } = container.exec(...tool.split(' '));
