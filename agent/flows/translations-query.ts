@@ -8,6 +8,7 @@ import type { FlowView } from '../../nat/conntrack/flow.ts';
 import type { Endpoint, Lookup } from '../../nat/conntrack/lookup.ts';
 import { type FlowRecord, flowRecord, seconds } from '../../nat/conntrack/records.ts';
 import { PROTOCOL } from '../../nat/conntrack/wire.ts';
+import { coverageText, type LogCoverage } from './log-coverage.ts';
 import { LOOKUP_OPTIONS } from './lookup-options.ts';
 import type { ComputedTranslation } from './port-history.ts';
 
@@ -116,6 +117,8 @@ export interface TranslationsDocument {
   more: boolean;
   /** When in that time events were lost, and how many of which nothing is known. */
   gaps: { from: string; to: string; lost: number }[];
+  /** Since when there is a log, and whether it covers the time asked for. */
+  log: LogCoverage;
   /** What port blocks tell, whether there is a record or not; absent when they tell nothing. */
   computed?: ComputedTranslation[];
 }
@@ -125,6 +128,7 @@ const time = (ms: number): string => new Date(ms).toISOString();
 /** The answer as a document. */
 export function translationsDocument(
   found: { flows: FlowView[]; more: boolean; gaps: { from: number; to: number; lost: number }[] },
+  log: LogCoverage,
   now: number,
   computed: ComputedTranslation[] = [],
 ): TranslationsDocument {
@@ -138,6 +142,7 @@ export function translationsDocument(
     })),
     more: found.more,
     gaps: found.gaps.map(({ from, to, lost }) => ({ from: time(from), to: time(to), lost })),
+    log,
     ...(computed.length > 0 && { computed }),
   };
 }
@@ -167,7 +172,7 @@ function computedLines(computed: readonly ComputedTranslation[]): string[] {
 
 /** The answer for a person, a line a flow. */
 export function translationsTable(document: TranslationsDocument): string {
-  const { translations, more, gaps, computed = [] } = document;
+  const { translations, more, gaps, log, computed = [] } = document;
   const rows = translations.map((flow): string[] => {
     const { original, translated, counters } = flow;
     const port = (number?: number, id?: number) => ((number ?? id) === undefined ? '' : ` ${number ?? id}`);
@@ -194,7 +199,7 @@ export function translationsTable(document: TranslationsDocument): string {
     ];
     lines.push(...columns(table));
   } else if (computed.length === 0) {
-    lines.push('none found');
+    lines.push(`none found: ${coverageText(log)}`);
   }
   lines.push(...computedLines(computed));
   if (more) lines.push('there are more: narrow the question, or raise --limit');

@@ -86,6 +86,8 @@ export interface Found {
   /** There may be more than were asked for. */
   more: boolean;
   gaps: { from: number; to: number; lost: number }[];
+  /** Since when ended flows are kept, Unix ms; undefined while they are not. */
+  since: number | undefined;
 }
 
 /** The addresses inside with the most of the flows that live, and how many there are. */
@@ -275,7 +277,7 @@ class TranslationWorker {
       await turn();
     }
     flows = flows.sort((a, b) => b.start - a.start);
-    return { flows: flows.slice(0, limit), more: flows.length > limit, gaps };
+    return { flows: flows.slice(0, limit), more: flows.length > limit, gaps, since: this.#store?.since };
   }
 
   /** The addresses inside with the most of the flows that live. */

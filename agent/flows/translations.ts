@@ -13,6 +13,7 @@ import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import type { PortStatus } from '../../nat/conntrack/ports.ts';
 import { addressText, type Identity } from '../../nat/conntrack/records.ts';
 import type { EgressRule, Policy } from '../policy/model.ts';
+import { logCoverage } from './log-coverage.ts';
 import {
   HISTORY_BOUNDS,
   type HistoryEntry,
@@ -169,11 +170,12 @@ export class Translations {
       const computed = this.#portHistory.answers(lookup);
       if (this.#settings === undefined && this.#portHistory.any) {
         const nothing = { flows: [], more: false, gaps: [] };
-        return { status: 200, body: translationsDocument(nothing, Date.now(), computed) };
+        const coverage = logCoverage(false, undefined, lookup);
+        return { status: 200, body: translationsDocument(nothing, coverage, Date.now(), computed) };
       }
       return await this.#answer<Found>(
         (id) => ({ type: 'find', id, lookup }),
-        (found) => translationsDocument(found, Date.now(), computed),
+        (found) => translationsDocument(found, logCoverage(true, found.since, lookup), Date.now(), computed),
       );
     } catch (error) {
       if (!(error instanceof LookupError)) throw error;

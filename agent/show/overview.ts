@@ -168,6 +168,8 @@ function bfdOverview({ bfd }: StatusDocument, now: number) {
     /** The newest first. */
     changes: bfd.sessions
       .flatMap(({ remote, history }) => history.map((change) => ({ remote, ...change })))
+      // Of changes within one millisecond the later one comes first, too.
+      .reverse()
       .sort((a, b) => b.at - a.at)
       .map(({ remote, at, from, to, diagnostic }) => ({
         ...{ remote, at, from: from === null ? 'was' : `${from} →` },

@@ -198,6 +198,11 @@ export class TranslationStore {
     });
   }
 
+  /** Every flow that ended after this is kept, apart from the gaps: when the oldest segment was begun. Unix, ms. */
+  get since(): number {
+    return this.#segments[0]!.created;
+  }
+
   /** The flows that were asked for, the newest first, at most `lookup.limit`. */
   find(lookup: Lookup): FlowView[] {
     return [...this.findInParts(lookup)].flat();

@@ -307,6 +307,16 @@ t.test('who was behind an address: by external address, port and time, ended or 
     table.stdout,
     /START +LASTED.*\n\S+ +alive +udp +10\.17\.0\.9 \d+ +172\.17\.0\.11 \d+ +172\.17\.0\.1 20000 +web/,
   );
+  const none = agent.cli('translations', '--dest', '192.0.2.1:1');
+  t.match(none, { code: 6, stdout: /^none found: the translation log begins at 20\S+Z\n$/ });
+  const early = agent.cli('translations', '--dest', '192.0.2.1:1', '--at', '2020-01-01T00:00:00Z');
+  t.match(early, {
+    code: 6,
+    stdout: /^none found: the translation log begins at \S+, after the time asked for\n$/,
+  });
+  const { log } = lookup('--dest', '192.0.2.1:1').document;
+  t.match(log, { enabled: true, covers: 'part' });
+  t.ok(Date.parse(log.since!) <= Date.now());
   t.equal(agent.cli('translations', '--external', 'nonsense').code, 2, 'a question that cannot be asked');
   t.match(agent.cli('translations', '--at', 'noon').stderr, /--at must be a time such as/);
   const byHand = await agent.ask('GET', '/v1/translations?external=nonsense');

@@ -124,7 +124,7 @@ t.test('a search finds who was behind an address', async (t) => {
     new RegExp(`10\\.17\\.0\\.9:\\d+\\s+${external}\\s+172\\.17\\.0\\.1:8000`),
   );
   await search({ internal: '10.17.0.77' });
-  await shows('#found', /^0 translations found\.$/);
+  await shows('#found', /^0 translations found\. The translation log begins at 20\S+Z\.$/);
   await search({ external: 'somewhere' });
   await shows('#found', /external must be IP or IP:PORT/);
   await browser.value(`document.querySelector('#search [type=reset]').click()`);

@@ -45,6 +45,9 @@ t.test('each source has its ports, before and after an edit, and can be told wit
   t.same(await lookup(`${EGRESS[4]}:1097`, at), [ADDRESS.client[4]]);
   t.same(await lookup(`[${EGRESS[6]}]:1097`, at), [ADDRESS.client[6]]);
   t.same(await lookup(`${EGRESS[4]}:1023`, at), [], 'nobody has a port below 1024');
+  t.match(agent.cli('translations', '--external', `${EGRESS[4]}:1023`), {
+    ...{ code: 6, stdout: /^none found: there is no translation log .*, only port blocks were searched\n$/ },
+  });
 
   policy.set(MOVED);
   await until(

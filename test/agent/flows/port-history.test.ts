@@ -1,5 +1,6 @@
 // Who was behind an address and a port of a block, at any time that is remembered.
 import t from 'tap';
+import { logCoverage } from '../../../agent/flows/log-coverage.ts';
 import {
   type PolicyBlocks,
   PortHistory,
@@ -21,6 +22,7 @@ const tenants = (...sources: string[]): PolicyBlocks => ({
 });
 const DAY = 24 * 3600 * 1000;
 const NOON = Date.parse('2026-11-21T12:00:00Z');
+const NO_LOG = logCoverage(false, undefined, { from: 0, to: NOON });
 const at = (hours: number): string => new Date(NOON + hours * 3_600_000).toISOString();
 const moment = (hours: number): number => NOON + hours * 3_600_000;
 
@@ -120,7 +122,7 @@ t.test('what NAT is told to do is what is remembered', async (t) => {
 
 t.test('the answer says that it was computed', async (t) => {
   const computed = history().answers(parseLookup({ external: '172.17.0.50:1600', at: at(1) }));
-  const document = translationsDocument({ flows: [], more: false, gaps: [] }, NOON, computed);
+  const document = translationsDocument({ flows: [], more: false, gaps: [] }, NO_LOG, NOON, computed);
   t.match(document, { translations: [], computed: [{ policy: 'tenants', sourceIP: '10.17.0.9' }] });
   t.equal(
     translationsTable(document),
@@ -130,7 +132,7 @@ t.test('the answer says that it was computed', async (t) => {
       '',
     ].join('\n'),
   );
-  t.notOk('computed' in translationsDocument({ flows: [], more: false, gaps: [] }, NOON));
+  t.notOk('computed' in translationsDocument({ flows: [], more: false, gaps: [] }, NO_LOG, NOON));
 });
 
 t.test('what is kept is read again, and nothing that a history cannot hold', async (t) => {

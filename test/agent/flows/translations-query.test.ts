@@ -105,6 +105,8 @@ function view(spec: EntrySpec, end?: number) {
   return viewFlow(flow, 'web', end);
 }
 
+const LOG = { enabled: true, since: '2026-11-20T08:00:00.000Z', covers: 'all' as const };
+
 t.test('an answer as a document, and as a table', async (t) => {
   const found = {
     flows: [
@@ -119,7 +121,7 @@ t.test('an answer as a document, and as a table', async (t) => {
     more: true,
     gaps: [{ from: START, to: START + 1000, lost: 3 }],
   };
-  const document = translationsDocument(found, START + 60_000);
+  const document = translationsDocument(found, LOG, START + 60_000);
   t.match(document, {
     schemaVersion: 'v1',
     more: true,
@@ -150,7 +152,7 @@ t.test('an answer as a document, and as a table', async (t) => {
     ].join('\n'),
   );
   t.equal(
-    translationsTable({ schemaVersion: 'v1', translations: [], more: false, gaps: [] }),
-    'none found\n',
+    translationsTable({ schemaVersion: 'v1', translations: [], more: false, gaps: [], log: LOG }),
+    'none found: the translation log begins at 2026-11-20T08:00:00.000Z\n',
   );
 });

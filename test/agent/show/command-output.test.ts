@@ -33,8 +33,12 @@ t.test('a plan has nothing but changes on stdout', async (t) => {
 });
 
 t.test('the exit code says whether translations were found', async (t) => {
-  const none: TranslationsDocument = { schemaVersion: 'v1', translations: [], more: false, gaps: [] };
-  t.strictSame(translationsOutput(none, 'text'), { stdout: 'none found\n', stderr: '', exitCode: 6 });
+  const log = { enabled: true, since: '2026-11-20T08:00:00.000Z', covers: 'all' as const };
+  const none: TranslationsDocument = { schemaVersion: 'v1', translations: [], more: false, gaps: [], log };
+  t.strictSame(translationsOutput(none, 'text'), {
+    stdout: 'none found: the translation log begins at 2026-11-20T08:00:00.000Z\n',
+    ...{ stderr: '', exitCode: 6 },
+  });
 });
 
 t.test('an error goes to stderr; the errors of a policy unchanged', async (t) => {

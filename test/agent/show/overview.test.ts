@@ -87,6 +87,26 @@ t.test('BFD is good with all sessions Up, a warning with some, bad with none', a
   );
 });
 
+t.test('changes of state are listed the newest first, also within one millisecond', async (t) => {
+  const history = [
+    { at: NOW - 5, from: 'AdminDown' as const, to: 'Down' as const, diagnostic: 0 },
+    { at: NOW, from: 'Down' as const, to: 'Init' as const, diagnostic: 0 },
+    { at: NOW, from: 'Init' as const, to: 'Up' as const, diagnostic: 0 },
+  ];
+  const session = { state: 'Up', local: 'l', remote: 'r', since: NOW } as SessionReport;
+  const { changes } = shown({
+    ...{ bfdEnabled: true, historyOf: () => history },
+    bfd: {
+      ...{ sessions: [session], discards: {}, draining: false },
+      lateness: { bounds: [], buckets: [], count: 0, sum: 0 },
+    },
+  }).bfd;
+  t.strictSame(
+    changes.map(({ from, to }) => `${from} ${to.text}`),
+    ['Init → Up', 'Down → Init', 'AdminDown → Down'],
+  );
+});
+
 t.test('sources are ranked by bytes or by connections', async (t) => {
   const source = (address: string, connections: number, out: number) => ({
     ...{ address, connections, bytes: { out, in: 0 } },

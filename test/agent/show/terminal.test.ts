@@ -80,6 +80,8 @@ const flow = {
   ...{ policy: 'web', verdict: 'translated' as const, startTime: '2026-11-21T14:02:58.112Z', duration: 1.9 },
 };
 
+const LOG = { enabled: true, since: '2026-11-20T08:00:00.000Z', covers: 'all' as const };
+
 const watched = (more: Partial<AgentView> = {}, rest: Partial<Watched> = {}): Watched => ({
   status: statusDocument({ ...view, ...more }, NOW),
   sources: {
@@ -87,7 +89,7 @@ const watched = (more: Partial<AgentView> = {}, rest: Partial<Watched> = {}): Wa
     sources: [{ address: '10.17.0.9', connections: 12, bytes: { out: 1000, in: 2000 } }],
     total: 1,
   },
-  translations: { schemaVersion: 'v1', translations: Array(50).fill(flow), more: true, gaps: [] },
+  translations: { schemaVersion: 'v1', translations: Array(50).fill(flow), more: true, gaps: [], log: LOG },
   ...rest,
 });
 
@@ -182,7 +184,13 @@ t.test('addresses of IPv6 that do not fit side by side are listed, whole', async
     original: { ...endpoints, sourcePort: 4213, destinationPort: 443 },
     translated: { ...endpoints, sourceIP: 'fd00:172:17::11', sourcePort: 3944, destinationPort: 443 },
   };
-  const translations = { schemaVersion: 'v1' as const, translations: [long, long], more: false, gaps: [] };
+  const translations = {
+    schemaVersion: 'v1' as const,
+    translations: [long, long],
+    more: false,
+    gaps: [],
+    log: LOG,
+  };
   const text = terminalView(watched({}, { translations }), NOW, { ...SCREEN, columns: 60 }).join('\n');
   t.match(text, /FROM \[fd00:10:17::a:9\]:4213$/m);
   t.match(text, 'SEEN AS [fd00:172:17::11]:3944');

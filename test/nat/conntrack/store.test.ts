@@ -230,6 +230,43 @@ t.test('what is too old goes', async (t) => {
   store.close();
 });
 
+t.test('it knows since when it keeps every flow: its first start, or what retention has left', async (t) => {
+  const dir = directory();
+  const began = 1_790_000_000_000;
+  const options = { maxAge: 8 * DAY };
+  const { store, clock } = open(dir, options, began);
+  t.equal(store.since, began, 'an empty file');
+  for (let day = 0; day < 5; day++) {
+    store.add(
+      flow({ flow: '10.17.0.9 1 1.1.1.1 2', snat: '2.2.2.2 3' }, clock.now),
+      'web',
+      clock.now + 1,
+      false,
+    );
+    clock.now += DAY;
+    store.commit();
+  }
+  t.equal(store.since, began, 'nothing is too old yet');
+  store.close();
+  const { store: again, clock: later } = open(dir, options, clock.now + 30 * DAY);
+  t.equal(again.since, began, 'over a restart');
+  again.commit();
+  t.ok(again.since > began, 'the oldest segments are gone');
+  later.now += 1;
+  again.add(flow({ flow: '10.17.0.9 1 1.1.1.1 2', snat: '2.2.2.2 3' }, later.now), 'web', later.now, false);
+  again.commit();
+  const kept = again.find(ask()).map(({ end }) => end!);
+  t.ok(
+    kept.every((end) => end >= again.since),
+    'what is left ended after that',
+  );
+  again.close();
+  writeFileSync(join(dir, 'flows.db'), 'not a database');
+  const { store: anew } = open(dir, options, later.now + 5);
+  t.equal(anew.since, later.now + 5, 'a file that was begun anew');
+  anew.close();
+});
+
 t.test('gaps are remembered by time', async (t) => {
   const dir = directory();
   const { store } = open(dir);
@@ -467,8 +504,9 @@ t.test('a file of a version that forgot no policy is used, and forgets them from
   const db = new DatabaseSync(join(dir, 'flows.db'));
   db.exec('ALTER TABLE policies DROP COLUMN last');
   db.close();
-  const { store: again, anew } = open(dir);
+  const { store: again, anew } = open(dir, {}, 1_790_000_999_000);
   t.same(anew, []);
+  t.equal(again.since, 1_790_000_000_000, 'it knows its beginning');
   again.add(flow({ flow: '10.17.0.9 2 1.1.1.1 443', snat: '172.17.0.11 2' }, 3000), 'new', 4000, false);
   again.commit();
   t.same(

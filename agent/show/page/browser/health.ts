@@ -55,7 +55,7 @@ export const tiles = ({ policy, kernel, uplink, bfd, conntrack }: Overview): JSX
     { id: 'tiles', 'aria-label': 'Health' },
     tile('Policy', policy.state, [policy.generation, policy.changed]),
     tile('Kernel', kernel.state, [
-      kernel.families.join(', '),
+      ...kernel.families,
       kernel.reconcile === undefined ? 'not reconciled yet' : `checked ${kernel.reconcile.when}`,
       kernel.drift,
     ]),

@@ -1,8 +1,9 @@
 /** The newest translations, or those that a search has found. Pure. */
 import { h, type JSX } from 'preact';
+import { coverageText } from '../../../flows/log-coverage.ts';
 import type { TranslationsDocument } from '../../../flows/translations-query.ts';
 import { plural, policyLabel, type TranslationRow, translationRow } from '../../overview.ts';
-import { section, table, time } from './elements.ts';
+import { capital, section, table, time } from './elements.ts';
 import { type Actions, asksForNewest, type PageState, type SearchFields } from './state.ts';
 
 const COLUMNS = [
@@ -31,7 +32,7 @@ const cells = (row: TranslationRow, now: number) => [
 
 /** What a search has found, in words. */
 export function summary(document: TranslationsDocument, newest: boolean): string {
-  const { translations, more, gaps, computed = [] } = document;
+  const { translations, more, gaps, log, computed = [] } = document;
   const count = plural(translations.length, 'translation');
   const head = newest
     ? `The newest ${count}.`
@@ -40,8 +41,10 @@ export function summary(document: TranslationsDocument, newest: boolean): string
     const span = `since ${since}${until === undefined ? '' : ` until ${until}`}`;
     return `By its port block: ${externalIP} ports ${ports.start}-${ports.end} belong to ${sourceIP} (${policyLabel(policy)}), ${span}.`;
   });
+  const nothing = translations.length === 0 && computed.length === 0;
+  const coverage = nothing ? [`${capital(coverageText(log))}.`] : [];
   const missing = gaps.map(({ from, to }) => `Between ${from} and ${to} some may be missing.`);
-  return [head, ...owners, ...missing].join(' ');
+  return [head, ...coverage, ...owners, ...missing].join(' ');
 }
 
 const field = (label: string, id: keyof SearchFields, placeholder: string): JSX.Element =>

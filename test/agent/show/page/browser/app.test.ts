@@ -52,6 +52,8 @@ const flow: TranslationRecord = {
   ...{ policy: 'web', verdict: 'translated', startTime: '2026-11-21T14:02:58.112Z', duration: 1.9 },
 };
 
+const LOG = { enabled: true, since: '2026-11-20T08:00:00.000Z', covers: 'all' as const };
+
 const pageState = (more: Partial<AgentView> = {}, rest: Partial<PageState> = {}): PageState => ({
   status: statusDocument({ ...view, ...more }, NOW),
   sources: {
@@ -59,7 +61,7 @@ const pageState = (more: Partial<AgentView> = {}, rest: Partial<PageState> = {})
     sources: [{ address: '10.17.0.9', connections: 12, bytes: { out: 1000, in: 2000 } }],
     total: 1,
   },
-  translations: { schemaVersion: 'v1', translations: [flow], more: false, gaps: [] },
+  translations: { schemaVersion: 'v1', translations: [flow], more: false, gaps: [], log: LOG },
   ...{ now: NOW, span: '3600', order: 'bytes', question: {} },
   ...rest,
 });
@@ -150,6 +152,11 @@ t.test('a search shows its count, port blocks, gaps, or its error in place of fl
   t.match(
     text(pageState({}, { question, translations })),
     '|0 translations found, the newest; there are more. By its port block: 172.17.0.11 ports 1024-1087 belong to 10.17.0.9 (web), since S. Between A and B some may be missing.|',
+  );
+  const none = { ...found.translations!, translations: [] };
+  t.match(
+    text(pageState({}, { question, translations: none })),
+    '|0 translations found. The translation log begins at 2026-11-20T08:00:00.000Z.|',
   );
   const failed = text(pageState({}, { question, searchError: 'external must be IP or IP:PORT' }));
   t.match(failed, '|external must be IP or IP:PORT|');
