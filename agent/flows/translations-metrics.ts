@@ -1,100 +1,89 @@
-/** What the translation log counts, as metrics: `veg_snat_*`, `veg_forward_*` and `veg_translation_*`. */
-import { Counter, Gauge, type Registry } from 'prom-client';
+/** The counts of the translation log as metrics: `veg_snat_*`, `veg_forward_*` and `veg_translation_*`. */
+import type { Registry } from 'prom-client';
+import { addScraped, type ScrapedMetric, single } from '../../lib/scraped.ts';
 import { familyLabel } from '../../nat/conntrack/records.ts';
 import { policyVolumes, type Treatment } from '../../nat/conntrack/totals.ts';
 import type { Snapshot } from './translations-worker.ts';
 
-/** What a policy's flows are called in metric names. */
+/** The flows of a policy by their treatment, in names and help. */
 const KINDS: { prefix: string; what: string; treatment: Treatment }[] = [
-  { prefix: 'veg_snat', what: 'whose source is translated', treatment: 'snat' },
-  { prefix: 'veg_forward', what: 'that are forwarded unchanged', treatment: 'forward' },
+  { prefix: 'veg_snat', what: 'with a translated source', treatment: 'snat' },
+  { prefix: 'veg_forward', what: 'forwarded unchanged', treatment: 'forward' },
 ];
 
-/** Adds the metrics. `snapshot` gives undefined while the log is off: then they have no values. */
-export function addTranslationMetrics(registry: Registry, snapshot: () => Snapshot | undefined): void {
-  const registers = [registry];
-  for (const { prefix, what, treatment } of KINDS) {
+/** Packets, bytes and connections of each policy. */
+function policyMetrics(snapshot: () => Snapshot | undefined): ScrapedMetric[] {
+  return KINDS.flatMap(({ prefix, what, treatment }): ScrapedMetric[] => {
     const policies = () => policyVolumes(snapshot()?.totals ?? [], treatment);
-    for (const unit of ['packets', 'bytes'] as const) {
-      new Counter({
-        name: `${prefix}_${unit}_total`,
-        help: `${unit === 'packets' ? 'Packets' : 'Bytes'} of flows ${what}, by policy, as the kernel counts them; out is away from the VPC.`,
-        labelNames: ['policy', 'family', 'direction'],
-        registers,
-        collect() {
-          this.reset();
-          for (const { policy, family, [unit]: counted } of policies()) {
-            const labels = { policy, family: familyLabel(family) };
-            this.inc({ ...labels, direction: 'out' }, counted.out);
-            this.inc({ ...labels, direction: 'in' }, counted.in);
-          }
-        },
-      });
-    }
-    new Counter({
-      name: `${prefix}_connections_total`,
-      help: `Flows ${what} that began, by policy.`,
-      labelNames: ['policy', 'family'],
-      registers,
-      collect() {
-        this.reset();
-        for (const { policy, family, connections } of policies()) {
-          this.inc({ policy, family: familyLabel(family) }, connections);
-        }
-      },
+    const volume = (unit: 'packets' | 'bytes'): ScrapedMetric => ({
+      ...{ type: 'counter', name: `${prefix}_${unit}_total`, labels: ['policy', 'family', 'direction'] },
+      help: `${unit === 'packets' ? 'Packets' : 'Bytes'} of flows ${what}, by policy, as the kernel counts them; out is away from the VPC.`,
+      read: () =>
+        policies().flatMap(({ policy, family, [unit]: counted }) =>
+          (['out', 'in'] as const).map((direction) => ({
+            labels: { policy, family: familyLabel(family), direction },
+            value: counted[direction],
+          })),
+        ),
     });
-  }
-  new Gauge({
-    name: 'veg_snat_ports_in_use',
-    help: 'Ports of an external address (of ICMP identifiers) that translations hold.',
-    labelNames: ['external_ip', 'protocol'],
-    registers,
-    collect() {
-      this.reset();
-      for (const { externalIP, protocol, used } of snapshot()?.ports ?? []) {
-        this.set({ external_ip: externalIP, protocol }, used);
-      }
-    },
+    return [
+      volume('packets'),
+      volume('bytes'),
+      {
+        ...{ type: 'counter', name: `${prefix}_connections_total`, labels: ['policy', 'family'] },
+        help: `Flows ${what} that began, by policy.`,
+        read: () =>
+          policies().map(({ policy, family, connections }) => ({
+            ...{ labels: { policy, family: familyLabel(family) }, value: connections },
+          })),
+      },
+    ];
   });
-  new Counter({
-    name: 'veg_snat_port_exhaustion_total',
-    help: 'New connections that were dropped because no port of the external address was left for them.',
-    labelNames: ['external_ip', 'protocol'],
-    registers,
-    collect() {
-      this.reset();
-      for (const { externalIP, protocol, lacking } of snapshot()?.ports ?? []) {
-        this.inc({ external_ip: externalIP, protocol }, lacking);
-      }
-    },
-  });
-  new Counter({
-    name: 'veg_translation_records_total',
-    help: 'Translation records handed to the log, by event.',
-    labelNames: ['event'],
-    registers,
-    collect() {
-      this.reset();
-      for (const [event, count] of Object.entries(snapshot()?.records ?? {})) this.inc({ event }, count);
-    },
-  });
-  new Counter({
-    name: 'veg_translation_records_lost_total',
+}
+
+/** Ports of each external address. */
+const portMetrics = (snapshot: () => Snapshot | undefined): ScrapedMetric[] => [
+  {
+    ...{ type: 'gauge', name: 'veg_snat_ports_in_use', labels: ['external_ip', 'protocol'] },
+    help: 'Ports (of ICMP: identifiers) of an external address that translations use.',
+    read: () =>
+      (snapshot()?.ports ?? []).map(({ externalIP, protocol, used }) => ({
+        ...{ labels: { external_ip: externalIP, protocol }, value: used },
+      })),
+  },
+  {
+    ...{ type: 'counter', name: 'veg_snat_port_exhaustion_total', labels: ['external_ip', 'protocol'] },
+    help: 'New connections that were dropped because the external address had no port left for them.',
+    read: () =>
+      (snapshot()?.ports ?? []).map(({ externalIP, protocol, lacking }) => ({
+        ...{ labels: { external_ip: externalIP, protocol }, value: lacking },
+      })),
+  },
+];
+
+/** The log itself. */
+const recordMetrics = (snapshot: () => Snapshot | undefined): ScrapedMetric[] => [
+  {
+    ...{ type: 'counter', name: 'veg_translation_records_total', labels: ['event'] },
+    help: 'Translation records written to the log, by event.',
+    read: () =>
+      Object.entries(snapshot()?.records ?? {}).map(([event, value]) => ({ labels: { event }, value })),
+  },
+  {
+    ...{ type: 'counter', name: 'veg_translation_records_lost_total', labels: ['reason'] },
     help: 'Translation records that were lost, by reason.',
-    labelNames: ['reason'],
-    registers,
-    collect() {
-      this.reset();
-      for (const [reason, count] of Object.entries(snapshot()?.lost ?? {})) this.inc({ reason }, count);
-    },
-  });
-  new Counter({
-    name: 'veg_translation_flows_untracked_total',
-    help: 'Flows that began while as many as can be held were known: they cannot be looked up while they live.',
-    registers,
-    collect() {
-      this.reset();
-      this.inc(snapshot()?.flows.untracked ?? 0);
-    },
-  });
+    read: () =>
+      Object.entries(snapshot()?.lost ?? {}).map(([reason, value]) => ({ labels: { reason }, value })),
+  },
+  {
+    ...{ type: 'counter', name: 'veg_translation_flows_untracked_total' },
+    help: 'Flows that began while the table of known flows was full; they cannot be looked up while they live.',
+    read: () => single(snapshot()?.flows.untracked ?? 0),
+  },
+];
+
+/** Adds the metrics. `snapshot` returns undefined while the log is off: then they have no values. */
+export function addTranslationMetrics(registry: Registry, snapshot: () => Snapshot | undefined): void {
+  const metrics = [...policyMetrics(snapshot), ...portMetrics(snapshot), ...recordMetrics(snapshot)];
+  for (const metric of metrics) addScraped(registry, metric);
 }

@@ -1,9 +1,10 @@
 /**
- * The metrics of docs/metrics.md. What the agent counts itself is counted here; what others count (the BFD
- * process, the kernel) is read at scrape time from where it is counted, so that nothing is counted twice.
+ * The metrics of docs/metrics.md. The agent counts reconciles, repairs and conflicts here. Counts of the BFD process and
+ * the kernel are read at each scrape from their source, so that nothing is counted twice.
  */
-import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { Counter, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../../bfd/intent.ts';
+import { addScraped, type Sample, type ScrapedMetric, single } from '../../lib/scraped.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../../nat/rules.ts';
 import type { Trigger } from '../cadence.ts';
 import type { ConntrackPressure } from '../flows/conntrack-table.ts';
@@ -17,11 +18,11 @@ import type { AgentView } from './status.ts';
 /** What the metrics read at scrape time. */
 export interface MetricsSources {
   view(): AgentView;
-  /** Entries and limit of this namespace's conntrack table; undefined where the kernel does not tell. */
+  /** Entries and limit of this namespace's conntrack table; undefined where the kernel does not report them. */
   conntrack(): { entries: number; limit: number } | undefined;
-  /** First packets of flows that could not enter that table. */
+  /** Flows whose first packet could not enter that table. */
   insertFailures(): number | undefined;
-  /** What a full table has cost. */
+  /** Flows that a full table refused or evicted. */
   pressure(): ConntrackPressure | undefined;
   drops: Pick<Drops, 'refresh' | 'of'>;
   translations: Pick<Translations, 'snapshot' | 'identity'>;
@@ -30,16 +31,187 @@ export interface MetricsSources {
 /** RFC 5880 6.8.1 bfd.SessionState as numbered in 4.1. */
 const STATE_NUMBER = { AdminDown: 0, Down: 1, Init: 2, Up: 3 } as const;
 
-/** What drifts: a counter that was never 0 cannot be seen to begin. */
+/** Kinds of objects that can drift. */
 const DRIFTING = ['rule', 'route', 'address', 'chain', 'set', 'sysctl'];
 
 const LATENESS = 'veg_bfd_transmit_lateness_seconds';
 
-/** A histogram that somebody else keeps, in prom-client's terms. */
+const bit = (condition: boolean): Sample[] => single(Number(condition));
+
+/** The agent, its policy and what it keeps in the kernel. */
+const agentMetrics = (view: () => AgentView): ScrapedMetric[] => [
+  {
+    ...{ type: 'gauge', name: 'veg_agent_build_info', labels: ['version', 'node'] },
+    help: 'Version and node of the agent, in the labels; the value is 1.',
+    read: () => [{ labels: { version: view().version, node: view().node ?? '' }, value: 1 }],
+  },
+  {
+    ...{ type: 'gauge', name: 'veg_agent_policy_valid' },
+    help: 'Whether the newest policy input is valid and in force.',
+    read: () => bit(view().policy.valid),
+  },
+  {
+    ...{ type: 'gauge', name: 'veg_agent_policy_generation' },
+    help: 'Number of policies applied since the start.',
+    read: () => single(view().policy.generation),
+  },
+  {
+    ...{ type: 'gauge', name: 'veg_agent_policy_last_change_timestamp_seconds' },
+    help: 'Time when the policy in force was applied, Unix time; 0 before the first.',
+    read: () => single((view().policy.lastChange ?? 0) / 1000),
+  },
+  {
+    ...{ type: 'gauge', name: 'veg_agent_kernel_in_sync' },
+    help: 'Whether the last observation found the kernel as the policy wants it.',
+    read: () => bit(view().kernel.inSync),
+  },
+  {
+    ...{ type: 'gauge', name: 'veg_agent_objects_failed', labels: ['object', 'reason'] },
+    help: 'Objects that are not in the kernel as the policy wants them, by kind and reason.',
+    read: () =>
+      countFailed(view().kernel.failed).map(({ object, reason, count }) => ({
+        ...{ labels: { object, reason }, value: count },
+      })),
+  },
+  {
+    ...{ type: 'gauge', name: 'veg_agent_uplink_up', labels: ['gateway'] },
+    help: 'Whether the uplink through this external gateway works.',
+    read: () =>
+      (view().uplink?.families ?? []).map(({ gateway, state }) => ({
+        ...{ labels: { gateway }, value: Number(state === 'up') },
+      })),
+  },
+  {
+    ...{ type: 'gauge', name: 'veg_agent_draining' },
+    help: 'Whether the gateway is draining.',
+    read: () => bit(view().draining),
+  },
+];
+
+type Session = EngineReport['sessions'][number];
+
+/** The BFD sessions, as the BFD process reports them. */
+function bfdMetrics(view: () => AgentView): ScrapedMetric[] {
+  const sessions = (): Session[] => view().bfd?.sessions ?? [];
+  const gauge = (name: string, help: string, valueIn: (session: Session) => number): ScrapedMetric => ({
+    ...{ type: 'gauge', name, help, labels: ['local', 'remote'] },
+    read: () =>
+      sessions().map((session) => ({
+        labels: { local: session.local, remote: session.remote },
+        value: valueIn(session),
+      })),
+  });
+  return [
+    gauge(
+      'veg_bfd_session_state',
+      'bfd.SessionState: 0 AdminDown, 1 Down, 2 Init, 3 Up.',
+      ({ state }) => STATE_NUMBER[state],
+    ),
+    gauge('veg_bfd_session_uptime_seconds', 'Time in Up; 0 in another state.', ({ state, since }) =>
+      state === 'Up' ? (Date.now() - since) / 1000 : 0,
+    ),
+    gauge(
+      'veg_bfd_detection_time_seconds',
+      'Detection Time (RFC 5880 6.8.4).',
+      ({ detectionTime }) => detectionTime / 1e6,
+    ),
+    gauge(
+      'veg_bfd_transmit_interval_seconds',
+      'Transmit interval before jitter (RFC 5880 6.8.7); 0 while nothing is sent periodically.',
+      ({ transmitInterval }) => transmitInterval / 1e6,
+    ),
+    {
+      ...{ type: 'counter', name: 'veg_bfd_session_transitions_total' },
+      help: 'State changes by state left, state entered and local diagnostic.',
+      labels: ['local', 'remote', 'from', 'to', 'diag'],
+      read: () =>
+        sessions().flatMap(({ local, remote, transitions }) =>
+          transitions.map(({ from, to, diagnostic: diag, count }) => ({
+            ...{ labels: { local, remote, from, to, diag }, value: count },
+          })),
+        ),
+    },
+    {
+      ...{ type: 'counter', name: 'veg_bfd_packets_total', labels: ['local', 'remote', 'direction'] },
+      help: 'BFD control packets accepted (in) and sent (out).',
+      read: () =>
+        sessions().flatMap(({ local, remote, packetsIn, packetsOut }) => [
+          { labels: { local, remote, direction: 'in' }, value: packetsIn },
+          { labels: { local, remote, direction: 'out' }, value: packetsOut },
+        ]),
+    },
+    {
+      ...{ type: 'counter', name: 'veg_bfd_packets_discarded_total', labels: ['reason'] },
+      help: 'Packets to the BFD port that were discarded, by reason (RFC 5880 6.8.6).',
+      read: () =>
+        Object.entries(view().bfd?.discards ?? {}).map(([reason, value]) => ({ labels: { reason }, value })),
+    },
+  ];
+}
+
+/** The conntrack table of this network namespace. */
+const conntrackMetrics = ({
+  conntrack,
+  insertFailures,
+  pressure,
+}: Pick<MetricsSources, 'conntrack' | 'insertFailures' | 'pressure'>): ScrapedMetric[] => [
+  {
+    ...{ type: 'gauge', name: 'veg_conntrack_entries' },
+    help: 'Entries in the conntrack table.',
+    read: () => single(conntrack()?.entries),
+  },
+  {
+    ...{ type: 'gauge', name: 'veg_conntrack_limit' },
+    help: 'Maximum number of entries in the conntrack table.',
+    read: () => single(conntrack()?.limit),
+  },
+  {
+    ...{ type: 'counter', name: 'veg_conntrack_insert_failed_total' },
+    help: 'New connections whose first packet was dropped because they could not enter the conntrack table.',
+    read: () => single(insertFailures()),
+  },
+  {
+    ...{ type: 'counter', name: 'veg_conntrack_dropped_total' },
+    help: 'New connections whose first packet was dropped because the conntrack table was full.',
+    read: () => single(pressure()?.refused),
+  },
+  {
+    ...{ type: 'counter', name: 'veg_conntrack_evicted_total' },
+    help: 'Unanswered flows that the kernel removed to make room in a full conntrack table.',
+    read: () => single(pressure()?.evicted),
+  },
+];
+
+/** Packets dropped by rules of the agent. */
+function dropMetrics(drops: MetricsSources['drops']): ScrapedMetric[] {
+  const dropped = (name: string, help: string, chain: string): ScrapedMetric => ({
+    ...{ type: 'counter', name, help, labels: ['family'] },
+    async read() {
+      await drops.refresh();
+      return drops.of(chain).map(({ family, packets }) => ({
+        ...{ labels: { family: `ipv${family}` }, value: packets },
+      }));
+    },
+  });
+  return [
+    dropped(
+      'veg_inbound_dropped_packets_total',
+      'Packets from outside dropped because the policy opens no way to their destination, by family.',
+      CHAIN_REFUSED,
+    ),
+    dropped(
+      'veg_connection_limit_dropped_packets_total',
+      'Packets from the VPC dropped because their source is at its connection limit, by family.',
+      CHAIN_LIMIT,
+    ),
+  ];
+}
+
+/** The lateness of sent packets: a histogram that the BFD process keeps, in prom-client's terms. */
 function latenessMetric(report: () => EngineReport | undefined) {
   return {
     name: LATENESS,
-    help: 'How late BFD control packets were sent, after the moment the jittered timer named.',
+    help: 'Delay of sent BFD control packets after the time of the jittered timer.',
     type: 'histogram',
     aggregator: 'sum',
     async get() {
@@ -59,228 +231,55 @@ function latenessMetric(report: () => EngineReport | undefined) {
   };
 }
 
-export class Metrics {
-  readonly registry = new Registry();
-  readonly #reconciles: Counter<'result' | 'trigger'>;
-  readonly #durations: Histogram;
-  readonly #repairs: Counter<'object'>;
-  readonly #conflicts: Counter<'object'>;
-
-  constructor({ view, conntrack, insertFailures, pressure, drops, translations }: MetricsSources) {
-    const registers = [this.registry];
-    const gauge = (name: string, help: string, read: () => number | undefined) =>
-      new Gauge({
-        name,
-        help,
-        registers,
-        collect() {
-          this.reset();
-          const value = read();
-          if (value === undefined) this.remove();
-          else this.set(value);
-        },
-      });
-
-    new Gauge({
-      name: 'veg_agent_build_info',
-      help: 'Always 1; the version and the node are in the labels.',
-      labelNames: ['version', 'node'],
-      registers,
-    }).set({ version: view().version, node: view().node ?? '' }, 1);
-    gauge('veg_agent_policy_valid', '1 while the newest policy input is valid and in force.', () =>
-      Number(view().policy.valid),
-    );
-    gauge(
-      'veg_agent_policy_generation',
-      'Policies that came into force since the start.',
-      () => view().policy.generation,
-    );
-    gauge(
-      'veg_agent_policy_last_change_timestamp_seconds',
-      'When the policy in force came into force, Unix time; 0 before the first.',
-      () => (view().policy.lastChange ?? 0) / 1000,
-    );
-    gauge('veg_agent_kernel_in_sync', '1 while the kernel was last seen as the policy says.', () =>
-      Number(view().kernel.inSync),
-    );
-    new Gauge({
-      name: 'veg_agent_objects_failed',
-      help: 'Things that are not in the kernel as the policy says, by kind and by why.',
-      labelNames: ['object', 'reason'],
-      registers,
-      collect() {
-        this.reset();
-        for (const { object, reason, count } of countFailed(view().kernel.failed)) {
-          this.set({ object, reason }, count);
-        }
-      },
-    });
-    new Gauge({
-      name: 'veg_agent_uplink_up',
-      help: '1 while the way out through this external gateway works.',
-      labelNames: ['gateway'],
-      registers,
-      collect() {
-        this.reset();
-        for (const { gateway: address, state } of view().uplink?.families ?? []) {
-          this.set({ gateway: address }, Number(state === 'up'));
-        }
-      },
-    });
-    gauge('veg_agent_draining', '1 while the gateway is draining.', () => Number(view().draining));
-    this.#reconciles = new Counter({
+/** What the agent counts itself. */
+function ownCounters(registry: Registry) {
+  const registers = [registry];
+  const counters = {
+    reconciles: new Counter({
       name: 'veg_agent_reconcile_total',
-      help: 'Reconciles by result (ok, failed) and by what asked for them.',
+      help: 'Reconciles by result (ok, failed) and trigger.',
       labelNames: ['result', 'trigger'],
       registers,
-    });
-    this.#durations = new Histogram({
+    }),
+    durations: new Histogram({
       name: 'veg_agent_reconcile_duration_seconds',
-      help: 'How long a reconcile took, observation to last change.',
+      help: 'Duration of a reconcile, from observation to last change.',
       buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
       registers,
-    });
-    this.#repairs = new Counter({
+    }),
+    repairs: new Counter({
       name: 'veg_agent_drift_repairs_total',
-      help: 'Things in the kernel that somebody else had changed and that were put back.',
+      help: 'Objects in the kernel that another program had changed and the agent restored, by kind.',
       labelNames: ['object'],
       registers,
-    });
-    for (const object of DRIFTING) this.#repairs.inc({ object }, 0);
-    this.#conflicts = new Counter({
+    }),
+    conflicts: new Counter({
       name: 'veg_agent_link_conflicts_total',
-      help: 'How often somebody else has claimed an address of the external gateway, or of this one, on the link.',
+      help: 'Claims of another host on the link to an address of the external gateway or of this gateway, by whose it is.',
       labelNames: ['object'],
       registers,
-    });
-    for (const object of ['gateway', 'address'] as const) this.#conflicts.inc({ object }, 0);
+    }),
+  };
+  // A counter that was never 0 has no increase.
+  for (const object of DRIFTING) counters.repairs.inc({ object }, 0);
+  for (const object of ['gateway', 'address'] as const) counters.conflicts.inc({ object }, 0);
+  return counters;
+}
 
-    const sessions = () => view().bfd?.sessions ?? [];
-    const perSession = (
-      name: string,
-      help: string,
-      read: (session: EngineReport['sessions'][number]) => number,
-    ) =>
-      new Gauge({
-        name,
-        help,
-        labelNames: ['local', 'remote'],
-        registers,
-        collect() {
-          this.reset();
-          for (const session of sessions()) {
-            this.set({ local: session.local, remote: session.remote }, read(session));
-          }
-        },
-      });
-    perSession(
-      'veg_bfd_session_state',
-      'bfd.SessionState: 0 AdminDown, 1 Down, 2 Init, 3 Up.',
-      ({ state }) => STATE_NUMBER[state],
-    );
-    perSession('veg_bfd_session_uptime_seconds', 'Time in Up; 0 in another state.', ({ state, since }) =>
-      state === 'Up' ? (Date.now() - since) / 1000 : 0,
-    );
-    perSession(
-      'veg_bfd_detection_time_seconds',
-      'Detection Time (RFC 5880 6.8.4).',
-      ({ detectionTime }) => detectionTime / 1e6,
-    );
-    perSession(
-      'veg_bfd_transmit_interval_seconds',
-      'Transmit interval before jitter (RFC 5880 6.8.7); 0 while nothing is sent periodically.',
-      ({ transmitInterval }) => transmitInterval / 1e6,
-    );
-    new Counter({
-      name: 'veg_bfd_session_transitions_total',
-      help: 'State changes by state left, state entered and local diagnostic.',
-      labelNames: ['local', 'remote', 'from', 'to', 'diag'],
-      registers,
-      collect() {
-        this.reset();
-        for (const { local, remote, transitions } of sessions()) {
-          for (const { from, to, diagnostic, count } of transitions) {
-            this.inc({ local, remote, from, to, diag: diagnostic }, count);
-          }
-        }
-      },
-    });
-    new Counter({
-      name: 'veg_bfd_packets_total',
-      help: 'BFD control packets accepted (in) and sent (out).',
-      labelNames: ['local', 'remote', 'direction'],
-      registers,
-      collect() {
-        this.reset();
-        for (const { local, remote, packetsIn, packetsOut } of sessions()) {
-          this.inc({ local, remote, direction: 'in' }, packetsIn);
-          this.inc({ local, remote, direction: 'out' }, packetsOut);
-        }
-      },
-    });
-    new Counter({
-      name: 'veg_bfd_packets_discarded_total',
-      help: 'Packets at the BFD port that were discarded, by reason (RFC 5880 6.8.6).',
-      labelNames: ['reason'],
-      registers,
-      collect() {
-        this.reset();
-        for (const [reason, count] of Object.entries(view().bfd?.discards ?? {})) this.inc({ reason }, count);
-      },
-    });
+export class Metrics {
+  readonly registry = new Registry();
+  readonly #own = ownCounters(this.registry);
+
+  constructor(sources: MetricsSources) {
+    const { view, translations } = sources;
+    const scraped = [
+      ...agentMetrics(view),
+      ...bfdMetrics(view),
+      ...conntrackMetrics(sources),
+      ...dropMetrics(sources.drops),
+    ];
+    for (const metric of scraped) addScraped(this.registry, metric);
     this.registry.registerMetric(latenessMetric(() => view().bfd) as unknown as Histogram);
-
-    gauge('veg_conntrack_entries', 'Entries in the conntrack table.', () => conntrack()?.entries);
-    gauge('veg_conntrack_limit', 'What the conntrack table holds at most.', () => conntrack()?.limit);
-    const kernelCounter = (name: string, help: string, read: () => number | undefined) =>
-      new Counter({
-        name,
-        help,
-        registers,
-        collect() {
-          this.reset();
-          const value = read();
-          if (value === undefined) this.remove();
-          else this.inc(value);
-        },
-      });
-    kernelCounter(
-      'veg_conntrack_insert_failed_total',
-      'New connections whose first packet was dropped because they could not enter the conntrack table.',
-      insertFailures,
-    );
-    kernelCounter(
-      'veg_conntrack_dropped_total',
-      'New connections whose first packet was dropped because the conntrack table was full.',
-      () => pressure()?.refused,
-    );
-    kernelCounter(
-      'veg_conntrack_evicted_total',
-      'Unanswered flows that the kernel ended to make room in a full conntrack table.',
-      () => pressure()?.evicted,
-    );
-    const dropped = (name: string, help: string, chain: string) =>
-      new Counter({
-        name,
-        help,
-        labelNames: ['family'],
-        registers,
-        async collect() {
-          await drops.refresh();
-          this.reset();
-          for (const { family, packets } of drops.of(chain)) this.inc({ family: `ipv${family}` }, packets);
-        },
-      });
-    dropped(
-      'veg_inbound_dropped_packets_total',
-      'Packets from outside that were dropped because the policy opens no way to where they go.',
-      CHAIN_REFUSED,
-    );
-    dropped(
-      'veg_connection_limit_dropped_packets_total',
-      'Packets from the VPC that were dropped because their source has as many connections as it may.',
-      CHAIN_LIMIT,
-    );
     addTranslationMetrics(this.registry, () => translations.snapshot);
     addKubeOvnMetrics(this.registry, {
       snapshot: () => translations.snapshot,
@@ -290,16 +289,16 @@ export class Metrics {
   }
 
   reconciled(result: { ok: boolean; trigger: Trigger; durationMs: number }): void {
-    this.#reconciles.inc({ result: result.ok ? 'ok' : 'failed', trigger: result.trigger });
-    this.#durations.observe(result.durationMs / 1000);
+    this.#own.reconciles.inc({ result: result.ok ? 'ok' : 'failed', trigger: result.trigger });
+    this.#own.durations.observe(result.durationMs / 1000);
   }
 
   repaired(object: string, count: number): void {
-    this.#repairs.inc({ object }, count);
+    this.#own.repairs.inc({ object }, count);
   }
 
   conflicted(object: 'gateway' | 'address', claims: number): void {
-    this.#conflicts.inc({ object }, claims);
+    this.#own.conflicts.inc({ object }, claims);
   }
 
   async text(): Promise<{ type: string; body: string }> {
