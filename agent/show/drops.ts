@@ -1,12 +1,12 @@
 /**
- * What our rules have dropped, by rule and family. The kernel counts; it begins anew when somebody empties the
- * chain, and so does what is told here not: sums that never go back in the life of this process. Pure.
+ * Packets dropped by rules of the agent, by chain and family. The kernel's counters restart at 0 when a chain is flushed;
+ * these sums never go back in the life of this process. Pure.
  */
 
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import type { ChainCounts } from '../../nat/kernel.ts';
 
-/** A reading serves for so long, ms: each takes a process for each family. */
+/** A reading is reused for this time, ms: each runs a process per family. */
 const FRESH = 200;
 
 export class Drops {
@@ -18,7 +18,7 @@ export class Drops {
   #reading: Promise<void> | undefined;
 
   /**
-   * @param read the counters as they are now; those that cannot be read are not in it
+   * @param read the current counters; without those that cannot be read
    * @param clock milliseconds of a monotonic clock
    */
   constructor(read: () => Promise<ChainCounts>, clock: () => number) {
@@ -26,16 +26,16 @@ export class Drops {
     this.#clock = clock;
   }
 
-  /** Reads the counters, unless that was just done. Never rejects: what cannot be read stays. */
+  /** Reads the counters unless the last reading is fresh. Never rejects: on an error the sums stay. */
   refresh(): Promise<void> {
     if (this.#clock() - this.#readAt < FRESH) return Promise.resolve();
-    this.#reading ??= this.#take().finally(() => {
+    this.#reading ??= this.#add().finally(() => {
       this.#reading = undefined;
     });
     return this.#reading;
   }
 
-  /** What the rule of a chain has dropped in each family that was read. */
+  /** Packets dropped by the rule of a chain, in each family that was read. */
   of(chain: string): { family: Family; packets: number }[] {
     return FAMILIES.flatMap((family) => {
       const packets = this.#sums.get(`${family} ${chain}`);
@@ -43,7 +43,7 @@ export class Drops {
     });
   }
 
-  async #take(): Promise<void> {
+  async #add(): Promise<void> {
     try {
       for (const { family, chain, packets } of await this.#read()) {
         const key = `${family} ${chain}`;
@@ -52,7 +52,7 @@ export class Drops {
         this.#sums.set(key, (this.#sums.get(key) ?? 0) + (packets >= last ? packets - last : packets));
       }
     } catch {
-      // The next reading takes in what this one would have.
+      // The next reading includes the difference.
     }
     this.#readAt = this.#clock();
   }

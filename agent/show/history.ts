@@ -1,6 +1,6 @@
 /**
- * The state changes of each BFD session, as far as this process has seen them: read off the reports of the BFD
- * process, which count every change and come after each. Pure.
+ * The state changes of each BFD session since the start of this process, from the reports of the BFD process, which count
+ * every change and follow each. Pure.
  */
 import type { EngineReport, SessionReport, SessionStateName } from '../../bfd/intent.ts';
 import { type Moment, wallTime } from '../../lib/moment.ts';
@@ -9,14 +9,14 @@ import { type Moment, wallTime } from '../../lib/moment.ts';
 export interface StateChange {
   /** Unix milliseconds. */
   at: number;
-  /** Null: it was in `to` when this process first heard of it. */
+  /** Null: it was in `to` in the first report. */
   from: SessionStateName | null;
   to: SessionStateName;
   /** The local diagnostic, RFC 5880 4.1. */
   diagnostic: number;
 }
 
-/** So many changes of a session are kept, the newest. */
+/** Changes kept of each session, the newest. */
 export const KEPT_CHANGES = 64;
 
 type Session = Pick<SessionReport, 'id' | 'local' | 'remote'>;
@@ -36,7 +36,7 @@ const countOf = (list: readonly Counted[], { from, to, diagnostic }: Counted): n
 export class SessionHistory {
   #sessions = new Map<string, Known>();
 
-  /** Takes a report. Sessions that it no longer names are forgotten. `now`: Unix milliseconds. */
+  /** Adds a report. Sessions that are not in it are removed. `now`: Unix milliseconds. */
   observe({ sessions }: Pick<EngineReport, 'sessions'>, now: number): void {
     this.#sessions = new Map(sessions.map((session) => [keyOf(session), this.#next(session, now)]));
   }
@@ -56,7 +56,7 @@ export class SessionHistory {
       return { id, counted: transitions, changes: [first] };
     }
     const fresh = transitions.filter((one) => one.count > countOf(known.counted, one));
-    // More than one only when they came within one step of the session: the one into its state is the last.
+    // Several changes come within one step of the session only: the change into its state is the last.
     const inOrder = fresh.toSorted((a, b) => Number(a.to === state) - Number(b.to === state));
     const changes = inOrder.map(({ from, to, diagnostic }): StateChange => {
       return { at: to === state ? since : now, from, to, diagnostic };
@@ -65,7 +65,7 @@ export class SessionHistory {
   }
 }
 
-/** A report that came at `at`, with times by the wall clock as it goes now. */
+/** A report received at `at`, with its times by the current wall clock. */
 export function reportNow(report: EngineReport, at: Moment, now: Moment): EngineReport {
   const sessions = report.sessions.map((session) => {
     const since = { wall: session.since, monotonic: at.monotonic - (at.wall - session.since) };

@@ -23,7 +23,7 @@ export interface HttpContent {
   data: Record<string, (query: URLSearchParams) => Promise<{ status: number; body: unknown }>>;
 }
 
-/** Bounds on what clients may take, of every listener together (lib/http-server.ts). */
+/** Limits of all listeners together (lib/http-server.ts). */
 export const HTTP_LIMITS: ConnectionLimits = {
   total: 64,
   perClient: 16,
@@ -31,7 +31,7 @@ export const HTTP_LIMITS: ConnectionLimits = {
   readTimeout: 10_000,
 };
 
-/** Metrics are made in a tenth of the time at most, however often they are asked for, but for so much at once, ms. */
+/** The share of time that generating metrics may take, and the time that may be used at once, ms. */
 const METRICS_SHARE = 0.1;
 const METRICS_BURST = 500;
 
@@ -42,7 +42,7 @@ const HTML = 'text/html; charset=utf-8';
 export const acceptsGzip = (header = ''): boolean =>
   header.split(',').some((part) => /^\s*gzip\s*(?:;\s*q=(?!0(?:\.0*)?\s*$).*)?$/i.test(part));
 
-/** An answer that nobody keeps or takes for something else. */
+/** An answer that is neither cached nor sniffed. */
 export const answerOf = (
   status: number,
   type: string,
@@ -73,10 +73,10 @@ function isOwn(address = ''): boolean {
 const OCTET = '(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])';
 const LOOPBACK_HOST = new RegExp(`^(?:localhost|127(?:\\.${OCTET}){3}|\\[::1\\])(?::[0-9]{1,5})?$`, 'i');
 
-/** Whether a Host header, or the authority of a URL, is a name that no resolver can give to somebody else. */
+/** Whether a Host header, or the authority of a URL, is a name that no resolver can point to another host. */
 export const isLoopbackHost = (host: string): boolean => LOOPBACK_HOST.test(host);
 
-/** Whether a page and its data may be shown: they name pods, so only on loopback, and by its names. */
+/** Whether the page and its data may be sent: they name pods, so only on loopback, and under its names. */
 function isLocal({ socket, headersDistinct }: IncomingMessage, authority: string | undefined): boolean {
   const { host = [], origin = [] } = headersDistinct;
   // A Host header that is a name would let a page elsewhere read this one through DNS rebinding.
@@ -127,27 +127,26 @@ async function answer(request: IncomingMessage, content: HttpContent): Promise<H
   return answerOf(200, HTML, gzipSync(html), { ...headers, 'Content-Encoding': 'gzip' });
 }
 
-/** An address to listen on; `::` stands for every address of the families that this kernel has. */
+/** An address to listen on; `::` means every address of the families that this kernel has. */
 export const listenable = (host: string): string => (host === '::' && !hasIPv6() ? '0.0.0.0' : host);
 
 export type MetricsText = () => Promise<{ type: string; body: string | Buffer }>;
 
 /**
- * Metrics as they are now, for each who asks, and one text for all who ask at a time. When they are asked for so often
- * that making them takes too much of the time, those who ask get the last text, until some is left again: a client that
- * does not read then holds a piece of memory that others hold too.
+ * Current metrics for each request, and one text for concurrent requests. Requests beyond `METRICS_SHARE` get the last
+ * text: clients that do not read their answers then share one buffer.
  */
 export function shareMetrics(text: MetricsText, clock = () => performance.now()): MetricsText {
   let last: ReturnType<MetricsText> | undefined;
-  let making = false;
+  let generating = false;
   let left = METRICS_BURST;
   let leftAt = clock();
   return () => {
     const began = clock();
     left = Math.min(METRICS_BURST, left + (began - leftAt) * METRICS_SHARE);
     leftAt = began;
-    if (last !== undefined && (making || left <= 0)) return last;
-    making = true;
+    if (last !== undefined && (generating || left <= 0)) return last;
+    generating = true;
     last = text()
       .then(({ type, body }) => ({ type, body: Buffer.from(body as string) }))
       .catch((error: unknown) => {
@@ -155,22 +154,22 @@ export function shareMetrics(text: MetricsText, clock = () => performance.now())
         throw error;
       })
       .finally(() => {
-        making = false;
+        generating = false;
         left -= clock() - began;
       });
     return last;
   };
 }
 
-/** An address to listen on, and the interface by which nobody may come there. */
+/** An address to listen on, and the interface from which it must not be reached. */
 export interface Listener extends ListenAddress {
   notFrom?: string;
 }
 
-/** The index of an interface, 0 for none; another one each time that it is made anew. */
+/** The index of an interface, 0 for none; it changes when the interface is created again. */
 const indexOf = (name?: string): number => (name === undefined ? 0 : ifNametoindex(name));
 
-/** A set of listeners that follows the addresses it is told. */
+/** The HTTP listeners, at the addresses of the last call of `listen`. */
 export class HttpListeners {
   readonly #servers = new Map<string, Server>();
   readonly #http: HttpServer;
@@ -184,8 +183,8 @@ export class HttpListeners {
   }
 
   /**
-   * Listens on exactly these addresses from now on. One that cannot be had is logged once and tried again at
-   * the next call; the others work.
+   * Listens on exactly these addresses from now on. A failure is logged once and retried at the next call; the other
+   * addresses work.
    */
   async listen(addresses: Listener[]): Promise<void> {
     const wanted = new Map(

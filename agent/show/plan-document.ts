@@ -1,4 +1,4 @@
-/** What `veg-agent plan` shows of a look at the kernel, and the answer to `GET /v1/plan`. */
+/** The document of `veg-agent plan` and `GET /v1/plan`: what a reconcile would change, from an observation of the kernel. Pure. */
 
 import type { FamilyStatus, Plan } from '../plan/plan.ts';
 import { changeLines } from '../reconcile/changes.ts';
@@ -8,16 +8,16 @@ import type { Observation } from '../reconcile/observation.ts';
 /** A plan as JSON. */
 export interface PlanDocument {
   schemaVersion: 'v1';
-  /** What a reconcile would change, as the lines that a person would type. */
+  /** What a reconcile would change, as command lines. */
   changes: string[];
   families: FamilyStatus[];
   interfaces: Plan['interfaces'];
   notes: string[];
-  /** What keeps the kernel from being looked at, or a family from being programmed. */
+  /** Why the kernel cannot be observed, or a family cannot be programmed. */
   obstacles: string[];
 }
 
-/** What keeps a family from being as the policy asks for. */
+/** Why families cannot be programmed. */
 export function obstacles({ plan }: Observation): string[] {
   return plan.families.flatMap(({ family, state, reason }) =>
     state === 'blocked' ? [`IPv${family}: ${reason}`] : [],
@@ -28,13 +28,12 @@ export function obstacles({ plan }: Observation): string[] {
 export const failureText = ({ object, name, reason, message }: Failure): string =>
   `${object} ${name}: ${reason}: ${message}`;
 
-/** A look as a document. */
 export const planDocument = (observation: Observation): PlanDocument => ({
   schemaVersion: 'v1',
   changes: changeLines(observation.changes),
   families: observation.plan.families,
   interfaces: observation.plan.interfaces,
   notes: observation.notes,
-  // Of what could not be looked at it is not known what would change.
+  // Changes of what could not be observed are unknown.
   obstacles: [...obstacles(observation), ...observation.failed.map(failureText)],
 });

@@ -1,6 +1,7 @@
 /**
  * The page at `/`: one document with its own style and script, that requests nothing but the agent's JSON below
- * `data/`. It lies beside this file when it was built, is read for each request, and so takes no memory in between.
+ * `data/`. The build puts it beside this file; it is read for each
+ * request, so it takes no memory in between.
  */
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
