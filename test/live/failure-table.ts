@@ -117,12 +117,12 @@ const ROWS: Row[] = [
     repaired: ready,
   },
   {
-    what: 'nat table flushed by somebody',
+    what: 'nat table flushed by another program',
     event: () => gateway.sh('iptables -t nat -F'),
     repaired: repairedNat,
   },
   {
-    what: '`nft flush ruleset` by somebody, while connections begin',
+    what: '`nft flush ruleset` by another program, while connections begin',
     event: async () => {
       beginning = setInterval(() => client.run('nc', ['-w', '1', '-z', ADDRESS.server[4], '7']), 5);
       await sleep(200);
@@ -192,7 +192,7 @@ const ROWS: Row[] = [
     repaired: () => until(() => gateway.sh('ip route').includes('default'), { what: 'repair', everyMs: 5 }),
   },
   {
-    what: '`ip_forward` set to 0 by somebody',
+    what: '`ip_forward` set to 0 by another program',
     event: () => gateway.sysctl({ 'net.ipv4.ip_forward': 0 }),
     repaired: () =>
       until(() => gateway.sh('cat /proc/sys/net/ipv4/ip_forward').trim() === '1', {
