@@ -4,11 +4,12 @@
 set -eu
 root=${1%/}
 
-# Sockets and checkpoints: Kube-OVN mounts a volume at one name, the manifests of images/kubernetes at the other.
-mkdir -p "$root/run/kube-ovn/bfdd-supervisor" "$root/etc/veg-agent/policy"
+# Sockets and checkpoints: Kube-OVN mounts a volume at one name, the manifests of images/kubernetes at the other. veg-bfdd
+# alone has its own.
+mkdir -p "$root/run/kube-ovn/bfdd-supervisor" "$root/run/veg-bfdd" "$root/etc/veg-agent/policy"
 ln -sfn kube-ovn/bfdd-supervisor "$root/run/veg-agent"
 : >"$root/run/xtables.lock" # which iptables-legacy makes only as root
-chown -R 65534:65534 "$root/run/kube-ovn" "$root/run/xtables.lock"
+chown -R 65534:65534 "$root/run/kube-ovn" "$root/run/veg-bfdd" "$root/run/xtables.lock"
 
 # Capabilities of programs that a user who is not root may run. A container that lacks one of them cannot start the
 # program at all (EPERM), so each has no more than it needs; but for setpriv, which takes what it can get (=p).

@@ -88,6 +88,34 @@ t.test('variant B: probes at their times, limits, Kube-OVN’s own assertions, a
   t.equal((await container.ended()).code, 0);
 });
 
+t.test('BGP mode: every probe answers, beside another bfdd on 0.0.0.0:3784, in either order', async (t) => {
+  const pod = await initialised(t, 'B', { init: { ...INIT_ENV, ENABLE_BGP: 'true' }, bfd: BFD_ENV });
+  const { gateway, router, server, scope } = pod;
+  // The CNI's, from the pod's annotations.
+  gateway.sh('ip route add 10.255.255.255 via 10.16.0.1 dev eth0');
+  const routes = [{ local: '172.17.0.11', remote: '172.17.0.1' }];
+  await startFrr(scope, server, { sessions: [{ local: '172.17.0.1', remote: '172.17.0.11' }] });
+  const ovn = await pod.frr();
+  const first = await startFrr(scope, gateway, { sessions: routes });
+  const container = supervisor(pod);
+  await until(() => container.exec(...PROBE.live).code === 0, { what: 'live', timeoutMs: 30_000 });
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
+  await peerUp(ovn);
+  await peerUp(first);
+
+  await first.daemon.stop();
+  await peerUp(await startFrr(scope, gateway, { sessions: routes }));
+  await peerUp(ovn);
+  t.ok(allPeersUp(container.exec(...PROBE.status).stdout, PEERS));
+  t.match(JSON.parse(container.exec(BFD_COMMAND.B[0], 'status').stdout), { Live: true, Ready: true });
+  const get = (path: string) =>
+    router.run('curl', ['-s', '-m', '5', `http://10.16.0.12:10669${path}`]).stdout;
+  t.equal(get('/livez'), 'ok\n');
+  t.match(get('/metrics'), /^kube_ovn_bfdd_up_sessions 1$/m);
+  t.notMatch(container.log(), '"from":"Up"', 'OVN’s session never went down');
+  t.notMatch(gateway.sh('iptables -t nat -S'), 'VEG-');
+});
+
 t.test('variant A: the startup probe succeeds at its one call, on 200m and 50 MiB', async (t) => {
   const pod = await initialised(t, 'A');
   const frr = await pod.frr();
