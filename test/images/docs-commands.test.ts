@@ -199,8 +199,11 @@ t.test('veg-bfdd of the documents listens', async (t) => {
   await until(() => daemon.log().includes('listening for BFD'), { what: line!, timeoutMs: 30_000 });
 });
 
-/** podman, and docker's client where there is one, on podman's socket: both with what this machine permits. */
-function tools(scope: Scope): Record<string, Record<string, string>> {
+/**
+ * What a tool needs in its environment: what this machine permits of containers, and for docker's client podman's socket.
+ * Undefined without that client.
+ */
+function environmentOf(tool: string, scope: Scope): Record<string, string> | undefined {
   const settings = join(scope.directory('podman'), 'containers.conf');
   const limits = 'default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]';
   writeFileSync(
@@ -208,62 +211,65 @@ function tools(scope: Scope): Record<string, Record<string, string>> {
     `[containers]\n${limits}\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\n`,
   );
   const env = { CONTAINERS_CONF: settings };
-  if (run('docker', ['--version']).code !== 0) return { podman: env };
+  if (tool === 'podman') return env;
+  if (run('docker', ['--version']).code !== 0) return undefined;
   const socket = `unix://${join(scope.directory('socket'), 'podman.sock')}`;
   scope.spawn('podman', ['system', 'service', '--time', '0', socket], { name: 'service', env });
-  return { podman: env, docker: { ...env, DOCKER_HOST: socket } };
+  return { ...env, DOCKER_HOST: socket };
 }
 
-t.test('a plain container, word for word: its start, and an upgrade that no peer notices', async (t) => {
-  const [begin, upgrade, ...more] = blocks.filter(({ text }) => CONTAINERS.test(text));
-  t.same(more, [], 'all blocks about containers are here');
-  const all = tools(scopeOf(t));
-  if (all.docker === undefined) t.comment('there is no docker client here: with podman alone');
-  for (const tag of ['0.1.0', '0.2.0']) must('podman', ['tag', IMAGE, `${DOCUMENTED_IMAGE}:${tag}`]);
-  t.teardown(() => {
-    for (const tag of ['0.1.0', '0.2.0']) run('podman', ['untag', IMAGE, `${DOCUMENTED_IMAGE}:${tag}`]);
-  });
-  for (const [tool, env] of Object.entries(all)) {
-    await t.test(tool, async (t) => {
-      const scope = scopeOf(t);
-      const { gateway, router } = topology(scope);
-      const name = `${gateway.name}-${tool}`;
-      const policies = scope.directory('policy');
-      writeFileSync(join(policies, 'gateway.yaml'), gatewayPolicy({ bfd: BFD }));
-      chmodSync(policies, 0o755);
-      const podman = (...args: string[]) => run('podman', args, { env });
-      t.teardown(() => {
-        podman('rm', '--force', '--time', '0', `${name}-next`, name, `${name}-net`);
-        podman('volume', 'rm', '--force', `${name}-state`);
-      });
-      // docker joins the network of a container only, which is what the document says.
-      const namespace = `ns:/run/netns/${gateway.name}`;
-      if (tool === 'docker') {
-        const holder = ['--name', `${name}-net`, '--network', namespace, IMAGE, 'sleep', 'infinity'];
-        must('podman', ['run', '-d', ...holder], { env });
-      }
-      const own = (text: string): string =>
-        text
-          .replaceAll(/(?<=^|\s)podman /gm, `${tool} `)
-          .replaceAll('ns:/run/netns/gateway', tool === 'docker' ? `container:${name}-net` : namespace)
-          .replaceAll('-v /etc/veg-agent/policy:', `-v ${policies}:`)
-          .replaceAll('veg-state', `${name}-state`)
-          .replaceAll(/(?<![\w/.-])gateway(?=-next|\s|$)/gm, name);
-      const type = ({ place, text }: Block) => {
-        const { code, stdout, stderr } = run('bash', ['-euc', own(text)], { env, timeoutMs: 90_000 });
-        t.equal(code, 0, `${place}: ${code === 0 ? '' : stdout + stderr}`);
-      };
-      const peer = await startFrr(scope, router, { sessions: SESSIONS });
-      type(begin!);
-      await peerUp(peer);
-      type(upgrade!);
-      const status = () => podman('exec', name, 'veg-agent', 'status');
-      await until(() => status().code === 0, { what: 'ready', timeoutMs: 30_000 });
-      const { stdout, stderr } = podman('logs', name);
-      t.notMatch(stdout + stderr, '"from":"Up"', 'the sessions were Up all the while');
-      t.match(stdout + stderr, 'BFD session resumed');
-      t.ok(peer.sessions().every(({ state }) => state === 'Up'));
-      t.match(podman('inspect', '--format', '{{.ImageName}}', name).stdout, `${DOCUMENTED_IMAGE}:0.2.0`);
+const [begin, upgrade, ...moreContainers] = blocks.filter(({ text }) => CONTAINERS.test(text));
+
+for (const tool of ['podman', 'docker']) {
+  t.test(`a plain container with ${tool}: its start, and an upgrade that no peer notices`, async (t) => {
+    t.same(moreContainers, [], 'all blocks about containers are here');
+    const scope = scopeOf(t);
+    const env = environmentOf(tool, scope);
+    if (env === undefined) return t.comment('there is no docker client here: podman took the same words');
+    const { gateway, router } = topology(scope);
+    const name = `${gateway.name}-${tool}`;
+    const policies = scope.directory('policy');
+    writeFileSync(join(policies, 'gateway.yaml'), gatewayPolicy({ bfd: BFD }));
+    chmodSync(policies, 0o755);
+    const podman = (...args: string[]) => run('podman', args, { env });
+    for (const tag of ['0.1.0', '0.2.0']) podman('tag', IMAGE, `${DOCUMENTED_IMAGE}:${tag}`);
+    t.teardown(() => {
+      podman('rm', '--force', '--time', '0', '--ignore', `${name}-next`, name, `${name}-net`);
+      podman('volume', 'rm', '--force', `${name}-state`);
+      for (const tag of ['0.1.0', '0.2.0']) podman('untag', IMAGE, `${DOCUMENTED_IMAGE}:${tag}`);
     });
-  }
-});
+    // docker joins the network of a container only, which is what the document says.
+    const namespace = `ns:/run/netns/${gateway.name}`;
+    if (tool === 'docker') {
+      must(
+        'podman',
+        ['run', '-d', '--name', `${name}-net`, '--network', namespace, IMAGE, 'sleep', 'infinity'],
+        {
+          env,
+        },
+      );
+    }
+    const own = (text: string): string =>
+      text
+        .replaceAll(/(?<=^|\s)podman /gm, `${tool} `)
+        .replaceAll('ns:/run/netns/gateway', tool === 'docker' ? `container:${name}-net` : namespace)
+        .replaceAll('-v /etc/veg-agent/policy:', `-v ${policies}:`)
+        .replaceAll('veg-state', `${name}-state`)
+        .replaceAll(/(?<![\w/.-])gateway(?=-next|\s|$)/gm, name);
+    const type = ({ place, text }: Block) => {
+      const { code, stdout, stderr } = run('bash', ['-euc', own(text)], { env, timeoutMs: 90_000 });
+      t.equal(code, 0, `${place}: ${code === 0 ? '' : stdout + stderr}`);
+    };
+    const peer = await startFrr(scope, router, { sessions: SESSIONS });
+    type(begin!);
+    await peerUp(peer);
+    type(upgrade!);
+    const status = () => podman('exec', name, 'veg-agent', 'status');
+    await until(() => status().code === 0, { what: 'ready', timeoutMs: 30_000 });
+    const { stdout, stderr } = podman('logs', name);
+    t.notMatch(stdout + stderr, '"from":"Up"', 'the sessions were Up all the while');
+    t.match(stdout + stderr, 'BFD session resumed');
+    t.ok(peer.sessions().every(({ state }) => state === 'Up'));
+    t.match(podman('inspect', '--format', '{{.ImageName}}', name).stdout, `${DOCUMENTED_IMAGE}:0.2.0`);
+  });
+}

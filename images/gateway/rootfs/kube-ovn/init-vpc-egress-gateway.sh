@@ -1,11 +1,11 @@
 #!/bin/bash
-# The init container of Kube-OVN's gateway pods, the only privileged one: brings the pod to the policy that is in
-# its environment, and saves that for the container that keeps it so, which is not given it.
+# The init container of Kube-OVN's gateway pods, the only privileged one. It applies the policy in its environment and saves
+# it for the main container, which does not get these variables.
 set -eu
-# The one directory that every release shares between the two. Only root writes there: it has the sticky bit.
+# The one volume that both containers share in every release. It is sticky: nobody else replaces a file of root's.
 saved=/usr/local/sbin/veg-agent.env
 
-# Says why on stderr and where `kubectl describe pod` shows it.
+# Reports an error on stderr and as the termination message (`kubectl describe pod`), and exits.
 fail() {
   printf 'veg-agent: error: %s\n' "$1" >&2
   { printf '%s\n' "$1" >/dev/termination-log; } 2>/dev/null || true
@@ -20,8 +20,8 @@ save() {
   done >"$saved"
 }
 
-# Runs a program as the next container will, and keeps what Node compiles for it: that container has a fraction of a
-# core, and no limit is here. Root writes it for the user of that container, and never reads it.
+# Runs a program with the main container's flags and fills Node's compile cache: that container has a fraction of a core,
+# this one has no limit. Root writes the cache for that container's user, and never reads it.
 cache=/usr/local/sbin/veg-agent.cache
 rm -rf "$cache" "$cache.new"
 compiling() {
@@ -37,7 +37,7 @@ keep_compiled() {
 }
 
 if [[ ${ENABLE_EVPN-} == true ]]; then
-  fail "EVPN (ENABLE_EVPN, VNI ${VNI-}) is not part of this image: take spec.image away from this gateway, so that Kube-OVN's own image runs it"
+  fail "this image does not support EVPN (ENABLE_EVPN, VNI ${VNI-}): remove spec.image from this gateway to run Kube-OVN's own image"
 fi
 if [[ -z ${INTERNAL_GATEWAY_IPV4-}${INTERNAL_GATEWAY_IPV6-} ]]; then
   fail 'no policy: neither INTERNAL_GATEWAY_IPV4 nor INTERNAL_GATEWAY_IPV6 is set'
@@ -51,7 +51,7 @@ if ! report=$(compiling /opt/veg-agent/dist/agent/main.js apply 2>&1); then
   fail "${report##*$'\n'}"
 fi
 printf '%s\n' "$report"
-# The next container keeps its own, as its user: that one could neither read nor replace root's.
+# The main container writes its own as another user, who could neither read nor replace root's.
 rm -f "${VEG_AGENT_STATE_DIR:-/run/veg-agent}/last-policy.json.gz"
 save
-(keep_compiled) || echo 'veg-agent: warning: nothing is compiled ahead; the next container starts more slowly' >&2
+(keep_compiled) || echo 'veg-agent: warning: cannot fill the compile cache; the main container starts more slowly' >&2

@@ -1,4 +1,4 @@
-// Fills Node's compile cache (NODE_COMPILE_CACHE): loads what the programs share, and starts none of them.
+// Fills Node's compile cache (NODE_COMPILE_CACHE): imports what the programs share, without starting one.
 import { readdirSync } from 'node:fs';
 
 const directory = '/opt/veg-agent/dist/agent';
