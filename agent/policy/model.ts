@@ -3,6 +3,7 @@
  * everything behind it (plan, status) knows nothing of where it came from. Pure.
  */
 
+import type { AuthTypeName } from '../../bfd/intent.ts';
 import type { Address, Prefix } from '../../lib/prefix.ts';
 import type { LogRules } from '../../nat/conntrack/records.ts';
 import type { DefaultAction } from '../../nat/egress.ts';
@@ -20,13 +21,6 @@ export interface Side {
   gatewayMacs?: string[];
 }
 
-export type BfdAuthType =
-  | 'simple-password'
-  | 'keyed-md5'
-  | 'meticulous-keyed-md5'
-  | 'keyed-sha1'
-  | 'meticulous-keyed-sha1';
-
 export interface BfdPolicy {
   enabled: boolean;
   /** Peer addresses, either family; empty when BFD is disabled. */
@@ -43,7 +37,7 @@ export interface BfdPolicy {
   adoptDiscriminator: boolean;
   /** Packets of a peer behind the internal gateway are taken from every Ethernet address. */
   anySource: boolean;
-  auth?: { type: BfdAuthType; keyID: number; keyFile: string };
+  auth?: { type: AuthTypeName; keyID: number; keyFile: string };
 }
 
 /** What happens to packets of some sources. */

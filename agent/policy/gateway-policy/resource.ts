@@ -1,9 +1,10 @@
 /** The fields of a `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own. Pure. */
 
+import type { AuthTypeName } from '../../../bfd/intent.ts';
 import type { DefaultAction } from '../../../nat/egress.ts';
 import type { PolicyDocument } from '../documents.ts';
 import type { DnatSpec, EipSpec } from '../inbound.ts';
-import type { BfdAuthType, InboundAccess, Limits } from '../model.ts';
+import type { InboundAccess, Limits } from '../model.ts';
 import type { TranslationLogSpec } from '../translation-log.ts';
 
 /** What is read of a `GatewayPolicy`; all of it is optional, see `PolicyDocument`. */
@@ -40,7 +41,7 @@ export interface BfdSpec {
   minTTL?: number;
   adoptDiscriminator?: boolean;
   anySource?: boolean;
-  auth?: { type?: BfdAuthType; keyID?: number; keyFile?: string };
+  auth?: { type?: AuthTypeName; keyID?: number; keyFile?: string };
 }
 
 export interface PolicySpec {

@@ -1,4 +1,5 @@
 /** The schema of `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own. Pure. */
+import { AUTH_TYPES } from '../../../bfd/constants.ts';
 import {
   document,
   flag,
@@ -15,14 +16,6 @@ import {
 } from '../json-schema.ts';
 import { VEG_AGENT } from '../kinds.ts';
 import { TRANSLATION_LOG_SCHEMA } from '../translation-log-schema.ts';
-
-export const BFD_AUTH_TYPES = [
-  'simple-password',
-  'keyed-md5',
-  'meticulous-keyed-md5',
-  'keyed-sha1',
-  'meticulous-keyed-sha1',
-] as const;
 
 const side = (where: string, more: Record<string, Schema> = {}): Schema =>
   object(
@@ -84,7 +77,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
             ),
             auth: object(
               {
-                type: oneOf(BFD_AUTH_TYPES, 'The authentication type of RFC 5880.'),
+                type: oneOf(AUTH_TYPES, 'The authentication type of RFC 5880.'),
                 keyID: integer(0, 255, 'Auth Key ID.'),
                 keyFile: formatted('absolute-path', 'The file that holds the key.'),
               },
