@@ -152,7 +152,7 @@ t.test('a passive and an active session come Up and report what they agreed on',
   );
 });
 
-t.test('a gate takes every session from Up whatever the intents say, until it opens', async (t) => {
+t.test('a gate takes every session out of Up whatever the intents, until it opens', async (t) => {
   const { passive, active, intents } = await pair(t);
   passive.gate(NOT_READY);
   t.match(only(passive), { state: 'AdminDown', localDiagnostic: 6 });
@@ -163,7 +163,7 @@ t.test('a gate takes every session from Up whatever the intents say, until it op
   await until('both Up again', () => isUp(passive) && isUp(active));
 });
 
-t.test('a resumed session is taken from Up without any intent', async (t) => {
+t.test('a resumed session is taken out of Up without any intent', async (t) => {
   const checkpoint = join(directory(t), 'bfd.json');
   const { passive, active } = await pair(t, { checkpoint });
   passive.abandon();
@@ -291,7 +291,7 @@ t.test('a session that was never ready says nothing and never enters Init', asyn
   await until('ready: Down is said', () => peerSocket.packets().some(({ state }) => state === 'Down'));
 });
 
-t.test('a peer that is no longer configured is told AdminDown, and its session goes', async (t) => {
+t.test('a peer that is no longer configured gets AdminDown, and its session is removed', async (t) => {
   const { passive, active } = await pair(t);
   passive.configure({ peers: [], readiness: READY });
   t.match(passive.command(['status']).text, 'There are 0 sessions:');
@@ -299,7 +299,7 @@ t.test('a peer that is no longer configured is told AdminDown, and its session g
   await until('the session goes', () => passive.report().sessions.length === 0);
 });
 
-t.test('a peer that comes back while its session is leaving keeps the session', async (t) => {
+t.test('a peer that is configured again before its session is removed keeps it', async (t) => {
   const { passive, active, intents } = await pair(t);
   const { localDiscriminator } = only(passive);
   passive.configure({ peers: [], readiness: READY });
@@ -519,7 +519,24 @@ t.test('bfdd-control log decides what is logged', async (t) => {
   t.ok(passive.lines.some(({ fields }) => fields.to === 'Up'));
 });
 
-t.test('stop: the peer is told before it ends', async (t) => {
+t.test('fault: packets that cannot be sent are logged once, and the session continues', async (t) => {
+  // No packet leaves a loopback address for the network.
+  const e = engine(t);
+  e.configure({
+    peers: [peer(address(), '203.0.113.1', { role: 'active' })],
+    readiness: READY,
+  });
+  const logged = () => e.lines.filter(({ message }) => /^cannot send to the BFD peer/.test(message));
+  await until('the first is logged', () => logged().length === 1);
+  e.drain();
+  e.undrain();
+  for (let i = 0; i < 5; i++) e.command(['session', 'all', 'reset']);
+  t.equal(logged().length, 1);
+  t.match(logged()[0]!.fields.err, { syscall: 'sendto' });
+  t.match(only(e), { state: 'Down', packetsOut: 0 });
+});
+
+t.test('stop: AdminDown is sent before the end', async (t) => {
   const { passive, active } = await pair(t);
   await passive.stop();
   t.match(only(active), { state: 'Down', localDiagnostic: 3 });
@@ -617,26 +634,23 @@ t.test('6.7 a key file that changes on both ends, one after the other, loses no 
   t.equal(lost(passive) + lost(active), 0);
 });
 
-t.test(
-  '6.7 a key file that is missing is told once, and keeps the session silent until it is there',
-  async (t) => {
-    const keyFile = join(directory(t), 'key');
-    const [a, b] = [address(), address()];
-    const e = engine(t);
-    const auth = { type: 'keyed-sha1', keyId: 1, keyFile } as const;
-    e.configure({ peers: [peer(a, b, { role: 'active', auth })], readiness: READY });
-    // Longer than the second after which the file is looked for again.
-    await sleep(1200);
-    t.equal(only(e).packetsOut, 0);
-    const errors = e.lines.filter(({ level }) => level === 'error');
-    t.equal(errors.length, 1);
-    t.match(errors[0]!.fields.reason, keyFile);
-    writeFileSync(keyFile, 'secret');
-    await until('it sends', () => only(e).packetsOut > 0);
-  },
-);
+t.test('6.7 a missing key file is logged once, and keeps the session silent until it is there', async (t) => {
+  const keyFile = join(directory(t), 'key');
+  const [a, b] = [address(), address()];
+  const e = engine(t);
+  const auth = { type: 'keyed-sha1', keyId: 1, keyFile } as const;
+  e.configure({ peers: [peer(a, b, { role: 'active', auth })], readiness: READY });
+  // Longer than the second after which the file is looked for again.
+  await sleep(1200);
+  t.equal(only(e).packetsOut, 0);
+  const errors = e.lines.filter(({ level }) => level === 'error');
+  t.equal(errors.length, 1);
+  t.match(errors[0]!.fields.reason, keyFile);
+  writeFileSync(keyFile, 'secret');
+  await until('it sends', () => only(e).packetsOut > 0);
+});
 
-t.test('what was counted of a pair of addresses goes on when its session was gone and is back', async (t) => {
+t.test('the counters of a pair of addresses continue when its session was removed and is back', async (t) => {
   const { passive, intents } = await pair(t);
   const before = only(passive);
   passive.configure({ peers: [], readiness: READY });
@@ -669,7 +683,7 @@ t.test('a wall clock that is set changes no uptime', async (t) => {
 });
 
 t.test(
-  'more guarded peers than a filter has room for: packets of all are taken, and that is said',
+  'more guarded peers than a filter has room for: every Ethernet address is accepted, with a warning',
   async (t) => {
     const [local, remote] = [address(), address()];
     const log = rememberingLog();

@@ -1,4 +1,4 @@
-/** Secrets from files: what they may hold, and how long a former one is accepted. */
+/** Secrets from files: what they may hold, and how long the previous one is accepted. */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -40,7 +40,7 @@ t.test('an error names the file and never the secret', async (t) => {
   t.notMatch(error, 'secret');
 });
 
-t.test('an error is told once for each cause, and a former key stays', async (t) => {
+t.test('an error is returned once for each cause, and the previous key stays', async (t) => {
   const ring = new KeyRing();
   const auth = { type: 'keyed-md5', keyId: 1, keyFile } as const;
   writeFileSync(keyFile, 'good');
@@ -57,7 +57,7 @@ t.test('an error is told once for each cause, and a former key stays', async (t)
   t.match(ring.refresh(auth, 5), 'is empty', 'told again after it was well');
 });
 
-t.test('a FIFO, a device and a huge file are told, and the former key stays', async (t) => {
+t.test('a FIFO, a device and a huge file are errors, and the previous key stays', async (t) => {
   const ring = new KeyRing();
   const auth = { type: 'keyed-md5', keyId: 1 } as const;
   writeFileSync(keyFile, 'good');

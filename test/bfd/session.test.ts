@@ -192,7 +192,7 @@ t.test('6.8.12 a new Detect Mult goes with the next packet, without a Poll', asy
   t.strictSame(s.take(), ['75 send Up my=11 your=99 tx=100 rx=100 x9']);
 });
 
-t.test('6.8.4 expiry in Up: Down with diag 1, told once, RemoteDiscr forgotten', async (t) => {
+t.test('6.8.4 expiry in Up: one Down packet with diag 1, RemoteDiscr forgotten', async (t) => {
   const s = new Simulation();
   s.bringUp();
   s.pass(499);
@@ -264,7 +264,7 @@ t.test('6.8.1 and in state AdminDown', async (t) => {
   t.equal(s.session.remoteDiscr, 0);
 });
 
-t.test('6.8.6 takes what the peer says of itself', async (t) => {
+t.test('6.8.6 sets the variables of the peer from its packet', async (t) => {
   const s = new Simulation();
   s.receive({
     state: 'Down',
@@ -311,7 +311,7 @@ t.test('6.8.6 received AdminDown in Down changes nothing', async (t) => {
   t.equal(s.session.sessionState, 'Down');
 });
 
-t.test('6.8.6 local AdminDown: discards, but has taken the discriminator and ended the Poll', async (t) => {
+t.test('6.8.6 local AdminDown: discards, but keeps the discriminator and ends the Poll', async (t) => {
   const s = new Simulation();
   s.event({ type: 'hold', hold: ADMIN_DOWN });
   t.equal(s.receive({ state: 'Down', yourDiscriminator: 0 }), 'local-admin-down');
@@ -443,7 +443,7 @@ t.test('6.8.4 Demand mode: a Poll without Final for a Detection Time ends the se
 });
 
 t.test(
-  '6.8.16 AdminDown is told at once and then at the slow rate, and kept whatever the peer says',
+  '6.8.16 AdminDown is sent at once and then at the slow rate, and kept whatever the peer sends',
   async (t) => {
     const s = new Simulation();
     s.bringUp();
@@ -507,7 +507,7 @@ t.test('a forced Down stays Down with its diagnostic', async (t) => {
   t.equal(s.session.sessionState, 'Up');
 });
 
-t.test('a suspended session sends nothing and goes on listening', async (t) => {
+t.test('a suspended session sends nothing and still receives', async (t) => {
   const s = new Simulation();
   s.bringUp();
   s.event({ type: 'suspend', suspended: true });
@@ -519,7 +519,7 @@ t.test('a suspended session sends nothing and goes on listening', async (t) => {
   t.equal(s.take().length, 1);
 });
 
-t.test('a reset session is told Down, forgets its peer and keeps its discriminator', async (t) => {
+t.test('a reset session sends Down, forgets its peer and keeps its discriminator', async (t) => {
   const s = new Simulation();
   s.bringUp();
   s.event({ type: 'reset' });
@@ -527,7 +527,7 @@ t.test('a reset session is told Down, forgets its peer and keeps its discriminat
   t.match(s.session, { localDiscr: LOCAL, remoteDiscr: 0 });
 });
 
-t.test('a stale discriminator that the peer repeats is adopted, and the session goes on', async (t) => {
+t.test('a stale discriminator that the peer repeats is adopted, and the session comes Up', async (t) => {
   const s = new Simulation();
   s.pass(0);
   s.take();
@@ -554,19 +554,22 @@ t.test(
   },
 );
 
-t.test('a stale discriminator is not adopted by a session that is Up, held, or told not to', async (t) => {
-  const up = new Simulation();
-  up.bringUp();
-  const held = new Simulation();
-  held.event({ type: 'hold', hold: { state: 'Down', diagnostic: 5 } });
-  const strict = new Simulation({ adoptDiscriminator: false });
-  for (const s of [up, held, strict]) {
-    for (let i = 0; i < 5; i++) {
-      t.equal(s.receive({ state: 'Down', yourDiscriminator: 0x55 }, true), 'unknown-discriminator');
+t.test(
+  'a stale discriminator is not adopted by a session that is Up, held, or configured not to',
+  async (t) => {
+    const up = new Simulation();
+    up.bringUp();
+    const held = new Simulation();
+    held.event({ type: 'hold', hold: { state: 'Down', diagnostic: 5 } });
+    const strict = new Simulation({ adoptDiscriminator: false });
+    for (const s of [up, held, strict]) {
+      for (let i = 0; i < 5; i++) {
+        t.equal(s.receive({ state: 'Down', yourDiscriminator: 0x55 }, true), 'unknown-discriminator');
+      }
+      t.equal(s.session.localDiscr, LOCAL);
     }
-    t.equal(s.session.localDiscr, LOCAL);
-  }
-});
+  },
+);
 
 t.test('a stale packet does not restart the detection timer', async (t) => {
   const s = new Simulation();

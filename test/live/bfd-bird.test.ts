@@ -25,7 +25,7 @@ async function stays(bird: Bird, veg: VegBfdd, packets: number): Promise<boolean
   return [...seen].join() === UP.join();
 }
 
-t.test('BIRD comes Up over IPv4 and IPv6, and is told of a drain', async (t) => {
+t.test('BIRD comes Up over IPv4 and IPv6, and sees a drain', async (t) => {
   const { scope, gateway, peer } = lab(t);
   const bird = await startBird(scope, peer, PAIRS);
   const veg = new VegBfdd(scope, gateway, ['--interface', 'eth0']);

@@ -31,7 +31,7 @@ async function both(t: Parameters<typeof lab>[0], flags: string[] = []) {
 
 const states = (frr: BfdPeer) => frr.sessions().map(({ state }) => state);
 
-t.test('FRR is told of a drain, and comes Up again after a restart', async (t) => {
+t.test('FRR sees a drain, and comes Up again after a restart', async (t) => {
   const { frr, veg } = await both(t, ['--interface', 'eth0']);
   t.equal(await veg.daemon.stop(), 0);
   t.ok(frr.sessions().every(({ state, drained }) => state === 'Down' && drained));

@@ -80,7 +80,7 @@ t.test('5883 multihop: port 4784, through a router, with its own least TTL', asy
   t.notMatch(listening, ':3784 ');
 });
 
-t.test('a local address that is there only later', async (t) => {
+t.test('a local address that is added later', async (t) => {
   const { scope, gateway, peer } = lab(t);
   gateway.ip(`addr del ${GATEWAY[4]}/24 dev eth0\naddr del ${GATEWAY[6]}/64 dev eth0`);
   const frr = await startFrr(scope, peer, { sessions: PAIRS });
@@ -96,7 +96,7 @@ t.test('a local address that is there only later', async (t) => {
   await veg.up(2);
 });
 
-t.test('an address that goes and comes back', async (t) => {
+t.test('an address that is removed and added again', async (t) => {
   const { scope, gateway, peer } = lab(t);
   const frr = await startFrr(scope, peer, { sessions: PAIRS });
   const veg = new VegBfdd(scope, gateway, ['--interface', 'eth0']);
@@ -160,7 +160,7 @@ for (const beside of ['alone', 'with FRR on the wildcard address'] as const) {
   });
 }
 
-/** Makes the veth between the two anew, with the addresses. */
+/** Creates the veth between the two again, with the addresses. */
 function newLink(gateway: Namespace, peer: Namespace): void {
   gateway.ip('link del eth0');
   veth(gateway, 'eth0', peer, 'eth0');
@@ -168,7 +168,7 @@ function newLink(gateway: Namespace, peer: Namespace): void {
   peer.ip(`addr add ${PEER[4]}/24 dev eth0\naddr add ${PEER[6]}/64 dev eth0`);
 }
 
-t.test('an interface that is removed and made again', async (t) => {
+t.test('an interface that is removed and created again', async (t) => {
   const { scope, gateway, peer } = lab(t);
   const flags = ['--interface', 'eth0'];
   const veg = new VegBfdd(scope, gateway, flags);
@@ -181,7 +181,7 @@ t.test('an interface that is removed and made again', async (t) => {
   await other.up(2);
 });
 
-t.test('5881 3 a packet from another interface is not taken', async (t) => {
+t.test('5881 3 a packet from another interface is not accepted', async (t) => {
   const { scope, gateway, peer } = lab(t);
   const outside = scope.namespace('outside');
   veth(gateway, 'net1', outside, 'eth0');
