@@ -64,11 +64,15 @@ export interface GroupStep {
   actions: GroupAction[];
 }
 
-/** @param capacity flows in the table; default `CAPACITY` of replication.ts */
-export function startGroup(config: GroupConfig, now: number, capacity?: number): GroupState {
+/** @param options `resumes` as of `startMembership`; `capacity`: flows in the table */
+export function startGroup(
+  config: GroupConfig,
+  now: number,
+  { resumes, capacity }: { resumes?: boolean; capacity?: number } = {},
+): GroupState {
   const replication = new Replication(config.family, config.self, capacity);
   replication.configure(othersOf(config), config.shared);
-  return { membership: startMembership(config, now), replication, orphans: new Map(), shown: '' };
+  return { membership: startMembership(config, now, resumes), replication, orphans: new Map(), shown: '' };
 }
 
 const othersOf = ({ members, self }: GroupConfig): Address[] => members.filter((member) => member !== self);

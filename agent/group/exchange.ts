@@ -51,6 +51,8 @@ export interface ExchangeOptions {
   /** The internal interface; what comes by another one is not for us. */
   interface?: string;
   credentials: Credentials;
+  /** A former process of this network namespace was live until shortly before: nothing has to be taken over first. */
+  resumes?: boolean;
   kernel: FlowKernel;
   log: Log;
   report(report: GroupReport): void;
@@ -118,7 +120,7 @@ export class Exchange {
     this.#options = options;
     this.#log = options.log;
     this.#config = options.config;
-    this.#state = startGroup(options.config, performance.now());
+    this.#state = startGroup(options.config, performance.now(), { resumes: options.resumes ?? false });
     this.#lookups = new Lookups({
       send: (member, message) => this.#connections.get(member)?.send(message),
       answer: options.answer,

@@ -42,6 +42,8 @@ export interface Membership {
   state: MemberState;
   /** When this member started. */
   since: number;
+  /** It has heard everybody that it can reach, or waited for them: it may claim addresses. */
+  joined: boolean;
   /** `settle` was given. */
   settled: boolean;
   peers: ReadonlyMap<Address, Peer>;
@@ -91,12 +93,14 @@ const newPeer = (now: number): Peer => ({
   goneSince: now,
 });
 
-export function startMembership(config: GroupConfig, now: number): Membership {
+/** @param resumes a former process of this network namespace was live, and what it had is still in the kernel */
+export function startMembership(config: GroupConfig, now: number, resumes = false): Membership {
   const others = config.members.filter((member) => member !== config.self);
   return {
     config,
-    state: 'joining',
+    state: resumes ? 'live' : 'joining',
     since: now,
+    joined: false,
     settled: false,
     peers: new Map(others.map((member) => [member, newPeer(now)])),
     claims: new Map(),
@@ -216,7 +220,7 @@ const nextTerm = ({ terms }: Membership, address: Address): number =>
 const isUsable = (peer: Peer): boolean => peer.path && (peer.state === 'live' || peer.state === 'draining');
 
 function join(state: Membership, now: number): Membership {
-  if (state.state !== 'joining') return state;
+  if (state.joined && state.state !== 'joining') return state;
   const age = now - state.since;
   const peers = [...state.peers.values()];
   const waiting = peers.some((peer) => {
@@ -224,7 +228,8 @@ function join(state: Membership, now: number): Membership {
     return !peer.taken || (!peer.path && age < JOIN_WAIT);
   });
   const late = age >= JOIN_LIMIT && exchangeWorks(state);
-  return waiting && !late ? state : { ...state, state: 'live' };
+  if (waiting && !late) return state;
+  return { ...state, joined: true, state: state.state === 'joining' ? 'live' : state.state };
 }
 
 function settle(state: Membership, now: number, actions: MembershipAction[]): Membership {
@@ -276,7 +281,7 @@ export const isCandidate = (peer: Peer): boolean => peer.path && peer.connected 
 
 function candidates(state: Membership): Address[] {
   const found = [...state.peers].filter(([, peer]) => isCandidate(peer)).map(([member]) => member);
-  if (state.state === 'live' && exchangeWorks(state)) found.push(state.config.self);
+  if (state.state === 'live' && state.joined && exchangeWorks(state)) found.push(state.config.self);
   return found;
 }
 

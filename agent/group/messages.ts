@@ -13,6 +13,8 @@ export interface GroupSettings {
   /** The internal interface. */
   interface?: string;
   credentials: CredentialFiles;
+  /** Families in which the process before this one was live until shortly before; its entries are in the kernel. */
+  resumes?: readonly Family[];
 }
 
 export type ToGroup =

@@ -34,6 +34,8 @@ export interface GroupThreadOptions {
 export class GroupThread {
   readonly #options: GroupThreadOptions;
   readonly #paths = new Set<Address>();
+  /** Families that were live when they last reported. */
+  readonly #live = new Set<Family>();
   readonly #lookups = new Map<number, (answers: MemberAnswer[]) => void>();
   /** Of threads that have ended, and of the present one. */
   readonly #past = new Map<Family, ExchangeCounts>();
@@ -135,6 +137,7 @@ export class GroupThread {
     this.#present.clear();
     for (const done of this.#lookups.values()) done([]);
     if (this.#settings === undefined) return;
+    this.#settings = { ...this.#settings, resumes: [...this.#live] };
     if (performance.now() - this.#startedAt > RESTART_FORGIVEN) this.#restartDelay = RESTART.first;
     this.#options.log.error({ restartInMs: this.#restartDelay }, 'exchange of the group ended, restarting');
     this.#restart = setTimeout(() => this.#start(), this.#restartDelay);
@@ -144,6 +147,7 @@ export class GroupThread {
   #receive(message: FromGroup): void {
     switch (message.type) {
       case 'report':
+        this.#note(message.report);
         this.#options.report(message.report);
         break;
       case 'counts':
@@ -165,6 +169,12 @@ export class GroupThread {
       default:
         message satisfies never;
     }
+  }
+
+  #note(report: GroupReport): void {
+    if (report.type !== 'view') return;
+    if (report.view.state === 'live') this.#live.add(report.view.family);
+    else this.#live.delete(report.view.family);
   }
 
   #send(message: ToGroup): void {

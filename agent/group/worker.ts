@@ -93,6 +93,7 @@ class GroupWorker {
         port: settings.port,
         ...(settings.interface !== undefined && { interface: settings.interface }),
         credentials: new Credentials(settings.credentials),
+        resumes: settings.resumes?.includes(family) ?? false,
         kernel: new ConntrackFlows({ family, shared: config.shared, log }),
         log,
         report: (report) => this.#send({ type: 'report', report }),

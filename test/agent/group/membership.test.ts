@@ -239,3 +239,15 @@ t.test('what a former process has left is settled when all have reported, or aft
     [{ slots: [] }],
   );
 });
+
+t.test('who resumes is live at once, and claims nothing before it has heard who does', async (t) => {
+  const one = new One(A);
+  one.state = startMembership(one.state.config, 0, true);
+  one.pass(200);
+  t.same([one.view.state, one.view.ready, one.view.held], ['live', true, []]);
+  one.meet(B, [{ address: X, term: 4 }]).pass(JOIN_WAIT);
+  t.same(one.view.held, []);
+  const alone = new One(A);
+  alone.state = startMembership(alone.state.config, 0, true);
+  t.same(alone.pass(JOIN_WAIT).view.held, [X]);
+});

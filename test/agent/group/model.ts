@@ -53,9 +53,16 @@ class Member {
   readonly paths = new Set<Address>();
   readonly connections = new Set<Address>();
 
-  constructor(config: GroupConfig, kernel: Kernel, instance: number, policy: number, now: number) {
+  constructor(
+    config: GroupConfig,
+    kernel: Kernel,
+    instance: number,
+    policy: number,
+    now: number,
+    resumes: boolean,
+  ) {
     this.address = config.self;
-    this.state = startGroup(config, now, CAPACITY);
+    this.state = startGroup(config, now, { resumes, capacity: CAPACITY });
     this.kernel = kernel;
     for (const [key, kind] of kernel) if (kind === 'replica') this.stale.add(key);
     this.instance = instance;
@@ -142,8 +149,15 @@ export class Model {
     this.#start(self, policy, new Map());
   }
 
-  #start(self: Address, policy: number, kernel: Kernel): void {
-    const member = new Member(this.#config(self, policy), kernel, ++this.#instances, policy, this.now);
+  #start(self: Address, policy: number, kernel: Kernel, resumes = false): void {
+    const member = new Member(
+      this.#config(self, policy),
+      kernel,
+      ++this.#instances,
+      policy,
+      this.now,
+      resumes,
+    );
     this.members.set(self, member);
     this.#say(`${self} starts with policy ${policy}, ${kernel.size} flows in its kernel`);
     this.#list(member);
@@ -157,7 +171,7 @@ export class Model {
     this.#say(`${member.address} is killed`);
     if (this.random() < 0.3) {
       // What it was told is a replica is deleted by `settle`, unless it is inserted again.
-      this.#start(member.address, member.policy, member.kernel);
+      this.#start(member.address, member.policy, member.kernel, viewGroup(member.state).state === 'live');
     }
   }
 
