@@ -72,171 +72,185 @@ function fail(code: number, error: Error): void {
   process.exitCode = code;
 }
 
+/** A command: its action returns the exit code. */
+interface CommandSpec {
+  name: string;
+  description: string;
+  /** The options of the daemon that it takes, beside the global ones. */
+  tables?: readonly OptionTable[];
+  /** Adds its own arguments and flags. */
+  extend?(command: Command): Command;
+  action(invocation: Invocation): Promise<number>;
+}
+
+interface Invocation {
+  /** Resolved from flags, environment and defaults. */
+  options: Options;
+  /** The text of the flags that `options` came from. */
+  flags: Flags;
+  /** The command's own flags. */
+  own: OptionValues;
+  args: readonly string[];
+}
+
+const run: CommandSpec = {
+  name: 'run',
+  description: 'run the daemon until SIGTERM',
+  tables: [RUN_OPTIONS, KERNEL_OPTIONS],
+  async action({ options }) {
+    // First of all, so that a restart on a busy machine is over before the peers miss a packet; what is forked
+    // later starts with the normal priority.
+    const { raisePriority } = await import('../../lib/priority.ts');
+    const priority = raisePriority();
+    const { supervise } = await import('../supervisor.ts');
+    process.exit(await supervise(options, priority));
+  },
+};
+
+const apply: CommandSpec = {
+  name: 'apply',
+  description: 'reconcile once and exit (for an init container)',
+  tables: [KERNEL_OPTIONS],
+  action: async ({ options }) => (await import('./apply.ts')).apply(options),
+};
+
+const check: CommandSpec = {
+  name: 'check',
+  description: 'validate policy files without touching the kernel; exit 3 when they are invalid',
+  extend: (command) =>
+    command.argument('[path...]', 'files, directories, or - for stdin (default: the policy directory)'),
+  action: async ({ options, args }) => (await import('./check.ts')).check(options, args),
+};
+
+const render: CommandSpec = {
+  name: 'render',
+  description:
+    'print what runs a VpcEgressGateway without its controller: kubernetes (for kubectl apply) or ovn (a script)',
+  extend: (command) =>
+    command
+      .argument('<what>', 'kubernetes or ovn')
+      .requiredOption(
+        '-f, --file <PATH...>',
+        'files, directories, or - for stdin, with the VpcEgressGateway, its Subnets and Vpc',
+      )
+      .option('--gateway <NAMESPACE/NAME>', 'which of several VpcEgressGateways')
+      .option(
+        '--image <IMAGE>',
+        "the pod's image, as the nodes can pull it (kubernetes; default: spec.image)",
+      )
+      .option('--service-monitor', 'a Service and a ServiceMonitor too'),
+  async action({ own, args: [what] }) {
+    const { RENDERED, render } = await import('./render.ts');
+    const target = RENDERED.find((name) => name === what);
+    if (target === undefined) {
+      throw new UsageError(`render takes ${RENDERED.join(' or ')}, not ${JSON.stringify(what)}`);
+    }
+    return render({
+      what: target,
+      paths: own.file as string[],
+      ...(own.gateway === undefined ? {} : { gateway: String(own.gateway) }),
+      ...(own.image === undefined ? {} : { image: String(own.image) }),
+      serviceMonitor: own.serviceMonitor === true,
+    });
+  },
+};
+
+const plan: CommandSpec = {
+  name: 'plan',
+  description: 'show what a reconcile would change now; exit 4 when there is something',
+  tables: [KERNEL_OPTIONS],
+  extend: (command) => command.option('--json', 'as JSON'),
+  async action({ options, own, flags }) {
+    const { plan } = await import('./plan.ts');
+    return plan(options, planQuery(flags, process.env), own.json === true);
+  },
+};
+
+const status: CommandSpec = {
+  name: 'status',
+  description: 'show the running agent; exit 5 when it is not ready, 1 when there is none',
+  extend: (command) =>
+    command
+      .option('--json', 'as JSON')
+      .option('--watch', 'again every second; on a terminal with traffic, until Ctrl-C'),
+  async action({ options, own }) {
+    const form = { json: own.json === true, colours: colours(process.stdout) };
+    if (own.watch === true) return (await import('./status-watch.ts')).watchStatus(options.stateDir, form);
+    const { status } = await import('./client.ts');
+    return status(options, form.json ? 'json' : form.colours ? 'colours' : 'text');
+  },
+};
+
+const translations: CommandSpec = {
+  name: 'translations',
+  description: 'show who was behind an external address and port; exit 6 when nobody was found',
+  extend(command) {
+    for (const [name, { value, help }] of Object.entries(LOOKUP_OPTIONS)) {
+      command.option(`--${name} <${value}>`, help);
+    }
+    return command.option('--json', 'as JSON');
+  },
+  action: async ({ options, own }) => (await import('./translations.ts')).translations(options, own),
+};
+
+const drain: CommandSpec = {
+  name: 'drain',
+  description: 'send AdminDown to the peers, wait until traffic has moved, stay drained',
+  extend: (command) =>
+    command.option(
+      '--timeout <TIME>',
+      'the longest wait, seconds (20) or a time (20s); default: the --drain-timeout of the daemon',
+    ),
+  async action({ options, own }) {
+    const timeout = own.timeout === undefined ? undefined : parseTimeout(String(own.timeout));
+    if (own.timeout !== undefined && timeout === undefined) {
+      throw new UsageError(`--timeout must be ${TIMEOUT}, is ${JSON.stringify(own.timeout)}`);
+    }
+    return (await import('./client.ts')).drain(options, timeout);
+  },
+};
+
+const undrain: CommandSpec = {
+  name: 'undrain',
+  description: 'end a drain: sessions come Up again',
+  action: async ({ options }) => (await import('./client.ts')).undrain(options),
+};
+
+const cleanup: CommandSpec = {
+  name: 'cleanup',
+  description: 'remove everything that the agent owns in this network namespace',
+  tables: [KERNEL_OPTIONS],
+  action: async ({ options }) => (await import('./cleanup.ts')).cleanup(options),
+};
+
+const COMMANDS = [run, apply, check, render, plan, status, translations, drain, undrain, cleanup];
+
 function program(): Command {
   const root = addOptions(new Command('veg-agent'), GLOBAL_OPTIONS)
     .description('The agent of a Kube-OVN VPC egress gateway: policy in, kernel programmed, BFD up.')
     .version(VERSION, '--version')
     .exitOverride()
     .showHelpAfterError('(--help shows the commands and flags)');
-
-  /**
-   * Adds a command whose action gets the resolved options, its own flags, its arguments and the text of the flags that
-   * options came from, and returns the exit code.
-   */
-  function add(
-    name: string,
-    description: string,
-    action: (options: Options, own: OptionValues, args: string[], flags: Flags) => Promise<number>,
-    tables: OptionTable[] = [],
-    extend: (command: Command) => Command = (command) => command,
-  ): void {
-    const command = extend(new Command(name).description(description));
-    for (const table of [...tables, GLOBAL_OPTIONS]) addOptions(command, table);
-    command.exitOverride().showHelpAfterError(`(veg-agent ${name} --help shows the flags)`);
-    command.action(async (...parameters: unknown[]) => {
-      const own = command.opts();
-      const flags: Flags = { ...flagsOf(root.opts()), ...flagsOf(own) };
-      const options = resolveOptions(flags, process.env, process.stdout.isTTY === true);
-      // The daemon sets its own handlers.
-      if (name !== 'run') {
-        releaseSignals();
-        dieFirst();
-      }
-      process.exitCode = await action(options, own, parameters.slice(0, -2).flat() as string[], flags);
-    });
-    root.addCommand(command);
-  }
-
-  add(
-    'run',
-    'run the daemon until SIGTERM',
-    async (options) => {
-      // First of all, so that a restart on a busy machine is over before the peers miss a packet; what is forked
-      // later starts with the normal priority.
-      const { raisePriority } = await import('../../lib/priority.ts');
-      const priority = raisePriority();
-      const { supervise } = await import('../supervisor.ts');
-      process.exit(await supervise(options, priority));
-    },
-    [RUN_OPTIONS, KERNEL_OPTIONS],
-  );
-
-  add(
-    'apply',
-    'reconcile once and exit (for an init container)',
-    async (options) => (await import('./apply.ts')).apply(options),
-    [KERNEL_OPTIONS],
-  );
-
-  add(
-    'check',
-    'validate policy files without touching the kernel; exit 3 when they are invalid',
-    async (options, _own, paths) => (await import('./check.ts')).check(options, paths),
-    [],
-    (command) =>
-      command.argument('[path...]', 'files, directories, or - for stdin (default: the policy directory)'),
-  );
-
-  add(
-    'render',
-    'print what runs a VpcEgressGateway without its controller: kubernetes (for kubectl apply) or ovn (a script)',
-    async (_options, own, [what]) => {
-      const { RENDERED, render } = await import('./render.ts');
-      const target = RENDERED.find((name) => name === what);
-      if (target === undefined) {
-        throw new UsageError(`render takes ${RENDERED.join(' or ')}, not ${JSON.stringify(what)}`);
-      }
-      return render({
-        what: target,
-        paths: own.file as string[],
-        ...(own.gateway === undefined ? {} : { gateway: String(own.gateway) }),
-        ...(own.image === undefined ? {} : { image: String(own.image) }),
-        serviceMonitor: own.serviceMonitor === true,
-      });
-    },
-    [],
-    (command) =>
-      command
-        .argument('<what>', 'kubernetes or ovn')
-        .requiredOption(
-          '-f, --file <PATH...>',
-          'files, directories, or - for stdin, with the VpcEgressGateway, its Subnets and Vpc',
-        )
-        .option('--gateway <NAMESPACE/NAME>', 'which of several VpcEgressGateways')
-        .option(
-          '--image <IMAGE>',
-          "the pod's image, as the nodes can pull it (kubernetes; default: spec.image)",
-        )
-        .option('--service-monitor', 'a Service and a ServiceMonitor too'),
-  );
-
-  add(
-    'plan',
-    'show what a reconcile would change now; exit 4 when there is something',
-    async (options, own, _args, flags) => {
-      const { plan } = await import('./plan.ts');
-      return plan(options, planQuery(flags, process.env), own.json === true);
-    },
-    [KERNEL_OPTIONS],
-    (command) => command.option('--json', 'as JSON'),
-  );
-
-  add(
-    'status',
-    'show the running agent; exit 5 when it is not ready, 1 when there is none',
-    async (options, own) => {
-      const form = { json: own.json === true, colours: colours(process.stdout) };
-      if (own.watch === true) return (await import('./status-watch.ts')).watchStatus(options.stateDir, form);
-      const { status } = await import('./client.ts');
-      return status(options, form.json ? 'json' : form.colours ? 'colours' : 'text');
-    },
-    [],
-    (command) =>
-      command
-        .option('--json', 'as JSON')
-        .option('--watch', 'again every second; on a terminal with traffic, until Ctrl-C'),
-  );
-
-  add(
-    'translations',
-    'show who was behind an external address and port; exit 6 when nobody was found',
-    async (options, own) => (await import('./translations.ts')).translations(options, own),
-    [],
-    (command) => {
-      for (const [name, { value, help }] of Object.entries(LOOKUP_OPTIONS)) {
-        command.option(`--${name} <${value}>`, help);
-      }
-      return command.option('--json', 'as JSON');
-    },
-  );
-
-  add(
-    'drain',
-    'send AdminDown to the peers, wait until traffic has moved, stay drained',
-    async (options, own) => {
-      const timeout = own.timeout === undefined ? undefined : parseTimeout(String(own.timeout));
-      if (own.timeout !== undefined && timeout === undefined) {
-        throw new UsageError(`--timeout must be ${TIMEOUT}, is ${JSON.stringify(own.timeout)}`);
-      }
-      return (await import('./client.ts')).drain(options, timeout);
-    },
-    [],
-    (command) =>
-      command.option(
-        '--timeout <TIME>',
-        'the longest wait, seconds (20) or a time (20s); default: the --drain-timeout of the daemon',
-      ),
-  );
-
-  add('undrain', 'end a drain: sessions come Up again', async (options) =>
-    (await import('./client.ts')).undrain(options),
-  );
-
-  add(
-    'cleanup',
-    'remove everything that the agent owns in this network namespace',
-    async (options) => (await import('./cleanup.ts')).cleanup(options),
-    [KERNEL_OPTIONS],
-  );
+  for (const spec of COMMANDS) addCommand(root, spec);
   return root;
+}
+
+function addCommand(root: Command, { name, description, tables = [], extend, action }: CommandSpec): void {
+  const bare = new Command(name).description(description);
+  const command = extend?.(bare) ?? bare;
+  for (const table of [...tables, GLOBAL_OPTIONS]) addOptions(command, table);
+  command.exitOverride().showHelpAfterError(`(veg-agent ${name} --help shows the flags)`);
+  command.action(async (...parameters: unknown[]) => {
+    const own = command.opts();
+    const flags: Flags = { ...flagsOf(root.opts()), ...flagsOf(own) };
+    const options = resolveOptions(flags, process.env, process.stdout.isTTY === true);
+    // The daemon sets its own handlers.
+    if (name !== 'run') {
+      releaseSignals();
+      dieFirst();
+    }
+    const args = parameters.slice(0, -2).flat() as string[];
+    process.exitCode = await action({ options, flags, own, args });
+  });
+  root.addCommand(command);
 }
