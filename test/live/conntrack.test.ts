@@ -250,6 +250,7 @@ t.test('known flows: a start and an end each, and sums that are the kernel’s',
   t.notMatch(metrics, ADDRESS.client[4], 'metrics carry no addresses of pods');
   await until(() => (agent.metric('veg_translation_records_total{event="end"}') ?? 0) >= endsBefore + flows, {
     what: 'the count of records',
+    timeoutMs: 30_000,
   });
 });
 
