@@ -7,7 +7,7 @@ import { readLastPolicy } from '../policy/last-policy.ts';
 import { loadPolicy } from '../policy/load.ts';
 import type { Policy, PolicyFile } from '../policy/model.ts';
 import { type LoadedPolicy, readSource } from '../policy/source.ts';
-import { affordableTokens, readPolicy } from '../policy/watch.ts';
+import { affordableTokens, COMMAND_HEAP, readPolicy } from '../policy/watch.ts';
 
 export const say = (text: string): void => void process.stdout.write(`${text}\n`);
 export const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
@@ -24,14 +24,14 @@ function valid(loaded: LoadedPolicy): ValidPolicy | undefined {
   return undefined;
 }
 
-const read = ({ policyDir, stateDir }: Options): LoadedPolicy =>
-  readSource(policyDir, process.env, readLastPolicy(stateDir, complain));
+const read = ({ policyDir, stateDir }: Options, tokens = affordableTokens()): LoadedPolicy =>
+  readSource(policyDir, process.env, readLastPolicy(stateDir, complain), tokens);
 
 /** The policy as a daemon with these directories would take it; undefined after its errors were printed. */
 export const load = (options: Options): ValidPolicy | undefined => valid(read(options));
 
 /** What all the paths hold, as one policy. */
-function readPaths(paths: readonly string[]): LoadedPolicy {
+function readPaths(paths: readonly string[], tokens: number): LoadedPolicy {
   const source = paths.join(', ');
   const files: PolicyFile[] = [];
   for (const path of paths) {
@@ -42,7 +42,7 @@ function readPaths(paths: readonly string[]): LoadedPolicy {
     }
     files.push(...read);
   }
-  return { source, result: loadPolicy(files, affordableTokens()), content: { files } };
+  return { source, result: loadPolicy(files, tokens), content: { files } };
 }
 
 /** What is wrong with the key or the certificates of the group. */
@@ -52,17 +52,19 @@ function inspect({ group }: Policy): { path: string[]; message: string }[] {
 }
 
 /** The policy again, with what is wrong with the files that it names. */
-function inspected(loaded: LoadedPolicy): LoadedPolicy {
+function inspected(loaded: LoadedPolicy, tokens: number): LoadedPolicy {
   const { result, content } = loaded;
   if (!result.ok || result.policy.group === undefined || content === undefined || !('files' in content)) {
     return loaded;
   }
-  return { ...loaded, result: loadPolicy(content.files, affordableTokens(), undefined, inspect) };
+  return { ...loaded, result: loadPolicy(content.files, tokens, undefined, inspect) };
 }
 
 /** `check`: 0 valid, 3 invalid. Without a path it is the policy directory; `-` is standard input. */
 export async function check(options: Options, paths: readonly string[] = []): Promise<number> {
-  const found = valid(inspected(paths.length === 0 ? read(options) : readPaths(paths)));
+  const tokens = affordableTokens(COMMAND_HEAP);
+  const loaded = paths.length === 0 ? read(options, tokens) : readPaths(paths, tokens);
+  const found = valid(inspected(loaded, tokens));
   if (found === undefined) return EXIT.policyInvalid;
   const { policy } = found;
   for (const { message } of policy.warnings) complain(`warning: ${message}`);

@@ -9,8 +9,7 @@ import { readDocuments } from '../policy/documents.ts';
 import { formatError } from '../policy/error-text.ts';
 import { loadPolicy } from '../policy/load.ts';
 import type { PolicyFile } from '../policy/model.ts';
-import { DEFAULT_TOKENS } from '../policy/parse.ts';
-import { readPolicy } from '../policy/watch.ts';
+import { affordableTokens, COMMAND_HEAP, readPolicy } from '../policy/watch.ts';
 import { chooseGateway, withoutOthers } from '../render/choose.ts';
 import { RenderError, readGateway } from '../render/gateway.ts';
 import { renderKubernetes } from '../render/kubernetes.ts';
@@ -47,9 +46,10 @@ export function render({ what, paths, gateway: chosen, image, serviceMonitor }: 
     files.push(...source);
   }
   try {
-    const set = readDocuments(files, [], { tokens: DEFAULT_TOKENS });
+    const tokens = affordableTokens(COMMAND_HEAP);
+    const set = readDocuments(files, [], { tokens });
     const name = chooseGateway(set, chosen);
-    const result = loadPolicy(files, DEFAULT_TOKENS, name);
+    const result = loadPolicy(files, tokens, name);
     if (!result.ok) {
       for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
       return EXIT.policyInvalid;

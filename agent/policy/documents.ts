@@ -88,7 +88,7 @@ export function readDocuments(
         for (const { message, line, col } of part.errors) refuse(file.name, message, line, col);
       else new Reader(file.name, part, errors, set, counts).read(part.value, []);
     }
-    if (empty) refuse(file.name, 'holds no document');
+    if (empty) refuse(file.name, 'no YAML document');
     // Nothing fits any more; where that began has been said.
     if (budget.tokens < 0) break;
   }

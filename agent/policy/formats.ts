@@ -43,7 +43,7 @@ function addressHint(text: string): string {
   if (length !== null && isAddress(length[1]!)) {
     return `: the length of an ${length[1]!.includes(':') ? 'IPv6 CIDR is 0 to 128' : 'IPv4 CIDR is 0 to 32'}`;
   }
-  if (/^[0-9A-Fa-f.:]+(-|\.\.)[0-9A-Fa-f.:]+$/.test(text)) return ': a range cannot stand here, write CIDRs';
+  if (/^[0-9A-Fa-f.:]+(-|\.\.)[0-9A-Fa-f.:]+$/.test(text)) return ': ranges are not supported, write CIDRs';
   if (/^[0-9.]+\/\d+\.[0-9.]+$/.test(text)) return ': write the netmask as a length';
   return '';
 }
@@ -52,7 +52,7 @@ const notAn = (what: string) => (text: string) => `${quote(text)} is not ${what}
 
 function explainHost(text: string): string {
   if (isAddress(text)) return `${quote(text)} is not the address of a host`;
-  return isPrefix(text) ? `${quote(text)} is a CIDR, and one address is wanted` : notAn('an address')(text);
+  return isPrefix(text) ? `${quote(text)} is a CIDR, not one address` : notAn('an address')(text);
 }
 
 const isOfFamily = (family: Family) => (text: string) => {
@@ -194,7 +194,7 @@ export const FORMATS: Record<string, Format> = {
   },
   quantity: {
     test: (text) => QUANTITY.test(text),
-    explain: (text) => `${quote(text)} is not a quantity of Kubernetes: write it like 500m, 64Mi or 2`,
+    explain: (text) => `${quote(text)} is not a Kubernetes quantity: write it like 500m, 64Mi or 2`,
   },
   bandwidth: {
     test: isBandwidth,

@@ -71,7 +71,7 @@ export class Inbound {
         const other = seen[side].get(value[side]);
         const field = side === 'externalIP' ? place.external : place.internal;
         if (other === undefined) seen[side].set(value[side], place.name);
-        else place.document.fail(field, `${value[side]} is in ${other} already`);
+        else place.document.fail(field, `${value[side]} is already used by ${other}`);
       }
     }
   }
@@ -82,7 +82,7 @@ export class Inbound {
     for (const { place, value } of this.#dnats) {
       const whole = eips.get(value.externalIP);
       if (whole === undefined) continue;
-      place.document.fail(place.external, `${value.externalIP} is an EIP: all of it leads to ${whole}`);
+      place.document.fail(place.external, `${value.externalIP} is an EIP: all its ports lead to ${whole}`);
     }
     const numbered = this.#dnats.map((claim, index) => ({ ...claim, ...claim.value.externalPorts, index }));
     const groups = Map.groupBy(numbered, ({ value }) => `${value.externalIP} ${value.protocol}`);
@@ -96,7 +96,7 @@ export class Inbound {
             typeof range,
             typeof range,
           ];
-          const message = `port ${range.first} of ${what} is in ${earlier.place.name} already`;
+          const message = `port ${range.first} of ${what} is already used by ${earlier.place.name}`;
           later.place.document.fail(later.place.port, message);
         }
         if (range.last > widest.last) widest = range;

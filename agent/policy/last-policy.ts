@@ -40,7 +40,7 @@ export function readLastPolicy(stateDir: string, warn: (reason: string) => void)
     const compressed = readState(file, MAX_SIZE);
     return compressed && parse(compressed);
   } catch (error) {
-    warn(`${file} is left aside: ${(error as Error).message}`);
+    warn(`ignoring ${file}: ${(error as Error).message}`);
     return undefined;
   }
 }
@@ -50,7 +50,7 @@ function parse(compressed: Buffer): KeptPolicy {
   const octets = gunzipSync(compressed, { maxOutputLength: MAX_SIZE });
   const kept = parseJson(octets, MAX_VALUES) as KeptPolicy & { version: number };
   const { version, source, since, content, missing } = kept;
-  if (version !== VERSION) throw new Error(`it is of version ${version}, not ${VERSION}`);
+  if (version !== VERSION) throw new Error(`unsupported version ${version}, expected ${VERSION}`);
   const strings = (values: unknown[]) => values.every((value) => typeof value === 'string');
   const sound =
     'files' in content
@@ -64,7 +64,7 @@ function parse(compressed: Buffer): KeptPolicy {
     typeof source !== 'string' ||
     Number.isNaN(new Date(since).getTime())
   ) {
-    throw new Error('it does not make sense');
+    throw new Error('malformed content');
   }
   return { source, since, content, ...(missing && { missing }) };
 }

@@ -80,16 +80,18 @@ export function loadPolicy(
   return { ok: true, policy };
 }
 
-/** So many files that are not read are named. */
+/** Ignored files that a message names; of the others the number. */
 const MAX_NAMED = 5;
 
-/** That files of the directory are not read; undefined when all are. */
+/** The message about ignored files of the directory; undefined when there are none. */
 function ignoredFiles(files: readonly PolicyFile[]): string | undefined {
   const names = files.filter(({ ignored }) => ignored).map(({ name }) => quote(name));
   if (names.length === 0) return undefined;
+  const endings = 'in .yaml, .yml or .json';
+  if (names.length === 1) return `ignoring file ${names[0]}: its name does not end ${endings}`;
   const more = names.length > MAX_NAMED ? ` and ${names.length - MAX_NAMED} more` : '';
-  const are = names.length === 1 ? 'is' : 'are';
-  return `${names.slice(0, MAX_NAMED).join(', ')}${more} ${are} not read: the names of policy files end in .yaml, .yml or .json`;
+  const some = names.slice(0, MAX_NAMED).join(', ');
+  return `ignoring files ${some}${more}: their names do not end ${endings}`;
 }
 
 function inOrder(files: readonly PolicyFile[], errors: PolicyError[]): PolicyError[] {
@@ -98,6 +100,6 @@ function inOrder(files: readonly PolicyFile[], errors: PolicyError[]): PolicyErr
   const sorted = errors.toSorted((a, b) => place(a) - place(b) || a.line - b.line || a.col - b.col);
   if (sorted.length <= MAX_ERRORS) return sorted;
   const { file, line, col } = sorted[MAX_ERRORS]!;
-  const more = { file, line, col, path: '', message: 'and more errors from here on' };
+  const more = { file, line, col, path: '', message: 'more errors follow' };
   return [...sorted.slice(0, MAX_ERRORS), more];
 }

@@ -50,23 +50,23 @@ export function refusal(apiVersion: string, kind: string): { field: 'apiVersion'
     return { field: 'apiVersion', message };
   }
   const names = [...new Set(KINDS.map((known) => known.kind))];
-  const read = `the kinds read here are ${names.join(', ')} and List`;
+  const read = `supported kinds: ${names.join(', ')} and List`;
   if (sameKind.length > 0) {
     const own = KINDS.filter((known) => groupOf(known.apiVersion) === groupOf(apiVersion));
     const message =
       own.length > 0
         ? `${groupOf(apiVersion)} has no ${kind} that is read here; it has ${own.map((one) => one.kind).join(', ')}`
-        : `${kind} of ${quote(apiVersion)} belongs to another system, and is not read here; say the same in a GatewayPolicy`;
+        : `${kind} of ${quote(apiVersion)} belongs to another system and is not supported; use a GatewayPolicy instead`;
     return { field: 'apiVersion', message };
   }
   const advice = ADVICE[kind];
-  if (advice !== undefined) return { field: 'kind', message: `${kind} is not read here: ${advice}` };
+  if (advice !== undefined) return { field: 'kind', message: `${kind} is not supported: ${advice}` };
   const foreign =
     /^(Cilium|Antrea)?Egress/.test(kind) &&
     !KINDS.some((one) => groupOf(one.apiVersion) === groupOf(apiVersion));
   if (foreign) {
-    const other = `${kind} of ${quote(apiVersion)} belongs to another system, and is not read here`;
-    return { field: 'kind', message: `${other}; say the same in a GatewayPolicy` };
+    const other = `${kind} of ${quote(apiVersion)} belongs to another system and is not supported`;
+    return { field: 'kind', message: `${other}; use a GatewayPolicy instead` };
   }
   const meant = closest(kind, names);
   const help = meant === undefined ? '' : ` (did you mean ${quote(meant)}?)`;

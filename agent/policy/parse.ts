@@ -97,11 +97,11 @@ export function parseDocuments(
   const runs = new AddressRuns();
   try {
     for (const { contents, errors: wrong, warnings } of compose(text, runs, budget)) {
-      for (const { pos, message } of [...wrong, ...warnings]) fail(pos[0], `not valid YAML: ${message}`);
+      for (const { pos, message } of [...wrong, ...warnings]) fail(pos[0], `invalid YAML: ${message}`);
       if (wrong.length + warnings.length > 0 || contents === null) continue;
       const tree = new Tree(contents, runs);
       for (const key of tree.repeatedKeys) {
-        fail(key.range![0], `the key ${quote(keyText(key))} stands twice in the same map`);
+        fail(key.range![0], `duplicate key ${quote(keyText(key))}`);
       }
       if (tree.repeatedKeys.length > 0 || tree.value === null) continue;
       documents.push({ value: tree.value, locate: (path, at) => position(tree.locate(path, at)) });
@@ -177,7 +177,7 @@ function firstPerLine(errors: Parsed['errors']): Parsed['errors'] {
   const first = errors.filter(({ line }, i) => errors[i - 1]?.line !== line);
   if (first.length <= MAX_SYNTAX_ERRORS) return first;
   const { line, col } = first[MAX_SYNTAX_ERRORS]!;
-  return [...first.slice(0, MAX_SYNTAX_ERRORS), { line, col, message: 'not valid YAML from here on either' }];
+  return [...first.slice(0, MAX_SYNTAX_ERRORS), { line, col, message: 'invalid YAML from here on' }];
 }
 
 const keyText = (key: Node): string => (isScalar(key) ? String(key.value ?? '') : key.toString());
@@ -212,12 +212,12 @@ class Tree {
   #convert(node: Node | null): unknown {
     if (node === null) return null;
     const offset = node.range?.[0] ?? 0;
-    if (++this.#values > MAX_VALUES) throw new Refused(offset, `stands for more than ${MAX_VALUES} values`);
+    if (++this.#values > MAX_VALUES) throw new Refused(offset, `expands to more than ${MAX_VALUES} values`);
     if (isAlias(node)) {
       const target = this.#aliases.get(node) ?? this.#anchors.get(node.source);
       const name = quote(`*${node.source}`);
-      if (target === undefined) throw new Refused(offset, `${name} stands before its anchor, or has none`);
-      if (this.#open.has(target)) throw new Refused(offset, `${name} stands inside of what it stands for`);
+      if (target === undefined) throw new Refused(offset, `${name} has no anchor before it`);
+      if (this.#open.has(target)) throw new Refused(offset, `${name} refers to a value that contains it`);
       this.#aliases.set(node, target);
       return this.#convert(target);
     }
@@ -255,7 +255,7 @@ class Tree {
     for (const pair of map.items) {
       const key = keyText(pair.key);
       const offset = pair.key.range?.[0];
-      if (this.#runs.after(offset)) throw new Refused(offset!, 'is a list, and stands in a map');
+      if (this.#runs.after(offset)) throw new Refused(offset!, 'a list is not a key of a map');
       if (!pairs.has(key)) pairs.set(key, pair);
       else if (!this.#maps.has(map)) this.repeatedKeys.push(pair.key);
     }

@@ -38,7 +38,7 @@ export function byName<T>(
     const first = found.get(document.name);
     if (first === undefined) found.set(document.name, document as PolicyDocument<T>);
     else {
-      const message = `${kind} ${quote(document.name)} is also in ${first.origin.file}; keep one`;
+      const message = `duplicate ${kind} ${quote(document.name)}, first defined in ${first.origin.file}`;
       document.fail(['metadata', 'name'], message);
     }
   }
@@ -96,7 +96,7 @@ export function checkOneGatewayAFamily(
   each(texts, (text, i) => {
     const family = familyOf(parseAddress(text)!);
     if (seen.has(family))
-      document.fail([...path, i], `a second ${familyName(family)} gateway; one a family is possible`);
+      document.fail([...path, i], `a second ${familyName(family)} gateway; only one per family is supported`);
     seen.add(family);
   });
 }
@@ -140,7 +140,7 @@ function outsideWarnings({ rules, external }: Policy): PolicyWarning[] {
         (block) => familyOf(block) === familyOf(gateway) && prefixLength(block) > 0,
       );
       return [...holders(blocks, [hostPrefix(gateway)])].map((block) => ({
-        message: `policy ${name}: ${block} holds the external gateway ${gateway}; packets to it leave to the outside, name the blocks that are inside`,
+        message: `policy ${name}: ${block} holds the external gateway ${gateway}; packets to it go outside, list only blocks that are inside`,
       }));
     }),
   );
@@ -196,4 +196,4 @@ function conflictWarnings(policy: Policy): PolicyWarning[] {
 
 /** The warning about an address that no pod holds, because its document does not say who does. */
 export const unheld = (kind: string, name: string, field: string): string =>
-  `nobody holds the address of ${kind} ${quote(name)}, so its pods have no way out: ${field} names no node; take the document from the cluster with its status, or use a GatewayPolicy`;
+  `no node holds the address of ${kind} ${quote(name)}, so its pods have no way out: ${field} is not set; use the document as the cluster prints it, or a GatewayPolicy`;

@@ -53,17 +53,26 @@ function fromEnvironment(env: Environment): LoadedPolicy | undefined {
   return result && { source: 'environment', result, content: { environment: policyVariables(env) } };
 }
 
-const fromFiles = (source: string, files: readonly PolicyFile[]): LoadedPolicy => ({
+const fromFiles = (
+  source: string,
+  files: readonly PolicyFile[],
+  tokens = affordableTokens(),
+): LoadedPolicy => ({
   source,
-  result: loadPolicy(files, affordableTokens()),
+  result: loadPolicy(files, tokens),
   content: { files: files.filter(({ ignored }) => !ignored) },
 });
 
 /** What the content of the directory comes to. The environment counts when the directory holds nothing. */
-function load(directory: string, content: PolicySource, env: Environment): LoadedPolicy {
+function load(
+  directory: string,
+  content: PolicySource,
+  env: Environment,
+  tokens = affordableTokens(),
+): LoadedPolicy {
   const environment = isEmpty(content) ? fromEnvironment(env) : undefined;
   if (environment !== undefined) return environment;
-  if (!('unreadable' in content)) return fromFiles(directory, content);
+  if (!('unreadable' in content)) return fromFiles(directory, content, tokens);
   const error = { file: directory, line: 0, col: 0, path: '', message: content.unreadable };
   return { source: directory, result: { ok: false, errors: [error] } };
 }
@@ -87,9 +96,16 @@ const dated = (loaded: LoadedPolicy, kept: KeptPolicy | undefined): LoadedPolicy
     ? { ...loaded, since: kept.since }
     : loaded;
 
-/** Reads the policy once, from a directory or file. `kept`: what was in force last. */
-export const readSource = (location: string, env: Environment, kept?: KeptPolicy): LoadedPolicy =>
-  dated(load(location, readPolicy(location), isSourceOf(kept, location) ? {} : env), kept);
+/** Reads the policy once, from a directory or file. `kept`: what was in force last; `tokens`: see `loadPolicy`. */
+export function readSource(
+  location: string,
+  env: Environment,
+  kept?: KeptPolicy,
+  tokens = affordableTokens(),
+): LoadedPolicy {
+  const variables = isSourceOf(kept, location) ? {} : env;
+  return dated(load(location, readPolicy(location), variables, tokens), kept);
+}
 
 /**
  * Reads the policy now and whenever it changes. When the first that is read cannot be used, `kept`, the one that was

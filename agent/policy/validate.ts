@@ -94,7 +94,7 @@ function explain({ keyword, params, parentSchema, data, message }: ErrorObject):
     case 'format':
       return FORMATS[params.format as string]!.explain(data as string);
     case 'maxItems':
-      return `must hold at most ${schema.maxItems} items, holds ${(data as unknown[]).length}`;
+      return `must have at most ${schema.maxItems} items, has ${(data as unknown[]).length}`;
     case 'minItems':
       return 'must not be empty';
     default:
@@ -108,11 +108,11 @@ function typeHint(wanted: readonly string[], data: unknown): string {
     if (typeof data === 'number' || typeof data === 'boolean') return '; put it in quotes';
     // `- fd00::` is a key without a value.
     const map = typeof data === 'object' && data !== null && !Array.isArray(data);
-    return map && Object.keys(data).length <= 1 ? '; what ends with a colon needs quotes' : '';
+    return map && Object.keys(data).length <= 1 ? '; quote a value that ends with a colon' : '';
   }
   if (typeof data !== 'string') return '';
-  if (wanted.includes('boolean') && /^(true|false)$/i.test(data)) return '; take the quotes away';
-  return wanted.includes('integer') && /^\d+$/.test(data) ? '; take the quotes away' : '';
+  if (wanted.includes('boolean') && /^(true|false)$/i.test(data)) return '; remove the quotes';
+  return wanted.includes('integer') && /^\d+$/.test(data) ? '; remove the quotes' : '';
 }
 
 /** The segments of a JSON pointer; those that lead into a list are numbers. */

@@ -17,12 +17,17 @@ import type { PolicyFile } from './model.ts';
 import { DEFAULT_TOKENS } from './parse.ts';
 import { Sieve, type Sieved } from './sieve.ts';
 
+/** What the agent needs of its heap besides the documents, octets. */
+const AGENT_HEAP = 16 << 20;
+/** And a command. Its heap is smaller by the difference (images/gateway/rootfs/usr/libexec/veg-agent/launch). */
+export const COMMAND_HEAP = 8 << 20;
+
 /**
- * How many YAML tokens (see `loadPolicy`) this process can afford: what its heap may grow to, less what the
- * agent itself needs, in tokens of 500 octets, which is what they were measured to cost at worst.
+ * How many YAML tokens (see `loadPolicy`) this process can afford: what its heap may grow to, less what it needs besides,
+ * in tokens of 500 octets, which is what they were measured to cost at worst.
  */
-export function affordableTokens(): number {
-  const octets = v8.getHeapStatistics().heap_size_limit - (16 << 20);
+export function affordableTokens(besides = AGENT_HEAP): number {
+  const octets = v8.getHeapStatistics().heap_size_limit - besides;
   return Math.max(10_000, Math.min(DEFAULT_TOKENS, Math.floor(octets / 500)));
 }
 

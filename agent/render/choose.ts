@@ -20,7 +20,7 @@ export function chooseGateway(set: DocumentSet, chosen: string | undefined): str
   }
   if (names.includes(chosen) || set.incomplete) return chosen;
   throw new RenderError(
-    `there is no VpcEgressGateway ${chosen} (NAMESPACE/NAME), but ${names.join(', ') || 'none at all'}`,
+    `no VpcEgressGateway ${chosen} (NAMESPACE/NAME); found: ${names.join(', ') || 'none'}`,
   );
 }
 

@@ -175,7 +175,7 @@ const sourcesOf = (policy: Policy, family: Family): Prefix[] =>
 
 function* notRendered(spec: Spec): Generator<string> {
   if (spec.selectors?.length) {
-    yield 'spec.selectors: pods come and go, and OVN has to be told by a controller; only what has addresses here is rendered';
+    yield 'spec.selectors: pods change, which needs a controller; only the addresses in the documents are rendered';
   }
   if (spec.trafficPolicy === 'Local') {
     yield 'spec.trafficPolicy Local needs to know the nodes; rendered as Cluster';

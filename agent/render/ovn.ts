@@ -53,7 +53,7 @@ function nextHopsOf(gateway: Gateway, family: Family): Address[] {
     const address = gateway.internalIPs[replica]?.find((candidate) => familyOf(candidate) === family);
     if (address !== undefined) return address;
     throw new RenderError(
-      `spec.internalIPs must have an IPv${family} address for each of the ${gateway.replicas} replicas: OVN is told where to send packets`,
+      `spec.internalIPs must have an IPv${family} address for each of the ${gateway.replicas} replicas: they are OVN's next hops`,
     );
   });
 }

@@ -1,12 +1,45 @@
 /** The documented commands beside the agent, in the memory that the documents give it. */
-import { readFileSync } from 'node:fs';
+import { appendFileSync, chmodSync, cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
-import { until } from '../support/netns.ts';
+import { asYaml, listOf } from '../support/kubectl.ts';
+import { ROOT, until } from '../support/netns.ts';
 import { initialised } from './lab.ts';
 import { BFD_COMMAND, PROBE } from './pod.ts';
 
 /** MiB that are to be left when everything was run. */
 const ROOM = 2;
+
+/** A running Pod with as much of its status as 2000 of them leave room for in a ConfigMap of 1 MiB. */
+const pod = (i: number) => ({
+  ...{ apiVersion: 'v1', kind: 'Pod' },
+  metadata: {
+    labels: { app: `app-${i % 50}`, tier: 'front' },
+    name: `web-${i}`,
+    namespace: `team-${i % 30}`,
+  },
+  spec: { nodeName: `node-${i % 9}` },
+  status: {
+    conditions: ['Initialized', 'Ready'].map((type) => ({
+      ...{ lastProbeTime: null, lastTransitionTime: '2026-01-02T03:04:05Z', status: 'True', type },
+    })),
+    phase: 'Running',
+    ...{ podIP: `10.17.${i >> 8}.${i & 255}`, podIPs: [{ ip: `10.17.${i >> 8}.${i & 255}` }] },
+  },
+});
+
+/** Directories of documents: `small` with a gateway as people write one, `large` with 2000 Pods as well. */
+function documents(directory: string): string {
+  const example = join(ROOT, 'docs/examples/kube-ovn-bfd');
+  for (const name of ['small', 'large']) cpSync(example, join(directory, name), { recursive: true });
+  for (const name of ['small', 'large']) {
+    // OVN's commands need the addresses of both pods.
+    appendFileSync(join(directory, name, 'gateway.yaml'), '  internalIPs: [192.168.0.12, 192.168.0.13]\n');
+  }
+  writeFileSync(join(directory, 'large/pods.yaml'), asYaml(listOf(2000, pod)));
+  chmodSync(directory, 0o755);
+  return directory;
+}
 
 for (const [variant, memory] of [
   ['A', 50],
@@ -15,7 +48,10 @@ for (const [variant, memory] of [
   t.test(`variant ${variant}, ${memory} MiB: commands beside the agent while it repairs`, async (t) => {
     const pod = await initialised(t, variant);
     await pod.frr();
-    const container = pod.start({ command: BFD_COMMAND[variant], memory });
+    const container = pod.start({
+      ...{ command: BFD_COMMAND[variant], memory },
+      volumes: { ...pod.volumes, '/documents': documents(pod.scope.directory('documents')) },
+    });
     const veg = (...args: string[]) => container.exec('veg-agent', ...args);
     await until(() => container.exec(...PROBE.status).stdout.includes('state=Up'), {
       ...{ what: 'Up', timeoutMs: 30_000 },
@@ -46,9 +82,39 @@ for (const [variant, memory] of [
       t.match(none, { code: 1, stdout: '', stderr: /^veg-agent: the policy has no translation log/ });
       t.match(veg('drain', '--timeout', '200ms'), { code: 0, stdout: /^drained: / });
       t.match(veg('undrain'), { code: 0, stdout: 'no longer draining\n', stderr: '' });
+      if (variant === 'A') {
+        // A second Node that reads a policy has no room here; it ends before it could be the agent's end.
+        const refused =
+          /^veg-agent: needs 16 MiB of memory to read a policy, and this container has \d+ left of 50:/;
+        t.match(veg('check', '/documents/small'), { code: 1, stdout: '', stderr: refused });
+        t.match(veg('render', 'ovn', '-f', '/documents/small'), { code: 1, stdout: '', stderr: refused });
+        continue;
+      }
+      for (const path of ['/documents/small', '/documents/large']) {
+        for (const [stdout, ...command] of [
+          [/^valid: VpcEgressGateway /, 'check', path],
+          [
+            /^kind: Deployment$/m,
+            'render',
+            'kubernetes',
+            '--image',
+            'registry.example/veg-agent:1',
+            '-f',
+            path,
+          ],
+          [/ovn-nbctl/, 'render', 'ovn', '-f', path],
+        ] as [RegExp, ...string[]][]) {
+          const { anonymous, ...output } = await container.execMeasured('veg-agent', ...command);
+          t.match(output, { code: 0, stdout });
+          t.ok(anonymous < memory - ROOM, `${command.join(' ')}: ${anonymous} of ${memory} MiB`);
+        }
+      }
+      t.match(veg('check', '/nowhere'), { code: 3, stdout: '', stderr: /^\/nowhere: / });
     }
     await until(() => veg('plan').stderr.includes('nothing to do'), { what: 'repaired' });
-    t.ok(container.memory.peak < memory - ROOM, `peak ${container.memory.peak} of ${memory} MiB`);
+    // Of files that were read, as many pages stay as there is room for.
+    if (variant === 'A')
+      t.ok(container.memory.peak < memory - ROOM, `peak ${container.memory.peak} of ${memory} MiB`);
     t.equal(container.outOfMemoryKills, 0);
     t.same({ first: container.pid, agent: agent() }, before, 'neither process was ended');
   });

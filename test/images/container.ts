@@ -1,6 +1,9 @@
 /** Containers as a kubelet starts, probes and ends them: podman and runc, in a network namespace of the test. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Namespace, NODE, type Output, ROOT, run, type Scope } from '../support/netns.ts';
 
@@ -118,6 +121,22 @@ export class Container {
     const began = performance.now();
     const output = run('runc', ['exec', this.#id, ...argv]);
     return { ...output, ms: performance.now() - began };
+  }
+
+  /** The same, and the most anonymous memory that there was in the container while it ran, MiB. */
+  async execMeasured(...argv: string[]): Promise<Output & { anonymous: number }> {
+    const child = spawn('runc', ['exec', this.#id, ...argv], { stdio: ['ignore', 'pipe', 'pipe'] });
+    let anonymous = 0;
+    const timer = setInterval(() => {
+      anonymous = Math.max(anonymous, this.memory.anonymous);
+    }, 5);
+    const [stdout, stderr, [code]] = await Promise.all([
+      text(child.stdout),
+      text(child.stderr),
+      once(child, 'close') as Promise<[number]>,
+    ]);
+    clearInterval(timer);
+    return { code, stdout, stderr, anonymous };
   }
 
   signal(name: NodeJS.Signals): void {

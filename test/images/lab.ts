@@ -11,6 +11,8 @@ import { BFD_COMMAND, BFD_ENV, DUAL, INIT_ENV, initCommand, type Variant } from 
 
 export interface Pod extends Topology {
   scope: Scope;
+  /** Its volumes: host path by path in its containers. */
+  volumes: Readonly<Record<string, string>>;
   start(spec: Partial<ContainerSpec> & Pick<ContainerSpec, 'command'>): Container;
   /** A peer for each of the pod's addresses. */
   frr(): Promise<BfdPeer>;
@@ -44,6 +46,7 @@ export async function initialised(
   const pod: Pod = {
     ...net,
     scope,
+    volumes,
     start(spec) {
       const security = { capabilities: CAPABILITIES.bfd };
       const container = Container.start(scope, net.gateway, { security, volumes, env: env.bfd, ...spec });

@@ -95,7 +95,8 @@ function translateRules(document: GatewayPolicy, families: readonly Family[]): E
     const name = policy.name ?? `policy-${i}`;
     const earlier = names.get(name);
     if (earlier === undefined) names.set(name, i);
-    else document.fail([...path, 'name'], `policies[${earlier}] has the name ${quote(name)} already`);
+    else
+      document.fail([...path, 'name'], `duplicate name ${quote(name)}, first used by policies[${earlier}]`);
     rules[i] = translateRule(document, path, name, policy, families);
   });
   return rules;
@@ -112,8 +113,7 @@ function translateRule(
   const blocks = prefixes(policy.ipBlocks);
   const anything = document.sound && blocks.length === 0;
   for (const field of ['egressIP', 'portBlockSize'] as const) {
-    if (!snat && policy[field])
-      document.fail([...path, field], 'has no meaning for what is not translated', 'key');
+    if (!snat && policy[field]) document.fail([...path, field], 'has no effect with snat: false', 'key');
   }
   const rule: EgressRule = {
     name,

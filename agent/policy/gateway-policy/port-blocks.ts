@@ -81,7 +81,7 @@ function checkDisjoint(document: GatewayPolicy, path: Path): void {
     wider.add(one.block, one);
     if (around === undefined || around.block === one.block) continue;
     const place = [...path, 'ipBlocks', Math.max(around.i, one.i)];
-    document.fail(place, `${one.block} lies in ${around.block}: a source can have one block of ports only`);
+    document.fail(place, `${one.block} lies in ${around.block}: a source can have only one block of ports`);
   }
 }
 
@@ -112,7 +112,7 @@ export function checkNotShared(document: PolicyDocument, policy: Policy, first: 
       const texts = (document as GatewayPolicy).value.spec?.policies?.[at - first]?.egressIP?.address ?? [];
       document.fail(
         [...path, texts.findIndex((text) => parseAddress(text) === address)],
-        `${address} is ${other.what} as well; the ports of its blocks must be nobody else's`,
+        `${address} is ${other.what} as well; an address with port blocks cannot be shared`,
       );
     }
   });

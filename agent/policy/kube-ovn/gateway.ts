@@ -166,7 +166,7 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network, po
       ...(['bgpConf', 'evpnConf'] as const)
         .filter((field) => spec[field])
         .map((field) => ({
-          message: `${field} ${quote(spec[field]!)} has no effect here: this agent speaks no ${field === 'bgpConf' ? 'BGP' : 'EVPN'} for it`,
+          message: `${field} ${quote(spec[field]!)} has no effect: this agent does not run ${field === 'bgpConf' ? 'BGP' : 'EVPN'} for it`,
         })),
       ...each(spec.policies, ({ ipBlocks, subnets }, i) =>
         ipBlocks?.length || subnets?.length
@@ -184,7 +184,7 @@ function checkAddresses(gateway: Gateway, side: 'internal' | 'external', subnet:
   const addresses = spec[field as 'internalIPs'];
   if (!addresses?.length) return;
   const path = ['spec', field];
-  if (spec[pool as 'internalIPPool']) gateway.fail(path, `stands beside ${pool}; give one of them`, 'key');
+  if (spec[pool as 'internalIPPool']) gateway.fail(path, `conflicts with ${pool}; use one of them`, 'key');
   const replicas = spec.replicas ?? 1;
   if (addresses.length < replicas) {
     gateway.fail(path, `holds ${addresses.length}, fewer than the ${replicas} replicas`, 'key');
@@ -218,10 +218,7 @@ function checkPool(
 function checkProvider(gateway: Gateway, { name, value: { spec } }: Subnet): void {
   if (!spec?.provider || spec.provider.includes('.')) return;
   const says = `Subnet ${quote(name)} has the provider ${quote(spec.provider)}`;
-  gateway.fail(
-    ['spec', 'externalSubnet'],
-    `${says}, and NAME.NAMESPACE of a NetworkAttachmentDefinition is wanted`,
-  );
+  gateway.fail(['spec', 'externalSubnet'], `${says}, not NAME.NAMESPACE of a NetworkAttachmentDefinition`);
 }
 
 /** The subnet of a name; reports a name that no document has. */
@@ -288,7 +285,7 @@ function bfdPeers(gateway: Gateway, network: Network, vpcName: string): Address[
   const port = vpc?.value.spec?.bfdPort;
   if (vpc === undefined) {
     const missing = `Vpc ${quote(vpcName)} is not in the policy directory; ${addDocument(network.incomplete)}`;
-    gateway.fail(['spec', 'bfd', 'enabled'], `the BFD peer cannot be told: ${missing}`);
+    gateway.fail(['spec', 'bfd', 'enabled'], `the BFD peer is unknown: ${missing}`);
   } else if (vpc.sound && port?.enabled !== true) {
     const needed = `set spec.bfdPort.enabled of Vpc ${quote(vpcName)} (${vpc.origin.file})`;
     gateway.fail(['spec', 'bfd', 'enabled'], `needs the BFD port of the VPC; ${needed}`);

@@ -135,11 +135,11 @@ class Eips {
         having('macAddress'),
         'has a macAddress, which is not used: the address is announced with that of the interface',
       ),
-      ...warn(having('qosPolicy'), 'has a qosPolicy, which is not obeyed: no bandwidth is limited'),
+      ...warn(having('qosPolicy'), 'has a qosPolicy, which is not supported: bandwidth is not limited'),
       ...(gateways.size > 1
         ? [
             {
-              message: `the IptablesEIPs are of the NAT gateways ${[...gateways].map(quote).join(', ')}; here they are all of this one`,
+              message: `the IptablesEIPs belong to the NAT gateways ${[...gateways].map(quote).join(', ')}; this gateway uses all of them`,
             },
           ]
         : []),

@@ -84,7 +84,7 @@ export function checkWorkload(gateway: PolicyDocument, spec: WorkloadSpec): void
 function checkSet(gateway: PolicyDocument, path: Path, items: readonly string[] | undefined): void {
   const seen = new Set<string>();
   each(items, (item, i) => {
-    if (seen.has(item)) gateway.fail([...path, i], `${quote(item)} stands twice`);
+    if (seen.has(item)) gateway.fail([...path, i], `duplicate ${quote(item)}`);
     seen.add(item);
   });
 }
@@ -97,7 +97,7 @@ function checkLists(gateway: PolicyDocument, path: Path, value: unknown): void {
     return;
   }
   if (value.length > MOST_FILTERS) {
-    gateway.fail(path, `must hold at most ${MOST_FILTERS} items, holds ${value.length}`, 'key');
+    gateway.fail(path, `must have at most ${MOST_FILTERS} items, has ${value.length}`, 'key');
   }
   checkSet(gateway, path, value);
   each(value, (item, i) => checkLists(gateway, [...path, i], item));
@@ -145,7 +145,7 @@ function checkToleration(
   }
   if (operator === '' || operator === 'Equal') checkLabelValue(gateway, [...path, 'value'], value);
   if (gateway.sound && tolerationSeconds !== undefined && effect !== 'NoExecute') {
-    gateway.fail([...path, 'tolerationSeconds'], 'goes with the effect NoExecute only', 'key');
+    gateway.fail([...path, 'tolerationSeconds'], 'requires the effect NoExecute', 'key');
   }
 }
 
@@ -163,7 +163,7 @@ function checkResources(gateway: PolicyDocument, path: Path, resources: Resource
       const at = [...path, field, name];
       if (!RESOURCE_NAME.test(name)) {
         const names = 'cpu, memory, ephemeral-storage, hugepages-SIZE, or DOMAIN/NAME';
-        gateway.fail(at, `${quote(name)} is no resource of a container: ${names}`, 'key');
+        gateway.fail(at, `${quote(name)} is not a container resource: ${names}`, 'key');
       }
       const amount = quantityOf(quantity);
       const limit = resources.limits?.[name];

@@ -123,7 +123,7 @@ function checkGateway(gateway: Gateway): void {
   });
   const [v4, v6] = sizes as [bigint, bigint];
   if (ippools.ipv4?.length && ippools.ipv6?.length && v4 !== v6) {
-    gateway.fail(path, `must hold as many IPv4 as IPv6 addresses, holds ${v4} and ${v6}`, 'key');
+    gateway.fail(path, `must have as many IPv4 as IPv6 addresses, has ${v4} and ${v6}`, 'key');
   }
 }
 

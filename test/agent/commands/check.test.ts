@@ -30,8 +30,7 @@ t.test('a file of the directory that is not read is a warning, hidden ones are n
   const dir = t.testdir({ 'a.yaml': policy, 'b.txt': policy, '.c.txt': policy, '.d.yaml': policy });
   t.match(check([dir]), {
     status: 0,
-    stderr:
-      'veg-agent: warning: "b.txt" is not read: the names of policy files end in .yaml, .yml or .json\n',
+    stderr: 'veg-agent: warning: ignoring file "b.txt": its name does not end in .yaml, .yml or .json\n',
   });
   t.equal(check([join(dir, 'b.txt')]).status, 0, 'named, it is read');
 });
@@ -60,7 +59,7 @@ spec: { internalSubnet: a, externalSubnet: b, replicas: 11, policies: [{ snat: t
       `a.yaml:4:44: spec.externalSubnet: Subnet "b" ${add}`,
       'a.yaml:4:57: spec.replicas: must be between 0 and 10, is 11',
       `a.yaml:4:96: spec.policies[0].subnets[0]: Subnet "c" ${add}`,
-      'c.yaml:2:7: kind: unknown kind "Subnt" (did you mean "Subnet"?); the kinds read here are GatewayPolicy, VpcEgressGateway, Subnet, Vpc, IptablesE',
+      'c.yaml:2:7: kind: unknown kind "Subnt" (did you mean "Subnet"?); supported kinds: GatewayPolicy, VpcEgressGateway, Subnet, Vpc, IptablesE',
       'd.yaml:4:20: spec.cidrBlock: "x" is not a CIDR, or one of each family with a comma',
       '',
     ].map((line) => line.slice(0, 100)),

@@ -103,7 +103,7 @@ const MEANING: Record<string, object> = {
         egressIP: from('172.22.0.110', ''),
       },
     ],
-    warnings: [{ message: /^nobody holds the address of EgressPolicy "default\/test"/ }],
+    warnings: [{ message: /^no node holds the address of EgressPolicy "default\/test"/ }],
   },
   'gateway-policy': {
     internal: { interface: 'eth0', gateways: ['10.16.0.1', 'fd00:10:16::1'] },

@@ -10,9 +10,9 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       '10.0.0.0/33': '"10.0.0.0/33" is not an address or CIDR: the length of an IPv4 CIDR is 0 to 32',
       'fd00::/129': '"fd00::/129" is not an address or CIDR: the length of an IPv6 CIDR is 0 to 128',
       '10.0.0.1-10.0.0.9':
-        '"10.0.0.1-10.0.0.9" is not an address or CIDR: a range cannot stand here, write CIDRs',
+        '"10.0.0.1-10.0.0.9" is not an address or CIDR: ranges are not supported, write CIDRs',
       '172.17.0.0..172.17.0.10':
-        '"172.17.0.0..172.17.0.10" is not an address or CIDR: a range cannot stand here, write CIDRs',
+        '"172.17.0.0..172.17.0.10" is not an address or CIDR: ranges are not supported, write CIDRs',
       '10.0.0.0/255.0.0.0': '"10.0.0.0/255.0.0.0" is not an address or CIDR: write the netmask as a length',
       '10.0.0.1\n-A INPUT -j DROP': '"10.0.0.1\\n-A INPUT -j DROP" is not an address or CIDR',
       '10.0.0.1 ': '"10.0.0.1 " is not an address or CIDR',
@@ -56,7 +56,7 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       '::': '"::" is not the address of a host',
       '::1': '"::1" is not the address of a host',
       'ff02::1': '"ff02::1" is not the address of a host',
-      '10.0.0.0/8': '"10.0.0.0/8" is a CIDR, and one address is wanted',
+      '10.0.0.0/8': '"10.0.0.0/8" is a CIDR, not one address',
       '10.0.0.300': '"10.0.0.300" is not an address',
     },
   },
@@ -137,7 +137,7 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
     bad: Object.fromEntries(
       ['64MB', '64 Mi', '1ki', 'x', '.', ''].map((text) => [
         text,
-        `${JSON.stringify(text)} is not a quantity of Kubernetes: write it like 500m, 64Mi or 2`,
+        `${JSON.stringify(text)} is not a Kubernetes quantity: write it like 500m, 64Mi or 2`,
       ]),
     ),
   },

@@ -76,7 +76,7 @@ t.test('ten thousand blocks take less than a quarter of their text', async (t) =
   t.ok(fs.statSync(join(dir, FILE)).size < text.length / 4, `${text.length} octets`);
 });
 
-t.test('a file that is damaged, of another version or no file is left aside, and that is told', async (t) => {
+t.test('a damaged file, one of another version and what is no file are ignored with a warning', async (t) => {
   const packed = (value: unknown) => gzipSync(JSON.stringify(value));
   const good = packed({ version: 1, ...KEPT });
   const cases: [what: string, make: (file: string) => void][] = [
@@ -107,7 +107,7 @@ t.test('a file that is damaged, of another version or no file is left aside, and
     const { kept, warnings } = reading(dir);
     t.equal(kept, undefined, what);
     t.equal(warnings.length, 1, `${what}: one warning`);
-    t.match(warnings[0], `${FILE} is left aside: `);
+    t.match(warnings[0], `ignoring ${join(dir, FILE)}: `);
   }
 });
 

@@ -40,9 +40,9 @@ t.test('nothing to read is an error of the directory', async (t) => {
 
 t.test('a file without a document is an error', async (t) => {
   for (const text of ['', '\n\n', '# nothing\n', '---\n', 'null\n']) {
-    t.same(printed({ 'a.yaml': text }), ['a.yaml:1:1: holds no document'], JSON.stringify(text));
+    t.same(printed({ 'a.yaml': text }), ['a.yaml:1:1: no YAML document'], JSON.stringify(text));
   }
-  t.same(printed({ 'empty.yaml': '', 'gateway.yaml': GATEWAY }), ['empty.yaml:1:1: holds no document']);
+  t.same(printed({ 'empty.yaml': '', 'gateway.yaml': GATEWAY }), ['empty.yaml:1:1: no YAML document']);
 });
 
 t.test('what is no map, and what is not YAML, is an error at its place', async (t) => {
@@ -53,7 +53,7 @@ t.test('what is no map, and what is not YAML, is an error at its place', async (
     'a.yaml:1:1: must be a map of fields with apiVersion and kind, is a list',
   ]);
   t.same(printed({ 'a.yaml': `${GATEWAY}  bfd: { enabled: true\n` }), [
-    'a.yaml:8:1: not valid YAML: Flow map in block collection must be sufficiently indented and end with a }',
+    'a.yaml:8:1: invalid YAML: Flow map in block collection must be sufficiently indented and end with a }',
   ]);
 });
 
@@ -78,10 +78,10 @@ t.test('apiVersion and kind: missing, of a wrong type, unknown, not belonging to
     'a.yaml:2:7: kind: must be a string, is a list',
   ]);
   t.same(printed({ 'a.yaml': 'apiVersion: v1\nkind: ConfigMap\n' }), [
-    'a.yaml:2:7: kind: ConfigMap is not read here: a ConfigMap is mounted as the policy directory, each key of it a file; put those files here',
+    'a.yaml:2:7: kind: ConfigMap is not supported: a ConfigMap is mounted as the policy directory, each key of it a file; put those files here',
   ]);
   t.match(printed({ 'a.yaml': 'apiVersion: kubeovn.io/v1\nkind: VpcEgressGatway\n' }), [
-    /^a.yaml:2:7: kind: unknown kind "VpcEgressGatway" \(did you mean "VpcEgressGateway"\?\); the kinds/,
+    /^a.yaml:2:7: kind: unknown kind "VpcEgressGatway" \(did you mean "VpcEgressGateway"\?\); supported kinds: /,
   ]);
   t.same(printed({ 'a.yaml': 'apiVersion: v1\nkind: EgressGateway\n' }), [
     'a.yaml:1:13: apiVersion: "v1" is not the apiVersion of EgressGateway: write network.deckhouse.io/v1alpha1 or egressgateway.spidernet.io/v1beta1',
@@ -130,7 +130,7 @@ t.test('one gateway a directory', async (t) => {
 
 t.test('no gateway is not claimed missing when a file could not be read', async (t) => {
   t.same(printed({ 'a.yaml': ']' }), [
-    'a.yaml:1:1: not valid YAML: Unexpected flow-seq-end token in YAML document: "]"',
+    'a.yaml:1:1: invalid YAML: Unexpected flow-seq-end token in YAML document: "]"',
   ]);
 });
 
@@ -190,7 +190,7 @@ t.test('a hundred thousand blocks are one policy', async (t) => {
     errors.at(-2),
     /^a.yaml:508:9: spec.policies\[0\].ipBlocks\[499\]: "10.0.1.243\/33" is not an address/,
   );
-  t.equal(errors.at(-1), 'a.yaml:509:9: and more errors from here on');
+  t.equal(errors.at(-1), 'a.yaml:509:9: more errors follow');
 });
 
 t.test('an error is one line: file:line:col: field.path: message', async (t) => {
@@ -252,24 +252,30 @@ t.test('whatever is done to a policy, it is a policy or has placed errors', asyn
   }
 });
 
-t.test('files that are not read are a warning, and a hint where nothing is read', async (t) => {
+t.test('ignored files are a warning, and a hint where nothing is read', async (t) => {
   const ignored = (...names: string[]) => names.map((name) => ({ name, text: '', ignored: true }) as const);
-  const says = 'not read: the names of policy files end in .yaml, .yml or .json';
   const good = { name: 'a.yaml', text: GATEWAY };
   const warnings = (...names: string[]) => loadPolicy([good, ...ignored(...names)]);
-  t.match(warnings('b.txt'), { ok: true, policy: { warnings: [{ message: `"b.txt" is ${says}` }] } });
+  t.match(warnings('b.txt'), {
+    ok: true,
+    policy: {
+      warnings: [{ message: 'ignoring file "b.txt": its name does not end in .yaml, .yml or .json' }],
+    },
+  });
   t.match(warnings('a', 'b', 'c', 'd', 'e', 'f', 'g'), {
     ok: true,
-    policy: { warnings: [{ message: `"a", "b", "c", "d", "e" and 2 more are ${says}` }] },
+    policy: {
+      warnings: [{ message: /^ignoring files "a", "b", "c", "d", "e" and 2 more: their names do not end / }],
+    },
   });
   t.match(loadPolicy(ignored('gateway')), {
     ok: false,
-    errors: [{ message: /^no policy: the directory holds no .*; "gateway" is not read/ }],
+    errors: [{ message: /^no policy: the directory holds no .*; ignoring file "gateway": / }],
   });
   const empty = { name: 'a.yaml', text: 'apiVersion: v1\nkind: List\nitems: []\n' };
   t.match(loadPolicy([empty, ...ignored('b')]), {
     ok: false,
-    errors: [{ message: /^no gateway: .*; "b" is not read/ }],
+    errors: [{ message: /^no gateway: .*; ignoring file "b": / }],
   });
 });
 
@@ -307,11 +313,11 @@ t.test('a kind that is a mistake is refused in one line with what to do', async 
     t.match(errors[0], message);
   };
   one(
-    /^b.yaml:2:7: kind: Kustomization is not read here: put here what `kubectl kustomize`/,
+    /^b.yaml:2:7: kind: Kustomization is not supported: put here what `kubectl kustomize`/,
     'kustomize.config.k8s.io/v1beta1',
     'Kustomization',
   );
-  one(/^b.yaml:2:7: kind: Secret is not read here/, 'v1', 'Secret');
+  one(/^b.yaml:2:7: kind: Secret is not supported/, 'v1', 'Secret');
   const calico =
     /^b.yaml:1:13: apiVersion: EgressGatewayPolicy of "projectcalico.org\/v3" belongs to another system/;
   one(calico, 'projectcalico.org/v3', 'EgressGatewayPolicy');

@@ -71,7 +71,7 @@ t.test('the seed: a virtual address, held by the active node', async (t) => {
 });
 
 t.test('an address that no node holds is a warning, until the status names one', async (t) => {
-  const unheld = /^nobody holds the address of EgressGateway "myeg".*status.activeNodeName names no node/;
+  const unheld = /^no node holds the address of EgressGateway "myeg".*status.activeNodeName is not set/;
   const warnings = (gateway: string) =>
     policyOf(files({ 'eg.yaml': gateway, 'p.yaml': policy('myeg') })).warnings;
   t.match(warnings(VIRTUAL), [{ message: unheld }]);

@@ -176,8 +176,8 @@ const IMPOSSIBLE: [string, string, string[]][] = [
     'an egress address for what is not translated',
     '  policies: [{ snat: false, egressIP: { address: [172.17.0.50] }, portBlockSize: 64 }]\n',
     [
-      'a.yaml:7:29: spec.policies[0].egressIP: has no meaning for what is not translated',
-      'a.yaml:7:67: spec.policies[0].portBlockSize: has no meaning for what is not translated',
+      'a.yaml:7:29: spec.policies[0].egressIP: has no effect with snat: false',
+      'a.yaml:7:67: spec.policies[0].portBlockSize: has no effect with snat: false',
     ],
   ],
   [
@@ -194,7 +194,7 @@ const IMPOSSIBLE: [string, string, string[]][] = [
     'an egress address that is none',
     '  policies: [{ egressIP: { address: [172.17.0.0/24] } }, { egressIP: {} }]\n',
     [
-      'a.yaml:7:38: spec.policies[0].egressIP.address[0]: "172.17.0.0/24" is a CIDR, and one address is wanted',
+      'a.yaml:7:38: spec.policies[0].egressIP.address[0]: "172.17.0.0/24" is a CIDR, not one address',
       'a.yaml:7:60: spec.policies[1].egressIP.address: this field is required',
     ],
   ],
@@ -221,8 +221,8 @@ const IMPOSSIBLE: [string, string, string[]][] = [
 `,
     [
       'a.yaml:8:46: spec.eips[0].internalIP: is IPv6, and externalIP 172.17.0.60 is IPv4',
-      'a.yaml:10:21: spec.eips[2].externalIP: 172.17.0.61 is in eips[1] already',
-      'a.yaml:11:46: spec.eips[3].internalIP: 10.17.0.9 is in eips[1] already',
+      'a.yaml:10:21: spec.eips[2].externalIP: 172.17.0.61 is already used by eips[1]',
+      'a.yaml:11:46: spec.eips[3].internalIP: 10.17.0.9 is already used by eips[1]',
     ],
   ],
   [
@@ -244,7 +244,7 @@ const IMPOSSIBLE: [string, string, string[]][] = [
     - { externalIP: 172.17.0.11, protocol: tcp, externalPort: 8011, internalIP: 10.17.0.9, internalPort: 80-81 }
 `,
     [
-      'a.yaml:10:63: spec.dnats[2].externalPort: port 8005 of 172.17.0.11 tcp is in dnats[0] already',
+      'a.yaml:10:63: spec.dnats[2].externalPort: port 8005 of 172.17.0.11 tcp is already used by dnats[0]',
       'a.yaml:11:106: spec.dnats[3].internalPort: must be as many ports as externalPort, 8011',
     ],
   ],
@@ -253,7 +253,7 @@ const IMPOSSIBLE: [string, string, string[]][] = [
     `  eips: [{ externalIP: 172.17.0.60, internalIP: 10.17.0.9 }]
   dnats: [{ externalIP: 172.17.0.60, protocol: tcp, externalPort: 80, internalIP: 10.17.0.10, internalPort: 80 }]
 `,
-    ['a.yaml:8:25: spec.dnats[0].externalIP: 172.17.0.60 is an EIP: all of it leads to 10.17.0.9'],
+    ['a.yaml:8:25: spec.dnats[0].externalIP: 172.17.0.60 is an EIP: all its ports lead to 10.17.0.9'],
   ],
   [
     'uplink',
@@ -328,7 +328,7 @@ const WRONG: [string, string, string[]][] = [
     'an IPv6 prefix that YAML takes for a key',
     '  policies:\n    - ipBlocks:\n        - fd00::\n',
     [
-      'a.yaml:9:11: spec.policies[0].ipBlocks[0]: must be a string, is a map of fields; what ends with a colon needs quotes',
+      'a.yaml:9:11: spec.policies[0].ipBlocks[0]: must be a string, is a map of fields; quote a value that ends with a colon',
     ],
   ],
   [
@@ -360,12 +360,12 @@ const WRONG: [string, string, string[]][] = [
   [
     'a quoted true',
     '  bfd: { enabled: "true" }\n',
-    ['a.yaml:7:19: spec.bfd.enabled: must be true or false, is "true"; take the quotes away'],
+    ['a.yaml:7:19: spec.bfd.enabled: must be true or false, is "true"; remove the quotes'],
   ],
   [
     'a quoted number',
     '  bfd: { minTX: "100" }\n',
-    ['a.yaml:7:17: spec.bfd.minTX: must be a whole number, is "100"; take the quotes away'],
+    ['a.yaml:7:17: spec.bfd.minTX: must be a whole number, is "100"; remove the quotes'],
   ],
   [
     'a broken number',
@@ -405,7 +405,7 @@ const WRONG: [string, string, string[]][] = [
   [
     'a peer that is a network',
     '  bfd: { enabled: true, peers: [10.0.0.0/8] }\n',
-    ['a.yaml:7:33: spec.bfd.peers[0]: "10.0.0.0/8" is a CIDR, and one address is wanted'],
+    ['a.yaml:7:33: spec.bfd.peers[0]: "10.0.0.0/8" is a CIDR, not one address'],
   ],
   [
     'authentication: what is missing and what is wrong',
@@ -431,12 +431,12 @@ const WRONG: [string, string, string[]][] = [
   [
     'two policies of one name',
     '  policies:\n    - name: web\n    - name: web\n',
-    ['a.yaml:9:13: spec.policies[1].name: policies[0] has the name "web" already'],
+    ['a.yaml:9:13: spec.policies[1].name: duplicate name "web", first used by policies[0]'],
   ],
   [
     'a name that is the default of another',
     '  policies:\n    - name: policy-1\n    - ipBlocks: [10.0.0.0/8]\n',
-    ['a.yaml:9:7: spec.policies[1].name: policies[0] has the name "policy-1" already'],
+    ['a.yaml:9:7: spec.policies[1].name: duplicate name "policy-1", first used by policies[0]'],
   ],
 ];
 
@@ -479,7 +479,7 @@ t.test('the sides', async (t) => {
     'a.yaml:5:25: spec.internal.gateways: must not be empty',
   ]);
   t.same(change('[10.16.0.1, "fd00:10:16::1"]', '[10.16.0.1, 10.16.0.2]'), [
-    'a.yaml:5:37: spec.internal.gateways[1]: a second IPv4 gateway; one a family is possible',
+    'a.yaml:5:37: spec.internal.gateways[1]: a second IPv4 gateway; only one per family is supported',
   ]);
   t.same(change('{ gateways: [10', '{ interface: "eth0 -j ACCEPT", gateways: [10'), [
     'a.yaml:5:26: spec.internal.interface: "eth0 -j ACCEPT" is not an interface name: at most 15 letters, digits, ".", "_" and "-"',
@@ -504,7 +504,7 @@ t.test('what is wrong in several ways is said in all of them at once', async (t)
       'a.yaml:7:32: spec.bfd.minTX: must be between 1 and 60000, is 0',
       'a.yaml:7:43: spec.bfd.peers[0]: "x" is not an address',
       'a.yaml:9:31: spec.policies[0].ipBlocks[0]: "10.0.0.0/40" is not an address or CIDR: the length of an IPv4 CIDR is 0 to 32',
-      'a.yaml:10:15: spec.policies[1].name: policies[0] has the name "web" already',
+      'a.yaml:10:15: spec.policies[1].name: duplicate name "web", first used by policies[0]',
       'a.yaml:10:30: spec.policies[1].priority: must be a whole number, is 1.5',
     ],
   );
@@ -546,7 +546,7 @@ t.test('a block that holds the external gateway is warned about', async (t) => {
       ({ message }) => message,
     );
   const warning = (block: string, gateway: string) =>
-    `policy wide: ${block} holds the external gateway ${gateway}; packets to it leave to the outside, name the blocks that are inside`;
+    `policy wide: ${block} holds the external gateway ${gateway}; packets to it go outside, list only blocks that are inside`;
   t.same(warnings('172.16.0.0/12, 172.17.0.0/16, "fd00::/16", 10.0.0.0/8'), [
     warning('172.16.0.0/12', '172.17.0.1'),
     warning('172.17.0.0/16', '172.17.0.1'),

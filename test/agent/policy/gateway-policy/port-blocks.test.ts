@@ -45,8 +45,8 @@ t.test('what it needs', async (t) => {
 t.test('a source is in one place', async (t) => {
   const lines = `  policies: [{ ipBlocks: [10.17.0.9, 10.17.1.0/24, 10.17.0.0/24], ${EGRESS}, portBlockSize: 64 }]\n`;
   t.same(errorsOf(lines), [
-    'a.yaml:7:52: spec.policies[0].ipBlocks[2]: 10.17.0.9/32 lies in 10.17.0.0/24: a source can have one block of ' +
-      'ports only',
+    'a.yaml:7:52: spec.policies[0].ipBlocks[2]: 10.17.0.9/32 lies in 10.17.0.0/24: a source can have only one ' +
+      'block of ports',
   ]);
 });
 
@@ -54,7 +54,7 @@ t.test('an egress address with port blocks is used for nothing else', async (t) 
   const web = `    - { name: web, ipBlocks: [10.17.0.0/24], egressIP: { address: [172.17.0.51, 172.17.0.50] }, portBlockSize: 64 }\n`;
   t.same(errorsOf(`  policies:\n${web}    - { name: other, ipBlocks: [10.18.0.0/24], ${EGRESS} }\n`), [
     'a.yaml:8:81: spec.policies[0].egressIP.address[1]: 172.17.0.50 is an egress address of policy "other" as well; ' +
-      "the ports of its blocks must be nobody else's",
+      'an address with port blocks cannot be shared',
   ]);
   const eip = '  eips: [{ externalIP: 172.17.0.51, internalIP: 10.18.0.9 }]\n';
   t.match(errorsOf(`  policies:\n${web}${eip}`), [

@@ -124,7 +124,7 @@ t.test('what Kube-OVN’s API server and controller refuse is refused', async (t
     /^spec.podAntiAffinity: must be one of Required, Preferred, .*did you mean "Preferred"/,
   ]);
   t.same(errors('  internalIPs: [10.16.0.9]\n  internalIPPool: a\n'), [
-    'spec.internalIPs: stands beside internalIPPool; give one of them',
+    'spec.internalIPs: conflicts with internalIPPool; use one of them',
   ]);
   t.same(errors('  replicas: 2\n  externalIPs: [172.17.0.9]\n'), [
     'spec.externalIPs: holds 1, fewer than the 2 replicas',
@@ -138,15 +138,12 @@ t.test('what Kube-OVN’s API server and controller refuse is refused', async (t
 
 /** What is said of a line in the spec: refused there, and accepted. */
 const REFUSED: [string, string][] = [
-  ['internalIPs: [10.16.0.9, 10.16.0.9]', '6:28: spec.internalIPs[1]: "10.16.0.9" stands twice'],
-  ['externalIPs: [172.17.0.9, 172.17.0.9]', '6:29: spec.externalIPs[1]: "172.17.0.9" stands twice'],
-  [
-    'policies: [{ subnets: [subnet1, subnet1] }]',
-    '6:35: spec.policies[0].subnets[1]: "subnet1" stands twice',
-  ],
+  ['internalIPs: [10.16.0.9, 10.16.0.9]', '6:28: spec.internalIPs[1]: duplicate "10.16.0.9"'],
+  ['externalIPs: [172.17.0.9, 172.17.0.9]', '6:29: spec.externalIPs[1]: duplicate "172.17.0.9"'],
+  ['policies: [{ subnets: [subnet1, subnet1] }]', '6:35: spec.policies[0].subnets[1]: duplicate "subnet1"'],
   [
     'policies: [{ ipBlocks: [10.1.0.0/16, 10.1.0.0/16] }]',
-    '6:40: spec.policies[0].ipBlocks[1]: "10.1.0.0/16" stands twice',
+    '6:40: spec.policies[0].ipBlocks[1]: duplicate "10.1.0.0/16"',
   ],
   ['policies: [{ snat: true }]', '6:14: spec.policies[0]: names no sources; give ipBlocks or subnets'],
   ['policies: []', '4:1: spec: needs at least one of policies and selectors'],
@@ -204,7 +201,7 @@ const REFUSED: [string, string][] = [
   ],
   [
     'tolerations: [{ key: a, effect: NoSchedule, tolerationSeconds: 5 }]',
-    '6:47: spec.tolerations[0].tolerationSeconds: goes with the effect NoExecute only',
+    '6:47: spec.tolerations[0].tolerationSeconds: requires the effect NoExecute',
   ],
   [
     'tolerations: [{ key: a, effect: NoSchedul }]',
@@ -216,7 +213,7 @@ const REFUSED: [string, string][] = [
   ],
   [
     'resources: { limits: { memory: 64MB } }',
-    '6:34: spec.resources.limits.memory: "64MB" is not a quantity of Kubernetes: write it like 500m, 64Mi or 2',
+    '6:34: spec.resources.limits.memory: "64MB" is not a Kubernetes quantity: write it like 500m, 64Mi or 2',
   ],
   [
     'resources: { limits: { cpu: 0.5 } }',
@@ -229,7 +226,7 @@ const REFUSED: [string, string][] = [
   ['resources: { requests: { cpu: "-1" } }', '6:33: spec.resources.requests.cpu: must not be negative'],
   [
     'resources: { limits: { mem: 64Mi } }',
-    '6:26: spec.resources.limits.mem: "mem" is no resource of a container: cpu, memory, ephemeral-storage, hugepages-SIZE, or DOMAIN/NAME',
+    '6:26: spec.resources.limits.mem: "mem" is not a container resource: cpu, memory, ephemeral-storage, hugepages-SIZE, or DOMAIN/NAME',
   ],
   [
     'resources: { claims: [{ name: gpu }] }',
@@ -253,11 +250,11 @@ const REFUSED: [string, string][] = [
   ['bfd: { multiplier: 256 }', '6:22: spec.bfd.multiplier: must be between 1 and 255, is 256'],
   [
     'observability: { conntrack: { log: { events: [end, end] } } }',
-    '6:54: spec.observability.conntrack.log.events[1]: "end" stands twice',
+    '6:54: spec.observability.conntrack.log.events[1]: duplicate "end"',
   ],
   [
     `observability: { conntrack: { log: { filters: { exclude: [${'{},'.repeat(65)}] } } } }`,
-    '6:51: spec.observability.conntrack.log.filters.exclude: must hold at most 64 items, holds 65',
+    '6:51: spec.observability.conntrack.log.filters.exclude: must have at most 64 items, has 65',
   ],
   [
     'observability: { serviceMonitor: { label: {} } }',
@@ -313,7 +310,7 @@ t.test('an external network is one that Multus attaches', async (t) => {
       directory('', { 'subnets.yaml': SUBNETS.replace('provider: eth1.default', `provider: ${provider}`) }),
     );
   t.same(of('ovn'), [
-    'gateway.yaml:5:19: spec.externalSubnet: Subnet "macvlan1" has the provider "ovn", and NAME.NAMESPACE of a NetworkAttachmentDefinition is wanted',
+    'gateway.yaml:5:19: spec.externalSubnet: Subnet "macvlan1" has the provider "ovn", not NAME.NAMESPACE of a NetworkAttachmentDefinition',
   ]);
   t.same([of('net2.default.ovn'), of('""')], [[], []]);
 });
@@ -388,7 +385,7 @@ t.test('BFD without a BFD port', async (t) => {
   const vpc = (spec: string) => ({ 'vpc.yaml': VPC.replace(/spec:.*/, `spec: ${spec}`) });
   const { 'vpc.yaml': _, ...without } = directory(bfd);
   t.same(printed(without), [
-    'gateway.yaml:6:19: spec.bfd.enabled: the BFD peer cannot be told: Vpc "ovn-cluster" is not in the policy directory; add its document',
+    'gateway.yaml:6:19: spec.bfd.enabled: the BFD peer is unknown: Vpc "ovn-cluster" is not in the policy directory; add its document',
   ]);
   for (const spec of ['{}', '{ bfdPort: {} }', '{ bfdPort: { enabled: false, ip: 10.255.255.255 } }']) {
     t.same(printed(directory(bfd, vpc(spec))), [
@@ -529,8 +526,8 @@ t.test('subnets are checked, used or not', async (t) => {
 
 t.test('a Subnet or Vpc that stands twice', async (t) => {
   t.same(printed(directory('', { 'z.yaml': VPC, 'y.yaml': SUBNETS.split('---\n')[0]! })), [
-    'z.yaml:3:19: metadata.name: Vpc "ovn-cluster" is also in vpc.yaml; keep one',
-    'y.yaml:3:19: metadata.name: Subnet "ovn-default" is also in subnets.yaml; keep one',
+    'z.yaml:3:19: metadata.name: duplicate Vpc "ovn-cluster", first defined in vpc.yaml',
+    'y.yaml:3:19: metadata.name: duplicate Subnet "ovn-default", first defined in subnets.yaml',
   ]);
 });
 

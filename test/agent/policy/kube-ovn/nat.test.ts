@@ -156,19 +156,19 @@ t.test('what is wrong is refused, with its place', async (t) => {
   );
   refused(
     [EIP1, fip('f1', 'eip1', '10.17.0.9'), fip('f2', 'eip1', '10.17.0.10')],
-    'nat.yaml:5: spec.eip: 172.17.0.60 is in IptablesFIPRule "f1" already',
+    'nat.yaml:5: spec.eip: 172.17.0.60 is already used by IptablesFIPRule "f1"',
   );
   refused(
     [EIP1, EIP2, fip('f1', 'eip1', '10.17.0.9'), fip('f2', 'eip2', '10.17.0.9')],
-    'nat.yaml:7: spec.internalIp: 10.17.0.9 is in IptablesFIPRule "f1" already',
+    'nat.yaml:7: spec.internalIp: 10.17.0.9 is already used by IptablesFIPRule "f1"',
   );
   refused(
     [EIP1, fip('f', 'eip1', '10.17.0.9'), dnat('d', {})],
-    'nat.yaml:5: spec.eip: 172.17.0.60 is an EIP: all of it leads to 10.17.0.9',
+    'nat.yaml:5: spec.eip: 172.17.0.60 is an EIP: all its ports lead to 10.17.0.9',
   );
   refused(
     [EIP1, dnat('d1', {}), dnat('d2', { internalIp: '10.17.0.10', type: 'share' })],
-    'nat.yaml:5: spec.externalPort: port 8080 of 172.17.0.60 tcp is in IptablesDnatRule "d1" already',
+    'nat.yaml:5: spec.externalPort: port 8080 of 172.17.0.60 tcp is already used by IptablesDnatRule "d1"',
   );
   refused(
     [EIP1, dnat('d', { externalPort: '8000-8010' })],
@@ -196,7 +196,7 @@ t.test('what is wrong is refused, with its place', async (t) => {
     'nat.yaml:1: spec.v6ip: "ff02::1" is not the address of a host',
   );
   refused([EIP1, fip('f', '', '10.17.0.9')], 'nat.yaml:3: spec.eip: must not be empty');
-  refused([EIP1, EIP1], 'nat.yaml:3: metadata.name: IptablesEIP "eip1" is also in nat.yaml; keep one');
+  refused([EIP1, EIP1], 'nat.yaml:3: metadata.name: duplicate IptablesEIP "eip1", first defined in nat.yaml');
   refused(
     [eip('eip1', { v4ip: '172.17.0.1' }), fip('f', 'eip1', '10.17.0.9')],
     "nat.yaml:3: spec.eip: 172.17.0.1 is the external gateway's address",
@@ -213,8 +213,8 @@ t.test('they and the EIPs and DNATs of a GatewayPolicy do not claim the same', a
 `;
   const nat = EIP1 + EIP2 + fip('f', 'eip1', '10.17.0.9') + dnat('d', { eip: 'eip2' });
   t.same(printed({ 'gateway.yaml': own, 'nat.yaml': nat }), [
-    'nat.yaml:5:94: spec.eip: 172.17.0.60 is in eips[0] already',
-    'nat.yaml:7:117: spec.externalPort: port 8080 of 172.17.0.61 tcp is in dnats[0] already',
+    'nat.yaml:5:94: spec.eip: 172.17.0.60 is already used by eips[0]',
+    'nat.yaml:7:117: spec.externalPort: port 8080 of 172.17.0.61 tcp is already used by dnats[0]',
   ]);
 });
 
@@ -229,8 +229,8 @@ t.test('what means nothing here is warned of', async (t) => {
     [
       'IptablesEIP "eip2" is named by no rule and is not held',
       'IptablesEIP "eip1" and 1 more has a macAddress, which is not used: the address is announced with that of the interface',
-      'IptablesEIP "eip1" has a qosPolicy, which is not obeyed: no bandwidth is limited',
-      'the IptablesEIPs are of the NAT gateways "gw1", "gw2"; here they are all of this one',
+      'IptablesEIP "eip1" has a qosPolicy, which is not supported: bandwidth is not limited',
+      'the IptablesEIPs belong to the NAT gateways "gw1", "gw2"; this gateway uses all of them',
     ],
   );
 });

@@ -258,7 +258,7 @@ const REFUSED: [string, Record<string, string>, string[]][] = [
   [
     'unequal numbers of IPv4 and IPv6 addresses',
     pools('{ ipv4: [172.22.0.0/28], ipv6: ["fd00::/124"] }'),
-    ['eg.yaml:6:3: spec.ippools: must hold as many IPv4 as IPv6 addresses, holds 14 and 16'],
+    ['eg.yaml:6:3: spec.ippools: must have as many IPv4 as IPv6 addresses, has 14 and 16'],
   ],
   [
     'a default EIP outside the pool',
@@ -326,7 +326,7 @@ const REFUSED: [string, Record<string, string>, string[]][] = [
   [
     'more than a hundred endpoints',
     { 'slice.yaml': SLICE.replace(/endpoints:\n.*(?=kind)/s, `endpoints:\n${'- { ns: a }\n'.repeat(101)}`) },
-    ['slice.yaml:3:1: endpoints: must hold at most 100 items, holds 101'],
+    ['slice.yaml:3:1: endpoints: must have at most 100 items, has 101'],
   ],
   [
     'a namespaceSelector in a namespaced policy',
