@@ -54,112 +54,136 @@ const step = ({ path, value, required }: Pick<Sysctl, 'path' | 'value' | 'requir
   line: `sysctl -w ${path}=${value}`,
 });
 
-/** `base` is /proc/sys; `stateFile` is made when the first setting is changed. */
-export function createSysctls(base: string, stateFile: string): Sysctls {
-  const read = async (path: string): Promise<string> => (await readFile(join(base, path), 'utf8')).trim();
+/** `base` is /proc/sys; `stateFile` is created when the first sysctl is changed. */
+export const createSysctls = (base: string, stateFile: string): Sysctls => new ProcSysctls(base, stateFile);
 
-  /** What the state file should hold, and why it could not be written; undefined when it does. */
-  let unkept: { all: Remembered; reason: string } | undefined;
+class ProcSysctls implements Sysctls {
+  readonly #base: string;
+  readonly #former: FormerValues;
 
-  /** The content of the state file. Throws when it is invalid. */
-  const recall = (): Remembered => {
-    const content = readState(stateFile, MAX_SIZE);
-    return content === undefined ? {} : parseRemembered(content, stateFile);
-  };
+  constructor(base: string, stateFile: string) {
+    this.#base = base;
+    this.#former = new FormerValues(stateFile);
+  }
 
-  const remembered = (): Remembered => {
-    if (unkept !== undefined) return { ...unkept.all };
+  async observe(settings: readonly Sysctl[]): Promise<SysctlObservation> {
+    const found: SysctlObservation = { steps: [], problems: {}, notes: await this.#former.check() };
+    for (const wanted of settings) {
+      try {
+        if ((await this.#read(wanted.path)) === wanted.value) continue;
+        // Opening shows whether writing is permitted; access(2) checks the real user, without capabilities.
+        await (await open(join(this.#base, wanted.path), 'r+')).close();
+        found.steps.push(step(wanted));
+      } catch (error) {
+        const text = problem(wanted, error as NodeJS.ErrnoException);
+        if (wanted.required === undefined) found.notes.push(text);
+        else found.problems[wanted.required] = text;
+      }
+    }
+    return found;
+  }
+
+  fingerprint(settings: readonly Sysctl[]): string {
+    return settings
+      .map(({ path }) => {
+        try {
+          return readFileSync(join(this.#base, path), 'utf8').trim();
+        } catch {
+          return '';
+        }
+      })
+      .join(' ');
+  }
+
+  async apply(steps: readonly SysctlStep[]): Promise<void> {
+    const changed = this.#former.read();
+    for (const { path, value } of steps) {
+      const before = changed[path]?.before ?? (await this.#read(path));
+      if (isOwnChange(path, before, value)) {
+        changed[path] = { before, ours: value };
+        await this.#former.write(changed);
+      }
+      await writeFile(join(this.#base, path), value);
+      if (value === before) delete changed[path];
+    }
+    await this.#former.write(changed);
+  }
+
+  async planCleanup(): Promise<SysctlStep[]> {
+    const steps: SysctlStep[] = [];
+    for (const [path, { before, ours }] of Object.entries(this.#former.read())) {
+      // An interface that is gone took its sysctls with it.
+      const actual = await this.#read(path).catch(() => undefined);
+      if (actual === ours) steps.push(step({ path, value: before }));
+    }
+    return steps;
+  }
+
+  async #read(path: string): Promise<string> {
+    return (await readFile(join(this.#base, path), 'utf8')).trim();
+  }
+}
+
+/** The former values in the state file, or in memory as long as it cannot be written. */
+class FormerValues {
+  readonly #file: string;
+  /** What the file should hold, and why it could not be written; undefined when it does. */
+  #unwritten: { all: Remembered; reason: string } | undefined;
+
+  constructor(file: string) {
+    this.#file = file;
+  }
+
+  /** Retries a write that failed. Returns notes about the file. */
+  async check(): Promise<string[]> {
+    const notes: string[] = [];
+    if (this.#unwritten !== undefined) await this.write(this.#unwritten.all);
+    if (this.#unwritten !== undefined) {
+      notes.push(
+        `cleanup cannot put back settings as long as ${this.#file} cannot be written: ${this.#unwritten.reason}; make room there, or make it writable`,
+      );
+    }
     try {
-      return recall();
+      this.#parse();
+    } catch (error) {
+      const { code, message } = error as NodeJS.ErrnoException;
+      // The init container's root wrote it; a process that may not read it could not restore anything either.
+      if (code !== 'EACCES') notes.push(`cleanup will not put back settings: ${message}; remove it`);
+    }
+    return notes;
+  }
+
+  read(): Remembered {
+    if (this.#unwritten !== undefined) return { ...this.#unwritten.all };
+    try {
+      return this.#parse();
     } catch {
-      // `observe` notes it.
+      // `check` notes it.
       return {};
     }
-  };
+  }
 
-  const remember = async (all: Remembered): Promise<void> => {
+  async write(all: Remembered): Promise<void> {
     if (Object.keys(all).length === 0) {
-      unkept = undefined;
-      return rm(stateFile, { force: true, recursive: true });
+      this.#unwritten = undefined;
+      await rm(this.#file, { force: true, recursive: true });
+      return;
     }
     try {
-      await mkdir(dirname(stateFile), { recursive: true });
-      replaceState(stateFile, [`${JSON.stringify(all, undefined, 2)}\n`]);
-      unkept = undefined;
+      await mkdir(dirname(this.#file), { recursive: true });
+      replaceState(this.#file, [`${JSON.stringify(all, undefined, 2)}\n`]);
+      this.#unwritten = undefined;
     } catch (error) {
       // A gateway forwards without it.
-      unkept = { all: { ...all }, reason: (error as Error).message };
+      this.#unwritten = { all: { ...all }, reason: (error as Error).message };
     }
-  };
+  }
 
-  return {
-    async observe(settings) {
-      const found: SysctlObservation = { steps: [], problems: {}, notes: [] };
-      if (unkept !== undefined) await remember(unkept.all);
-      if (unkept !== undefined) {
-        found.notes.push(
-          `cleanup cannot put back settings as long as ${stateFile} cannot be written: ${unkept.reason}; make room there, or make it writable`,
-        );
-      }
-      try {
-        recall();
-      } catch (error) {
-        const { code, message } = error as NodeJS.ErrnoException;
-        // The init container's root wrote it; a process that may not read it could not restore anything either.
-        if (code !== 'EACCES') found.notes.push(`cleanup will not put back settings: ${message}; remove it`);
-      }
-      for (const wanted of settings) {
-        try {
-          const actual = await read(wanted.path);
-          if (actual === wanted.value) continue;
-          // Opening shows whether writing is permitted; access(2) checks the real user, without capabilities.
-          await (await open(join(base, wanted.path), 'r+')).close();
-          found.steps.push(step(wanted));
-        } catch (error) {
-          const text = problem(wanted, error as NodeJS.ErrnoException);
-          if (wanted.required === undefined) found.notes.push(text);
-          else found.problems[wanted.required] = text;
-        }
-      }
-      return found;
-    },
-
-    fingerprint(settings) {
-      return settings
-        .map(({ path }) => {
-          try {
-            return readFileSync(join(base, path), 'utf8').trim();
-          } catch {
-            return '';
-          }
-        })
-        .join(' ');
-    },
-
-    async apply(steps) {
-      const changed = remembered();
-      for (const { path, value } of steps) {
-        const before = changed[path]?.before ?? (await read(path));
-        if (isOwnChange(path, before, value)) {
-          changed[path] = { before, ours: value };
-          await remember(changed);
-        }
-        await writeFile(join(base, path), value);
-        if (value === before) delete changed[path];
-      }
-      await remember(changed);
-    },
-
-    async planCleanup() {
-      const steps: SysctlStep[] = [];
-      for (const [path, { before, ours }] of Object.entries(remembered())) {
-        // An interface that is gone took its sysctls with it.
-        const actual = await read(path).catch(() => undefined);
-        if (actual === ours) steps.push(step({ path, value: before }));
-      }
-      return steps;
-    },
-  };
+  /** Throws when the file is invalid. */
+  #parse(): Remembered {
+    const content = readState(this.#file, MAX_SIZE);
+    return content === undefined ? {} : parseRemembered(content, this.#file);
+  }
 }
 
 /** Parses the state file. Throws when it holds what the agent does not write. */
