@@ -18,29 +18,22 @@ export interface ScrapedMetric {
 /** The sample of a metric without labels; none where the value is unknown. */
 export const single = (value: number | undefined): Sample[] => (value === undefined ? [] : [{ value }]);
 
-/** Registers a metric. A counter whose source begins anew goes back, so its source must not. */
+/**
+ * Registers a metric. Samples with the same labels are added up. A counter whose source restarts at 0 goes back, so its
+ * source must not.
+ */
 export function addScraped(registry: Registry, { type, name, help, labels = [], read }: ScrapedMetric): void {
-  const common = { name, help, labelNames: labels, registers: [registry] };
-  if (type === 'gauge') {
-    new Gauge({
-      ...common,
-      async collect() {
-        const samples = await read();
-        this.reset();
-        // prom-client begins a metric without labels at 0.
-        if (labels.length === 0) this.remove();
-        for (const { labels = {}, value } of samples) this.set(labels, value);
-      },
-    });
-  } else {
-    new Counter({
-      ...common,
-      async collect() {
-        const samples = await read();
-        this.reset();
-        if (labels.length === 0) this.remove();
-        for (const { labels = {}, value } of samples) this.inc(labels, value);
-      },
-    });
-  }
+  new (type === 'gauge' ? Gauge : Counter)({
+    name,
+    help,
+    labelNames: labels,
+    registers: [registry],
+    async collect() {
+      const samples = await read();
+      this.reset();
+      // prom-client begins a metric without labels at 0.
+      if (labels.length === 0) this.remove();
+      for (const { labels = {}, value } of samples) this.inc(labels, value);
+    },
+  });
 }

@@ -3,7 +3,8 @@
  * dashboards and alerts keep working.
  */
 import { readFileSync } from 'node:fs';
-import { Counter, Gauge, type Registry } from 'prom-client';
+import type { Registry } from 'prom-client';
+import { addScraped } from '../../lib/scraped.ts';
 import { protocolName } from '../../nat/conntrack/flow.ts';
 import { familyLabel, type Identity } from '../../nat/conntrack/records.ts';
 import type { Active, Snapshot } from '../flows/translations-worker.ts';
@@ -57,7 +58,6 @@ const FLOW = ['address_family', 'protocol', 'nat_type'];
 
 /** Adds the metrics to a registry. */
 export function addKubeOvnMetrics(registry: Registry, sources: KubeOvnSources): void {
-  const registers = [registry];
   const { snapshot, identity, interfaces, netDev = () => readFileSync('/proc/net/dev', 'utf8') } = sources;
   const add = (
     type: 'gauge' | 'counter',
@@ -66,16 +66,9 @@ export function addKubeOvnMetrics(registry: Registry, sources: KubeOvnSources): 
     labels: string[],
     read: () => Value[],
   ): void => {
-    new (type === 'gauge' ? Gauge : Counter)({
-      name: `${PREFIX}${name}`,
-      help,
-      labelNames: [...IDENTITY, ...labels],
-      registers,
-      collect() {
-        this.reset();
-        const who = { ...identity() };
-        for (const [own, value] of read()) this.inc({ ...who, ...own }, value);
-      },
+    addScraped(registry, {
+      ...{ type, name: `${PREFIX}${name}`, help, labels: [...IDENTITY, ...labels] },
+      read: () => read().map(([own, value]) => ({ labels: { ...identity(), ...own }, value })),
     });
   };
   const once = (value: number | undefined): Value[] => (value === undefined ? [] : [[{}, value]]);

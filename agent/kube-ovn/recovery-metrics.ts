@@ -1,69 +1,72 @@
 /**
  * The metrics of Kube-OVN's BFD supervisor (recovery.ts), under its names and labels: its alerts keep working.
  */
-import { Counter, Gauge, type Registry } from 'prom-client';
+import type { Registry } from 'prom-client';
+import { addScraped, type ScrapedMetric, single } from '../../lib/scraped.ts';
 import type { Recovery } from './recovery.ts';
+
+const sessionMetrics = (recovery: Recovery, now: () => number): ScrapedMetric[] => [
+  {
+    ...{ type: 'gauge', name: 'expected_sessions' },
+    help: 'Sessions that the policy asks for.',
+    read: () => single(recovery.episodes.length),
+  },
+  {
+    ...{ type: 'gauge', name: 'up_sessions' },
+    help: 'Expected sessions that are Up.',
+    read: () => single(recovery.episodes.filter(({ state }) => state === 'Up').length),
+  },
+  {
+    ...{ type: 'gauge', name: 'session_zero_seconds' },
+    help: 'Time without an expected session that is Up.',
+    read: () => single(recovery.zeroSeconds(now())),
+  },
+];
+
+/** What the recovery did, and the phase of each session. */
+const recoveryMetrics = (recovery: Recovery): ScrapedMetric[] => [
+  {
+    ...{ type: 'counter', name: 'recovery_attempts_total', labels: ['action', 'result'] },
+    help: 'Attempts to recover a session that stayed down, by re-sending its configuration.',
+    read: () =>
+      Object.entries(recovery.attempts).map(([result, value]) => ({
+        ...{ labels: { action: 'ReplayConfiguration', result }, value },
+      })),
+  },
+  {
+    ...{ type: 'gauge', name: 'recovery_phase', labels: ['local', 'remote', 'phase'] },
+    help: '1 for the current phase of a session: Up, Grace, Backoff or CircuitOpen.',
+    read: () =>
+      recovery.episodes.map(({ local, remote, phase }) => ({ labels: { local, remote, phase }, value: 1 })),
+  },
+  {
+    ...{ type: 'gauge', name: 'circuit_open', labels: ['local', 'remote'] },
+    help: '1 while a session is down after every attempt.',
+    read: () =>
+      recovery.episodes.map(({ local, remote, phase }) => ({
+        ...{ labels: { local, remote }, value: Number(phase === 'CircuitOpen') },
+      })),
+  },
+];
+
+/** Metrics of Kube-OVN's child process, which the agent does not have. */
+const CHILD_METRICS: ScrapedMetric[] = [
+  {
+    ...{ type: 'gauge', name: 'child_circuit_open' },
+    help: 'Always 0: the agent has no BFD child process that it could give up.',
+    read: () => single(0),
+  },
+  {
+    ...{ type: 'counter', name: 'child_restarts_total' },
+    help: 'Always 0: the agent has no BFD child process that it could restart.',
+    read: () => single(0),
+  },
+];
 
 /** Adds the metrics. `now` is the clock of the recovery, ms. */
 export function addRecoveryMetrics(registry: Registry, recovery: Recovery, now: () => number): void {
-  const registers = [registry];
-  const name = (rest: string) => `kube_ovn_bfdd_${rest}`;
-  const gauge = (rest: string, help: string, read: () => number) =>
-    new Gauge({
-      name: name(rest),
-      help,
-      registers,
-      collect() {
-        this.set(read());
-      },
-    });
-  gauge('expected_sessions', 'Sessions that the policy asks for.', () => recovery.episodes.length);
-  gauge(
-    'up_sessions',
-    'Expected sessions that are Up.',
-    () => recovery.episodes.filter(({ state }) => state === 'Up').length,
-  );
-  gauge('session_zero_seconds', 'How long no expected session has been Up.', () =>
-    recovery.zeroSeconds(now()),
-  );
-  gauge('child_circuit_open', 'Always 0: there is no BFD child process that could be given up.', () => 0);
-  new Counter({
-    name: name('child_restarts_total'),
-    help: 'Always 0: there is no BFD child process that could be restarted.',
-    registers,
-  });
-  new Counter({
-    name: name('recovery_attempts_total'),
-    help: 'How often the configuration of a session that stayed down was put in force again.',
-    labelNames: ['action', 'result'],
-    registers,
-    collect() {
-      this.reset();
-      for (const [result, count] of Object.entries(recovery.attempts)) {
-        this.inc({ action: 'ReplayConfiguration', result }, count);
-      }
-    },
-  });
-  new Gauge({
-    name: name('recovery_phase'),
-    help: '1 for the phase that a session is in: Up, Grace, Backoff or CircuitOpen.',
-    labelNames: ['local', 'remote', 'phase'],
-    registers,
-    collect() {
-      this.reset();
-      for (const { local, remote, phase } of recovery.episodes) this.set({ local, remote, phase }, 1);
-    },
-  });
-  new Gauge({
-    name: name('circuit_open'),
-    help: '1 while a session stayed down after every attempt.',
-    labelNames: ['local', 'remote'],
-    registers,
-    collect() {
-      this.reset();
-      for (const { local, remote, phase } of recovery.episodes) {
-        this.set({ local, remote }, Number(phase === 'CircuitOpen'));
-      }
-    },
-  });
+  const metrics = [...sessionMetrics(recovery, now), ...CHILD_METRICS, ...recoveryMetrics(recovery)];
+  for (const metric of metrics) {
+    addScraped(registry, { ...metric, name: `kube_ovn_bfdd_${metric.name}` });
+  }
 }

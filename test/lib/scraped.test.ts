@@ -16,6 +16,8 @@ for (const type of ['counter', 'gauge'] as const) {
     const lines = await scrape(type, ['object'], () => samples);
     t.strictSame(await lines(), ['a_metric{object="rule"} 2']);
     t.strictSame(await lines(), ['a_metric{object="rule"} 2'], 'nothing is counted twice');
+    samples = [...samples, { labels: { object: 'rule' }, value: 3 }];
+    t.strictSame(await lines(), ['a_metric{object="rule"} 5'], 'samples with the same labels are added up');
     samples = [{ labels: { object: 'chain' }, value: 0 }];
     t.strictSame(await lines(), ['a_metric{object="chain"} 0']);
   });
