@@ -142,77 +142,83 @@ t.test('probes, BFD, translation and the pod’s own traffic each use their own 
   t.match(gateway.sh('iptables -t mangle -vnxL VEG-PRIMARY'), /^ *[1-9]\d* .*DROP/m);
 });
 
-t.test('rules, routes and chains of the primary network are kept, and others’ beside them', async (t) => {
-  const lab = harvester(t);
-  const { gateway, router, scope, options } = lab;
-  gateway.ip(
-    `
+for (const backend of ['nft', 'legacy'] as const) {
+  t.test(`rules, routes and chains of the primary network are kept (${backend})`, async (t) => {
+    const lab = harvester(t);
+    const { gateway, router, scope, options } = lab;
+    gateway.ip(
+      `
     rule add priority 1005 from 203.0.113.0/24 lookup 77
     rule add priority 1006 to 203.0.113.1 iif lo lookup 77
     route add 203.0.113.0/24 via 169.254.1.1 dev eth0 onlink table 1001`,
-    4,
-  );
-  const agent = new Agent(gateway, options);
-  await agent.synced();
-  await peerUp(await startVegBfdd(scope, router, { sessions: SESSIONS }));
-  await answered(lab);
-  const theirs = ['1005: from 203.0.113.0/24 lookup 77', '1006: from all to 203.0.113.1 iif lo lookup 77'];
-  const ours = [
-    `1005: from ${POD[4]} iif lo lookup 1001 proto 178`,
-    `1006: from all to ${SERVICE[4]} iif lo lookup 1001 proto 178`,
-    `1005: from ${POD[6]} iif lo lookup 1001 proto 178`,
-  ];
-  t.same(
-    primaryRules(lab)
-      .filter((line) => [...theirs, ...ours].includes(line))
-      .sort(),
-    [...theirs, ...ours].sort(),
-  );
-  const before = kernelState(gateway);
-
-  const faults = [
-    ...FAMILIES.map((family) => `ip -${family} route flush table 1001 proto 178`),
-    ...FAMILIES.map(
-      (family) => `ip -${family} rule del priority 1005 from ${POD[family]} iif lo lookup 1001`,
-    ),
-    'iptables -t nat -F VEG-PRIMARY',
-    'ip6tables -t mangle -F VEG-PRIMARY',
-  ];
-  for (const fault of faults) {
-    gateway.sh(fault);
-    await until(() => agent.cli('plan').stdout === '', { what: `${fault} is repaired` });
+      4,
+    );
+    // What the backend is known by.
+    for (const tool of ['iptables', 'ip6tables']) gateway.sh(`${tool}-${backend} -t nat -N FOREIGN`);
+    // No event tells of a change by the legacy programs.
+    const args = ['--resync', '300ms'];
+    const agent = new Agent(gateway, { ...options, args });
+    await agent.synced();
+    await peerUp(await startVegBfdd(scope, router, { sessions: SESSIONS }));
     await answered(lab);
-  }
-  t.same(kernelState(gateway), before);
+    const theirs = ['1005: from 203.0.113.0/24 lookup 77', '1006: from all to 203.0.113.1 iif lo lookup 77'];
+    const ours = [
+      `1005: from ${POD[4]} iif lo lookup 1001 proto 178`,
+      `1006: from all to ${SERVICE[4]} iif lo lookup 1001 proto 178`,
+      `1005: from ${POD[6]} iif lo lookup 1001 proto 178`,
+    ];
+    t.same(
+      primaryRules(lab)
+        .filter((line) => [...theirs, ...ours].includes(line))
+        .sort(),
+      [...theirs, ...ours].sort(),
+    );
+    const before = kernelState(gateway, backend);
 
-  // Multus' default-route takes the other CNI's away.
-  gateway.ip('route del default via 169.254.1.1 dev eth0');
-  await until(() => agent.cli('plan').stdout === '', { what: 'the change is seen' });
-  t.match(
-    gateway.sh('ip route show table 1001'),
-    /^default via 169\.254\.1\.1 dev eth0/,
-    'inferred from the link',
-  );
-  await answered(lab);
+    const faults = [
+      ...FAMILIES.map((family) => `ip -${family} route flush table 1001 proto 178`),
+      ...FAMILIES.map(
+        (family) => `ip -${family} rule del priority 1005 from ${POD[family]} iif lo lookup 1001`,
+      ),
+      `iptables-${backend} -t nat -F VEG-PRIMARY`,
+      `ip6tables-${backend} -t mangle -F VEG-PRIMARY`,
+    ];
+    for (const fault of faults) {
+      gateway.sh(fault);
+      await until(() => agent.cli('plan').stdout === '', { what: `${fault} is repaired` });
+      await answered(lab);
+    }
+    t.same(kernelState(gateway, backend), before);
 
-  const left = kernelState(gateway);
-  t.equal(await agent.stop('SIGUSR2'), 0);
-  const next = new Agent(gateway, options);
-  await next.synced();
-  await answered(lab);
-  await next.statusUntil('ready', ({ ready }) => ready);
-  t.same(kernelState(gateway), left, 'the next agent finds all as it was left');
+    // Multus' default-route takes the other CNI's away.
+    gateway.ip('route del default via 169.254.1.1 dev eth0');
+    await until(() => agent.cli('plan').stdout === '', { what: 'the change is seen' });
+    t.match(
+      gateway.sh('ip route show table 1001'),
+      /^default via 169\.254\.1\.1 dev eth0/,
+      'inferred from the link',
+    );
+    await answered(lab);
 
-  t.equal(await next.stop(), 0);
-  t.equal(cli(gateway, options, 'cleanup').code, 0);
-  t.same(
-    primaryRules(lab).filter((line) => line.includes('1001') || theirs.includes(line)),
-    theirs,
-    'cleanup takes ours away, and nobody else’s',
-  );
-  t.match(
-    gateway.sh('ip route show table 1001'),
-    /^203\.0\.113\.0\/24 via 169\.254\.1\.1 dev eth0 onlink\s*$/,
-  );
-  t.equal(gateway.sh('ip -6 route show table 1001').trim(), '');
-});
+    const left = kernelState(gateway, backend);
+    t.equal(await agent.stop('SIGUSR2'), 0);
+    const next = new Agent(gateway, { ...options, args });
+    await next.synced();
+    await answered(lab);
+    await next.statusUntil('ready', ({ ready }) => ready);
+    t.same(kernelState(gateway, backend), left, 'the next agent finds all as it was left');
+
+    t.equal(await next.stop(), 0);
+    t.equal(cli(gateway, options, 'cleanup').code, 0);
+    t.same(
+      primaryRules(lab).filter((line) => line.includes('1001') || theirs.includes(line)),
+      theirs,
+      'cleanup takes ours away, and nobody else’s',
+    );
+    t.match(
+      gateway.sh('ip route show table 1001'),
+      /^203\.0\.113\.0\/24 via 169\.254\.1\.1 dev eth0 onlink\s*$/,
+    );
+    t.equal(gateway.sh('ip -6 route show table 1001').trim(), '');
+  });
+}
