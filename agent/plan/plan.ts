@@ -16,7 +16,7 @@ import {
 } from '../../lib/prefix.ts';
 import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
 import type { VirtualAddress } from '../../routing/addresses.ts';
-import type { RoutingIntent, RoutingSide } from '../../routing/desired.ts';
+import type { PrimaryNetwork, RoutingIntent, RoutingSide } from '../../routing/desired.ts';
 import type { ProxyNeighbour } from '../../routing/proxies.ts';
 import type { InterfaceAddress } from '../../routing/state.ts';
 import type { GroupConfig } from '../group/model.ts';
@@ -162,23 +162,10 @@ function planFamily(
   const { internal, external } = plan.interfaces;
   const internalGateway = gatewayOf(policy.internal, family);
   const externalGateway = gatewayOf(policy.external, family);
-  const missing = facts.missing.includes(family) && asksFor(policy, family);
-  // Where there is another family to serve, the gateway is one without this one.
-  if (missing && !FAMILIES.some((other) => other !== family && asksFor(policy, other))) {
-    plan.leftAlone.push(family);
-    return { family, state: 'blocked', reason: noFamily(family) };
-  }
   const peers = policy.bfd.enabled ? policy.bfd.peers.filter((peer) => familyOf(peer) === family) : [];
+  const missing = facts.missing.includes(family) && asksFor(policy, family);
   if (missing || internalGateway === undefined || externalGateway === undefined) {
-    if (missing) plan.notes.push(`IPv${family} is left out: ${noFamily(family)}`);
-    else if (internalGateway !== externalGateway) {
-      const lacking = internalGateway === undefined ? 'internal' : 'external';
-      plan.notes.push(`IPv${family} is left out: the ${lacking} network has no IPv${family} gateway`);
-    }
-    for (const peer of peers) {
-      plan.notes.push(`BFD peer ${peer} is left out: IPv${family} is not programmed`);
-    }
-    return { family, state: 'unused' };
+    return planUnserved(plan, policy, { family, missing, internalGateway, externalGateway, peers });
   }
   const reason = obstacle(facts, plan.interfaces, family);
   if (reason !== undefined) {
@@ -221,18 +208,7 @@ function planFamily(
   };
   plan.nat.push(nat);
 
-  const blocks = [...new Set(policy.rules.flatMap(({ ipBlocks }) => ipBlocks))].filter(
-    (block) => familyOf(block) === family,
-  );
-  const networks = [
-    ...usableAddresses(facts, external, family).map(networkOf),
-    ...facts.connected.filter(({ dev }) => dev === external).map(({ network }) => network),
-    hostPrefix(externalGateway),
-  ].filter((network) => familyOf(network) === family && !isLinkLocal(network));
-  const around = holders(blocks, networks);
-  const [inwards, outwards] = [false, true].map((wanted) =>
-    blocks.filter((block) => (around.has(block) || isWide(block)) === wanted),
-  ) as [Prefix[], Prefix[]];
+  const { inwards, outwards, networks } = splitBlocks(policy, facts, external, externalGateway);
   // With one interface for both sides nobody can tell who is inside.
   if (internal !== external) plan.internalNetworks.push(...onLink);
   plan.routing.push({
@@ -259,22 +235,13 @@ function planFamily(
       policy,
       own.map(({ address }) => address),
     ),
-    ...outwards
-      .filter((block) => prefixLength(block) > 0 && !contains(block, externalGateway))
-      .map(
-        (block) =>
-          `${block} ${isWide(block) ? 'is wider than any private network' : `holds a network of ${external}`}: it leads outside, not into the VPC`,
-      ),
+    ...outwardNotes(outwards, external, externalGateway),
     ...(plan.routing.at(-1)!.internal.onlink && !isOnLink(internalGateway)
       ? [
           `the internal gateway ${internalGateway} is on no network of ${withAddresses(facts, internal, family)}, and taken to be on its link`,
         ]
       : []),
-    ...(primary && !primary.routes.some(({ destination }) => prefixLength(destination) === 0)
-      ? [
-          `no IPv${family} gateway of the primary interface ${primary.interface} is known: what comes to its addresses from another network is answered through ${external}; give it a default route`,
-        ]
-      : []),
+    ...(primary === undefined ? [] : primaryNotes(primary, family, external)),
   );
   plan.peers.push(...sessions(policy, facts, internal, peers, internalGateway));
   if (group !== undefined) {
@@ -293,6 +260,84 @@ function planFamily(
   if (!masquerades(policy, family)) return { family, state: 'programmed' };
   const dropped = `${noAddress(facts, external, family, 'external')}; what would be masqueraded is dropped`;
   return { family, state: 'blocked', reason: dropped };
+}
+
+/** A family that the policy or the kernel does not have. */
+function planUnserved(
+  plan: Plan,
+  policy: Policy,
+  {
+    family,
+    missing,
+    internalGateway,
+    externalGateway,
+    peers,
+  }: {
+    family: Family;
+    /** The policy asks for it, and the kernel does not have it. */
+    missing: boolean;
+    internalGateway: Address | undefined;
+    externalGateway: Address | undefined;
+    peers: readonly Address[];
+  },
+): FamilyStatus {
+  // With another family to serve, the gateway works without this one.
+  if (missing && !FAMILIES.some((other) => other !== family && asksFor(policy, other))) {
+    plan.leftAlone.push(family);
+    return { family, state: 'blocked', reason: noFamily(family) };
+  }
+  if (missing) plan.notes.push(`IPv${family} is left out: ${noFamily(family)}`);
+  else if (internalGateway !== externalGateway) {
+    const lacking = internalGateway === undefined ? 'internal' : 'external';
+    plan.notes.push(`IPv${family} is left out: the ${lacking} network has no IPv${family} gateway`);
+  }
+  for (const peer of peers) {
+    plan.notes.push(`BFD peer ${peer} is left out: IPv${family} is not programmed`);
+  }
+  return { family, state: 'unused' };
+}
+
+/**
+ * The blocks of the rules that lead into the VPC, and those that lead outside: they hold a network of the external
+ * interface, or are wider than any private network. `networks`: those of the external interface.
+ */
+function splitBlocks(
+  { rules }: Policy,
+  facts: Facts,
+  external: string,
+  gateway: Address,
+): Record<'inwards' | 'outwards' | 'networks', Prefix[]> {
+  const family = familyOf(gateway);
+  const blocks = [...new Set(rules.flatMap(({ ipBlocks }) => ipBlocks))].filter(
+    (block) => familyOf(block) === family,
+  );
+  const networks = [
+    ...usableAddresses(facts, external, family).map(networkOf),
+    ...facts.connected.filter(({ dev }) => dev === external).map(({ network }) => network),
+    hostPrefix(gateway),
+  ].filter((network) => familyOf(network) === family && !isLinkLocal(network));
+  const around = holders(blocks, networks);
+  const leadsOutside = (block: Prefix) => around.has(block) || isWide(block);
+  return {
+    inwards: blocks.filter((block) => !leadsOutside(block)),
+    outwards: blocks.filter(leadsOutside),
+    networks,
+  };
+}
+
+const outwardNotes = (outwards: readonly Prefix[], external: string, gateway: Address): string[] =>
+  outwards
+    .filter((block) => prefixLength(block) > 0 && !contains(block, gateway))
+    .map(
+      (block) =>
+        `${block} ${isWide(block) ? 'is wider than any private network' : `holds a network of ${external}`}: it leads outside, not into the VPC`,
+    );
+
+function primaryNotes(primary: PrimaryNetwork, family: Family, external: string): string[] {
+  if (primary.routes.some(({ destination }) => prefixLength(destination) === 0)) return [];
+  return [
+    `no IPv${family} gateway of the primary interface ${primary.interface} is known: what comes to its addresses from another network is answered through ${external}; give it a default route`,
+  ];
 }
 
 /** The sessions of one family, from the internal interface's own address. */
