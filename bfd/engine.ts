@@ -162,20 +162,20 @@ export class Engine {
       if (origin === 'intent' && isKnown(local) && !desired.has(key)) this.#retire(managed);
     }
     for (const key of this.#killed.keys()) if (isKnown(key) && !desired.has(key)) this.#killed.delete(key);
-    for (const [key, peer] of desired) this.#configurePeer(key, peer);
-    this.#holdAll();
+    const added = [...desired].map(([key, peer]) => this.#configurePeer(key, peer));
+    // Before anything is sent: another process may have the address.
     this.#listen();
+    for (const managed of added) if (managed !== undefined) this.#begin(managed);
+    this.#holdAll();
   }
 
-  #configurePeer(key: string, peer: PeerIntent): void {
+  /** Applies the intent of one session. Returns it if it is new. */
+  #configurePeer(key: string, peer: PeerIntent): ManagedSession | undefined {
     const killed = this.#killed.get(key);
-    if (killed === JSON.stringify(peer)) return;
+    if (killed === JSON.stringify(peer)) return undefined;
     if (killed !== undefined) this.#unblock(peer.remote);
     const managed = this.#byPath.get(key);
-    if (managed === undefined) {
-      if (this.#hasRoom(peer.remote)) this.#begin(this.#add(peer, 'intent'));
-      return;
-    }
+    if (managed === undefined) return this.#hasRoom(peer.remote) ? this.#add(peer, 'intent') : undefined;
     const same = managed.origin === 'intent' && JSON.stringify(managed.intent) === JSON.stringify(peer);
     if (!same) {
       managed.overrides = {};
@@ -187,6 +187,7 @@ export class Engine {
     managed.intent = peer;
     managed.removeAt = NEVER;
     this.#reconfigure(managed);
+    return undefined;
   }
 
   /** Takes precedence over the readiness of every intent: while not ready, no session is Up, resumed ones included. */
@@ -597,8 +598,9 @@ export class Engine {
     if (managed === undefined) {
       if (!this.#hasRoom(remote)) return false;
       const peer: PeerIntent = { ...this.#newSession, local, remote, multihop: false, role: 'active' };
-      this.#begin(this.#add(peer, 'connect'));
+      const added = this.#add(peer, 'connect');
       this.#listen();
+      this.#begin(added);
       return true;
     }
     managed.removeAt = NEVER;
@@ -658,6 +660,7 @@ export class Engine {
   /** Resumes the sessions that were Up when the previous process ended, before any policy has been read. */
   #resume(): void {
     const now = monotonicMicroseconds();
+    const resumed: ManagedSession[] = [];
     for (const saved of this.#checkpoint?.resumable(now) ?? []) {
       if (!this.#hasRoom(saved.intent.remote)) break;
       const managed = this.#add(saved.intent, saved.origin, saved);
@@ -672,9 +675,10 @@ export class Engine {
       managed.history = [{ state: managed.session.sessionState, since: currentMoment() }];
       const awayMs = Math.round((now - saved.lastTransmit) / 1000);
       this.#log.info({ session: labelOf(managed), awayMs }, 'BFD session resumed');
-      this.#dispatch(managed, { type: 'timer', readUntil: 0 });
+      resumed.push(managed);
     }
     this.#listen();
+    for (const managed of resumed) this.#dispatch(managed, { type: 'timer', readUntil: 0 });
   }
 }
 

@@ -2,7 +2,8 @@
  * Packets in and out: one receiving socket for each local address, one sending socket for each session.
  *
  * What is promised: a socket that cannot be opened, because its address, interface or port is not available, is tried
- * again until it can; the reason is logged once. A local address has one receiving socket in the network namespace.
+ * again until it can; the reason is logged once. A local address has one receiving socket in the network namespace: while
+ * it is another process's, nothing is sent from that address either, because the peer would take it for one session.
  */
 import { isDeepStrictEqual } from 'node:util';
 import { SystemError, sockaddr } from '../lib/libc.ts';
@@ -10,7 +11,14 @@ import type { Log } from '../lib/log.ts';
 import { LogOnChange } from '../lib/log-on-change.ts';
 import { SOURCE_PORTS } from './constants.ts';
 import type { Endpoint } from './receive-filter.ts';
-import { bfdPort, type ReceivingSocket, type SendingSocket, systemUdp, type Udp } from './udp.ts';
+import {
+  bfdPort,
+  PortInUseError,
+  type ReceivingSocket,
+  type SendingSocket,
+  systemUdp,
+  type Udp,
+} from './udp.ts';
 
 /** The interval between attempts to open sockets that are closed, or whose interface was recreated, ms. */
 const RETRY_PERIOD = 250;
@@ -22,6 +30,8 @@ type Receive = (payload: Buffer, from: string, endpoint: Endpoint) => void;
 /** The receiving socket of one local address and port. */
 class Receiver {
   endpoint: Endpoint;
+  /** The port is another process's. */
+  inUse: PortInUseError | undefined;
   #socket: ReceivingSocket | undefined;
   /** Drops so far, and the last value of the open socket's counter, which is 32 bits wide. */
   #drops = 0;
@@ -50,9 +60,11 @@ class Receiver {
         },
       });
     } catch (error) {
+      this.inUse = error instanceof PortInUseError ? error : undefined;
       this.#logFailure(error as Error);
       return;
     }
+    this.inUse = undefined;
     this.#socket = opened;
     this.#bindFailures.ended();
     this.#log.info({ local, multihop, interface: device, minTTL }, 'listening for BFD');
@@ -134,13 +146,15 @@ export class Sender {
   readonly #udp: Udp;
   readonly #destination: Uint8Array;
   readonly #pickPort: () => number;
+  readonly #inUse: () => PortInUseError | undefined;
 
-  /** `port`: used if it is free; 0 for any. */
+  /** `port`: used if it is free; 0 for any. `inUse`: why nothing may be sent from the local address. */
   constructor(
     udp: Udp,
     { local, remote, multihop }: { local: string; remote: string; multihop: boolean },
     port: number,
     pickPort: () => number,
+    inUse: () => PortInUseError | undefined,
   ) {
     this.#udp = udp;
     this.local = local;
@@ -148,15 +162,18 @@ export class Sender {
     this.port = port;
     this.#destination = sockaddr(remote, bfdPort(multihop));
     this.#pickPort = pickPort;
+    this.#inUse = inUse;
   }
 
   /** Sends one datagram. Returns undefined, or the error. */
-  send(payload: Uint8Array): SystemError | undefined {
+  send(payload: Uint8Array): Error | undefined {
+    const inUse = this.#inUse();
+    if (inUse !== undefined) return inUse;
     if (this.#socket === undefined) {
       try {
         this.#socket = this.#open();
       } catch (error) {
-        return error as SystemError;
+        return error as Error;
       }
     }
     const sent = this.#socket.send(payload, this.#destination);
@@ -182,6 +199,9 @@ export class Sender {
   }
 }
 
+const receiverKey = ({ local, multihop }: { local: string; multihop: boolean }): string =>
+  `${local} ${multihop}`;
+
 /** All receiving sockets, and their retries. */
 export class Transport {
   readonly #udp: Udp;
@@ -205,7 +225,7 @@ export class Transport {
 
   /** Listens on exactly these endpoints, at most one for a local address and port. */
   listen(endpoints: readonly Endpoint[]): void {
-    const wanted = new Map(endpoints.map((endpoint) => [`${endpoint.local} ${endpoint.multihop}`, endpoint]));
+    const wanted = new Map(endpoints.map((endpoint) => [receiverKey(endpoint), endpoint]));
     for (const [key, receiver] of this.#receivers) {
       if (wanted.has(key)) continue;
       this.#formerDrops += receiver.drops();
@@ -227,11 +247,13 @@ export class Transport {
   /** The sending socket of a session, opened with the first packet. `port`: the one to use if it is free, 0 for any. */
   sender(session: { local: string; remote: string; multihop: boolean }, port: number): Sender {
     const { first, last } = SOURCE_PORTS;
+    const key = receiverKey(session);
     return new Sender(
       this.#udp,
       session,
       port,
       () => first + Math.floor(this.#random() * (last - first + 1)),
+      () => this.#receivers.get(key)?.inUse,
     );
   }
 

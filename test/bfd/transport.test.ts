@@ -233,6 +233,24 @@ t.test(
   },
 );
 
+t.test('while another process has the port of an address, nothing is sent from it', async (t) => {
+  const { udp, transport } = setUp(t);
+  const sender = transport.sender(SESSION, 0);
+  const other = transport.sender({ ...SESSION, local: '10.16.0.13' }, 0);
+  t.equal(sender.send(Buffer.of(1)), undefined, 'before it listens: a resumed session');
+  udp.bindError = new PortInUseError('another process is bound to UDP port 3784 of 10.16.0.12');
+  transport.listen([endpoint()]);
+  t.match(sender.send(Buffer.of(1)), udp.bindError);
+  t.equal(other.send(Buffer.of(1)), undefined);
+  t.equal(udp.sent.length, 2);
+  udp.bindError = new SystemError('bind', EADDRNOTAVAIL);
+  mock.timers.tick(RETRY);
+  t.equal(sender.send(Buffer.of(1)), undefined, 'no other process any more');
+  udp.bindError = undefined;
+  mock.timers.tick(RETRY);
+  t.equal(sender.send(Buffer.of(1)), undefined);
+});
+
 t.test('fault: the sending socket cannot be opened: an error, and the next packet opens it', async (t) => {
   const { udp, transport } = setUp(t);
   const sender = transport.sender(SESSION, 0);
