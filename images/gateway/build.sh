@@ -5,8 +5,8 @@
 #
 # NAME: localhost/veg-agent; FILE: also written as an OCI archive; KEY=VALUE: one more label
 #
-# It is what the Dockerfile makes: the same packages, files and settings. Two builds of one commit from one state of
-# Debian's archive are the same, octet for octet; DEBIAN_MIRROR and DEBIAN_SECURITY_MIRROR name a state, such as
+# Packages, files and settings are those of the Dockerfile. Two builds of one commit from one snapshot of Debian's archive
+# are identical to the byte; DEBIAN_MIRROR and DEBIAN_SECURITY_MIRROR name a snapshot, such as
 # http://snapshot.debian.org/archive/debian/20261101T000000Z.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
 done
 sh test/support/setup.sh build
 
-# Every time in the image is that of the commit.
+# All timestamps in the image are the commit's.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 work=$(mktemp -d)
@@ -41,7 +41,7 @@ sh images/gateway/tree.sh "$work/tree"
 packages=$(sed 's/#.*//' images/gateway/packages | xargs | tr ' ' ,)
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
-# In a hook, $1 is the root that mmdebstrap makes.
+# In a hook, $1 is mmdebstrap's root directory.
 mmdebstrap --quiet --variant=essential --skip=cleanup/run --include="$packages" \
   --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
   --customize-hook="cp -R '$work/tree/.' \"\$1\"" \

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Takes away what no container needs: slim.sh ROOT. Copyright files stay, and the package database, for scanners.
+# Removes what no container needs: slim.sh ROOT. Keeps copyright files, and the package database for scanners.
 set -eu
 cd "$1"
-# 50 MB that ndisc6 depends on, for a script of it that nobody calls. Before the SBOM is written.
+# 50 MB that ndisc6 depends on for a script that is not used. Before the SBOM is written.
 chroot . dpkg --force-depends --purge perl perl-modules-5.36 libperl5.36 libgdbm6 libgdbm-compat4 >/dev/null
 rm usr/bin/dnssort
 find usr/share/doc ! -type d ! -name copyright -delete

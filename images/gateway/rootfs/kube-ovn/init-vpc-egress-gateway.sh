@@ -2,7 +2,7 @@
 # The init container of Kube-OVN's gateway pods, the only privileged one. It applies the policy in its environment and saves
 # it for the main container, which does not get these variables.
 set -eu
-# The one volume that both containers share in every release. It is sticky: nobody else replaces a file of root's.
+# The one volume that both containers share in every release. It is sticky: other users cannot replace root's files.
 saved=/usr/local/sbin/veg-agent.env
 
 # Reports an error on stderr and as the termination message (`kubectl describe pod`), and exits.
