@@ -114,41 +114,45 @@ const uint32 = integer(0, 0xffff_ffff);
 const positive32 = integer(1, 0xffff_ffff);
 
 /** `isAddress`: whether a text is an address, without a zone. */
-function sessionCheck(isAddress: (text: string) => boolean): Check {
+function intentCheck(isAddress: (text: string) => boolean): Check {
   const address: Check = (value) =>
     typeof value === 'string' && /^[^%]+(%[^\s/%]{1,15})?$/.test(value) && isAddress(value.split('%')[0]!);
-  return fields<SavedSession>({
+  return fields<PeerIntent>({
+    local: address,
+    remote: address,
+    desiredMinTx: positive32,
+    requiredMinRx: uint32,
+    detectMult: integer(1, 255),
+    role: oneOf('passive', 'active'),
+    minTTL: integer(1, 255),
+    interface: optional(text(/^[^\s/]{1,15}$/)),
+    via: optional(
+      fields<NonNullable<PeerIntent['via']>>({
+        gateway: address,
+        mac: text(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
+      }),
+    ),
+    multihop: flag,
+    adoptDiscriminator: flag,
+    unconditional: optional(flag),
+    auth: optional(
+      fields<AuthIntent>({
+        type: oneOf(...AUTH_TYPES),
+        keyId: uint8,
+        keyFile: text(/^[^\0]{1,4096}$/),
+      }),
+    ),
+    demandPollInterval: optional(positive32),
+    controlPlaneIndependent: optional(flag),
+    adminUpPoll: optional(flag),
+  });
+}
+
+const sessionCheck = (intent: Check): Check =>
+  fields<SavedSession>({
     id: integer(1, Number.MAX_SAFE_INTEGER),
     origin: oneOf('intent', 'connect', 'allowed'),
-    intent: fields<PeerIntent>({
-      local: address,
-      remote: address,
-      desiredMinTx: positive32,
-      requiredMinRx: uint32,
-      detectMult: integer(1, 255),
-      role: oneOf('passive', 'active'),
-      minTTL: integer(1, 255),
-      interface: optional(text(/^[^\s/]{1,15}$/)),
-      via: optional(
-        fields<NonNullable<PeerIntent['via']>>({
-          gateway: address,
-          mac: text(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
-        }),
-      ),
-      multihop: flag,
-      adoptDiscriminator: flag,
-      unconditional: optional(flag),
-      auth: optional(
-        fields<AuthIntent>({
-          type: oneOf(...AUTH_TYPES),
-          keyId: uint8,
-          keyFile: text(/^[^\0]{1,4096}$/),
-        }),
-      ),
-      demandPollInterval: optional(positive32),
-      controlPlaneIndependent: optional(flag),
-      adminUpPoll: optional(flag),
-    }),
+    intent,
     port: (value) => value === 0 || integer(SOURCE_PORTS.first, SOURCE_PORTS.last)(value),
     localDiscr: positive32,
     xmitAuthSeq: uint32,
@@ -178,7 +182,6 @@ function sessionCheck(isAddress: (text: string) => boolean): Check {
       }),
     ),
   });
-}
 
 /** Whether no two sessions have the same id, discriminator or path. */
 function areDistinct(sessions: readonly SavedSession[]): boolean {
@@ -208,7 +211,7 @@ export function parseSaved(content: Buffer, isAddress: (text: string) => boolean
   } catch {
     return undefined;
   }
-  const check = sessionCheck(isAddress);
+  const check = sessionCheck(intentCheck(isAddress));
   const wellFormed = fields<SavedState>({
     version: oneOf(FORMAT),
     bootId: text(/./),
