@@ -31,27 +31,27 @@ export function affordableTokens(besides = AGENT_HEAP): number {
   return Math.max(10_000, Math.min(DEFAULT_TOKENS, Math.floor(octets / 500)));
 }
 
-/** What stands in the directory, or why that cannot be told. */
+/** The files of the directory, or why they cannot be read. */
 export type PolicySource = PolicyFile[] | { unreadable: string };
 
 export interface PolicyWatch {
-  /** Reads now. What it returns counts as delivered: `onChange` tells of what differs from it. */
+  /** Reads now. The result counts as delivered: `onChange` is called for what differs from it. */
   read(): PolicySource;
   close(): void;
 }
 
 export interface WatchOptions {
-  /** A change is read after so long without a further one, milliseconds. */
+  /** A change is read after this time without a further one, milliseconds. */
   settle?: number;
-  /** But no later than so long after the first, milliseconds. */
+  /** But no later than this after the first, milliseconds. */
   settleAtMost?: number;
-  /** Between two looks at the metadata, milliseconds. */
+  /** Interval of polling the metadata, milliseconds. */
   poll?: number;
 }
 
 /** The symlink through which the kubelet swaps all files of a ConfigMap at once. */
 const DATA_LINK = '..data';
-/** A swap while reading is read again; this often in a row is something else. */
+/** A swap during a read is read again, this often at most. */
 const MAX_ATTEMPTS = 5;
 
 const isHidden = (name: string): boolean => name.startsWith('.');
@@ -90,7 +90,7 @@ export function readPolicy(location: string): PolicySource {
   }
 }
 
-/** Where the files of a policy directory are: what `..data` leads to, if there is one. */
+/** The directory that holds the files: the target of `..data`, if there is one. */
 function dataDirectory(directory: string): string {
   try {
     return fs.realpathSync.native(path.join(directory, DATA_LINK));
@@ -107,7 +107,7 @@ function readDirectory(directory: string): PolicyFile[] {
   return [...files, ...otherFiles(directory).map((name) => ({ name, text: '', ignored: true as const }))];
 }
 
-/** The files that look as if somebody meant them for a policy, and are not read. */
+/** Regular files that are not read because of their name. */
 function otherFiles(directory: string): string[] {
   return fs
     .readdirSync(directory)
@@ -116,9 +116,9 @@ function otherFiles(directory: string): string[] {
     .sort();
 }
 
-/** What the files of a directory may come to, in octets. */
+/** What the files of a directory may still hold, in octets. */
 class Room {
-  /** They are large: what nobody reads is left out. */
+  /** They are large: unused fields are skipped. */
   readonly large: boolean;
   left = MAX_SET_SIZE;
   leftRaw = MAX_RAW_SIZE;
@@ -128,7 +128,7 @@ class Room {
   }
 }
 
-/** Reads a file; undefined for a directory. What else is no regular file comes with what it is. */
+/** Reads a file; undefined for a directory. Anything else that is not a regular file has a `problem`. */
 function readFile(location: string, name: string, room: Room): PolicyFile | undefined {
   const stat = fs.statSync(location);
   if (stat.isDirectory()) return undefined;
@@ -145,7 +145,7 @@ function readFile(location: string, name: string, room: Room): PolicyFile | unde
   return { name, ...(read ?? { text: '', size: stat.size }) };
 }
 
-/** Reads a file piece by piece, without what nobody reads of it; undefined when more than `most` is left. */
+/** Reads a file in chunks and skips unused fields; undefined when more than `most` remains. */
 function readSieved(location: string, most: number): Sieved | undefined {
   const [sieve, decoder] = [new Sieve(), new StringDecoder('utf8')];
   for (const piece of chunksOfMounted(location, MAX_RAW_SIZE)) {
@@ -156,101 +156,127 @@ function readSieved(location: string, most: number): Sieved | undefined {
   return sieve.end();
 }
 
-/** Follows a policy directory, which need not exist yet, and tells when its content has changed. */
-export function watchPolicy(
+/** Watches a policy directory, which need not exist yet, and delivers its content whenever that has changed. */
+export const watchPolicy = (
   directory: string,
   onChange: (source: PolicySource) => void,
-  { settle = 50, settleAtMost = 150, poll = 500 }: WatchOptions = {},
-): PolicyWatch {
-  const parent = path.dirname(path.resolve(directory));
-  const self = path.basename(path.resolve(directory));
-  const watched = new Map<string, { identity: string; watcher: fs.FSWatcher }>();
-  let delivered: string | undefined;
-  let seen: string | undefined;
-  let firstEvent: number | undefined;
-  let swapped = false;
-  let timer: NodeJS.Timeout | undefined;
+  options: WatchOptions = {},
+): PolicyWatch => new DirectoryWatch(directory, onChange, options);
 
-  const changed = (name?: string) => {
+class DirectoryWatch implements PolicyWatch {
+  readonly #directory: string;
+  readonly #onChange: (source: PolicySource) => void;
+  readonly #settle: number;
+  readonly #settleAtMost: number;
+  readonly #poll: NodeJS.Timeout;
+  readonly #watchers = new Map<string, { identity: string; watcher: fs.FSWatcher }>();
+  /** Digest of the content that was delivered last. */
+  #delivered: string | undefined;
+  /** The metadata of the directory when it was read last. */
+  #seen: string | undefined;
+  /** The first event since then, ms of the monotonic clock. */
+  #firstEvent: number | undefined;
+  #swapped = false;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(
+    directory: string,
+    onChange: (source: PolicySource) => void,
+    { settle = 50, settleAtMost = 150, poll = 500 }: WatchOptions,
+  ) {
+    this.#directory = directory;
+    this.#onChange = onChange;
+    this.#settle = settle;
+    this.#settleAtMost = settleAtMost;
+    this.#watchAll();
+    this.#poll = setInterval(() => {
+      this.#watchAll();
+      if (metadata(directory) !== this.#seen) this.#changed();
+    }, poll);
+  }
+
+  read(): PolicySource {
+    this.#seen = metadata(this.#directory);
+    const source = readPolicy(this.#directory);
+    this.#delivered = digest(source);
+    return source;
+  }
+
+  close(): void {
+    clearInterval(this.#poll);
+    clearTimeout(this.#timer);
+    for (const { watcher } of this.#watchers.values()) watcher.close();
+    this.#watchers.clear();
+  }
+
+  #changed(name?: string): void {
     const now = performance.now();
-    firstEvent ??= now;
-    // What is swapped in is whole, it has no need to rest; what is cleared away behind it changes nothing.
-    swapped ||= name === DATA_LINK;
-    const rest = swapped ? 0 : settle;
-    clearTimeout(timer);
-    timer = setTimeout(deliver, Math.max(0, Math.min(rest, firstEvent + settleAtMost - now)));
-  };
+    this.#firstEvent ??= now;
+    // A swap is atomic: there is nothing to wait for, and the removal of the old files changes nothing.
+    this.#swapped ||= name === DATA_LINK;
+    const settle = this.#swapped ? 0 : this.#settle;
+    clearTimeout(this.#timer);
+    const delay = Math.max(0, Math.min(settle, this.#firstEvent + this.#settleAtMost - now));
+    this.#timer = setTimeout(() => this.#deliver(), delay);
+  }
 
-  const deliver = () => {
-    [firstEvent, swapped] = [undefined, false];
-    watchAll();
-    seen = metadata(directory);
-    const source = readPolicy(directory);
-    // What changed while it was read has made no event yet, or one that comes later.
-    if (metadata(directory) !== seen) changed();
+  #deliver(): void {
+    [this.#firstEvent, this.#swapped] = [undefined, false];
+    this.#watchAll();
+    this.#seen = metadata(this.#directory);
+    const source = readPolicy(this.#directory);
+    // A change during the read may have had its event before, or has it later.
+    if (metadata(this.#directory) !== this.#seen) this.#changed();
     const content = digest(source);
-    if (content === delivered) return;
-    delivered = content;
-    onChange(source);
-  };
+    if (content === this.#delivered) return;
+    this.#delivered = content;
+    this.#onChange(source);
+  }
 
-  /** Watches the directory, the one that holds it, and where `..data` leads, each as it is now. */
-  const watchAll = () => {
-    const paths = new Set([parent, directory, dataDirectory(directory)]);
-    for (const location of new Set([...paths, ...watched.keys()])) {
+  /** Watches the directory, its parent, and the target of `..data`, each as it is now. */
+  #watchAll(): void {
+    const paths = new Set([
+      path.dirname(path.resolve(this.#directory)),
+      this.#directory,
+      dataDirectory(this.#directory),
+    ]);
+    for (const location of new Set([...paths, ...this.#watchers.keys()])) {
       const identity = paths.has(location) ? identify(location) : undefined;
-      const old = watched.get(location);
+      const old = this.#watchers.get(location);
       if (old?.identity === identity) continue;
       old?.watcher.close();
-      watched.delete(location);
-      if (identity === undefined) continue;
-      try {
-        const concerns = location === parent ? (name: string) => name === self : isPolicyName;
-        const watcher = fs.watch(location, (_event, name) => {
-          if (name === null || name === DATA_LINK || concerns(name)) changed(name ?? undefined);
-        });
-        // A watch that breaks is had again at the next look; until then that look finds the changes.
-        watcher.on('error', () => {
-          watcher.close();
-          watched.delete(location);
-        });
-        watched.set(location, { identity, watcher });
-      } catch {
-        // No watch to be had (fs.inotify.max_user_watches): the regular look remains.
-      }
+      this.#watchers.delete(location);
+      if (identity !== undefined) this.#watch(location, identity);
     }
-  };
+  }
 
-  const look = () => {
-    watchAll();
-    if (metadata(directory) !== seen) changed();
-  };
-
-  watchAll();
-  const interval = setInterval(look, poll);
-  return {
-    read() {
-      seen = metadata(directory);
-      const source = readPolicy(directory);
-      delivered = digest(source);
-      return source;
-    },
-    close() {
-      clearInterval(interval);
-      clearTimeout(timer);
-      for (const { watcher } of watched.values()) watcher.close();
-      watched.clear();
-    },
-  };
+  #watch(location: string, identity: string): void {
+    const resolved = path.resolve(this.#directory);
+    const isRelevant =
+      location === path.dirname(resolved) ? (name: string) => name === path.basename(resolved) : isPolicyName;
+    try {
+      const watcher = fs.watch(location, (_event, name) => {
+        if (name === null || name === DATA_LINK || isRelevant(name)) this.#changed(name ?? undefined);
+      });
+      // The next poll watches it again, and finds changes until then.
+      watcher.on('error', () => {
+        watcher.close();
+        this.#watchers.delete(location);
+      });
+      this.#watchers.set(location, { identity, watcher });
+    } catch {
+      // No inotify watch left (fs.inotify.max_user_watches): polling remains.
+    }
+  }
 }
 
-/** Which file or directory a path leads to now; undefined when to none. */
+/** Device and inode of what a path leads to now; undefined when it does not exist. */
 function identify(location: string): string | undefined {
   const stat = fs.statSync(location, { bigint: true, throwIfNoEntry: false });
   return stat && `${stat.dev}:${stat.ino}`;
 }
 
-/** What tells that a directory may have changed, without reading its files. */
+/** Changes when the content of the directory may have changed; reads no file. */
 function metadata(directory: string): string {
   try {
     const data = dataDirectory(directory);

@@ -31,9 +31,9 @@ const STATE = '/run/veg-agent';
  * the container's; a tenth of it is for translations.
  */
 const STATE_SIZE = '64Mi';
-/** How long a drain may take, s: OVN takes up to five to notice, and then traffic has to move. */
+/** Timeout of a drain, s: OVN takes up to five to notice, then traffic has to move. */
 const DRAIN = 20;
-/** More than the drain, and the one of 5 s with 3 s to end that SIGTERM begins when traffic has not moved by then, s. */
+/** The drain, a second one of 5 s after SIGTERM, and 3 s to exit, s. */
 const GRACE = 30;
 /** What a ConfigMap may hold, octets. */
 const MAX_CONFIG_MAP = 1 << 20;
@@ -69,7 +69,7 @@ export function renderKubernetes(
 const metadata = ({ namespace }: Gateway, { object, labels }: Names) => ({ name: object, namespace, labels });
 
 /**
- * The policy directory: every document under the name of its file, without what nobody reads when it would be too large.
+ * The policy directory: every document under the name of its file, without unused fields when it would be too large.
  * Throws `RenderError`.
  */
 function configMap(gateway: Gateway, names: Names, hash: Hash): object {
@@ -106,9 +106,9 @@ function deployment(gateway: Gateway, names: Names, image: string): object {
     spec: {
       replicas: gateway.replicas,
       selector: { matchLabels: names.labels },
-      // One after the other, each in the place of the one before: the addresses are fixed.
+      // One pod at a time, the new one after the old one: the addresses are fixed.
       strategy: { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 1, maxSurge: 0 } },
-      // OVN may take 5 s to notice that a session is Up; the next is not taken away before.
+      // OVN may take 5 s to see a session Up; the next pod is not replaced before.
       minReadySeconds: 10,
       template: {
         metadata: { labels: names.labels, annotations: annotations(gateway) },
@@ -118,7 +118,7 @@ function deployment(gateway: Gateway, names: Names, image: string): object {
   };
 }
 
-/** What Multus and Kube-OVN's CNI make of the pod's network. */
+/** The annotations that Multus and Kube-OVN's CNI read. */
 function annotations(gateway: Gateway): Record<string, string> {
   const { internalProvider, externalProvider, bandwidth } = gateway;
   const pool = (list: string[][], name: string | undefined) =>
@@ -130,7 +130,7 @@ function annotations(gateway: Gateway): Record<string, string> {
     'k8s.v1.cni.cncf.io/networks': attachmentOf(externalProvider),
     [`${internalProvider}.kubernetes.io/logical_switch`]: gateway.internalSubnet,
     [`${internalProvider}.kubernetes.io/ip_pool`]: pool(gateway.internalIPs, gateway.internalIPPool),
-    // Crossed: what leaves the VPC by the gateway comes into the pod by its internal interface.
+    // Crossed: egress of the VPC is ingress of the pod's internal interface.
     [`${internalProvider}.kubernetes.io/ingress_rate`]: bandwidth.egress?.toString(),
     [`${internalProvider}.kubernetes.io/egress_rate`]: bandwidth.ingress?.toString(),
     [`${externalProvider}.kubernetes.io/ip_pool`]: pool(gateway.externalIPs, gateway.externalIPPool),
@@ -146,12 +146,18 @@ function attachmentOf(provider: string): string {
   return `${namespace}/${name}`;
 }
 
+const MOUNTS = [
+  { name: 'policy', mountPath: '/etc/veg-agent/policy', readOnly: true },
+  { name: 'state', mountPath: STATE },
+  { name: 'podinfo', mountPath: '/etc/podinfo', readOnly: true },
+];
+
+const NETWORK_STATUS = {
+  path: 'network-status',
+  fieldRef: { fieldPath: "metadata.annotations['k8s.v1.cni.cncf.io/network-status']" },
+};
+
 function podSpec(gateway: Gateway, names: Names, image: string): object {
-  const mounts = [
-    { name: 'policy', mountPath: '/etc/veg-agent/policy', readOnly: true },
-    { name: 'state', mountPath: STATE },
-    { name: 'podinfo', mountPath: '/etc/podinfo', readOnly: true },
-  ];
   const { nodeSelector, tolerations } = gateway;
   return {
     automountServiceAccountToken: false,
@@ -167,66 +173,54 @@ function podSpec(gateway: Gateway, names: Names, image: string): object {
       }),
     },
     ...(tolerations.length > 0 && { tolerations }),
-    // Privileged for the sysctls, which it alone can set; the rules are in place before any traffic comes.
-    initContainers: [
-      {
-        name: 'init',
-        image,
-        command: ['veg-agent', 'apply'],
-        securityContext: { privileged: true, runAsUser: 0 },
-        volumeMounts: mounts,
-      },
-    ],
-    containers: [
-      {
-        name: 'agent',
-        image,
-        command: ['veg-agent', 'run'],
-        env: [
-          environment('POD_NAME', 'metadata.name'),
-          environment('POD_NAMESPACE', 'metadata.namespace'),
-          environment('NODE_NAME', 'spec.nodeName'),
-        ],
-        ports: [{ ...PORT, protocol: 'TCP' }],
-        startupProbe: { ...probe(gateway, '/livez'), periodSeconds: 1, failureThreshold: 60 },
-        livenessProbe: { ...probe(gateway, '/livez'), periodSeconds: 5, timeoutSeconds: 5 },
-        readinessProbe: { ...probe(gateway, '/readyz'), periodSeconds: 3, timeoutSeconds: 5 },
-        lifecycle: {
-          preStop: { exec: { command: drain } },
-        },
-        resources: gateway.resources ?? RESOURCES,
-        // allowPrivilegeEscalation: without it, file capabilities count for nothing (docs/image.md).
-        securityContext: {
-          runAsUser: 65534,
-          runAsGroup: 65534,
-          runAsNonRoot: true,
-          readOnlyRootFilesystem: true,
-          allowPrivilegeEscalation: true,
-          capabilities: { drop: ['ALL'], add: ['NET_ADMIN', 'NET_RAW'] },
-        },
-        volumeMounts: mounts,
-      },
-    ],
+    initContainers: [initContainer(image)],
+    containers: [agentContainer(gateway, image)],
     volumes: [
       { name: 'policy', configMap: { name: names.object } },
       { name: 'state', emptyDir: { medium: 'Memory', sizeLimit: STATE_SIZE } },
-      {
-        name: 'podinfo',
-        downwardAPI: {
-          items: [
-            {
-              path: 'network-status',
-              fieldRef: { fieldPath: "metadata.annotations['k8s.v1.cni.cncf.io/network-status']" },
-            },
-          ],
-        },
-      },
+      { name: 'podinfo', downwardAPI: { items: [NETWORK_STATUS] } },
     ],
   };
 }
 
+/** Privileged, because only it can set sysctls. The rules are in place before any traffic arrives. */
+const initContainer = (image: string): object => ({
+  name: 'init',
+  image,
+  command: ['veg-agent', 'apply'],
+  securityContext: { privileged: true, runAsUser: 0 },
+  volumeMounts: MOUNTS,
+});
+
+const agentContainer = (gateway: Gateway, image: string): object => ({
+  name: 'agent',
+  image,
+  command: ['veg-agent', 'run'],
+  env: [
+    environment('POD_NAME', 'metadata.name'),
+    environment('POD_NAMESPACE', 'metadata.namespace'),
+    environment('NODE_NAME', 'spec.nodeName'),
+  ],
+  ports: [{ ...PORT, protocol: 'TCP' }],
+  startupProbe: { ...probe(gateway, '/livez'), periodSeconds: 1, failureThreshold: 60 },
+  livenessProbe: { ...probe(gateway, '/livez'), periodSeconds: 5, timeoutSeconds: 5 },
+  readinessProbe: { ...probe(gateway, '/readyz'), periodSeconds: 3, timeoutSeconds: 5 },
+  lifecycle: { preStop: { exec: { command: drain } } },
+  resources: gateway.resources ?? RESOURCES,
+  // allowPrivilegeEscalation: false disables file capabilities (docs/image.md).
+  securityContext: {
+    runAsUser: 65534,
+    runAsGroup: 65534,
+    runAsNonRoot: true,
+    readOnlyRootFilesystem: true,
+    allowPrivilegeEscalation: true,
+    capabilities: { drop: ['ALL'], add: ['NET_ADMIN', 'NET_RAW'] },
+  },
+  volumeMounts: MOUNTS,
+});
+
 const curl = (...args: string[]): string[] => ['curl', '-fsS', '-o', '/dev/null', ...args];
-/** The answer comes when traffic has moved, or a moment after the time is over. */
+/** The reply comes when the drain has ended, at the timeout at the latest. */
 const drain = curl(
   ...['-m', `${DRAIN + 2}`, '--unix-socket', `${STATE}/control.sock`],
   ...['-X', 'POST', `http://veg-agent/v1/drain?timeout=${DRAIN}s`],
@@ -234,7 +228,7 @@ const drain = curl(
 
 const environment = (name: string, fieldPath: string) => ({ name, valueFrom: { fieldRef: { fieldPath } } });
 
-/** The kubelet reaches pods of the default VPC only; into the others it has to go by exec. */
+/** The kubelet reaches only pods of the default VPC; others need exec probes. */
 const probe = ({ vpc, internalProvider }: Gateway, path: string): object =>
   vpc === DEFAULT_VPC && internalProvider === OVN_PROVIDER
     ? { httpGet: { path, port: PORT.name } }
@@ -273,7 +267,7 @@ const service = (gateway: Gateway, names: Names): object => ({
   metadata: { ...metadata(gateway, names), name: names.service },
   spec: {
     clusterIP: 'None',
-    // Metrics of a gateway that is not ready are the ones of interest.
+    // Metrics matter most when a gateway is not ready.
     publishNotReadyAddresses: true,
     selector: names.labels,
     ports: [{ name: PORT.name, port: PORT.containerPort, targetPort: PORT.name }],

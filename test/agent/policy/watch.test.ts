@@ -26,7 +26,7 @@ function watching(t: Test, directory: string, options = {}) {
     while (delivered.length === taken) await new Promise<void>((resolve) => (wake = resolve));
     return delivered[taken++]!;
   };
-  return { ...watch, delivered, next };
+  return { read: () => watch.read(), close: () => watch.close(), delivered, next };
 }
 
 /** A ConfigMap as the kubelet mounts it: the files' symlinks, `..data`, and a directory for each generation. */
