@@ -120,7 +120,7 @@ export class PortHistory {
   /**
    * These are in force from now on. Returns whether that is news. `retention`: the time by which entries grow old.
    */
-  take(family: Family, policies: PolicyBlocks[], now: number, retention = now): boolean {
+  record(family: Family, policies: PolicyBlocks[], now: number, retention = now): boolean {
     const last = this.#entries.findLast((entry) => entry.family === family);
     if (JSON.stringify(last?.policies ?? []) === JSON.stringify(policies)) return false;
     this.#entries.push({ family, from: now, policies });

@@ -65,7 +65,6 @@ class FamilyPolicy {
   readonly #dnats = new Map<string, DnatPorts>();
   readonly #policies: {
     action: Action | BlockIndex;
-    sources: PrefixIndex | undefined;
     destinations: PrefixIndex | undefined;
     excluded: PrefixIndex | undefined;
   }[];
@@ -111,7 +110,6 @@ class FamilyPolicy {
       }
       return {
         action: compileAction(action, sources),
-        sources: prefixIndex(sources),
         destinations: prefixIndex(destinations),
         excluded: prefixIndex(excluded),
       };
@@ -180,8 +178,12 @@ export function staleFlows(
   blocks: readonly Prefix[] = [],
   internal: readonly Address[] = [],
 ): (entry: ConntrackEntry) => boolean {
-  const insideIndex = prefixIndex(blocks);
-  const isInside = (octets: Uint8Array): boolean => insideIndex?.has(octets) === true;
+  // Made when it is first asked for: most policies never ask.
+  let inside: PrefixIndex | undefined;
+  const isInside = (octets: Uint8Array): boolean => {
+    inside ??= prefixIndex(blocks) ?? new PrefixIndex();
+    return inside.has(octets);
+  };
   const internalOwn = keys(internal);
   const families = new Map<Family, { policy: FamilyPolicy; own: Set<string> }>(
     intent.map((nat) => [

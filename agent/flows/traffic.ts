@@ -54,7 +54,7 @@ export class TrafficMeter {
   #last: { traffic: PolicyTraffic[]; at: number } | undefined;
 
   /** Takes a reading. `at`: milliseconds of a monotonic clock. */
-  take(totals: readonly Total[], open: readonly OpenFlows[], at: number): void {
+  update(totals: readonly Total[], open: readonly OpenFlows[], at: number): void {
     const before = this.#last;
     const traffic = trafficOf(totals, open);
     if (before !== undefined && at > before.at) {

@@ -3,7 +3,7 @@ import type { Registry } from 'prom-client';
 import { addScraped, type ScrapedMetric, single } from '../../lib/scraped.ts';
 import { familyLabel } from '../../nat/conntrack/records.ts';
 import { policyVolumes, type Treatment } from '../../nat/conntrack/totals.ts';
-import type { Snapshot } from './translations-worker.ts';
+import type { Snapshot } from './translations-messages.ts';
 
 /** The flows of a policy by their treatment, in names and help. */
 const KINDS: { prefix: string; what: string; treatment: Treatment }[] = [

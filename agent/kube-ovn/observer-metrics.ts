@@ -7,7 +7,7 @@ import type { Registry } from 'prom-client';
 import { addScraped } from '../../lib/scraped.ts';
 import { protocolName } from '../../nat/conntrack/flow.ts';
 import { familyLabel, type Identity } from '../../nat/conntrack/records.ts';
-import type { Active, Snapshot } from '../flows/translations-worker.ts';
+import type { Active, Snapshot } from '../flows/translations-messages.ts';
 
 const PREFIX = 'kube_ovn_vpc_egress_gateway_';
 const IDENTITY = ['namespace', 'name', 'pod', 'node'];

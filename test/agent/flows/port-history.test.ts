@@ -29,9 +29,9 @@ const moment = (hours: number): number => NOON + hours * 3_600_000;
 /** From 12 to 14 o'clock one list, from then to 16 another, then none. */
 function history(): PortHistory {
   const made = new PortHistory();
-  made.take(4, [tenants('10.17.0.0/24')], moment(0));
-  made.take(4, [tenants('10.18.0.0/24', '10.17.0.0/24')], moment(2));
-  made.take(4, [], moment(4));
+  made.record(4, [tenants('10.17.0.0/24')], moment(0));
+  made.record(4, [tenants('10.18.0.0/24', '10.17.0.0/24')], moment(2));
+  made.record(4, [], moment(4));
   return made;
 }
 
@@ -67,21 +67,21 @@ t.test('the policy of that time answers, by either side', async (t) => {
 
 t.test('an edit that leaves a source its block does not cut its time in two', async (t) => {
   const made = new PortHistory();
-  made.take(4, [tenants('10.17.0.0/24')], moment(0));
-  made.take(4, [tenants('10.17.0.0/24', '10.18.0.0/24')], moment(2));
+  made.record(4, [tenants('10.17.0.0/24')], moment(0));
+  made.record(4, [tenants('10.17.0.0/24', '10.18.0.0/24')], moment(2));
   t.same(told(made, { external: '172.17.0.50:1600' }), ['10.17.0.9 172.17.0.50 1600-1663 12 ']);
 });
 
 t.test('only news is news, and what was kept is taken up', async (t) => {
   const made = new PortHistory();
-  t.equal(made.take(4, [], moment(0)), false);
+  t.equal(made.record(4, [], moment(0)), false);
   t.equal(made.any, false);
-  t.equal(made.take(4, [tenants('10.17.0.0/24')], moment(0)), true);
-  t.equal(made.take(4, [tenants('10.17.0.0/24')], moment(1)), false);
-  t.equal(made.take(6, [], moment(1)), false, 'the other family has a history of its own');
+  t.equal(made.record(4, [tenants('10.17.0.0/24')], moment(0)), true);
+  t.equal(made.record(4, [tenants('10.17.0.0/24')], moment(1)), false);
+  t.equal(made.record(6, [], moment(1)), false, 'the other family has a history of its own');
   const kept = JSON.stringify(made.entries);
   const again = new PortHistory(JSON.parse(kept));
-  t.equal(again.take(4, [tenants('10.17.0.0/24')], moment(2)), false);
+  t.equal(again.record(4, [tenants('10.17.0.0/24')], moment(2)), false);
   t.equal(again.any, true);
   t.same(told(again, { external: '172.17.0.50:1600' }), ['10.17.0.9 172.17.0.50 1600-1663 12 ']);
 });
@@ -90,17 +90,17 @@ t.test(
   'what is a week out of force is forgotten, and what is too much; never what is in force',
   async (t) => {
     const made = new PortHistory();
-    for (let day = 0; day < 20; day++) made.take(4, [tenants(`10.17.${day}.0/24`)], NOON + day * DAY);
+    for (let day = 0; day < 20; day++) made.record(4, [tenants(`10.17.${day}.0/24`)], NOON + day * DAY);
     t.equal(made.entries[0]!.from, NOON + 11 * DAY, 'it was in force until a week ago');
     const long = Array.from({ length: 30_000 }, (_, i) => `10.${i >> 8}.${i & 255}.1`);
     for (let i = 0; i < 12; i++) {
-      made.take(4, [tenants(`10.200.${i}.0/24`, ...long)], NOON + 20 * DAY + i);
+      made.record(4, [tenants(`10.200.${i}.0/24`, ...long)], NOON + 20 * DAY + i);
     }
     t.ok(JSON.stringify(made.entries).length <= 4 << 20);
     t.ok(made.entries.length > 3);
     const family: Family = 6;
-    made.take(family, [], NOON + 40 * DAY);
-    made.take(4, [tenants('10.17.0.0/24')], NOON + 40 * DAY);
+    made.record(family, [], NOON + 40 * DAY);
+    made.record(4, [tenants('10.17.0.0/24')], NOON + 40 * DAY);
     t.equal(made.entries.at(-1)!.from, NOON + 40 * DAY);
   },
 );

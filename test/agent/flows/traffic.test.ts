@@ -19,7 +19,7 @@ const total = (more: Partial<Total>): Total => ({
 t.test('a policy has the sum of its flows, out and in as seen from the VPC', async (t) => {
   const meter = new TrafficMeter();
   t.equal(meter.traffic, undefined);
-  meter.take(
+  meter.update(
     [
       total({}),
       total({ family: 6 }),
@@ -46,8 +46,8 @@ t.test('a policy has the sum of its flows, out and in as seen from the VPC', asy
 
 t.test('rates are the growth between two readings, by the second', async (t) => {
   const meter = new TrafficMeter();
-  meter.take([total({})], [], 10_000);
-  meter.take(
+  meter.update([total({})], [], 10_000);
+  meter.update(
     [total({ started: 13, counters: [110, 5000, 20, 2000] }), total({ policy: 'new', started: 4 })],
     [],
     12_000,
@@ -56,6 +56,6 @@ t.test('rates are the growth between two readings, by the second', async (t) => 
     { rates: { connections: 5, packets: { out: 50, in: 0 }, bytes: { out: 2000, in: 0 } } },
     { policy: 'new', rates: { connections: 2, packets: { out: 5, in: 10 } } },
   ]);
-  meter.take([total({ started: 1 })], [], 13_000);
+  meter.update([total({ started: 1 })], [], 13_000);
   t.equal(meter.traffic?.[0]?.rates?.connections, 0, 'never below nothing');
 });

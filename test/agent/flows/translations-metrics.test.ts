@@ -1,7 +1,7 @@
 import { Registry } from 'prom-client';
 import t from 'tap';
+import type { Snapshot } from '../../../agent/flows/translations-messages.ts';
 import { addTranslationMetrics } from '../../../agent/flows/translations-metrics.ts';
-import type { Snapshot } from '../../../agent/flows/translations-worker.ts';
 import { addKubeOvnMetrics, interfaceCounters } from '../../../agent/kube-ovn/observer-metrics.ts';
 import type { Total } from '../../../nat/conntrack/tracker.ts';
 

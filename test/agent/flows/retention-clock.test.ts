@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { RetentionClock } from '../../../agent/flows/retention.ts';
+import { RetentionClock } from '../../../agent/flows/retention-clock.ts';
 
 const DAY = 24 * 3_600_000;
 
