@@ -34,7 +34,7 @@ import {
 } from './reconcile/drift-cause.ts';
 import { type Failure, failedSince } from './reconcile/failures.ts';
 import { explain, listingFailure } from './reconcile/kernel-errors.ts';
-import type { Kernels, Observation } from './reconcile/observation.ts';
+import type { Kernels, Observation, ObservedState } from './reconcile/observation.ts';
 import { ReconcileLog } from './reconcile/reconcile-log.ts';
 import { type Outcome, Reconciler } from './reconcile/reconciler.ts';
 import type { Metrics } from './show/metrics.ts';
@@ -103,7 +103,7 @@ export class Gateway {
   /** The desired state that was last applied: a change without a new desired state is a repair. */
   readonly #applied: Observation['desired'] = {};
   /** The last observation, and the fingerprint of the kernel then; undefined when it has to be observed again. */
-  #observation: Observation | undefined;
+  #observation: ObservedState | undefined;
   #fingerprint: string | undefined;
   /** nf_tables has changed since the last observation began, by the agent or another program. */
   #natTouched = true;
@@ -372,7 +372,8 @@ export class Gateway {
       countChanges(observation.changes) === 0 &&
       isDeepStrictEqual(observation.desired, this.#observation?.desired);
     this.#fingerprint = quiet ? fingerprint : undefined;
-    this.#observation = observation;
+    const { plan, desired, backend, desiredNat } = observation;
+    this.#observation = { plan, desired, backend, desiredNat };
     recordObservation(this.#visibility, observation, this.#clock.now());
   }
 

@@ -15,14 +15,14 @@ import { type KernelWatch, watchKernel } from './events.ts';
 import type { Options } from './options.ts';
 import { readFacts } from './pod/facts.ts';
 import { createSysctls } from './pod/sysctl.ts';
-import type { Kernels, Observation } from './reconcile/observation.ts';
+import type { Kernels, ObservedState } from './reconcile/observation.ts';
 import { Claims } from './uplink/claims.ts';
 import { permanentEntries, removeEntries } from './uplink/next-hop.ts';
 
 export interface OpenKernels extends Kernels {
   claims: Claims;
   /** Changes with what no event announces: the elements of a set, a legacy table, a sysctl. */
-  fingerprint(observation: Observation): string;
+  fingerprint(observed: ObservedState): string;
   /** Reports changes, and which are the agent's own. */
   watch(onEvent: (event: KernelEvent) => void): KernelWatch;
   close(): void;

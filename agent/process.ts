@@ -139,7 +139,7 @@ class AgentProcess {
   readonly #last: LastPolicy;
   readonly #queries: Queries;
   #lastReport: { report: EngineReport; at: Moment } | undefined;
-  #lastObservation: Observation | undefined;
+  #lastObservation: Pick<Observation, 'plan' | 'backend'> | undefined;
   // Set by `start`.
   #control: ControlServer | undefined;
   #events: KernelWatch | undefined;
@@ -365,7 +365,8 @@ class AgentProcess {
       lastGood: () => lastGood(readLastPolicy(stateDir, () => {})),
       onApplied: (plan) => this.#recordPortBlocks(plan),
       onObserved: (observation) => {
-        this.#lastObservation = observation;
+        const { plan, backend } = observation;
+        this.#lastObservation = { plan, backend };
         const { listenAddresses, interfaces } = observation.plan;
         return this.#listen(listenAddresses, interfaces.external);
       },

@@ -1,7 +1,12 @@
-/** Steps as text: as the commands that a person would type (`plan`), and as input of the restore programs. Pure. */
+/**
+ * Steps as text: as the commands that a person would type (`plan`), and as input of the restore programs. Lines are
+ * made one by one as they are read: ten thousand at once are more than the heap of a small container has room for.
+ * Pure.
+ */
 import type { Family } from '../lib/prefix.ts';
 import type { NatStep, RuleStep } from './diff.ts';
 import { portLine } from './port-steps.ts';
+import { DECISION_MASK, hex } from './rules.ts';
 import type { SetStep } from './sets.ts';
 
 /** Whether a step is one of iptables'. */
@@ -31,36 +36,50 @@ function ruleArguments(step: RuleStep): string {
 }
 
 /** The ipset commands of a step, one a line, without the program. */
-function setCommands(step: SetStep): string[] {
+function* setCommands(step: SetStep): Generator<string> {
   const { set } = step;
   switch (step.type) {
     case 'create-set': {
       const family = step.family === 4 ? 'inet' : 'inet6';
       const options = `hashsize ${step.hashsize} maxelem ${step.maxelem}${step.marked ? ' skbinfo' : ''}`;
-      return [`create ${set} hash:net family ${family} ${options}`];
+      yield `create ${set} hash:net family ${family} ${options}`;
+      break;
     }
-    case 'add-elements':
-      return step.elements.map((element) => `add ${set} ${element}`);
+    case 'add-elements': {
+      const { elements, marks } = step;
+      const mask = hex(DECISION_MASK);
+      for (const element of elements) {
+        yield marks === undefined
+          ? `add ${set} ${element}`
+          : `add ${set} ${element} skbmark ${hex(marks.get(element)!)}/${mask}`;
+      }
+      break;
+    }
     case 'delete-elements':
-      return step.elements.map((element) => `del ${set} ${element}`);
+      for (const element of step.elements) yield `del ${set} ${element}`;
+      break;
     case 'swap-sets':
-      return [`swap ${step.other} ${set}`];
+      yield `swap ${step.other} ${set}`;
+      break;
     case 'destroy-set':
-      return [`destroy ${set}`];
+      yield `destroy ${set}`;
+      break;
   }
 }
 
 const program = (family: Family): string => (family === 4 ? 'iptables' : 'ip6tables');
 
 /** The steps as command lines, in order: `iptables -t nat -I POSTROUTING 1 …`, `ipset add …`. */
-export const commandLines = (steps: readonly NatStep[]): string[] =>
-  steps.flatMap((step) =>
-    isRuleStep(step)
-      ? [`${program(step.family)} -t ${step.table} ${ruleArguments(step)}`]
-      : isSetStep(step)
-        ? setCommands(step).map((command) => `ipset ${command}`)
-        : [portLine(step)],
-  );
+export const commandLines = (steps: readonly NatStep[]): string[] => [...eachCommandLine(steps)];
+
+/** The same one by one. */
+export function* eachCommandLine(steps: readonly NatStep[]): Generator<string> {
+  for (const step of steps) {
+    if (isRuleStep(step)) yield `${program(step.family)} -t ${step.table} ${ruleArguments(step)}`;
+    else if (isSetStep(step)) for (const command of setCommands(step)) yield `ipset ${command}`;
+    else yield portLine(step);
+  }
+}
 
 /** Input of `iptables-restore --noflush`: each table's steps between `*table` and `COMMIT`. */
 export function rulesInput(steps: readonly RuleStep[]): string {
@@ -70,6 +89,19 @@ export function rulesInput(steps: readonly RuleStep[]): string {
     .join('');
 }
 
+/** Lines that become one string before the next are made. */
+const LINES_PER_PIECE = 512;
+
 /** Input of `ipset restore`. */
-export const setsInput = (steps: readonly SetStep[]): string =>
-  [...steps.flatMap(setCommands), ''].join('\n');
+export function setsInput(steps: readonly SetStep[]): string {
+  const pieces: string[] = [];
+  let lines: string[] = [];
+  for (const step of steps) {
+    for (const command of setCommands(step)) {
+      if (lines.push(command) < LINES_PER_PIECE) continue;
+      pieces.push(lines.join('\n'));
+      lines = [];
+    }
+  }
+  return [...pieces, ...lines, ''].join('\n');
+}

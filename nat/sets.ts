@@ -1,6 +1,5 @@
 /** The edits that bring a set from what it holds to what it shall hold. Pure. */
 import { type Family, type Prefix, prefixLength } from '../lib/prefix.ts';
-import { DECISION_MASK, hex } from './rules.ts';
 import type { AddressSet } from './state.ts';
 
 export type SetStep =
@@ -13,8 +12,14 @@ export type SetStep =
       maxelem: number;
       marked: boolean;
     }
-  /** The elements in ipset's words; one that is there gets the mark that stands with it here. */
-  | { type: 'add-elements'; family: Family; set: string; elements: string[] }
+  /** With `marks`: each element with its mark; one that is there already gets it. */
+  | {
+      type: 'add-elements';
+      family: Family;
+      set: string;
+      elements: Prefix[];
+      marks?: ReadonlyMap<Prefix, number>;
+    }
   | { type: 'delete-elements'; family: Family; set: string; elements: Prefix[] }
   /** Exchanges the contents of two sets at once; what uses a set by name uses the new content. */
   | { type: 'swap-sets'; family: Family; set: string; other: string }
@@ -24,11 +29,12 @@ export type SetStep =
 export const isOtherKind = (observed: AddressSet | undefined, desired: AddressSet): boolean =>
   observed !== undefined && (observed.type !== desired.type || observed.family !== desired.family);
 
-/** Some elements of a set in ipset's words. */
-const words = (set: AddressSet, elements: readonly Prefix[]): string[] =>
-  set.marked
-    ? elements.map((element) => `${element} skbmark ${hex(set.elements.get(element)!)}/${hex(DECISION_MASK)}`)
-    : [...elements];
+/** The step that adds some elements of a set. */
+const addStep = (
+  set: string,
+  { family, marked, elements: marks }: AddressSet,
+  elements: Prefix[],
+): SetStep => ({ type: 'add-elements', family, set, elements, ...(marked && { marks }) });
 
 function create(set: string, desired: AddressSet): SetStep[] {
   const { family, maxelem, elements } = desired;
@@ -43,8 +49,7 @@ function create(set: string, desired: AddressSet): SetStep[] {
     marked: desired.marked,
   };
   if (elements.size === 0) return [created];
-  const all = words(desired, [...elements.keys()]);
-  return [created, { type: 'add-elements', family, set, elements: all }];
+  return [created, addStep(set, desired, [...elements.keys()])];
 }
 
 /**
@@ -88,7 +93,7 @@ export function editSet(
     gone.sort((a, b) => prefixLength(a) - prefixLength(b));
   }
   return {
-    before: added.length > 0 ? [{ type: 'add-elements', family, set, elements: words(desired, added) }] : [],
+    before: added.length > 0 ? [addStep(set, desired, added)] : [],
     after: gone.length > 0 ? [{ type: 'delete-elements', family, set, elements: gone }] : [],
   };
 }

@@ -6,6 +6,7 @@
  * adopted: it satisfies the wish, and stays when the wish is gone. A foreign route that says something else
  * about a wanted destination stays too; the agent's own goes in front of it (docs/ownership.md).
  */
+import type { Prefix } from '../lib/prefix.ts';
 import type { AddressStep } from './addresses.ts';
 import type { DesiredRouting } from './desired.ts';
 import { GROUP_TABLES, RTPROT_KERNEL, RTPROT_VEG_AGENT, TABLE_INTERNAL } from './numbers.ts';
@@ -81,7 +82,34 @@ const couldDelete = (rule: Rule, candidate: Rule): boolean =>
 
 // Routes -----------------------------------------------------------------------------------------------
 
-const routeKey = (route: Route): string => `${route.table} ${route.destination} ${route.qualifier ?? ''}`;
+/**
+ * The routes that compete with a wanted one: of its table, for its destination, and without a TOS or source, which
+ * wanted routes never have. Routes that are alone at their place, nearly all of them, cost no list.
+ */
+class Places {
+  readonly #tables = new Map<number, Map<Prefix, Route | Route[]>>();
+
+  constructor(routes: readonly Route[]) {
+    for (const route of routes) if (route.qualifier === undefined) this.#add(route);
+  }
+
+  #add(route: Route): void {
+    let places = this.#tables.get(route.table);
+    if (places === undefined) {
+      places = new Map();
+      this.#tables.set(route.table, places);
+    }
+    const there = places.get(route.destination);
+    if (there === undefined) places.set(route.destination, route);
+    else if (Array.isArray(there)) there.push(route);
+    else places.set(route.destination, [there, route]);
+  }
+
+  at({ table, destination }: Route): readonly Route[] {
+    const there = this.#tables.get(table)?.get(destination) ?? [];
+    return Array.isArray(there) ? there : [there];
+  }
+}
 
 /**
  * Whether a route sends packets where the wanted one does, whatever its protocol and metric. `onlink` only says how
@@ -94,15 +122,34 @@ const saysSame = (wanted: Route, route: Route): boolean =>
   (!ownsRoute(route) || route.onlink === wanted.onlink) &&
   route.dev === wanted.dev;
 
+const same = (a: Route, b: Route): boolean =>
+  a.gateway === b.gateway &&
+  a.dev === b.dev &&
+  a.protocol === b.protocol &&
+  a.metric === b.metric &&
+  a.type === b.type &&
+  a.scope === b.scope &&
+  a.onlink === b.onlink &&
+  a.foreign === b.foreign &&
+  a.message === b.message;
+
+/** The observed routes, those that equal a desired one replaced by it: of ten thousand there is memory for one copy. */
+export function sharedRoutes(observed: readonly Route[], desired: readonly Route[]): Route[] {
+  const places = new Places(desired);
+  return observed.map((route) =>
+    route.qualifier === undefined ? (places.at(route).find((wanted) => same(wanted, route)) ?? route) : route,
+  );
+}
+
 function diffRoutes(
   observed: readonly Route[],
   desired: readonly Route[],
 ): { put: RoutingStep[]; remove: RoutingStep[] } {
-  const there = Map.groupBy(observed, routeKey);
+  const places = new Places(observed);
   const put: RoutingStep[] = [];
   const settled = new Set<Route>();
   for (const wanted of desired) {
-    const here = there.get(routeKey(wanted)) ?? [];
+    const here = places.at(wanted);
     const isOwn = wanted.table === TABLE_INTERNAL || GROUP_TABLES.includes(wanted.table);
     const { steps, keep } = isOwn ? ownPlace(wanted, here) : sharedPlace(wanted, here);
     put.push(...steps);

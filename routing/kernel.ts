@@ -3,7 +3,7 @@
  * of the transport is declared here; lib/netlink.ts has it.
  */
 import { NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from '../lib/linux.ts';
-import { contains, FAMILIES, type Family, parsePrefix } from '../lib/prefix.ts';
+import { type Address, contains, FAMILIES, type Family, parsePrefix } from '../lib/prefix.ts';
 import type { RoutingStep } from './diff.ts';
 import { GROUP_RULE_PRIORITY, TABLES } from './numbers.ts';
 import {
@@ -135,9 +135,13 @@ export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
     async observe() {
       const links = dumpLinks();
       const names = new Map(links.map(({ index, name }) => [index, name]));
+      let gateway: Address | undefined;
       const dumpRoutes = (family: Family, table: number): Route[] =>
         tryDump(MessageType.GETROUTE, routeDump(family, table), (payload) => {
           const route = parseRoute(payload, (ifindex) => names.get(ifindex));
+          // Ten thousand routes by one gateway share its text.
+          if (route?.gateway !== undefined && route.gateway === gateway) route.gateway = gateway;
+          gateway = route?.gateway;
           // Asked for a family that it does not have, the kernel tells of all others (rtnetlink_rcv_msg).
           return route?.family === family ? route : undefined;
         });

@@ -233,10 +233,14 @@ export function parseRoute(data: Buffer, nameOf: (ifindex: number) => string | u
     }
   }
   const [protocol, scope, type] = [data.readUInt8(5), data.readUInt8(6), data.readUInt8(7)];
-  const route: Route = { family, table, destination, protocol, scope, type, metric, foreign };
+  const route: Route =
+    gateway !== undefined && dev !== undefined
+      ? // Whole at once, as nearly all routes are: properties that come later take memory of their own.
+        { family, table, destination, gateway, dev, protocol, scope, type, metric, foreign }
+      : { family, table, destination, protocol, scope, type, metric, foreign };
   if (gateway !== undefined) route.gateway = gateway;
-  if (flags & RTNH_F_ONLINK) route.onlink = true;
   if (dev !== undefined) route.dev = dev;
+  if (flags & RTNH_F_ONLINK) route.onlink = true;
   if (tos !== 0) route.qualifier = `tos 0x${tos.toString(16)}`;
   else if (sourceLength > 0) route.qualifier = `from ${source}`;
   plain &&= route.qualifier === undefined;

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { readMounted } from '../../lib/files.ts';
 import { RTN_UNICAST } from '../../lib/linux.ts';
 import { type Address, parseAddress } from '../../lib/prefix.ts';
-import { TABLE_MAIN } from '../../routing/numbers.ts';
+import { RTPROT_VEG_AGENT, TABLE_MAIN } from '../../routing/numbers.ts';
 import type { Route, RoutingState } from '../../routing/state.ts';
 import { type Facts, type NetworkStatus, parseNetworkStatus } from './interfaces.ts';
 
@@ -70,7 +70,8 @@ export async function readFacts(
     links,
     addresses,
     connected: routes.flatMap(connectedBy),
-    routes: routes.filter(({ table }) => table === TABLE_MAIN),
+    // Not the agent's own, of which there may be ten thousand.
+    routes: routes.filter(({ table, protocol }) => table === TABLE_MAIN && protocol !== RTPROT_VEG_AGENT),
     podIPs: addressesIn(process.env.POD_IPS?.split(',')),
     services: [
       ...new Set([...addressesIn([process.env.KUBERNETES_SERVICE_HOST]), ...nameServers(resolvConf)]),

@@ -30,7 +30,7 @@ export interface Facts {
   addresses: InterfaceAddress[];
   /** The networks that routes of the main table find on a link, without a gateway. */
   connected: { dev: string; network: Prefix }[];
-  /** The main table. */
+  /** The main table, without the agent's own routes. */
   routes: Route[];
   /** POD_IPS: the addresses that Kubernetes knows the pod by, as far as they are known. */
   podIPs: Address[];

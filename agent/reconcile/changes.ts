@@ -1,7 +1,7 @@
 /** What a reconcile is going to change, step by step: as lines for people, and counted for metrics. Pure. */
 import type { Family } from '../../lib/prefix.ts';
 import type { NatStep } from '../../nat/diff.ts';
-import { commandLines, isRuleStep } from '../../nat/render.ts';
+import { commandLines, eachCommandLine, isRuleStep } from '../../nat/render.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
 import { renderStep } from '../../routing/render.ts';
 import type { SysctlStep } from '../pod/sysctl.ts';
@@ -25,9 +25,20 @@ export interface PermanentNeighbour extends Neighbour {
 export const countChanges = ({ nat, routing, sysctl, neighbours = [] }: Changes): number =>
   nat.length + routing.length + sysctl.length + neighbours.length;
 
-/** The steps as the lines a person would type, in the order in which they are applied. */
-export function changeLines({ nat, routing, sysctl }: Changes): string[] {
-  return [...commandLines(nat), ...routing.map(renderStep), ...sysctl.map(({ line }) => line)];
+/** The first `most` steps as the lines a person would type, in the order in which they are applied. */
+export function changeLines(changes: Changes, most = Number.POSITIVE_INFINITY): string[] {
+  const lines: string[] = [];
+  for (const line of eachChangeLine(changes)) {
+    if (lines.length >= most) break;
+    lines.push(line);
+  }
+  return lines;
+}
+
+function* eachChangeLine({ nat, routing, sysctl }: Changes): Generator<string> {
+  yield* eachCommandLine(nat);
+  for (const step of routing) yield renderStep(step);
+  for (const { line } of sysctl) yield line;
 }
 
 /** The same for `cleanup`. */

@@ -42,7 +42,7 @@ export interface Observation {
   failed: ObserveFailure[];
   /** The desired translation; the next comparison needs it. */
   desiredNat: NatState;
-  /** The desired state of each family, as text: equal texts, equal states. Absent where the family is left alone. */
+  /** A digest of the desired state of each family: equal ones, equal states. Absent where the family is left alone. */
   desired: Partial<Record<Family, string>>;
   /** The iptables backend of each family. */
   backend: ObservedNat['backend'];
@@ -52,6 +52,9 @@ export interface Observation {
   /** Virtual addresses in use by another host. */
   conflicts: Failure[];
 }
+
+/** What has to be remembered of an observation until the next one: not each step that was applied. */
+export type ObservedState = Pick<Observation, 'plan' | 'desired' | 'backend' | 'desiredNat'>;
 
 /**
  * A failure to observe. `harmless`: of one table, as long as nothing is to be changed in it; or of what the newest

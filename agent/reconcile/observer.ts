@@ -8,7 +8,8 @@ import { diffNat, type NatStep } from '../../nat/diff.ts';
 import type { NatNeeds, ObservedNat } from '../../nat/kernel.ts';
 import type { NatState } from '../../nat/state.ts';
 import { diffAddresses, type VirtualAddress } from '../../routing/addresses.ts';
-import { diffRouting, type RoutingStep } from '../../routing/diff.ts';
+import { desiredRouting } from '../../routing/desired.ts';
+import { diffRouting, type RoutingStep, sharedRoutes } from '../../routing/diff.ts';
 import { diffProxies } from '../../routing/proxies.ts';
 import type { RoutingState } from '../../routing/state.ts';
 import type { FamilyStatus, Plan } from '../plan/plan.ts';
@@ -18,7 +19,7 @@ import type { Failure } from './failures.ts';
 import { explain, listingFailure, natReason } from './kernel-errors.ts';
 import { assignedAddresses, missingAddresses } from './link-addresses.ts';
 import type { Kernels, Observation, ObserveFailure, Unchanged } from './observation.ts';
-import type { Planned, TargetPlanner } from './target-planner.ts';
+import { digest, type Planned, type TargetPlanner } from './target-planner.ts';
 import { hooksOf, sameEssentials, stepKey, sysctlFamily } from './targets.ts';
 
 const NOTHING_UNCHANGED: Unchanged = { routing: false, nat: false };
@@ -87,9 +88,12 @@ export class Observer {
   /** Observes and compares. Throws when the kernel's routing cannot be read. */
   async observe(unchanged = NOTHING_UNCHANGED): Promise<Observation> {
     const { routing, sysctls, claims } = this.#kernels;
-    const observed = (unchanged.routing && this.#settledRouting) || (await routing.observe());
+    if (!unchanged.routing) this.#settledRouting = undefined;
+    const observed = this.#settledRouting ?? (await routing.observe());
     const { planned, heldBack } = this.#targets.plan(await this.#kernels.facts(observed));
     const plan = { ...planned.plan };
+    // Made for each observation: ten thousand routes cost more memory than time.
+    const desired = desiredRouting(plan.routing);
     const nat = await this.#compareNat(plan, planned.nat, unchanged.nat);
     // A family that lacks something is left as it is: what is there may still work, and nothing better is known.
     // So is one that could not be observed, or where the desired state needs what could not be.
@@ -106,7 +110,7 @@ export class Observer {
       routing: [
         ...addresses.remove,
         ...proxies.filter(({ kind }) => kind === 'delProxy'),
-        ...diffRouting(observed, planned.routing),
+        ...diffRouting(observed, desired),
         ...addresses.add,
         ...proxies.filter(({ kind }) => kind === 'addProxy'),
       ].filter((step) => this.#isOpen(step, leftAlone)),
@@ -116,13 +120,16 @@ export class Observer {
         return !this.#refusedSysctls.has(path) && (family === undefined || !leftAlone.has(family));
       }),
     };
-    this.#settledRouting = changes.routing.length === 0 ? observed : undefined;
+    if (changes.routing.length > 0) this.#settledRouting = undefined;
+    else if (observed !== this.#settledRouting) {
+      this.#settledRouting = { ...observed, routes: sharedRoutes(observed.routes, desired.routes) };
+    }
     return {
       plan,
       changes,
       failed: [...nat.failed, ...heldBack],
       desiredNat: planned.nat,
-      desired: desiredTexts(planned, plan, addresses),
+      desired: desiredDigests(planned, plan, addresses),
       backend: nat.observed.backend,
       notes: [...plan.notes, ...planned.facts.notes, ...sysctl.notes, ...claims.notes()],
       assigned: assignedAddresses(plan, observed),
@@ -133,7 +140,8 @@ export class Observer {
   /** Whether a routing step may be applied: its family is not left alone, and it was not refused before. */
   #isOpen(step: RoutingStep, leftAlone: ReadonlySet<Family>): boolean {
     const family = routingFamily(step);
-    return !leftAlone.has(family) && !this.#targets.of(family).lacking.has(stepKey(step));
+    const { lacking } = this.#targets.of(family);
+    return !leftAlone.has(family) && (lacking.size === 0 || !lacking.has(stepKey(step)));
   }
 
   async #compareNat(plan: Plan, desired: NatState, unchanged: boolean): Promise<NatComparison> {
@@ -215,20 +223,20 @@ export class Observer {
   }
 }
 
-/** The desired state of each family as text. A virtual address is part of it once it is known to be free. */
-function desiredTexts(
+/** A digest of the desired state of each family. A virtual address is part of it once it is known to be free. */
+function desiredDigests(
   planned: Planned,
   { addresses, proxies, leftAlone }: Plan,
   { isPending }: AddressComparison,
 ): Observation['desired'] {
-  const texts: Observation['desired'] = {};
+  const digests: Observation['desired'] = {};
   for (const family of FAMILIES) {
     if (leftAlone.includes(family)) continue;
     const own = addresses.filter((address) => address.family === family && !isPending(address));
     const answered = proxies.filter((proxy) => proxy.family === family);
-    texts[family] = planned.texts[family] + JSON.stringify([own, answered]);
+    digests[family] = digest([planned.digests[family], own, answered]);
   }
-  return texts;
+  return digests;
 }
 
 /** A family is blocked when its forwarding is off and cannot be turned on from here. */

@@ -19,7 +19,7 @@ export class ReconcileLog {
 
   /** What is going to be changed. `cause`: of drift; undefined for a change that the policy asks for. */
   changes(changes: Changes, trigger: Trigger, cause: Cause | undefined): void {
-    const lines = changeLines(changes).slice(0, LOGGED);
+    const lines = changeLines(changes, LOGGED);
     const fields = { trigger, changes: countChanges(changes), lines };
     if (cause === undefined) this.#log.info(fields, 'changing the kernel');
     else if (cause.by === 'agent') this.#log.info({ ...fields, because: cause.who }, 'changing the kernel');

@@ -4,11 +4,12 @@
  *
  * Plans are made once for the same facts and targets: making one costs as much as the policy is long.
  */
+import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { desiredNat } from '../../nat/desired.ts';
 import type { NatState, Tables } from '../../nat/state.ts';
-import { type DesiredRouting, desiredRouting } from '../../routing/desired.ts';
+import { desiredRouting } from '../../routing/desired.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
 import { makePlan, type Plan } from '../plan/plan.ts';
 import type { Facts, InterfaceFlags } from '../pod/interfaces.ts';
@@ -36,9 +37,8 @@ export interface Planned {
   facts: Facts;
   plan: Plan;
   nat: NatState;
-  routing: DesiredRouting;
-  /** The desired routing and translation of each family, as text. */
-  texts: Record<Family, string>;
+  /** A digest of the desired routing and translation of each family. */
+  digests: Record<Family, string>;
 }
 
 /** The plan of the newest policy. */
@@ -49,6 +49,10 @@ interface Newest {
   /** The families that stay at their last good policy because the pod lacks what the newest one needs: what it lacks. */
   heldBack: Partial<Record<Family, string>>;
 }
+
+/** Equal values have equal digests; the texts themselves are as long as the policy. */
+export const digest = (value: unknown): string =>
+  createHash('sha1').update(JSON.stringify(value)).digest('base64');
 
 /** A target that was applied in a family, and the family's tables then. */
 export interface Applied {
@@ -192,19 +196,21 @@ export class TargetPlanner {
     const last = this.#planned;
     const same = last && FAMILIES.every((family) => sameTarget(last.targets[family], targets[family]));
     if (same && isDeepStrictEqual(last.facts, facts)) return last;
+    // There is no room for two with ten thousand sources each.
+    this.#planned = undefined;
     const plan = { ...newest };
     for (const family of FAMILIES) {
       const { policy } = targets[family];
       if (policy !== this.newest.policy) replaceFamily(plan, makePlan(policy, facts, this.#flags), family);
     }
     plan.nat = plan.nat.map((nat) => targetNat(nat, targets[nat.family]));
-    const textOf = (family: Family): string => {
+    const digestOf = (family: Family): string => {
       const ofFamily = (part: { family: Family }) => part.family === family;
-      return JSON.stringify([plan.routing.filter(ofFamily), plan.nat.filter(ofFamily)]);
+      return digest([plan.routing.filter(ofFamily), plan.nat.filter(ofFamily)]);
     };
     this.#planned = {
-      ...{ targets, facts, plan, nat: desiredNat(plan.nat), routing: desiredRouting(plan.routing) },
-      texts: { 4: textOf(4), 6: textOf(6) },
+      ...{ targets, facts, plan, nat: desiredNat(plan.nat) },
+      digests: { 4: digestOf(4), 6: digestOf(6) },
     };
     return this.#planned;
   }

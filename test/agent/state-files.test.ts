@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import pino from 'pino';
 import t from 'tap';
-import { RetentionClock } from '../../agent/flows/retention.ts';
+import { RetentionClock } from '../../agent/flows/retention-clock.ts';
 import { Translations } from '../../agent/flows/translations.ts';
 import { ObserverCounts } from '../../agent/kube-ovn/observer-counts.ts';
 import { createSysctls } from '../../agent/pod/sysctl.ts';

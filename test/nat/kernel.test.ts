@@ -1,4 +1,5 @@
 import t from 'tap';
+import { prefix } from '../../lib/prefix.ts';
 import type { NatStep } from '../../nat/diff.ts';
 import { createNatKernel, type Exec } from '../../nat/kernel.ts';
 
@@ -219,7 +220,7 @@ t.test('a family changes in one transaction, between what comes before and after
   const kernel = createNatKernel({ ...system, backend: 'nft' });
   await kernel.apply([
     { type: 'create-set', family: 4, set: 'VEG-FORWARD-4', hashsize: 1024, maxelem: 65536, marked: false },
-    { type: 'add-elements', family: 4, set: 'VEG-FORWARD-4', elements: ['10.0.0.0/8'] },
+    { type: 'add-elements', family: 4, set: 'VEG-FORWARD-4', elements: [prefix('10.0.0.0/8')] },
     insert(4, 'raw'),
     insert(4, 'nat'),
     { type: 'destroy-set', family: 4, set: 'VEG-OLD' },
