@@ -1,11 +1,14 @@
 /** What the live tests of nat share: the access to the packet filter of a namespace, and datagrams that tell. */
+
+import type { Exec } from '../../lib/exec.ts';
 import { exec } from '../../lib/exec.ts';
 import { FAMILIES } from '../../lib/prefix.ts';
 import { desiredNat, type NatIntent } from '../../nat/desired.ts';
 import { diffNat } from '../../nat/diff.ts';
-import { type Backend, createNatKernel, type Exec, type NatKernel } from '../../nat/kernel.ts';
+import { createNatKernel, type NatKernel } from '../../nat/kernel.ts';
 import { commandLines } from '../../nat/render.ts';
 import type { NatState } from '../../nat/state.ts';
+import type { Backend } from '../../nat/xtables.ts';
 import { type Daemon, type Namespace, NODE, type Scope, until } from '../support/netns.ts';
 
 export const BACKENDS: Backend[] = ['nft', 'legacy'];

@@ -1,7 +1,8 @@
 import t from 'tap';
+import type { Exec } from '../../lib/exec.ts';
 import { prefix } from '../../lib/prefix.ts';
 import type { NatStep } from '../../nat/diff.ts';
-import { createNatKernel, type Exec } from '../../nat/kernel.ts';
+import { createNatKernel } from '../../nat/kernel.ts';
 
 interface Fake {
   /** What a command prints, or why it fails. */

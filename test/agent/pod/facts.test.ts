@@ -2,6 +2,8 @@ import { execFileSync } from 'node:child_process';
 import { truncateSync } from 'node:fs';
 import t from 'tap';
 import { hasIPv6, readFacts } from '../../../agent/pod/facts.ts';
+import { address, prefix } from '../../../lib/prefix.ts';
+import type { Route } from '../../../routing/state.ts';
 
 const observed = { links: [], addresses: [], routes: [] };
 const found = { links: [], addresses: [], connected: [], routes: [], podIPs: [], services: [] };
@@ -74,3 +76,13 @@ nameserver 10.53.0.11
     t.strictSame([odd.podIPs, odd.services, odd.notes], [['10.52.0.190'], [], []]);
   },
 );
+
+t.test('the agent’s own routes are no facts: what it applies must not make a new plan', async (t) => {
+  const route = (protocol: number, table = 254): Route => ({
+    ...{ family: 4, table, destination: prefix('10.17.0.0/16'), gateway: address('10.16.0.1'), dev: 'eth0' },
+    ...{ protocol, scope: 0, type: 1, metric: 0, foreign: false },
+  });
+  const routes = [route(178), route(3), route(3, 1000)];
+  const facts = await readFacts({ ...observed, routes }, '/nonexistent', true, NO_RESOLV_CONF);
+  t.strictSame(facts.routes, [route(3)]);
+});
