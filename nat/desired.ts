@@ -23,10 +23,10 @@ import {
   type EgressChains,
   type EgressPolicy,
   egressChains,
-  isOurs,
   SOURCE_SET,
 } from './egress.ts';
 import { CHAIN_DNAT, CHAIN_INBOUND, type Dnat, type Eip, EXTERNAL_SET, inboundChains } from './inbound.ts';
+import { isOurs } from './marks.ts';
 import { sumOf } from './nftables.ts';
 import {
   CHAIN_EGRESS,
