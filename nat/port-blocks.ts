@@ -19,7 +19,7 @@ import {
   type Prefix,
   prefixLength,
 } from '../lib/prefix.ts';
-import { PrefixIndex } from './conntrack/flow.ts';
+import { PrefixMatcher } from './prefix-matcher.ts';
 
 /** The ports that are divided: those that a source below 1024 does not get from NAT either. */
 export const FIRST_PORT = 1024;
@@ -100,7 +100,7 @@ export function blockOf(blocks: PortBlocks, source: Address): PortBlock | undefi
 /** Tells the blocks of many sources. */
 export class BlockIndex {
   readonly #blocks: PortBlocks;
-  readonly #prefixes = new PrefixIndex();
+  readonly #prefixes = new PrefixMatcher();
   /** Of each block of sources its first address, and the number of sources before it. */
   readonly #starts: { first: bigint; before: number }[] = [];
 

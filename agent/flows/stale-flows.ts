@@ -8,11 +8,11 @@
  */
 
 import { type Address, addressBytes, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
-import { PrefixIndex, prefixIndex } from '../../nat/conntrack/flow.ts';
 import { type ConntrackEntry, isIcmp, PROTOCOL } from '../../nat/conntrack/wire.ts';
 import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
 import type { EgressAction } from '../../nat/egress.ts';
 import { BlockIndex, isDivided, type PortBlock } from '../../nat/port-blocks.ts';
+import { PrefixMatcher, prefixMatcher } from '../../nat/prefix-matcher.ts';
 
 /** enum tcp_conntrack: from the first to the last state of a connection that the other end has agreed to. */
 const TCP_SYN_RECV = 2;
@@ -58,22 +58,22 @@ const dnatKey = (protocol: number, external: string): string => `${protocol} ${e
 /** One family's policy, ready to be asked about many flows. */
 class FamilyPolicy {
   readonly #nat: FamilyNat;
-  readonly #forward: PrefixIndex | undefined;
+  readonly #forward: PrefixMatcher | undefined;
   /** The external address of an internal one, and the other way round. */
   readonly #eips: Map<string, Set<string>>;
   readonly #eipTargets: Map<string, string>;
   readonly #dnats = new Map<string, DnatPorts>();
   readonly #policies: {
     action: Action | BlockIndex;
-    destinations: PrefixIndex | undefined;
-    excluded: PrefixIndex | undefined;
+    destinations: PrefixMatcher | undefined;
+    excluded: PrefixMatcher | undefined;
   }[];
   /** The policies by source; those for any source by destination, and those for any of both. */
-  readonly #bySource = new PrefixIndex();
-  readonly #byDestination = new PrefixIndex();
+  readonly #bySource = new PrefixMatcher();
+  readonly #byDestination = new PrefixMatcher();
   readonly #any: number[] = [];
   /** Those that forward by source, and those that forward any. */
-  readonly #forwarding = new PrefixIndex();
+  readonly #forwarding = new PrefixMatcher();
   readonly #forwardingAny: number[] = [];
   /** Addresses that flows may be translated to besides the pod's own. */
   readonly given: Set<string>;
@@ -81,7 +81,7 @@ class FamilyPolicy {
   constructor(nat: FamilyNat) {
     const { forward, policies = [], eips = [], dnats = [] } = nat;
     this.#nat = nat;
-    this.#forward = prefixIndex(forward);
+    this.#forward = prefixMatcher(forward);
     this.#eips = new Map(
       eips.map(({ internalIP, externalIP }) => [keyOf(internalIP), new Set([keyOf(externalIP)])]),
     );
@@ -110,8 +110,8 @@ class FamilyPolicy {
       }
       return {
         action: compileAction(action, sources),
-        destinations: prefixIndex(destinations),
-        excluded: prefixIndex(excluded),
+        destinations: prefixMatcher(destinations),
+        excluded: prefixMatcher(excluded),
       };
     });
     const snat = policies.flatMap(({ action }) => (typeof action === 'string' ? [] : action.snat));
@@ -179,9 +179,9 @@ export function staleFlows(
   internal: readonly Address[] = [],
 ): (entry: ConntrackEntry) => boolean {
   // Made when it is first asked for: most policies never ask.
-  let inside: PrefixIndex | undefined;
+  let inside: PrefixMatcher | undefined;
   const isInside = (octets: Uint8Array): boolean => {
-    inside ??= prefixIndex(blocks) ?? new PrefixIndex();
+    inside ??= prefixMatcher(blocks) ?? new PrefixMatcher();
     return inside.has(octets);
   };
   const internalOwn = keys(internal);

@@ -1,14 +1,8 @@
 /**
  * What a flow is to the gateway: translated, forwarded or the pod's own, and which policy it belongs to. Pure.
  */
-import {
-  addressBytes,
-  type Family,
-  familyOf,
-  networkAddress,
-  type Prefix,
-  prefixLength,
-} from '../../lib/prefix.ts';
+import type { Family, Prefix } from '../../lib/prefix.ts';
+import { PrefixMatcher, prefixMatcher } from '../prefix-matcher.ts';
 import type { Flow, Verdict } from './table.ts';
 import { type Counters, PROTOCOL } from './wire.ts';
 
@@ -102,74 +96,15 @@ const NAMED: Record<number, string> = {
 /** The protocol as metrics and records name it: the rest is `other`. */
 export const protocolName = (protocol: number): string => NAMED[protocol] ?? 'other';
 
-/** The leading bits of an address, as a key. */
-function leadingBits(address: Uint8Array, length: number): string {
-  const whole = length >> 3;
-  let key = '';
-  for (let i = 0; i < whole; i++) key += String.fromCharCode(address[i]!);
-  const rest = length & 7;
-  return rest === 0 ? key : key + String.fromCharCode(address[whole]! & (0xff00 >> rest));
-}
-
-/** Prefixes with a number each. Looking an address up costs one step for each length that occurs. */
-export class PrefixIndex {
-  readonly #lengths: Record<Family, Map<number, Map<string, number | number[]>>> = {
-    4: new Map(),
-    6: new Map(),
-  };
-
-  add(prefix: Prefix, value: number): void {
-    const lengths = this.#lengths[familyOf(prefix)];
-    const length = prefixLength(prefix);
-    let keys = lengths.get(length);
-    if (keys === undefined) {
-      keys = new Map();
-      lengths.set(length, keys);
-    }
-    const key = leadingBits(addressBytes(networkAddress(prefix)), length);
-    const known = keys.get(key);
-    if (known === undefined) keys.set(key, value);
-    else if (typeof known === 'number') keys.set(key, [known, value]);
-    else known.push(value);
-  }
-
-  /** The numbers of all prefixes that contain the address, the smallest first. */
-  find(address: Uint8Array): number[] {
-    const found: number[] = [];
-    for (const [length, keys] of this.#lengths[address.length === 4 ? 4 : 6]) {
-      const value = keys.get(leadingBits(address, length));
-      if (typeof value === 'number') found.push(value);
-      else if (value !== undefined) found.push(...value);
-    }
-    return found.sort((a, b) => a - b);
-  }
-
-  /** Whether any prefix contains the address. */
-  has(address: Uint8Array): boolean {
-    for (const [length, keys] of this.#lengths[address.length === 4 ? 4 : 6]) {
-      if (keys.has(leadingBits(address, length))) return true;
-    }
-    return false;
-  }
-}
-
-/** An index of prefixes, or undefined for an empty list. */
-export function prefixIndex(prefixes: readonly Prefix[] = []): PrefixIndex | undefined {
-  if (prefixes.length === 0) return undefined;
-  const index = new PrefixIndex();
-  for (const prefix of prefixes) index.add(prefix, 0);
-  return index;
-}
-
 /** Says which rule a flow belongs to, however many blocks the rules have. */
 export class PolicyIndex {
   readonly #rules: {
     name: string;
     snat: boolean;
-    destinations: PrefixIndex | undefined;
-    excluded: PrefixIndex | undefined;
+    destinations: PrefixMatcher | undefined;
+    excluded: PrefixMatcher | undefined;
   }[];
-  readonly #sources = new PrefixIndex();
+  readonly #sources = new PrefixMatcher();
   /** The rules for any source. */
   readonly #any: number[] = [];
 
@@ -177,8 +112,8 @@ export class PolicyIndex {
     this.#rules = rules.map(({ name, snat, destinationCIDRs, excludedCIDRs }) => ({
       name,
       snat,
-      destinations: prefixIndex(destinationCIDRs),
-      excluded: prefixIndex(excludedCIDRs),
+      destinations: prefixMatcher(destinationCIDRs),
+      excluded: prefixMatcher(excludedCIDRs),
     }));
     for (const [i, { ipBlocks }] of rules.entries()) {
       if (ipBlocks.length === 0) this.#any.push(i);

@@ -3,7 +3,8 @@
  * `schemaVersion v1` with some fields more. Pure.
  */
 import { addressFromBytes, type Family, type Prefix } from '../../lib/prefix.ts';
-import { type FlowView, type NatType, type PrefixIndex, prefixIndex, protocolName } from './flow.ts';
+import { type PrefixMatcher, prefixMatcher } from '../prefix-matcher.ts';
+import { type FlowView, type NatType, protocolName } from './flow.ts';
 import type { Flow } from './table.ts';
 import { isIcmp } from './wire.ts';
 
@@ -186,15 +187,15 @@ export class TokenBucket {
 }
 
 interface CompiledTuple {
-  sources: PrefixIndex | undefined;
-  destinations: PrefixIndex | undefined;
+  sources: PrefixMatcher | undefined;
+  destinations: PrefixMatcher | undefined;
   sourcePorts: readonly PortRange[] | undefined;
   destinationPorts: readonly PortRange[] | undefined;
 }
 
 const compileTuple = (filter: TupleFilter = {}): CompiledTuple => ({
-  sources: prefixIndex(filter.sourceCIDRs),
-  destinations: prefixIndex(filter.destinationCIDRs),
+  sources: prefixMatcher(filter.sourceCIDRs),
+  destinations: prefixMatcher(filter.destinationCIDRs),
   sourcePorts: filter.sourcePorts?.length ? filter.sourcePorts : undefined,
   destinationPorts: filter.destinationPorts?.length ? filter.destinationPorts : undefined,
 });
