@@ -208,102 +208,165 @@ function groupChains(family: Family, { forward }: GroupNat): [name: string, text
 }
 
 /** The tables and sets of one family. */
-function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; ports?: PortTable } {
-  const { family, forward, policies = [], defaultAction = 'masquerade', eips = [], dnats = [] } = nat;
-  const internal = interfaceName(nat.internalInterface);
-  const tables: Tables = new Map();
-  const sets: AddressSet[] = [];
-  let ports: PortTable | undefined;
-  const add = (table: string, name: string, texts: readonly string[], policy = '-'): void => {
+interface FamilyState {
+  tables: Tables;
+  sets: AddressSet[];
+  ports?: PortTable;
+}
+
+/** Builds the state of one family. Rules that hook chains stand in the order in which the parts add them. */
+class FamilyBuilder {
+  readonly #nat: FamilyNat;
+  readonly #internal: string;
+  readonly #state: FamilyState = { tables: new Map(), sets: [] };
+  /** Blocks that are forwarded, and the rules that let them pass: to them and from them by turns. */
+  readonly #blocks: Prefix[];
+  readonly #forwarded: string[];
+  /** Whether policies decide beyond `forward` and masquerading; whether only what is open may come in. */
+  readonly #decides: boolean;
+  readonly #closed: boolean;
+  /** What comes in from outside keeps its source. */
+  #keepsSource: boolean;
+  /** The rules for packets that belong to no connection yet. */
+  readonly #starts: string[] = [];
+
+  constructor(nat: FamilyNat) {
+    const { family, forward, inbound = 'forwarded' } = nat;
+    this.#nat = nat;
+    this.#internal = interfaceName(nat.internalInterface);
+    this.#blocks = expressible(forward, family);
+    const asSet = this.#blocks.length > MAX_FORWARD_RULES;
+    if (asSet) this.#addSet(FORWARD_SET[family], unmarked(this.#blocks));
+    this.#forwarded = asSet ? returnPairOfSet(FORWARD_SET[family]) : this.#blocks.flatMap(returnPair);
+    this.#decides = needsDecisions(nat);
+    this.#closed = inbound === 'forwarded';
+    this.#keepsSource = !this.#closed;
+  }
+
+  build(): FamilyState {
+    const { source } = this.#nat;
+    this.#add('nat', CHAIN_MASQUERADE, masqueradeChain(source));
+    this.#hook('nat', 'PREROUTING', markRule(this.#internal));
+    this.#addPrimary();
+    this.#addInbound();
+    this.#addInvalid();
+    this.#addDecisions();
+    this.#addGroup();
+    this.#addLimit();
+    this.#addStarts();
+    this.#addTranslation();
+    this.#addNotrack();
+    return this.#state;
+  }
+
+  #add(table: string, name: string, texts: readonly string[], policy = '-'): void {
+    const { tables } = this.#state;
     const chains = tables.get(table) ?? new Map<string, Chain>();
     tables.set(table, chains);
-    chains.get(name)?.rules.push(...chain(policy, texts).rules) ?? chains.set(name, chain(policy, texts));
-  };
-  const hook = (table: string, name: string, ...texts: string[]): void => add(table, name, texts, 'ACCEPT');
-  const addSet = (name: string, elements: Map<Prefix, number>, marked = false): void =>
-    void sets.push(hashNet(name, family, elements, marked));
-
-  const blocks = expressible(forward, family);
-  const asSet = blocks.length > MAX_FORWARD_RULES;
-  if (asSet) addSet(FORWARD_SET[family], unmarked(blocks));
-  const forwarded = asSet ? returnPairOfSet(FORWARD_SET[family]) : blocks.flatMap(returnPair);
-  add('nat', CHAIN_MASQUERADE, masqueradeChain(nat.source));
-  hook('nat', 'PREROUTING', markRule(internal));
-  const { primary } = nat;
-  if (primary !== undefined) {
-    add('nat', CHAIN_PRIMARY, ['-j ACCEPT']);
-    const out = `-o ${interfaceName(primary.interface)} ${jump(CHAIN_PRIMARY)}`;
-    hook('nat', 'POSTROUTING', ...primary.addresses.map((address) => `-s ${hostPrefix(address)} ${out}`));
+    const made = chain(policy, texts);
+    const there = chains.get(name);
+    if (there === undefined) chains.set(name, made);
+    else there.rules.push(...made.rules);
   }
 
-  if (eips.length > 0 || dnats.length > 0) {
-    const { dnat, inbound, externals } = inboundChains(family, eips, dnats);
-    add('nat', CHAIN_DNAT, dnat);
-    add('nat', CHAIN_INBOUND, inbound);
-    if (externals.length > MAX_FORWARD_RULES) {
-      addSet(EXTERNAL_SET[family], unmarked(externals.map(hostPrefix)));
-      hook('nat', 'PREROUTING', `-m set --match-set ${EXTERNAL_SET[family]} dst ${jump(CHAIN_DNAT)}`);
-    } else {
-      hook(
-        'nat',
-        'PREROUTING',
-        ...externals.map((address) => `-d ${hostPrefix(address)} ${jump(CHAIN_DNAT)}`),
-      );
-    }
-    hook('nat', 'POSTROUTING', `-m conntrack --ctstate DNAT ${jump(CHAIN_INBOUND)}`);
+  /** Adds rules to a built-in chain. */
+  #hook(table: string, name: string, ...texts: string[]): void {
+    this.#add(table, name, texts, 'ACCEPT');
   }
 
-  const { dropInvalid = false, inbound = 'forwarded' } = nat;
-  const decides = needsDecisions(nat);
-  const closed = inbound === 'forwarded';
-  let keepsSource = !closed;
-  /** What is asked of packets that belong to no connection yet. */
-  const starts: string[] = [];
-  if (primary !== undefined) {
-    add('mangle', CHAIN_PRIMARY, ['-j DROP']);
+  #addSet(name: string, elements: Map<Prefix, number>, marked = false): void {
+    this.#state.sets.push(hashNet(name, this.#nat.family, elements, marked));
+  }
+
+  /** The pod's primary network, where it is neither side: nothing is translated there, and nothing forwarded. */
+  #addPrimary(): void {
+    const { primary } = this.#nat;
+    if (primary === undefined) return;
     const name = interfaceName(primary.interface);
-    starts.push(`-i ${name} ${jump(CHAIN_PRIMARY)}`, `-o ${name} ${jump(CHAIN_PRIMARY)}`);
+    this.#add('nat', CHAIN_PRIMARY, ['-j ACCEPT']);
+    const out = `-o ${name} ${jump(CHAIN_PRIMARY)}`;
+    this.#hook(
+      'nat',
+      'POSTROUTING',
+      ...primary.addresses.map((address) => `-s ${hostPrefix(address)} ${out}`),
+    );
+    this.#add('mangle', CHAIN_PRIMARY, ['-j DROP']);
+    this.#starts.push(`-i ${name} ${jump(CHAIN_PRIMARY)}`, out);
   }
-  if (dropInvalid) {
-    add('mangle', CHAIN_STRAY, ['-j DROP']);
+
+  /** EIPs and DNATs. */
+  #addInbound(): void {
+    const { family, eips = [], dnats = [] } = this.#nat;
+    if (eips.length === 0 && dnats.length === 0) return;
+    const { dnat, inbound, externals } = inboundChains(family, eips, dnats);
+    this.#add('nat', CHAIN_DNAT, dnat);
+    this.#add('nat', CHAIN_INBOUND, inbound);
+    const asSet = externals.length > MAX_FORWARD_RULES;
+    if (asSet) this.#addSet(EXTERNAL_SET[family], unmarked(externals.map(hostPrefix)));
+    const matches = asSet
+      ? [`-m set --match-set ${EXTERNAL_SET[family]} dst`]
+      : externals.map((address) => `-d ${hostPrefix(address)}`);
+    this.#hook('nat', 'PREROUTING', ...matches.map((match) => `${match} ${jump(CHAIN_DNAT)}`));
+    this.#hook('nat', 'POSTROUTING', `-m conntrack --ctstate DNAT ${jump(CHAIN_INBOUND)}`);
+  }
+
+  /** What belongs to no connection. */
+  #addInvalid(): void {
+    if (!this.#nat.dropInvalid) return;
+    this.#add('mangle', CHAIN_STRAY, ['-j DROP']);
     for (const protocol of RESETTING) {
-      hook('mangle', 'INPUT', `-p ${protocol} -m conntrack --ctstate INVALID ${jump(CHAIN_STRAY)}`);
+      this.#hook('mangle', 'INPUT', `-p ${protocol} -m conntrack --ctstate INVALID ${jump(CHAIN_STRAY)}`);
     }
-    starts.push(`-i ${internal} -m conntrack --ctstate INVALID ${jump(CHAIN_INVALID)}`);
-    if (!decides) add('mangle', CHAIN_INVALID, [...forwarded.filter((_, i) => i % 2 === 1), '-j DROP']);
+    this.#starts.push(`-i ${this.#internal} -m conntrack --ctstate INVALID ${jump(CHAIN_INVALID)}`);
+    if (this.#decides) return;
+    const from = this.#forwarded.filter((_, i) => i % 2 === 1);
+    this.#add('mangle', CHAIN_INVALID, [...from, '-j DROP']);
   }
-  if (decides) {
-    const all: EgressPolicy[] = [
+
+  #addDecisions(): void {
+    if (!this.#decides) {
+      const to = this.#forwarded.filter((_, i) => i % 2 === 0);
+      if (this.#closed) this.#add('mangle', CHAIN_INGRESS, ingressRules(to));
+      return;
+    }
+    const { family, defaultAction = 'masquerade', dropInvalid = false } = this.#nat;
+    const options = { dropInvalid, closed: this.#closed };
+    const egress = egressChains(family, this.#egressPolicies(), defaultAction, options);
+    for (const [name, texts] of egress.mangle) this.#add('mangle', name, texts);
+    for (const [name, texts] of egress.nat) this.#add('nat', name, texts);
+    if (egress.ports.size + egress.slices.size > 0) this.#state.ports = portTable(egress, family);
+    for (const [name, list] of egress.destinations) this.#addSet(name, unmarked(expressible(list, family)));
+    if (egress.sources.size > 0) this.#addSet(SOURCE_SET[family], egress.sources, true);
+    this.#starts.push(`-i ${this.#internal} -m conntrack --ctstate NEW ${jump(CHAIN_EGRESS)}`);
+    this.#keepsSource ||= egress.forwards;
+  }
+
+  /** All policies: EIPs first, then what is forwarded whatever its destination. */
+  #egressPolicies(): EgressPolicy[] {
+    const { eips = [], policies = [] } = this.#nat;
+    const anywhere = { destinations: [], excluded: [] };
+    const forward: EgressPolicy = { name: 'forward', action: 'forward', sources: this.#blocks, ...anywhere };
+    return [
       ...eips.map(
         ({ externalIP, internalIP }): EgressPolicy => ({
           name: `eip ${externalIP}`,
           action: { snat: [externalIP], keepPorts: true },
           sources: [hostPrefix(internalIP)],
-          destinations: [],
-          excluded: [],
+          ...anywhere,
         }),
       ),
-      ...(blocks.length > 0
-        ? [{ name: 'forward', action: 'forward' as const, sources: blocks, destinations: [], excluded: [] }]
-        : []),
+      ...(this.#blocks.length > 0 ? [forward] : []),
       ...policies,
     ];
-    const egress = egressChains(family, all, defaultAction, { dropInvalid, closed });
-    for (const [name, texts] of egress.mangle) add('mangle', name, texts);
-    for (const [name, texts] of egress.nat) add('nat', name, texts);
-    if (egress.ports.size + egress.slices.size > 0) ports = portTable(egress, family);
-    for (const [name, list] of egress.destinations) addSet(name, unmarked(expressible(list, family)));
-    if (egress.sources.size > 0) addSet(SOURCE_SET[family], egress.sources, true);
-    starts.push(`-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_EGRESS)}`);
-    keepsSource ||= egress.forwards;
-  } else if (closed) {
-    add('mangle', CHAIN_INGRESS, ingressRules(forwarded.filter((_, i) => i % 2 === 0)));
   }
-  if (nat.group !== undefined) {
-    const { externalInterface, shared } = nat.group;
+
+  #addGroup(): void {
+    const { family, group } = this.#nat;
+    if (group === undefined) return;
+    const { externalInterface, shared } = group;
     const external = interfaceName(externalInterface);
-    for (const [name, texts] of groupChains(family, nat.group)) add('raw', name, texts);
-    hook(
+    for (const [name, texts] of groupChains(family, group)) this.#add('raw', name, texts);
+    this.#hook(
       'raw',
       'PREROUTING',
       ...shared.map((to) => `-d ${hostPrefix(to)} -i ${external} ${jump(CHAIN_GROUP)}`),
@@ -314,43 +377,48 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
       hook('raw', 'OUTPUT', `-o ${external} -p ipv6-icmp -m icmp6 --icmpv6-type 137 ${jump(CHAIN_REDIRECT)}`);
     }
     // What is for a shared address and belongs to no connection is routed inside, and goes no further.
-    starts.push(...shared.map((to) => `-d ${hostPrefix(to)} -o ${internal} -j DROP`));
-  }
-  const { connectionsPerSource = 0 } = nat;
-  if (connectionsPerSource > 0) {
-    const mask = addressBits(family);
-    const above = `--connlimit-above ${connectionsPerSource} --connlimit-mask ${mask} --connlimit-saddr`;
-    add('mangle', CHAIN_LIMIT, [`-m connlimit ${above} -j DROP`]);
-    starts.push(`-i ${internal} -m conntrack --ctstate NEW ${jump(CHAIN_LIMIT)}`);
-  }
-  if (closed) {
-    add('mangle', CHAIN_REFUSED, ['-j DROP']);
-    starts.push(`! -i ${internal} -o ${internal} ${jump(CHAIN_INGRESS)}`);
-  }
-  if (starts.length > 0) {
-    add('mangle', CHAIN_NEW, starts);
-    hook('mangle', 'FORWARD', `-m conntrack ! --ctstate RELATED,ESTABLISHED ${jump(CHAIN_NEW)}`);
-  }
-  if (keepsSource) {
-    add('nat', CHAIN_INWARDS, ['-j ACCEPT']);
-    hook('nat', 'POSTROUTING', `-o ${internal} ${notFromInside} ${jump(CHAIN_INWARDS)}`);
-  }
-  if (decides) hook('nat', 'POSTROUTING', `${isOurs} ${jump(CHAIN_TRANSLATE)}`);
-  if (nat.mssClamp) {
-    add('mangle', CHAIN_MSS, ['-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu']);
-    hook('mangle', 'FORWARD', `-p tcp ${jump(CHAIN_MSS)}`);
+    this.#starts.push(...shared.map((to) => `-d ${hostPrefix(to)} -o ${this.#internal} -j DROP`));
   }
 
-  hook('nat', 'POSTROUTING', ...forwarded, jump(CHAIN_MASQUERADE));
-  if (nat.notrackBfd) {
-    add(
-      'raw',
-      CHAIN_NOTRACK,
-      BFD_PORTS.flatMap((port) => notrackRules(internal, port)),
-    );
-    for (const name of ['PREROUTING', 'OUTPUT']) hook('raw', name, `-p udp ${jump(CHAIN_NOTRACK)}`);
+  #addLimit(): void {
+    const { family, connectionsPerSource = 0 } = this.#nat;
+    if (connectionsPerSource === 0) return;
+    const above = `--connlimit-above ${connectionsPerSource} --connlimit-mask ${addressBits(family)}`;
+    this.#add('mangle', CHAIN_LIMIT, [`-m connlimit ${above} --connlimit-saddr -j DROP`]);
+    this.#starts.push(`-i ${this.#internal} -m conntrack --ctstate NEW ${jump(CHAIN_LIMIT)}`);
   }
-  return { tables, sets, ...(ports && { ports }) };
+
+  /** One rule of mangle FORWARD leads to all that is asked of packets without a connection. */
+  #addStarts(): void {
+    if (this.#closed) {
+      this.#add('mangle', CHAIN_REFUSED, ['-j DROP']);
+      this.#starts.push(`! -i ${this.#internal} -o ${this.#internal} ${jump(CHAIN_INGRESS)}`);
+    }
+    if (this.#starts.length === 0) return;
+    this.#add('mangle', CHAIN_NEW, this.#starts);
+    this.#hook('mangle', 'FORWARD', `-m conntrack ! --ctstate RELATED,ESTABLISHED ${jump(CHAIN_NEW)}`);
+  }
+
+  #addTranslation(): void {
+    if (this.#keepsSource) {
+      this.#add('nat', CHAIN_INWARDS, ['-j ACCEPT']);
+      this.#hook('nat', 'POSTROUTING', `-o ${this.#internal} ${notFromInside} ${jump(CHAIN_INWARDS)}`);
+    }
+    if (this.#decides) this.#hook('nat', 'POSTROUTING', `${isOurs} ${jump(CHAIN_TRANSLATE)}`);
+    if (this.#nat.mssClamp) {
+      this.#add('mangle', CHAIN_MSS, ['-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu']);
+      this.#hook('mangle', 'FORWARD', `-p tcp ${jump(CHAIN_MSS)}`);
+    }
+    this.#hook('nat', 'POSTROUTING', ...this.#forwarded, jump(CHAIN_MASQUERADE));
+  }
+
+  /** BFD past connection tracking. */
+  #addNotrack(): void {
+    if (!this.#nat.notrackBfd) return;
+    const rules = BFD_PORTS.flatMap((port) => notrackRules(this.#internal, port));
+    this.#add('raw', CHAIN_NOTRACK, rules);
+    for (const name of ['PREROUTING', 'OUTPUT']) this.#hook('raw', name, `-p udp ${jump(CHAIN_NOTRACK)}`);
+  }
 }
 
 /**
@@ -360,7 +428,7 @@ function familyState(nat: FamilyNat): { tables: Tables; sets: AddressSet[]; port
 export function desiredNat(intent: NatIntent): NatState {
   const state = emptyState();
   for (const nat of intent) {
-    const { tables, sets, ports } = familyState(nat);
+    const { tables, sets, ports } = new FamilyBuilder(nat).build();
     state.tables[nat.family] = tables;
     for (const set of sets) state.sets.set(set.name, set);
     if (ports !== undefined) state.ports = { ...state.ports, [nat.family]: ports };

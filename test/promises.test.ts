@@ -26,7 +26,6 @@ const CANNOT_REJECT: Record<string, string> = {
   'agent/process.ts: this.#busiest.check': 'tells what went wrong itself',
   'agent/commands/render.ts: process.stderr.write': 'no promise',
   'lib/http-server.ts: this.#serve': 'tells what went wrong itself',
-  'nat/desired.ts: sets.push': 'no promise',
   'nat/fingerprint.ts: hash.update': 'no promise',
 };
 
