@@ -2,7 +2,7 @@
 import type { EngineReport, SessionReport } from '../bfd/intent.ts';
 import { type Moment, wallTime } from '../lib/moment.ts';
 import { VERSION } from '../lib/version.ts';
-import type { Busiest } from './flows/busiest.ts';
+import type { BusiestSources } from './flows/busiest-sources.ts';
 import type { ConntrackUse } from './flows/conntrack-table.ts';
 import type { Translations } from './flows/translations.ts';
 import type { Options } from './options.ts';
@@ -19,7 +19,7 @@ export interface ViewSources {
   uplink(): Pick<Uplink, 'view'>;
   translations: Pick<Translations, 'enabled' | 'traffic' | 'ports'>;
   conntrackUse(): ConntrackUse | undefined;
-  busiest(): Pick<Busiest, 'sources'>;
+  busiest(): Pick<BusiestSources, 'sources'>;
   /** Why the gateway is not watched; undefined while it is. */
   unwatched(): string | undefined;
 }

@@ -11,7 +11,7 @@ import { isRuleStep } from '../nat/render.ts';
 import { bfdIntent, createBfdReadiness, INTACT, recordOutcome } from './bfd-readiness.ts';
 import { REPAIRS, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
-import { FlowCleaner } from './flows/flows.ts';
+import { FlowCleaner } from './flows/flow-cleaner.ts';
 import type { GroupFacts } from './group/model.ts';
 import type { OpenKernels } from './kernels.ts';
 import { Loop } from './loop.ts';
@@ -70,7 +70,7 @@ export interface GatewayParts {
   onApplied(plan: Plan): void;
   /** Called after each run, with its last observation. */
   onObserved(observation: Observation): Promise<void>;
-  /** Removes flows that began under other rules. Default: those of this namespace. */
+  /** Removes flows that contradict the policy. Default: those of this namespace. */
   flows?: Pick<FlowCleaner, 'follow'>;
   /** Default: the system's. */
   clock?: Clock;

@@ -18,9 +18,8 @@ import { BfdLink, type Channel } from './bfd-link.ts';
 import { controlRoutes, type Queries } from './control-routes.ts';
 import { DrainWatch } from './drain/drain.ts';
 import type { KernelWatch } from './events.ts';
-import { Busiest } from './flows/busiest.ts';
+import { BusiestSources, readBusiestSources } from './flows/busiest-sources.ts';
 import { readConntrackPressure, readConntrackUse, readInsertFailures } from './flows/conntrack-table.ts';
-import { readBusiest } from './flows/flows.ts';
 import { portBlocksOf } from './flows/port-history.ts';
 import { Translations } from './flows/translations.ts';
 import { Gateway } from './gateway.ts';
@@ -130,7 +129,7 @@ class AgentProcess {
   readonly #history = new SessionHistory();
   readonly #recovery: SessionRecovery;
   readonly #translations: Translations;
-  readonly #busiest: Busiest;
+  readonly #busiest: BusiestSources;
   readonly #metrics: Metrics;
   readonly #http: HttpListeners;
   readonly #uplink: Uplink;
@@ -327,11 +326,11 @@ class AgentProcess {
     return new Drops(read, () => this.#effects.clock.now());
   }
 
-  #createBusiest(drops: Drops): Busiest {
+  #createBusiest(drops: Drops): BusiestSources {
     const { logger, clock } = this.#effects;
     const limit = () => this.#view.policy.limits?.connectionsPerSource ?? 0;
-    return new Busiest({
-      ...{ use: readConntrackUse, limit, read: readBusiest, logger, clock: () => clock.now() },
+    return new BusiestSources({
+      ...{ use: readConntrackUse, limit, read: readBusiestSources, logger, clock: () => clock.now() },
       async limited() {
         if (limit() > 0) await drops.refresh();
         return drops.of(CHAIN_LIMIT).reduce((sum, { packets }) => sum + packets, 0);

@@ -7,7 +7,7 @@
 import type { EngineReport, SessionReport } from '../../bfd/intent.ts';
 import { PORTS, PORTS_WARN, type PortStatus } from '../../nat/conntrack/ports.ts';
 import { sumVolumes } from '../../nat/conntrack/totals.ts';
-import type { BusySource } from '../flows/busiest.ts';
+import type { BusySource } from '../flows/busiest-sources.ts';
 import type { ConntrackUse } from '../flows/conntrack-table.ts';
 import type { PolicyTraffic } from '../flows/traffic.ts';
 import type { FamilyStatus } from '../plan/plan.ts';

@@ -1,13 +1,13 @@
 /**
- * Who has most of the connections, when that is somebody's trouble: the connection tracking table fills, or a source
- * has as many as it may. Reading the table costs, so it is done then, and not often. Pure.
+ * Which sources have the most connections, while that matters: the connection tracking table fills, or a source has as
+ * many as it may. Reading the table is expensive, so it is read only then, at most once a minute.
  */
-
 import type { Logger } from '../../lib/log.ts';
 import { type Address, addressFromBytes } from '../../lib/prefix.ts';
 import { Groups } from '../../nat/conntrack/groups.ts';
 import type { ConntrackEntry } from '../../nat/conntrack/wire.ts';
 import { CONNTRACK } from '../uplink/conntrack-health.ts';
+import { eachConntrackEntry } from './conntrack-dump.ts';
 import type { ConntrackUse } from './conntrack-table.ts';
 
 export interface BusySource {
@@ -15,12 +15,12 @@ export interface BusySource {
   connections: number;
 }
 
-/** Sources that are named. */
+/** The number of sources that are named. */
 const NAMED = 3;
-/** What was found counts for so long, ms; it is told again after it when the trouble goes on. */
+/** How long a reading is valid, ms; the table is read, and the sources are logged, again after it. */
 const FRESH = 60_000;
 
-/** Whether an entry leads to an EIP or DNAT: not a pod's doing, or not its alone. */
+/** Whether an entry leads to an EIP or DNAT: then its source is outside. */
 const isRedirected = ({ original, reply }: ConntrackEntry): boolean =>
   Buffer.compare(original.destination, reply.source) !== 0;
 
@@ -28,7 +28,7 @@ const isRedirected = ({ original, reply }: ConntrackEntry): boolean =>
 export class SourceCounter {
   readonly #groups = new Groups();
   readonly #counts: number[] = [];
-  /** The sources that have led, the only ones of which the address is kept. */
+  /** The leading sources, the only ones whose address is kept. */
   readonly #leaders = new Map<number, Address>();
 
   add(entry: ConntrackEntry): void {
@@ -48,7 +48,7 @@ export class SourceCounter {
     this.#leaders.set(number, addressFromBytes(source));
   }
 
-  /** Those with most, the first first. */
+  /** The sources with most entries, most first. */
   top(): BusySource[] {
     return [...this.#leaders]
       .map(([number, source]) => ({ source, connections: this.#counts[number]! }))
@@ -56,12 +56,12 @@ export class SourceCounter {
   }
 }
 
-export interface BusiestParts {
-  /** The table's use; undefined where the kernel does not tell. */
+export interface BusiestSourcesParts {
+  /** The use of the table; undefined where it is unknown. */
   use(): ConntrackUse | undefined;
   /** `limits.connectionsPerSource`; 0: none. */
   limit(): number;
-  /** The packets that it has dropped so far, of both families. */
+  /** The packets that the limit has dropped so far, both families. */
   limited(): Promise<number>;
   /** Reads the table. */
   read(): Promise<BusySource[]>;
@@ -70,64 +70,73 @@ export interface BusiestParts {
   clock(): number;
 }
 
-/** Looks for trouble when it is asked to, and names who has most of the connections then. */
-export class Busiest {
-  readonly #parts: BusiestParts;
-  /** What the limit had dropped at the last look, and when that was told last. */
+export class BusiestSources {
+  readonly #parts: BusiestSourcesParts;
+  /** What the limit had dropped at the last check, and when it was last logged. */
   #seen: number | undefined;
-  #told = 0;
+  #logged = 0;
   #sources: BusySource[] = [];
   #readAt = Number.NEGATIVE_INFINITY;
-  #troubleAt = Number.NEGATIVE_INFINITY;
+  #mattersAt = Number.NEGATIVE_INFINITY;
   #checking = false;
 
-  constructor(parts: BusiestParts) {
+  constructor(parts: BusiestSourcesParts) {
     this.#parts = parts;
   }
 
-  /** Those with most of the connections, the first first; empty while that is nobody's trouble. */
+  /** The sources with most connections, most first; empty while that does not matter. */
   get sources(): readonly BusySource[] {
-    return this.#parts.clock() - this.#troubleAt < FRESH ? this.#sources : [];
+    return this.#parts.clock() - this.#mattersAt < FRESH ? this.#sources : [];
   }
 
-  /** Looks whether there is trouble. Never rejects. */
+  /** Checks whether it matters, and reads the table then. Never rejects. */
   async check(): Promise<void> {
     if (this.#checking) return;
     this.#checking = true;
     try {
-      await this.#look();
+      await this.#check();
     } catch (error) {
-      this.#parts.logger.warn({ reason: (error as Error).message }, 'cannot tell who has most connections');
+      this.#parts.logger.warn(
+        { reason: (error as Error).message },
+        'cannot find the sources with most connections',
+      );
     } finally {
       this.#checking = false;
     }
   }
 
-  async #look(): Promise<void> {
+  async #check(): Promise<void> {
     const { use, limit, limited, read, logger, clock } = this.#parts;
     const { entries, limit: room } = use() ?? { entries: 0, limit: 0 };
     const fills = room > 0 && entries / room >= CONNTRACK.warn;
     const dropped = await limited();
-    // What was dropped before this process began is no news.
-    if (this.#seen === undefined) this.#told = dropped;
+    // Packets that were dropped before this process started are not news.
+    if (this.#seen === undefined) this.#logged = dropped;
     const grew = dropped > (this.#seen ?? dropped);
     this.#seen = dropped;
     if (!fills && !grew) return;
     const now = clock();
-    this.#troubleAt = now;
+    this.#mattersAt = now;
     if (now - this.#readAt < FRESH) return;
     this.#readAt = now;
     this.#sources = await read();
     const sources = this.#sources;
     if (fills) {
-      const what = 'the connection tracking table fills; these sources have most of it';
+      const what = 'the connection tracking table is filling up';
       logger.warn({ entries, limit: room, sources }, what);
     }
     if (grew) {
-      const [packets, connectionsPerSource] = [dropped - this.#told, limit()];
-      this.#told = dropped;
-      const what = 'connections beyond limits.connectionsPerSource are dropped; these sources have most';
+      const [packets, connectionsPerSource] = [dropped - this.#logged, limit()];
+      this.#logged = dropped;
+      const what = 'dropped connections beyond limits.connectionsPerSource';
       logger.warn({ connectionsPerSource, packets, sources }, what);
     }
   }
+}
+
+/** The sources with most entries in the kernel's table. Throws when it cannot be read. */
+export async function readBusiestSources(): Promise<BusySource[]> {
+  const counter = new SourceCounter();
+  await eachConntrackEntry((entry) => counter.add(entry));
+  return counter.top();
 }

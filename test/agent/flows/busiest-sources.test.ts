@@ -1,6 +1,6 @@
 // Who has most of the connections, and when that is looked for.
 import t from 'tap';
-import { Busiest, type BusySource, SourceCounter } from '../../../agent/flows/busiest.ts';
+import { BusiestSources, type BusySource, SourceCounter } from '../../../agent/flows/busiest-sources.ts';
 import { address, addressBytes } from '../../../lib/prefix.ts';
 import { type ConntrackEntry, PROTOCOL } from '../../../nat/conntrack/wire.ts';
 
@@ -47,7 +47,7 @@ t.test(
     let reads = 0;
     const told: unknown[] = [];
     const sources: BusySource[] = [{ source: address('10.17.0.9'), connections: 90 }];
-    const busiest = new Busiest({
+    const busiest = new BusiestSources({
       use: () => ({ entries, limit: 1000 }),
       limit: () => 90,
       limited: async () => dropped,
