@@ -373,8 +373,12 @@ class FamilyBuilder {
     );
     // IPv4 has a setting for it.
     if (family === 6) {
-      add('raw', CHAIN_REDIRECT, ['-j DROP']);
-      hook('raw', 'OUTPUT', `-o ${external} -p ipv6-icmp -m icmp6 --icmpv6-type 137 ${jump(CHAIN_REDIRECT)}`);
+      this.#add('raw', CHAIN_REDIRECT, ['-j DROP']);
+      this.#hook(
+        'raw',
+        'OUTPUT',
+        `-o ${external} -p ipv6-icmp -m icmp6 --icmpv6-type 137 ${jump(CHAIN_REDIRECT)}`,
+      );
     }
     // What is for a shared address and belongs to no connection is routed inside, and goes no further.
     this.#starts.push(...shared.map((to) => `-d ${hostPrefix(to)} -o ${this.#internal} -j DROP`));

@@ -2,6 +2,7 @@
  * Reads what `iptables-save -c` (either backend), `ipset save` and `nft -j` print. The first two escape no names: a
  * foreign chain, set or interface may look like anything, and is passed over. Pure.
  */
+import { flatText } from '../lib/flat-text.ts';
 import { type Family, type Prefix, prefix } from '../lib/prefix.ts';
 import { DECISION_MASK, hex, isOwnedName, ruleWords } from './rules.ts';
 import type { AddressSet, Chain, Tables } from './state.ts';
@@ -106,7 +107,7 @@ function ownSet([, name = '', type = '', tail = '']: readonly (string | undefine
 function parseElement(text: string, family: Family): Prefix {
   const whole = text.includes('/') ? text : `${text}/${family === 4 ? 32 : 128}`;
   // The full parser costs seconds for 100 000 blocks, and differs only for glibc's dotted IPv6.
-  return family === 6 && text.includes('.') ? prefix(whole) : (whole as Prefix);
+  return family === 6 && text.includes('.') ? prefix(whole) : flatText(whole as Prefix);
 }
 
 const SKBMARK = new RegExp(`^skbmark (0x[0-9a-f]{1,8})/${hex(DECISION_MASK)}$`);

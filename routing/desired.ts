@@ -87,19 +87,22 @@ export const defaultMetric = (family: Family): number => (family === 4 ? 0 : 102
  * the default route away from the external side. One that holds the external network would take part of it: it
  * leads outside, before a route of somebody else that leads it inside. A peer that is the gateway itself is on-link.
  */
-export function desiredRouting(intent: RoutingIntent): DesiredRouting {
-  return {
-    rules: intent.flatMap((family) => [
-      ...groupRules(family),
-      ...familyRules(family),
-      ...primaryRules(family),
-    ]),
-    routes: intent.flatMap((family) => [
-      ...familyRoutes(family),
-      ...primaryRoutes(family),
-      ...groupRoutes(family),
-    ]),
-  };
+export const desiredRouting = (intent: RoutingIntent): DesiredRouting => ({
+  rules: desiredRules(intent),
+  routes: [...eachDesiredRoute(intent)],
+});
+
+/** The rules alone. */
+export const desiredRules = (intent: RoutingIntent): Rule[] =>
+  intent.flatMap((family) => [...groupRules(family), ...familyRules(family), ...primaryRules(family)]);
+
+/** The routes one by one: of ten thousand there need not be all at once. */
+export function* eachDesiredRoute(intent: RoutingIntent): Generator<Route> {
+  for (const family of intent) {
+    yield* familyRoutes(family);
+    yield* primaryRoutes(family);
+    yield* groupRoutes(family);
+  }
 }
 
 function familyRules({ family, internal, external }: FamilyRouting): Rule[] {
@@ -141,25 +144,23 @@ const via = (
   foreign: false,
 });
 
-function familyRoutes({
+function* familyRoutes({
   family,
   internal,
   external,
   internalBlocks,
   externalBlocks,
   peers,
-}: FamilyRouting): Route[] {
+}: FamilyRouting): Generator<Route> {
   const everywhere = anyPrefix(family);
   const behind = new Set([
     ...internalBlocks.filter((block) => prefixLength(block) > 0),
     ...peers.filter((peer) => peer !== internal.gateway).map(hostPrefix),
   ]);
-  return [
-    via(family, internal, everywhere, TABLE_INTERNAL, RTPROT_BOOT),
-    via(family, external, everywhere, TABLE_MAIN, RTPROT_VEG_AGENT),
-    ...externalBlocks.map((block) => via(family, external, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
-    ...[...behind].map((block) => via(family, internal, block, TABLE_MAIN, RTPROT_VEG_AGENT)),
-  ];
+  yield via(family, internal, everywhere, TABLE_INTERNAL, RTPROT_BOOT);
+  yield via(family, external, everywhere, TABLE_MAIN, RTPROT_VEG_AGENT);
+  for (const block of externalBlocks) yield via(family, external, block, TABLE_MAIN, RTPROT_VEG_AGENT);
+  for (const block of behind) yield via(family, internal, block, TABLE_MAIN, RTPROT_VEG_AGENT);
 }
 
 function primaryRules({ family, primary }: FamilyRouting): Rule[] {

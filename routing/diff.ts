@@ -8,7 +8,6 @@
  */
 import type { Prefix } from '../lib/prefix.ts';
 import type { AddressStep } from './addresses.ts';
-import type { DesiredRouting } from './desired.ts';
 import { GROUP_TABLES, RTPROT_KERNEL, RTPROT_VEG_AGENT, TABLE_INTERNAL } from './numbers.ts';
 import { ownsRoute, ownsRule } from './ownership.ts';
 import type { ProxyStep } from './proxies.ts';
@@ -30,7 +29,7 @@ const FIRST_METRIC_6 = 1;
  */
 export function diffRouting(
   observed: Pick<RoutingState, 'routes' | 'rules'>,
-  desired: DesiredRouting,
+  desired: { rules: readonly Rule[]; routes: Iterable<Route> },
 ): RoutingStep[] {
   const routes = diffRoutes(observed.routes, desired.routes);
   const rules = diffRules(observed.rules, desired.rules);
@@ -122,28 +121,9 @@ const saysSame = (wanted: Route, route: Route): boolean =>
   (!ownsRoute(route) || route.onlink === wanted.onlink) &&
   route.dev === wanted.dev;
 
-const same = (a: Route, b: Route): boolean =>
-  a.gateway === b.gateway &&
-  a.dev === b.dev &&
-  a.protocol === b.protocol &&
-  a.metric === b.metric &&
-  a.type === b.type &&
-  a.scope === b.scope &&
-  a.onlink === b.onlink &&
-  a.foreign === b.foreign &&
-  a.message === b.message;
-
-/** The observed routes, those that equal a desired one replaced by it: of ten thousand there is memory for one copy. */
-export function sharedRoutes(observed: readonly Route[], desired: readonly Route[]): Route[] {
-  const places = new Places(desired);
-  return observed.map((route) =>
-    route.qualifier === undefined ? (places.at(route).find((wanted) => same(wanted, route)) ?? route) : route,
-  );
-}
-
 function diffRoutes(
   observed: readonly Route[],
-  desired: readonly Route[],
+  desired: Iterable<Route>,
 ): { put: RoutingStep[]; remove: RoutingStep[] } {
   const places = new Places(observed);
   const put: RoutingStep[] = [];

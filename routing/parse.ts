@@ -1,5 +1,6 @@
 /** Rules, routes, links and addresses ↔ rtnetlink payloads (linux/rtnetlink.h, linux/fib_rules.h). Pure. */
 
+import { flatText } from '../lib/flat-text.ts';
 import { AF_INET, AF_INET6, addressFamily, RT_SCOPE_LINK } from '../lib/linux.ts';
 import { macText } from '../lib/mac.ts';
 import { Attributes, attribute, u8, u32, zeroEnded } from '../lib/netlink-codec.ts';
@@ -111,7 +112,8 @@ const RTM_F_CLONED = 0x200;
 const RTNH_F_ONLINK = 0x4;
 const RTEXT_FILTER_SKIP_STATS = 0x8;
 
-const prefixOf = (bytes: Buffer, length: number): Prefix => `${addressFromBytes(bytes)}/${length}` as Prefix;
+const prefixOf = (bytes: Buffer, length: number): Prefix =>
+  flatText(`${addressFromBytes(bytes)}/${length}` as Prefix);
 
 function familyFrom(number: number): Family | undefined {
   if (number === AF_INET) return 4;

@@ -8,8 +8,8 @@ import { diffNat, type NatStep } from '../../nat/diff.ts';
 import type { NatNeeds, ObservedNat } from '../../nat/kernel.ts';
 import type { NatState } from '../../nat/state.ts';
 import { diffAddresses, type VirtualAddress } from '../../routing/addresses.ts';
-import { desiredRouting } from '../../routing/desired.ts';
-import { diffRouting, type RoutingStep, sharedRoutes } from '../../routing/diff.ts';
+import { desiredRules, eachDesiredRoute } from '../../routing/desired.ts';
+import { diffRouting, type RoutingStep } from '../../routing/diff.ts';
 import { diffProxies } from '../../routing/proxies.ts';
 import type { RoutingState } from '../../routing/state.ts';
 import type { FamilyStatus, Plan } from '../plan/plan.ts';
@@ -92,8 +92,8 @@ export class Observer {
     const observed = this.#settledRouting ?? (await routing.observe());
     const { planned, heldBack } = this.#targets.plan(await this.#kernels.facts(observed));
     const plan = { ...planned.plan };
-    // Made for each observation: ten thousand routes cost more memory than time.
-    const desired = desiredRouting(plan.routing);
+    // Routes are made as they are compared: ten thousand cost more memory than time.
+    const desired = { rules: desiredRules(plan.routing), routes: eachDesiredRoute(plan.routing) };
     const nat = await this.#compareNat(plan, planned.nat, unchanged.nat);
     // A family that lacks something is left as it is: what is there may still work, and nothing better is known.
     // So is one that could not be observed, or where the desired state needs what could not be.
@@ -120,10 +120,7 @@ export class Observer {
         return !this.#refusedSysctls.has(path) && (family === undefined || !leftAlone.has(family));
       }),
     };
-    if (changes.routing.length > 0) this.#settledRouting = undefined;
-    else if (observed !== this.#settledRouting) {
-      this.#settledRouting = { ...observed, routes: sharedRoutes(observed.routes, desired.routes) };
-    }
+    this.#settledRouting = changes.routing.length === 0 ? observed : undefined;
     return {
       plan,
       changes,

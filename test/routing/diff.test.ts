@@ -1,7 +1,7 @@
 import t from 'tap';
 import { address, type Family, prefix } from '../../lib/prefix.ts';
 import { type DesiredRouting, desiredRouting, type FamilyRouting } from '../../routing/desired.ts';
-import { diffRouting, sharedRoutes } from '../../routing/diff.ts';
+import { diffRouting } from '../../routing/diff.ts';
 import { ownsRoute, ownsRule } from '../../routing/ownership.ts';
 import { renderRule, renderStep } from '../../routing/render.ts';
 import type { Route, Rule } from '../../routing/state.ts';
@@ -424,29 +424,4 @@ t.test('from any state to any wish, in one go, and foreign things survive', asyn
     }
   }
   t.pass('3000 rounds');
-});
-
-t.test('routes that are as desired are kept once, and all others as they were observed', async (t) => {
-  const copies = wanted.routes.map((one) => ({ ...one }));
-  const shared = sharedRoutes(copies, wanted.routes);
-  t.ok(shared.every((one, i) => one === wanted.routes[i]));
-  t.strictSame(diffRouting({ routes: shared, rules: wanted.rules }, wanted), []);
-  const own = wanted.routes.find(({ destination }) => destination === '10.17.0.0/16')!;
-  const others: Partial<Route>[] = [
-    { gateway: address('10.16.0.9') },
-    { dev: 'net1' },
-    { protocol: 3 },
-    { metric: 5 },
-    { scope: 253 },
-    { type: 7 },
-    { onlink: true },
-    { foreign: true },
-    { qualifier: 'tos 0x10' },
-    { message: Buffer.alloc(1) },
-    { table: 1000 },
-  ];
-  for (const other of others) {
-    const observed = { ...own, ...other };
-    t.equal(sharedRoutes([observed], wanted.routes)[0], observed, JSON.stringify(other));
-  }
 });
