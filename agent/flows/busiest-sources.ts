@@ -128,7 +128,7 @@ export class BusiestSources {
     if (grew) {
       const [packets, connectionsPerSource] = [dropped - this.#logged, limit()];
       this.#logged = dropped;
-      const what = 'dropped connections beyond limits.connectionsPerSource';
+      const what = 'connections beyond limits.connectionsPerSource are dropped';
       logger.warn({ connectionsPerSource, packets, sources }, what);
     }
   }
