@@ -1,7 +1,4 @@
-/**
- * What can be asked of translations: by the address inside, the address and port outside, the destination, the
- * protocol and the time. Pure.
- */
+/** A lookup of translations: by internal address, external address and port, destination, protocol and time. Pure. */
 import type { Flow } from './table.ts';
 
 /** An address of 4 or 16 octets; with a port (of ICMP the identifier), or any port. */
@@ -13,23 +10,23 @@ export interface Endpoint {
 export interface Lookup {
   /** The pod: the source of a flow, or the inner end of one that came from outside. */
   internal?: Endpoint;
-  /** What the outside sees: the translated source, or the address that a flow from outside was sent to. */
+  /** The translated source, or the address that a flow from outside was sent to. */
   external?: Endpoint;
-  /** Where a flow went, before or after translation. */
+  /** The destination of a flow, before or after translation. */
   dest?: Endpoint;
   /** IP protocol numbers; absent for any. */
   protocols?: number[];
   /** Flows that lived between these times, both included; Unix, ms. */
   from: number;
   to: number;
-  /** At most so many, the newest. */
+  /** The most flows to return, the newest first. */
   limit: number;
 }
 
 const isAt = ({ address, port }: Endpoint, flowAddress: Buffer, flowPort: number): boolean =>
   (port === undefined || port === flowPort) && flowAddress.equals(address);
 
-/** Whether a flow that lives at `now` is asked for. */
+/** Whether a live flow matches. */
 export function matches(flow: Flow, lookup: Lookup, now: number): boolean {
   const { internal, external, dest, protocols, from, to } = lookup;
   if (flow.verdict === 'local' || Math.floor(flow.start) > to || now < from) return false;

@@ -7,9 +7,9 @@
 export const OTHERS = '(others)';
 /** Its number. */
 export const OTHERS_NUMBER = 0xffff;
-/** So many have a number at a time: what is counted of each takes memory. */
+/** The most names with a number at a time: the counters of each take memory. */
 export const MAX_NAMES = 4096;
-/** So many names that neither the policy in force nor a flow has are remembered, those that were used last. */
+/** The number of unused names that are remembered, those used last. */
 export const KEPT_NAMES = 1000;
 
 export class PolicyNames {
@@ -66,7 +66,7 @@ export class PolicyNames {
     return this.#names.map((name) => name ?? null);
   }
 
-  /** Takes what `save` gave. For a new one. */
+  /** Restores what `save` returned. For a new instance. */
   load(names: readonly (string | null)[]): void {
     for (const [number, name] of names.slice(0, MAX_NAMES).entries()) {
       if (number === 0) continue;

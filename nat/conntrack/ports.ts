@@ -15,7 +15,7 @@ export interface PortUse {
 /** The ports that masquerading gives to sources above 1023 (nf_nat_core.c): 1024 to 65535. */
 export const PORTS = 65_536 - 1024;
 
-/** From so many on they run out. */
+/** Ports in use from which on the log warns. */
 export const PORTS_WARN = 0.8 * PORTS;
 
 /**
@@ -54,7 +54,7 @@ export class PortCount {
   }
 }
 
-/** New connections that got no port of an address. */
+/** New connections that were dropped because an address had no port left. */
 export interface PortsLacking {
   externalIP: string;
   protocol: string;

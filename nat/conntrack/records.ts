@@ -160,7 +160,7 @@ export function recordLine(event: RecordEvent, view: FlowView, identity: Identit
   })}\n`;
 }
 
-/** Lets so many through in a second, and a burst of so many at once. */
+/** Limits the rate of records, with bursts (token bucket). */
 export class TokenBucket {
   readonly #perSecond: number;
   readonly #burst: number;
@@ -222,7 +222,7 @@ const isOneOf = <T>(values: readonly T[] | undefined, ...wanted: T[]): boolean =
 const natNames = ({ snat, dnat }: Flow): (NatType | 'snat_dnat')[] =>
   snat && dnat ? ['snat', 'dnat', 'snat_dnat'] : snat ? ['snat'] : dnat ? ['dnat'] : [];
 
-/** A filter as a question to a flow. */
+/** A filter as a predicate. */
 function compile(filter: LogFilter): (flow: Flow) => boolean {
   const original = compileTuple(filter.original);
   const translated = compileTuple(filter.translated);

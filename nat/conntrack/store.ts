@@ -75,7 +75,7 @@ export interface StoreOptions {
   maxAge: number;
   /** Unix time in ms. */
   now: () => number;
-  /** A file that cannot be used was thrown away. */
+  /** An unusable file was deleted. */
   onAnew: (reason: string) => void;
   files: Pick<StateFiles, 'checkState' | 'makeOwnDirectory' | 'clear'>;
 }
@@ -180,7 +180,7 @@ export class TranslationStore {
     return this.#pending;
   }
 
-  /** Remembers when events were lost. */
+  /** Stores when events were lost. */
   addGap({ from, to, lost }: Gap): void {
     this.#guard(() => {
       this.#db.prepare('INSERT INTO gaps VALUES (?, ?, ?)').run(Math.floor(from), Math.ceil(to), lost);
@@ -369,14 +369,14 @@ export class TranslationStore {
     return id;
   }
 
-  /** Throws the file away and makes a new one. */
+  /** Deletes the file and creates a new one. */
   #anew(error: unknown): DatabaseSync {
     this.#options.onAnew(textOf(error));
     for (const file of this.#paths()) this.#options.files.clear(file);
     return this.#open();
   }
 
-  /** Does something with the database. An error ends the open transaction; a corrupt file is started anew. */
+  /** Runs a statement. An error ends the open transaction; a corrupt file is replaced. */
   #guard<T>(work: () => T): T {
     try {
       return work();

@@ -9,7 +9,7 @@ import type { Family } from '../../lib/prefix.ts';
 import { OTHERS_NUMBER } from './names.ts';
 import type { ConntrackEntry, Counters } from './wire.ts';
 
-/** What the gateway does with a flow; `local` flows are the pod's own and are nobody's business here. */
+/** What the gateway does with a flow; `local` flows are the pod's own and are ignored. */
 export type Verdict = 'local' | 'forwarded' | 'translated';
 
 export const VERDICTS: readonly Verdict[] = ['local', 'forwarded', 'translated'];
@@ -23,7 +23,7 @@ const SOURCE = 8;
 const DESTINATION = 24;
 const SOURCE_PORT = 40;
 const DESTINATION_PORT = 42;
-/** Where what tells two flows apart ends. */
+/** The end of the octets that identify a flow. */
 const KEY_END = 44;
 const TRANSLATED_SOURCE = 44;
 const TRANSLATED_DESTINATION = 60;
@@ -50,10 +50,10 @@ const FLAG_DNAT = 1 << 7;
 /** Flows in one buffer. */
 const CHUNK = 2048;
 const NONE = -1;
-/** What a date can be made of at most; Unix, ms. */
+/** The latest time that a `Date` can hold; Unix, ms. */
 export const LAST_DATE = 8.64e15;
 
-/** One flow: a place in a buffer, and names for what is there. */
+/** One flow: a cursor on its octets in a buffer. */
 export class Flow {
   buffer: Buffer;
   at: number;
@@ -138,7 +138,7 @@ export class Flow {
   set inbound(value: boolean) {
     this.#setFlag(FLAG_INBOUND, value);
   }
-  /** Its begin has been told, or counted as lost. */
+  /** Its start record was made, or counted as lost. */
   get announced(): boolean {
     return this.#flag(FLAG_ANNOUNCED);
   }
@@ -182,7 +182,7 @@ export class Flow {
     return this.buffer.readDoubleLE(this.at + COUNTERS + 8 * index);
   }
 
-  /** Makes it this entry, without counters and with nothing decided about it. */
+  /** Fills it from an entry, without counters and unclassified. */
   set(entry: ConntrackEntry): void {
     const { buffer, at } = this;
     const { original, reply } = entry;
@@ -266,7 +266,7 @@ export class FlowTable {
   readonly #cursor = new Flow();
   readonly #key = Buffer.alloc(KEY_END);
   #size = 0;
-  /** How many places have ever been used, and the first of those that are free again. */
+  /** The number of slots ever used, and the first free one of them. */
   #used = 0;
   #free = NONE;
 
@@ -293,7 +293,7 @@ export class FlowTable {
 
   /** Adds an entry that is not there yet; undefined when the table is full. */
   add(entry: ConntrackEntry): Flow | undefined {
-    const slot = this.#take();
+    const slot = this.#allocate();
     if (slot === undefined) return undefined;
     const flow = this.#move(slot);
     flow.set(entry);
@@ -301,7 +301,7 @@ export class FlowTable {
     return flow;
   }
 
-  /** Takes a flow out. */
+  /** Removes a flow. */
   remove({ buffer, at, id }: Flow): void {
     const slot = this.#chunks.indexOf(buffer) * CHUNK + at / FLOW_SIZE;
     const bucket = this.#bucket(id);
@@ -327,7 +327,7 @@ export class FlowTable {
     }
   }
 
-  /** The places that were ever used, as octets for `load`; views that the next change changes. */
+  /** The slots ever used, as octets for `load`; views, valid until the next change. */
   save(): Buffer[] {
     return this.#chunks.map((chunk, i) =>
       chunk.subarray(0, Math.min(CHUNK, this.#used - i * CHUNK) * FLOW_SIZE),
@@ -335,13 +335,13 @@ export class FlowTable {
   }
 
   /**
-   * Adds what `save` returned, as far as there is room. What is no flow, or of a policy that is none of so many, is
-   * left out.
+   * Adds what `save` returned, as far as there is room. Octets that are no flow, or name a policy that does not exist,
+   * are ignored.
    */
   load(saved: Buffer, policies = Number.POSITIVE_INFINITY): void {
     for (let at = 0; at + FLOW_SIZE <= saved.length; at += FLOW_SIZE) {
       if (!isFlow(new Flow(saved, at), policies)) continue;
-      const slot = this.#take();
+      const slot = this.#allocate();
       if (slot === undefined) return;
       const flow = this.#move(slot);
       saved.copy(flow.buffer, flow.at, at, at + FLOW_SIZE);
@@ -349,8 +349,8 @@ export class FlowTable {
     }
   }
 
-  /** A free place. */
-  #take(): number | undefined {
+  /** A free slot; undefined when the table is full. */
+  #allocate(): number | undefined {
     if (this.#size === this.capacity) return undefined;
     this.#size++;
     if (this.#free !== NONE) {

@@ -32,27 +32,27 @@ export interface Total {
   counters: [number, number, number, number];
 }
 
-/** Events that were lost between two times (Unix, ms), and what reading the table again could tell of them. */
+/** Events that were lost between two times (Unix, ms), and what reading the table again recovered of them. */
 export interface Gap {
   from: number;
   to: number;
-  /** Events that the kernel dropped; undefined when nobody counted them (the agent was away). */
+  /** Events that the kernel dropped; undefined when they were not counted (the agent was not running). */
   events?: number;
   /** Flows whose begin, and whose end, was found by reading the table. */
   foundStarts: number;
   foundEnds: number;
-  /** Events of which nothing is known. */
+  /** Events that could not be recovered. */
   lost: number;
 }
 
-/** Who is told. The cursors are good during the call only. */
+/** Callbacks of the tracker. The cursors are valid during the call only. */
 export interface TrackerEvents {
   /** Decides verdict, policy and direction of a new flow. */
   classify(flow: Flow): void;
   started(flow: Flow): void;
   /** `estimated`: the end was not seen, only that the flow is no longer there. */
   ended(flow: Flow, at: number, estimated: boolean): void;
-  /** A gap has been repaired as far as can be. */
+  /** The table was read again after a gap. */
   repaired(gap: Gap): void;
 }
 
@@ -73,16 +73,16 @@ const SAME_TIME = 1;
 
 export class Tracker {
   readonly table: FlowTable;
-  /** Events taken, by kind. */
+  /** Events read, by kind. */
   readonly events = { new: 0, destroy: 0 };
-  /** Flows for which there was no room: they are told and counted, but cannot be looked up while they live. */
+  /** Flows for which there was no room: they have records and are counted, but cannot be looked up while they live. */
   untracked = 0;
   readonly #out: TrackerEvents;
   readonly #totals = new Map<number, Total>();
   readonly #names = new PolicyNames();
   #generation = 0;
   #dumping = false;
-  /** Where the look for flows that are gone has come. */
+  /** The position of the search for flows that are gone. */
   #sweep: Iterator<Flow, void> | undefined;
   /** Until the first dump of a fresh start is over: what it finds was there before, and is not counted. */
   #adopting = true;
@@ -187,12 +187,12 @@ export class Tracker {
   }
 
   /**
-   * The dump is complete: flows that two in a row did not show are gone. Tells at most `most` of them, and returns
-   * whether that were all; if not, it has to be called again before the next dump.
+   * The dump is complete: flows that two in a row did not show are gone. Ends at most `most` of them, and returns
+   * whether that was all; if not, it has to be called again before the next dump.
    */
   endDump(now: number, most = Number.POSITIVE_INFINITY): boolean {
     this.#sweep ??= this.table[Symbol.iterator]();
-    for (let told = 0; told < most; ) {
+    for (let count = 0; count < most; ) {
       const { value: flow, done } = this.#sweep.next();
       if (done) {
         this.#sweep = undefined;
@@ -201,7 +201,7 @@ export class Tracker {
       }
       if (((this.#generation - flow.generation) & 0xff) < MISSED_DUMPS) continue;
       this.#vanished(flow, now);
-      told++;
+      count++;
     }
     return false;
   }
@@ -231,7 +231,7 @@ export class Tracker {
     this.#out.repaired(gap);
   }
 
-  /** The flow of an entry, unless that is one which took its place while nobody saw. */
+  /** The flow of an entry, unless another one took its place unseen. */
   #findSame(entry: ConntrackEntry, now: number): Flow | undefined {
     const flow = this.table.find(entry);
     if (flow === undefined || !isAnother(flow, entry)) return flow;
@@ -270,7 +270,7 @@ export class Tracker {
   #count(flow: Flow, { counters }: ConntrackEntry): void {
     if (counters === undefined) return;
     const total = this.#totalOf(flow, flow.policy).counters;
-    // Somebody may set the kernel's counters to zero (conntrack -L -z).
+    // The kernel's counters may have been reset (conntrack -L -z).
     total[0] += Math.max(0, counters.originalPackets - flow.counter(0));
     total[1] += Math.max(0, counters.originalBytes - flow.counter(1));
     total[2] += Math.max(0, counters.replyPackets - flow.counter(2));
@@ -286,7 +286,7 @@ export class Tracker {
     this.#out.ended(flow, at, estimated);
   }
 
-  /** A flow of the table is no longer there, and its end was not told. */
+  /** A flow of the table is gone without a DESTROY event. */
   #vanished(flow: Flow, now: number): void {
     if (this.#gap !== undefined) this.#gap.foundEnds++;
     this.#end(flow, now, true);
