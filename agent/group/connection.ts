@@ -22,8 +22,8 @@ export interface ConnectionEvents {
 export class Connection {
   readonly member: Address;
   readonly socket: TLSSocket;
-  /** The key that it was authenticated with. */
-  readonly identity: string | undefined;
+  /** The key or certificate that it was authenticated with. */
+  readonly identity: string;
   readonly #family: Family;
   readonly #events: ConnectionEvents;
   readonly #reader = new FrameReader(MAX_HELLO);
@@ -33,7 +33,7 @@ export class Connection {
 
   constructor(
     socket: TLSSocket,
-    ends: { member: Address; family: Family; identity: string | undefined },
+    ends: { member: Address; family: Family; identity: string },
     events: ConnectionEvents,
     now: number,
   ) {

@@ -3,7 +3,7 @@
  * again and again; a key that was replaced is accepted for a while longer, so that members may get the new one one
  * after the other.
  */
-import { hkdfSync, X509Certificate } from 'node:crypto';
+import { createHash, createPrivateKey, hkdfSync, X509Certificate } from 'node:crypto';
 import { statSync } from 'node:fs';
 import type { PeerCertificate } from 'node:tls';
 import { readMounted } from '../../lib/files.ts';
@@ -26,6 +26,8 @@ export interface GroupKey {
 }
 
 export interface Certificates {
+  /** Names what was read. */
+  identity: string;
   cert: Buffer;
   key: Buffer;
   ca: Buffer;
@@ -79,7 +81,9 @@ export function readCertificates(files: Exclude<CredentialFiles, { keyFile: stri
   parseCertificate(ca, files.caFile);
   const names = namesIn(parsed.subjectAltName);
   if (names.size === 0) throw new Error(`${files.certFile} has no subjectAltName`);
-  return { cert, key, ca, names };
+  checkPrivateKey(parsed, key, files);
+  const identity = createHash('sha256').update(cert).update(key).update(ca).digest('hex');
+  return { identity, cert, key, ca, names };
 }
 
 function parseCertificate(pem: Buffer, path: string): X509Certificate {
@@ -88,6 +92,21 @@ function parseCertificate(pem: Buffer, path: string): X509Certificate {
   } catch (error) {
     throw new Error(`${path} is not a certificate in PEM: ${(error as Error).message}`);
   }
+}
+
+function checkPrivateKey(
+  certificate: X509Certificate,
+  key: Buffer,
+  { certFile, certKeyFile }: { certFile: string; certKeyFile: string },
+): void {
+  let parsed: ReturnType<typeof createPrivateKey>;
+  try {
+    parsed = createPrivateKey(key);
+  } catch {
+    // The error of the parser may quote the key.
+    throw new Error(`${certKeyFile} is not a private key in PEM`);
+  }
+  if (!certificate.checkPrivateKey(parsed)) throw new Error(`${certKeyFile} is not the key of ${certFile}`);
 }
 
 const namesIn = (text = ''): Set<string> => new Set(text.split(', ').filter(Boolean));
@@ -115,6 +134,8 @@ export class Credentials {
   #keys: readonly GroupKey[] = [];
   #formerUntil = 0;
   #certificates: Certificates | undefined;
+  /** The present one first. */
+  #identities: readonly string[] = [];
   readonly #failures = new LogOnChange();
 
   /** @param grace how long a former key is accepted, ms */
@@ -128,6 +149,11 @@ export class Credentials {
     return this.#keys;
   }
 
+  /** What connections may have been authenticated with, the present key or certificate first. */
+  get identities(): readonly string[] {
+    return this.#identities;
+  }
+
   get certificates(): Certificates | undefined {
     return this.#certificates;
   }
@@ -137,11 +163,13 @@ export class Credentials {
    * changed, and why they cannot be read, once for each cause.
    */
   refresh(now: number): { changed: boolean; problem?: string } {
-    const expired = this.#keys.length > 1 && now >= this.#formerUntil;
-    if (expired) this.#keys = this.#keys.slice(0, 1);
+    const expired = this.#identities.length > 1 && now >= this.#formerUntil;
+    if (expired) {
+      this.#keys = this.#keys.slice(0, 1);
+      this.#identities = this.#identities.slice(0, 1);
+    }
     try {
-      const changed =
-        'keyFile' in this.files ? this.#refreshKey(this.files.keyFile, now) : this.#refreshPem();
+      const changed = this.#read(now);
       this.#failures.ended();
       return { changed: changed || expired };
     } catch (error) {
@@ -150,20 +178,14 @@ export class Credentials {
     }
   }
 
-  #refreshKey(path: string, now: number): boolean {
-    const key = readGroupKey(path);
-    const [present] = this.#keys;
-    if (present?.identity === key.identity) return false;
-    this.#keys = present === undefined ? [key] : [key, present];
+  #read(now: number): boolean {
+    const read = 'keyFile' in this.files ? readGroupKey(this.files.keyFile) : readCertificates(this.files);
+    const [present] = this.#identities;
+    if (present === read.identity) return false;
+    this.#identities = present === undefined ? [read.identity] : [read.identity, present];
     this.#formerUntil = now + this.#grace;
+    if ('secret' in read) this.#keys = [read, ...this.#keys.slice(0, 1)];
+    else this.#certificates = read;
     return true;
-  }
-
-  #refreshPem(): boolean {
-    const read = readCertificates(this.files as Exclude<CredentialFiles, { keyFile: string }>);
-    const before = this.#certificates;
-    const same = (['cert', 'key', 'ca'] as const).every((part) => before?.[part].equals(read[part]) === true);
-    this.#certificates = read;
-    return !same;
   }
 }

@@ -281,10 +281,8 @@ export class Exchange {
     if (changed) {
       this.#log.info({}, 'credentials of the group changed');
       this.#useCredentials();
-      const accepted = credentials.keys.map(({ identity }) => identity);
       for (const connection of this.#connections.values()) {
-        const { identity } = connection;
-        if (identity !== undefined && !accepted.includes(identity)) connection.end('former_key');
+        if (!credentials.identities.includes(connection.identity)) connection.end('former_key');
       }
     }
     if (this.#server === undefined && this.#tls !== undefined) this.#listen();
@@ -372,7 +370,7 @@ export class Exchange {
       socket.destroy();
       return;
     }
-    this.#greet(member, socket, identityOf(socket));
+    this.#greet(member, socket, identityOf(this.#options.credentials, socket));
   }
 
   /** Connects to higher members where it is time. */
@@ -395,6 +393,7 @@ export class Exchange {
     const key = keys[dial.attempt++ % Math.max(keys.length, 1)];
     dial.due = now + dial.wait;
     dial.wait = Math.min(dial.wait * 2, RETRY.longest);
+    const identity = key?.identity ?? certificates!.identity;
     const socket = secureConnect(credentials, key, { host: member, port, localAddress: this.#config.self });
     dial.socket = socket;
     const failed = (error: NodeJS.ErrnoException) => {
@@ -410,12 +409,12 @@ export class Exchange {
     });
     socket.once('secureConnect', () => {
       socket.off('error', failed);
-      this.#greet(member, socket, key?.identity);
+      this.#greet(member, socket, identity);
     });
   }
 
   /** Both ends have authenticated themselves: says who we are, and waits for the same. */
-  #greet(member: Address, socket: TLSSocket, identity: string | undefined): void {
+  #greet(member: Address, socket: TLSSocket, identity: string): void {
     const { self, family } = this.#config;
     const connection: Connection = new Connection(
       socket,

@@ -20,8 +20,9 @@ const PSK_CIPHER = 'TLS_AES_128_GCM_SHA256';
 /** The identity of the key that a connection of ours was accepted with. */
 const identities = new WeakMap<Socket, string>();
 
-/** The key of a connection that `secureServer` has accepted; undefined with certificates. */
-export const identityOf = (socket: TLSSocket): string | undefined => identities.get(socket);
+/** The key or certificate that a connection was accepted with, as `Credentials.identities` names it. */
+export const identityOf = ({ certificates }: Credentials, socket: TLSSocket): string =>
+  certificates?.identity ?? identities.get(socket) ?? '';
 
 /** A TLS server without a socket of its own: `emit('connection', socket)` hands it one that was accepted. */
 export function secureServer(credentials: Credentials): Server {
@@ -46,7 +47,7 @@ export function secureServer(credentials: Credentials): Server {
 /** Why a client is refused whose handshake is over; a connection is used only when this is undefined. */
 export function refusedClient(credentials: Credentials, socket: TLSSocket): string | undefined {
   const { certificates } = credentials;
-  if (certificates === undefined) return identityOf(socket) === undefined ? 'key' : undefined;
+  if (certificates === undefined) return identities.has(socket) ? undefined : 'key';
   if (!socket.authorized) return 'certificate';
   return wrongCertificate(certificates, socket.getPeerCertificate()) && 'certificate';
 }

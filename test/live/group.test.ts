@@ -445,6 +445,15 @@ t.test('certificates of one CA with a name in common are members; another name o
   ca('other');
   const files = [certificate('a', 'good', 'group.example'), certificate('b', 'good', 'group.example')];
   const wrong = [certificate('c', 'good', 'elsewhere.example'), certificate('d', 'other', 'group.example')];
+  const renewed = await start(t, (host) => files[host === 12 ? 0 : 1]!, [12, 14]);
+  await settled(renewed, 1);
+  certificate('a', 'good', 'group.example');
+  const connections = async () =>
+    (await renewed[0]!.ask({ do: 'show' })).log.filter((line) => line.includes('member connected')).length;
+  // One for each family, and again when the former certificate is not accepted any more.
+  await until(async () => (await connections()) >= 4, { what: 'connections made again', timeoutMs: 20_000 });
+  await settled(renewed, 1);
+  await Promise.all(renewed.map((member) => member.kill()));
   for (const third of wrong) {
     const { others, alone } = await startRefused(
       t,
