@@ -39,8 +39,10 @@ export interface RunOptions {
   timeoutMs?: number;
 }
 
+/** What is tested starts without the runner's cache of compiled code, as users start it. */
 const environment = (extra: RunOptions['env']): NodeJS.ProcessEnv => ({
   ...process.env,
+  NODE_COMPILE_CACHE: undefined,
   LC_ALL: 'C',
   ...extra,
 });
