@@ -94,7 +94,13 @@ const UPLINKS: [
   cut: (ns: Namespace) => void,
   mend: (ns: Namespace) => void,
 ][] = [
-  ['no carrier', 0, (ns) => ns.ip('link set eth0 down'), (ns) => ns.ip('link set eth0 up')],
+  [
+    'no carrier',
+    0,
+    (ns) => ns.ip('link set eth0 down'),
+    // IPv6 addresses go with the link.
+    (ns) => ns.ip('link set eth0 up\naddr replace fd00:172:17::1/64 dev eth0 nodad'),
+  ],
   [
     'the gateway answers no ARP',
     600,
