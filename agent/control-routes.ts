@@ -5,6 +5,7 @@ import type { ControlHandler, ControlReply } from '../lib/control/server.ts';
 import type { BfdLink } from './bfd-link.ts';
 import type { DrainWatch } from './drain/drain.ts';
 import type { Gateway } from './gateway.ts';
+import { type Group, HANDOVER_TIMEOUT } from './group/group.ts';
 import { matchesDaemon, type Options, parseTimeout, TIMEOUT } from './options.ts';
 import { formatError } from './policy/error-text.ts';
 import { explain } from './reconcile/kernel-errors.ts';
@@ -36,13 +37,14 @@ export interface ControlParts {
   gateway: Pick<Gateway, 'plan' | 'reconcileNow'>;
   bfd: Pick<BfdLink, 'command' | 'drain' | 'undrain'>;
   drain: Pick<DrainWatch, 'drained' | 'undrain'>;
+  group: Pick<Group, 'drain' | 'undrain'>;
   /** What `kube-ovn-bfdd-supervisor status` prints. */
   supervisorStatus(): object;
 }
 
 /** The handlers by method and path. */
 export function controlRoutes(parts: ControlParts): Record<string, ControlHandler> {
-  const { view, queries, gateway, bfd, drain, supervisorStatus } = parts;
+  const { view, queries, gateway, bfd, drain, group, supervisorStatus } = parts;
   // A file that `bfdd-control load` names is read here, not in the process that answers BFD packets.
   const bfddControl = createScripts((words) => bfd.command(words));
   return {
@@ -58,6 +60,7 @@ export function controlRoutes(parts: ControlParts): Record<string, ControlHandle
     'POST /v1/undrain': ({ query }) => {
       bfd.undrain();
       drain.undrain();
+      group.undrain();
       return answer(query, Promise.resolve({ status: 200, body: 'no longer draining\n' }), textOutput);
     },
     'GET /v1/translations': ({ query }) => {
@@ -89,11 +92,13 @@ async function plan({ options, view, gateway }: ControlParts, named: URLSearchPa
 
 /** Drains, and waits for traffic to move away. `requested`: the longest wait, if the command names one. */
 async function drainNow(
-  { options, bfd, drain }: ControlParts,
+  { options, bfd, drain, group }: ControlParts,
   requested: string | null,
 ): Promise<ControlReply> {
   const timeout = requested === null ? options.drainTimeout : parseTimeout(requested);
   if (timeout === undefined) return { status: 400, body: `timeout must be ${TIMEOUT}\n` };
+  // The other members have every flow before OVN sends packets to them.
+  await group.drain(Math.min(timeout, HANDOVER_TIMEOUT));
   bfd.drain();
   const drained = await drain.drained(timeout);
   const rest = drained ? 'traffic has moved' : 'some traffic still came when the time was over';

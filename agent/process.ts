@@ -23,6 +23,7 @@ import { readConntrackPressure, readConntrackUse, readInsertFailures } from './f
 import { portBlocksOf } from './flows/port-history.ts';
 import { Translations } from './flows/translations.ts';
 import { Gateway } from './gateway.ts';
+import { Group, HANDOVER_TIMEOUT } from './group/group.ts';
 import { createKernels, type OpenKernels } from './kernels.ts';
 import { supervisorStatus } from './kube-ovn/recovery.ts';
 import { addRecoveryMetrics } from './kube-ovn/recovery-metrics.ts';
@@ -31,6 +32,7 @@ import { httpListeners } from './listeners.ts';
 import { notLiveReasons, unwatchedReason } from './liveness.ts';
 import { CANNOT_START } from './messages.ts';
 import type { Options } from './options.ts';
+import { groupSettings } from './plan/group.ts';
 import type { Plan } from './plan/plan.ts';
 import { hasIPv6 } from './pod/facts.ts';
 import { LastPolicy, readLastPolicy } from './policy/last-policy.ts';
@@ -134,6 +136,7 @@ class AgentProcess {
   readonly #http: HttpListeners;
   readonly #uplink: Uplink;
   readonly #gateway: Gateway;
+  readonly #group: Group;
   readonly #drain: DrainWatch;
   readonly #last: LastPolicy;
   readonly #queries: Queries;
@@ -195,6 +198,16 @@ class AgentProcess {
       onConflict: (claims) => this.#metrics.conflicted('gateway', claims),
     });
     this.#gateway = this.#createGateway();
+    this.#group = new Group({
+      ...{ stateDir: options.stateDir, log: logger },
+      onFacts: (family, facts) => this.#gateway.takeGroup(family, facts),
+      onAnnounce: (address) => kernels.claims.announce(address),
+      answer: async (query) => {
+        const { status, body } = await this.#translations.find(new URLSearchParams(query));
+        return { status, body: typeof body === 'string' ? body : JSON.stringify(body) };
+      },
+    });
+    this.#group.start();
     this.#drain = new DrainWatch({
       ...{ exec, logger, clock },
       report: () => this.#view.bfd,
@@ -203,7 +216,9 @@ class AgentProcess {
   }
 
   /** Takes a report of the BFD process. */
-  readonly takeReport = (report: EngineReport): void => {
+  readonly takeReport = (all: EngineReport): void => {
+    // Sessions between members are the group's.
+    const report = this.#group.takeReport(all);
     this.#lastReport = { report, at: this.#now() };
     this.#history.observe(report, Date.now());
     this.#view.draining = report.draining;
@@ -254,13 +269,16 @@ class AgentProcess {
   /** Waits for traffic to move away while forwarding goes on, then ends everything. */
   async shutdown(remove: boolean): Promise<void> {
     const { logger } = this.#effects;
+    const handedOver = this.#group.drain(HANDOVER_TIMEOUT);
     const drained = await this.#drain.drained(this.#options.drainTimeout);
+    await handedOver;
     logger.info({ drained }, drained ? 'traffic has moved' : 'the drain timeout is over');
     this.#source?.close();
     this.#events?.close();
     this.#busiestTimer?.cancel();
     this.#uplink.close();
     this.#drain.close();
+    await this.#group.stop();
     await this.#gateway.stop();
     await this.#translations.stop();
     if (remove) {
@@ -366,7 +384,8 @@ class AgentProcess {
       onObserved: (observation) => {
         const { plan, backend } = observation;
         this.#lastObservation = { plan, backend };
-        const { listenAddresses, interfaces } = observation.plan;
+        this.#group.configure(groupSettings(plan), plan.leftAlone);
+        const { listenAddresses, interfaces } = plan;
         return this.#listen(listenAddresses, interfaces.external);
       },
     });
@@ -382,7 +401,7 @@ class AgentProcess {
   #serveControl(): Promise<ControlServer> {
     const routes = controlRoutes({
       ...{ options: this.#options, view: this.#view, queries: this.#queries },
-      ...{ gateway: this.#gateway, bfd: this.#bfd, drain: this.#drain },
+      ...{ gateway: this.#gateway, bfd: this.#bfd, drain: this.#drain, group: this.#group },
       supervisorStatus: () =>
         supervisorStatus(
           this.#recovery.recovery,

@@ -1,4 +1,4 @@
-/** What the agent and the exchange's thread send each other (thread.ts, worker.ts): plain values only. Pure. */
+/** What the agent and the exchange's thread send each other (thread.ts, group-worker.ts): plain values only. Pure. */
 import type { Address, Family } from '../../lib/prefix.ts';
 import type { CredentialFiles } from './credentials.ts';
 import type { ExchangeCounts } from './exchange.ts';

@@ -117,7 +117,7 @@ export class GroupThread {
   #start(): void {
     clearTimeout(this.#restart);
     this.#startedAt = performance.now();
-    const file = join(import.meta.dirname, `worker${extname(import.meta.filename)}`);
+    const file = join(import.meta.dirname, `group-worker${extname(import.meta.filename)}`);
     const worker = new Worker(file, { resourceLimits: RESOURCES });
     this.#worker = worker;
     worker.on('message', (message: FromGroup) => this.#receive(message));

@@ -9,8 +9,11 @@ import type { GroupNat } from '../../nat/desired.ts';
 import type { EgressAction } from '../../nat/egress.ts';
 import type { GroupRouting } from '../../routing/desired.ts';
 import type { ProxyNeighbour } from '../../routing/proxies.ts';
+import type { GroupSettings } from '../group/messages.ts';
 import type { GroupConfig, GroupFacts } from '../group/model.ts';
+import { portSlice, slotOf } from '../group/slices.ts';
 import type { GroupPolicy, Policy } from '../policy/model.ts';
+import type { Plan } from './plan.ts';
 
 /** A family of a group that this gateway is a member of. */
 export interface FamilyGroup {
@@ -59,10 +62,12 @@ export function familyGroup(
   return { config, view: view?.self === self ? view : undefined };
 }
 
-/** How a shared address is translated: from the member's own slice, and not at all before it may allocate. */
-export function sharedAction({ view }: FamilyGroup, addresses: Address[]): EgressAction {
-  if (view === undefined || (view.state !== 'live' && view.state !== 'draining')) return 'drop';
-  const { firstPort, lastPort } = view.slice;
+/**
+ * How a shared address is translated: with ports of the member's own slice. That follows from the member's address alone,
+ * so the rules are there before the exchange is; until the gateway is ready, its sessions are not Up.
+ */
+export function sharedAction({ config }: FamilyGroup, addresses: Address[]): EgressAction {
+  const { firstPort, lastPort } = portSlice(slotOf(config.self));
   return { snat: addresses, slice: { first: firstPort, last: lastPort } };
 }
 
@@ -92,6 +97,13 @@ export function groupObstacle({ config, view }: FamilyGroup): string | undefined
   if (config.shared.length === 0 || view?.ready) return undefined;
   const from = view?.takingOverFrom.join(', ') ?? '';
   return `taking over the flows of the group${from === '' ? '' : ` from ${from}`}`;
+}
+
+/** What the exchange is to do; undefined: there is no group. */
+export function groupSettings({ groups, groupPolicy, interfaces }: Plan): GroupSettings | undefined {
+  if (groups.length === 0 || groupPolicy === undefined) return undefined;
+  const { port, credentials } = groupPolicy;
+  return { configs: groups, port, interface: interfaces.internal, credentials };
 }
 
 /** The sessions with the other members. They do not depend on the readiness of the gateway. */

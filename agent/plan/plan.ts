@@ -32,7 +32,7 @@ import {
   usableAddresses,
 } from '../pod/own-address.ts';
 import { primaryInterface, primaryNetwork } from '../pod/primary.ts';
-import { DEFAULT_UPLINK, type Policy, type Side } from '../policy/model.ts';
+import { DEFAULT_UPLINK, type GroupPolicy, type Policy, type Side } from '../policy/model.ts';
 import { holders } from '../policy/overlap.ts';
 import type { WayOut } from '../uplink/way-out.ts';
 import { familyGroup, groupNat, groupObstacle, groupProxies, groupRouting, groupSessions } from './group.ts';
@@ -83,6 +83,8 @@ export interface Plan {
   proxies: ProxyNeighbour[];
   /** The groups that this gateway is a member of, one a family at most. */
   groups: GroupConfig[];
+  /** The policy's part of what the exchange needs. */
+  groupPolicy?: GroupPolicy;
   sysctls: Sysctl[];
   /** The sessions of the programmed families. */
   peers: PeerIntent[];
@@ -246,6 +248,7 @@ function planFamily(
   plan.peers.push(...sessions(policy, facts, internal, peers, internalGateway));
   if (group !== undefined) {
     plan.groups.push(group.config);
+    plan.groupPolicy = policy.group!;
     plan.proxies.push(...groupProxies(group, external));
     plan.peers.push(...groupSessions(group, policy.group!, internal));
   }

@@ -14,7 +14,7 @@ function linkIdentity(name: string, { links }: Pick<RoutingState, 'links'>): Lin
   return { ifindex: link.index, mac: link.mac, carrierChanges: link.carrierChanges ?? 0 };
 }
 
-/** The gateway's addresses on its interfaces, but for those that it is about to remove. */
+/** The gateway's addresses on its interfaces and those that it answers for, but for those that it is about to remove. */
 export function assignedAddresses(plan: Plan, observed: RoutingState): Map<Address, LinkIdentity> {
   const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);
   const wanted = new Set(plan.addresses.map(({ address }) => address));
@@ -26,6 +26,11 @@ export function assignedAddresses(plan: Plan, observed: RoutingState): Map<Addre
       if (found.ifindex !== link.ifindex || !used.includes(found.family)) continue;
       // Virtual addresses are not for the pod's own packets, but neighbours know them all the same.
       if (ownsAddress(found) ? wanted.has(found.address) : isUsable(found)) assigned.set(found.address, link);
+    }
+    for (const { address } of plan.proxies) {
+      if (observed.proxies?.some((found) => found.address === address && found.dev === name)) {
+        assigned.set(address, link);
+      }
     }
   }
   return assigned;

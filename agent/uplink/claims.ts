@@ -149,6 +149,14 @@ export class Claims {
     this.#step();
   }
 
+  /** Another host held an assigned address too: its neighbours are told again. */
+  announce(address: Address): void {
+    const entry = this.#entries.get(address);
+    if (entry?.claim.state !== 'assigned') return;
+    assign(entry.claim, this.#clock.now());
+    this.#step();
+  }
+
   /** The kernel has refused the address. */
   refused(address: Address): void {
     const entry = this.#entries.get(address);

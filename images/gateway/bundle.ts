@@ -26,6 +26,7 @@ const PROGRAMS = {
   'agent/main': 'agent/main.ts',
   'agent/kube-ovn-observer': 'agent/kube-ovn/observer.ts',
   'agent/kube-ovn-supervisor': 'agent/kube-ovn/bfdd-supervisor.ts',
+  'agent/group-worker': 'agent/group/group-worker.ts',
   'agent/translations-worker': 'agent/flows/translations-worker.ts',
   'bfd/main': 'bfd/main.ts',
 };

@@ -1,0 +1,222 @@
+/**
+ * The gateway as a member of a group: what the plan, BFD and a drain mean for the exchange, and what its reports mean for
+ * the plan.
+ *
+ * The last view is kept in the state directory. A process that starts in the same pod goes on with it, because the kernel
+ * still forwards by it and has the replicas, until the exchange has taken the tables over again: so a restart of the agent
+ * takes no session out of Up. A view that is older than `KEPT` is not used.
+ */
+
+import { uptime } from 'node:os';
+import { join } from 'node:path';
+import type { EngineReport, SessionReport } from '../../bfd/intent.ts';
+import { readState, replaceState } from '../../lib/files.ts';
+import { parseJson } from '../../lib/json.ts';
+import type { Log } from '../../lib/log.ts';
+import { type Address, FAMILIES, type Family } from '../../lib/prefix.ts';
+import { keptText, parseKept } from './kept.ts';
+import type { LookupAnswer } from './lookups.ts';
+import type { GroupSettings } from './messages.ts';
+import { type GroupFacts, type GroupReport, type GroupView, groupFacts } from './model.ts';
+import { GroupThread } from './thread.ts';
+
+/** How long a kept view is used after it was written, s: replicas that nobody keeps alive expire after 90. */
+const KEPT = 60;
+/** How often it is written, s. */
+const KEEP_INTERVAL = 20;
+/** How long a drain waits for the other members to acknowledge every flow, ms. */
+export const HANDOVER_TIMEOUT = 3000;
+const MAX_SIZE = 1 << 18;
+const MAX_VALUES = 1 << 14;
+
+export interface GroupOptions {
+  stateDir: string;
+  log: Log;
+  /** What the plan of a family follows from has changed; undefined: the family has no group any more. */
+  onFacts(family: Family, facts: GroupFacts | undefined): void;
+  /** An address that was held before has to be announced again: another member held it too. */
+  onAnnounce(address: Address): void;
+  /** Answers a lookup of another member. */
+  answer(query: string): Promise<LookupAnswer>;
+  /** Default: the system's. */
+  thread?: (
+    options: ConstructorParameters<typeof GroupThread>[0],
+  ) => Pick<GroupThread, 'configure' | 'counts' | 'drain' | 'lookup' | 'setPath' | 'stop' | 'undrain'>;
+  /** Seconds since the machine started. Default: the system's. */
+  uptime?: () => number;
+}
+
+export class Group {
+  readonly #options: GroupOptions;
+  readonly #thread;
+  readonly #uptime: () => number;
+  readonly #file: string;
+  readonly #views = new Map<Family, GroupView>();
+  /** What was kept by a former process, until the exchange has taken over. */
+  #kept: Partial<Record<Family, GroupFacts>>;
+  readonly #keeper: NodeJS.Timeout;
+  #settings: GroupSettings | undefined;
+  /** `configure` as text, to tell a change. */
+  #configured = '';
+  /** Families whose handover a drain waits for. */
+  #handover: { families: Set<Family>; done(): void } | undefined;
+
+  constructor(options: GroupOptions) {
+    this.#options = options;
+    this.#uptime = options.uptime ?? uptime;
+    this.#file = join(options.stateDir, 'group.json');
+    this.#kept = this.#recall();
+    const { log, answer, thread = (given) => new GroupThread(given) } = options;
+    this.#thread = thread({ log, answer, report: (report) => this.#receive(report) });
+    this.#keeper = setInterval(() => this.#keep(), KEEP_INTERVAL * 1000);
+    this.#keeper.unref();
+  }
+
+  /** Reports what a former process kept. */
+  start(): void {
+    for (const family of FAMILIES) {
+      if (this.#kept[family] !== undefined) this.#options.onFacts(family, this.#kept[family]);
+    }
+  }
+
+  /**
+   * What follows from the plan; undefined: no group. The families in `leftAlone` stay as they are: what they are now is not
+   * known.
+   */
+  configure(wanted: GroupSettings | undefined, leftAlone: readonly Family[] = []): void {
+    const settings = this.#withLeftAlone(wanted, leftAlone);
+    const text = JSON.stringify(settings) ?? '';
+    if (text === this.#configured) return;
+    this.#configured = text;
+    this.#settings = settings;
+    for (const family of FAMILIES) {
+      if (settings?.configs.some((config) => config.family === family)) continue;
+      this.#views.delete(family);
+      delete this.#kept[family];
+      this.#options.onFacts(family, undefined);
+    }
+    this.#thread
+      .configure(settings)
+      .catch((error: Error) => this.#options.log.error({ err: error }, 'cannot configure the group'));
+  }
+
+  #withLeftAlone(wanted: GroupSettings | undefined, leftAlone: readonly Family[]): GroupSettings | undefined {
+    const kept = (this.#settings?.configs ?? []).filter(({ family }) => leftAlone.includes(family));
+    if (kept.length === 0) return wanted;
+    return { ...this.#settings!, ...wanted, configs: [...(wanted?.configs ?? []), ...kept] };
+  }
+
+  /** Takes the sessions with other members out of a report of the BFD process, and what they say about the paths. */
+  takeReport(report: EngineReport): EngineReport {
+    const between = report.sessions.filter((session) => this.#isBetweenMembers(session));
+    if (between.length === 0) return report;
+    for (const { remote, state } of between) this.#thread.setPath(remote as Address, state === 'Up');
+    return { ...report, sessions: report.sessions.filter((session) => !between.includes(session)) };
+  }
+
+  /**
+   * Hands addresses and flows over to the other members. Resolves when each has acknowledged them, or after `limitMs`; at
+   * once without a group.
+   */
+  async drain(limitMs: number): Promise<void> {
+    const families = new Set(this.#settings?.configs.map(({ family }) => family));
+    if (families.size === 0) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#handover = { families, done: resolve };
+    this.#thread.drain(limitMs);
+    // The thread may not be there to answer.
+    const timer = setTimeout(resolve, limitMs);
+    await promise;
+    clearTimeout(timer);
+    this.#handover = undefined;
+  }
+
+  undrain(): void {
+    this.#thread.undrain();
+  }
+
+  /** The views of the families that have a group. */
+  get views(): GroupView[] {
+    return FAMILIES.flatMap((family) => this.#views.get(family) ?? []);
+  }
+
+  counts(family: Family): ReturnType<GroupThread['counts']> {
+    return this.#thread.counts(family);
+  }
+
+  lookup(query: string, timeoutMs: number): ReturnType<GroupThread['lookup']> {
+    return this.#thread.lookup(query, timeoutMs);
+  }
+
+  /** Leaves the group. */
+  async stop(): Promise<void> {
+    clearInterval(this.#keeper);
+    await this.#thread.stop();
+  }
+
+  #isBetweenMembers({ local, remote }: SessionReport): boolean {
+    return (this.#settings?.configs ?? []).some(
+      ({ self, members }) => self === local && (members as readonly string[]).includes(remote),
+    );
+  }
+
+  #receive(report: GroupReport): void {
+    switch (report.type) {
+      case 'view':
+        this.#takeView(report.view);
+        break;
+      case 'announce':
+        this.#options.onAnnounce(report.address);
+        break;
+      case 'handed-over':
+        if (!report.complete) {
+          this.#options.log.warn(
+            { family: report.family },
+            'the group does not have every flow of this member',
+          );
+        }
+        this.#handover?.families.delete(report.family);
+        if (this.#handover?.families.size === 0) this.#handover.done();
+        break;
+      default:
+        report satisfies never;
+    }
+  }
+
+  #takeView(view: GroupView): void {
+    const { family } = view;
+    if (!this.#settings?.configs.some((config) => config.family === family)) return;
+    this.#views.set(family, view);
+    if (view.state === 'joining' && !view.ready && this.#kept[family]?.self === view.self) return;
+    delete this.#kept[family];
+    this.#options.onFacts(family, groupFacts(view));
+    this.#keep();
+  }
+
+  /** What a former process kept, if it is recent. */
+  #recall(): Partial<Record<Family, GroupFacts>> {
+    try {
+      const content = readState(this.#file, MAX_SIZE);
+      if (content === undefined) return {};
+      const kept = parseKept(parseJson(content, MAX_VALUES));
+      if (kept === undefined) return {};
+      const age = this.#uptime() - kept.uptime;
+      return age >= 0 && age < KEPT ? kept.facts : {};
+    } catch (error) {
+      this.#options.log.warn({ err: error }, 'ignoring the kept view of the group');
+      return {};
+    }
+  }
+
+  /** Keeps the views for the next process. */
+  #keep(): void {
+    const ready = this.views.filter((view) => view.ready);
+    if (ready.length === 0) return;
+    const facts = Object.fromEntries(ready.map((view) => [view.family, groupFacts(view)]));
+    try {
+      replaceState(this.#file, [keptText({ uptime: this.#uptime(), facts })]);
+    } catch {
+      // A gateway works without its state directory; the next process takes the tables over before it is ready.
+    }
+  }
+}
