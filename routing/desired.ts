@@ -66,6 +66,8 @@ export interface FamilyRouting {
 export interface GroupRouting {
   /** The shared addresses: they are no address of the pod, and what comes for them and belongs to nobody goes nowhere. */
   shared: Address[];
+  /** Other members on the internal link: rule 1003 would send packets for them to the internal gateway. */
+  neighbours: Address[];
   /** The slices of other members, and the members' external addresses. */
   forward: { slot: number; via: Address }[];
 }
@@ -199,8 +201,17 @@ function groupRules({ family, external, group }: FamilyRouting): Rule[] {
  */
 function groupRoutes({ family, internal, external, group }: FamilyRouting): Route[] {
   if (group === undefined) return [];
-  const { shared, forward } = group;
+  const { shared, neighbours, forward } = group;
   return [
+    ...neighbours.map((address): Route => {
+      const {
+        gateway: _,
+        onlink: __,
+        ...route
+      } = via(family, internal, hostPrefix(address), TABLE_INTERNAL, RTPROT_BOOT);
+      // IPv6 has no scopes.
+      return { ...route, scope: family === 4 ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE };
+    }),
     ...shared.map((address) => via(family, internal, hostPrefix(address), TABLE_MAIN, RTPROT_VEG_AGENT)),
     ...forward.map(({ slot, via: gateway }) =>
       via(family, { ...external, gateway }, anyPrefix(family), GROUP_TABLES[slot]!, RTPROT_VEG_AGENT),

@@ -30,7 +30,8 @@ export class SessionRecovery {
   /** Sends an intent to the BFD process. */
   configure(intent: BfdIntent): void {
     this.#intent = intent;
-    this.recovery.expect(intent.peers);
+    // Kube-OVN knows nothing of the sessions between members of a group.
+    this.recovery.expect(intent.peers.filter(({ unconditional }) => !unconditional));
     this.#parts.bfd.configure(intent);
   }
 

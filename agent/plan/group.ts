@@ -81,8 +81,12 @@ export const groupNat = ({ config, view }: FamilyGroup, externalInterface: strin
 });
 
 /** Routing's part. */
-export const groupRouting = ({ config, view }: FamilyGroup): GroupRouting => ({
+export const groupRouting = (
+  { config, view }: FamilyGroup,
+  isOnLink: (address: Address) => boolean,
+): GroupRouting => ({
   shared: [...config.shared],
+  neighbours: config.members.filter((member) => member !== config.self && isOnLink(member)),
   forward: (view?.forward ?? []).map(({ slice: { slot }, via }) => ({ slot, via })),
 });
 

@@ -121,7 +121,7 @@ export function familyNat(
     family,
     internalInterface,
     forward: [...forward],
-    notrackBfd: policy.bfd.enabled,
+    notrackBfd: policy.bfd.enabled || group !== undefined,
     ...(decides && { policies, defaultAction }),
     ...(typeof masquerade === 'object' && { source: masquerade }),
     ...(familyEips.length > 0 && { eips: familyEips.map(withoutOwner) }),

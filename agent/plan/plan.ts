@@ -229,7 +229,7 @@ function planFamily(
     ),
     peers: peers.filter((peer) => !isOnLink(peer)),
     ...(primary && { primary }),
-    ...(group && { group: groupRouting(group) }),
+    ...(group && { group: groupRouting(group, isOnLink) }),
   });
   plan.notes.push(
     ...egressNotes(policy, family),

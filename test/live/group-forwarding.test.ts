@@ -44,6 +44,7 @@ function inputOf(family: 4 | 6, i: 0 | 1, { holds, forwards }: { holds: boolean;
         external: { interface: 'net1', addresses: own(net.outside[i]), gateway: address(net.server) },
         group: {
           shared,
+          neighbours: [],
           forward: forwards ? [{ slot: other.slot, via: own(net.outside[1 - i]!)[0]! }] : [],
         },
       },

@@ -330,7 +330,11 @@ t.test('a group has a table for each other member, and proxies for what this one
   const members = { 4: address('172.17.0.12'), 6: address('fd00:172:17::12') };
   const group = intent.map((family) => ({
     ...family,
-    group: { shared: [shared[family.family]], forward: [{ slot: 13, via: members[family.family] }] },
+    group: {
+      shared: [shared[family.family]],
+      neighbours: [],
+      forward: [{ slot: 13, via: members[family.family] }],
+    },
   }));
   const proxies = ([4, 6] as const).map((family) => ({ family, address: shared[family], dev: 'net1' }));
   // What a former process may have left: a route to a member that is not there any more.

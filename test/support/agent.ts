@@ -61,7 +61,8 @@ export interface GatewaySpec {
   internal?: object;
   external?: object;
   bfd?: object;
-  policies?: { name?: string; snat?: boolean; ipBlocks?: string[] }[];
+  policies?: { name?: string; snat?: boolean; ipBlocks?: string[]; egressIP?: object }[];
+  group?: object;
   eips?: object[];
   translationLog?: object;
 }

@@ -268,6 +268,27 @@ export function changeRequest(
   return { type: CT_NEW, data };
 }
 
+/** Whether an entry of TCP drops segments outside of the window that it has seen. */
+export const isStrict = ({ tcp }: GroupFlow): boolean =>
+  tcp !== undefined && (tcp.originalFlags & tcp.replyFlags & IP_CT_TCP_FLAG_BE_LIBERAL) === 0;
+
+/** Makes an entry of TCP liberal about windows: its packets may go through another member for a while. */
+export function liberalRequest(family: Family, flow: GroupFlow): EntryRequest {
+  const flags = Buffer.of(IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL);
+  const data = Buffer.concat([
+    ...key(family, flow),
+    nest(
+      CTA_PROTOINFO,
+      nest(
+        CTA_PROTOINFO_TCP,
+        attribute(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, flags),
+        attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, flags),
+      ),
+    ),
+  ]);
+  return { type: CT_NEW, data };
+}
+
 /** Restarts the timeout of an entry, and changes nothing else. */
 export function timeoutRequest(family: Family, flow: GroupFlow, timeout: number): EntryRequest {
   return {

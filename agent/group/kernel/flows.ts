@@ -45,7 +45,9 @@ import {
   type Generation,
   type GroupEntry,
   insertRequest,
+  isStrict,
   keyRequest,
+  liberalRequest,
   timeoutRequest,
 } from './entry.ts';
 
@@ -232,6 +234,11 @@ export class ConntrackFlows implements FlowKernel {
     );
   }
 
+  /** The packets of an own flow may go through another member for a while, and come back with another window. */
+  #makeLiberal(flows: readonly GroupFlow[]): void {
+    this.#transact(flows.filter(isStrict).map((flow) => liberalRequest(this.#family, flow)));
+  }
+
   #reportAll(events: readonly FlowEvent[]): void {
     for (let i = 0; i < events.length; i += BATCH) this.#report(events.slice(i, i + BATCH));
   }
@@ -240,6 +247,7 @@ export class ConntrackFlows implements FlowKernel {
   #list(): void {
     this.#report([{ type: 'listing' }]);
     const own = this.#entries().filter(({ replica, established }) => replica === undefined && established);
+    this.#makeLiberal(own.map(({ flow }) => flow));
     this.#reportAll(own.map(({ flow }) => ({ type: 'update', flow })));
     this.#report([{ type: 'listed' }]);
   }
@@ -278,6 +286,7 @@ export class ConntrackFlows implements FlowKernel {
         else if (messages.type === CT_DELETE && entry.replica === this.#generation) lost.push(entry.flow);
       }
     }
+    this.#makeLiberal(events.flatMap((event) => (event.type === 'update' ? event.flow : [])));
     this.#reportAll(events);
     if (lost.length > 0) this.apply(lost.map((flow) => ({ type: 'insert', flow: withState(flow) })));
   }
