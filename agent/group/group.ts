@@ -3,7 +3,7 @@
  * the plan.
  *
  * The last view is kept in the state directory. A process that starts in the same pod goes on with it, because the kernel
- * still forwards by it and has the replicas, until the exchange has taken the tables over again: so a restart of the agent
+ * still forwards by it and has the replicas, until the exchange has heard the other members: so a restart of the agent
  * takes no session out of Up. A view that is older than `KEPT` is not used.
  */
 
@@ -22,6 +22,8 @@ import { GroupThread } from './thread.ts';
 
 /** How long a kept view is used after it was written, s: replicas that nobody keeps alive expire after 90. */
 const KEPT = 60;
+/** How long it is used at most while the exchange connects, ms. */
+const SETTLE_TIMEOUT = 5000;
 /** How often it is written, s. */
 const KEEP_INTERVAL = 20;
 /** How long a drain waits for the other members to acknowledge every flow, ms. */
@@ -55,6 +57,8 @@ export class Group {
   /** What was kept by a former process, until the exchange has taken over. */
   #kept: Partial<Record<Family, GroupFacts>>;
   readonly #keeper: NodeJS.Timeout;
+  /** When the first settings came. */
+  #startedAt: number | undefined;
   #settings: GroupSettings | undefined;
   /** `configure` as text, to tell a change. */
   #configured = '';
@@ -89,14 +93,16 @@ export class Group {
     if (text === this.#configured) return;
     this.#configured = text;
     this.#settings = settings;
+    this.#startedAt ??= performance.now();
     for (const family of FAMILIES) {
       if (settings?.configs.some((config) => config.family === family)) continue;
       this.#views.delete(family);
       delete this.#kept[family];
       this.#options.onFacts(family, undefined);
     }
+    const resumes = FAMILIES.filter((family) => this.#kept[family] !== undefined);
     this.#thread
-      .configure(settings)
+      .configure(settings && { ...settings, resumes })
       .catch((error: Error) => this.#options.log.error({ err: error }, 'cannot configure the group'));
   }
 
@@ -187,10 +193,19 @@ export class Group {
     const { family } = view;
     if (!this.#settings?.configs.some((config) => config.family === family)) return;
     this.#views.set(family, view);
-    if (view.state === 'joining' && !view.ready && this.#kept[family]?.self === view.self) return;
+    if (this.#kept[family]?.self === view.self && !this.#isSettled(view)) return;
     delete this.#kept[family];
     this.#options.onFacts(family, groupFacts(view));
     this.#keep();
+  }
+
+  /** Whether the exchange knows as much as the former process did: it has heard every member that can be reached. */
+  #isSettled({ peers }: GroupView): boolean {
+    const waited = performance.now() - (this.#startedAt ?? 0);
+    return (
+      waited > SETTLE_TIMEOUT ||
+      (peers.some(({ path }) => path) && peers.every(({ path, exchange }) => !path || exchange))
+    );
   }
 
   /** What a former process kept, if it is recent. */

@@ -130,7 +130,11 @@ t.test(
 );
 
 t.test('a group: slices of other members go to them by mark, shared addresses lead inside', async (t) => {
-  const group = { shared: [address('172.17.0.50')], forward: [{ slot: 2, via: address('172.17.0.12') }] };
+  const group = {
+    shared: [address('172.17.0.50')],
+    neighbours: [address('10.16.0.13')],
+    forward: [{ slot: 2, via: address('172.17.0.12') }],
+  };
   const { rules, routes } = desiredRouting([{ ...v4, group }]);
   const alone = desiredRouting([v4]);
   t.strictSame(
@@ -139,6 +143,10 @@ t.test('a group: slices of other members go to them by mark, shared addresses le
   );
   t.strictSame(
     routes.map(renderRoute).filter((line) => !alone.routes.map(renderRoute).includes(line)),
-    ['172.17.0.50 via 10.16.0.1 dev eth0 proto 178', 'default via 172.17.0.12 dev net1 table 1012 proto 178'],
+    [
+      '10.16.0.13 dev eth0 table 1000',
+      '172.17.0.50 via 10.16.0.1 dev eth0 proto 178',
+      'default via 172.17.0.12 dev net1 table 1012 proto 178',
+    ],
   );
 });

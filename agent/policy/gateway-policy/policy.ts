@@ -19,9 +19,6 @@ import { checkShared, translateGroup } from './group.ts';
 import { checkPortBlocks } from './port-blocks.ts';
 import type { BfdSpec, GatewayPolicy, PolicySpec, SideSpec, UplinkSpec } from './resource.ts';
 
-const GROUP_NOT_RUN =
-  'spec.group is checked, and not carried out by this version: sources with a shared egress address are dropped';
-
 /**
  * Translates the document; its EIPs and DNATs go to `inbound`. Its errors are reported through it; the result counts
  * only when there are none.
@@ -56,7 +53,10 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
     ...(spec.uplink && { uplink: translateUplink(document, spec.uplink) }),
     ...(group && { group }),
     ...(log && { translationLog: log }),
-    warnings: group === undefined ? [] : [{ message: GROUP_NOT_RUN }],
+    warnings:
+      group === undefined || rules.some(({ egressIP }) => egressIP?.shared)
+        ? []
+        : [{ message: 'spec.group has no effect: no policy has an egressIP with shared: true' }],
   };
 }
 
