@@ -111,7 +111,7 @@ const AGENT_FOLDERS: Record<string, readonly string[]> = {
   flows: ['uplink'],
   'kube-ovn': ['policy'],
   show: ['flows', 'kube-ovn', 'pod', 'policy', 'reconcile'],
-  daemon: ['drain', 'flows', 'kube-ovn', 'plan', 'pod', 'policy', 'reconcile', 'show', 'uplink'],
+  daemon: ['drain', 'flows', 'group', 'kube-ovn', 'plan', 'pod', 'policy', 'reconcile', 'show', 'uplink'],
   commands: ['daemon', 'flows', 'group', 'policy', 'reconcile', 'render', 'show'],
 };
 
