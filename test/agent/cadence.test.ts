@@ -26,7 +26,7 @@ t.test('requests that come together are one run, named by the first', async (t) 
   t.strictSame(nextRun(cadence), { at: 1100 + RESYNC, trigger: 'timer' }, 'then only the timer is due');
 });
 
-t.test('a policy, and whoever waits for a run, does not wait for more requests', async (t) => {
+t.test('a policy, and a caller that waits for a run, do not wait for more requests', async (t) => {
   for (const trigger of ['policy', 'control', 'sighup'] as const) {
     const cadence = settled();
     request(cadence, 'route', 1000);

@@ -29,7 +29,7 @@ t.test('agents that say that they live, and die again and again, watch nothing',
   t.notOk(isUnwatched(dog, now), 'until a look comes to an end');
 });
 
-t.test('a look that ended long ago does not become newer by being told again', async (t) => {
+t.test('an old observation does not become newer when it is reported again', async (t) => {
   const dog = createWatchdog(0);
   gatewayWatched(dog, 0, 10 * SECOND);
   for (let now = 11 * SECOND; now <= 70 * SECOND; now += SECOND) {
@@ -41,7 +41,7 @@ t.test('a look that ended long ago does not become newer by being told again', a
   t.notOk(isHung(dog, 70 * SECOND + 1), 'though the process speaks');
 });
 
-t.test('a look of the process before does not set back what is known', async (t) => {
+t.test('an observation of the process before does not set back what is known', async (t) => {
   const dog = createWatchdog(0);
   gatewayWatched(dog, 0, 50 * SECOND);
   gatewayWatched(dog, 40 * SECOND, 55 * SECOND);
@@ -66,7 +66,7 @@ t.test('starts come more and more slowly, and at once again after a life that wa
   t.equal(agentEnded(dog, WATCHDOG.restartForgiven + 1), 100);
 });
 
-t.test('what a process says of itself ends with it, and nothing counts for the next', async (t) => {
+t.test('messages about a process end with it, and none count for the next', async (t) => {
   const types: FromAgent['type'][] = ['up', 'pulse', 'command', 'intent', 'drain', 'undrain'];
   t.strictSame(
     types.filter((type) => outlives(type, false)),

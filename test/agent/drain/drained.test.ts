@@ -80,7 +80,7 @@ t.test('an idle gateway has nothing to wait for', async (t) => {
   );
 });
 
-t.test('rates come from counters, which may start anew', async (t) => {
+t.test('rates come from counters, which may be reset', async (t) => {
   const at = (ms: number, packets: number, flows?: number): Sample => ({ at: ms, packets, flows });
   t.same(ratesBetween(at(0, 10, 5), at(2000, 30, 9)), { packets: 10, flows: 2 });
   t.same(ratesBetween(at(0, 10, 5), at(2000, 30, 0)), { packets: 10, flows: 0 });

@@ -46,7 +46,7 @@ t.test('nothing is observed that is not asked for', async (t) => {
   t.notOk(Object.hasOwn((read(BASE) as { policy: object }).policy, 'translationLog'));
 });
 
-t.test('what cannot be used is said', async (t) => {
+t.test('an invalid configuration is reported', async (t) => {
   t.match(readObserverConfig([]), { problem: 'there is no config.json' });
   t.match(readObserverConfig({ unreadable: 'cannot read' }), { problem: 'cannot read' });
   t.match(read('{'), { problem: /config\.json: / });

@@ -63,7 +63,7 @@ t.test('a session that is Up is left alone', async (t) => {
   t.ok(recovery.ready);
 });
 
-t.test('what was done is told until the session has been Up for a minute', async (t) => {
+t.test('an attempt is reported until the session has been Up for a minute', async (t) => {
   const { recovery } = watched('Down', [0, 1]);
   const up = report({ '10.255.255.255': 'Up' });
   const told = () => recovery.episodes.map(({ attempts, lastAction }) => `${attempts} ${lastAction}`);

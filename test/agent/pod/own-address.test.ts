@@ -34,34 +34,37 @@ const own = (addresses: InterfaceAddress[], given: { pods?: string[]; shared?: s
     given: { pods: (given.pods ?? []).map(address), shared: (given.shared ?? []).map(address) },
   }).map((found) => found.address);
 
-t.test('own is what is global, has passed duplicate address detection, and is nobody else’s', async (t) => {
-  t.strictSame(
-    own(
-      [
-        held('172.17.0.50'),
-        on('169.254.0.9/16', { scope: LINK }),
-        on('172.17.0.60/16'),
-        on('10.16.0.12/16', { ifindex: 2 }),
-        on('172.17.0.11/16'),
-      ],
-      { pods: ['172.17.0.60'] },
-    ),
-    ['172.17.0.11'],
-  );
-  t.strictSame(
-    own([
-      held('fd00:17::50'),
-      on('fd00:17::9/64', { flags: TENTATIVE }),
-      on('fd00:17::8/64', { flags: DADFAILED }),
-      on('fd00:17::11/64'),
-      on('fe80::9/64', { scope: LINK }),
-    ]),
-    ['fd00:17::11'],
-  );
-  const both = { links: LINKS, addresses: [on('10.16.0.12/16')] };
-  const inside = [address('10.16.0.12')];
-  t.strictSame(ownAddresses(both, 'net1', { ...side(4), inside }), [], 'nor the other side’s as well');
-});
+t.test(
+  'own is an address that is global, has passed duplicate address detection, and is not used by others',
+  async (t) => {
+    t.strictSame(
+      own(
+        [
+          held('172.17.0.50'),
+          on('169.254.0.9/16', { scope: LINK }),
+          on('172.17.0.60/16'),
+          on('10.16.0.12/16', { ifindex: 2 }),
+          on('172.17.0.11/16'),
+        ],
+        { pods: ['172.17.0.60'] },
+      ),
+      ['172.17.0.11'],
+    );
+    t.strictSame(
+      own([
+        held('fd00:17::50'),
+        on('fd00:17::9/64', { flags: TENTATIVE }),
+        on('fd00:17::8/64', { flags: DADFAILED }),
+        on('fd00:17::11/64'),
+        on('fe80::9/64', { scope: LINK }),
+      ]),
+      ['fd00:17::11'],
+    );
+    const both = { links: LINKS, addresses: [on('10.16.0.12/16')] };
+    const inside = [address('10.16.0.12')];
+    t.strictSame(ownAddresses(both, 'net1', { ...side(4), inside }), [], 'nor the other side’s as well');
+  },
+);
 
 t.test('of several: the gateway’s network, unnamed, not deprecated, not temporary, the oldest', async (t) => {
   const first = (...addresses: InterfaceAddress[]) => own(addresses)[0];

@@ -58,26 +58,29 @@ t.test('each family asks for its own settings', async (t) => {
   t.strictSame(paths([]), []);
 });
 
-t.test('where flows are counted conntrack has to do so, and it is said what is missing else', async (t) => {
-  const { dir, sysctls } = fixture(t);
-  const settings = desiredSysctls([], { internal: 'eth0', external: 'net1' }, true);
-  const names = ['acct', 'timestamp', 'events'].map((name) => `net/netfilter/nf_conntrack_${name}`);
-  t.strictSame(
-    settings.map(({ path, value }) => `${path}=${value}`),
-    names.map((name) => `${name}=1`),
-  );
-  mkdirSync(`${dir}/sys/net/netfilter`);
-  for (const name of names.slice(1)) writeFileSync(`${dir}/sys/${name}`, '2\n');
-  const { steps, notes, problems } = await sysctls.observe(settings);
-  t.strictSame(
-    steps.map(({ path }) => path),
-    names.slice(1),
-  );
-  t.match(notes, [
-    /^sysctl net\.netfilter\.nf_conntrack_acct has to be 1, or flows have no packet and byte counts, but /,
-  ]);
-  t.strictSame(problems, {}, 'no family stops for it');
-});
+t.test(
+  'where flows are counted conntrack has to count, and a note names what is missing otherwise',
+  async (t) => {
+    const { dir, sysctls } = fixture(t);
+    const settings = desiredSysctls([], { internal: 'eth0', external: 'net1' }, true);
+    const names = ['acct', 'timestamp', 'events'].map((name) => `net/netfilter/nf_conntrack_${name}`);
+    t.strictSame(
+      settings.map(({ path, value }) => `${path}=${value}`),
+      names.map((name) => `${name}=1`),
+    );
+    mkdirSync(`${dir}/sys/net/netfilter`);
+    for (const name of names.slice(1)) writeFileSync(`${dir}/sys/${name}`, '2\n');
+    const { steps, notes, problems } = await sysctls.observe(settings);
+    t.strictSame(
+      steps.map(({ path }) => path),
+      names.slice(1),
+    );
+    t.match(notes, [
+      /^sysctl net\.netfilter\.nf_conntrack_acct has to be 1, or flows have no packet and byte counts, but /,
+    ]);
+    t.strictSame(problems, {}, 'no family stops for it');
+  },
+);
 
 t.test('what is wrong is set, once, also for an interface with a dot in its name', async (t) => {
   const { sysctls, value } = fixture(t);
@@ -124,7 +127,7 @@ t.test('cleanup puts back what still is as we left it, and then forgets', async 
 });
 
 t.test(
-  'a state directory that cannot be written keeps nobody from forwarding; it is written later',
+  'a state directory that cannot be written does not prevent forwarding; it is written later',
   async (t) => {
     const { dir, sysctls, value, stateFile } = fixture(t);
     // Nobody, root neither, makes a file there.
@@ -170,7 +173,7 @@ t.test('the first value is the one to put back, however often it is set again', 
   t.equal(value(FORWARD), '0');
 });
 
-t.test('where nothing can be set, it says what to do', async (t) => {
+t.test('where nothing can be set, the note says what to do', async (t) => {
   const { dir, sysctls, stateFile } = fixture(t);
   rmSync(`${dir}/sys/net/ipv6`, { recursive: true });
   t.match((await sysctls.observe(wanted(6))).problems, {

@@ -8,7 +8,7 @@ import {
   recordOwnChange,
 } from '../../../agent/reconcile/drift-cause.ts';
 
-t.test('another program that has changed something since the look before is named', async (t) => {
+t.test('another program that has changed something since the observation before is named', async (t) => {
   const history = createChangeHistory();
   observationBegins(history, 0);
   recordChange(history, 'other', 'pid 7 (route removed)', 10);
@@ -21,7 +21,7 @@ t.test('another program that has changed something since the look before is name
 });
 
 t.test(
-  'what the agent itself has led to is nobody else’s, as long as nobody else did anything',
+  'consequences of a change of the agent are its own, unless another program changed something',
   async (t) => {
     const history = createChangeHistory();
     observationBegins(history, 0);
@@ -35,14 +35,17 @@ t.test(
   },
 );
 
-t.test('the kernel is named where nobody else did anything, and nobody where nothing is known', async (t) => {
-  const history = createChangeHistory();
-  observationBegins(history, 0);
-  observationBegins(history, 10);
-  recordChange(history, 'kernel', 'link net1 is down', 15);
-  observationBegins(history, 20);
-  t.strictSame(causeOf(history, true), { by: 'kernel', who: 'the kernel (link net1 is down)' });
-  observationBegins(history, 30);
-  observationBegins(history, 40);
-  t.strictSame(causeOf(history, true), { by: 'unknown', who: 'unknown' });
-});
+t.test(
+  'the kernel is named where no program changed anything, and none where nothing is known',
+  async (t) => {
+    const history = createChangeHistory();
+    observationBegins(history, 0);
+    observationBegins(history, 10);
+    recordChange(history, 'kernel', 'link net1 is down', 15);
+    observationBegins(history, 20);
+    t.strictSame(causeOf(history, true), { by: 'kernel', who: 'the kernel (link net1 is down)' });
+    observationBegins(history, 30);
+    observationBegins(history, 40);
+    t.strictSame(causeOf(history, true), { by: 'unknown', who: 'unknown' });
+  },
+);

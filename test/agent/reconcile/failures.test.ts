@@ -6,7 +6,7 @@ const failure = (name: string, more: Partial<Failure> = {}): Failure => ({
   ...more,
 });
 
-t.test('an object has failed since it was first told without a break', async (t) => {
+t.test('an object has failed since its first failure without a break', async (t) => {
   const first = failedSince([], [failure('172.17.0.50')], 1000);
   t.strictSame(first, [{ ...failure('172.17.0.50'), since: 1000 }]);
   const second = failedSince(
@@ -25,12 +25,15 @@ t.test('an object has failed since it was first told without a break', async (t)
   t.equal(third[0]!.since, 4000, 'a break begins anew');
 });
 
-t.test('one name in two families or of two kinds is two objects, and one told twice is one', async (t) => {
-  const all = [failure('a'), failure('a', { family: 6 }), failure('a', { object: 'route' }), failure('a')];
-  const failed = failedSince([], all, 0);
-  t.equal(failed.length, 3);
-  t.strictSame(countFailed(failed), [
-    { object: 'address', reason: 'invalid', count: 2 },
-    { object: 'route', reason: 'invalid', count: 1 },
-  ]);
-});
+t.test(
+  'one name in two families or of two kinds is two objects, and one reported twice is one',
+  async (t) => {
+    const all = [failure('a'), failure('a', { family: 6 }), failure('a', { object: 'route' }), failure('a')];
+    const failed = failedSince([], all, 0);
+    t.equal(failed.length, 3);
+    t.strictSame(countFailed(failed), [
+      { object: 'address', reason: 'invalid', count: 2 },
+      { object: 'route', reason: 'invalid', count: 1 },
+    ]);
+  },
+);

@@ -196,7 +196,7 @@ const ALL = { routing: true, nat: true };
 const blocks = (model: Model): string[] =>
   model.rules(4, 'nat', 'POSTROUTING').flatMap(({ text }) => /^-s (\S+) -j RETURN$/.exec(text)?.[1] ?? []);
 
-t.test('what a settled look has read counts for a new policy as long as nobody touched it', async (t) => {
+t.test('a settled observation counts for a new policy as long as nothing has changed', async (t) => {
   const { model, counts, reconciler } = pod();
   await reconciler.apply(await reconciler.observe(policy('10.18.0.0/16'), ALL));
   t.equal(counts.reads, 1, 'nothing is known at first');
@@ -228,7 +228,7 @@ t.test('the same goes for routing', async (t) => {
   t.match(touched.changes.routing, [{ kind: 'addRoute', route: { destination: '10.19.0.0/16' } }]);
 });
 
-t.test('what somebody may have touched is read', async (t) => {
+t.test('what another program may have changed is read', async (t) => {
   const { model, counts, reconciler } = pod();
   await reconciler.apply(await reconciler.observe(policy('10.18.0.0/16')));
   await reconciler.observe(policy('10.18.0.0/16'));
@@ -255,7 +255,7 @@ t.test('a rule that moves is read again, for its counters', async (t) => {
 
 const errno = (code: string) => Object.assign(new Error(code), { code });
 
-t.test('neighbours are told of addresses that the kernel has, and of no others', async (t) => {
+t.test('the addresses that the kernel has are announced, and no others', async (t) => {
   const told: string[] = [];
   const { added, refusals, run } = pod({
     // Somebody has said that it has this one, after the look.
@@ -285,7 +285,7 @@ t.test('an address that another one has is a failed object, and no reason to fai
 });
 
 t.test(
-  'what the gateway has on its two links is told with its place, but for what it withdraws',
+  'the addresses on both links are announced with their link, except for those that it removes',
   async (t) => {
     const { seen, reconciler } = pod();
     // As formatAddress writes virtual addresses.
@@ -598,7 +598,7 @@ t.test(
   },
 );
 
-t.test('a setting that is refused is told; without forwarding the family is lost', async (t) => {
+t.test('a refused sysctl is reported; without forwarding the family is broken', async (t) => {
   const { refusals, run, settings } = pod();
   refusals.push(['rp_filter', errno('EINVAL')]);
   const { families, failures } = await run(policy());
@@ -610,7 +610,7 @@ t.test('a setting that is refused is told; without forwarding the family is lost
   t.equal((await other.run(policy())).families[4], 'broken');
 });
 
-t.test('one family that cannot be looked at is left as it is, and the other goes on', async (t) => {
+t.test('a family that cannot be observed is left as it is, and the other is applied', async (t) => {
   const { model, trouble, run } = pod();
   trouble.failed = { 6: new NatError('timed-out', 'ip6tables-save: timed out after 20 s') };
   const outcome = await run(policy('10.18.0.0/16'));
@@ -680,7 +680,7 @@ t.test('a table that cannot be listed and has lost what leads to ours takes the 
 });
 
 t.test(
-  'a preview shows what a reconcile would try, and the next look goes by what it would have gone by',
+  'a preview shows what a reconcile would try, and changes nothing for the next observation',
   async (t) => {
     const { model, refusals, run, reconciler, added, announced } = pod();
     const [old, newest] = [policy('10.18.0.0/16'), policy('10.18.0.0/16', '10.19.0.0/16')];
@@ -706,7 +706,7 @@ t.test(
   },
 );
 
-t.test('a preview asks for no address, and counts on one that nobody is known to have', async (t) => {
+t.test('a preview probes for no address, and takes one that no host is known to have as free', async (t) => {
   const asked: Address[] = [];
   const { reconciler } = pod({
     probe: (links) => {

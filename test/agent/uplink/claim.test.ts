@@ -42,7 +42,7 @@ t.test('three questions without an answer, and it is free; then it is announced 
   t.strictSame(run(claim, 400, 9000), ['announce 400', 'announce 1400', 'announce 3400']);
 });
 
-t.test('one that somebody has is asked for until it is free', async (t) => {
+t.test('an address in use is probed for until it is free', async (t) => {
   const claim = createClaim(0);
   run(claim, 0, 50);
   t.ok(receive(claim, { kind: 'claim', mac: HIGHER }, OWN, 50, 0), 'news');
@@ -75,7 +75,7 @@ t.test('of two that ask at the same time the lower Ethernet address goes first',
 });
 
 t.test(
-  'one that is free is lost to whoever says that it has it, at any moment before the kernel is told',
+  'a free address is lost to a host that claims it, at any moment before the kernel gets it',
   async (t) => {
     const claim = createClaim(0);
     run(claim, 0, 300);
@@ -84,7 +84,7 @@ t.test(
   },
 );
 
-t.test('one that the kernel refused, or does not get, is kept from nobody', async (t) => {
+t.test('an address that the kernel refused, or does not get, is free for others', async (t) => {
   for (const spoil of [(claim: Claim) => refuse(claim), () => {}]) {
     const claim = createClaim(0);
     run(claim, 0, 300);

@@ -1,7 +1,7 @@
 import t from 'tap';
 import { conntrackHealth } from '../../../agent/uplink/conntrack-health.ts';
 
-t.test('the conntrack table: told early, and full only while new connections fail', async (t) => {
+t.test('the conntrack table: warned of early, and full only while new connections fail', async (t) => {
   /** Looks at a table of 1000, each a second after the one before: entries, drops, evictions. */
   const levels = (...looks: [entries: number, refused: number, evicted: number][]): string[] => {
     let health: ReturnType<typeof conntrackHealth> | undefined;

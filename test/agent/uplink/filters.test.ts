@@ -63,33 +63,30 @@ t.test('of a gateway that is known its requests are left out, and nothing else',
 const solicitation = (source: Address, target: Address) =>
   encodeSolicitation({ source, sourceMac: OTHER, destination: solicitedNode(target), target });
 
-t.test(
-  'claims of an address and questions whether it is free are heard, those of others are not',
-  async (t) => {
-    for (const others of [0, 20, 1500]) {
-      const more = Array.from({ length: others }, (_, i) => address(`10.9.${i >> 8}.${i & 255}`));
-      const filter = claimsFilter(4, [...more, OWN[4]]);
-      t.ok(accepts(filter, arp(ARP_REQUEST, OTHER, OWN[4], OWN[4])), 'an announcement');
-      t.ok(accepts(filter, arp(ARP_REPLY, OTHER, OWN[4])), 'a reply');
-      t.ok(accepts(filter, arp(ARP_REQUEST, OTHER, '0.0.0.0', OWN[4])), 'a probe');
-      if (others > 100) continue;
-      t.notOk(accepts(filter, arp(ARP_REQUEST, OTHER, '172.17.0.2', OWN[4])), 'a question for it');
-      t.notOk(accepts(filter, arp(ARP_REQUEST, OTHER, '0.0.0.0', '172.17.0.2')), 'a probe for another');
-      t.notOk(accepts(filter, arp(ARP_REQUEST, OTHER, '172.17.0.2', '172.17.0.2')), 'of another');
-    }
-    for (const others of [0, 20, 1500]) {
-      const more = Array.from({ length: others }, (_, i) => address(`fd00::${(i + 256).toString(16)}`));
-      const filter = claimsFilter(6, [...more, OWN[6]]);
-      t.ok(accepts(filter, encodeAdvertisement(OWN[6], OTHER)), 'an advertisement');
-      t.ok(accepts(filter, encodeDuplicateQuestion(OWN[6])), 'duplicate address detection');
-      t.ok(accepts(filter, solicitation(OWN[6], GATEWAY[6])), 'a question from it');
-      if (others > 100) continue;
-      t.notOk(accepts(filter, solicitation(GATEWAY[6], OWN[6])), 'a question for it');
-      t.notOk(accepts(filter, encodeAdvertisement(GATEWAY[6], OTHER)), 'of another');
-      t.notOk(accepts(filter, encodeDuplicateQuestion(GATEWAY[6])), 'for another');
-    }
-  },
-);
+t.test('claims of an address and probes for it are accepted, those of others are not', async (t) => {
+  for (const others of [0, 20, 1500]) {
+    const more = Array.from({ length: others }, (_, i) => address(`10.9.${i >> 8}.${i & 255}`));
+    const filter = claimsFilter(4, [...more, OWN[4]]);
+    t.ok(accepts(filter, arp(ARP_REQUEST, OTHER, OWN[4], OWN[4])), 'an announcement');
+    t.ok(accepts(filter, arp(ARP_REPLY, OTHER, OWN[4])), 'a reply');
+    t.ok(accepts(filter, arp(ARP_REQUEST, OTHER, '0.0.0.0', OWN[4])), 'a probe');
+    if (others > 100) continue;
+    t.notOk(accepts(filter, arp(ARP_REQUEST, OTHER, '172.17.0.2', OWN[4])), 'a question for it');
+    t.notOk(accepts(filter, arp(ARP_REQUEST, OTHER, '0.0.0.0', '172.17.0.2')), 'a probe for another');
+    t.notOk(accepts(filter, arp(ARP_REQUEST, OTHER, '172.17.0.2', '172.17.0.2')), 'of another');
+  }
+  for (const others of [0, 20, 1500]) {
+    const more = Array.from({ length: others }, (_, i) => address(`fd00::${(i + 256).toString(16)}`));
+    const filter = claimsFilter(6, [...more, OWN[6]]);
+    t.ok(accepts(filter, encodeAdvertisement(OWN[6], OTHER)), 'an advertisement');
+    t.ok(accepts(filter, encodeDuplicateQuestion(OWN[6])), 'duplicate address detection');
+    t.ok(accepts(filter, solicitation(OWN[6], GATEWAY[6])), 'a question from it');
+    if (others > 100) continue;
+    t.notOk(accepts(filter, solicitation(GATEWAY[6], OWN[6])), 'a question for it');
+    t.notOk(accepts(filter, encodeAdvertisement(GATEWAY[6], OTHER)), 'of another');
+    t.notOk(accepts(filter, encodeDuplicateQuestion(GATEWAY[6])), 'for another');
+  }
+});
 
 t.test(
   'a filter has room in a socket beside the one that it replaces, for any number of addresses',
@@ -113,7 +110,7 @@ t.test(
 );
 
 t.test(
-  'notices about the entries of the gateways are heard, those about other neighbours are not',
+  'notices about the entries of the gateways are accepted, those about other neighbours are not',
   async (t) => {
     const notice = (of: Address) =>
       Buffer.concat([Buffer.alloc(16), neighbourEntry(of, 7, { mac: ROUTER, permanent: false })]);

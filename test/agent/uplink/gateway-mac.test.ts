@@ -19,7 +19,7 @@ function known(): GatewayMac {
   return gateway;
 }
 
-t.test('nobody who speaks takes the place of one that answers', async (t) => {
+t.test('unsolicited packets never replace a gateway that answers', async (t) => {
   const gateway = known();
   recordClaim(gateway, OTHER, false);
   recordClaim(gateway, OTHER, true);
@@ -51,28 +51,31 @@ t.test('one that stops answering is replaced by one that answers, and by no othe
   t.equal(replaceSilent(hasty, 1, 1), OTHER);
 });
 
-t.test('a rival is contested for a while, remembered for longer, and told once in a while', async (t) => {
-  const { conflicts } = known();
-  const gateway = { ...known(), conflicts };
-  const hear = (mac: string, now: number) => {
-    recordClaim(gateway, mac, false);
-    confirm(gateway, now);
-  };
-  hear(OTHER, 0);
-  t.strictSame(conflictsToLog(conflicts, 0), [OTHER]);
-  t.strictSame(conflictsToLog(conflicts, 0), []);
-  hear('02:00:00:00:00:03', 1);
-  t.strictSame(conflictsToLog(conflicts, 1), [], 'not yet');
-  t.strictSame(conflictsToLog(conflicts, CONFLICTS.logPeriod), ['02:00:00:00:00:03']);
-  t.ok(isContested(conflicts, CONFLICTS.contested));
-  t.notOk(isContested(conflicts, CONFLICTS.contested + 1));
-  t.strictSame(recentConflicts(conflicts, CONFLICTS.memory), ['02:00:00:00:00:03']);
-  t.strictSame(recentConflicts(conflicts, CONFLICTS.memory + 1), []);
-  adopt(gateway, OTHER);
-  hear(ROUTER, 90_000);
-  adopt(gateway, ROUTER);
-  t.strictSame(recentConflicts(conflicts, 90_000), [], 'the one that answers is none');
-});
+t.test(
+  'a conflict contests the address for a while, is remembered for longer, and logged now and then',
+  async (t) => {
+    const { conflicts } = known();
+    const gateway = { ...known(), conflicts };
+    const hear = (mac: string, now: number) => {
+      recordClaim(gateway, mac, false);
+      confirm(gateway, now);
+    };
+    hear(OTHER, 0);
+    t.strictSame(conflictsToLog(conflicts, 0), [OTHER]);
+    t.strictSame(conflictsToLog(conflicts, 0), []);
+    hear('02:00:00:00:00:03', 1);
+    t.strictSame(conflictsToLog(conflicts, 1), [], 'not yet');
+    t.strictSame(conflictsToLog(conflicts, CONFLICTS.logPeriod), ['02:00:00:00:00:03']);
+    t.ok(isContested(conflicts, CONFLICTS.contested));
+    t.notOk(isContested(conflicts, CONFLICTS.contested + 1));
+    t.strictSame(recentConflicts(conflicts, CONFLICTS.memory), ['02:00:00:00:00:03']);
+    t.strictSame(recentConflicts(conflicts, CONFLICTS.memory + 1), []);
+    adopt(gateway, OTHER);
+    hear(ROUTER, 90_000);
+    adopt(gateway, ROUTER);
+    t.strictSame(recentConflicts(conflicts, 90_000), [], 'the one that answers is none');
+  },
+);
 
 t.test('an attacker with many addresses fills nothing', async (t) => {
   const gateway = known();

@@ -48,7 +48,7 @@ t.test('what answers is probed every interval', async (t) => {
 });
 
 t.test(
-  'silence is known within failures × interval of the last answer, and after so many probes',
+  'silence is detected within failures × interval of the last answer, after that number of probes',
   async (t) => {
     for (const timing of [TIMING, { interval: 200, failures: 2 }, { interval: 1000, failures: 10 }]) {
       const path = createPath(0);
@@ -71,7 +71,7 @@ t.test(
   },
 );
 
-t.test('one lost probe is not silence, and an answer starts the count anew', async (t) => {
+t.test('one lost probe is not silence, and an answer resets the count', async (t) => {
   const path = createPath(0);
   run(path, 0, 5000, (now) => Math.floor(now / 200) % 3 === 0);
   t.equal(path.state, 'answers');
@@ -96,7 +96,7 @@ t.test('what is silent is probed on, and one answer ends the silence', async (t)
   t.equal(path.state, 'answers');
 });
 
-t.test('a probe that this end cannot send says nothing, and takes no verdict back', async (t) => {
+t.test('a probe that cannot be sent proves nothing, and reverts no verdict', async (t) => {
   const path = createPath(0);
   for (let i = 0; i < 10; i++) {
     expire(path, TIMING);
@@ -146,7 +146,7 @@ t.test('an obstacle counts at once, its end only after the hold', async (t) => {
   t.equal(familyDeadline(family), undefined);
 });
 
-t.test('an obstacle during the hold starts it anew', async (t) => {
+t.test('an obstacle during the hold restarts it', async (t) => {
   const family = up();
   applyVerdict(family, DEAD, HOLD, 100);
   applyVerdict(family, NONE, HOLD, 200);

@@ -38,7 +38,7 @@ const entry = (family: string, state: string, address: string, confirmed: string
 const V4 = '08000100ac110001';
 const V6 = '14000100fd000172001700000000000000000001';
 
-t.test('an entry says what the kernel found', async (t) => {
+t.test('an entry has the state that the kernel found', async (t) => {
   t.strictSame(parseNeighbour(entry('02', '02', V4, '0c000000')), {
     ...{ ifindex: 7, address: '172.17.0.1', state: 'reachable', mac: '02:42:ac:11:00:01', owned: false },
   });

@@ -130,7 +130,7 @@ t.test('a pinned gateway answers from there alone, and packets go there before i
   t.equal(there(), '02:00:00:00:00:02 permanent');
 });
 
-t.test('all of the link are asked once a second while somebody claims to be the gateway', async (t) => {
+t.test('the whole link is asked once a second while another host claims to be the gateway', async (t) => {
   const { hop, answer } = kernel();
   hop.observe(LINK, 0);
   answer(ROUTER, 0);

@@ -58,7 +58,7 @@ t.test('a family whose uplink is down, or not known yet, is a reason not to be r
   ]);
 });
 
-t.test('a family that is blocked says so once', async (t) => {
+t.test('a blocked family is one reason', async (t) => {
   const { kernel } = view();
   const families = [{ family: 4 as const, state: 'blocked' as const, reason: 'net1 is down' }];
   t.strictSame(notReady(view({ kernel: { ...kernel, families } })), ['IPv4: net1 is down']);
