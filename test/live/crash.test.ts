@@ -98,7 +98,7 @@ const frr = await startFrr(scope, router, { sessions: [{ local: ADDRESS.bfdPort[
 await startEchoServer(server);
 await peerUp(frr);
 await agent.statusUntil('ready', ({ ready }) => ready);
-const load = await Load.start(client, ADDRESS.server[4]);
+let load = await Load.start(client, ADDRESS.server[4]);
 t.teardown(() => load.stop());
 
 /** The agent process, the child of the BFD process; undefined while there is none. */
@@ -223,6 +223,8 @@ t.test('the state directory is full', async (t) => {
 
 t.test('the policy directory is unmounted and comes back', async (t) => {
   await harmless(t, async () => {
+    policy.set(withBlock(62));
+    await converged(62);
     const empty = scope.directory('empty');
     // In the agent's own mount namespace.
     const inside = (...command: string[]) => must('nsenter', ['-m', '-t', `${agent.daemon.pid}`, ...command]);
@@ -359,4 +361,6 @@ t.test('the external link is set down and up', async (t) => {
     `ready after ${((performance.now() - mended) / 1000).toFixed(1)} s; ${loadLine(await load.report())}`,
   );
   // The kernel ends masqueraded connections with the interface: the load begins anew.
+  load.stop();
+  load = await Load.start(client, ADDRESS.server[4]);
 });

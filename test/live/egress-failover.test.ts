@@ -4,7 +4,7 @@ import { FAMILIES } from '../../lib/prefix.ts';
 import { Agent, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
 import { type Namespace, until, veth } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
-import { ADDRESS, topology } from '../support/topology.ts';
+import { ADDRESS, EXTERNAL_ADDRESSES, EXTERNAL_ADDRESSES_6, topology } from '../support/topology.ts';
 import { ask, startMirror } from './nat-lab.ts';
 
 const MIRROR = 9999;
@@ -67,10 +67,11 @@ function giveTo(owner: 0 | 1): void {
   router.ip(`route replace default via ${['fd00:10:16::12', 'fd00:10:30::12'][owner]} table 100`, 6);
 }
 giveTo(0);
-const agents = gateways.map((ns, i) => {
+const agents = gateways.map((ns, i) => startAgent(ns, i));
+function startAgent(ns: Namespace, i: number): Agent {
   const env = { POD_NAME: NAMES[i] };
   return new Agent(ns, { policyDir: policies[i]!.dir, stateDir: scope.directory(`state-${i}`), env });
-});
+}
 for (const agent of agents) await agent.synced();
 for (const ns of [server, client2]) await startMirror(ns, MIRROR);
 
@@ -82,6 +83,7 @@ const neighbour = (address: string): string | undefined =>
   / lladdr (\S+)/.exec(server.sh(`ip neigh show ${address} dev br0`))?.[1];
 
 t.test('the server follows the announcement, and the source stays the same', async (t) => {
+  giveTo(0);
   await until(() => MOVING.every((address) => holds(gateway, address)), {
     what: 'the first',
   });
@@ -171,4 +173,9 @@ t.test('an address whose old holder is dead and still answers is taken when that
   });
   t.comment(`taken ${Math.round(performance.now() - gone)} ms after the old pod went`);
   await agents[1]!.statusUntil('ready', ({ ready }) => ready);
+  gateway.ip('link set net1 up');
+  gateway.ip(EXTERNAL_ADDRESSES);
+  gateway.ip(EXTERNAL_ADDRESSES_6);
+  agents[0] = startAgent(gateway, 0);
+  await agents[0].synced();
 });

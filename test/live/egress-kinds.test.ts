@@ -75,11 +75,14 @@ server.ip(`
   route add fd00:10:17::/64 via ${ADDRESS.gatewayExternal[6]}`);
 const before = gateway.sh('ip addr show net1');
 
-let generation = 1;
+let written = '';
 async function edit(documents: string): Promise<void> {
-  policy.write({ 'gateway.yaml': gatewayPolicy(), ...(documents && { 'more.yaml': documents }) });
-  generation++;
-  await agent.statusUntil('in force', ({ policy: seen }) => seen.valid && seen.generation === generation);
+  if (documents !== written) {
+    const { generation } = (await agent.status()).policy;
+    policy.write({ 'gateway.yaml': gatewayPolicy(), ...(documents && { 'more.yaml': documents }) });
+    written = documents;
+    await agent.statusUntil('in force', ({ policy: seen }) => seen.valid && seen.generation > generation);
+  }
   await agent.ask('POST', '/v1/reconcile');
 }
 const held = (address: string): boolean => gateway.sh('ip -o addr show dev net1').includes(` ${address}/`);

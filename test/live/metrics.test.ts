@@ -133,32 +133,20 @@ const sum = (text: string, name: string): number =>
 /** The names of labels in `a="b",c="d"`. */
 const namesIn = (labels: string): string[] => [...labels.matchAll(/(\w+)="[^"]*"/g)].map(([, name]) => name!);
 
-t.test('connections that get no port are counted, for the address that had none left', async (t) => {
-  client.ip('addr add 10.17.0.10/16 dev eth0');
-  send(client, 'udp', ADDRESS.server[4], 10_000, 20, 2);
-  send(client2, 'udp', ADDRESS.server[4], 10_000, 20, 2);
-  t.equal(agent.metric('veg_conntrack_insert_failed_total'), 0);
-  const load = [join(ROOT, 'test/live/conntrack-load.ts'), 'bound', ADDRESS.server[4], 2049];
-  const sources = [600, PRIVILEGED, ADDRESS.client[4], '10.17.0.10'];
-  const { stdout } = client.run(NODE, [...load, ...sources].map(String), { timeoutMs: 30_000 });
-  const { sent, received } = JSON.parse(stdout) as Sent;
-  t.equal(sent, 2 * PRIVILEGED);
-  t.equal(received, PRIVILEGED, 'the kernel has dropped the others');
-  t.equal(agent.metric('veg_conntrack_insert_failed_total'), sent - received);
-  const labels = `external_ip="${ADDRESS.gatewayExternal[4]}",protocol="udp"`;
-  await until(() => agent.metric(`veg_snat_port_exhaustion_total{${labels}}`) === sent - received, {
-    what: 'whose ports they were',
-  });
-  const { snat } = await agent.status();
-  t.match(snat?.ports, [{ externalIP: ADDRESS.gatewayExternal[4], protocol: 'udp', lacking: PRIVILEGED }]);
-  t.match(
-    agent.cli('status').stdout,
-    /172\.17\.0\.11 udp: \d+ of 64512 ports in use, 424 connections got none/,
-  );
-  t.match(agent.daemon.log(), /"used":424,"of":424,"msg":"no port was left for new connections/);
-});
+// Traffic that all tests look at: flows of both policies, and two sources that want the same ports.
+client.ip('addr add 10.17.0.10/16 dev eth0');
+send(client, 'udp', ADDRESS.server[4], 10_000, 20, 2);
+send(client2, 'udp', ADDRESS.server[4], 10_000, 20, 2);
+const failedBefore = agent.metric('veg_conntrack_insert_failed_total');
+const load = [join(ROOT, 'test/live/conntrack-load.ts'), 'bound', ADDRESS.server[4], 2049];
+const sources = [600, PRIVILEGED, ADDRESS.client[4], '10.17.0.10'];
+const { stdout } = client.run(NODE, [...load, ...sources].map(String), { timeoutMs: 30_000 });
+const { sent, received } = JSON.parse(stdout) as Sent;
+const exhausted = `veg_snat_port_exhaustion_total{external_ip="${ADDRESS.gatewayExternal[4]}",protocol="udp"}`;
+await until(() => agent.metric(exhausted) === sent - received, { what: 'whose ports they were' });
 
-t.test('a scrape with traffic has every metric that is promised, with its labels', async (t) => {
+/** Has the agent discard a packet of BFD and repair a rule. */
+async function discardAndRepair(): Promise<void> {
   gateway.sh('ip rule del priority 1002');
   router.run(NODE, [
     join(ROOT, 'test/live/bfd-junk.ts'),
@@ -170,6 +158,24 @@ t.test('a scrape with traffic has every metric that is promised, with its labels
   const discarded = () => sum(scrape(), 'veg_bfd_packets_discarded_total') > 0;
   const repaired = () => sum(scrape(), 'veg_agent_drift_repairs_total') > 0;
   await until(() => discarded() && repaired(), { what: 'a packet discarded and a rule put back' });
+}
+
+t.test('connections that get no port are counted, for the address that had none left', async (t) => {
+  t.equal(failedBefore, 0);
+  t.equal(sent, 2 * PRIVILEGED);
+  t.equal(received, PRIVILEGED, 'the kernel has dropped the others');
+  t.equal(agent.metric('veg_conntrack_insert_failed_total'), sent - received);
+  const { snat } = await agent.status();
+  t.match(snat?.ports, [{ externalIP: ADDRESS.gatewayExternal[4], protocol: 'udp', lacking: PRIVILEGED }]);
+  t.match(
+    agent.cli('status').stdout,
+    /172\.17\.0\.11 udp: \d+ of 64512 ports in use, 424 connections got none/,
+  );
+  t.match(agent.daemon.log(), /"used":424,"of":424,"msg":"no port was left for new connections/);
+});
+
+t.test('a scrape with traffic has every metric that is promised, with its labels', async (t) => {
+  await discardAndRepair();
   const text = scrape();
   for (const { name, labels } of METRICS) {
     t.match(text, new RegExp(`^# HELP ${name} .`, 'm'), name);
@@ -217,8 +223,9 @@ t.test(
       for (const name of GROWING) t.ok(sum(after, name) >= sum(before, name), `${name} after ${what}`);
     };
     const more = { name: 'more', snat: false, ipBlocks: ['10.19.0.0/16'] };
+    const { generation } = (await agent.status()).policy;
     policy.write({ 'gateway.yaml': gatewayPolicy({ ...spec, policies: [DIRECT, more, WEB] }) });
-    await agent.statusUntil('the edit', (status) => status.policy.generation === 2 && status.kernel.inSync);
+    await agent.statusUntil('the edit', (s) => s.policy.generation > generation && s.kernel.inSync);
     await agent.ask('POST', '/v1/reconcile');
     goOn('an edit and reconciles');
     const [child = ''] = gateway.run('pgrep', ['-P', `${agent.daemon.pid}`]).stdout.split('\n');
@@ -271,6 +278,7 @@ const queries = [
 const metricsIn = (expression: string): string[] => expression.match(/\b(veg|kube_ovn)_[a-z0-9_]+/g) ?? [];
 
 t.test('the dashboard and the alerts name metrics and labels that a scrape has', async (t) => {
+  await discardAndRepair();
   const text = scrape();
   const known = new Set(
     [...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].flatMap(([, name, type]) =>
