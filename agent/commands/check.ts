@@ -27,7 +27,7 @@ function valid(loaded: LoadedPolicy): ValidPolicy | undefined {
 const read = ({ policyDir, stateDir }: Options, tokens = affordableTokens()): LoadedPolicy =>
   readSource(policyDir, process.env, readLastPolicy(stateDir, complain), tokens);
 
-/** The policy as a daemon with these directories would take it; undefined after its errors were printed. */
+/** The policy as a daemon with these directories reads it; undefined after its errors were printed. */
 export const load = (options: Options): ValidPolicy | undefined => valid(read(options));
 
 /** What all the paths hold, as one policy. */
@@ -51,7 +51,7 @@ function inspect({ group }: Policy): { path: string[]; message: string }[] {
   return problem === undefined ? [] : [{ path: ['spec', 'group', problem.field], message: problem.message }];
 }
 
-/** The policy again, with what is wrong with the files that it names. */
+/** The policy with the errors of the files that it names. */
 function inspected(loaded: LoadedPolicy, tokens: number): LoadedPolicy {
   const { result, content } = loaded;
   if (!result.ok || result.policy.group === undefined || content === undefined || !('files' in content)) {

@@ -32,8 +32,8 @@ const complain = (text: string): void => void process.stderr.write(`veg-agent: $
 const hash = (text: string): string => createHash('sha256').update(text).digest('hex');
 
 /**
- * 0 rendered; 1 cannot be read or rendered; 3 the documents are invalid. Throws `UsageError` when nobody has named
- * the image: a name of ours without a registry would be pulled from somebody else's.
+ * 0 rendered; 1 cannot be read or rendered; 3 the documents are invalid. Throws `UsageError` without an
+ * image: a default name without a registry would be pulled from a public one.
  */
 export function render({ what, paths, gateway: chosen, image, serviceMonitor }: RenderOptions): number {
   const files: PolicyFile[] = [];

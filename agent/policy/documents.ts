@@ -1,6 +1,6 @@
 /**
  * The documents of a set of policy files: read, checked against their schemas, each able to place an error
- * in its text. What one document says about another is with the translators. Pure.
+ * in its text. The translators check references between documents. Pure.
  */
 
 import { MAX_MISFITS } from './format-tests.ts';
@@ -25,7 +25,7 @@ export interface PolicyDocument<Value = unknown> {
   name: string;
   origin: Origin;
   value: Value;
-  /** False when something was taken out of `value`: what is absent may have been given. */
+  /** False when something was removed from `value`: an absent field may be in the document. */
   sound: boolean;
   /** Reports an error at a field of this document. */
   fail(path: Path, message: string, at?: 'key' | 'value'): void;
@@ -47,7 +47,7 @@ export const MAX_RAW_SIZE = 64 << 20;
 /** Of files that together are no larger everything is read and checked, also what has no effect. */
 export const SMALL_SET = 32 << 10;
 
-/** Reads every document of the files; what is wrong is pushed to `errors`. */
+/** Reads every document of the files; adds errors to `errors`. */
 export function readDocuments(
   files: readonly PolicyFile[],
   errors: PolicyError[],
@@ -89,13 +89,13 @@ export function readDocuments(
       else new Reader(file.name, part, errors, set, counts).read(part.value, []);
     }
     if (empty) refuse(file.name, 'no YAML document');
-    // Nothing fits any more; where that began has been said.
+    // The budget is used up, and its error is reported.
     if (budget.tokens < 0) break;
   }
   return set;
 }
 
-/** The files as they are while they are few; else without what nobody reads of them. */
+/** Small sets of files as they are; larger ones without unused fields. */
 function withoutUnread(files: readonly PolicyFile[]): readonly PolicyFile[] {
   const total = files.reduce((sum, file) => sum + sizeOf(file), 0);
   if (total <= SMALL_SET && files.every(({ cuts }) => cuts === undefined)) return files;
@@ -123,7 +123,7 @@ class Reader {
   readonly #set: DocumentSet;
   /** How many resources of each kind were read. */
   readonly #counts: Map<string, number>;
-  /** Where in its file the part stands. */
+  /** The place of the part in its file. */
   readonly #prefix: Path;
 
   constructor(
@@ -249,7 +249,7 @@ class Reader {
   }
 }
 
-/** The kind of a list's items, where the list says it. */
+/** The kind of a list's items, where the list has it. */
 type ItemKind = Pick<Kind, 'apiVersion' | 'kind'>;
 
 /** `List` of anything, or `SubnetList` and its like, as the API prints them; undefined for anything else. */

@@ -1,4 +1,4 @@
-/** How an error of a policy is said, for those who read policies and for those who only repeat it. Pure. */
+/** The text of a policy error, for commands, status and log. Pure. */
 import type { PolicyError } from './model.ts';
 import { quote } from './quote.ts';
 

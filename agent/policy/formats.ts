@@ -1,6 +1,6 @@
 /**
  * The forms of text that policy fields have, by the name that the schemas give them, each with its check and
- * with what to say when it fails. Everything that later reaches a command line or a label passes one of them. Pure.
+ * with its error message. Everything that later reaches a command line or a label passes one of them. Pure.
  */
 import { type Family, familyOf, parseAddress, parsePrefix } from '../../lib/prefix.ts';
 import { parseDuration } from '../../lib/units.ts';

@@ -5,7 +5,7 @@
  *
  * Documents are kept, not what was made of them: they are read again with every check that policy files pass, by
  * this version or a later one. The file is compressed, because a state directory in memory counts as the
- * container's, and replaced whole; one that is damaged is left aside.
+ * container's, and replaced atomically; a damaged one is ignored.
  */
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -28,12 +28,12 @@ const MAX_SIZE = 2 * MAX_SET_SIZE;
 const MAX_VALUES = 1 << 18;
 /** Characters of a document that are compressed at once. */
 const PIECE = 1 << 18;
-/** A failure to write is logged so often, ms. */
+/** Minimum interval between log lines for failed writes, ms. */
 const ERROR_LOG_PERIOD = 60_000;
 
 const fileIn = (stateDir: string): string => join(stateDir, 'last-policy.json.gz');
 
-/** Reads what was kept; undefined when there is nothing, or nothing that can be used: then `warn` hears why. */
+/** Reads the saved policy; undefined when there is none or it cannot be used, with the reason to `warn`. */
 export function readLastPolicy(stateDir: string, warn: (reason: string) => void): KeptPolicy | undefined {
   const file = fileIn(stateDir);
   try {
@@ -45,7 +45,7 @@ export function readLastPolicy(stateDir: string, warn: (reason: string) => void)
   }
 }
 
-/** The compressed text of the file to what it says. Throws when it is not what `format` makes. */
+/** Decodes the file. Throws when it is not what `format` writes. */
 function parse(compressed: Buffer): KeptPolicy {
   const octets = gunzipSync(compressed, { maxOutputLength: MAX_SIZE });
   const kept = parseJson(octets, MAX_VALUES) as KeptPolicy & { version: number };
@@ -69,7 +69,7 @@ function parse(compressed: Buffer): KeptPolicy {
   return { source, since, content, ...(missing && { missing }) };
 }
 
-/** Whether a value is what `Missing` says, or none. */
+/** Whether a value is a `Missing`, or absent. */
 function isMissing(missing: Missing | undefined): boolean {
   if (missing === undefined) return true;
   const { without, lacking } = missing;
@@ -83,7 +83,7 @@ function isMissing(missing: Missing | undefined): boolean {
 /** The file but for its end, as one member of gzip after the other: a large policy is never there as a whole once more. */
 function format(kept: KeptPolicy): Buffer {
   const members: Buffer[] = [];
-  // Level 1 takes a third of the time and makes a tenth more.
+  // Level 1 takes a third of the time and yields a tenth more.
   for (const piece of pieces(kept)) members.push(gzipSync(piece, { level: 1 }));
   return Buffer.concat(members);
 }

@@ -17,16 +17,16 @@ import { quote } from './quote.ts';
 import { addWarnings, programmedFamilies } from './resolve.ts';
 import { addSpidernet } from './spidernet/policy.ts';
 
-/** The kinds of which there is one in a directory: they say where the two sides are. */
+/** The kinds that define the two sides; a directory holds one of them. */
 const GATEWAYS = ['GatewayPolicy', 'VpcEgressGateway'];
 
-/** So many errors are reported; what is wrong hundreds of times is wrong in one way. */
+/** Errors that are reported at most. */
 const MAX_ERRORS = 500;
 
 /**
  * Reads all policy files. The errors of all of them come in the order of the files and, in a file, of its
  * lines. `maxTokens` bounds the memory that reading takes, see `Budget`. With `chosen`, `NAMESPACE/NAME`, the other
- * gateways are passed over. `inspect` finds what is wrong with the files that a policy names. Never throws.
+ * gateways are ignored. `inspect` checks the files that a policy names. Never throws.
  */
 export function loadPolicy(
   files: readonly PolicyFile[],

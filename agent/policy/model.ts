@@ -66,7 +66,7 @@ export interface EgressIP {
   addresses: Address[];
   /** Hold the addresses on the external interface and announce them (ARP, NDP). */
   announce: boolean;
-  /** The pod or node that holds them; absent: this one does; empty: nobody at present. */
+  /** The pod or node that holds them; absent: this one; empty: none at present. */
   owner?: string;
   /** They are the group's: its members translate to them at the same time, and one of them answers for each. */
   shared?: true;
@@ -90,7 +90,7 @@ export interface Limits {
   connectionsPerSource: number;
 }
 
-/** Where connections from outside may come to: what is forwarded, EIPs and DNATs, or everything inside. */
+/** Which destinations accept connections from outside: forwarded blocks, EIPs and DNATs, or everything inside. */
 export type InboundAccess = 'forwarded' | 'any';
 
 /** What belongs to a pod or node; absent: to every one that reads the policy. */
@@ -152,7 +152,7 @@ export interface Policy {
   limits?: Limits;
   /** Clamp the MSS of TCP to the path MTU. */
   mssClamp?: boolean;
-  /** Absent: the policy says nothing about it. */
+  /** Absent: `DEFAULT_UPLINK`. */
   uplink?: UplinkPolicy;
   /** Absent: this gateway is no member of a group. */
   group?: GroupPolicy;
@@ -186,7 +186,7 @@ export interface PolicyFile {
   problem?: string;
   /** It is in the directory, and its name is not one of those that are read; `text` is then empty. */
   ignored?: true;
-  /** Where what nobody reads was left out of `text` (sieve.ts); absent: the text is whole. */
+  /** Where unused fields were skipped in `text` (sieve.ts); absent: the text is complete. */
   cuts?: Cuts;
 }
 

@@ -1,6 +1,6 @@
 /**
- * Kinds that nothing is read of: those that stand beside a gateway in a cluster, which are passed over, and those that
- * are somebody's mistake, with advice. Pure.
+ * Kinds that are not read: those that occur beside a gateway in a cluster, which are ignored, and those that are a
+ * mistake, with advice. Pure.
  */
 
 import { KINDS, KUBE_OVN } from './kinds.ts';
@@ -24,7 +24,7 @@ const PASSED_OVER: Readonly<Record<string, string>> = {
   'monitoring.coreos.com/v1': 'PodMonitor PrometheusRule ServiceMonitor',
 };
 
-/** Whether a document is passed over. */
+/** Whether a document is ignored. */
 export const isPassedOver = (apiVersion: string, kind: string): boolean =>
   PASSED_OVER[apiVersion]?.split(/\s+/).includes(kind) ?? false;
 
@@ -39,7 +39,7 @@ const ADVICE: Readonly<Record<string, string>> = {
 
 const groupOf = (apiVersion: string): string => apiVersion.split('/').at(-2) ?? '';
 
-/** Why a kind is refused, and which field says it wrongly. */
+/** Why a kind is refused, and the field that is wrong. */
 export function refusal(apiVersion: string, kind: string): { field: 'apiVersion' | 'kind'; message: string } {
   const sameKind = KINDS.filter((known) => known.kind === kind);
   const right = sameKind.map((known) => known.apiVersion).join(' or ');

@@ -2,7 +2,7 @@
  * From the text of one file to its documents, as plain values of which every part knows its line and column. Pure.
  *
  * YAML 1.2 with the core schema (JSON is a part of it): `yes` and `010` are what they look like, merge keys
- * are plain keys, a key that stands twice is an error. What could make a small file cost much (deep nesting,
+ * are plain keys, a duplicate key is an error. What could make a small file cost much (deep nesting,
  * aliases of aliases) is bounded.
  */
 import {
@@ -55,17 +55,17 @@ const MAX_DEPTH = 64;
  */
 export interface Budget {
   tokens: number;
-  /** What fills it so far, in words, for who has to find out what is large. */
+  /** What it holds so far, for the message. */
   holds?: () => string;
 }
 
 /** As much as a policy of thousands of rules needs. */
 export const DEFAULT_TOKENS = 300_000;
 
-/** Each alias multiplies what one line can stand for. */
+/** Each alias multiplies what one line expands to. */
 const MAX_ALIASES = 100;
 const MAX_VALUES = 1_000_000;
-/** What is wrong in the first lines makes the rest of a file look wrong too. */
+/** Errors in the first lines cause further ones. */
 const MAX_SYNTAX_ERRORS = 20;
 
 const tooLarge = (holds = ''): string =>
@@ -172,7 +172,7 @@ function* compose(text: string, runs: AddressRuns, budget: Budget): Generator<Do
   yield* composer.end(false, text.length);
 }
 
-/** A slip makes several complaints about its line: the first one tells. */
+/** One mistake causes several errors in its line: the first is reported. */
 function firstPerLine(errors: Parsed['errors']): Parsed['errors'] {
   const first = errors.filter(({ line }, i) => errors[i - 1]?.line !== line);
   if (first.length <= MAX_SYNTAX_ERRORS) return first;
@@ -193,7 +193,7 @@ class Tree {
   readonly #runs: AddressRuns;
   /** Looking a key up in a large map must not walk it. */
   readonly #maps = new Map<Node, Pairs>();
-  /** The node that an alias stands for is the last before it with its anchor. */
+  /** An alias refers to the last node before it with its anchor. */
   readonly #anchors = new Map<string, Node>();
   readonly #aliases = new Map<Node, Node>();
   /** Where the items of the lists with runs are. */

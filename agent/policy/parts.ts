@@ -13,7 +13,7 @@ const TREE_TO_VALUE = 12;
 /** Values of about 60 octets for a token of 500. */
 const VALUES_A_TOKEN = 8;
 
-/** A piece of a file's text, or two: without what stands between them. */
+/** A range of a file's text, or two without the gap between them. */
 interface Part {
   from: number;
   to: number;
@@ -170,7 +170,7 @@ function jsonItems(text: string): { part: Part; items: Part[] } | undefined {
   const items: Part[] = [];
   let depth = 0;
   let list: number | undefined;
-  /** Whether nothing but commas stands before a place since the item before it. */
+  /** Whether only commas are between the item before a place and the place. */
   const between = (to: number) => /^[\s,]*$/.test(text.slice(items.at(-1)?.to ?? list, to));
   for (let match = token.exec(text); match !== null; match = token.exec(text)) {
     if (match[0] === '"') {

@@ -43,7 +43,7 @@ function readJson(text: string): Plain {
     return token === ',' ? '' : token;
   });
   const value: unknown = JSON.parse(strict);
-  // A key that stands twice is an error.
+  // A duplicate key is an error.
   if (countKeys(value) !== keys) throw BEYOND;
   return { value, size: keys };
 }
@@ -129,7 +129,7 @@ class Lines {
         if (this.#indent > indent) throw BEYOND;
         list.push(scalar(text, this.#texts));
       } else {
-        // The fields of an item stand below the first one.
+        // The fields of an item are below the first one.
         this.#indent += 2;
         this.#dash = false;
         list.push(this.#map(indent + 2));

@@ -49,7 +49,7 @@ export function byName<T>(
 export const addDocument = (incomplete: boolean): string =>
   incomplete ? 'add its document, unless it is one that cannot be read' : 'add its document';
 
-/** Says that the document of a name is not there, and which one may have been meant. */
+/** The message for a missing document, with the name that may have been meant. */
 export function missingDocument(
   kind: string,
   name: string,
@@ -101,7 +101,7 @@ export function checkOneGatewayAFamily(
   });
 }
 
-/** What Kube-OVN's resources do not say about BFD: its router speaks first, from one hop away. */
+/** BFD settings that Kube-OVN's resources do not have: its router is active, one hop away. */
 export const KUBE_OVN_BFD = {
   mode: 'passive',
   minTTL: 254,
@@ -117,17 +117,17 @@ export const sources = (rule: EgressRule): Prefix[] =>
 export const isForAll = ({ destinationCIDRs, excludedCIDRs }: EgressRule): boolean =>
   !destinationCIDRs?.length && !excludedCIDRs?.length;
 
-/** What a rule that says nothing about it has. */
+/** The priority of a rule without one. */
 const DEFAULT_PRIORITY = 1000;
 
 /** The rules in the order in which they decide: the lower priority first, then as written. */
 export const byPriority = (rules: readonly EgressRule[]): EgressRule[] =>
   rules.toSorted((a, b) => (a.priority ?? DEFAULT_PRIORITY) - (b.priority ?? DEFAULT_PRIORITY));
 
-/** So many blocks are named in a warning; the others are counted. */
+/** Blocks that a warning names; of the others the number. */
 const MAX_NAMED = 5;
 
-/** Warns about what a valid policy says in vain. */
+/** Warns about parts of a valid policy that have no effect. */
 export function addWarnings(policy: Policy): void {
   policy.warnings.push(...familyWarnings(policy), ...outsideWarnings(policy), ...conflictWarnings(policy));
 }
@@ -146,7 +146,7 @@ function outsideWarnings({ rules, external }: Policy): PolicyWarning[] {
   );
 }
 
-/** A family that has a gateway on one side only is left out, with everything that was said about it. */
+/** A family with a gateway on one side only is not programmed, nor is anything of that family in the policy. */
 function familyWarnings(policy: Policy): PolicyWarning[] {
   const programmed = programmedFamilies(policy);
   return FAMILIES.filter((family) => !programmed.includes(family)).flatMap((family) => {
@@ -194,6 +194,6 @@ function conflictWarnings(policy: Policy): PolicyWarning[] {
   });
 }
 
-/** The warning about an address that no pod holds, because its document does not say who does. */
+/** The warning about an address that no node holds, because the status of its document names none. */
 export const unheld = (kind: string, name: string, field: string): string =>
   `no node holds the address of ${kind} ${quote(name)}, so its pods have no way out: ${field} is not set; use the document as the cluster prints it, or a GatewayPolicy`;

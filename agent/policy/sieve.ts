@@ -1,11 +1,11 @@
 /**
- * Leaves out of large files, while they are read piece by piece, what nobody reads of them: as kubectl prints it a
- * Pod has two hundred lines, of which ten say where it is and how it is labelled. Pure.
+ * Skips unused fields of large files while they are read in chunks: as kubectl prints it a Pod has two hundred lines,
+ * of which ten hold its place and labels. Pure.
  *
  * What is left is the text as it was, so that everything after the sieve works on it as on a whole file; the places
  * where something was left out are noted, and lead from what is left to line and column of the file. YAML is taken
- * by its lines and their indentation, JSON by its brackets. What does not look as expected (a flow map in YAML, say)
- * is left in: the sieve never decides whether something is valid.
+ * by its lines and their indentation, JSON by its brackets. Anything unexpected (such as a flow map in YAML)
+ * is kept: the sieve never decides whether something is valid.
  */
 import { leavesOut, type Unread, unreadOf } from './unread.ts';
 
@@ -46,7 +46,7 @@ interface Type {
 
 const NO_TYPE: Type = { apiVersion: '', kind: '' };
 
-/** Of the items of a `PodList`, which do not say it themselves; those of a `List` do. */
+/** The type of the items of a `PodList`, which do not have it themselves; those of a `List` do. */
 const listedType = (apiVersion: string, kind: string): Type =>
   /.List$/.test(kind) ? { apiVersion, kind: kind.slice(0, -4) } : NO_TYPE;
 
@@ -58,7 +58,7 @@ export class Sieve {
   /** The length of what is kept. */
   #length = 0;
   #cuts: Cuts = [];
-  /** What has come and is not yet decided about; `#from`: what stands before it is. */
+  /** Input that is not decided yet; everything before `#from` is. */
   #text = '';
   #from = 0;
   #at = 0;
@@ -131,7 +131,7 @@ export class Sieve {
     this.#from = to;
   }
 
-  /** Leaves out what stands from one place to another. */
+  /** Skips the text between two places. */
   #drop(from: number, to: number): void {
     this.#keep(from);
     this.#from = to;
@@ -219,7 +219,7 @@ export class Sieve {
     }
   }
 
-  /** A resource or a list of them; `listed`: what the list says of its items. */
+  /** A resource or a list of them; `listed`: the type of the items by the list. */
   *#resource(listed?: Type): Generator<void> {
     let { apiVersion, kind } = listed ?? NO_TYPE;
     yield* this.#members(
@@ -257,7 +257,7 @@ export class Sieve {
     }
   }
 
-  /** The members of a map; those that are not left out are read by `read`, which stands at their value. */
+  /** The members of a map; those that are kept are read by `read`, at their value. */
   *#members(
     leaveOut: (key: string) => boolean,
     read: (this: Sieve, key: string) => Generator<void>,
@@ -379,7 +379,7 @@ class Place {
   /** The column of the dashes of a list of resources; `due`: its first line comes next. */
   #dashes: number | undefined;
   #due = false;
-  /** What the list says of its items. */
+  /** The type of the items by the list. */
   #listed = NO_TYPE;
   /** An item that is no block map stays whole. */
   #opaqueItem = false;
@@ -418,7 +418,7 @@ class Place {
     this.#part = undefined;
   }
 
-  /** A field of the resource; the first of an item stands behind its dash and stays. */
+  /** A field of the resource; the first of an item follows its dash and is kept. */
   #field(key: string, value: string, first: boolean): boolean {
     this.#part = undefined;
     if (key === 'apiVersion') this.#apiVersion = plain(value);

@@ -109,7 +109,7 @@ export function readSource(
 
 /**
  * Reads the policy now and whenever it changes. When the first that is read cannot be used, `kept`, the one that was
- * in force last, is told before it: it stays in force.
+ * in force last, is delivered before it and stays in force.
  */
 export function watchSource(
   directory: string,
@@ -119,7 +119,7 @@ export function watchSource(
 ): { reread(): void; close(): void } {
   let inUse = isSourceOf(kept, directory);
   let before = kept;
-  const take = (content: PolicySource) => {
+  const deliver = (content: PolicySource) => {
     inUse ||= !isEmpty(content);
     const loaded = load(directory, content, inUse ? {} : env);
     const restored = loaded.result.ok || before === undefined ? undefined : restore(before);
@@ -127,8 +127,8 @@ export function watchSource(
     onChange(dated(loaded, before));
     before = undefined;
   };
-  const watch = watchPolicy(directory, take);
-  const reread = () => take(watch.read());
+  const watch = watchPolicy(directory, deliver);
+  const reread = () => deliver(watch.read());
   reread();
   return { reread, close: () => watch.close() };
 }

@@ -1,4 +1,4 @@
-/** The log of translations, which `GatewayPolicy` and Kube-OVN's `observability.conntrack.log` say alike. Pure. */
+/** The translation log, the same in `GatewayPolicy` and in Kube-OVN's `observability.conntrack.log`. Pure. */
 import type { LogFilter, LogRules, PortRange, TupleFilter } from '../../nat/conntrack/records.ts';
 import type { PolicyDocument } from './documents.ts';
 import type { Path } from './parse.ts';

@@ -1,4 +1,4 @@
-/** Which fields of the documents nobody reads. Pure. */
+/** The unused fields of documents. Pure. */
 
 /** All of a field; of its own fields these; or all of them but these. */
 export type Unread = 'all' | { only: readonly string[] } | { except: readonly string[] };
@@ -24,7 +24,7 @@ const PARTS: Readonly<Record<string, Parts>> = {
   'kubeovn.io/v1 VpcEgressGateway': { metadata: META, status: 'all' },
 };
 
-/** The fields of a resource that nobody reads; of kinds that are not known, what is the same for all. */
+/** The unused fields of a resource; of an unknown kind those that all kinds have. */
 export const unreadOf = (apiVersion: string, kind: string): Parts => PARTS[`${apiVersion} ${kind}`] ?? ANY;
 
 /** Whether a field is among those. */

@@ -1,5 +1,5 @@
 /**
- * One document against the schema of its kind: what is wrong with it, in words for the person who wrote it. Pure.
+ * Validates one document against the schema of its kind. Messages are for its author. Pure.
  */
 import type { ErrorObject, ValidateFunction } from 'ajv';
 import { resetMisfits } from './format-tests.ts';
@@ -10,7 +10,7 @@ import type { Path } from './parse.ts';
 import { closest, describe, quote } from './quote.ts';
 import { validatorOf } from './validators.ts';
 
-/** Something wrong in a document. `at` says whether the key or the value is to be pointed at. */
+/** An error in a document; `at`: whether its place is that of the key or of the value. */
 export interface Violation {
   /** The field that is wrong or missing. */
   path: (string | number)[];

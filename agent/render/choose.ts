@@ -9,8 +9,8 @@ const KIND = 'VpcEgressGateway';
 const GATEWAYS = [KIND, 'GatewayPolicy'];
 
 /**
- * The name of the chosen gateway, `NAMESPACE/NAME`; undefined when nobody has chosen and there are not several. Throws
- * `RenderError` when it cannot be told, and names the gateways that there are.
+ * The name of the chosen gateway, `NAMESPACE/NAME`; undefined when none is chosen and there is at most one. Throws
+ * `RenderError` with the names that there are when the choice is missing or wrong.
  */
 export function chooseGateway(set: DocumentSet, chosen: string | undefined): string | undefined {
   const names = set.documents.filter(({ kind }) => kind === KIND).map(({ name }) => name);
@@ -44,7 +44,7 @@ function without(file: PolicyFile, chosen: string): PolicyFile[] {
     }
     const items = isMap(document.contents) ? document.contents.get('items', true) : undefined;
     if (!isSeq(items)) return value !== null;
-    // The items of a `VpcEgressGatewayList` do not say it themselves.
+    // The items of a `VpcEgressGatewayList` have no kind.
     const kind = String((value as { kind?: unknown }).kind).replace(/List$/, '');
     const before = items.items.length;
     items.items = items.items.filter((item) => {

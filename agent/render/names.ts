@@ -1,5 +1,5 @@
 /**
- * Names as Kubernetes takes them. A text that is fit stays as it is. Of any other what is fit is left, with a part of
+ * Names that Kubernetes accepts. A valid text stays as it is. Of any other what is fit is left, with a part of
  * its hash, so that the same text always becomes the same name and no two become one. Pure.
  */
 

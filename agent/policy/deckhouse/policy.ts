@@ -1,8 +1,8 @@
 /**
  * Deckhouse's `EgressGateway` and `EgressGatewayPolicy` as rules of the policy. Pure.
  *
- * They say which pods leave with which address, and not where the two sides of the gateway are: that is for
- * the `GatewayPolicy` or `VpcEgressGateway` of the directory, whose rules theirs are added to.
+ * They define which pods leave with which address. The two sides of the gateway come from the `GatewayPolicy` or
+ * `VpcEgressGateway` of the directory, whose rules theirs are added to.
  */
 import { type Address, parseAddress } from '../../../lib/prefix.ts';
 import type { DocumentSet, PolicyDocument } from '../documents.ts';
@@ -89,7 +89,7 @@ function checkMode(gateway: Gateway): void {
   gateway.fail(['spec', 'sourceIP', block], `this field is required by mode ${sourceIP.mode}`, 'key');
 }
 
-/** The addresses of the selected pods; undefined when they cannot be told, which has been reported. */
+/** The addresses of the selected pods; undefined when they are unknown, which has been reported. */
 function sourcesOf(document: PolicyDocument<PolicyResource>, set: DocumentSet, pods: Pods) {
   const selectors = each(document.value.spec?.selectors, ({ podSelector = {} }, i) => {
     checkSelector(document, ['spec', 'selectors', i, 'podSelector'], podSelector);

@@ -46,8 +46,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
   $schema: 'http://json-schema.org/draft-07/schema#',
   $id: 'https://veg-agent.io/schemas/v1alpha1/gateway-policy.json',
   title: 'GatewayPolicy',
-  description:
-    'What one VPC egress gateway does: where its two sides are, what it translates, whom it tells.',
+  description: 'One VPC egress gateway: its two sides, what it translates and forwards, its BFD peers.',
   ...document(VEG_AGENT, 'GatewayPolicy', true, {
     spec: object(
       {
@@ -152,7 +151,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
         inbound: withDefault(
           oneOf(
             ['forwarded', 'any'],
-            'Where connections from outside may come to: what is forwarded, EIPs and DNATs, or everything inside.',
+            'Which destinations accept connections from outside: forwarded blocks, EIPs and DNATs, or everything inside.',
           ),
           'forwarded',
         ),
@@ -164,7 +163,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
             ),
           },
           [],
-          'What one source may take of the gateway.',
+          'Limits per source.',
         ),
         mssClamp: withDefault(flag('Clamp the MSS of TCP to the path MTU.'), false),
         uplink: object(

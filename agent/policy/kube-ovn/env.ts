@@ -15,7 +15,7 @@ import {
 type Environment = Readonly<Record<string, string | undefined>>;
 
 const GATEWAY_VARIABLES = ['INTERNAL_GATEWAY_IPV4', 'INTERNAL_GATEWAY_IPV6'];
-/** All variables that say something about the policy. */
+/** All variables of the policy. */
 const POLICY_VARIABLES =
   /^(?:(?:INTERNAL|EXTERNAL)_GATEWAY_IPV[46]|NO_SNAT_SOURCES_IPV[46]|BFD_[A-Z_]+|ENABLE_BGP)$/;
 

@@ -4,7 +4,7 @@
  *     IptablesFIPRule   an EIP, both ways        IptablesDnatRule   a DNAT
  *     IptablesSnatRule  an egress policy with the address; of overlapping CIDRs the longer one decides
  *
- * They say nothing about the two sides of the gateway: that is for the `GatewayPolicy` or `VpcEgressGateway` of
+ * The two sides of the gateway come from the `GatewayPolicy` or `VpcEgressGateway` of
  * the directory.
  */
 import {
@@ -53,7 +53,7 @@ interface SnatResource {
 
 type EipDocument = PolicyDocument<EipResource>;
 
-/** Adds what Kube-OVN's documents say to the policy and to `inbound`. */
+/** Adds Kube-OVN's documents to the policy and to `inbound`. */
 export function addKubeOvnNat(
   policy: Policy,
   set: DocumentSet,
@@ -116,7 +116,7 @@ class Eips {
     return undefined;
   }
 
-  /** What the documents say and nothing here can obey. */
+  /** What the documents ask for and is not supported. */
   warnings(): { message: string }[] {
     const named = (documents: EipDocument[]): string => {
       const [first, ...others] = documents.map(({ name }) => name);
@@ -186,11 +186,11 @@ const placeIn = (document: PolicyDocument): Place => ({
   owner: ['spec', 'eip'],
 });
 
-/** What is said when an EIP has no address of a family. */
+/** The message for an EIP without an address of a family. */
 const noneOfFamily = (family: Family, eip: string): string =>
   `is ${familyName(family)}, and IptablesEIP ${quote(eip)} has no ${familyName(family)} address`;
 
-/** The two addresses of a rule; undefined when they cannot be told, which has been reported. */
+/** The two addresses of a rule; undefined when they are unknown, which has been reported. */
 function inboundAddresses(document: PolicyDocument<FipResource>, eips: Eips) {
   const { eip, internalIp } = document.value.spec ?? {};
   const addresses = eips.addressesFor(document);

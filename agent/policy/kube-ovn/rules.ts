@@ -48,7 +48,7 @@ export interface WorkloadSpec {
 /** The most items of a list in the filters of `observability.conntrack.log`. */
 const MOST_FILTERS = 64;
 
-/** Reports what is refused there and would be a valid policy here. */
+/** Reports what the cluster refuses and would be a valid policy here. */
 export function checkWorkload(gateway: PolicyDocument, spec: WorkloadSpec): void {
   if (gateway.sound && !spec.policies?.length && !spec.selectors?.length) {
     gateway.fail(['spec'], 'needs at least one of policies and selectors', 'key');
@@ -80,7 +80,7 @@ export function checkWorkload(gateway: PolicyDocument, spec: WorkloadSpec): void
   checkLists(gateway, ['spec', 'observability', 'conntrack', 'log'], spec.observability?.conntrack?.log);
 }
 
-/** Reports what stands twice in a list of texts. */
+/** Reports duplicates in a list of texts. */
 function checkSet(gateway: PolicyDocument, path: Path, items: readonly string[] | undefined): void {
   const seen = new Set<string>();
   each(items, (item, i) => {

@@ -1,6 +1,6 @@
 /**
- * The schemas of the core documents that selectors are resolved with: of `Pod` only what is read of it. And what
- * stands in manifests beside a gateway and says nothing to it. Pure.
+ * The schemas of the core documents that selectors are resolved with (of `Pod` only the fields that are read), and of
+ * Multus' networks, which are ignored. Pure.
  */
 import {
   anyObject,

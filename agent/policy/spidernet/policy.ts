@@ -3,7 +3,7 @@
  * Pure.
  *
  * Its webhook refuses what is refused here. Allocation is its control plane's: the pod obeys `status.eip` and
- * `status.node`. As with Deckhouse's, the two sides of the gateway are said by another document.
+ * `status.node`. As with Deckhouse's, another document defines the two sides of the gateway.
  */
 import { type Address, hostPrefix, type Prefix, parseAddress } from '../../../lib/prefix.ts';
 import type { DocumentSet, PolicyDocument } from '../documents.ts';
@@ -182,7 +182,7 @@ function gatewayOf(
 }
 
 /**
- * The endpoints of the slices by the full name of their policy: their label says it, and without one the name
+ * The endpoints of the slices by the full name of their policy: by their label, without one by the name
  * that Spidernet's controller gives, the policy's with five random characters.
  */
 function endpointsByPolicy(slices: Map<string, PolicyDocument<SliceResource>>): Map<string, Prefix[]> {
@@ -202,7 +202,7 @@ function endpointsByPolicy(slices: Map<string, PolicyDocument<SliceResource>>): 
   return found;
 }
 
-/** The sources of a policy; undefined when they cannot be told, which has been reported. */
+/** The sources of a policy; undefined when they are unknown, which has been reported. */
 function sourcesOf(
   policy: EgressPolicy,
   endpoints: readonly Prefix[] | undefined,
