@@ -371,7 +371,11 @@ export class Replication {
     const place = this.#table.find(change.key);
     if (place < 0 || this.#table.ownerAt(place) !== link.slot) return;
     if (change.op === 'end') this.#removeReplica(place);
-    else if (change.slot !== this.#slot) this.#table.setOwner(place, change.slot);
+    else if (change.slot !== this.#slot) {
+      // The policy here may not have that member any more.
+      const isMember = [...this.#links.values()].some(({ slot }) => slot === change.slot);
+      this.#table.setOwner(place, isMember ? change.slot : ORPHANS + change.slot);
+    }
   }
 
   /** A member reports a flow. False when we do not have it as that member's afterwards. */

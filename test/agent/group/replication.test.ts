@@ -2,6 +2,7 @@
 import t from 'tap';
 import type { Message } from '../../../agent/group/codec.ts';
 import type { FlowChange, GroupFlow } from '../../../agent/group/model.ts';
+import { encodeFlow, keySize } from '../../../agent/group/records.ts';
 import {
   CAPACITY,
   DIGEST_PERIOD,
@@ -276,4 +277,15 @@ t.test('a handover is over when the other member confirms that it has everything
     [B],
   );
   t.equal(pair.b.replicas, 2000);
+});
+
+t.test('a flow that moved to a member that the policy does not have is an orphan', async (t) => {
+  const pair = new Pair().connect();
+  const flow = flowOf(4, 1, 2000);
+  pair.a.report(update(flow), 0);
+  pair.settle();
+  const key = encodeFlow(flow).subarray(0, keySize(4));
+  pair.b.receive(A, { type: 'changes', sequence: 99, changes: [{ op: 'moved', key, slot: 0 }] }, 0);
+  t.equal(pair.b.orphans(0), 1);
+  t.equal(pair.b.adopt(0, 0), 1);
 });
