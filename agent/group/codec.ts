@@ -4,8 +4,8 @@
  *     length 4 | type 1 | body
  *
  * The length counts type and body, at most `MAX_MESSAGE`. Every list has a count in front and a bound; a body that is
- * too short, too long or out of range is refused as a whole. The family of a connection says how long its addresses
- * are. Version 1 is all of this; what later versions add is agreed on by `hello`, whose form never changes.
+ * too short, too long or out of range is refused as a whole. The family of a connection gives the length of its
+ * addresses. Version 1 is all of this; what later versions add is agreed on by `hello`, whose form never changes.
  */
 import { type Address, addressBytes, addressFromBytes, type Family } from '../../lib/prefix.ts';
 import { BUCKETS, type BucketSum } from './flow-table.ts';
@@ -35,7 +35,7 @@ export interface Hello {
   capabilities: number;
   from: Address;
   to: Address;
-  /** Another number in each process: whoever comes back with another one has forgotten its flows. */
+  /** Different in each process: a member that reconnects with another number has lost its flows. */
   instance: number;
   /** How long that process has run, seconds. */
   uptime: number;
@@ -46,7 +46,7 @@ export interface Claim {
   term: number;
 }
 
-/** What a member says of itself: at each change, and once a second. */
+/** The state of a member, sent at each change and once a second. */
 export interface StateMessage {
   type: 'state';
   state: MemberState;

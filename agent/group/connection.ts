@@ -7,15 +7,15 @@ import { decode, encode, FrameReader, type Hello, MAX_MESSAGE, type Message, VER
 const MAX_HELLO = 64;
 /** What may wait in a socket: the window of replication.ts, and room for answers to lookups. */
 const MAX_WAITING = 2 << 20;
-/** `hello` has to come within, ms. */
+/** `hello` has to arrive within this time, ms. */
 export const HELLO_TIMEOUT = 3000;
-/** A member says its state once a second; one that is silent for so long is gone, ms. */
+/** A member sends its state once a second; after this long without a message the connection is closed, ms. */
 export const SILENCE = 10_000;
 
 export interface ConnectionEvents {
   hello(hello: Hello): void;
   message(message: Message): void;
-  /** The end, for whatever reason; the last event. `reason`: what the other end did wrong, if anything. */
+  /** The last event. `reason`: what the other end did wrong, if anything. */
   end(reason: string | undefined): void;
 }
 
@@ -28,7 +28,7 @@ export class Connection {
   readonly #events: ConnectionEvents;
   readonly #reader = new FrameReader(MAX_HELLO);
   #lastHeard: number;
-  #greeted = false;
+  #established = false;
   #reason: string | undefined;
 
   constructor(
@@ -50,9 +50,9 @@ export class Connection {
     socket.once('close', () => events.end(this.#reason));
   }
 
-  /** Both ends have said who they are. */
-  get greeted(): boolean {
-    return this.#greeted;
+  /** Both ends have sent `hello`. */
+  get established(): boolean {
+    return this.#established;
   }
 
   send(message: Message): void {
@@ -67,9 +67,9 @@ export class Connection {
     this.socket.destroy();
   }
 
-  /** Ends it when the other end was silent for too long. */
+  /** Closes it if nothing was received for too long. */
   check(now: number): void {
-    if (now - this.#lastHeard > (this.#greeted ? SILENCE : HELLO_TIMEOUT)) this.end('silent');
+    if (now - this.#lastHeard > (this.#established ? SILENCE : HELLO_TIMEOUT)) this.end('silent');
   }
 
   #read(chunk: Buffer): void {
@@ -80,18 +80,18 @@ export class Connection {
       if (frame === undefined) return;
       const message = frame === 'too_long' ? frame : decode(frame, this.#family);
       if (typeof message === 'string') this.end(message);
-      else if (this.#greeted !== (message.type !== 'hello')) this.end('malformed');
-      else if (message.type === 'hello') this.#greet(message);
+      else if (this.#established !== (message.type !== 'hello')) this.end('malformed');
+      else if (message.type === 'hello') this.#receiveHello(message);
       else this.#events.message(message);
     }
   }
 
-  #greet(hello: Hello): void {
+  #receiveHello(hello: Hello): void {
     if (hello.minVersion > VERSION || hello.maxVersion < VERSION) {
       this.end('version');
       return;
     }
-    this.#greeted = true;
+    this.#established = true;
     this.#reader.max = MAX_MESSAGE;
     this.#events.hello(hello);
   }

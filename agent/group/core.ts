@@ -2,8 +2,8 @@
  * The protocol of one family's group: membership, holders and replicas together. Pure: `step(state, event, now)`
  * returns the next state and what to do; the table of flows in the state is changed in place.
  *
- * Here is what connects the parts: a table that was taken over lets a member go live, and the flows of a member that
- * is gone are adopted by one of the others.
+ * This file connects the parts: a member goes live once it has the others' tables, and the flows of a member that is
+ * gone are adopted by one of the others.
  */
 import type { Address } from '../../lib/prefix.ts';
 import type { Message } from './codec.ts';
@@ -23,7 +23,7 @@ import { SLICES, slotOf } from './slices.ts';
 
 /** A member that is gone for so long does not come back with its flows, ms. */
 export const ORPHAN_AFTER = 10_000;
-/** Orphans that the member in turn has not adopted are adopted by whoever has them, ms. */
+/** Orphans that the elected adopter does not have are adopted by any member that has them after this, ms. */
 const LEFTOVER_AFTER = 30_000;
 
 export interface GroupState {
@@ -38,7 +38,7 @@ export interface GroupState {
 }
 
 export type GroupEvent =
-  | Exclude<MembershipEvent, { type: 'connected' | 'state' | 'taken' | 'drain' }>
+  | Exclude<MembershipEvent, { type: 'connected' | 'state' | 'synced' | 'drain' }>
   /** The exchange with a member is established, and it is this process of its. */
   | { type: 'connected'; member: Address; instance: number; uptime: number }
   | { type: 'message'; member: Address; message: Message }
@@ -84,10 +84,10 @@ export function step(state: GroupState, event: GroupEvent, now: number): GroupSt
   for (const change of membershipEvents(event, now)) next = stepMembers(next, change, now, actions);
   if (event.type !== 'message' && event.type !== 'flows') next = adopt(next, now, actions);
   replication.flush(now);
-  const outbox = replication.takeOutbox();
-  // The kernel first: an acknowledgement says that it is done, and so does a table that was taken over.
+  const outbox = replication.flushOutbox();
+  // The kernel first: an acknowledgement promises that its changes are applied.
   if (outbox.changes.length > 0) actions.push({ type: 'kernel', changes: outbox.changes });
-  for (const member of outbox.taken) next = stepMembers(next, { type: 'taken', member }, now, actions);
+  for (const member of outbox.synced) next = stepMembers(next, { type: 'synced', member }, now, actions);
   next = finishHandover(next, outbox.handedOver, now, actions);
   for (const { member, message } of outbox.sends) actions.push({ type: 'send', member, message });
   for (const lag of outbox.lags) actions.push({ type: 'lag', ...lag });
@@ -96,7 +96,7 @@ export function step(state: GroupState, event: GroupEvent, now: number): GroupSt
   for (const [reason, count] of Object.entries(outbox.rejected)) {
     actions.push({ type: 'rejected', reason, count });
   }
-  return { state: show(next, event, actions, outbox.taken.length > 0), actions };
+  return { state: show(next, event, actions, outbox.synced.length > 0), actions };
 }
 
 /** What an event means for the flows. */
@@ -170,7 +170,7 @@ function stepMembers(
   return { ...state, membership };
 }
 
-/** Takes over the flows of members that are gone, where it is our turn. */
+/** Adopts the flows of members that are gone, if we are the elected adopter. */
 function adopt(state: GroupState, now: number, actions: GroupAction[]): GroupState {
   const { membership, replication } = state;
   const owners = new Map([...membership.peers.keys()].map((member) => [slotOf(member), member]));
@@ -189,7 +189,7 @@ function adopt(state: GroupState, now: number, actions: GroupAction[]): GroupSta
   return { ...state, orphans };
 }
 
-/** Whether it is our turn: one member for each slice, the same one for all who see the same members. */
+/** Whether we adopt for a slice: one member does, the same for all that see the same members. */
 function isAdopter({ config, state, peers }: Membership, slot: number): boolean {
   const others = [...peers].filter(([, peer]) => isCandidate(peer)).map(([member]) => member);
   const able = [...others, ...(state === 'live' ? [config.self] : [])].filter((one) => slotOf(one) !== slot);

@@ -20,7 +20,7 @@ const MAX_PEM = 256 << 10;
 const GRACE = 150_000;
 
 export interface GroupKey {
-  /** Names the key in a handshake; says nothing of it. */
+  /** Names the key in a handshake without revealing it. */
   identity: string;
   secret: Buffer;
 }

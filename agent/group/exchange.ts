@@ -3,8 +3,8 @@
  * thread of its own with the kernel side (docs/design/0009-group.md).
  *
  * Of two members the lower address connects, the higher listens. Who listens accepts connections from the addresses of
- * lower members only, on the internal address and interface only; those that have not said `hello` are few and do not
- * last.
+ * lower members only, on the internal address and interface only; connections without `hello` are few and
+ * short-lived.
  */
 import { randomInt } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
@@ -70,7 +70,7 @@ export interface ExchangeCounts {
   lag: { buckets: number[]; sum: number };
 }
 
-/** A lower member that we connect to. */
+/** Our attempts to connect to a higher member. */
 interface Dial {
   wait: number;
   due: number;
@@ -102,7 +102,7 @@ export class Exchange {
   readonly #slots = new ConnectionSlots<Socket>(SLOTS);
   readonly #connections = new Map<Address, Connection>();
   /** Before `hello`. */
-  readonly #greeting = new Set<Connection>();
+  readonly #opening = new Set<Connection>();
   /** Those that BFD is Up with, members or not. */
   readonly #paths = new Set<Address>();
   readonly #dials = new Map<Address, Dial>();
@@ -170,7 +170,7 @@ export class Exchange {
     return this.#lookups.ask([...this.#connections.keys()], query, timeout);
   }
 
-  /** Says that this member is gone, and ends everything. */
+  /** Announces that this member leaves, and closes everything. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#step({ type: 'leave' });
@@ -178,7 +178,7 @@ export class Exchange {
     clearInterval(this.#ticker);
     this.#server?.close();
     for (const { socket } of this.#dials.values()) socket?.destroy();
-    for (const connection of this.#greeting) connection.end();
+    for (const connection of this.#opening) connection.end();
     const ends = [...this.#connections.values()].map(
       ({ socket }) =>
         new Promise<void>((resolve) => {
@@ -267,7 +267,7 @@ export class Exchange {
       this.#refreshDue = now + REFRESH;
       this.#refresh(now);
     }
-    for (const connection of [...this.#connections.values(), ...this.#greeting]) connection.check(now);
+    for (const connection of [...this.#connections.values(), ...this.#opening]) connection.check(now);
     this.#dialDue(now);
     this.#step({ type: 'tick' });
   }
@@ -370,7 +370,7 @@ export class Exchange {
       socket.destroy();
       return;
     }
-    this.#greet(member, socket, identityOf(this.#options.credentials, socket));
+    this.#open(member, socket, identityOf(this.#options.credentials, socket));
   }
 
   /** Connects to higher members where it is time. */
@@ -409,12 +409,12 @@ export class Exchange {
     });
     socket.once('secureConnect', () => {
       socket.off('error', failed);
-      this.#greet(member, socket, identity);
+      this.#open(member, socket, identity);
     });
   }
 
-  /** Both ends have authenticated themselves: says who we are, and waits for the same. */
-  #greet(member: Address, socket: TLSSocket, identity: string): void {
+  /** Both ends are authenticated: sends `hello` and waits for the other one. */
+  #open(member: Address, socket: TLSSocket, identity: string): void {
     const { self, family } = this.#config;
     const connection: Connection = new Connection(
       socket,
@@ -426,7 +426,7 @@ export class Exchange {
       },
       performance.now(),
     );
-    this.#greeting.add(connection);
+    this.#opening.add(connection);
     connection.send({
       type: 'hello',
       minVersion: VERSION,
@@ -446,7 +446,7 @@ export class Exchange {
       connection.end('hello');
       return;
     }
-    this.#greeting.delete(connection);
+    this.#opening.delete(connection);
     const accepted = this.#pending.get(endOf(connection.socket));
     if (accepted !== undefined) this.#release(accepted);
     const former = this.#connections.get(member);
@@ -470,7 +470,7 @@ export class Exchange {
 
   #ended(connection: Connection, reason: string | undefined): void {
     if (reason !== undefined) this.#refuse(connection.member, reason);
-    this.#greeting.delete(connection);
+    this.#opening.delete(connection);
     if (this.#connections.get(connection.member) !== connection || this.#closed) return;
     this.#log.warn({ member: connection.member, reason }, 'group member disconnected');
     this.#disconnect(connection);

@@ -79,7 +79,7 @@ export class FlowTable {
 
   /** Adds a flow that is not there. False when the table is full. */
   add(record: Buffer, owner: number): boolean {
-    const place = this.#take();
+    const place = this.#allocate();
     if (place === NONE) return false;
     const chain = this.#chain(record);
     record.copy(this.at(place), 0, 0, this.#recordSize);
@@ -175,7 +175,7 @@ export class FlowTable {
     this.#totals[owner]! += change;
   }
 
-  #take(): number {
+  #allocate(): number {
     if (this.#free !== NONE) {
       const place = this.#free;
       this.#free = this.#next[place]!;

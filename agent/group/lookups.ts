@@ -1,10 +1,10 @@
-/** Questions to the other members, and theirs to us: who was behind an address and a port. Answers are bounded. */
+/** Lookups among members: who was behind an address and a port. Answers are bounded. */
 import type { Address } from '../../lib/prefix.ts';
 import { MAX_ANSWER, MAX_QUERY, type Message } from './codec.ts';
 
 /** Octets of one answer. */
 const MAX_BODY = 1 << 20;
-/** Questions of others that are worked on at once. */
+/** Lookups of others that are answered at the same time. */
 const MAX_AT_WORK = 4;
 
 export interface LookupAnswer {
@@ -12,7 +12,7 @@ export interface LookupAnswer {
   body: string;
 }
 
-/** An answer, and whose; without one the member did not answer in time. */
+/** A member's answer; absent if it did not answer in time. */
 export interface MemberAnswer {
   member: Address;
   answer?: LookupAnswer;
@@ -50,7 +50,7 @@ export class Lookups {
   /** A member asks or answers. */
   receive(member: Address, message: Message & { type: 'lookup' | 'answer' }): void {
     if (message.type === 'lookup') void this.#answer(member, message.number, message.query);
-    else this.#take(member, message);
+    else this.#receiveAnswer(member, message);
   }
 
   /** The connection to a member is gone. */
@@ -73,7 +73,7 @@ export class Lookups {
     });
   }
 
-  #take(member: Address, { number, last, status, body }: Message & { type: 'answer' }): void {
+  #receiveAnswer(member: Address, { number, last, status, body }: Message & { type: 'answer' }): void {
     const question = this.#questions.get(number);
     if (question?.member !== member) return;
     question.parts.push(Buffer.from(body));

@@ -26,8 +26,8 @@ export const STATE_PERIOD = 1000;
 export interface Peer {
   path: boolean;
   connected: boolean;
-  /** Its table was taken over on this connection. */
-  taken: boolean;
+  /** Its table was received on this connection. */
+  synced: boolean;
   /** When its process started. */
   startedAt: number;
   state?: MemberState;
@@ -42,14 +42,14 @@ export interface Membership {
   state: MemberState;
   /** When this member started. */
   since: number;
-  /** It has heard everybody that it can reach, or waited for them: it may claim addresses. */
+  /** It has synchronized with every reachable member, or waited long enough: it may claim addresses. */
   joined: boolean;
   /** `settle` was given. */
   settled: boolean;
   peers: ReadonlyMap<Address, Peer>;
   /** Our own claims, by address. */
   claims: ReadonlyMap<Address, number>;
-  /** The highest term that was heard of for each address. */
+  /** The highest known term of each address. */
   terms: ReadonlyMap<Address, number>;
   /** Addresses of ours that another member claims as well, and is going to release. */
   rivals: ReadonlySet<Address>;
@@ -63,8 +63,8 @@ export type MembershipEvent =
   | { type: 'path'; member: Address; up: boolean }
   | { type: 'connected'; member: Address; startedAt: number }
   | { type: 'disconnected'; member: Address }
-  /** The table of the member was taken over. */
-  | { type: 'taken'; member: Address }
+  /** The table of the member was received. */
+  | { type: 'synced'; member: Address }
   | { type: 'state'; member: Address; message: StateMessage }
   | { type: 'drain' }
   | { type: 'undrain' }
@@ -75,7 +75,7 @@ export type MembershipAction =
   /** Send our state to every connected member. */
   | { type: 'send-state' }
   | { type: 'announce'; address: Address }
-  /** Everybody has reported, or nobody is waited for. The owners of these slices have, and remember our former process. */
+  /** All members have reported, or the wait is over. `slots`: those that reported and knew our former process. */
   | { type: 'settle'; slots: number[] }
   | { type: 'holder'; address: Address; from: Address | undefined; to: Address | undefined };
 
@@ -87,7 +87,7 @@ export interface MembershipStep {
 const newPeer = (now: number): Peer => ({
   path: false,
   connected: false,
-  taken: false,
+  synced: false,
   startedAt: now,
   claims: [],
   goneSince: now,
@@ -116,7 +116,7 @@ export function step(state: Membership, event: MembershipEvent, now: number): Me
   let next = receive(state, event, now);
   next = settle(join(next, now), now, actions);
   next = elect(next, now, actions);
-  if (says(next) !== says(state) || event.type === 'connected' || now >= next.stateDue) {
+  if (announcement(next) !== announcement(state) || event.type === 'connected' || now >= next.stateDue) {
     next = { ...next, stateDue: now + STATE_PERIOD };
     actions.push({ type: 'send-state' });
   }
@@ -127,11 +127,11 @@ export function step(state: Membership, event: MembershipEvent, now: number): Me
   return { state: next, actions };
 }
 
-/** What a change of which the others have to hear of at once. */
-const says = ({ state, claims, config }: Membership): string =>
+/** What the other members need at once if it changes. */
+const announcement = ({ state, claims, config }: Membership): string =>
   JSON.stringify([state, [...claims], config.external]);
 
-/** Our state, as the others are told. */
+/** Our state, as it is sent to the others. */
 export const stateMessage = ({ state, claims, config }: Membership): StateMessage => ({
   type: 'state',
   state,
@@ -146,25 +146,25 @@ function receive(state: Membership, event: MembershipEvent, now: number): Member
     case 'path':
       return change(state, event.member, now, (peer) => {
         const { state: word, ...rest } = peer;
-        // What it said before it could not be reached need not be so any more.
+        // Its last state may be outdated once it was unreachable.
         const known = word !== undefined && (event.up || peer.connected);
         return { ...rest, path: event.up, ...(known && { state: word }) };
       });
     case 'connected':
       return change(state, event.member, now, (peer) => {
-        return { ...peer, connected: true, taken: false, startedAt: event.startedAt };
+        return { ...peer, connected: true, synced: false, startedAt: event.startedAt };
       });
     case 'disconnected':
       return change(state, event.member, now, ({ state: word, ...peer }) => ({
         ...peer,
         connected: false,
-        taken: false,
+        synced: false,
         ...(peer.path && word !== undefined && { state: word }),
       }));
-    case 'taken':
-      return change(state, event.member, now, (peer) => ({ ...peer, taken: true }));
+    case 'synced':
+      return change(state, event.member, now, (peer) => ({ ...peer, synced: true }));
     case 'state':
-      return hear(state, event.member, event.message, now);
+      return receiveState(state, event.member, event.message, now);
     case 'drain':
       return { ...state, state: 'draining' };
     case 'undrain':
@@ -195,28 +195,28 @@ function change(state: Membership, member: Address, now: number, edit: (peer: Pe
   return { ...state, peers: new Map(state.peers).set(member, next) };
 }
 
-function hear(state: Membership, member: Address, message: StateMessage, now: number): Membership {
+function receiveState(state: Membership, member: Address, message: StateMessage, now: number): Membership {
   const { state: word, external, claims } = message;
   const next = change(state, member, now, (peer) => ({ ...peer, state: word, external, claims }));
   return { ...next, terms: highestTerms(next) };
 }
 
-/** The highest term that was heard of for each shared address. */
+/** The highest known term of each shared address. */
 function highestTerms({ config, terms, claims, peers }: Membership): Map<Address, number> {
   const all = [...peers.values()].flatMap((peer) => peer.claims);
   return new Map(
     config.shared.map((address) => {
-      const heard = all.filter((claim) => claim.address === address).map(({ term }) => term);
-      return [address, Math.max(terms.get(address) ?? 0, claims.get(address) ?? 0, ...heard)];
+      const known = all.filter((claim) => claim.address === address).map(({ term }) => term);
+      return [address, Math.max(terms.get(address) ?? 0, claims.get(address) ?? 0, ...known)];
     }),
   );
 }
 
-/** A term above all that were heard of. */
+/** A term above all known ones. */
 const nextTerm = ({ terms }: Membership, address: Address): number =>
   Math.min((terms.get(address) ?? 0) + 1, MAX_TERM);
 
-/** Whether what a member allocates and holds counts: it is reachable, and has said that it is live. */
+/** Whether a member's slice and claims count: it is reachable and announced that it is live or draining. */
 const isUsable = (peer: Peer): boolean => peer.path && (peer.state === 'live' || peer.state === 'draining');
 
 function join(state: Membership, now: number): Membership {
@@ -225,7 +225,7 @@ function join(state: Membership, now: number): Membership {
   const peers = [...state.peers.values()];
   const waiting = peers.some((peer) => {
     if (!peer.connected) return peer.path || age < JOIN_WAIT;
-    return !peer.taken || (!peer.path && age < JOIN_WAIT);
+    return !peer.synced || (!peer.path && age < JOIN_WAIT);
   });
   const late = age >= JOIN_LIMIT && exchangeWorks(state);
   if (waiting && !late) return state;
@@ -234,10 +234,10 @@ function join(state: Membership, now: number): Membership {
 
 function settle(state: Membership, now: number, actions: MembershipAction[]): Membership {
   if (state.settled) return state;
-  const all = [...state.peers.values()].every((peer) => peer.taken);
+  const all = [...state.peers.values()].every((peer) => peer.synced);
   if (!all && now - state.since < SETTLE_AFTER) return state;
   const slots = [...state.peers]
-    .filter(([, peer]) => peer.taken && peer.startedAt < state.since - REMEMBERS)
+    .filter(([, peer]) => peer.synced && peer.startedAt < state.since - REMEMBERS)
     .map(([member]) => slotOf(member));
   actions.push({ type: 'settle', slots });
   return { ...state, settled: true };
@@ -322,7 +322,7 @@ function loads(state: Membership): Map<Address, number> {
   return found;
 }
 
-/** Who takes addresses that nobody keeps: the candidate with the fewest, then by the order for the address. */
+/** The next holder of each open address: the candidate with the fewest addresses, then by rank. */
 function assign(state: Membership, open: readonly Address[]): [Address, Address][] {
   const members = candidates(state);
   if (members.length === 0) return [];

@@ -39,7 +39,7 @@ const ORPHANS = SLICES;
 const END = -1;
 const UPDATE = -2;
 
-/** What waits for another member, and what comes from it. */
+/** What is queued for another member, and what was received from it. */
 interface Link {
   slot: number;
   connected: boolean;
@@ -49,7 +49,7 @@ interface Link {
   pending: Map<string, number>;
   /** When the oldest pending change came, ms. */
   since: number;
-  /** Buckets that it wants. */
+  /** Buckets that it requested. */
   wanted: Set<number>;
   /** Keys of its flows of which we saw packets. */
   active: Buffer[];
@@ -64,16 +64,16 @@ interface Link {
   /** Its buckets that we wait for. */
   open: Set<number>;
   receiving?: { bucket: number; seen: Set<string> };
-  taken: boolean;
+  synced: boolean;
   inSync: boolean;
 }
 
-/** What is to be done; the core takes it after each event. */
+/** What is to be done; the core carries it out after each event. */
 export interface Outbox {
   sends: { member: Address; message: Message }[];
   changes: FlowChange[];
-  /** Tables that were taken over. */
-  taken: Address[];
+  /** Members whose tables were received. */
+  synced: Address[];
   /** Members that have acknowledged the handover. */
   handedOver: Address[];
   /** From the change to its acknowledgement, ms, of so many flows. */
@@ -81,14 +81,14 @@ export interface Outbox {
   /** Flows that were sent, and received. */
   sent: number;
   received: number;
-  /** What was not taken, by reason. */
+  /** What was refused or dropped, by reason. */
   rejected: Record<string, number>;
 }
 
 const emptyOutbox = (): Outbox => ({
   sends: [],
   changes: [],
-  taken: [],
+  synced: [],
   handedOver: [],
   lags: [],
   sent: 0,
@@ -121,7 +121,7 @@ export class Replication {
   }
 
   /** What was gathered since the last call. */
-  takeOutbox(): Outbox {
+  flushOutbox(): Outbox {
     const out = this.#out;
     this.#out = emptyOutbox();
     return out;
@@ -204,7 +204,7 @@ export class Replication {
     }
   }
 
-  /** The flows of a member that is gone belong to nobody. */
+  /** The flows of a member that is gone lose their owner. */
   orphan(slot: number): void {
     for (const place of this.#table.places(slot)) this.#table.setOwner(place, ORPHANS + slot);
   }
@@ -334,7 +334,7 @@ export class Replication {
     link.open = differing;
     link.inSync = differing.size === 0;
     this.#send(member, { type: 'want', number, buckets: [...differing] });
-    if (link.inSync) this.#taken(member, link);
+    if (link.inSync) this.#finishSync(member, link);
   }
 
   #receiveBucket(
@@ -354,13 +354,13 @@ export class Replication {
     for (const place of [...this.#table.places(link.slot, bucket)]) {
       if (!seen.has(this.#text(this.#table.at(place)))) this.#removeReplica(place);
     }
-    if (link.open.delete(bucket) && link.open.size === 0) this.#taken(member, link);
+    if (link.open.delete(bucket) && link.open.size === 0) this.#finishSync(member, link);
   }
 
-  #taken(member: Address, link: Link): void {
-    if (link.taken) return;
-    link.taken = true;
-    this.#out.taken.push(member);
+  #finishSync(member: Address, link: Link): void {
+    if (link.synced) return;
+    link.synced = true;
+    this.#out.synced.push(member);
   }
 
   #receiveChange(link: Link, change: Change, now: number): void {
@@ -387,7 +387,7 @@ export class Replication {
     } else {
       const owner = this.#table.ownerAt(place);
       if (owner !== link.slot && owner < ORPHANS && this.#prevails(record, owner, link.slot)) {
-        // The sender is to hear whose it is.
+        // The sender has to learn the owner.
         if (owner === this.#slot) this.#enqueueFor(link, this.#text(record), UPDATE, now);
         return false;
       }
@@ -521,6 +521,6 @@ const newLink = (slot: number): Link => ({
   digestNumber: 0,
   differences: 0,
   open: new Set(),
-  taken: false,
+  synced: false,
   inSync: false,
 });

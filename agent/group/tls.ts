@@ -52,7 +52,7 @@ export function refusedClient(credentials: Credentials, socket: TLSSocket): stri
   return wrongCertificate(certificates, socket.getPeerCertificate()) && 'certificate';
 }
 
-/** Opens a connection to a member; `secureConnect` says that the other end has authenticated itself. */
+/** Opens a connection to a member; `secureConnect` is emitted once the other end is authenticated. */
 export function secureConnect(
   credentials: Credentials,
   key: GroupKey | undefined,

@@ -52,7 +52,7 @@ class One {
     this.do({ type: 'path', member, up: true });
     this.do({ type: 'connected', member, startedAt: 0 });
     this.hear(member, claims, state);
-    return this.do({ type: 'taken', member });
+    return this.do({ type: 'synced', member });
   }
 
   hear(member: Address, claims: Claim[], state: MemberState = 'live'): this {
@@ -78,7 +78,7 @@ t.test('a member joins when it has the table of every member that it can reach',
   t.notOk(one.view.ready);
   one.do({ type: 'connected', member: B, startedAt: 0 }).pass(1000);
   t.equal(one.view.state, 'joining', 'and for its table');
-  one.do({ type: 'taken', member: B });
+  one.do({ type: 'synced', member: B });
   t.equal(one.view.state, 'live', 'C was not to be reached for 3 s');
   t.ok(one.view.ready);
 });
@@ -94,7 +94,7 @@ t.test('a member that can reach nobody is live after 3 s and holds what is share
 t.test('a member whose exchange works with nobody that is reachable is never live', async (t) => {
   const one = new One(A).do({ type: 'path', member: B, up: true }).pass(JOIN_LIMIT * 2);
   t.same([one.view.state, one.view.held], ['joining', []]);
-  one.do({ type: 'connected', member: C, startedAt: 0 }).do({ type: 'taken', member: C }).pass(100);
+  one.do({ type: 'connected', member: C, startedAt: 0 }).do({ type: 'synced', member: C }).pass(100);
   t.equal(one.view.state, 'live', 'with another one it is, as late as it is');
 });
 

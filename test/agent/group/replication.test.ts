@@ -49,7 +49,7 @@ class Pair {
         [B, this.b, this.a],
       ] as const) {
         one.flush(this.now);
-        const box = one.takeOutbox();
+        const box = one.flushOutbox();
         this.boxes.push(box);
         this.changes[self]!.push(...box.changes);
         sent += box.sends.length;
@@ -96,7 +96,7 @@ t.test(
     );
     pair.connect();
     t.equal(pair.b.replicas, 3000);
-    t.ok(pair.boxes.some(({ taken }) => taken.includes(A)));
+    t.ok(pair.boxes.some(({ synced }) => synced.includes(A)));
     t.ok(pair.b.isInSync(A) && pair.a.isInSync(B));
     const sent = pair.sum((box) => box.sent);
     pair.now += DIGEST_PERIOD;
@@ -121,7 +121,7 @@ t.test('what was lost is made up for by the next comparison, in both directions'
   pair.a.report(update(flowOf(4, 999, PORT[A]!)), 0);
   pair.a.report(update({ ...flows[1]!, mark: 9 }), 0);
   pair.a.flush(0);
-  pair.a.takeOutbox();
+  pair.a.flushOutbox();
   pair.hears = true;
   pair.now += DIGEST_PERIOD;
   pair.settle();
@@ -158,11 +158,11 @@ t.test('no more than the window is under way', async (t) => {
   );
   pair.a.flush(0);
   const isFlows = ({ type }: Message) => type === 'changes' || type === 'bucket';
-  t.equal(pair.a.takeOutbox().sends.filter(({ message }) => isFlows(message)).length, 8);
+  t.equal(pair.a.flushOutbox().sends.filter(({ message }) => isFlows(message)).length, 8);
   pair.a.flush(0);
-  t.same(pair.a.takeOutbox().sends, [], 'nothing more without an acknowledgement');
+  t.same(pair.a.flushOutbox().sends, [], 'nothing more without an acknowledgement');
   pair.a.receive(B, { type: 'ack', sequence: 2 }, 5);
-  const { lags } = pair.a.takeOutbox();
+  const { lags } = pair.a.flushOutbox();
   t.same(lags, [
     { lag: 5, flows: 256 },
     { lag: 5, flows: 256 },
@@ -183,7 +183,7 @@ t.test('a full table takes no more replicas, says so, and the exchange goes on',
   t.equal(pair.b.own + pair.b.replicas, 100);
   t.ok(pair.sum((box) => box.rejected.table_full ?? 0) > 0);
   t.ok(
-    pair.boxes.some(({ taken }) => taken.includes(A)),
+    pair.boxes.some(({ synced }) => synced.includes(A)),
     'the table counts as taken over',
   );
 });
@@ -270,7 +270,7 @@ t.test('a handover is over when the other member confirms that it has everything
     pair.boxes.flatMap(({ handedOver }) => handedOver),
     [],
   );
-  for (const { message } of pair.a.takeOutbox().sends) pair.b.receive(A, message, 0);
+  for (const { message } of pair.a.flushOutbox().sends) pair.b.receive(A, message, 0);
   pair.settle();
   t.same(
     pair.boxes.flatMap(({ handedOver }) => handedOver),
