@@ -234,7 +234,8 @@ for (const tool of ['podman', 'docker']) {
     const podman = (...args: string[]) => run('podman', args, { env });
     for (const tag of ['0.1.0', '0.2.0']) podman('tag', IMAGE, `${DOCUMENTED_IMAGE}:${tag}`);
     t.teardown(() => {
-      podman('rm', '--force', '--time', '0', '--ignore', `${name}-next`, name, `${name}-net`);
+      // One by one: the last has the network of the others.
+      for (const one of [`${name}-next`, name, `${name}-net`]) podman('rm', '--force', '--time', '0', one);
       podman('volume', 'rm', '--force', `${name}-state`);
       for (const tag of ['0.1.0', '0.2.0']) podman('untag', IMAGE, `${DOCUMENTED_IMAGE}:${tag}`);
     });
