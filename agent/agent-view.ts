@@ -5,6 +5,7 @@ import { VERSION } from '../lib/version.ts';
 import type { BusiestSources } from './flows/busiest-sources.ts';
 import type { ConntrackUse } from './flows/conntrack-table.ts';
 import type { Translations } from './flows/translations.ts';
+import type { Group } from './group/group.ts';
 import type { Options } from './options.ts';
 import { reportNow, type SessionHistory } from './show/history.ts';
 import type { AgentView } from './show/status.ts';
@@ -18,6 +19,7 @@ export interface ViewSources {
   history: SessionHistory;
   uplink(): Pick<Uplink, 'view'>;
   translations: Pick<Translations, 'enabled' | 'traffic' | 'ports'>;
+  group(): Pick<Group, 'views'>;
   conntrackUse(): ConntrackUse | undefined;
   busiest(): Pick<BusiestSources, 'sources'>;
   /** Why the gateway is not watched; undefined while it is. */
@@ -66,6 +68,9 @@ export function createView(options: Pick<Options, 'policyDir'>, sources: ViewSou
     },
     get ports() {
       return sources.translations.ports;
+    },
+    get group() {
+      return sources.group().views;
     },
     get conntrack() {
       const use = sources.conntrackUse();

@@ -24,6 +24,7 @@ import { portBlocksOf } from './flows/port-history.ts';
 import { Translations } from './flows/translations.ts';
 import { Gateway } from './gateway.ts';
 import { Group, HANDOVER_TIMEOUT } from './group/group.ts';
+import { addGroupMetrics } from './group/group-metrics.ts';
 import { createKernels, type OpenKernels } from './kernels.ts';
 import { supervisorStatus } from './kube-ovn/recovery.ts';
 import { addRecoveryMetrics } from './kube-ovn/recovery-metrics.ts';
@@ -207,6 +208,7 @@ class AgentProcess {
         return { status, body: typeof body === 'string' ? body : JSON.stringify(body) };
       },
     });
+    addGroupMetrics(this.#metrics.registry, this.#group);
     this.#group.start();
     this.#drain = new DrainWatch({
       ...{ exec, logger, clock },
@@ -327,6 +329,7 @@ class AgentProcess {
       history: this.#history,
       uplink: () => this.#uplink,
       translations: this.#translations,
+      group: () => this.#group,
       conntrackUse: readConntrackUse,
       busiest: () => this.#busiest,
       unwatched: () => this.#unwatched(),

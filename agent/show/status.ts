@@ -10,6 +10,7 @@ import { sumVolumes } from '../../nat/conntrack/totals.ts';
 import type { BusySource } from '../flows/busiest-sources.ts';
 import type { ConntrackUse } from '../flows/conntrack-table.ts';
 import type { PolicyTraffic } from '../flows/traffic.ts';
+import type { GroupView } from '../group/model.ts';
 import type { FamilyStatus } from '../plan/plan.ts';
 import { formatError } from '../policy/error-text.ts';
 import type { EgressRule, Limits, PolicyError } from '../policy/model.ts';
@@ -74,6 +75,8 @@ export interface AgentView {
   ports?: readonly PortStatus[] | undefined;
   /** Absent where the kernel does not report it. */
   conntrack?: (ConntrackUse & { busiest: readonly BusySource[] }) | undefined;
+  /** The groups that this gateway is a member of, one a family at most. */
+  group?: readonly GroupView[];
   /** Why no reconcile has ended for too long; absent while they do. */
   unwatched?: string | undefined;
   /** Absent before the first policy. */
@@ -102,6 +105,9 @@ export function notReady(view: AgentView): string[] {
   if (policy.name !== undefined) {
     const blocked = kernel.families.filter(({ state }) => state === 'blocked');
     for (const { family, reason } of blocked) reasons.push(`IPv${family}: ${reason}`);
+    for (const { family, pending } of kernel.families) {
+      if (pending !== undefined) reasons.push(`IPv${family}: ${pending}`);
+    }
     if (kernel.last === undefined) reasons.push('kernel not in sync: not reconciled yet');
     for (const { message } of kernel.failed.slice(0, NAMED_FAILURES)) {
       reasons.push(`kernel not in sync: ${message}`);
@@ -171,6 +177,30 @@ function snatOf({ traffic, ports = [] }: AgentView) {
 }
 
 /** The body of `GET /v1/status`. */
+/** A group as `status` shows it. */
+const groupOf = ({
+  family,
+  self,
+  state,
+  slice,
+  ready,
+  peers,
+  holders,
+  held,
+  flows,
+  replicas,
+}: GroupView) => ({
+  ...{ family, self, state, ready, flows, replicas },
+  ports: { first: slice.firstPort, last: slice.lastPort },
+  members: peers.map(({ member, external, reachability, path, exchange, inSync, replicas: own }) => ({
+    ...{ member, external: external ?? null, state: reachability, bfdUp: path, connected: exchange, inSync },
+    replicas: own,
+  })),
+  addresses: holders.map(({ address, holder }) => ({
+    ...{ address, holder: holder ?? null, held: held.includes(address) },
+  })),
+});
+
 export function statusDocument(view: AgentView, now: number) {
   const { policy, kernel } = view;
   const reasons = notReady(view);
@@ -224,6 +254,7 @@ export function statusDocument(view: AgentView, now: number) {
       })),
       discards: view.bfd?.discards ?? {},
     },
+    group: (view.group ?? []).map(groupOf),
     conntrack: view.conntrack ?? null,
     translationLog: view.translationLog ?? false,
     snat: snatOf(view),
