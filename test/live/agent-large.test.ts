@@ -46,7 +46,8 @@ t.test(
     );
     gateway.ip('rule del priority 1001', 4);
     await until(() => gateway.sh('ip rule').includes('1001:'), { what: 'the rule is back' });
-    gateway.sh('ip route del 10.60.1.44; ipset del VEG-SOURCE-4 10.60.1.45');
+    gateway.sh('ip route del 10.60.1.44');
+    gateway.sh('ipset del VEG-SOURCE-4 10.60.1.45');
     await until(() => gateway.sh('ip route').includes('10.60.1.44 '), {
       what: 'the route is back',
       timeoutMs: 30_000,
