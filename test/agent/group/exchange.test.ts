@@ -13,8 +13,8 @@ import { until } from '../../support/netns.ts';
 import { FakeKernel } from './fake-kernel.ts';
 import { flowOf, SHARED } from './flows.ts';
 
-/** Another one in each process, so that two runs do not meet. */
-const PORT = 20_000 + (process.pid % 20_000);
+/** Different in each process, and none that the kernel hands out by itself. */
+const PORT = 20_000 + (process.pid % 10_000);
 const on = (host: number): Address => address(`127.0.0.${host}`);
 
 interface Running {
