@@ -1,5 +1,10 @@
-/** Reads and writes the port blocks in the kernel: the table of `nftables.ts`, over netlink. */
-import { setImmediate as turn } from 'node:timers/promises';
+/**
+ * Reads and writes port blocks and slices in the kernel: the nf_tables table of `nftables.ts`, over netlink.
+ *
+ * A dump of 100 000 elements takes seconds, so that a table is read again only after another transaction of nf_tables:
+ * the kernel numbers them (NFT_MSG_GETGEN).
+ */
+import { setImmediate as yieldToEvents } from 'node:timers/promises';
 import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { NatError, type NatErrorKind } from './errors.ts';
 import {
@@ -26,23 +31,26 @@ import type { PortStep } from './port-steps.ts';
 import { DECISION_MASK, PORT_BLOCKS_MARK } from './rules.ts';
 import type { PortTable } from './state.ts';
 
-/** The netlink socket (NETLINK_NETFILTER) that is needed. All throw errors that have the errno's name as `code`. */
+/** What is needed of a NETLINK_NETFILTER socket. Errors carry the errno's name as `code`. */
 export interface NetfilterSocket {
-  /** The answer to a question about one thing. */
+  /** The reply to a request for one object. */
   ask(type: number, data: Uint8Array): Buffer;
-  /** What `parse` makes of each answer; other work goes on in between. An answer may be read in vain. */
+  /**
+   * The result of `parse` for each reply; yields to other work between them. An interrupted dump is repeated: `parse`
+   * may then see replies whose results are discarded.
+   */
   dumpInTurns<T>(type: number, data: Uint8Array, parse: (answer: Buffer) => T): Promise<T[]>;
-  /** Sends messages at once, and throws the first error that one of them meets. */
+  /** Sends messages at once, and throws the first error that the kernel returns for one of them. */
   sendAll(messages: readonly NftMessage[]): void;
 }
 
 export interface PortKernel {
   /**
-   * The tables of both families; none where there is none. What cannot be read is not there, unless it is
-   * required: then throws `NatError`.
+   * The tables by family; a family without a table is absent. If they cannot be read: throws `NatError` when they are
+   * required, otherwise returns none.
    */
   observe(required: boolean): Promise<Partial<Record<Family, PortTable>>>;
-  /** Throws `NatError`. */
+  /** Applies the steps in order. Throws `NatError` at the first that fails. */
   apply(steps: readonly PortStep[]): Promise<void>;
 }
 
@@ -72,19 +80,71 @@ function sumFor(sums: Map<number, ElementSum>, mark: number): ElementSum {
 
 const keyOf = (source: Buffer): string => source.toString('latin1');
 
-/** The access to the port blocks of this network namespace. `open` gives the socket when it is first needed. */
-export function createPortKernel(open: () => NetfilterSocket): PortKernel {
-  let opened: NetfilterSocket | undefined;
-  const socket = (): NetfilterSocket => {
-    opened ??= open();
-    return opened;
-  };
-  /** What was read last, and the generation of nf_tables that it was. */
-  let last: { generation: number; tables: Partial<Record<Family, PortTable>> } | undefined;
+/** Access to the port blocks of this network namespace. `open` returns the socket; it is called when first needed. */
+export const createPortKernel = (open: () => NetfilterSocket): PortKernel => new NftablesPortKernel(open);
 
-  function isThere(family: Family): boolean {
+class NftablesPortKernel implements PortKernel {
+  readonly #open: () => NetfilterSocket;
+  #opened: NetfilterSocket | undefined;
+  /** The last observation, and the generation of nf_tables that it is of. */
+  #last: { generation: number; tables: Partial<Record<Family, PortTable>> } | undefined;
+
+  constructor(open: () => NetfilterSocket) {
+    this.#open = open;
+  }
+
+  async observe(required: boolean): Promise<Partial<Record<Family, PortTable>>> {
     try {
-      socket().ask(NFT_GET.table, question('table', family));
+      const generation = generationOf(this.#socket.ask(NFT_GET.generation, generationQuestion()));
+      if (this.#last?.generation !== generation) {
+        const tables: Partial<Record<Family, PortTable>> = {};
+        for (const family of FAMILIES) {
+          const table = await this.#observeTable(family);
+          if (table !== undefined) tables[family] = table;
+        }
+        this.#last = { generation, tables };
+      }
+      return this.#last.tables;
+    } catch (error) {
+      if (!required) return {};
+      throw natError('read port blocks', error);
+    }
+  }
+
+  async apply(steps: readonly PortStep[]): Promise<void> {
+    for (const step of steps) await this.#applyStep(step);
+  }
+
+  get #socket(): NetfilterSocket {
+    this.#opened ??= this.#open();
+    return this.#opened;
+  }
+
+  async #observeTable(family: Family): Promise<PortTable | undefined> {
+    if (!this.#exists(family)) return undefined;
+    const table: PortTable = { intact: false, policies: new Map(), slices: new Map() };
+    try {
+      const chain = this.#socket.ask(NFT_GET.chain, question('chain', family));
+      const set = this.#socket.ask(NFT_GET.set, question('set', family));
+      const rules = await this.#socket.dumpInTurns(
+        NFT_GET.rule,
+        question('rule', family),
+        (answer) => answer,
+      );
+      table.intact = isIntact(family, chain, rules, set);
+    } catch (error) {
+      if (codeOf(error) !== 'ENOENT') throw error;
+    }
+    if (!table.intact) return table;
+    table.policies = await this.#observeSums(family);
+    const parts = await this.#socket.dumpInTurns(NFT_GET.elements, question('slices', family), slicesIn);
+    table.slices = new Map(parts.flatMap((part) => [...part]));
+    return table;
+  }
+
+  #exists(family: Family): boolean {
+    try {
+      this.#socket.ask(NFT_GET.table, question('table', family));
       return true;
     } catch (error) {
       if (codeOf(error) === 'ENOENT') return false;
@@ -92,22 +152,10 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
     }
   }
 
-  /** The elements of a mark. */
-  async function elementsInKernel(family: Family, mark: number): Promise<PortElement[]> {
-    const parts = await socket().dumpInTurns(NFT_GET.elements, question('elements', family), (answer) => {
-      const part: PortElement[] = [];
-      eachElement(answer, (element) => {
-        if (element.mark === mark) part.push(element);
-      });
-      return part;
-    });
-    return parts.flat();
-  }
-
   /** The sum of the elements of each mark. */
-  async function sumsInKernel(family: Family): Promise<Map<number, ElementSum>> {
+  async #observeSums(family: Family): Promise<Map<number, ElementSum>> {
     const sums = new Map<number, ElementSum>();
-    const parts = await socket().dumpInTurns(NFT_GET.elements, question('elements', family), (answer) => {
+    const parts = await this.#dumpElements(family, (answer) => {
       const part = new Map<number, ElementSum>();
       eachElement(answer, (element) => addElement(sumFor(part, element.mark), element));
       return part;
@@ -120,49 +168,55 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
     return sums;
   }
 
-  async function observeTable(family: Family): Promise<PortTable | undefined> {
-    if (!isThere(family)) return undefined;
-    const table: PortTable = { intact: false, policies: new Map(), slices: new Map() };
-    try {
-      const chain = socket().ask(NFT_GET.chain, question('chain', family));
-      const set = socket().ask(NFT_GET.set, question('set', family));
-      const rules = await socket().dumpInTurns(NFT_GET.rule, question('rule', family), (answer) => answer);
-      table.intact = isIntact(family, chain, rules, set);
-    } catch (error) {
-      if (codeOf(error) !== 'ENOENT') throw error;
-    }
-    if (!table.intact) return table;
-    table.policies = await sumsInKernel(family);
-    const parts = await socket().dumpInTurns(NFT_GET.elements, question('slices', family), slicesIn);
-    table.slices = new Map(parts.flatMap((part) => [...part]));
-    return table;
+  /** The elements of a mark. */
+  async #observeElements(family: Family, mark: number): Promise<PortElement[]> {
+    const parts = await this.#dumpElements(family, (answer) => {
+      const part: PortElement[] = [];
+      eachElement(answer, (element) => {
+        if (element.mark === mark) part.push(element);
+      });
+      return part;
+    });
+    return parts.flat();
   }
 
-  function send(what: string, messages: readonly NftMessage[]): void {
-    try {
-      socket().sendAll(transaction(messages));
-    } catch (error) {
-      throw natError(what, error);
+  #dumpElements<T>(family: Family, parse: (answer: Buffer) => T): Promise<T[]> {
+    return this.#socket.dumpInTurns(NFT_GET.elements, question('elements', family), parse);
+  }
+
+  async #applyStep(step: PortStep): Promise<void> {
+    const { family } = step;
+    switch (step.type) {
+      case 'create-port-table':
+        return this.#send(
+          'create the table',
+          createTable(family, PORT_BLOCKS_MARK, DECISION_MASK, step.replace),
+        );
+      case 'write-port-blocks': {
+        const desired = () => elementsOf(step.mark, step.blocks, family);
+        if (step.repair) return this.#repair(family, step.mark, desired);
+        return this.#sendInTurns('add port blocks', elementMessages('add', family, desired()));
+      }
+      case 'delete-port-blocks':
+        return this.#repair(family, step.mark, () => []);
+      case 'write-slice':
+        return this.#send('add a slice', sliceMessages(family, step.mark, step.replace, step.slice));
+      case 'delete-slice':
+        return this.#send('delete a slice', sliceMessages(family, step.mark, true, undefined));
+      case 'delete-port-table':
+        return this.#send('delete the table', [deleteTable(family)]);
     }
   }
 
-  /** Sends messages one by one, with other work in between. */
-  async function sendInTurns(what: string, messages: Iterable<NftMessage>): Promise<void> {
-    for (const message of messages) {
-      send(what, [message]);
-      await turn();
-    }
-  }
-
-  /** Makes the elements of a mark those that `wanted` gives. */
-  async function repair(family: Family, mark: number, wanted: () => Iterable<PortElement>): Promise<void> {
-    const there = await elementsInKernel(family, mark).catch((error: unknown) => {
+  /** Deletes and adds the elements of a mark that differ from the desired ones. */
+  async #repair(family: Family, mark: number, desired: () => Iterable<PortElement>): Promise<void> {
+    const observed = await this.#observeElements(family, mark).catch((error: unknown) => {
       throw natError('read port blocks', error);
     });
-    const wrong = new Map(there.map((element) => [keyOf(element.source), element]));
+    const wrong = new Map(observed.map((element) => [keyOf(element.source), element]));
     const right = new Set<string>();
     if (wrong.size > 0) {
-      for (const { source, data } of wanted()) {
+      for (const { source, data } of desired()) {
         const key = keyOf(source);
         if (wrong.get(key)?.data.equals(data) !== true) continue;
         wrong.delete(key);
@@ -170,55 +224,26 @@ export function createPortKernel(open: () => NetfilterSocket): PortKernel {
       }
     }
     function* missing(): Generator<PortElement> {
-      for (const element of wanted()) if (!right.has(keyOf(element.source))) yield element;
+      for (const element of desired()) if (!right.has(keyOf(element.source))) yield element;
     }
-    // An element cannot be changed: what is wrong goes first.
-    await sendInTurns('delete port blocks', elementMessages('delete', family, wrong.values()));
-    await sendInTurns('add port blocks', elementMessages('add', family, missing()));
+    // The kernel cannot change an element: delete the wrong one first.
+    await this.#sendInTurns('delete port blocks', elementMessages('delete', family, wrong.values()));
+    await this.#sendInTurns('add port blocks', elementMessages('add', family, missing()));
   }
 
-  async function carryOut(step: PortStep): Promise<void> {
-    const { family } = step;
-    switch (step.type) {
-      case 'create-port-table':
-        return send('make the table', createTable(family, PORT_BLOCKS_MARK, DECISION_MASK, step.replace));
-      case 'write-port-blocks': {
-        const wanted = () => elementsOf(step.mark, step.blocks, family);
-        if (step.repair) return repair(family, step.mark, wanted);
-        return sendInTurns('add port blocks', elementMessages('add', family, wanted()));
-      }
-      case 'delete-port-blocks':
-        return repair(family, step.mark, () => []);
-      case 'write-slice':
-        return send('add a slice', sliceMessages(family, step.mark, step.replace, step.slice));
-      case 'delete-slice':
-        return send('delete a slice', sliceMessages(family, step.mark, true, undefined));
-      case 'delete-port-table':
-        return send('delete the table', [deleteTable(family)]);
+  /** Sends a transaction for each message, and yields to other work after each. */
+  async #sendInTurns(what: string, messages: Iterable<NftMessage>): Promise<void> {
+    for (const message of messages) {
+      this.#send(what, [message]);
+      await yieldToEvents();
     }
   }
 
-  return {
-    async observe(required) {
-      try {
-        const generation = generationOf(socket().ask(NFT_GET.generation, generationQuestion()));
-        if (last?.generation !== generation) {
-          const tables: Partial<Record<Family, PortTable>> = {};
-          for (const family of FAMILIES) {
-            const table = await observeTable(family);
-            if (table !== undefined) tables[family] = table;
-          }
-          last = { generation, tables };
-        }
-        return last.tables;
-      } catch (error) {
-        if (!required) return {};
-        throw natError('read port blocks', error);
-      }
-    },
-
-    async apply(steps) {
-      for (const step of steps) await carryOut(step);
-    },
-  };
+  #send(what: string, messages: readonly NftMessage[]): void {
+    try {
+      this.#socket.sendAll(transaction(messages));
+    } catch (error) {
+      throw natError(what, error);
+    }
+  }
 }
