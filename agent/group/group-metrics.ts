@@ -64,7 +64,7 @@ const scraped = (group: GroupMetricsSource): ScrapedMetric[] => {
 };
 
 /** The lag as a histogram whose counts are kept elsewhere. */
-function lagMetric({ counts }: GroupMetricsSource) {
+function lagMetric(group: GroupMetricsSource) {
   return {
     name: LAG,
     help: 'Time from the change of a flow to its acknowledgement by another member.',
@@ -72,7 +72,7 @@ function lagMetric({ counts }: GroupMetricsSource) {
     aggregator: 'sum',
     async get() {
       const values: { metricName?: string; labels: Record<string, string | number>; value: number }[] = [];
-      const all = FAMILIES.flatMap((family) => counts(family) ?? []);
+      const all = FAMILIES.flatMap((family) => group.counts(family) ?? []);
       if (all.length > 0) {
         let total = 0;
         LAG_BOUNDS.forEach((bound, i) => {

@@ -1,11 +1,11 @@
 /** The metrics of a group. */
 import { Registry } from 'prom-client';
 import t from 'tap';
-import { LAG_BOUNDS } from '../../../agent/group/exchange.ts';
+import { type ExchangeCounts, LAG_BOUNDS } from '../../../agent/group/exchange.ts';
 import { addGroupMetrics, type GroupMetricsSource } from '../../../agent/group/group-metrics.ts';
 import type { GroupView } from '../../../agent/group/model.ts';
 import { portSlice } from '../../../agent/group/slices.ts';
-import { address } from '../../../lib/prefix.ts';
+import { address, type Family } from '../../../lib/prefix.ts';
 
 const VIEW: GroupView = {
   ...{ family: 4, self: address('10.16.0.12'), state: 'live', slice: portSlice(12), ready: true },
@@ -51,6 +51,14 @@ t.test('members, holders, replicas, updates, refusals and lag', async (t) => {
 });
 
 t.test('without a group no series is there', async (t) => {
-  const text = await textOf({ views: [], counts: () => undefined });
+  // An object with methods, as the agent's group is.
+  class NoGroup {
+    #counts = new Map<Family, ExchangeCounts>();
+    views: GroupView[] = [];
+    counts(family: Family): ExchangeCounts | undefined {
+      return this.#counts.get(family);
+    }
+  }
+  const text = await textOf(new NoGroup());
   t.notMatch(text, /^veg_group/m);
 });
