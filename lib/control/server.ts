@@ -8,7 +8,7 @@ import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConnectionLimits } from '../connection-slots.ts';
 import { clear } from '../files.ts';
-import { HttpServer } from '../http-server.ts';
+import { type HttpResponse, HttpServer } from '../http-server.ts';
 import type { Log } from '../log.ts';
 import { LogOnChange } from '../log-on-change.ts';
 import { socketPath } from './path.ts';
@@ -88,82 +88,107 @@ export async function serveControl(
   routes: Record<string, ControlHandler>,
   log: Log,
 ): Promise<ControlServer> {
-  const path = socketPath(stateDir);
-  const http = new HttpServer({
-    limits: LIMITS,
-    log,
-    async handle(message) {
-      const { status, body } = await dispatch(message, routes).catch((error: Error): ControlReply => {
-        log.error({ err: error, path: message.url }, 'control request failed');
-        return { status: 500, body: `${error.message}\n` };
-      });
-      return typeof body === 'string'
-        ? { status, headers: { 'Content-Type': 'text/plain' }, body }
-        : { status, headers: { 'Content-Type': 'application/json' }, body: `${JSON.stringify(body)}\n` };
-    },
-  });
-  let server: Server | undefined;
-  let inode = 0;
-
-  const open = async () => {
-    mkdirSync(stateDir, { recursive: true, mode: 0o755 });
-    // A symbolic link may point to a socket that is not ours.
-    if (statOf(path)?.isSocket() && (await isServed(path))) {
-      throw new SocketInUseError(`another daemon serves ${path}`);
-    }
-    clear(path);
-    const mask = process.umask(0o177);
-    try {
-      server = await http.listenAt(path);
-    } finally {
-      process.umask(mask);
-    }
-    inode = statOf(path)?.ino ?? 0;
-  };
-
-  const close = async () => {
-    const closing = server;
-    server = undefined;
-    if (closing !== undefined) await http.closeServer(closing);
-  };
-
-  const failures = new LogOnChange();
-  const fail = (err: Error): void => {
-    if (failures.isNew(err.message)) log.error({ err, path }, 'cannot serve the control socket, retrying');
-  };
-
-  const deadline = performance.now() + TAKEOVER_TIMEOUT;
-  for (let inUse = true; inUse; ) {
-    inUse = false;
-    await open().catch(async (error: Error) => {
-      if (!(error instanceof SocketInUseError)) return fail(error);
-      if (performance.now() > deadline) throw error;
-      inUse = true;
-      await sleep(RETRY_INTERVAL);
-    });
-  }
-  let checking = false;
-  const watcher = setInterval(async () => {
-    if (checking) return;
-    checking = true;
-    try {
-      if (server === undefined || statOf(path)?.ino !== inode) {
-        await close();
-        await open();
-        log.warn({ path }, 'recreated the control socket');
-        failures.ended();
-      }
-    } catch (error) {
-      fail(error as Error);
-    }
-    checking = false;
-  }, CHECK_INTERVAL);
+  const http = new HttpServer({ limits: LIMITS, log, handle: (message) => respond(message, routes, log) });
+  const socket = new ControlSocket(stateDir, http, log);
+  await socket.take();
+  const watcher = setInterval(() => void socket.check(), CHECK_INTERVAL);
   watcher.unref();
-
   return {
     async close() {
       clearInterval(watcher);
       await http.close();
     },
   };
+}
+
+async function respond(
+  message: IncomingMessage,
+  routes: Record<string, ControlHandler>,
+  log: Log,
+): Promise<HttpResponse> {
+  const { status, body } = await dispatch(message, routes).catch((error: Error): ControlReply => {
+    log.error({ err: error, path: message.url }, 'control request failed');
+    return { status: 500, body: `${error.message}\n` };
+  });
+  return typeof body === 'string'
+    ? { status, headers: { 'Content-Type': 'text/plain' }, body }
+    : { status, headers: { 'Content-Type': 'application/json' }, body: `${JSON.stringify(body)}\n` };
+}
+
+/** The socket file, and the listener behind it. */
+class ControlSocket {
+  readonly #stateDir: string;
+  readonly #path: string;
+  readonly #http: HttpServer;
+  readonly #log: Log;
+  readonly #failures = new LogOnChange();
+  #server: Server | undefined;
+  #inode = 0;
+  #checking = false;
+
+  constructor(stateDir: string, http: HttpServer, log: Log) {
+    this.#stateDir = stateDir;
+    this.#path = socketPath(stateDir);
+    this.#http = http;
+    this.#log = log;
+  }
+
+  /** Listens, or logs why not. Throws `SocketInUseError` while another daemon serves the socket. */
+  async take(): Promise<void> {
+    const deadline = performance.now() + TAKEOVER_TIMEOUT;
+    for (let inUse = true; inUse; ) {
+      inUse = false;
+      await this.#open().catch(async (error: Error) => {
+        if (!(error instanceof SocketInUseError)) return this.#fail(error);
+        if (performance.now() > deadline) throw error;
+        inUse = true;
+        await sleep(RETRY_INTERVAL);
+      });
+    }
+  }
+
+  /** Listens again if the file is gone or another one. Never rejects. */
+  async check(): Promise<void> {
+    if (this.#checking) return;
+    this.#checking = true;
+    try {
+      if (this.#server === undefined || statOf(this.#path)?.ino !== this.#inode) {
+        await this.#close();
+        await this.#open();
+        this.#log.warn({ path: this.#path }, 'recreated the control socket');
+        this.#failures.ended();
+      }
+    } catch (error) {
+      this.#fail(error as Error);
+    }
+    this.#checking = false;
+  }
+
+  async #open(): Promise<void> {
+    mkdirSync(this.#stateDir, { recursive: true, mode: 0o755 });
+    // A symbolic link may point to a socket that is not ours.
+    if (statOf(this.#path)?.isSocket() && (await isServed(this.#path))) {
+      throw new SocketInUseError(`another daemon serves ${this.#path}`);
+    }
+    clear(this.#path);
+    const mask = process.umask(0o177);
+    try {
+      this.#server = await this.#http.listenAt(this.#path);
+    } finally {
+      process.umask(mask);
+    }
+    this.#inode = statOf(this.#path)?.ino ?? 0;
+  }
+
+  async #close(): Promise<void> {
+    const closing = this.#server;
+    this.#server = undefined;
+    if (closing !== undefined) await this.#http.closeServer(closing);
+  }
+
+  #fail(err: Error): void {
+    if (this.#failures.isNew(err.message)) {
+      this.#log.error({ err, path: this.#path }, 'cannot serve the control socket, retrying');
+    }
+  }
 }
