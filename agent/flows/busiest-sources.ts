@@ -5,7 +5,7 @@
 import type { Logger } from '../../lib/log.ts';
 import { type Address, addressFromBytes } from '../../lib/prefix.ts';
 import { Groups } from '../../nat/conntrack/groups.ts';
-import type { ConntrackEntry } from '../../nat/conntrack/wire.ts';
+import { type ConntrackEntry, isReplica } from '../../nat/conntrack/wire.ts';
 import { CONNTRACK } from '../uplink/conntrack-health.ts';
 import { eachConntrackEntry } from './conntrack-dump.ts';
 import type { ConntrackUse } from './conntrack-table.ts';
@@ -24,7 +24,7 @@ const FRESH = 60_000;
 const isRedirected = ({ original, reply }: ConntrackEntry): boolean =>
   Buffer.compare(original.destination, reply.source) !== 0;
 
-/** Counts the entries of each source. */
+/** Counts the connections of each source; a replica is a connection of another gateway. */
 export class SourceCounter {
   readonly #groups = new Groups();
   readonly #counts: number[] = [];
@@ -32,7 +32,7 @@ export class SourceCounter {
   readonly #leaders = new Map<number, Address>();
 
   add(entry: ConntrackEntry): void {
-    if (isRedirected(entry)) return;
+    if (isReplica(entry) || isRedirected(entry)) return;
     const { source } = entry.original;
     const number = this.#groups.numberOf(source);
     const count = (this.#counts[number] ?? 0) + 1;

@@ -8,7 +8,7 @@
  */
 
 import { type Address, addressBytes, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
-import { type ConntrackEntry, isIcmp, PROTOCOL } from '../../nat/conntrack/wire.ts';
+import { type ConntrackEntry, isIcmp, isReplica, PROTOCOL } from '../../nat/conntrack/wire.ts';
 import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
 import type { EgressAction } from '../../nat/egress.ts';
 import { BlockIndex, isDivided, type PortBlock } from '../../nat/port-blocks.ts';
@@ -209,6 +209,8 @@ export function staleFlows(
     const redirected = leadsTo !== key(destination) || port !== original.destinationPort;
     const translated = became !== from;
 
+    // Its gateway removes it, and with it what the others have of it.
+    if (isReplica(entry)) return !policy.given.has(became);
     if (known.own.has(from) || isLinkScope(source) || isLinkScope(destination)) return false;
     const settled = protocol === PROTOCOL.tcp && tcpState >= TCP_SYN_RECV && tcpState <= TCP_TIME_WAIT;
     if (settled) return translated && !known.own.has(became) && !policy.given.has(became);

@@ -109,7 +109,8 @@ export function addKubeOvnMetrics(registry: Registry, sources: KubeOvnSources): 
   );
 
   const active = () => snapshot()?.active ?? [];
-  const totals = () => (snapshot()?.totals ?? []).filter(({ verdict }) => verdict === 'translated');
+  const totals = () =>
+    (snapshot()?.totals ?? []).filter(({ verdict }) => verdict === 'translated' || verdict === 'replica');
   add('gauge', 'conntrack_nat_flows_active', 'Translated flows that live.', FLOW, () =>
     active().map((kind) => [flowLabels(kind), kind.count]),
   );

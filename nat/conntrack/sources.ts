@@ -12,6 +12,9 @@ export interface SourceUse {
   in: number;
 }
 
+/** Whether a flow is one of this gateway's, from or to a source. */
+const isCounted = ({ verdict }: Flow): boolean => verdict !== 'local' && verdict !== 'replica';
+
 /** The end of a flow that is inside. */
 const insideOf = (flow: Flow): Buffer => (flow.inbound ? flow.translatedDestination : flow.source);
 
@@ -25,7 +28,7 @@ export function topSources(flows: Iterable<Flow>, most: number): { sources: Sour
   const out: number[] = [];
   const inward: number[] = [];
   for (const flow of flows) {
-    if (flow.verdict === 'local') continue;
+    if (!isCounted(flow)) continue;
     const { inbound } = flow;
     const number = addresses.numberOf(insideOf(flow));
     counts[number] = (counts[number] ?? 0) + 1;
@@ -41,7 +44,7 @@ export function topSources(flows: Iterable<Flow>, most: number): { sources: Sour
     uses.set(number, { address: new Uint8Array(), ...use });
   }
   for (const flow of flows) {
-    if (flow.verdict === 'local') continue;
+    if (!isCounted(flow)) continue;
     const use = uses.get(addresses.numberOf(insideOf(flow)));
     if (use?.address.length === 0) use.address = Uint8Array.from(insideOf(flow));
   }

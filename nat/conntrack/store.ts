@@ -446,7 +446,7 @@ function viewRow(row: Record<string, unknown>): FlowView[] {
     NUMBERS.every((name) => typeof row[name] === 'number' || (name === 'inside_port' && !dnat)) &&
     isDate(row.start) &&
     isDate(row.end) &&
-    VERDICTS[flags & 3] !== undefined;
+    VERDICTS[flags & 3] !== 'replica';
   return wellFormed ? [flowOf(row, flags, source, dnat)] : [];
 }
 

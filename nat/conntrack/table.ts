@@ -9,10 +9,13 @@ import type { Family } from '../../lib/prefix.ts';
 import { OTHERS_NUMBER } from './names.ts';
 import type { ConntrackEntry, Counters } from './wire.ts';
 
-/** What the gateway does with a flow; `local` flows are the pod's own and are ignored. */
-export type Verdict = 'local' | 'forwarded' | 'translated';
+/**
+ * What the gateway does with a flow; `local` flows are the pod's own and are ignored. A `replica` is translated by another
+ * gateway of the group, which records it and counts it as a connection. Packets of it that come here are counted here.
+ */
+export type Verdict = 'local' | 'forwarded' | 'translated' | 'replica';
 
-export const VERDICTS: readonly Verdict[] = ['local', 'forwarded', 'translated'];
+export const VERDICTS: readonly Verdict[] = ['local', 'forwarded', 'translated', 'replica'];
 
 // The layout of a flow.
 const ID = 0;
@@ -231,10 +234,9 @@ export class Flow {
 }
 
 /** Whether the values can be those of a flow; a free place has none. */
-function isFlow({ family, verdict, policy, start, counters }: Flow, policies: number): boolean {
+function isFlow({ family, policy, start, counters }: Flow, policies: number): boolean {
   return (
     (family === 4 || family === 6) &&
-    VERDICTS.includes(verdict) &&
     (policy < policies || policy === OTHERS_NUMBER) &&
     start >= 0 &&
     start <= LAST_DATE &&

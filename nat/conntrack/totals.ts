@@ -24,7 +24,8 @@ export interface PolicyVolume extends Volume {
 export type Treatment = 'snat' | 'forward';
 
 const isTreated: Record<Treatment, (total: Total) => boolean> = {
-  snat: ({ verdict, snat }) => verdict === 'translated' && snat,
+  // Of a replica its packets alone: each goes through one gateway, whichever the flow belongs to.
+  snat: ({ verdict, snat }) => (verdict === 'translated' || verdict === 'replica') && snat,
   forward: ({ verdict }) => verdict === 'forwarded',
 };
 

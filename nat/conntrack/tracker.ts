@@ -14,7 +14,7 @@
 import type { Family } from '../../lib/prefix.ts';
 import { KEPT_NAMES, OTHERS, PolicyNames } from './names.ts';
 import { Flow, FlowTable, VERDICTS, type Verdict } from './table.ts';
-import { type ConntrackEntry, IPS_DYING } from './wire.ts';
+import { type ConntrackEntry, IPS_DYING, isReplica } from './wire.ts';
 
 /** Packets and octets of one kind of flow, in the order of the flow's counters, and how many began and ended. */
 export interface Total {
@@ -49,6 +49,7 @@ export interface Gap {
 export interface TrackerEvents {
   /** Decides verdict, policy and direction of a new flow. */
   classify(flow: Flow): void;
+  /** Not called for replicas, as `ended` is not. */
   started(flow: Flow): void;
   /** `estimated`: the end was not seen, only that the flow is no longer there. */
   ended(flow: Flow, at: number, estimated: boolean): void;
@@ -138,8 +139,8 @@ export class Tracker {
     if (known?.announced) return;
     const flow = known ?? this.#add(entry, now);
     if (flow !== undefined) {
-      this.#announce(flow);
-    } else {
+      if (!flow.announced) this.#announce(flow);
+    } else if (!isReplica(entry)) {
       this.untracked++;
       this.#out.started(this.#unseen(entry, now));
     }
@@ -157,6 +158,7 @@ export class Tracker {
     }
     if (entry.startTime !== undefined) flow.start = entry.startTime;
     this.#count(flow, entry);
+    this.#setOwner(flow, entry);
     this.#end(flow, entry.stopTime ?? entry.eventTime ?? now, false);
     if (known !== undefined) this.table.remove(known);
   }
@@ -258,6 +260,21 @@ export class Tracker {
     flow.exactStart = entry.startTime !== undefined;
     flow.generation = this.#generation;
     this.#out.classify(flow);
+    this.#setOwner(flow, entry);
+  }
+
+  /**
+   * Follows whose flow it is: a gateway of the group takes over what a dead one had. The first owner counts and records
+   * its begin, the last one its end.
+   */
+  #setOwner(flow: Flow, entry: ConntrackEntry): void {
+    const { verdict } = flow;
+    if (verdict === 'translated' && isReplica(entry)) {
+      flow.verdict = 'replica';
+      flow.announced = true;
+    } else if (verdict === 'replica' && !isReplica(entry)) {
+      flow.verdict = 'translated';
+    }
   }
 
   #announce(flow: Flow): void {
@@ -279,6 +296,7 @@ export class Tracker {
   }
 
   #end(flow: Flow, at: number, estimated: boolean): void {
+    if (flow.verdict === 'replica') return;
     const total = this.#totalOf(flow, flow.policy);
     // Its begin was lost, and it is a connection all the same.
     if (!flow.announced) total.started++;
@@ -302,6 +320,8 @@ export class Tracker {
       if (this.#adopting) {
         flow.announced = true;
         if (entry.counters) flow.counters = entry.counters;
+      } else if (flow.verdict === 'replica' && this.#gap !== undefined) {
+        this.#gap.foundStarts++;
       }
     }
     flow.generation = this.#generation;
@@ -310,6 +330,7 @@ export class Tracker {
       flow.exactStart = true;
     }
     this.#count(flow, entry);
+    this.#setOwner(flow, entry);
     if (!flow.announced && this.#gap !== undefined) {
       this.#gap.foundStarts++;
       this.#announce(flow);

@@ -36,6 +36,7 @@ export const CTA_TUPLE_ORIG = 1;
 export const CTA_TUPLE_REPLY = 2;
 const CTA_STATUS = 3;
 const CTA_PROTOINFO = 4;
+export const CTA_MARK = 8;
 const CTA_COUNTERS_ORIG = 9;
 const CTA_COUNTERS_REPLY = 10;
 const CTA_ID = 12;
@@ -65,6 +66,9 @@ const CTA_TIMESTAMP_START = 1;
 const CTA_TIMESTAMP_STOP = 2;
 const CTA_PROTOINFO_TCP = 1;
 const CTA_PROTOINFO_TCP_STATE = 1;
+
+/** The bit of a connection's mark of a replica: the flow goes through another gateway of the group, which inserted it here. */
+export const REPLICA_MARK = 0x8000_0000;
 
 /** IP protocol numbers (IANA) that conntrack tells apart. */
 export const PROTOCOL = { icmp: 1, tcp: 6, udp: 17, gre: 47, icmpv6: 58, sctp: 132 } as const;
@@ -101,6 +105,8 @@ export interface ConntrackEntry {
   zone: number;
   /** enum ip_conntrack_status. */
   status: number;
+  /** The mark of the connection; absent: 0. */
+  mark?: number;
   original: Tuple;
   reply: Tuple;
   /** In dumps and at the end, with nf_conntrack_acct. */
@@ -113,6 +119,9 @@ export interface ConntrackEntry {
   /** enum tcp_conntrack. */
   tcpState?: number;
 }
+
+/** Whether the flow is another gateway's, which counts and records it. */
+export const isReplica = ({ mark = 0 }: Pick<ConntrackEntry, 'mark'>): boolean => (mark & REPLICA_MARK) !== 0;
 
 /** Nanoseconds as milliseconds; exact to a microsecond. */
 const timeOf = (attributes: Attributes): number => attributes.u64Be / 1e6;
@@ -232,6 +241,7 @@ export function decodeEntry(buffer: Buffer, start: number, end: number): Conntra
     id: 0,
     zone: 0,
     status: 0,
+    mark: 0,
     original: undefined,
     reply: undefined,
   };
@@ -246,6 +256,9 @@ export function decodeEntry(buffer: Buffer, start: number, end: number): Conntra
         break;
       case CTA_STATUS:
         draft.status = attributes.u32Be;
+        break;
+      case CTA_MARK:
+        draft.mark = attributes.u32Be;
         break;
       case CTA_ID:
         draft.id = attributes.u32Be;

@@ -11,11 +11,14 @@ import { Attributes, attribute, nest, nfgenHeader, u8, u16Be, u32Be } from '../.
 import type { Family } from '../../../lib/prefix.ts';
 import {
   CT_NEW,
+  CTA_MARK,
   CTA_TUPLE_ORIG,
   CTA_TUPLE_REPLY,
   decodeEntry,
   encodeTuple,
+  isReplica,
   PROTOCOL,
+  REPLICA_MARK,
   type Tuple,
 } from '../../../nat/conntrack/wire.ts';
 import type { GroupFlow, TcpInfo } from '../model.ts';
@@ -25,7 +28,6 @@ const CTA_STATUS = 3;
 const CTA_PROTOINFO = 4;
 const CTA_NAT_SRC = 6;
 const CTA_TIMEOUT = 7;
-const CTA_MARK = 8;
 // enum ctattr_nat, ctattr_protonat
 const CTA_NAT_V4_MINIP = 1;
 const CTA_NAT_V4_MAXIP = 2;
@@ -59,9 +61,8 @@ const IP_CT_TCP_FLAG_BE_LIBERAL = 0x08;
 /** The flags of a replica that its owner decides. */
 const TCP_FLAGS = IP_CT_TCP_FLAG_WINDOW_SCALE | IP_CT_TCP_FLAG_SACK_PERM | IP_CT_TCP_FLAG_BE_LIBERAL;
 
-const REPLICA = 0x8000_0000;
 const GENERATION = 0x4000_0000;
-const OWNER_BITS = (REPLICA | GENERATION) >>> 0;
+const OWNER_BITS = (REPLICA_MARK | GENERATION) >>> 0;
 
 /** Which process of the gateway has inserted a replica. */
 export type Generation = 0 | 1;
@@ -123,18 +124,16 @@ const isEstablished = (status: number, tcp: TcpInfo | undefined): boolean =>
 export function decodeGroupEntry(payload: Buffer, shared: readonly Uint8Array[]): GroupEntry | undefined {
   const entry = decodeEntry(payload, 0, payload.length);
   if (entry === undefined) return undefined;
-  const { protocol, status, original, reply } = entry;
+  const { protocol, status, mark = 0, original, reply } = entry;
   // A connection to a shared address itself has it in its original direction as well.
   if ((status & IPS_SRC_NAT) === 0 || !shared.some((address) => isSame(address, reply.destination))) {
     return undefined;
   }
   let timeout = 0;
-  let mark = 0;
   let tcp: TcpInfo | undefined;
   const attributes = new Attributes(payload, NFGEN_HEADER);
   while (attributes.next()) {
     if (attributes.type === CTA_TIMEOUT) timeout = attributes.u32Be;
-    else if (attributes.type === CTA_MARK) mark = attributes.u32Be;
     else if (attributes.type === CTA_PROTOINFO) tcp = decodeTcp(attributes.nested);
   }
   const { source, sourcePort, destination, destinationPort, icmpType = 0, icmpCode = 0 } = original;
@@ -146,7 +145,7 @@ export function decodeGroupEntry(payload: Buffer, shared: readonly Uint8Array[])
       ...(tcp !== undefined && { tcp }),
     },
     established: isEstablished(status, tcp),
-    ...((mark & REPLICA) !== 0 && { replica: (mark & GENERATION) === 0 ? 0 : 1 }),
+    ...(isReplica(entry) && { replica: (mark & GENERATION) === 0 ? 0 : 1 }),
   };
 }
 
@@ -220,7 +219,7 @@ const protocolInfo = ({ tcp }: GroupFlow): Buffer[] =>
       ];
 
 const markOf = ({ mark }: GroupFlow, replica: Generation | undefined): number =>
-  replica === undefined ? mark : (mark | REPLICA | (replica === 1 ? GENERATION : 0)) >>> 0;
+  replica === undefined ? mark : (mark | REPLICA_MARK | (replica === 1 ? GENERATION : 0)) >>> 0;
 
 const key = (family: Family, flow: GroupFlow): Buffer[] => [
   nfgenHeader(familyCode(family)),

@@ -26,7 +26,10 @@ t.test('the three with most connections, whatever order they come in', async (t)
   add('10.17.0.5', 5);
   add('10.17.1.9', 7);
   add('fd00:10:17::6', 6);
-  for (let i = 0; i < 50; i++) counter.add(entry('198.51.100.1', '172.17.0.60', '10.17.0.9'));
+  for (let i = 0; i < 50; i++) {
+    counter.add(entry('198.51.100.1', '172.17.0.60', '10.17.0.9'));
+    counter.add({ ...entry('10.17.0.8', '192.0.2.1'), mark: 0x8000_0000 });
+  }
   t.strictSame(
     counter.top(),
     [
@@ -34,7 +37,7 @@ t.test('the three with most connections, whatever order they come in', async (t)
       { source: '10.17.0.7', connections: 7 },
       { source: 'fd00:10:17::6', connections: 6 },
     ],
-    'but not a client of an EIP',
+    'but not a client of an EIP, nor one whose connections go through another gateway of the group',
   );
 });
 

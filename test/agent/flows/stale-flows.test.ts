@@ -252,3 +252,17 @@ t.test(
     t.equal(reads, 0);
   },
 );
+
+t.test('a replica is its gateway’s to remove, unless its address is not given any more', async (t) => {
+  const replica = (became: string) => ({ ...outwards('10.17.0.9:4242', became), mark: 0x8000_0000 });
+  const policies = [
+    {
+      ...{ name: 'web', sources: [prefix('10.17.0.0/16')], destinations: [], excluded: [] },
+      action: { snat: [address('172.17.0.50')], slice: { first: 5056, last: 9087 } },
+    },
+  ];
+  t.notOk(stale(replica('172.17.0.50:33574'), { policies }), 'a port of another slice');
+  t.notOk(stale(replica('172.17.0.50:33574'), { policies, forward: [prefix('10.17.0.0/16')] }), 'forwarded');
+  t.ok(stale(replica('172.17.0.50:33574')), 'the policy shares no address');
+  t.ok(stale(replica('172.17.0.51:33574'), { policies }), 'it shares another one');
+});

@@ -26,6 +26,7 @@ const SNAPSHOT: Snapshot = {
     total({ verdict: 'forwarded', policy: 'direct', snat: false, inbound: true, family: 6 }),
     total({ dnat: true, snat: false, inbound: true }),
     total({ verdict: 'local', policy: '' }),
+    total({ verdict: 'replica', started: 0, ended: 0, counters: [5, 500, 0, 0] }),
   ],
   active: [{ family: 4, protocol: 6, snat: true, dnat: true, count: 4 }],
   open: [],
@@ -63,9 +64,9 @@ const has = async (...wanted: string[]) => {
 };
 
 await has(
-  'veg_snat_packets_total{policy="web",family="ipv4",direction="out"} 11',
+  'veg_snat_packets_total{policy="web",family="ipv4",direction="out"} 16',
   'veg_snat_packets_total{policy="web",family="ipv4",direction="in"} 22',
-  'veg_snat_bytes_total{policy="web",family="ipv4",direction="out"} 1100',
+  'veg_snat_bytes_total{policy="web",family="ipv4",direction="out"} 1600',
   'veg_snat_bytes_total{policy="web",family="ipv4",direction="in"} 2200',
   'veg_snat_connections_total{policy="web",family="ipv4"} 4',
   // Opened from outside: the original direction is inward.
@@ -92,7 +93,7 @@ await has(
   `kube_ovn_vpc_egress_gateway_conntrack_nat_flows_active{${FLOW},nat_type="snat_dnat"} 4`,
   `kube_ovn_vpc_egress_gateway_conntrack_nat_flows_started_total{${FLOW},nat_type="snat"} 3`,
   `kube_ovn_vpc_egress_gateway_conntrack_nat_flows_ended_total{${FLOW},nat_type="dnat"} 2`,
-  `kube_ovn_vpc_egress_gateway_conntrack_nat_packets_total{${FLOW},nat_type="snat",direction="original"} 10`,
+  `kube_ovn_vpc_egress_gateway_conntrack_nat_packets_total{${FLOW},nat_type="snat",direction="original"} 15`,
   `kube_ovn_vpc_egress_gateway_conntrack_nat_bytes_total{${FLOW},nat_type="snat",direction="reply"} 2000`,
   `kube_ovn_vpc_egress_gateway_interface_rx_bytes_total{${WHO},interface="eth0",type="internal"} 2948`,
   `kube_ovn_vpc_egress_gateway_interface_tx_packets_total{${WHO},interface="net1",type="external"} 130`,

@@ -76,12 +76,11 @@ t.test('what is no flow is left out, and the others are taken', async (t) => {
   saved.writeDoubleLE(Number.NaN, FLOW_SIZE + 112);
   saved.writeDoubleLE(9e15, 2 * FLOW_SIZE + 112);
   saved.writeUInt16LE(2, 3 * FLOW_SIZE + 120);
-  saved[4 * FLOW_SIZE + 122] = 3;
   const copy = new FlowTable(5000);
   copy.load(Buffer.concat([saved, saved.subarray(0, 100)]), 2);
   t.same(
-    [...copy].map(({ id }) => id),
-    [5],
+    Array.from(copy, ({ id }) => id),
+    [4, 5],
   );
 });
 

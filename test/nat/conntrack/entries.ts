@@ -19,6 +19,7 @@ export interface EntrySpec {
   stopTime?: number;
   eventTime?: number;
   status?: number;
+  mark?: number;
 }
 
 const octets = (text: string): Uint8Array => addressBytes(address(text));
@@ -37,7 +38,7 @@ export const counters = ([a, b, c, d]: [number, number, number, number]): Counte
 
 /** An entry as the decoder would give it. An ICMP entry says its identifier as both ports. */
 export function entry(spec: EntrySpec): ConntrackEntry {
-  const { protocol = 6, id = 1, zone = 0, status = 0, startTime, stopTime, eventTime } = spec;
+  const { protocol = 6, id = 1, zone = 0, status = 0, mark, startTime, stopTime, eventTime } = spec;
   const [host = '', sourcePort = '0', peer = '', destinationPort = '0'] = spec.flow.split(' ');
   const seen =
     spec.snat === undefined ? { address: octets(host), port: Number(sourcePort) } : endpoint(spec.snat);
@@ -57,6 +58,7 @@ export function entry(spec: EntrySpec): ConntrackEntry {
       ...{ destination: seen.address, destinationPort: seen.port },
       ...icmp,
     },
+    ...(mark !== undefined && { mark }),
     ...(spec.counters && { counters: counters(spec.counters) }),
     ...(startTime !== undefined && { startTime }),
     ...(stopTime !== undefined && { stopTime }),

@@ -30,6 +30,7 @@ t.test('the end inside is the source, whoever began', async (t) => {
         flow({ flow: '8.8.8.8 9 172.17.0.11 80', dnat: '10.17.0.9 8080', counters: [1, 7, 1, 1000] }, true),
         flow({ flow: 'fd00::9 3 2001::1 443' }),
         flow({ flow: '10.16.0.12 3 10.16.0.1 1', counters: [9, 9000, 9, 9000] }, false, 'local'),
+        flow({ flow: '10.17.0.9 4 1.1.1.1 443', counters: [1, 100, 1, 50] }, false, 'replica'),
       ],
       10,
     ),

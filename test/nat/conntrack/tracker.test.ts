@@ -470,3 +470,86 @@ t.test('a restart keeps the numbers of names that flows have, and those that are
   two.began(of(9, { id: 100_000 }), 1);
   t.equal([...two.totals].find(({ policy }) => policy === 'new')?.started, 1);
 });
+
+// A member of a group that is not the flow's has it as a replica. What must hold is said of the sum over two members.
+const REPLICA = { mark: 0x8000_0000 };
+
+t.test(
+  'a replica has no record and is no connection, but the packets that came here are counted',
+  async (t) => {
+    const { tracker: one, told } = tracker();
+    dump(one, [], 0);
+    one.began(of(1, REPLICA), 1000);
+    dump(one, [of(1, { ...REPLICA, counters: [10, 1000, 0, 0] })], 2000);
+    t.equal(one.table.find(of(1))?.verdict, 'replica', 'it can be looked up');
+    one.ended(of(1, { ...REPLICA, counters: [12, 1200, 0, 0] }), 3000);
+    t.same(told, { started: [], ended: [], gaps: [] });
+    t.same(sum(one.totals), { started: 0, ended: 0, packets: 12, bytes: 1200 });
+    t.equal(one.table.size, 0);
+  },
+);
+
+t.test('a replica that two dumps do not show is gone without a record', async (t) => {
+  const { tracker: one, told } = tracker();
+  dump(one, [], 0);
+  one.began(of(1, REPLICA), 1000);
+  for (const now of [2000, 4000, 6000]) dump(one, [], now);
+  t.equal(one.table.size, 0);
+  t.same(told.ended, []);
+  t.equal(sum(one.totals).ended, 0);
+});
+
+t.test('the one that takes a flow over records its end, and not its begin', async (t) => {
+  for (const seen of ['by a dump', 'by its end']) {
+    const { tracker: one, told } = tracker();
+    dump(one, [], 0);
+    one.began(of(1, REPLICA), 1000);
+    if (seen === 'by a dump') {
+      dump(one, [of(1, { counters: [5, 500, 0, 0] })], 2000);
+      t.equal(one.table.find(of(1))?.verdict, 'translated', 'it is a flow of this member');
+    }
+    one.ended(of(1, { counters: [7, 700, 2, 200] }), 3000);
+    t.same(told.started, [], seen);
+    t.same(told.ended, [{ port: 1, at: 3000, estimated: false, packets: 7 }], seen);
+    t.same(sum(one.totals), { started: 0, ended: 1, packets: 9, bytes: 900 }, seen);
+  }
+});
+
+t.test('a flow that another member has taken over meanwhile ends there', async (t) => {
+  const { tracker: one, told } = tracker();
+  dump(one, [], 0);
+  one.began(of(1), 1000);
+  dump(one, [of(1, { ...REPLICA, counters: [5, 500, 0, 0] })], 2000);
+  one.ended(of(1, { ...REPLICA, counters: [6, 600, 0, 0] }), 3000);
+  t.equal(told.started.length, 1);
+  t.same(told.ended, []);
+  t.same(sum(one.totals), { started: 1, ended: 0, packets: 6, bytes: 600 });
+});
+
+t.test('begins of replicas that were lost are found, and nothing else is told of them', async (t) => {
+  const { tracker: one, told } = tracker();
+  dump(one, [], 0);
+  one.lost(1000, 2000, 2);
+  for (const now of [3000, 5000]) dump(one, [of(1, REPLICA), of(2)], now);
+  t.match(told.gaps, [{ events: 2, foundStarts: 2, foundEnds: 0, lost: 0 }]);
+  t.same(
+    told.started.map(({ port }) => port),
+    [2],
+  );
+  t.equal(sum(one.totals).started, 1);
+});
+
+t.test('a full table counts own flows that it has no room for, and no replicas', async (t) => {
+  const { tracker: one, told } = tracker(1);
+  dump(one, [], 0);
+  one.began(of(1), 1000);
+  one.began(of(2, REPLICA), 1000);
+  one.began(of(3), 1000);
+  t.equal(one.untracked, 1);
+  t.same(
+    told.started.map(({ port }) => port),
+    [1, 3],
+  );
+  one.ended(of(2, { ...REPLICA, counters: [4, 400, 0, 0] }), 2000);
+  t.same(sum(one.totals), { started: 1, ended: 0, packets: 4, bytes: 400 }, 'the third counts when it ends');
+});

@@ -10,6 +10,7 @@ import {
   deleteRequest,
   dumpRequest,
   IPS_DYING,
+  isReplica,
 } from '../../../nat/conntrack/wire.ts';
 import { mutateOctets, randomFrom } from '../../support/fuzz.ts';
 import { VECTORS } from './vectors.ts';
@@ -61,6 +62,17 @@ t.test('the end of a TCP flow: counters and times', async (t) => {
   t.ok(entry!.startTime! < entry!.stopTime!);
   t.equal(entry!.stopTime! - entry!.startTime! < 1, true, 'microseconds are kept');
   t.equal(entry!.tcpState, 8);
+});
+
+t.test('begin and end of a replica have the mark that makes it one', async (t) => {
+  for (const vector of [VECTORS.replicaNew, VECTORS.replicaDestroy]) {
+    const entry = only(vector);
+    t.equal(entry.mark, 0xc000_0007);
+    t.ok(isReplica(entry));
+  }
+  t.equal(only(VECTORS.tcp4New).mark, 0, 'a flow without a mark');
+  t.notOk(isReplica(only(VECTORS.tcp4New)));
+  t.notOk(isReplica({ mark: 0x4000_0007 }));
 });
 
 t.test('IPv6', async (t) => {
