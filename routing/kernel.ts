@@ -1,6 +1,6 @@
 /**
- * The kernel's routing over netlink: reads it whole, and makes the changes that diff.ts asks for. What it needs
- * of the transport is declared here; lib/netlink.ts has it.
+ * The kernel's routing over netlink: observes all of it, and applies the steps of diff.ts. The transport that it needs
+ * is declared here; lib/netlink.ts implements it.
  */
 import { NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from '../lib/linux.ts';
 import { type Address, contains, FAMILIES, type Family, parsePrefix } from '../lib/prefix.ts';
@@ -23,8 +23,9 @@ import {
   routeDump,
   ruleDump,
 } from './parse.ts';
+import type { ObservedProxy } from './proxies.ts';
 import { renderStep } from './render.ts';
-import type { Link, Route, RoutingState, Rule } from './state.ts';
+import type { InterfaceAddress, Link, Route, RoutingState } from './state.ts';
 
 /** What is needed of a NETLINK_ROUTE socket. Errors carry the errno's name. */
 export interface RoutingNetlink {
@@ -52,15 +53,15 @@ export interface RoutingKernel {
   /** Reads links, addresses, rules and our tables. Rejects with what the transport throws. */
   observe(): Promise<RoutingState>;
   /**
-   * Makes the changes in order; one that fails does not keep the others from being made. Returns the
-   * failures. A thing that is there already, or gone already, is no failure.
+   * Applies the steps in order, also those after one that fails. Returns the failures; to add what exists and to
+   * delete what does not is none. Rejects with what the transport throws.
    */
   apply(steps: readonly RoutingStep[]): Promise<RoutingError[]>;
 }
 
 /**
- * A rule is added without NLM_F_EXCL: the kernel would take an inverted rule, or one that differs in its
- * protocol only, for the same and refuse.
+ * A rule is added without NLM_F_EXCL: with it the kernel refuses a rule as a duplicate of one that differs only in its
+ * inversion or its protocol.
  */
 const REQUESTS = {
   addRoute: { type: MessageType.NEWROUTE, flags: NLM_F_CREATE | NLM_F_EXCL },
@@ -75,8 +76,8 @@ const REQUESTS = {
   delProxy: { type: MessageType.DELNEIGH, flags: 0 },
 } as const;
 
-/** Answers that mean that the step is done: there already, or gone already (with its link, with its table). */
-const DONE_ALREADY: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
+/** Errors after which the step is done: the object exists, or was removed (perhaps with its link or its table). */
+const ALREADY_DONE: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
   addRoute: ['EEXIST'],
   prependRoute: ['EEXIST'],
   replaceRoute: ['EEXIST'],
@@ -89,10 +90,10 @@ const DONE_ALREADY: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
   delProxy: ['ENOENT', 'ENODEV'],
 };
 
-/** Answers to a route whose gateway is not on the link: of IPv4, of IPv6. */
-const UNREACHED: readonly string[] = ['ENETUNREACH', 'EHOSTUNREACH'];
+/** Errors of a route whose gateway is not on the link: IPv4, IPv6. */
+const OFF_LINK: readonly string[] = ['ENETUNREACH', 'EHOSTUNREACH'];
 
-/** Answers to a dump that mean that there is nothing: no such table, no such family in this kernel. */
+/** Errors of a dump with nothing to return: no such table, no such family in this kernel. */
 const NOTHING_THERE: readonly string[] = ['ENOENT', 'ENOTSUP', 'EAFNOSUPPORT'];
 
 /** The interface of a step, where it has one. */
@@ -118,89 +119,107 @@ function* requestsFor(
   }
 }
 
-export function createRoutingKernel(netlink: RoutingNetlink): RoutingKernel {
-  /** A dump that may have no answer. */
-  const tryDump = <T>(type: number, data: Uint8Array, parse: (payload: Buffer) => T | undefined): T[] => {
-    try {
-      return netlink.dump(type, data, parse);
-    } catch (error) {
-      if (NOTHING_THERE.includes((error as { code?: string }).code ?? '')) return [];
-      throw error;
-    }
-  };
-  const dumpLinks = (): Link[] => netlink.dump(MessageType.GETLINK, linkDump(), parseLink);
-  const dumpRules = (family: Family): Rule[] => tryDump(MessageType.GETRULE, ruleDump(family), parseRule);
+/** A dump that may find no table or no family. */
+function dumpIfThere<T>(
+  netlink: RoutingNetlink,
+  type: number,
+  data: Uint8Array,
+  parse: (payload: Buffer) => T | undefined,
+): T[] {
+  try {
+    return netlink.dump(type, data, parse);
+  } catch (error) {
+    if (NOTHING_THERE.includes((error as { code?: string }).code ?? '')) return [];
+    throw error;
+  }
+}
 
+const readLinks = (netlink: RoutingNetlink): Link[] =>
+  netlink.dump(MessageType.GETLINK, linkDump(), parseLink);
+
+const readAddresses = (netlink: RoutingNetlink): InterfaceAddress[] =>
+  netlink.dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress);
+
+/** The proxy entries of both families. */
+const readProxies = (
+  netlink: RoutingNetlink,
+  nameOf: (ifindex: number) => string | undefined,
+): ObservedProxy[] =>
+  FAMILIES.flatMap((family) =>
+    dumpIfThere(netlink, MessageType.GETNEIGH, proxyDump(family), (payload) => parseProxy(payload, nameOf)),
+  );
+
+function observe(netlink: RoutingNetlink): RoutingState {
+  const links = readLinks(netlink);
+  const names = new Map(links.map(({ index, name }) => [index, name]));
+  const nameOf = (ifindex: number) => names.get(ifindex);
+  let gateway: Address | undefined;
+  const readRoutes = (family: Family, table: number): Route[] =>
+    dumpIfThere(netlink, MessageType.GETROUTE, routeDump(family, table), (payload) => {
+      const route = parseRoute(payload, nameOf);
+      // Ten thousand routes through one gateway share its text.
+      if (route?.gateway !== undefined && route.gateway === gateway) route.gateway = gateway;
+      gateway = route?.gateway;
+      // For a family that the kernel does not have, it dumps all others (rtnetlink_rcv_msg).
+      return route?.family === family ? route : undefined;
+    });
+  const rules = FAMILIES.flatMap((family) =>
+    dumpIfThere(netlink, MessageType.GETRULE, ruleDump(family), parseRule),
+  );
+  // Only a rule leads to a table of a group.
+  const groupTables = (family: Family): number[] =>
+    rules
+      .filter((rule) => rule.family === family && rule.priority === GROUP_RULE_PRIORITY)
+      .map(({ table }) => table);
   return {
-    async observe() {
-      const links = dumpLinks();
-      const names = new Map(links.map(({ index, name }) => [index, name]));
-      let gateway: Address | undefined;
-      const dumpRoutes = (family: Family, table: number): Route[] =>
-        tryDump(MessageType.GETROUTE, routeDump(family, table), (payload) => {
-          const route = parseRoute(payload, (ifindex) => names.get(ifindex));
-          // Ten thousand routes by one gateway share its text.
-          if (route?.gateway !== undefined && route.gateway === gateway) route.gateway = gateway;
-          gateway = route?.gateway;
-          // Asked for a family that it does not have, the kernel tells of all others (rtnetlink_rcv_msg).
-          return route?.family === family ? route : undefined;
-        });
-      const rules = FAMILIES.flatMap(dumpRules);
-      // A table of a group is reached by its rule alone.
-      const groupTables = (family: Family): number[] =>
-        rules
-          .filter((rule) => rule.family === family && rule.priority === GROUP_RULE_PRIORITY)
-          .map(({ table }) => table);
-      return {
-        links,
-        addresses: netlink.dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress),
-        routes: FAMILIES.flatMap((family) =>
-          [...new Set([...TABLES, ...groupTables(family)])].flatMap((table) => dumpRoutes(family, table)),
-        ),
-        rules,
-        proxies: FAMILIES.flatMap((family) =>
-          tryDump(MessageType.GETNEIGH, proxyDump(family), (payload) =>
-            parseProxy(payload, (ifindex) => names.get(ifindex)),
-          ),
-        ),
-      };
-    },
-
-    async apply(steps) {
-      if (steps.length === 0) return [];
-      const indexes = new Map(dumpLinks().map(({ index, name }) => [name, index]));
-      const failures: RoutingError[] = [];
-      const possible = steps.filter((step) => {
-        const dev = deviceOf(step);
-        if ('rule' in step || step.kind.startsWith('del') || indexes.has(dev ?? '')) return true;
-        failures.push(new RoutingError(step, 'ENODEV', `there is no interface ${dev}`));
-        return false;
-      });
-      const results = await netlink.transact(requestsFor(possible, indexes));
-      /** That a gateway is on no network of its interface. */
-      const offLink = (step: RoutingStep): string => {
-        if (!('route' in step) || step.route.gateway === undefined) return '';
-        const { family, dev, gateway } = step.route;
-        const on = netlink
-          .dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress)
-          .filter((found) => found.family === family && found.ifindex === indexes.get(dev ?? ''))
-          .map(({ address, prefixLength }) => `${address}/${prefixLength}`);
-        if (on.some((network) => contains(parsePrefix(network)!, gateway))) return '';
-        return `; ${gateway} is on no network of ${dev} (${on.join(', ') || 'no address'})`;
-      };
-      for (const [i, step] of possible.entries()) {
-        const error = results[i];
-        if (error !== undefined && !DONE_ALREADY[step.kind].includes(error.code)) {
-          const cause =
-            error.code === 'EPERM'
-              ? '; the container needs the capability NET_ADMIN'
-              : UNREACHED.includes(error.code)
-                ? offLink(step)
-                : '';
-          failures.push(new RoutingError(step, error.code, `${error.message}${cause}`));
-        }
-      }
-      return failures;
-    },
+    links,
+    addresses: readAddresses(netlink),
+    routes: FAMILIES.flatMap((family) =>
+      [...new Set([...TABLES, ...groupTables(family)])].flatMap((table) => readRoutes(family, table)),
+    ),
+    rules,
+    proxies: readProxies(netlink, nameOf),
   };
 }
+
+/** That the gateway of a route is on no network of its interface; empty if it is, and for other steps. */
+function offLinkReason(
+  netlink: RoutingNetlink,
+  step: RoutingStep,
+  indexes: ReadonlyMap<string, number>,
+): string {
+  if (!('route' in step) || step.route.gateway === undefined) return '';
+  const { family, dev, gateway } = step.route;
+  const networks = readAddresses(netlink)
+    .filter((found) => found.family === family && found.ifindex === indexes.get(dev ?? ''))
+    .map(({ address, prefixLength }) => `${address}/${prefixLength}`);
+  if (networks.some((network) => contains(parsePrefix(network)!, gateway))) return '';
+  return `; ${gateway} is on no network of ${dev} (${networks.join(', ') || 'no address'})`;
+}
+
+async function apply(netlink: RoutingNetlink, steps: readonly RoutingStep[]): Promise<RoutingError[]> {
+  if (steps.length === 0) return [];
+  const indexes = new Map(readLinks(netlink).map(({ index, name }) => [name, index]));
+  const failures: RoutingError[] = [];
+  const possible = steps.filter((step) => {
+    const dev = deviceOf(step);
+    if ('rule' in step || step.kind.startsWith('del') || indexes.has(dev ?? '')) return true;
+    failures.push(new RoutingError(step, 'ENODEV', `there is no interface ${dev}`));
+    return false;
+  });
+  const results = await netlink.transact(requestsFor(possible, indexes));
+  for (const [i, step] of possible.entries()) {
+    const error = results[i];
+    if (error === undefined || ALREADY_DONE[step.kind].includes(error.code)) continue;
+    let hint = '';
+    if (error.code === 'EPERM') hint = '; the container needs the capability NET_ADMIN';
+    else if (OFF_LINK.includes(error.code)) hint = offLinkReason(netlink, step, indexes);
+    failures.push(new RoutingError(step, error.code, `${error.message}${hint}`));
+  }
+  return failures;
+}
+
+export const createRoutingKernel = (netlink: RoutingNetlink): RoutingKernel => ({
+  observe: async () => observe(netlink),
+  apply: (steps) => apply(netlink, steps),
+});

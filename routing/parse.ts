@@ -61,7 +61,7 @@ const RTA = {
   VIA: 18,
   ENCAP: 22,
 } as const;
-/** What the fields of a route say, and what the kernel adds to every IPv6 route (cache info, preference). */
+/** Attributes that a route's fields keep, and those that the kernel adds to every IPv6 route (cache info, preference). */
 const PLAIN_RTA: ReadonlySet<number> = new Set([1, 4, 5, 6, 12, 15, 20]);
 const FRA = {
   DST: 1,
@@ -176,7 +176,7 @@ export function parseInterfaceAddress(data: Buffer): InterfaceAddress | undefine
         break;
     }
   }
-  // On a point-to-point link IFA_ADDRESS is the other end's.
+  // On a point-to-point link IFA_ADDRESS is the address of the other end.
   const bytes = local ?? address;
   if (family === undefined || bytes === undefined) return undefined;
   return {
@@ -237,7 +237,7 @@ export function parseRoute(data: Buffer, nameOf: (ifindex: number) => string | u
   const [protocol, scope, type] = [data.readUInt8(5), data.readUInt8(6), data.readUInt8(7)];
   const route: Route =
     gateway !== undefined && dev !== undefined
-      ? // Whole at once, as nearly all routes are: properties that come later take memory of their own.
+      ? // With all properties at once, as nearly every route has them: V8 stores later ones separately.
         { family, table, destination, gateway, dev, protocol, scope, type, metric, foreign }
       : { family, table, destination, protocol, scope, type, metric, foreign };
   if (gateway !== undefined) route.gateway = gateway;
@@ -246,25 +246,56 @@ export function parseRoute(data: Buffer, nameOf: (ifindex: number) => string | u
   if (tos !== 0) route.qualifier = `tos 0x${tos.toString(16)}`;
   else if (sourceLength > 0) route.qualifier = `from ${source}`;
   plain &&= route.qualifier === undefined;
-  // A copy: a view would keep the whole datagram.
+  // A copy: a view would keep the whole datagram in memory.
   if (ownsRoute(route) && !plain) route.message = Buffer.from(data);
   return route;
+}
+
+/** The attributes of a rule that its fields do not keep. */
+interface RuleAttributes {
+  /** Of `SELECTORS`, in hexadecimal. */
+  selectors: Map<number, string>;
+  mark: { value: number; mask: number };
+  protocol: number;
 }
 
 /** A rule (struct fib_rule_hdr). Undefined for another family. */
 export function parseRule(data: Buffer): Rule | undefined {
   const family = familyFrom(data.readUInt8(0));
   if (family === undefined) return undefined;
-  const [tos, action] = [data.readUInt8(3), data.readUInt8(7)];
   const rule: Rule = {
     family,
     priority: 0,
     table: data.readUInt8(4),
     foreign: (data.readUInt32LE(8) & FIB_RULE_INVERT) !== 0,
   };
+  const { selectors, mark, protocol } = readRuleAttributes(data, rule);
+  if (rule.priority === GROUP_RULE_PRIORITY && mark.mask !== 0) {
+    rule.mark = mark;
+    selectors.delete(FRA.FWMARK);
+    selectors.delete(FRA.FWMASK);
+  }
+  const qualifiers = QUALIFIERS.filter(([type]) => selectors.has(type)).map(
+    ([type, name]) => `${name} 0x${selectors.get(type)}`,
+  );
+  const [tos, action] = [data.readUInt8(3), data.readUInt8(7)];
+  if (tos !== 0) qualifiers.push(`tos 0x${tos.toString(16)}`);
+  if (action !== FR_ACT_TO_TBL) qualifiers.push(`action ${action}`);
+  if (protocol === RTPROT_VEG_AGENT && hasProtocol(rule.priority)) rule.protocol = protocol;
+  else if (protocol !== 0) qualifiers.push(`protocol ${protocol}`);
+  if (qualifiers.length > 0) {
+    rule.qualifier = qualifiers.join(' ');
+    rule.foreign = true;
+  }
+  if (ownsRule(rule)) rule.message = Buffer.from(data);
+  return rule;
+}
+
+/** Reads the attributes of a rule into it, and returns those that it has no field for. */
+function readRuleAttributes(data: Buffer, rule: Rule): RuleAttributes {
   const selectors = new Map<number, string>();
-  let protocol = 0;
   const mark = { value: 0, mask: 0 };
+  let protocol = 0;
   const attributes = new Attributes(data, FIB_RULE_HDR);
   while (attributes.next()) {
     const { type } = attributes;
@@ -302,30 +333,13 @@ export function parseRule(data: Buffer): Rule | undefined {
         break;
     }
   }
-  if (rule.priority === GROUP_RULE_PRIORITY && mark.mask !== 0) {
-    rule.mark = mark;
-    selectors.delete(FRA.FWMARK);
-    selectors.delete(FRA.FWMASK);
-  }
-  const qualifiers = QUALIFIERS.filter(([type]) => selectors.has(type)).map(
-    ([type, name]) => `${name} 0x${selectors.get(type)}`,
-  );
-  if (tos !== 0) qualifiers.push(`tos 0x${tos.toString(16)}`);
-  if (action !== FR_ACT_TO_TBL) qualifiers.push(`action ${action}`);
-  if (protocol === RTPROT_VEG_AGENT && hasProtocol(rule.priority)) rule.protocol = protocol;
-  else if (protocol !== 0) qualifiers.push(`protocol ${protocol}`);
-  if (qualifiers.length > 0) {
-    rule.qualifier = qualifiers.join(' ');
-    rule.foreign = true;
-  }
-  if (ownsRule(rule)) rule.message = Buffer.from(data);
-  return rule;
+  return { selectors, mark, protocol };
 }
 
 /**
- * The payload of RTM_NEWADDR and RTM_DELADDR. Nothing shall choose the address as a source by itself, masquerading
- * least of all: an IPv4 address is of the scope of the link, and an IPv6 address comes deprecated (RFC 6724 5,
- * rule 3); also unchecked: the agent has asked for it.
+ * The payload of RTM_NEWADDR and RTM_DELADDR. Neither source address selection nor masquerading may choose the address:
+ * in IPv4 its scope is the link, in IPv6 it is deprecated (RFC 6724 5, rule 3). IPv6 also skips Duplicate Address
+ * Detection: the agent has done its own.
  */
 export function formatAddress({ family, address }: VirtualAddress, ifindex: number): Uint8Array {
   const header = Buffer.alloc(8);
