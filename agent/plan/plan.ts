@@ -2,50 +2,43 @@
  * From the policy and the facts of the pod to what routing, NAT and BFD have to do. Pure.
  */
 import type { PeerIntent } from '../../bfd/intent.ts';
-import {
-  type Address,
-  addressBits,
-  contains,
-  FAMILIES,
-  type Family,
-  familyOf,
-  hostPrefix,
-  type Prefix,
-  parsePrefix,
-  prefixLength,
-} from '../../lib/prefix.ts';
+import { type Address, contains, FAMILIES, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
 import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
 import type { VirtualAddress } from '../../routing/addresses.ts';
-import type { PrimaryNetwork, RoutingIntent, RoutingSide } from '../../routing/desired.ts';
+import type { RoutingIntent } from '../../routing/desired.ts';
 import type { ProxyNeighbour } from '../../routing/proxies.ts';
-import type { InterfaceAddress } from '../../routing/state.ts';
 import type { GroupConfig } from '../group/model.ts';
 import { desiredSysctls, type Sysctl } from '../pod/desired-sysctls.ts';
 import { type Facts, findInterfaces, type InterfaceFlags, linkObstacle } from '../pod/interfaces.ts';
 import {
-  type Given,
-  type LinkFacts,
   masqueradeChoosesOwn,
   networkOf,
   noAddress,
   ownAddresses,
   usableAddresses,
 } from '../pod/own-address.ts';
-import { primaryInterface, primaryNetwork } from '../pod/primary.ts';
+import { primaryInterface } from '../pod/primary.ts';
 import { DEFAULT_UPLINK, type GroupPolicy, type Policy, type Side } from '../policy/model.ts';
-import { holders } from '../policy/overlap.ts';
 import type { WayOut } from '../uplink/way-out.ts';
-import { familyGroup, groupNat, groupObstacle, groupProxies, groupRouting, groupSessions } from './group.ts';
+import {
+  type FamilyGroup,
+  familyGroup,
+  groupNat,
+  groupObstacle,
+  groupProxies,
+  groupSessions,
+} from './group.ts';
 import {
   egressNotes,
   familyNat,
-  givenAddresses,
   heldAddresses,
   inboundTargets,
   type Masquerade,
   masquerades,
   portNotes,
 } from './nat.ts';
+import { familyRouting } from './routing.ts';
+import { bfdPeers, type Interfaces, type ServedFamily, servedFamily } from './served-family.ts';
 
 /** What became of one address family. */
 export interface FamilyStatus {
@@ -60,11 +53,6 @@ export interface FamilyStatus {
   pending?: string;
   /** The address that what is masqueraded leaves with; absent where there is none. */
   source?: Address;
-}
-
-export interface Interfaces {
-  internal: string;
-  external: string;
 }
 
 export interface Plan {
@@ -152,22 +140,21 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
 
 /**
  * Adds what one family needs to the plan.
- * @param primaryName the interface of the pod's primary network; absent where that is a side of the gateway
+ * @param primaryName the interface of the pod's primary network; undefined if that is a side of the gateway
  */
 function planFamily(
   plan: Plan,
   policy: Policy,
   facts: Facts,
   family: Family,
-  primaryName?: string,
+  primaryName: string | undefined,
 ): FamilyStatus {
   const { internal, external } = plan.interfaces;
   const internalGateway = gatewayOf(policy.internal, family);
   const externalGateway = gatewayOf(policy.external, family);
-  const peers = policy.bfd.enabled ? policy.bfd.peers.filter((peer) => familyOf(peer) === family) : [];
   const missing = facts.missing.includes(family) && asksFor(policy, family);
   if (missing || internalGateway === undefined || externalGateway === undefined) {
-    return planUnserved(plan, policy, { family, missing, internalGateway, externalGateway, peers });
+    return planUnserved(plan, policy, { family, missing, internalGateway, externalGateway });
   }
   const reason = obstacle(facts, plan.interfaces, family);
   if (reason !== undefined) {
@@ -175,94 +162,68 @@ function planFamily(
     return { family, state: 'blocked', reason };
   }
 
-  const internalAddresses = ownAddresses(facts, internal, { family, gateway: internalGateway });
-  const onLink = internalAddresses.map(networkOf);
-  const isOnLink = (target: Address | Prefix) => onLink.some((network) => contains(network, target));
-  const side = (name: string, gateway: Address, onlink: boolean): RoutingSide => ({
-    interface: name,
-    addresses: usableAddresses(facts, name, family).map(({ address }) => address),
-    gateway,
-    ...(onlink && { onlink }),
-  });
-  // Inside, a network that does not hold the gateway says that one of both is wrong, and so will the kernel; a host
-  // address alone says nothing (Calico). Outside the probes tell.
-  const isNear =
-    isOnLink(internalGateway) || onLink.every((network) => prefixLength(network) === addressBits(family));
+  const gateways = { internal: internalGateway, external: externalGateway };
+  const served = servedFamily(policy, facts, family, gateways, plan.interfaces, primaryName);
+  const membership = membershipOf(served);
+  const group = membership !== undefined && 'config' in membership ? membership : undefined;
+  const nat = natOf(served, group);
+  const { routing, notes } = familyRouting(served, inboundTargets(nat), group);
+  plan.nat.push(nat);
+  plan.routing.push(routing);
   for (const address of heldAddresses(policy, family, facts.names)) {
     plan.addresses.push({ family, address, dev: external });
   }
-  const given = givenAddresses(policy, family);
-  const inside = internal === external ? [] : internalAddresses.map(({ address }) => address);
-  const own = ownAddresses(facts, external, { family, gateway: externalGateway, given, inside });
-  const masquerade = masqueradeWith(facts, { external, family, gateway: externalGateway, own, given });
-  const primary = primaryName === undefined ? undefined : primaryNetwork(facts, primaryName, family);
-  const membership = familyGroup(
-    policy,
-    family,
-    { internal: internalAddresses.map(({ address }) => address), external: own[0]?.address },
-    facts.groups?.[family],
-  );
-  const group = membership !== undefined && 'config' in membership ? membership : undefined;
-  const nat: FamilyNat = {
-    ...familyNat(policy, family, internal, masquerade, group),
-    ...(group && { group: groupNat(group, external) }),
-    ...(primary && { primary: { interface: primary.interface, addresses: primary.addresses } }),
-  };
-  plan.nat.push(nat);
-
-  const { inwards, outwards, networks } = splitBlocks(policy, facts, external, externalGateway);
-  // With one interface for both sides nobody can tell who is inside.
-  if (internal !== external) plan.internalNetworks.push(...onLink);
-  plan.routing.push({
-    family,
-    internal: side(internal, internalGateway, isNear && !isReached(facts, internal, internalGateway)),
-    external: side(external, externalGateway, !isReached(facts, external, externalGateway)),
-    internalBlocks: [
-      ...inwards,
-      ...inboundTargets(nat)
-        .filter((target) => !inwards.some((block) => contains(block, target)))
-        .map(hostPrefix),
-    ].filter((block) => !isOnLink(block)),
-    // What lies within a network of the link is found there.
-    externalBlocks: outwards.filter(
-      (block) => prefixLength(block) > 0 && !networks.some((network) => contains(network, block)),
-    ),
-    peers: peers.filter((peer) => !isOnLink(peer)),
-    ...(primary && { primary }),
-    ...(group && { group: groupRouting(group, isOnLink) }),
-  });
-  plan.notes.push(
-    ...egressNotes(policy, family),
-    ...portNotes(
-      policy,
-      own.map(({ address }) => address),
-    ),
-    ...outwardNotes(outwards, external, externalGateway),
-    ...(plan.routing.at(-1)!.internal.onlink && !isOnLink(internalGateway)
-      ? [
-          `the internal gateway ${internalGateway} is on no network of ${withAddresses(facts, internal, family)}, and taken to be on its link`,
-        ]
-      : []),
-    ...(primary === undefined ? [] : primaryNotes(primary, family, external)),
-  );
-  plan.peers.push(...sessions(policy, facts, internal, peers, internalGateway));
+  // With one interface for both sides nothing distinguishes what is inside.
+  if (internal !== external) plan.internalNetworks.push(...served.internalNetworks);
+  const own = served.externalAddresses.map(({ address }) => address);
+  plan.notes.push(...egressNotes(policy, family), ...portNotes(policy, own), ...notes);
+  plan.peers.push(...sessions(policy, facts, internal, served.peers, internalGateway));
   if (group !== undefined) {
     plan.groups.push(group.config);
     plan.groupPolicy = policy.group!;
     plan.proxies.push(...groupProxies(group, external));
     plan.peers.push(...groupSessions(group, policy.group!, internal));
   }
+  return familyStatus(served, membership);
+}
+
+/** The group that the gateway is a member of in the family, or why it cannot be one; undefined without a group. */
+const membershipOf = ({ policy, facts, family, internalAddresses, externalAddresses }: ServedFamily) =>
+  familyGroup(
+    policy,
+    family,
+    {
+      internal: internalAddresses.map(({ address }) => address),
+      external: externalAddresses[0]?.address,
+    },
+    facts.groups?.[family],
+  );
+
+/** NAT's part of the plan of a family. */
+function natOf(served: ServedFamily, group: FamilyGroup | undefined): FamilyNat {
+  const { policy, family, interfaces, primary } = served;
+  return {
+    ...familyNat(policy, family, interfaces.internal, masqueradeOf(served), group),
+    ...(group && { group: groupNat(group, interfaces.external) }),
+    ...(primary && { primary: { interface: primary.interface, addresses: primary.addresses } }),
+  };
+}
+
+/** What a family has come to that is in the plan. */
+function familyStatus(
+  { family, policy, facts, interfaces, externalAddresses: [source] }: ServedFamily,
+  membership: ReturnType<typeof familyGroup>,
+): FamilyStatus {
   if (membership !== undefined && 'reason' in membership) {
     return { family, state: 'blocked', reason: membership.reason };
   }
-  const pending = group && groupObstacle(group);
-  const [source] = own;
+  const pending = membership && groupObstacle(membership);
   if (source !== undefined) {
     return { family, state: 'programmed', source: source.address, ...(pending !== undefined && { pending }) };
   }
   if (!masquerades(policy, family)) return { family, state: 'programmed' };
-  const dropped = `${noAddress(facts, external, family, 'external')}; what would be masqueraded is dropped`;
-  return { family, state: 'blocked', reason: dropped };
+  const lacking = noAddress(facts, interfaces.external, family, 'external');
+  return { family, state: 'blocked', reason: `${lacking}; what would be masqueraded is dropped` };
 }
 
 /** A family that the policy or the kernel does not have. */
@@ -274,14 +235,12 @@ function planUnserved(
     missing,
     internalGateway,
     externalGateway,
-    peers,
   }: {
     family: Family;
     /** The policy asks for it, and the kernel does not have it. */
     missing: boolean;
     internalGateway: Address | undefined;
     externalGateway: Address | undefined;
-    peers: readonly Address[];
   },
 ): FamilyStatus {
   // With another family to serve, the gateway works without this one.
@@ -294,53 +253,10 @@ function planUnserved(
     const lacking = internalGateway === undefined ? 'internal' : 'external';
     plan.notes.push(`IPv${family} is left out: the ${lacking} network has no IPv${family} gateway`);
   }
-  for (const peer of peers) {
+  for (const peer of bfdPeers(policy, family)) {
     plan.notes.push(`BFD peer ${peer} is left out: IPv${family} is not programmed`);
   }
   return { family, state: 'unused' };
-}
-
-/**
- * The blocks of the rules that lead into the VPC, and those that lead outside: they hold a network of the external
- * interface, or are wider than any private network. `networks`: those of the external interface.
- */
-function splitBlocks(
-  { rules }: Policy,
-  facts: Facts,
-  external: string,
-  gateway: Address,
-): Record<'inwards' | 'outwards' | 'networks', Prefix[]> {
-  const family = familyOf(gateway);
-  const blocks = [...new Set(rules.flatMap(({ ipBlocks }) => ipBlocks))].filter(
-    (block) => familyOf(block) === family,
-  );
-  const networks = [
-    ...usableAddresses(facts, external, family).map(networkOf),
-    ...facts.connected.filter(({ dev }) => dev === external).map(({ network }) => network),
-    hostPrefix(gateway),
-  ].filter((network) => familyOf(network) === family && !isLinkLocal(network));
-  const around = holders(blocks, networks);
-  const leadsOutside = (block: Prefix) => around.has(block) || isWide(block);
-  return {
-    inwards: blocks.filter((block) => !leadsOutside(block)),
-    outwards: blocks.filter(leadsOutside),
-    networks,
-  };
-}
-
-const outwardNotes = (outwards: readonly Prefix[], external: string, gateway: Address): string[] =>
-  outwards
-    .filter((block) => prefixLength(block) > 0 && !contains(block, gateway))
-    .map(
-      (block) =>
-        `${block} ${isWide(block) ? 'is wider than any private network' : `holds a network of ${external}`}: it leads outside, not into the VPC`,
-    );
-
-function primaryNotes(primary: PrimaryNetwork, family: Family, external: string): string[] {
-  if (primary.routes.some(({ destination }) => prefixLength(destination) === 0)) return [];
-  return [
-    `no IPv${family} gateway of the primary interface ${primary.interface} is known: what comes to its addresses from another network is answered through ${external}; give it a default route`,
-  ];
 }
 
 /** The sessions of one family, from the internal interface's own address. */
@@ -411,38 +327,14 @@ function insideObstacle(facts: Facts, internal: string, family: Family): string 
   return lacking ? noAddress(facts, internal, family, 'internal') : undefined;
 }
 
-/** `eth0 (10.16.0.12/16)`. */
-function withAddresses(facts: LinkFacts, name: string, family: Family): string {
-  const addresses = usableAddresses(facts, name, family).map(
-    ({ address, prefixLength: length }) => `${address}/${length}`,
-  );
-  return `${name} (${addresses.join(', ')})`;
-}
-
-/** No private network is wider (RFC 1918, RFC 4193): a block that is holds addresses of others. */
-const WIDEST_PRIVATE = { 4: 8, 6: 7 } as const;
-const isWide = (block: Prefix): boolean => prefixLength(block) < WIDEST_PRIVATE[familyOf(block)];
-
-const LINK_LOCAL_6 = parsePrefix('fe80::/10')!;
-const isLinkLocal = (value: Address | Prefix): boolean => contains(LINK_LOCAL_6, value);
-
-/** Whether the kernel finds a gateway on the link of an interface by itself. */
-const isReached = ({ connected }: Facts, name: string, gateway: Address): boolean =>
-  isLinkLocal(gateway) || connected.some(({ dev, network }) => dev === name && contains(network, gateway));
-
 /** What masquerading gives. */
-function masqueradeWith(
-  facts: Facts,
-  side: {
-    external: string;
-    family: Family;
-    gateway: Address;
-    own: InterfaceAddress[];
-    given: Given;
-  },
-): Masquerade {
-  const [first] = side.own;
+function masqueradeOf(served: ServedFamily): Masquerade {
+  const { family, facts, interfaces, gateways, given, externalAddresses } = served;
+  const [first] = externalAddresses;
   if (first === undefined) return 'none';
-  if (masqueradeChoosesOwn(facts, side.external, side)) return 'chosen';
-  return { interface: side.external, address: first.address };
+  const { external } = interfaces;
+  const side = { family, gateway: gateways.external, own: externalAddresses, given };
+  return masqueradeChoosesOwn(facts, external, side)
+    ? 'chosen'
+    : { interface: external, address: first.address };
 }

@@ -100,7 +100,7 @@ export function masqueradeChoosesOwn(
     gateway,
     own,
     given,
-  }: { family: Family; gateway: Address; own: InterfaceAddress[]; given: Given },
+  }: { family: Family; gateway: Address; own: readonly InterfaceAddress[]; given: Given },
 ): boolean {
   const isOwn = (address: Address) => own.some((candidate) => candidate.address === address);
   const there = addressesOn(facts, name, family);
