@@ -1,10 +1,10 @@
 /**
- * Which entries of the connection tracking table say something else than the policy: flows that began before its
- * rules were there, or under others. An entry fixes the translation of a flow for as long as it lives, so UDP that
- * never pauses and TCP that keeps trying would never follow the policy. Pure.
+ * Which entries of the connection tracking table contradict the policy: flows that began before its rules existed, or
+ * under others. An entry fixes the translation of a flow for its whole life, so that UDP without pauses and TCP that keeps
+ * retrying would never follow the policy. Pure.
  *
- * Established TCP goes on as it is: it cannot change its address and live. Unless the address that it was given
- * is no longer here; then no answer can come back, and the sooner both ends know the better.
+ * Established TCP stays: it cannot change its address and live. The exception is a flow whose address is no longer here:
+ * no answer can come back, and both ends should know soon.
  */
 
 import { type Address, addressBytes, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
@@ -18,7 +18,7 @@ import { PrefixMatcher, prefixMatcher } from '../../nat/prefix-matcher.ts';
 const TCP_SYN_RECV = 2;
 const TCP_TIME_WAIT = 7;
 
-/** What becomes of the source of a flow from the VPC. */
+/** What the policy does to the source of a flow from the VPC. */
 type Action = 'masquerade' | 'forward' | 'drop' | ReadonlySet<string> | PortBlock;
 
 const key = (octets: Uint8Array): string => String.fromCharCode(...octets);
@@ -55,7 +55,7 @@ interface DnatPorts {
 
 const dnatKey = (protocol: number, external: string): string => `${protocol} ${external}`;
 
-/** One family's policy, ready to be asked about many flows. */
+/** One family's policy, compiled for queries about many flows. */
 class FamilyPolicy {
   readonly #nat: FamilyNat;
   readonly #forward: PrefixMatcher | undefined;
@@ -123,7 +123,7 @@ class FamilyPolicy {
     return this.#nat.inbound === 'any';
   }
 
-  /** What a flow that begins now would be given. */
+  /** The action for a flow that begins now. */
   action(source: Uint8Array, destination: Uint8Array): Action {
     const eip = this.#eips.get(key(source));
     if (eip !== undefined) return eip;
@@ -138,8 +138,8 @@ class FamilyPolicy {
   }
 
   /**
-   * Forwarding goes both ways: from outside it is the destination that a policy speaks about. A source that
-   * policies name is not outside.
+   * Forwarding applies to both directions: of a flow from outside, the sources of the policy hold the destination. A
+   * source that policies name is not outside.
    */
   forwardsInwards(source: Uint8Array, destination: Uint8Array): boolean {
     if (this.#bySource.find(source).length > 0) return false;
@@ -167,10 +167,98 @@ class FamilyPolicy {
   }
 }
 
+/** What an entry says of its flow: from where, to where, and how it is translated. */
+interface FlowKeys {
+  /** The source, and what it became. */
+  from: string;
+  became: string;
+  /** Where the entry leads: the address and the port. */
+  leadsTo: string;
+  port: number;
+}
+
+function keysOf({ original, reply, protocol }: ConntrackEntry): FlowKeys {
+  return {
+    from: key(original.source),
+    became: key(reply.destination),
+    leadsTo: key(reply.source),
+    // An ICMP identifier replaces both ports and may be translated with the source.
+    port: isIcmp(protocol) ? original.destinationPort : reply.sourcePort,
+  };
+}
+
+const isSettled = ({ protocol, tcpState = 0 }: ConntrackEntry): boolean =>
+  protocol === PROTOCOL.tcp && tcpState >= TCP_SYN_RECV && tcpState <= TCP_TIME_WAIT;
+
+/** The flows of one family. */
+class FamilyFlows {
+  readonly #policy: FamilyPolicy;
+  readonly #own: ReadonlySet<string>;
+  readonly #internal: ReadonlySet<string>;
+  readonly #isInside: (octets: Uint8Array) => boolean;
+
+  constructor(
+    policy: FamilyPolicy,
+    own: ReadonlySet<string>,
+    internal: ReadonlySet<string>,
+    isInside: (octets: Uint8Array) => boolean,
+  ) {
+    this.#policy = policy;
+    this.#own = own;
+    this.#internal = internal;
+    this.#isInside = isInside;
+  }
+
+  isStale(entry: ConntrackEntry): boolean {
+    const { source, destination } = entry.original;
+    const { from, became, leadsTo, port } = keysOf(entry);
+    const translated = became !== from;
+    // Its gateway removes it, and with it the copies of the other members.
+    if (isReplica(entry)) return !this.#policy.given.has(became);
+    if (this.#own.has(from) || isLinkScope(source) || isLinkScope(destination)) return false;
+    if (isSettled(entry)) return translated && !this.#own.has(became) && !this.#policy.given.has(became);
+
+    const target = this.#policy.inside(entry);
+    if (target !== undefined) {
+      return leadsTo !== target.address || (!isIcmp(entry.protocol) && port !== target.port);
+    }
+    const to = key(destination);
+    if (leadsTo !== to || port !== entry.original.destinationPort) return true;
+    if (this.#own.has(to)) return false;
+    return translated ? this.#isMistranslated(entry, became) : this.#isUntranslated(entry);
+  }
+
+  /** Whether a flow without translation should have one. */
+  #isUntranslated({ original: { source, destination } }: ConntrackEntry): boolean {
+    // It may have come from outside. What is inside is not always known, so where it leads proves nothing.
+    if (this.#policy.admitsAll && !this.#isInside(source)) return false;
+    return (
+      this.#policy.action(source, destination) !== 'forward' &&
+      !this.#policy.forwardsInwards(source, destination)
+    );
+  }
+
+  /** Whether the policy gives the source of a translated flow something else. */
+  #isMistranslated({ original, reply, protocol }: ConntrackEntry, became: string): boolean {
+    const { source, destination } = original;
+    const action = this.#policy.action(source, destination);
+    if (action === 'drop' || action === 'forward') return true;
+    if (action === 'masquerade') {
+      // An internal address is for what stays inside.
+      const leavesInside = this.#internal.has(became) && !this.#isInside(destination);
+      return !this.#own.has(became) || this.#policy.isEip(became) || leavesInside;
+    }
+    if (!('first' in action)) return !action.has(became);
+    if (became !== keyOf(action.address)) return true;
+    const becamePort = reply.destinationPort;
+    return isDivided(protocol) && (becamePort < action.first || becamePort > action.last);
+  }
+}
+
 /**
- * A function that says of an entry whether it has to go. `own`: every address that the pod has; `blocks`: what is
- * inside, as far as it is known; `internal`: the addresses of the internal interface. Entries of a family that is
- * not in the intent, the pod's own flows and what is never forwarded stay.
+ * A function that returns whether an entry is stale. `own`: every address that the pod has; `blocks`: what is inside, as
+ * far as it is known; `internal`: the addresses of the internal interface. Never stale: entries of a family that is not in
+ * the intent, the pod's own flows, and what is never forwarded.
  */
 export function staleFlows(
   intent: NatIntent,
@@ -178,64 +266,18 @@ export function staleFlows(
   blocks: readonly Prefix[] = [],
   internal: readonly Address[] = [],
 ): (entry: ConntrackEntry) => boolean {
-  // Made when it is first asked for: most policies never ask.
+  // Made when first needed: most policies never need it.
   let inside: PrefixMatcher | undefined;
   const isInside = (octets: Uint8Array): boolean => {
     inside ??= prefixMatcher(blocks) ?? new PrefixMatcher();
     return inside.has(octets);
   };
   const internalOwn = keys(internal);
-  const families = new Map<Family, { policy: FamilyPolicy; own: Set<string> }>(
-    intent.map((nat) => [
-      nat.family,
-      {
-        policy: new FamilyPolicy(nat),
-        own: keys(own.filter((address) => familyOf(address) === nat.family)),
-      },
-    ]),
+  const families = new Map<Family, FamilyFlows>(
+    intent.map((nat) => {
+      const ownKeys = keys(own.filter((address) => familyOf(address) === nat.family));
+      return [nat.family, new FamilyFlows(new FamilyPolicy(nat), ownKeys, internalOwn, isInside)];
+    }),
   );
-  return (entry) => {
-    const known = families.get(entry.family);
-    if (known === undefined) return false;
-    const { policy } = known;
-    const { original, reply, protocol, tcpState = 0 } = entry;
-    const { source, destination } = original;
-    const from = key(source);
-    // What stands in the entry: where it leads, and what its source became.
-    const leadsTo = key(reply.source);
-    const became = key(reply.destination);
-    // An ICMP identifier stands in place of both ports and may be translated with the source.
-    const port = isIcmp(protocol) ? original.destinationPort : reply.sourcePort;
-    const redirected = leadsTo !== key(destination) || port !== original.destinationPort;
-    const translated = became !== from;
-
-    // Its gateway removes it, and with it what the others have of it.
-    if (isReplica(entry)) return !policy.given.has(became);
-    if (known.own.has(from) || isLinkScope(source) || isLinkScope(destination)) return false;
-    const settled = protocol === PROTOCOL.tcp && tcpState >= TCP_SYN_RECV && tcpState <= TCP_TIME_WAIT;
-    if (settled) return translated && !known.own.has(became) && !policy.given.has(became);
-
-    const target = policy.inside(entry);
-    if (target !== undefined)
-      return leadsTo !== target.address || (!isIcmp(protocol) && port !== target.port);
-    if (redirected) return true;
-    if (known.own.has(key(destination))) return false;
-    const action = policy.action(source, destination);
-    if (!translated) {
-      // It may have come from outside. What is inside is not always known, so where it leads says nothing.
-      if (policy.admitsAll && !isInside(source)) return false;
-      return action !== 'forward' && !policy.forwardsInwards(source, destination);
-    }
-    if (action === 'drop' || action === 'forward') return true;
-    if (typeof action === 'object' && 'first' in action) {
-      if (became !== keyOf(action.address)) return true;
-      const becamePort = reply.destinationPort;
-      return isDivided(protocol) && (becamePort < action.first || becamePort > action.last);
-    }
-    if (action !== 'masquerade') return !action.has(became);
-    // An internal address is for what stays inside.
-    return (
-      !known.own.has(became) || policy.isEip(became) || (internalOwn.has(became) && !isInside(destination))
-    );
-  };
+  return (entry) => families.get(entry.family)?.isStale(entry) ?? false;
 }
