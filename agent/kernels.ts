@@ -9,7 +9,7 @@ import { dumpRequest } from '../nat/conntrack/wire.ts';
 import { createFingerprint } from '../nat/fingerprint.ts';
 import { createNatKernel } from '../nat/kernel.ts';
 import { createPortKernel } from '../nat/port-kernel.ts';
-import { createRoutingKernel } from '../routing/kernel.ts';
+import { createRoutingKernel, readProxies } from '../routing/kernel.ts';
 import type { KernelEvent } from './events.ts';
 import { type KernelWatch, watchKernel } from './events.ts';
 import type { Options } from './options.ts';
@@ -21,7 +21,7 @@ import { permanentEntries, removeEntries } from './uplink/next-hop.ts';
 
 export interface OpenKernels extends Kernels {
   claims: Claims;
-  /** Changes with what no event announces: the elements of a set, a legacy table, a sysctl. */
+  /** Changes with what no event announces: the elements of a set, a legacy table, a sysctl, a proxy entry. */
   fingerprint(observed: ObservedState): string;
   /** Reports changes, and which are the agent's own. */
   watch(onEvent: (event: KernelEvent) => void): KernelWatch;
@@ -65,7 +65,8 @@ export function createKernels(
     },
     facts: (observed) => readFacts(observed, options.networkStatus),
     fingerprint({ plan, backend, desiredNat }) {
-      return `${sysctls.fingerprint(plan.sysctls)} ${fingerprint.read(backend, desiredNat)}`;
+      const proxies = plan.proxies.length === 0 ? '' : JSON.stringify(readProxies(netlink, String));
+      return `${sysctls.fingerprint(plan.sysctls)} ${fingerprint.read(backend, desiredNat)} ${proxies}`;
     },
     watch: (onEvent) =>
       watchKernel(netlink, onEvent, (portid) => portid === netfilter?.port || isChild(portid)),

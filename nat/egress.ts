@@ -56,8 +56,8 @@ export type EgressAction =
   | 'forward'
   /**
    * Translated to one of these addresses, the same for all connections of a source. `keepPorts`: the address
-   * belongs to one source alone, whose ports are kept. `portBlockSize`: each source has so many ports of its own. `slice`: all sources have these ports
-   * of the one address in common.
+   * belongs to one source alone, whose ports are kept. `portBlockSize`: each source has so many ports of its own.
+   * `slice`: all sources of an address have these ports of it in common.
    */
   | {
       snat: Address[];
@@ -130,8 +130,8 @@ function ranges(addresses: readonly Address[]): string[] {
   return found.map(({ first, last }) => (first === last ? first : `${first}-${last}`));
 }
 
-/** An action as rules know it: port blocks are a mark. */
-type CompiledAction = EgressAction | { ports: number };
+/** An action as rules know it: port blocks are a mark, slices one for each address, in the order of the addresses. */
+type CompiledAction = EgressAction | { ports: number[] };
 
 const portChain = (mark: number): string => `${CHAIN_TRANSLATE}-P-${hex8(mark)}`;
 
@@ -141,23 +141,28 @@ const portChain = (mark: number): string => `${CHAIN_TRANSLATE}-P-${hex8(mark)}`
 function targets(action: Exclude<CompiledAction, 'drop'>): string[] {
   if (action === 'forward') return ['-j ACCEPT'];
   if (action === 'masquerade') return [`-g ${CHAIN_MASQUERADE}`];
-  if ('ports' in action) return [`-g ${portChain(action.ports)}`];
+  if ('ports' in action) return bySource(action.ports.map((mark) => `-g ${portChain(mark)}`));
   const snat = (to: string): string =>
     `-j SNAT --to-source ${to}${action.keepPorts ? '' : ' --random-fully'} --persistent`;
   const whole = ranges(action.snat);
   if (whole.length === 1) return [snat(whole[0]!)];
   const single = new Set(action.snat).size <= MAX_ADDRESS_CHOICES;
-  const choices = single ? [...new Set(action.snat)].sort() : whole;
+  // nat takes one range only; which of several is a matter of the source's hash.
+  return bySource((single ? [...new Set(action.snat)].sort() : whole).map(snat));
+}
+
+/** Of these targets the one that a source's hash chooses. Throws `RangeError` for more than can be told apart. */
+function bySource(choices: readonly string[]): string[] {
+  if (choices.length === 1) return [...choices];
   if (choices.length > MAX_ADDRESS_CHOICES) {
     throw new RangeError(
       `an egress IP of ${choices.length} separate ranges; at most ${MAX_ADDRESS_CHOICES} can be told apart`,
     );
   }
-  // nat takes one range only; which of several is a matter of the source's hash.
+  const seed = hex(CLUSTER_SEED);
   return choices.map((choice, i) => {
     const node = `0x${hex8((1 << i) >>> 0)}`;
-    const seed = hex(CLUSTER_SEED);
-    return `-m cluster --cluster-local-nodemask ${node} --cluster-total-nodes ${choices.length} --cluster-hash-seed ${seed} ${snat(choice)}`;
+    return `-m cluster --cluster-local-nodemask ${node} --cluster-total-nodes ${choices.length} --cluster-hash-seed ${seed} ${choice}`;
   });
 }
 
@@ -170,7 +175,7 @@ interface Compiled {
   match: { d: string[]; s: string[] };
 }
 
-const isPorts = (action: CompiledAction): action is { ports: number } =>
+const isPorts = (action: CompiledAction): action is { ports: number[] } =>
   typeof action !== 'string' && 'ports' in action;
 
 // Where each action leads: for packets of connections that leave, that come in, and that begin.
@@ -285,17 +290,22 @@ class EgressCompiler {
 
   #compileAction({ action, sources }: EgressPolicy): CompiledAction {
     if (typeof action === 'string') return action;
-    if (action.slice !== undefined) {
-      const slice = { address: action.snat[0]!, ...action.slice };
-      const mark = union(PORT_BLOCKS_MARK, this.#portsOf(JSON.stringify(slice)));
-      this.#slices.set(mark, slice);
-      return { ports: mark };
-    }
+    if (action.slice !== undefined) return { ports: this.#marksOfSlices(action.snat, action.slice) };
     if (action.portBlockSize === undefined) return action;
     const blocks = { sources, addresses: action.snat, size: action.portBlockSize };
     const mark = union(PORT_BLOCKS_MARK, this.#portsOf(JSON.stringify(blocks)));
     this.#ports.set(mark, blocks);
-    return { ports: mark };
+    return { ports: [mark] };
+  }
+
+  /** All members of a group give a source the same address, so the order of the policy does not matter. */
+  #marksOfSlices(addresses: readonly Address[], ports: Pick<PortBlock, 'first' | 'last'>): number[] {
+    return [...new Set(addresses)].sort().map((address) => {
+      const slice = { address, ...ports };
+      const mark = union(PORT_BLOCKS_MARK, this.#portsOf(JSON.stringify(slice)));
+      this.#slices.set(mark, slice);
+      return mark;
+    });
   }
 
   /** The rules of a list of policies, by where each action and the default lead. */
@@ -308,14 +318,22 @@ class EgressCompiler {
 
   /** What mangle drops should not reach nat; if it does, it is translated. */
   readonly #outwards = (action: CompiledAction): string[] => {
-    if (isPorts(action)) this.#nat.set(portChain(action.ports), [setMark(action.ports), '-j ACCEPT']);
+    if (isPorts(action)) this.#addPortChains(action.ports);
     return targets(action === 'drop' ? 'masquerade' : action);
   };
 
+  #addPortChains(marks: readonly number[]): void {
+    for (const mark of marks) this.#nat.set(portChain(mark), [setMark(mark), '-j ACCEPT']);
+  }
+
   #markOfAction(action: CompiledAction): number {
     if (isPorts(action)) {
-      this.#translate.set(action.ports, ['-j ACCEPT']);
-      return action.ports;
+      const [only, ...others] = action.ports;
+      if (others.length === 0) {
+        this.#translate.set(only!, ['-j ACCEPT']);
+        return only!;
+      }
+      this.#addPortChains(action.ports);
     }
     const text = typeof action === 'string' ? action : targets(action).join('\n');
     const mark = union(OURS, this.#actionOf(text));

@@ -140,8 +140,8 @@ const readLinks = (netlink: RoutingNetlink): Link[] =>
 const readAddresses = (netlink: RoutingNetlink): InterfaceAddress[] =>
   netlink.dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress);
 
-/** The proxy entries of both families. */
-const readProxies = (
+/** The proxy entries of both families. No event announces their changes. */
+export const readProxies = (
   netlink: RoutingNetlink,
   nameOf: (ifindex: number) => string | undefined,
 ): ObservedProxy[] =>

@@ -12,6 +12,8 @@ export interface ProxyNeighbour {
   family: Family;
   address: Address;
   dev: string;
+  /** Another member of the group may hold the address too: it is not defended against claims. */
+  contested?: true;
 }
 
 /** A proxy entry in the kernel; `protocol` is NDA_PROTOCOL, 0 where nobody gave one. */

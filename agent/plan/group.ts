@@ -90,11 +90,16 @@ export const groupRouting = (
   forward: (view?.forward ?? []).map(({ slice: { slot }, via }) => ({ slot, via })),
 });
 
-/** The addresses to answer for. */
-export const groupProxies = ({ config, view }: FamilyGroup, dev: string): ProxyNeighbour[] =>
-  (view?.held ?? [])
+/**
+ * The addresses to answer for. A member that cannot be reached may be alive, and hold them too: neighbours keep to the one
+ * that announced them last.
+ */
+export const groupProxies = ({ config, view }: FamilyGroup, dev: string): ProxyNeighbour[] => {
+  const contested = (view?.forward.length ?? 0) < config.members.length - 1;
+  return (view?.held ?? [])
     .filter((address) => config.shared.includes(address))
-    .map((address) => ({ family: config.family, address, dev }));
+    .map((address) => ({ family: config.family, address, dev, ...(contested && { contested }) }));
+};
 
 /** Why the family may not carry traffic yet; undefined if it may. */
 export function groupObstacle({ config, view }: FamilyGroup): string | undefined {

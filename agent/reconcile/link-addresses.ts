@@ -27,9 +27,9 @@ export function assignedAddresses(plan: Plan, observed: RoutingState): Map<Addre
       // Virtual addresses are not for the pod's own packets, but neighbours know them all the same.
       if (ownsAddress(found) ? wanted.has(found.address) : isUsable(found)) assigned.set(found.address, link);
     }
-    for (const { address } of plan.proxies) {
+    for (const { address, contested } of plan.proxies) {
       if (observed.proxies?.some((found) => found.address === address && found.dev === name)) {
-        assigned.set(address, link);
+        assigned.set(address, { ...link, ...(contested && { contested }) });
       }
     }
   }

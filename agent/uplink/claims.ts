@@ -4,7 +4,7 @@
  *
  * Announced and defended promises: when an address, its link or its Ethernet address is new, the neighbours are told
  * within a second; when another host claims it, it is announced again at once and then with a growing pause, once a
- * second at least, and the conflict is logged, noted and counted. Both need a packet socket; without one a note says
+ * second at least, and the conflict is logged, noted and counted, unless it is contested. Both need a packet socket; without one a note says
  * so.
  */
 import { type Clock, systemClock, type Timer } from '../../lib/clock.ts';
@@ -34,6 +34,8 @@ export interface LinkIdentity {
   mac: string;
   /** How often the link has lost or got its carrier. */
   carrierChanges: number;
+  /** Another gateway of the group may hold the address too: claims by others are ignored. */
+  contested?: true;
 }
 
 export interface ClaimListener {
@@ -101,7 +103,10 @@ export class Claims {
     }
     for (const [address, link] of assigned) {
       const known = this.#entries.get(address);
-      if (known?.claim.state === 'assigned' && sameLink(known.link, link)) continue;
+      if (known?.claim.state === 'assigned' && sameLink(known.link, link)) {
+        known.link = link;
+        continue;
+      }
       const claim = known?.claim ?? createClaim(now);
       assign(claim, now);
       this.#entries.set(address, { link, claim, problem: undefined });
@@ -266,6 +271,7 @@ export class Claims {
     const entry = this.#entries.get(address);
     if (entry === undefined || entry.link.ifindex !== ifindex || entry.link.mac === message.mac) return false;
     const { claim, link } = entry;
+    if (claim.state === 'assigned' && link.contested) return false;
     const { logger, onChange, onConflict } = this.#listener;
     if (receive(claim, message, link.mac, now, this.#random())) onChange(address);
     if (claim.state === 'assigned' && message.kind === 'claim') {

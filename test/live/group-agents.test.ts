@@ -2,14 +2,16 @@
  * Gateways that act as one: three agents share an egress address. Open connections outlive the gateway that they go through,
  * whether it dies or drains, and the one that comes back breaks none.
  */
-import { chmodSync, writeFileSync } from 'node:fs';
+import { chmodSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { Agent, gatewayPolicy, PolicyDirectory } from '../support/agent.ts';
 import { type Namespace, Scope, until, veth } from '../support/netns.ts';
 import { startEchoServer, Traffic } from '../support/traffic.ts';
 
 const SHARED = { 4: '172.17.0.50', 6: 'fd00:172::50' };
+/** Those that a policy may share beside them. */
+const MORE = { 4: '172.17.0.51', 6: 'fd00:172::51' };
 const SERVER = { 4: '172.17.0.1', 6: 'fd00:172::1' };
 const ROUTER = { 4: '10.17.0.1', 6: 'fd00:17::1' };
 const inside = (n: number) => ({ 4: `10.17.0.${10 + n}`, 6: `fd00:17::1${n}` });
@@ -17,6 +19,8 @@ const inside = (n: number) => ({ 4: `10.17.0.${10 + n}`, 6: `fd00:17::1${n}` });
 interface Member {
   ns: Namespace;
   start(): Agent;
+  /** Of its internal link. */
+  setInside(state: 'up' | 'down'): void;
 }
 
 /** A client, three gateways and a server, dual stack; the client's namespace is the router too. */
@@ -35,10 +39,14 @@ function lab(scope: Scope) {
   client.ip('addr add 10.18.0.9/32 dev lo\naddr add fd00:18::9/128 dev lo nodad');
   plug(server, 'eth0', right, 'server', [`${SERVER[4]}/24`, `${SERVER[6]}/64`]);
   const key = join(scope.directory('key'), 'group');
-  writeFileSync(key, 'd'.repeat(64));
-  chmodSync(key, 0o400);
+  const setKey = (letter: string) => {
+    writeFileSync(`${key}.new`, letter.repeat(64));
+    chmodSync(`${key}.new`, 0o400);
+    renameSync(`${key}.new`, key);
+  };
+  setKey('d');
   const policy = new PolicyDirectory(scope);
-  const setPolicy = (members: number[]) =>
+  const setPolicy = (members: number[], shared: object[] = [SHARED]) =>
     policy.write({
       'gateway.yaml': gatewayPolicy({
         internal: { gateways: Object.values(ROUTER) },
@@ -48,7 +56,7 @@ function lab(scope: Scope) {
             name: 'web',
             snat: true,
             ipBlocks: ['10.18.0.0/16', 'fd00:18::/64'],
-            egressIP: { address: Object.values(SHARED), shared: true },
+            egressIP: { address: shared.flatMap((addresses) => Object.values(addresses)), shared: true },
           },
         ],
         group: { members: members.flatMap((n) => Object.values(inside(n))), keyFile: key },
@@ -61,14 +69,15 @@ function lab(scope: Scope) {
     plug(ns, 'net1', right, `gw${n}`, [`172.17.0.${10 + n}/24`, `fd00:172::1${n}/64`]);
     const stateDir = scope.directory(`state${n}`);
     const start = () => new Agent(ns, { policyDir: policy.dir, stateDir });
-    return { ns, start };
+    const setInside = (state: 'up' | 'down') => left.ip(`link set gw${n} ${state}`);
+    return { ns, start, setInside };
   });
   /** Where OVN sends the client's packets. */
   const use = (n: number) =>
     client.ip(`
       route replace 172.17.0.0/24 via ${inside(n)[4]} dev eth0 src 10.18.0.9
       route replace fd00:172::/64 via ${inside(n)[6]} dev eth0 src fd00:18::9`);
-  return { client, server, members, use, setPolicy };
+  return { client, server, members, use, setPolicy, setKey };
 }
 
 const ready = (agent: Agent, what: string) => agent.statusUntil(what, (status) => status.ready, 30_000);
@@ -77,72 +86,169 @@ const holds = ({ ns }: Member, address: string): boolean =>
 const holders = (members: readonly Member[], address: string): number[] =>
   members.flatMap((member, i) => (holds(member, address) ? [i + 1] : []));
 
-t.test('open connections outlive the gateway that they go through', async (t) => {
+/** Every connection goes on, with the address and port that it had. */
+async function unbroken(t: Test, traffic: Traffic, what: string): Promise<void> {
+  const before = await traffic.report();
+  await until(async () => (await traffic.report()).every((r, i) => r.received > before[i]!.received + 20), {
+    what: `every connection goes on ${what}`,
+    timeoutMs: 20_000,
+  });
+  for (const [i, { path, broken, seen }] of (await traffic.report()).entries()) {
+    t.same([broken, seen], [undefined, before[i]!.seen], `${path} ${what}`);
+  }
+}
+
+/** The agent process of a gateway: the child of its BFD process. */
+function agentProcess({ ns }: Member): number {
+  const pids = ns.pids();
+  const parentOf = (pid: number) =>
+    Number(/\) \S (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8'))?.[1]);
+  return pids.find((pid) => pids.includes(parentOf(pid)))!;
+}
+
+const killAll = ({ ns }: Member): void => {
+  for (const pid of ns.pids()) process.kill(pid, 'SIGKILL');
+};
+
+t.test('open connections outlive gateways, faults, drift and edits of the policy', async (t) => {
   const scope = new Scope();
   t.teardown(() => scope.dispose());
-  const { client, server, members, use } = lab(scope);
+  const { client, server, members, use, setPolicy, setKey } = lab(scope);
   await startEchoServer(server);
   const agents = members.map(({ start }) => start());
-  await Promise.all(agents.map((agent, i) => ready(agent, `gateway ${i + 1} is ready`)));
-  const holder = (family: 4 | 6) =>
-    until(
-      () => {
-        const found = holders(members, SHARED[family]);
-        return found.length === 1 && found[0];
-      },
-      { what: `one gateway holds ${SHARED[family]}` },
-    );
-  const first = await holder(4);
-  await holder(6);
-  t.pass(`gateway ${first} holds the IPv4 address`);
-
-  // Through a gateway that does not hold the address.
-  const other = first === 1 ? 2 : 1;
-  use(other);
+  const at = (n: number) => members[n - 1]!;
+  const holderOf = (address: string) => holders(members, address)[0]!;
+  const heldBy = (count: number, addresses: object, what: string) =>
+    until(() => Object.values(addresses).every((address) => holders(members, address).length === count), {
+      what,
+      timeoutMs: 20_000,
+    });
+  /** Every gateway has the flows of all others, and each address has one holder. */
+  const settled = async (when: string) => {
+    await Promise.all(agents.map((agent, i) => ready(agent, `gateway ${i + 1} is ready ${when}`)));
+    for (const [i, agent] of agents.entries()) {
+      await agent.statusUntil(
+        `gateway ${i + 1} is in sync ${when}`,
+        ({ group }) =>
+          group!.every(({ members: others }) => others.length === 2 && others.every(({ inSync }) => inSync)),
+        20_000,
+      );
+    }
+    await heldBy(1, SHARED, `each address has one holder ${when}`);
+  };
+  await settled('at the start');
+  const holder = holderOf(SHARED[4]);
+  const [via, third] = [1, 2, 3].filter((n) => n !== holder) as [number, number];
+  use(via);
   const paths = Object.values(SERVER).flatMap((host) => [`tcp:${host}`, `udp:${host}`]);
   const traffic = await Traffic.open(client, paths);
+  const goesOn = (when: string) => unbroken(t, traffic, when);
+  const goesOnThrough = async (through: number[], when: string) => {
+    for (const n of through) {
+      use(n);
+      await goesOn(`${when}, through gateway ${n}`);
+    }
+  };
   for (const { path, seen } of await traffic.report()) {
     t.match(seen, /^(172\.17\.0\.50|fd00:172::50) /, `${path} has the shared address`);
   }
+  await goesOn('at the start');
 
-  const goesOn = async (what: string) => {
-    const before = await traffic.report();
-    await until(async () => (await traffic.report()).every((r, i) => r.received > before[i]!.received + 20), {
-      what: `every connection goes on ${what}`,
-      timeoutMs: 20_000,
-    });
-    for (const { path, broken, sources } of await traffic.report()) {
-      t.equal(broken, undefined, `${path} ${what}`);
-      t.equal(sources.length, 1, `${path} has one address and port ${what}`);
-    }
-  };
-  await goesOn('through the gateway that they began at');
-
-  // The gateway dies with everything in it; OVN finds out.
-  const third = [1, 2, 3].find((n) => n !== other && n !== first)!;
-  members[other - 1]!.ns.ip('link set eth0 down\nlink set net1 down');
-  for (const pid of members[other - 1]!.ns.pids()) process.kill(pid, 'SIGKILL');
-  use(third);
-  await goesOn('when their gateway has died');
-
-  // The holder drains.
-  use(first);
-  await goesOn('through the holder');
-  const drained = await agents[first - 1]!.ask('POST', '/v1/drain?timeout=5s', '', 20_000);
-  t.equal(drained.status, 200, drained.body);
-  use(third);
-  await goesOn('when the holder has drained');
-  t.equal(await holder(4), third, 'the last one holds the address');
-
-  // Both come back, and break nothing.
-  await agents[first - 1]!.stop();
-  members[other - 1]!.ns.ip(`link set eth0 up\nlink set net1 up
-    addr replace ${inside(other)[6]}/64 dev eth0 nodad\naddr replace fd00:172::1${other}/64 dev net1 nodad`);
-  for (const n of [first, other]) agents[n - 1] = members[n - 1]!.start();
-  await Promise.all([first, other].map((n) => ready(agents[n - 1]!, `gateway ${n} is ready again`)));
-  for (const n of [first, other, third]) {
-    use(n);
-    await goesOn(`through gateway ${n}, which has come back`);
+  const { ns } = at(holder);
+  ns.sh(`ip neigh del proxy ${SHARED[4]} dev net1`);
+  await until(() => holds(at(holder), SHARED[4]), { what: 'the proxy neighbour is there again' });
+  for (const tool of ['iptables', 'ip6tables']) ns.sh(`${tool} -t raw -F`);
+  for (const family of [4, 6]) ns.sh(`ip -${family} rule del priority 1000`);
+  for (const family of ['ip', 'ip6']) at(via).ns.sh(`nft delete table ${family} VEG-PORT-BLOCKS`);
+  await goesOn('when rules, chains and slices were deleted');
+  for (const family of ['ip', 'ip6']) {
+    await until(
+      () => at(via).ns.run('nft', ['list', 'map', family, 'VEG-PORT-BLOCKS', 'slices']).code === 0,
+      {
+        what: 'the slices are there again',
+      },
+    );
   }
+  at(third).ns.sh('conntrack -F');
+  await goesOnThrough([third, via], 'when replicas were deleted');
+
+  for (const n of [via, holder]) process.kill(agentProcess(at(n)), 'SIGKILL');
+  await goesOn('when agent processes were killed');
+  await settled('after agent processes were killed');
+  await goesOnThrough([third, via], 'after agent processes were killed');
+
+  const refused = '-p tcp --dport 10667 -j REJECT --reject-with tcp-reset';
+  const cut = (action: '-I' | '-D') => {
+    for (const tool of ['iptables', 'ip6tables'])
+      for (const chain of ['INPUT', 'OUTPUT']) at(third).ns.sh(`${tool} ${action} ${chain} ${refused}`);
+  };
+  cut('-I');
+  process.kill(agentProcess(at(third)), 'SIGKILL');
+  await agents[third - 1]!.statusUntil(
+    'the exchange is down',
+    ({ group }) =>
+      group!.length === 2 && group!.every((one) => one.members.every(({ connected }) => !connected)),
+    20_000,
+  );
+  await goesOn('while the exchange of a gateway is down');
+  cut('-D');
+  await settled('after the exchange was down');
+  await goesOnThrough([third, via], 'after the exchange was down');
+
+  const cutOff = holderOf(SHARED[4]);
+  at(cutOff).setInside('down');
+  use(cutOff === via ? third : via);
+  await until(() => holders(members, SHARED[4]).length === 2, { what: 'a gateway on either side holds it' });
+  await goesOn('while the holder is cut off inside');
+  at(cutOff).setInside('up');
+  await settled('after the holder was cut off');
+  await goesOnThrough([1, 2, 3], 'after the holder was cut off');
+
+  const drained = holderOf(SHARED[4]);
+  const drain = await agents[drained - 1]!.ask('POST', '/v1/drain?timeout=5s', '', 20_000);
+  t.equal(drain.status, 200, drain.body);
+  t.not(holderOf(SHARED[4]), drained, 'another gateway holds the address of one that has drained');
+  use(drained === via ? third : via);
+  await goesOn('when the holder has drained');
+  await agents[drained - 1]!.stop();
+  agents[drained - 1] = at(drained).start();
+  await settled('after the holder has drained');
+  await goesOnThrough([drained], 'after the holder has drained');
+
+  const dying = holderOf(SHARED[4]);
+  const [beside, last] = [1, 2, 3].filter((n) => n !== dying) as [number, number];
+  use(beside);
+  for (const n of [dying, beside]) killAll(at(n));
+  use(last);
+  await goesOn('when the holder and the gateway of the connections were killed');
+  for (const n of [dying, beside]) agents[n - 1] = at(n).start();
+  await settled('after two were killed');
+  await goesOnThrough([beside], 'after two were killed');
+
+  for (const member of members) killAll(member);
+  await goesOn('when all were killed');
+  for (const [i, member] of members.entries()) agents[i] = member.start();
+  await settled('after all were killed');
+  await goesOnThrough([1, 2, 3], 'after all were killed');
+
+  setPolicy([1, 2, 3], [SHARED, MORE]);
+  await heldBy(1, MORE, 'the other addresses are held');
+  await goesOn('when another address is shared');
+  setPolicy([1, 2, 3]);
+  await heldBy(0, MORE, 'the other addresses are not held');
+  await goesOn('when it is not shared any more');
+  setPolicy([1, 2]);
+  await agents[0]!.statusUntil('the third is no member', ({ group }) =>
+    group!.every(({ members: others }) => others.length === 1),
+  );
+  await goesOnThrough([1, 2], 'without the third member');
+  setPolicy([1, 2, 3]);
+  await settled('with the third member');
+  await goesOnThrough([3], 'with the third member');
+
+  setKey('e');
+  process.kill(agentProcess(at(1)), 'SIGKILL');
+  await settled('with another key');
+  await goesOnThrough([1, 2], 'with another key');
   await traffic.close();
 });

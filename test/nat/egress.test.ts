@@ -602,6 +602,44 @@ t.test('a source with port blocks gets its ports of the address, to the destinat
   t.end();
 });
 
+t.test(
+  'of several addresses with a slice each source keeps one, whichever destinations the policy has',
+  (t) => {
+    const slice = { first: 5056, last: 9087 };
+    const shared = (...texts: string[]): EgressPolicy[] => [
+      policy('web', {
+        sources: list('10.17.0.0/24'),
+        action: { ...snat(...texts), slice },
+      }),
+      policy('partly', {
+        sources: list('10.18.0.0/24'),
+        destinations: list('192.0.2.0/24'),
+        action: { ...snat(...texts), slice },
+      }),
+    ];
+    const addresses = ['172.17.0.50', '172.17.0.51', '172.17.0.60'];
+    const here = nat({ policies: shared(...addresses) });
+    const there = nat({ policies: shared(...addresses.toReversed()) });
+    for (const net of ['10.17.0', '10.18.0']) {
+      const found = Array.from({ length: 12 }, (_, i) => {
+        const packet = outwards(`${net}.${i}`, '192.0.2.1');
+        const got = source(here, packet);
+        t.equal(source(there, packet), got, `${net}.${i} has one address on all members`);
+        return got;
+      });
+      t.same(
+        new Set(found),
+        new Set(addresses.map((text) => `snat ${text}:5056-9087`)),
+        `${net} has them all`,
+      );
+    }
+    t.equal(source(here, outwards('10.18.0.9', '198.51.100.1')), 'masquerade');
+    const one = nat({ policies: shared('172.17.0.51') });
+    t.equal(source(one, outwards('10.17.0.9', '192.0.2.1')), 'snat 172.17.0.51:5056-9087');
+    t.end();
+  },
+);
+
 t.test('port blocks come before the marks that lead to them and go after them; what is right stays', (t) => {
   const model = new Model();
   const wanted = (...sources: string[]): NatState =>

@@ -183,8 +183,9 @@ export function send(state: NatState, family: Family, packet: Packet): Outcome {
   const passed = packet.in === '' || hook('mangle', 'FORWARD');
   if (passed && tracked) hook('nat', 'POSTROUTING');
   if (walk.translation === undefined && (walk.mark & PORT_BLOCKS_MARK) >>> 0 === PORT_BLOCKS_MARK) {
-    const blocks = state.ports?.[family]?.policies.get((walk.mark & DECISION_MASK) >>> 0)?.blocks;
-    const block = blocks && blockOf(blocks, packet.src);
+    const [ports, mark] = [state.ports?.[family], (walk.mark & DECISION_MASK) >>> 0];
+    const blocks = ports?.policies.get(mark)?.blocks;
+    const block = ports?.slices.get(mark) ?? (blocks && blockOf(blocks, packet.src));
     walk.translation = block ? `snat ${block.address}:${block.first}-${block.last}` : 'drop';
   }
   const { dst, dport } = walk.packet;

@@ -7,8 +7,8 @@ import type { GroupPolicy } from '../model.ts';
 import { addresses, each, familyName } from '../resolve.ts';
 import type { GatewayPolicy, GroupSpec } from './resource.ts';
 
-/** Shared addresses of one family. */
-const MAX_SHARED = 64;
+/** Shared addresses of one family: xt_cluster chooses the one of a source among so many. */
+const MAX_SHARED = 32;
 const CERTIFICATE_FIELDS = ['certFile', 'certKeyFile', 'caFile'] as const;
 
 /** Translates `spec.group`. */

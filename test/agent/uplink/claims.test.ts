@@ -195,6 +195,27 @@ t.test('a clock that jumps does not make an unprobed address free', async (t) =>
   t.notOk(claims.isFree(VIRTUAL));
 });
 
+t.test(
+  'a contested address is announced when it is assigned, and not defended until it is contested no more',
+  async (t) => {
+    const { claims, clock, sent, hear, conflicts } = setUp(t);
+    claims.setAssigned(new Map([[VIRTUAL, { ...LINK, contested: true as const }]]));
+    await clock.advance(10_000);
+    t.ok(sent.length > 0, 'announced');
+    sent.length = 0;
+    hear(VIRTUAL, 'claim');
+    await clock.advance(10_000);
+    t.same([sent, conflicts(), claims.notes()], [[], 0, []], 'the other one has it too');
+    claims.setAssigned(wanted(VIRTUAL));
+    await clock.advance(10_000);
+    t.same(sent, [], 'it is not a new address then');
+    hear(VIRTUAL, 'claim');
+    await clock.advance(10_000);
+    t.ok(sent.length > 0, 'defended');
+    t.equal(conflicts(), 1);
+  },
+);
+
 t.test('what is no longer wanted or assigned is forgotten, and closing stops everything', async (t) => {
   const { claims, clock, listened } = setUp(t);
   claims.probe(wanted(VIRTUAL, SECOND));
