@@ -2,8 +2,8 @@
  * The agent process as its parent sees it: it is forked, forked again with a backoff when it ends or cannot be forked
  * (EAGAIN: the limit on processes; EMFILE), sent messages and signals, and ended.
  *
- * Signals are kept until the process has said that it handles them. Messages that are read after their sender has ended
- * count only as messages.ts says. A message to a process that is ending is lost; nothing waits for its delivery.
+ * Signals are kept until the process has sent that it handles them. Messages that are read after their sender has ended
+ * are handled as messages.ts defines. A message to a process that is ending is lost; nothing waits for its delivery.
  */
 import type { ChildProcess } from 'node:child_process';
 import type { FromEngine } from '../bfd/intent.ts';
@@ -24,7 +24,7 @@ export type ForkedProcess = Pick<
 export interface AgentChildParts {
   /** Forks the process. Throws, or returns one without a pid that emits `error`, when that fails. */
   fork(): ForkedProcess;
-  /** Is told of starts, ends and messages; decides the delay before the next start. */
+  /** Receives starts, exits and messages; decides the delay before the next start. */
   watchdog: Watchdog;
   clock: Clock;
   logger: Log;

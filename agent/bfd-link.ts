@@ -70,7 +70,7 @@ export class BfdLink {
     this.#send({ type: 'undrain' });
   }
 
-  /** Runs a bfdd-control command. Never rejects: without a reply the result says so. */
+  /** Runs a bfdd-control command. Never rejects: without a reply the result is an error. */
   command(words: string[]): Promise<Reply> {
     const id = ++this.#lastCommand;
     return new Promise((resolve) => {

@@ -1,5 +1,5 @@
 /**
- * From the outcome of reconciles to what the BFD process is told: the sessions there are to be, and for each family
+ * From the outcome of reconciles to the intent for the BFD process: the desired sessions, and for each family
  * whether its translation and routes are in the kernel. Pure: `now` is milliseconds of a monotonic clock.
  */
 import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';

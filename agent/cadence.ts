@@ -63,7 +63,7 @@ export interface RunResult {
   onlyRepairs?: boolean;
 }
 
-/** Requests that gathered already, or that somebody waits for: they wait for no others. */
+/** Requests that gathered already, or that a caller waits for: they are not delayed to gather others. */
 const IMMEDIATE: ReadonlySet<Trigger> = new Set(['policy', 'sighup', 'control', 'group']);
 
 export interface Cadence {

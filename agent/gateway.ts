@@ -1,5 +1,5 @@
 /**
- * The gateway: takes policies and change events, reconciles the kernel, and tells the BFD process which sessions there
+ * The gateway: takes policies and change events, reconciles the kernel, and sends the BFD process which sessions there
  * are and which families may carry traffic. process.ts feeds it and shows its `view`.
  */
 import { isDeepStrictEqual } from 'node:util';
@@ -96,7 +96,7 @@ export class Gateway {
   readonly #flows: Pick<FlowCleaner, 'follow'>;
   readonly #log: ReconcileLog;
   #policy: Policy | undefined;
-  /** The policy in force as text, to tell a new one. */
+  /** The policy in force as text, to detect a new one. */
   #policyText = '';
   /** The policy in force, as long as it is not known to be in the kernel. */
   #fresh: KeptPolicy | undefined;

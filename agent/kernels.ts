@@ -35,7 +35,7 @@ function loadConntrack(): void {
     libc.sendto(fd, dumpRequest(1));
     libc.close(fd);
   } catch {
-    // A kernel without it has no such sysctls either, and a note says so.
+    // A kernel without it has no such sysctls either; there is a note.
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * The reconcile loop: one run at a time, started when cadence.ts says so. The only owner of its timer.
+ * The reconcile loop: one run at a time, scheduled by cadence.ts. The only owner of its timer.
  */
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import {

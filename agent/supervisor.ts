@@ -19,7 +19,7 @@
  * bfd-link.ts the pulse, loop.ts the next reconcile, gateway.ts the check for drift, uplink.ts the next probe,
  * claims.ts the next announcement, drain.ts its samples.
  *
- * **Messages.** messages.ts and bfd/intent.ts say what each promises. In short: `up`: signals are handled and the
+ * **Messages.** messages.ts and bfd/intent.ts define what each promises. In short: `up`: signals are handled and the
  * control socket answers. `pulse`: the event loop turns, and when kernel and uplink were last observed. `intent`: these
  * sessions, and which families may carry traffic. `command`, `drain`, `undrain`: words of an operator. Downward:
  * `report` at each change of a session and once a second, `reply`, `shutdown`. A message may be lost with its
@@ -28,7 +28,7 @@
  *
  * **Alive.** An agent process is alive as long as any message came within 30 s; else it hangs, is killed, and another
  * one is started. The gateway is watched as long as an observation of both kernel and uplink was completed within 60 s,
- * by whichever agent process; else nobody knows whether packets are translated, and the sessions are taken out of Up
+ * by any agent process; else it is unknown whether packets are translated, and the sessions are taken out of Up
  * until one completes. watchdog.ts has both clocks. The BFD process itself is alive for the agent process as long as a
  * report came within 10 s (`/livez`).
  */

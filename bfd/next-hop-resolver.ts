@@ -59,7 +59,7 @@ const ROUNDS = 2;
 const LOG_PERIOD = 60_000;
 /** Answers read from a socket in one go. */
 const MAX_ANSWERS = 256;
-/** Unanswered questions after which the log says that nothing is filtered. */
+/** Unanswered requests after which the log has a line that nothing is filtered. */
 const UNANSWERED = 5;
 
 /** ARP replies; the packet begins with the ARP header. */

@@ -39,8 +39,8 @@ export function answerTo({ own, target }: Question, packet: Buffer): string | un
 }
 
 /**
- * Which addresses to trust after a question: those trusted so far that answer, whoever else does; else all that
- * answered; the same as before when nobody did. Several are trusted only while it is unknown which is the gateway's.
+ * Which addresses to trust after a request: those trusted so far that answer, regardless of others; else all that
+ * answered; the same as before when none did. Several are trusted only while it is unknown which is the gateway's.
  */
 export function trusted(before: readonly string[], answers: readonly string[]): readonly string[] {
   const kept = before.filter((mac) => answers.includes(mac));

@@ -10,7 +10,7 @@ export const LD_B_ABS = 0x30;
 /** Jump if equal, or if greater or equal, to the operand. */
 export const JEQ_K = 0x15;
 export const JGE_K = 0x35;
-/** Keep as many octets of the packet as the operand says. */
+/** Keep the operand's number of octets of the packet. */
 export const RET_K = 0x06;
 
 /** Offsets from here are those of the network header, of the Ethernet header, and of data beside the packet. */

@@ -1,4 +1,4 @@
-/** Time and timers, passed to whoever waits: tests bring a clock that they advance by hand. */
+/** Time and timers, passed to code that waits: tests pass a clock that they advance. */
 
 export interface Timer {
   cancel(): void;
@@ -9,9 +9,9 @@ export interface Timer {
 export interface Clock {
   /** Milliseconds of a monotonic clock. */
   now(): number;
-  /** Runs once, in so many milliseconds. */
+  /** Runs once, after this many milliseconds. */
   after(ms: number, run: () => void): Timer;
-  /** Runs every so many milliseconds. */
+  /** Runs at this interval, milliseconds. */
   every(ms: number, run: () => void): Timer;
 }
 

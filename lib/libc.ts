@@ -138,8 +138,8 @@ export function bindToDevice(fd: number, device: string): void {
 }
 
 /**
- * Makes the kernel raise SIGURG when a socket has something to read: the one signal that does nothing where nobody
- * listens. Throws `SystemError`.
+ * Makes the kernel raise SIGURG when a socket has something to read: the one signal that does nothing without a
+ * handler. Throws `SystemError`.
  */
 export function signalReadable(fd: number): void {
   check('fcntl', cFcntl(fd, F_SETOWN, process.pid));
@@ -220,7 +220,7 @@ const WNOWAIT = 0x0100_0000;
 const SIGINFO = 128;
 const SI_PID_AT = 16;
 
-/** waitid(2): a child that has ended and whose status nobody has taken yet; 0 for none. Takes nothing. */
+/** waitid(2): a child that has exited and was not reaped yet; 0 for none. Reaps nothing. */
 export function endedChild(): number {
   const info = Buffer.alloc(SIGINFO);
   return cWaitid(P_ALL, 0, info, WEXITED | WNOHANG | WNOWAIT) < 0 ? 0 : info.readInt32LE(SI_PID_AT);

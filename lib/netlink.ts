@@ -3,7 +3,7 @@
  * (docs/design/0001-netlink.md). Messages are those of netlink-codec.ts.
  *
  * The kernel answers a request before send returns, so requests never wait. Multicast sockets are read when
- * the kernel says so with a signal (F_SETSIG): no thread is held, nothing is polled, and an idle listener
+ * the kernel sends a signal (F_SETSIG): no thread is blocked, nothing is polled, and an idle listener
  * neither costs anything nor keeps the process alive.
  */
 import { setImmediate as turn } from 'node:timers/promises';
@@ -60,7 +60,7 @@ export class NetlinkError extends Error {
   readonly errno: number;
   readonly code: string;
 
-  /** `reason`: what the kernel itself says (extended acknowledgement), in place of the number's own text. */
+  /** `reason`: the kernel's text (extended acknowledgement), in place of the text of the number. */
   constructor(errno: number, reason?: string) {
     const [code, text] = getSystemErrorMap().get(-errno) ?? [`E${errno}`, 'refused'];
     super(`${(reason ?? text).replace(/\.$/, '')} (${code})`);
@@ -77,7 +77,7 @@ export interface NetlinkRequest {
   data: Uint8Array;
 }
 
-/** The error in an NLMSG_ERROR, or in the NLMSG_DONE that ends a dump; undefined when it says success. */
+/** The error in an NLMSG_ERROR, or in the NLMSG_DONE that ends a dump; undefined for success. */
 export function acknowledgedError(message: NetlinkMessage): NetlinkError | undefined {
   const errno = -message.data.readInt32LE(0);
   if (errno === 0) return undefined;

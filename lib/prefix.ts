@@ -29,7 +29,7 @@ export const anyPrefix = (family: Family): Prefix => (family === 4 ? '0.0.0.0/0'
 /** The family of an address or prefix. */
 export const familyOf = (value: Address | Prefix): Family => (value.includes(':') ? 6 : 4);
 
-// Only these can stand in an address; ip-address takes more (zones, surrounding blanks in some forms).
+// Only these are valid in an address; ip-address takes more (zones, surrounding blanks in some forms).
 const SHAPE = /^[0-9A-Fa-f.:]{2,45}(?:\/[0-9]{1,3})?$/;
 
 const OCTET = '(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])';

@@ -17,7 +17,7 @@ import { flock } from './libc.ts';
 const LOCK_TIMEOUT = 5000;
 const RETRY_INTERVAL = 10;
 
-/** The state directory cannot be used. The message names it and says what to do. */
+/** The state directory cannot be used. The message names it and has what to do. */
 export class StateDirError extends Error {}
 
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;

@@ -1,7 +1,7 @@
 /**
  * The edits that bring one chain's rules of ours into the desired order and touch nothing else. Pure.
  *
- * Rules are named by their text when they are deleted, never by number: a number would hit somebody else's rule
+ * Rules are named by their text when they are deleted, never by number: a number may be that of a foreign rule
  * if the chain changed since it was read. iptables deletes the first rule with a text, so of a doubled rule only
  * the last one can be kept. A position is only used to insert; there a stale one costs no more than a wrong order
  * that the next reconcile sees.

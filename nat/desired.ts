@@ -128,7 +128,7 @@ const HALVES: Record<Family, Prefix[]> = {
 
 /**
  * Blocks as rules and sets can hold them: the whole address space as its two halves. A set of type hash:net
- * refuses length 0, and a rule with it prints as one without an address, which nobody could tell from a foreign
+ * refuses length 0, and a rule with it prints as one without an address, indistinguishable from a foreign
  * `-j RETURN`.
  */
 export function expressible(blocks: readonly Prefix[], family: Family): Prefix[] {
@@ -155,11 +155,11 @@ const unmarked = (blocks: readonly Prefix[]): Map<Prefix, number> =>
 const needsDecisions = ({ policies = [], defaultAction = 'masquerade', eips = [] }: FamilyNat): boolean =>
   policies.length > 0 || eips.length > 0 || defaultAction !== 'masquerade';
 
-/** What would be answered with a reset when it comes to somebody who does not know the connection. */
+/** Packets that a host without the connection answers with a reset. */
 const RESETTING = ['tcp', 'sctp'];
 
 /**
- * What can be left out, with its table and chain: without it every packet is still translated as the policy says. The
+ * What can be left out, with its table and chain: without it every packet is still translated by the policy. The
  * clamp keeps segments small, the limit keeps room for others; BFD that is tracked may leave with another source port,
  * as upstream's does.
  */
@@ -214,7 +214,7 @@ interface FamilyState {
   ports?: PortTable;
 }
 
-/** Builds the state of one family. Rules that hook chains stand in the order in which the parts add them. */
+/** Builds the state of one family. Rules that hook chains are in the order in which the parts add them. */
 class FamilyBuilder {
   readonly #nat: FamilyNat;
   readonly #internal: string;

@@ -30,7 +30,7 @@ export type RuleStep =
 
 export type NatStep = SetStep | RuleStep | PortStep;
 
-/** The order in which tables stand in a transaction: the order in which packets meet them. */
+/** The order of tables in a transaction: the order in which packets traverse them. */
 const TABLE_ORDER = ['raw', 'mangle', 'nat', 'filter', 'security'];
 
 const texts = (chain: Chain | undefined): string[] => chain?.rules.map((rule) => rule.text) ?? [];
@@ -51,7 +51,7 @@ function editForeignChain(
     const present = after.map((rule) => rule.text);
     owned = ownedByForm(at, present, { known: before, wanted, hasMasquerade });
     const edited = editChain(rules, want, owned);
-    // When the jump moves down, pairs come to stand above it that did not: they are ours then.
+    // When the jump moves down, more pairs are above it: they are ours then.
     if (after !== rules && [...owned].every((text) => before.has(text) || wanted.has(text))) return edited;
     after = edited.rules;
     hasMasquerade = known.hasMasquerade;

@@ -1,5 +1,5 @@
 /**
- * Policies that say more than "forward these blocks": by destination, with an address of their own, in an order.
+ * Policies beyond "forward these blocks": by destination, with an address of their own, in an order.
  * Pure.
  *
  * At a connection's first packet, mangle FORWARD looks its source up in one set. What it finds there is a mark:
@@ -15,7 +15,7 @@
  *
  * A source with a block of ports of its own is accepted there with a mark that nftables.ts looks up next.
  *
- * A mark is a hash of what it means, so that it never changes its meaning: old and new stand side by side while
+ * A mark is a hash of what it means, so that it never changes its meaning: old and new exist side by side while
  * policies change (diff.ts).
  */
 
@@ -102,7 +102,7 @@ const CHAIN_INGRESS_CLASS = 'VEG-INGRESS-C';
 /** Those that are reached by a mark, with what is behind it, and where such chains lead to. */
 const BY_MARK = [CHAIN_TRANSLATE, CHAIN_ALLOW, CHAIN_INVALID_CLASS, CHAIN_INGRESS_CLASS, CHAIN_REFUSED];
 
-/** Whether a chain is reached by a mark, so that old and new can stand in it beside each other. */
+/** Whether a chain is reached by a mark, so that it can have old and new rules at the same time. */
 export const isByMark = (chain: string): boolean => BY_MARK.some((name) => chain.startsWith(name));
 
 /** The set of sources of a family. */
@@ -113,7 +113,7 @@ const MAX_COMPARED = 4;
 
 /** The seed of the hash that gives a source its address; any number, as long as all gateways have the same. */
 const CLUSTER_SEED = 0x56454721;
-/** xt_cluster tells up to so many apart. */
+/** The most addresses that xt_cluster can choose from. */
 const MAX_ADDRESS_CHOICES = 32;
 
 /** The addresses in as few ranges as they make, `a` or `a-b`. */
@@ -136,7 +136,7 @@ type CompiledAction = EgressAction | { ports: number[] };
 const portChain = (mark: number): string => `${CHAIN_TRANSLATE}-P-${hex8(mark)}`;
 
 /**
- * The targets that translate as an action says. Throws `RangeError` for more addresses than can be told apart.
+ * The targets that translate for an action. Throws `RangeError` for more addresses than xt_cluster can choose from.
  */
 function targets(action: Exclude<CompiledAction, 'drop'>): string[] {
   if (action === 'forward') return ['-j ACCEPT'];
@@ -156,7 +156,7 @@ function bySource(choices: readonly string[]): string[] {
   if (choices.length === 1) return [...choices];
   if (choices.length > MAX_ADDRESS_CHOICES) {
     throw new RangeError(
-      `an egress IP of ${choices.length} separate ranges; at most ${MAX_ADDRESS_CHOICES} can be told apart`,
+      `an egress IP of ${choices.length} separate ranges; at most ${MAX_ADDRESS_CHOICES} are possible`,
     );
   }
   const seed = hex(CLUSTER_SEED);

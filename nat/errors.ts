@@ -1,4 +1,4 @@
-/** What can go wrong with iptables and ipset, told by cause and cure. Pure. */
+/** Failures of iptables and ipset, by cause and remedy. Pure. */
 import type { Family } from '../lib/prefix.ts';
 
 export type NatErrorKind =
@@ -40,7 +40,7 @@ const HINTS: Record<NatErrorKind, string> = {
   failed: 'see the message; `veg-agent plan` shows what was to be done',
 };
 
-/** A failed iptables or ipset command. `message` says what failed and why, `hint` what to do about it. */
+/** A failed iptables or ipset command. `message` has what failed and why, `hint` what to do about it. */
 export class NatError extends Error {
   override readonly name = 'NatError';
   readonly kind: NatErrorKind;
@@ -73,7 +73,7 @@ export function incompatible(family: Family, table: string, message: string): Na
   return new NatError('incompatible', message, { hint });
 }
 
-/** What a program says, and what that means; the first that matches counts. */
+/** Patterns of a program's output, and their meaning; the first match decides. */
 const SIGNS: readonly [RegExp, NatErrorKind][] = [
   [/: not found$/m, 'not-installed'],
   [/: timed out after /, 'timed-out'],
@@ -85,17 +85,17 @@ const SIGNS: readonly [RegExp, NatErrorKind][] = [
     /missing kernel module|Couldn't load|can't initialize|unable to initialize table|Table does not exist|[Pp]rotocol not supported|Address family not supported|Cannot open session to kernel|Kernel (?:support|module)|Module \S+ not found|rule set generation id: (?!Permission)/,
     'unsupported',
   ],
-  // What one line of a transaction could not find, because somebody was faster.
+  // A line of a transaction found no object, because another program was faster.
   [
     /does a matching rule exist|Chain already exists|Index of insertion too big|No chain\/target\/match by that name|Set \S+ doesn't exist|The set with the given name does not exist|in use by a kernel component|line \d+ failed$/m,
     'changed',
   ],
 ];
 
-/** Lines that tell nothing about the failure. */
+/** Lines without information about the failure. */
 const NOISE = /^(?:#.*|Try `.*|Error occurred at line: \d+|)$/;
 
-/** The error for a command that ended badly, told by what it printed on stderr. */
+/** The error for a failed command, classified by its stderr. */
 export function natError(
   command: string,
   stderr: string,
@@ -103,6 +103,6 @@ export function natError(
   details: NatErrorDetails = {},
 ): NatError {
   const kind = SIGNS.find(([sign]) => sign.test(stderr))?.[1] ?? 'failed';
-  const said = stderr.split('\n').filter((line) => !NOISE.test(line));
-  return new NatError(kind, `${command}: ${said.join('; ') || `exit ${exitCode}`}`, details);
+  const lines = stderr.split('\n').filter((line) => !NOISE.test(line));
+  return new NatError(kind, `${command}: ${lines.join('; ') || `exit ${exitCode}`}`, details);
 }

@@ -1,6 +1,6 @@
 /**
- * A cheap look whether somebody changed what nobody tells us about: netlink announces changes of nf_tables rules,
- * but none of sets and none of legacy tables.
+ * Cheap detection of changes without events: netlink announces changes of nf_tables rules,
+ * but not of sets and legacy tables.
  *
  * Of a set the kernel gives its header (number of elements, size in memory) without the elements; of a legacy
  * table the whole blob, in which the counters are masked out.

@@ -1,5 +1,5 @@
 /**
- * Connections from outside to addresses of this gateway that belong to somebody inside. Pure.
+ * Connections from outside to addresses of this gateway that lead to a host inside. Pure.
  *
  * The destination is translated in nat PREROUTING. In POSTROUTING the source is translated to the gateway's
  * internal address, so that replies come back here also when several gateways share the traffic, and when the

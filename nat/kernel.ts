@@ -67,7 +67,7 @@ export interface NatKernel {
   apply(steps: readonly NatStep[]): Promise<void>;
   /**
    * The first of the hooks that a table which only `nft` can list has no longer, or whose chain is empty. Undefined:
-   * all are there, or that cannot be told.
+   * all exist, or it is unknown.
    */
   missingHook(family: Family, table: string, hooks: readonly Hook[]): Promise<Hook | undefined>;
   /** What these chains have counted; those that are not there, or cannot be read, are left out. */
@@ -186,7 +186,7 @@ class IptablesKernel implements NatKernel {
       state.ports = await this.#ports.observe(ports.length > 0);
     } catch (error) {
       if (!(error instanceof NatError)) throw error;
-      // Where there can be none there are none; creating them will say why.
+      // Without kernel support there are none; creating them fails with the reason.
       if (!isKind(error, 'unsupported')) for (const family of ports) state.failed[family] ??= error;
     }
   }

@@ -8,9 +8,9 @@ import { DECISION_MASK, hex } from './rules.ts';
 export const OURS = 0x80000000;
 /** The mark is a class. */
 export const CLASS = 0x20000000;
-/** The first four bits say what kind of mark it is; one of them is free. */
+/** The first four bits are the kind of mark; one of them is free. */
 const KIND = 0xf0000000;
-/** The bits that tell one meaning from another. */
+/** The bits that distinguish meanings. */
 const IDENTITY = (DECISION_MASK & ~KIND) >>> 0;
 /** How many bits those are that all marks of a tree may share, but for one. */
 const KIND_BITS = 2;
@@ -55,7 +55,7 @@ export function identities(known: Record<string, number> = {}): (text: string) =
 
 /**
  * Adds to a chain the comparisons that lead from a mark to what belongs to it, over chains below it when there
- * are many: each looks at four more bits, the first also at those that say what kind of mark it is. (Two or three
+ * are many: each looks at four more bits, the first also at the kind of mark. (Two or three
  * make fewer comparisons, but more chains to walk into, and are slower.)
  */
 export function dispatch(chains: Map<string, string[]>, root: string, leaves: Map<number, string[]>): void {
@@ -75,7 +75,7 @@ export function dispatch(chains: Map<string, string[]>, root: string, leaves: Ma
     }
     for (const [head, members] of branches) {
       const child = `${root}-${hex8(head)}-${below}`;
-      // A jump, not a goto: what is not found below may stand further on while two trees are one.
+      // A jump, not a goto: what is not found below may follow while a chain has two trees.
       rules.push(`${isMark(head, (mask & DECISION_MASK) >>> 0)} -j ${child}`);
       node(child, members, below);
     }

@@ -5,8 +5,8 @@
  *     table VEG-PORT-BLOCKS
  *       map slices     mark : address . first port - address . last port
  *       map blocks     mark . source : address . first port - address . last port
- *       chain          nat, POSTROUTING, behind iptables': a mark of port blocks → SNAT to what the maps say,
- *                      and DROP when they say nothing
+ *       chain          nat, POSTROUTING, behind iptables': a mark of port blocks → SNAT by the maps,
+ *                      and DROP without an element
  *
  * A slice is a block that all sources of a policy have in common: what a gateway of a group may allocate.
  *
@@ -116,7 +116,7 @@ const COMMENTS = [
 ] as const;
 const comment = (words: string): Buffer => Buffer.concat([Buffer.of(0, words.length + 1), zeroEnded(words)]);
 
-/** The rules of the chain. `bits` of the mark (in `mask`) say that it is one of port blocks. */
+/** The rules of the chain. `bits` of the mark (in `mask`) identify one of port blocks. */
 function rules(family: Family, bits: number, mask: number): Buffer[][] {
   const words = addressBits(family) / 32;
   const registers = (n: number): number => NFT_REG32_00 + n;
@@ -140,7 +140,7 @@ function rules(family: Family, bits: number, mask: number): Buffer[][] {
       value(5, markBytes(0)),
     ),
   ];
-  /** Looks the registers from the first on up in a map, and translates to what it says. */
+  /** Looks up the registers from the first on in a map, and translates to the result. */
   const translate = (map: string): Buffer[] => [
     expression('lookup', attribute(1, zeroEnded(map)), ...numbers(undefined, NFT_REG32_00, NFT_REG32_00)),
     expression(
@@ -172,7 +172,7 @@ function rules(family: Family, bits: number, mask: number): Buffer[][] {
 
 /**
  * Makes table, map, chain and rules anew, empty.
- * @param bits the bits of a mark that say that it is one of port blocks
+ * @param bits the bits of a mark that identify one of port blocks
  * @param mask the bits of a mark that are looked up
  * @param isThere whether something of that name is to be removed first
  */
@@ -180,7 +180,7 @@ export function createTable(family: Family, bits: number, mask: number, isThere:
   const words = addressBits(family) / 32;
   const table = attribute(1, zeroEnded(PORT_TABLE));
   const pair = (TYPE[family] << 6) | TYPE.port;
-  /** A map to an address and ports. `type` is what nft calls the key, of so many octets. */
+  /** A map to an address and ports. `type` is nft's name for the key; `octets` is its size. */
   const map = (name: string, id: number, type: number, octets: number): NftMessage =>
     create(
       NEW.set,
@@ -336,7 +336,7 @@ export function* elementsOf(mark: number, blocks: PortBlocks, family: Family): G
   }
 }
 
-/** What a map says: from an address and a port to an address and a port. */
+/** An element's value: from an address and a port to an address and a port. */
 function blockData({ address, first, last }: PortBlock): Buffer {
   const bytes = addressBytes(address);
   const data = Buffer.alloc(2 * bytes.length + 8);
@@ -361,7 +361,7 @@ export function slicesIn(answer: Buffer): Map<number, PortBlock> {
   return slices;
 }
 
-/** Messages that delete what the map says about a mark, where `isThere`, and make it say this, if anything. */
+/** Messages that delete the element of a mark, where `isThere`, and add the given one, if any. */
 export function sliceMessages(
   family: Family,
   mark: number,

@@ -65,7 +65,7 @@ export function parseTables(text: string, family: Family): Tables {
   return tables;
 }
 
-/** `create` options that say how a set is laid out in memory, and not what is in it. */
+/** `create` options for the memory layout of a set, not for its content. */
 const LAYOUT = new Set(['hashsize', 'bucketsize', 'initval']);
 
 /** The types of sets, as ipset names them. */
@@ -120,7 +120,7 @@ function addElement(set: AddressSet, text: string): void {
 }
 
 /**
- * Our sets in the output of `ipset save`, by name; those of others are passed over, whatever stands in their names
+ * Our sets in the output of `ipset save`, by name; foreign ones are ignored, whatever their names contain
  * and comments, line breaks too. Each set is printed whole: how it is made, then its elements.
  */
 export function parseSets(text: string): Map<string, AddressSet> {

@@ -1,6 +1,6 @@
 /**
  * Port blocks: each source has a block of ports of an egress address for itself, which follows from the policy
- * alone (deterministic NAT, RFC 7422), so that a translation can be told without a record of it.
+ * alone (deterministic NAT, RFC 7422), so that a translation is known without a record of it.
  *
  *     n  the place of the source: the addresses of all blocks of sources, in the order of the policy, from 0
  *     B  = 64512 div size, the blocks that an egress address has
@@ -29,13 +29,13 @@ export const BLOCK_PORTS = 65_536 - FIRST_PORT;
 export const MAX_BLOCKS = 1 << 20;
 
 /**
- * The protocols (IP protocol numbers) whose ports are divided: ICMP's identifiers stand for ports. Of any other the
+ * The protocols (IP protocol numbers) whose ports are divided: ICMP's identifiers serve as ports. Of any other the
  * source gets its egress address only.
  */
 const DIVIDED = new Set([1, 6, 17, 33, 58, 132, 136]);
 export const isDivided = (protocol: number): boolean => DIVIDED.has(protocol);
 
-/** What a policy says, in one family. */
+/** A policy's port blocks, in one family. */
 export interface PortBlocks {
   /** Disjoint, in the order of the policy. */
   sources: readonly Prefix[];
@@ -52,7 +52,7 @@ export interface PortBlock {
   last: number;
 }
 
-/** How many blocks so many egress addresses have. */
+/** How many blocks this number of egress addresses has. */
 export const capacity = (addresses: number, size: number): number =>
   addresses * Math.floor(BLOCK_PORTS / size);
 
@@ -123,7 +123,7 @@ export class BlockIndex {
   }
 }
 
-/** The source that has this port of an egress address, and its block; undefined when it is nobody's. */
+/** The source that has this port of an egress address, and its block; undefined when it has none. */
 export function sourceOf(
   blocks: PortBlocks,
   external: Address,

@@ -1,4 +1,4 @@
-/** The steps that bring the port blocks in the kernel to what the policy says, and the steps as text. Pure. */
+/** The steps from the port blocks in the kernel to the desired ones, and the steps as text. Pure. */
 import { type Address, type Family, networkAddress } from '../lib/prefix.ts';
 import { PORT_TABLE } from './nftables.ts';
 import { blockAt, type PortBlock, type PortBlocks, sourceCount } from './port-blocks.ts';
@@ -6,13 +6,13 @@ import { hex } from './rules.ts';
 import type { PortTable } from './state.ts';
 
 export type PortStep =
-  /** Makes the table, empty; `replace`: in the place of one that is not as it must be. */
+  /** Creates the table, empty; `replace`: in place of one that differs. */
   | { type: 'create-port-table'; family: Family; replace: boolean }
-  /** Makes what the map says about a mark these blocks; `repair`: it says something, which is wrong. */
+  /** Writes the elements of a mark; `repair`: there are wrong ones. */
   | { type: 'write-port-blocks'; family: Family; mark: number; blocks: PortBlocks; repair: boolean }
-  /** Removes what the map says about a mark. */
+  /** Removes the elements of a mark. */
   | { type: 'delete-port-blocks'; family: Family; mark: number }
-  /** Makes the map of slices say this about a mark; `replace`: it says something else. */
+  /** Writes the element of a mark in the map of slices; `replace`: there is another one. */
   | { type: 'write-slice'; family: Family; mark: number; slice: PortBlock; replace: boolean }
   | { type: 'delete-slice'; family: Family; mark: number }
   | { type: 'delete-port-table'; family: Family };
@@ -57,7 +57,7 @@ export function editPorts(
 const isSame = (a: PortBlock, b: PortBlock): boolean =>
   a.address === b.address && a.first === b.first && a.last === b.last;
 
-/** A step as a line: in nft's words, but for the elements, of which the first and their number are told. */
+/** A step as a line: in nft's syntax, except that of the elements only the first and the number are printed. */
 export function portLine(step: PortStep): string {
   const table = `${step.family === 4 ? 'ip' : 'ip6'} ${PORT_TABLE}`;
   switch (step.type) {

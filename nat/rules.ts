@@ -1,7 +1,7 @@
 /**
- * The rules that the agent writes, as text, and how one tells that a rule found in the kernel is the agent's. Pure.
+ * The rules that the agent writes, as text, and how a rule found in the kernel is recognised as the agent's. Pure.
  *
- * Ours are: whatever stands in a chain named VEG-*, whatever jumps to such a chain or matches such a set, and the
+ * Ours are: all rules in a chain named VEG-*, all that jump to such a chain or match such a set, and the
  * two forms that carry no name of ours because upstream's listing has none: the mark rule in nat PREROUTING and
  * the pairs of RETURN rules in nat POSTROUTING.
  */
@@ -21,7 +21,7 @@ export const DECISION_MASK = (0xffffffff ^ MARK) >>> 0;
 /** A decision with these bits means: the source gets its block of ports (port-blocks.ts). */
 export const PORT_BLOCKS_MARK = 0x90000000;
 
-/** Linux interface names that can stand in a rule: no blanks, quotes, `!`, and not the wildcard `+`. */
+/** Linux interface names that are valid in a rule: no blanks, quotes, `!`, and not the wildcard `+`. */
 const INTERFACE = /^[A-Za-z0-9_][\w.@:-]{0,14}$/;
 
 /** The name of an interface in a rule. Throws `RangeError` for one that iptables cannot express. */
@@ -42,7 +42,7 @@ export const jump = (chain: string): string => `-j ${chain}`;
 
 /*
  * Our chains, but for those of one file alone, and where packets come to them. `desiredNat` hooks them, in the
- * order in which they stand here; docs/ownership.md shows the same.
+ * order in which they are here; docs/ownership.md shows the same.
  */
 
 /** mangle INPUT: what belongs to no connection and that this pod would answer with a reset. */
@@ -63,7 +63,7 @@ export const CHAIN_EGRESS = 'VEG-EGRESS';
 export const CHAIN_LIMIT = 'VEG-LIMIT';
 /** Into the VPC: what begins a connection, or belongs to none. */
 export const CHAIN_INGRESS = 'VEG-INGRESS';
-/** Where the last one ends for what may not come in: one rule, whose counter says how much that was. */
+/** The end of the chain for refused packets: one rule, whose counter is their number. */
 export const CHAIN_REFUSED = 'VEG-REFUSED';
 /**
  * mangle FORWARD: from and to the pod's primary network where it is neither side: dropped. nat POSTROUTING: the pod's own
@@ -178,13 +178,13 @@ export function ruleWords(text: string): { words: string[]; open: boolean } {
 const OWNED_NAME = new RegExp(`^${OWNED_NAME_PREFIX}[\\w.:-]+$`);
 
 /**
- * Whether a chain or a set is ours by its name. A name that cannot be said to the restore programs (a blank, a
+ * Whether a chain or a set is ours by its name. A name that the restore programs cannot express (a blank, a
  * quotation mark) is none that the agent gave.
  */
 export const isOwnedName = (word: string | undefined): boolean => word !== undefined && OWNED_NAME.test(word);
 
 /**
- * Whether a rule can be said to the restore programs. A line break ends their line, a quotation mark outside of a
+ * Whether the restore programs can express a rule. A line break ends their line, a quotation mark outside of a
  * quoted word begins one, and what is no UTF-8 was lost when it was read.
  */
 export function isSayable(text: string): boolean {
@@ -210,7 +210,7 @@ export function setsOf(text: string): string[] {
   );
 }
 
-/** Whether a rule names one of our chains or sets. One that cannot be said in a transaction is left alone. */
+/** Whether a rule names one of our chains or sets. One that a transaction cannot express is ignored. */
 export function namesOurs(text: string): boolean {
   if (!text.includes(` ${OWNED_NAME_PREFIX}`) || !isSayable(text)) return false;
   const { words } = ruleWords(text);
@@ -244,7 +244,7 @@ export function ownedByForm(
     // Without its jump the chain is still a witness that the pairs are ours; without both there is none.
     const hook = rules.lastIndexOf(jump(CHAIN_MASQUERADE));
     const end = hook >= 0 ? hook : hasMasquerade ? rules.length : 0;
-    /** What stands above and is not about to go: a pair whose inside goes will be adjacent. */
+    /** The rule above that is not about to be removed: a pair becomes adjacent when the rules between are removed. */
     const above: string[] = [];
     for (const text of rules.slice(0, end)) {
       const first = above.at(-1);

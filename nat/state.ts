@@ -52,10 +52,10 @@ export interface PortTable {
 export interface NatState {
   /**
    * Observed: every table, everybody's rules. Desired: our chains whole, and of a built-in chain the rules that
-   * are ours, in the order in which they have to stand.
+   * are ours, in their order.
    */
   tables: { 4: Tables; 6: Tables };
-  /** The agent's sets (`VEG-*`) by name. Other sets are nobody's business here. */
+  /** The agent's sets (`VEG-*`) by name, without foreign sets. */
   sets: Map<string, AddressSet>;
   /** Port blocks, in a family that has any. */
   ports?: { 4?: PortTable; 6?: PortTable };

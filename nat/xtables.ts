@@ -156,7 +156,7 @@ export class Xtables {
         const text = await this.run(file, ['-c', '-t', name]);
         for (const [found, table] of parseTables(text, family)) tables.set(found, table);
       } catch (error) {
-        // A table that this kernel does not have is empty; writing to it will say so.
+        // A table that this kernel does not have is empty; writing to it fails with the reason.
         if (!isKind(error, 'unsupported')) throw error;
       }
     }

@@ -4,7 +4,7 @@ import type { Address, Family } from '../lib/prefix.ts';
 import { ownsAddress } from './ownership.ts';
 import type { RoutingState } from './state.ts';
 
-/** An address that is on an interface for as long as the policy says, alone (/32, /128). */
+/** An address that is on an interface while the policy has it, as a host address (/32, /128). */
 export interface VirtualAddress {
   family: Family;
   address: Address;
@@ -16,7 +16,7 @@ export interface AddressStep {
   address: VirtualAddress;
 }
 
-/** The steps to the wanted addresses. One that somebody else has put on the interface is there, and theirs. */
+/** The steps to the desired addresses. One that another program has added is used, and stays. */
 export function diffAddresses(
   { links, addresses }: Pick<RoutingState, 'links' | 'addresses'>,
   wanted: readonly VirtualAddress[],
@@ -28,13 +28,13 @@ export function diffAddresses(
     value: { family: found.family, address: found.address, dev: names.get(found.ifindex) ?? '' },
   }));
   const present = new Set(there.map(({ value }) => key(value)));
-  const wishes = new Set(wanted.map(key));
+  const desired = new Set(wanted.map(key));
   return [
     ...there
-      .filter(({ owned, value }) => owned && !wishes.has(key(value)))
+      .filter(({ owned, value }) => owned && !desired.has(key(value)))
       .map(({ value }): AddressStep => ({ kind: 'delAddress', address: value })),
     ...wanted
-      .filter((wish) => !present.has(key(wish)))
-      .map((wish): AddressStep => ({ kind: 'addAddress', address: wish })),
+      .filter((address) => !present.has(key(address)))
+      .map((address): AddressStep => ({ kind: 'addAddress', address })),
   ];
 }

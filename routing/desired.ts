@@ -64,7 +64,7 @@ export interface FamilyRouting {
 
 /** What a gateway of a group routes besides, in one family. */
 export interface GroupRouting {
-  /** The shared addresses: they are no address of the pod, and what comes for them and belongs to nobody goes nowhere. */
+  /** The shared addresses: they are no address of the pod, and packets to them without an owner are dropped. */
   shared: Address[];
   /** Other members on the internal link: rule 1003 would send packets for them to the internal gateway. */
   neighbours: Address[];
@@ -87,7 +87,7 @@ export const defaultMetric = (family: Family): number => (family === 4 ? 0 : 102
 /**
  * The rules and routes of the intent. A block that is the whole address space gets no route: it would take
  * the default route away from the external side. One that holds the external network would take part of it: it
- * leads outside, before a route of somebody else that leads it inside. A peer that is the gateway itself is on-link.
+ * leads outside, before a foreign route that leads it inside. A peer that is the gateway itself is on-link.
  */
 export const desiredRouting = (intent: RoutingIntent): DesiredRouting => ({
   rules: desiredRules(intent),

@@ -1,10 +1,10 @@
 /**
- * What has to be done to get from the routing that is there to the routing that is wanted. Pure.
+ * The steps from the observed routing to the desired routing. Pure.
  *
  * The agent owns the four rule priorities, table 1000, and what carries its protocol number among the routes of the
- * other tables and the rules of priorities 1000, 1005 and 1006; nothing else is ever removed. A foreign route that already says what is wanted is
- * adopted: it satisfies the wish, and stays when the wish is gone. A foreign route that says something else
- * about a wanted destination stays too; the agent's own goes in front of it (docs/ownership.md).
+ * other tables and the rules of priorities 1000, 1005 and 1006; nothing else is ever removed. A foreign route that
+ * equals a desired one is adopted: it satisfies the agent, and stays when it is no longer desired. A foreign route
+ * with another next hop for a desired destination stays too; the agent's own precedes it (docs/ownership.md).
  */
 import type { Prefix } from '../lib/prefix.ts';
 import type { AddressStep } from './addresses.ts';
@@ -54,7 +54,7 @@ function diffRules(observed: readonly Rule[], desired: readonly Rule[]): Routing
       const [hit] = list.splice(at, 1);
       steps.push({ kind: 'delRule', rule });
       if (hit === undefined || hit === rule || sameRule(hit, rule)) break;
-      // The request meets a rule that is more specific and stands before it: that one goes behind it.
+      // The request matches a more specific rule before it: that one moves behind it.
       steps.push({ kind: 'addRule', rule: hit });
       list.push(hit);
     }
@@ -111,8 +111,8 @@ class Places {
 }
 
 /**
- * Whether a route sends packets where the wanted one does, whatever its protocol and metric. `onlink` only says how
- * it came in: somebody else's serves with it or without.
+ * Whether a route leads where the desired one does, regardless of protocol and metric. `onlink` is ignored:
+ * a foreign route satisfies the agent with it or without.
  */
 const saysSame = (wanted: Route, route: Route): boolean =>
   !route.foreign &&

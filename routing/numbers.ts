@@ -66,7 +66,7 @@ export const RTPROT_VEG_AGENT = 178;
  */
 export const METRIC_VEG_AGENT = 178;
 
-/** Kernel route protocols (linux/rtnetlink.h). Table 1000 is wholly ours and says `boot`, as upstream's. */
+/** Kernel route protocols (linux/rtnetlink.h). Table 1000 is all ours and has `boot`, as upstream's. */
 export const RTPROT_KERNEL = 2;
 export const RTPROT_BOOT = 3;
 
@@ -91,7 +91,7 @@ export const OWNED_NAME_PREFIX = 'VEG-';
 /** The set of sources and destinations that are forwarded unchanged, by family. */
 export const FORWARD_SET = { 4: 'VEG-FORWARD-4', 6: 'VEG-FORWARD-6' } as const;
 
-/** Up to so many forwarded blocks stand as RETURN rules, as upstream's do; above it they are a set. */
+/** Up to this number of forwarded blocks are RETURN rules, as upstream's are; more are a set. */
 export const MAX_FORWARD_RULES = 32;
 
 /** BFD control packets: single hop (RFC 5881 4) and multihop (RFC 5883 5). */

@@ -1,4 +1,4 @@
-/** What in the kernel's routing is the agent's to change and remove. docs/ownership.md says why. Pure. */
+/** What in the kernel's routing is the agent's to change and remove. See docs/ownership.md. Pure. */
 
 import { addressBits } from '../lib/prefix.ts';
 import {

@@ -354,7 +354,7 @@ export function formatAddress({ family, address }: VirtualAddress, ifindex: numb
     attribute(IFA.RT_PRIORITY, u32(METRIC_VEG_AGENT)),
   ];
   if (family === 6) {
-    // struct ifa_cacheinfo: preferred for 0 s, valid for ever.
+    // struct ifa_cacheinfo: preferred for 0 s, valid without limit.
     const lifetimes = [u32(0), u32(0xffffffff), u32(0), u32(0)];
     attributes.push(
       attribute(IFA.FLAGS, u32(IFA_F_NODAD | IFA_F_NOPREFIXROUTE)),

@@ -16,7 +16,7 @@ export interface ProxyNeighbour {
   contested?: true;
 }
 
-/** A proxy entry in the kernel; `protocol` is NDA_PROTOCOL, 0 where nobody gave one. */
+/** A proxy entry in the kernel; `protocol` is NDA_PROTOCOL, 0 without one. */
 export interface ObservedProxy extends ProxyNeighbour {
   protocol: number;
 }
@@ -28,7 +28,7 @@ export interface ProxyStep {
 
 const keyOf = ({ address, dev }: ProxyNeighbour): string => `${address} ${dev}`;
 
-/** The steps to the wanted entries. One without our protocol number is somebody else's: it serves, and stays. */
+/** The steps to the desired entries. One without our protocol number is foreign: it satisfies the agent, and stays. */
 export function diffProxies(
   { proxies = [] }: Pick<RoutingState, 'proxies'>,
   wanted: readonly ProxyNeighbour[],

@@ -19,7 +19,7 @@ const TABLE_NAMES: Readonly<Record<number, string>> = {
   [TABLE_LOCAL]: 'local',
 };
 
-/** rtm_type (linux/rtnetlink.h); unicast goes without saying. */
+/** rtm_type (linux/rtnetlink.h); unicast is not printed. */
 const ROUTE_TYPES = [
   'unspec',
   '',

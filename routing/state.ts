@@ -50,7 +50,7 @@ export interface Route {
   scope: number;
   /** rtm_type: 1 unicast. */
   type: number;
-  /** RTA_PRIORITY; 0 when absent. IPv6 routes carry 1024 unless told otherwise. */
+  /** RTA_PRIORITY; 0 when absent. the default of IPv6 routes is 1024. */
   metric: number;
   /**
    * TOS or source prefix, as iproute2 writes it: the route is for some packets only, and competes with no

@@ -183,7 +183,7 @@ const status: CommandSpec = {
 
 const translations: CommandSpec = {
   name: 'translations',
-  description: 'show who was behind an external address and port; exit 6 when nobody was found',
+  description: 'show who was behind an external address and port; exit 6 when nothing was found',
   extend(command) {
     for (const [name, { value, help }] of Object.entries(LOOKUP_OPTIONS)) {
       command.option(`--${name} <${value}>`, help);

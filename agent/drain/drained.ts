@@ -5,7 +5,7 @@
  * router that moves everything at once stops the packets. One that keeps open connections in place stops only new
  * ones: then packets go on coming, and what counts is that no flow begins where flows usually began.
  * A peer that has received AdminDown does not prove that its router acts on it already (OVN may take five seconds), so
- * a counter has to stand still long enough to mean something at its usual rate.
+ * a counter has to be unchanged for long enough to be significant at its usual rate.
  */
 
 /** The counters at one time. A counter that was reset (with its rule) starts a new count. */
@@ -24,13 +24,13 @@ export interface Rates {
   flows: number | undefined;
 }
 
-/** A counter that stands still counts when this much would have been expected meanwhile… */
+/** An unchanged counter is significant when this much would have been expected meanwhile… */
 const EXPECTED = { packets: 20, flows: 10 } as const;
 /** …but not before this time, ms. */
 const SHORTEST = { packets: 300, flows: 1000 } as const;
 /** The longest wait for the next packet of a slow stream, ms. */
 const LONGEST_PACKETS = 2000;
-/** Below this rate, per second, a counter that stands still means nothing. */
+/** Below this rate, per second, an unchanged counter is not significant. */
 const LEAST_RATE = 1;
 /** The share of the usual rate that still counts as none: stragglers, retransmissions. */
 const STRAGGLERS = 0.05;

@@ -1,25 +1,25 @@
-/** What the kernel says about this namespace's connection tracking table: how full it is, and what it dropped. */
+/** This namespace's connection tracking table: how full it is, and what the kernel dropped. */
 import { readFileSync } from 'node:fs';
 import { insertFailures, statistic } from '../../nat/conntrack/exhaustion.ts';
 
 export interface ConntrackUse {
   entries: number;
-  /** The most entries it takes; 0: no limit. */
+  /** The most entries it holds; 0: no limit. */
   limit: number;
 }
 
-/** What became of flows that began while the table was full: counters of the kernel. */
+/** Flows that began while the table was full: counters of the kernel. */
 export interface ConntrackPressure {
-  /** First packets that were dropped because there was no room. */
+  /** First packets that were dropped because the table was full. */
   refused: number;
-  /** Unanswered flows that had to go to make room. */
+  /** Unanswered flows that were evicted. */
   evicted: number;
 }
 
 const DIRECTORY = '/proc/sys/net/netfilter';
 const STATISTICS = '/proc/net/stat/nf_conntrack';
 
-/** The table's use; undefined where the kernel does not tell. */
+/** The table's use; undefined where the kernel does not export it. */
 export function readConntrackUse(directory = DIRECTORY): ConntrackUse | undefined {
   const read = (name: string) => Number(readFileSync(`${directory}/nf_conntrack_${name}`, 'utf8'));
   try {
@@ -38,7 +38,7 @@ export function readInsertFailures(file = STATISTICS): number | undefined {
   }
 }
 
-/** What a full table has cost so far; undefined where the kernel does not tell. */
+/** What a full table has cost so far; undefined where the kernel does not export it. */
 export function readConntrackPressure(file = STATISTICS): ConntrackPressure | undefined {
   try {
     const text = readFileSync(file, 'utf8');

@@ -57,7 +57,7 @@ export class FlowCleaner {
   }
 
   async #run(): Promise<void> {
-    // Reading the table takes a while: whoever waits for the rules to be there is notified first.
+    // Reading the table takes a while: callers that wait for the rules are notified first.
     await turn();
     for (let plan = this.#next; plan !== undefined; plan = this.#next) {
       this.#next = undefined;

@@ -1,4 +1,4 @@
-/** How much of a time the translation log covers, so that "none found" can be told from "not kept". Pure. */
+/** How much of a time the translation log covers, to distinguish "none found" from "not recorded". Pure. */
 
 export interface LogCoverage {
   /** The policy has a translation log. */
@@ -24,7 +24,7 @@ export function logCoverage(
 export function coverageText({ enabled, since, covers }: LogCoverage): string {
   if (!enabled)
     return 'there is no translation log (spec.translationLog.enabled), only port blocks were searched';
-  if (since === null) return 'ended flows are not kept at the moment, the log of the agent says why';
+  if (since === null) return 'ended flows are not stored at the moment; see the log of the agent';
   return covers === 'none'
     ? `the translation log begins at ${since}, after the time asked for`
     : `the translation log begins at ${since}`;

@@ -7,5 +7,5 @@ export const LOOKUP_OPTIONS = {
   at: { value: 'TIME', help: 'alive at that time, RFC 3339; without a fraction: in that second' },
   since: { value: 'TIME', help: 'alive at or after that time' },
   until: { value: 'TIME', help: 'alive at or before that time' },
-  limit: { value: 'N', help: 'at most so many, the newest (default: 1000)' },
+  limit: { value: 'N', help: 'at most N flows, the newest (default: 1000)' },
 } as const;

@@ -38,7 +38,7 @@ export interface HistoryEntry {
   policies: PolicyBlocks[];
 }
 
-/** A source and its block, as a policy in force at the time says. */
+/** A source and its block in a policy that was in force at the time. */
 export interface ComputedTranslation {
   policy: string;
   sourceIP: Address;
@@ -191,7 +191,7 @@ function translation(
   return port < block.first || port > block.last ? undefined : { source, block };
 }
 
-/** Adds a translation, or lengthens the one before it that says the same. */
+/** Adds a translation, or extends the one before it if they are equal. */
 function add(found: ComputedTranslation[], one: ComputedTranslation): void {
   const { since, until, ...what } = one;
   const same = found.find((other) => {

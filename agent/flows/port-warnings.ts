@@ -1,5 +1,5 @@
 /**
- * What the log says about ports that run out: a warning for each external address and protocol that nears its end, and
+ * Log lines about ports that run out: a warning for each external address and protocol that nears its end, and
  * connections that were dropped because no port was left (nat/conntrack/exhaustion.ts). Pure: `now` is milliseconds of
  * a monotonic clock.
  */

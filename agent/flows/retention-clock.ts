@@ -1,9 +1,9 @@
 /**
- * The clock by which what is kept grows old. The wall clock may be set, by days and by mistake, and back again: that must
- * not expire what was kept a moment ago. So age is told by the monotonic clock, which goes on over restarts of the process
- * as long as the machine is up; a file in the state directory has what it is behind the wall clock of its first use.
+ * The clock for the age of stored data. The wall clock may be set, by days and by mistake, and back again: that must
+ * not expire recent data. So age is measured with the monotonic clock, which continues over restarts of the process
+ * while the machine is up; a file in the state directory has its offset to the wall clock at the first use.
  *
- * After a step ahead things are kept longer than they would have to, never shorter.
+ * After a step ahead data is kept longer than necessary, never shorter.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,8 +11,8 @@ import { readState, replaceState } from '../../lib/files.ts';
 
 /** Octets. */
 const MAX_SIZE = 1000;
-/** A smaller step of the wall clock is not told, ms. */
-const TOLD = 60_000;
+/** Smaller steps of the wall clock are not reported, ms. */
+const MIN_STEP = 60_000;
 
 /** The monotonic clock, ms since the machine started. */
 const uptime = (): number => Number(process.hrtime.bigint() / 1000n) / 1000;
@@ -33,7 +33,7 @@ export class RetentionClock {
   readonly #offset: number;
   readonly #wall: () => number;
   readonly #monotonic: () => number;
-  #told = 0;
+  #reported = 0;
 
   /** Reads the file `clock.json` of the state directory, or makes it. */
   constructor(stateDir: string, { wall = Date.now, monotonic = uptime, boot = bootOf() } = {}) {
@@ -46,24 +46,24 @@ export class RetentionClock {
       try {
         replaceState(file, [JSON.stringify({ boot, offset: this.#offset })]);
       } catch {
-        // Without the file it is good for as long as this process lives.
+        // Without the file the clock is valid for the life of this process.
       }
     }
-    this.#told = this.#ahead();
+    this.#reported = this.#ahead();
   }
 
-  /** Now, for telling what is too old; Unix time in ms as long as nobody sets the wall clock. */
+  /** Now, to compute ages; Unix time in ms unless the wall clock is set. */
   now(): number {
-    // After a step back what is kept from then on has earlier times.
+    // After a step back new data has earlier times.
     return Math.min(this.#wall(), this.#monotonic() + this.#offset);
   }
 
   /** By how much the wall clock was set since the last call, seconds; undefined when it was not. */
   stepped(): number | undefined {
     const ahead = this.#ahead();
-    const step = ahead - this.#told;
-    if (Math.abs(step) < TOLD) return undefined;
-    this.#told = ahead;
+    const step = ahead - this.#reported;
+    if (Math.abs(step) < MIN_STEP) return undefined;
+    this.#reported = ahead;
     return Math.round(step / 1000);
   }
 

@@ -38,7 +38,7 @@ export interface Thread {
 export interface TranslationThreadParts {
   /** The directory of store and checkpoint. */
   directory: string;
-  /** Records, snapshots and log lines of the thread. `done` tells it that records were written. */
+  /** Records, snapshots and log lines of the thread. `done` acknowledges written records. */
   onMessage: (message: Exclude<FromWorker, { type: 'answer' }>, done: (records: number) => void) => void;
   /** The thread has ended, by itself or not: its figures are void. */
   onEnd: () => void;

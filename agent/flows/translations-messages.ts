@@ -1,4 +1,4 @@
-/** What the main thread and the thread of the translation log say to each other. */
+/** Messages between the main thread and the thread of the translation log. */
 import type { FlowView, PolicyRule } from '../../nat/conntrack/flow.ts';
 import type { Lookup } from '../../nat/conntrack/lookup.ts';
 import type { PortStatus } from '../../nat/conntrack/ports.ts';

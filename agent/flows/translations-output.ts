@@ -3,7 +3,7 @@
  * records were written, so that it can bound what waits, and each that is not written is counted. (pino's
  * destination can neither say how many records it dropped nor give up on a reader that hangs.)
  *
- * A link is not followed. A FIFO is written to while somebody reads it, and never rotated.
+ * A link is not followed. A FIFO is written to while it has a reader, and never rotated.
  */
 import { closeSync, constants, fstatSync, mkdirSync, openSync, renameSync, write } from 'node:fs';
 import { dirname } from 'node:path';
@@ -65,7 +65,7 @@ export class RecordOutput {
     return this.#last;
   }
 
-  /** Resolves when everything was written, or nobody reads it. */
+  /** Resolves when everything was written, or there is no reader. */
   async close(): Promise<void> {
     const timeout = new AbortController();
     const patience = sleep(CLOSE_TIMEOUT, undefined, { signal: timeout.signal }).catch(() => {});

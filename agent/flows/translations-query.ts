@@ -15,7 +15,7 @@ import type { ComputedTranslation } from './port-history.ts';
 const DEFAULT_LIMIT = 1000;
 const MAX_LIMIT = 2000;
 
-/** A question that cannot be asked so. The message names the parameter and says what it may be. */
+/** An invalid query. The message names the parameter and its valid values. */
 export class LookupError extends Error {}
 
 const refuse = (flag: string, expected: string, text: string): never => {
@@ -119,7 +119,7 @@ export interface TranslationsDocument {
   gaps: { from: string; to: string; lost: number }[];
   /** Since when there is a log, and whether it covers the time asked for. */
   log: LogCoverage;
-  /** What port blocks tell, whether there is a record or not; absent when they tell nothing. */
+  /** Results from port blocks, with or without a record; absent when there are none. */
   computed?: ComputedTranslation[];
 }
 
@@ -158,7 +158,7 @@ function columns(rows: readonly string[][]): string[] {
   );
 }
 
-/** The part of the answer that port blocks tell. */
+/** The part of the answer that is computed from port blocks. */
 function computedLines(computed: readonly ComputedTranslation[]): string[] {
   if (computed.length === 0) return [];
   const rows = computed.map(({ policy, sourceIP, externalIP, ports, since, until }) => [

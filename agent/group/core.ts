@@ -43,7 +43,7 @@ export type GroupEvent =
   | { type: 'connected'; member: Address; instance: number; uptime: number }
   | { type: 'message'; member: Address; message: Message }
   | { type: 'flows'; events: readonly FlowEvent[] }
-  /** Hand over within so many ms. */
+  /** Hand over within this many ms. */
   | { type: 'drain'; limit: number };
 
 export type GroupAction =

@@ -156,7 +156,7 @@ export class Exchange {
     this.#step({ type: 'path', member, up });
   }
 
-  /** Gives addresses and flows to the others within so many ms; `handed-over` reports the end. */
+  /** Hands addresses and flows over to the others within this many ms; `handed-over` reports the end. */
   drain(limit: number): void {
     this.#step({ type: 'drain', limit });
   }

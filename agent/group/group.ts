@@ -20,7 +20,7 @@ import type { GroupSettings } from './messages.ts';
 import { type GroupFacts, type GroupReport, type GroupView, groupFacts } from './model.ts';
 import { GroupThread } from './thread.ts';
 
-/** How long a kept view is used after it was written, s: replicas that nobody keeps alive expire after 90. */
+/** How long a kept view is used after it was written, s: replicas without a live process expire after 90. */
 const KEPT = 60;
 /** How long it is used at most while the exchange connects, ms. */
 const SETTLE_TIMEOUT = 5000;
@@ -60,7 +60,7 @@ export class Group {
   /** When the first settings came. */
   #startedAt: number | undefined;
   #settings: GroupSettings | undefined;
-  /** `configure` as text, to tell a change. */
+  /** `configure` as text, to detect a change. */
   #configured = '';
   /** Families whose handover a drain waits for. */
   #handover: { families: Set<Family>; done(): void } | undefined;
@@ -112,7 +112,7 @@ export class Group {
     return { ...this.#settings!, ...wanted, configs: [...(wanted?.configs ?? []), ...kept] };
   }
 
-  /** Takes the sessions with other members out of a report of the BFD process, and what they say about the paths. */
+  /** Removes the sessions with other members from a report of the BFD process, and updates the paths from them. */
   takeReport(report: EngineReport): EngineReport {
     const between = report.sessions.filter((session) => this.#isBetweenMembers(session));
     if (between.length === 0) return report;

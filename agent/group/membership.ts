@@ -19,7 +19,7 @@ const REMEMBERS = 60_000;
 /** How long a member holds less than others before it takes one of their addresses, ms. */
 export const BALANCE_AFTER = 60_000;
 const MAX_TERM = 0xffff_ffff;
-/** The state is repeated so often, ms. */
+/** Interval between repeated announcements of the state, ms. */
 export const STATE_PERIOD = 1000;
 
 /** What is known of another member. */

@@ -20,7 +20,7 @@ export interface GroupSettings {
 export type ToGroup =
   | { type: 'settings'; settings: GroupSettings }
   | { type: 'path'; member: Address; up: boolean }
-  /** Hand over within so many ms. */
+  /** Hand over within this many ms. */
   | { type: 'drain'; limit: number }
   | { type: 'undrain' }
   /** Ask the other members. */

@@ -7,7 +7,7 @@
 import type { Address, Family } from '../../lib/prefix.ts';
 import type { PortSlice } from './slices.ts';
 
-/** What a member says of itself. */
+/** What a member announces about itself. */
 export type MemberState =
   /** It takes over the tables of the others; it allocates no ports yet. */
   | 'joining'
@@ -119,7 +119,7 @@ export interface PeerView {
   path: boolean;
   /** The exchange with it is established. */
   exchange: boolean;
-  /** What it last said of itself; absent: nothing since it was unreachable. */
+  /** Its last announcement; absent: none since it was unreachable. */
   state?: MemberState;
   /** Its address on the external side. */
   external?: Address;
@@ -134,7 +134,7 @@ export interface PeerView {
 /** Who answers for a shared address. */
 export interface HolderView {
   address: Address;
-  /** Absent: nobody that is known. */
+  /** Absent: no known member. */
   holder?: Address;
 }
 

@@ -76,7 +76,7 @@ export interface Outbox {
   synced: Address[];
   /** Members that have acknowledged the handover. */
   handedOver: Address[];
-  /** From the change to its acknowledgement, ms, of so many flows. */
+  /** From the change to its acknowledgement, ms, of `flows` flows. */
   lags: { lag: number; flows: number }[];
   /** Flows that were sent, and received. */
   sent: number;

@@ -68,7 +68,7 @@ export class GroupThread {
     this.#send({ type: 'path', member, up });
   }
 
-  /** Gives addresses and flows to the others within so many ms; a report `handed-over` for each family says when. */
+  /** Hands addresses and flows over to the others within this many ms; `handed-over` reports the end for each family. */
   drain(limit: number): void {
     this.#drainLimit = limit;
     this.#send({ type: 'drain', limit });

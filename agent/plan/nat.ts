@@ -14,7 +14,7 @@ import { type FamilyGroup, sharedAction } from './group.ts';
 const ofFamily = <T extends Address | Prefix>(values: readonly T[] | undefined, family: Family): T[] =>
   [...new Set(values)].filter((value) => familyOf(value) === family);
 
-/** What a rule says about one family; undefined when it says nothing about it. */
+/** A rule in one family; undefined when it does not apply to that family. */
 function inFamily(rule: EgressRule, family: Family): EgressRule | undefined {
   const { ipBlocks, destinationCIDRs, excludedCIDRs, egressIP, ...rest } = rule;
   const own = ofFamily(ipBlocks, family);

@@ -79,7 +79,7 @@ export interface Plan {
   families: FamilyStatus[];
   /** The blocked families of which nothing is known that is better than what is in the kernel: it stays as it is. */
   leftAlone: Family[];
-  /** What the policy says and the plan leaves out, and why. */
+  /** Parts of the policy that the plan leaves out, and why. */
   notes: string[];
 }
 
@@ -303,7 +303,7 @@ function planForwardOnly(plan: Plan, policy: Policy, facts: Facts, family: Famil
   return { family, state: 'programmed' };
 }
 
-/** The ways out that are in force, of each family that is used: as the policy says that the family is at. */
+/** The uplinks in force, of each family in use: those of the policy that the family is held at. */
 export const waysOut = (plan: Plan, policies: Readonly<Record<Family, Policy>>): WayOut[] =>
   plan.families.flatMap(({ family, state }) => {
     const { external, uplink = DEFAULT_UPLINK } = policies[family];

@@ -7,7 +7,7 @@ export interface Sysctl {
   value: string;
   /** The family that forwards nothing without it; absent: the gateway may work without. */
   required?: Family;
-  /** What happens without it, where its name does not tell. */
+  /** What happens without it, unless its name is enough. */
   otherwise?: string;
 }
 
@@ -68,7 +68,7 @@ export function desiredSysctls(
       ...['all', external].map((name) => ({
         path: `net/ipv4/conf/${name}/send_redirects`,
         value: '0',
-        otherwise: 'the network outside is told to send to other members of the group directly',
+        otherwise: 'the gateway redirects hosts outside to other members of the group',
       })),
       { path: `net/ipv4/neigh/${external}/proxy_delay`, value: '0', otherwise: SLOW_ANSWERS },
     );
@@ -78,7 +78,7 @@ export function desiredSysctls(
       {
         path: `net/ipv6/conf/${external}/proxy_ndp`,
         value: '1',
-        otherwise: 'nobody answers for the shared IPv6 addresses that this gateway holds',
+        otherwise: 'the shared IPv6 addresses that this gateway holds get no answer',
       },
       { path: `net/ipv6/neigh/${external}/proxy_delay`, value: '0', otherwise: SLOW_ANSWERS },
     );

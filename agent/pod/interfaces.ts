@@ -16,7 +16,7 @@ import type { Policy } from '../policy/model.ts';
 export interface NetworkStatus {
   /** The network attachment, `namespace/name`. */
   name: string;
-  /** The interface in the pod; empty when the annotation does not say. */
+  /** The interface in the pod; empty when the annotation has none. */
   interface: string;
   /** True for the cluster's own network. */
   default: boolean;
@@ -93,7 +93,7 @@ export function parseNetworkStatus(text: string): { networks: NetworkStatus[] } 
 }
 
 /**
- * The interface of each side: as the policy or the flag says; else found; else eth0 and net1. Network-status has
+ * The interface of each side: from the policy or the flag; else found; else eth0 and net1. Network-status has
  * the cluster's own network on the internal side and the others on the external one. Where a gateway is on the
  * network of an interface, that decides between several, and over network-status: with Kube-OVN as a secondary CNI the
  * internal interface is one of the others. The external one is looked for among what the internal one leaves.
@@ -127,7 +127,7 @@ export function findInterfaces(
   return { internal, external, reasons: { internal: internalReason, external: externalReason } };
 }
 
-/** The interfaces with an address whose network holds one of the gateways; link-local ones say nothing. */
+/** The interfaces with an address whose network holds one of the gateways; link-local ones prove nothing. */
 function onLink({ links, addresses }: Facts, gateways: readonly Address[]): string[] {
   return links
     .filter(({ index }) =>

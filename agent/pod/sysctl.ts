@@ -140,7 +140,7 @@ class FormerValues {
     if (this.#unwritten !== undefined) await this.write(this.#unwritten.all);
     if (this.#unwritten !== undefined) {
       notes.push(
-        `cleanup cannot put back settings as long as ${this.#file} cannot be written: ${this.#unwritten.reason}; make room there, or make it writable`,
+        `cleanup cannot restore sysctls while ${this.#file} cannot be written: ${this.#unwritten.reason}; free space there, or make it writable`,
       );
     }
     try {
@@ -148,7 +148,7 @@ class FormerValues {
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
       // The init container's root wrote it; a process that may not read it could not restore anything either.
-      if (code !== 'EACCES') notes.push(`cleanup will not put back settings: ${message}; remove it`);
+      if (code !== 'EACCES') notes.push(`cleanup will not restore sysctls: ${message}; remove it`);
     }
     return notes;
   }
@@ -208,15 +208,15 @@ function parseRemembered(content: Buffer, file: string): Remembered {
 function problem({ path, value, otherwise }: Sysctl, error: NodeJS.ErrnoException): string {
   // As sysctl(8) names it, unless an interface name with a dot would make that ambiguous.
   const name = path.includes('.') ? path : path.replaceAll('/', '.');
-  const wish = `sysctl ${name} has to be ${value}${otherwise === undefined ? '' : `, or ${otherwise}`}`;
+  const required = `sysctl ${name} has to be ${value}${otherwise === undefined ? '' : `, or ${otherwise}`}`;
   switch (error.code) {
     case 'ENOENT':
-      return `${wish}, but this kernel or pod has no such setting`;
+      return `${required}, but this kernel or pod has no such sysctl`;
     case 'EROFS':
     case 'EACCES':
     case 'EPERM':
-      return `${wish}, and cannot be set here (${error.code}): set it in an init container that is privileged, or in the pod's securityContext.sysctls`;
+      return `${required}, and cannot be set here (${error.code}): set it in an init container that is privileged, or in the pod's securityContext.sysctls`;
     default:
-      return `${wish}: ${error.message}`;
+      return `${required}: ${error.message}`;
   }
 }

@@ -142,8 +142,8 @@ export class LastPolicy {
 
   /**
    * The policy that was handed over last is in force, but for what is `missing`. `fresh`: it is another one. Otherwise
-   * the file is written again only when something else is missing, or when it is not there, because somebody took it
-   * away or there was no room.
+   * the file is written again only when another part is missing, or when the file does not exist because it was removed
+   * or the disk was full.
    */
   keep(fresh?: KeptPolicy, missing?: Missing): void {
     if (fresh !== undefined) {

@@ -114,8 +114,8 @@ export function parseDocuments(
 }
 
 /**
- * From an offset to its place, in a text from which something was left out at `cuts`. The parser would tell as well,
- * but loses count where it meets what it does not expect.
+ * From an offset to its place, in a text from which parts were removed at `cuts`. The parser counts too,
+ * but miscounts at unexpected tokens.
  */
 export function placesIn(text: string, cuts: Cuts = []): (offset: number) => Position {
   let lines: LineCounter | undefined;

@@ -141,7 +141,7 @@ class Lines {
   }
 }
 
-/** Texts that were met, by themselves: names of nodes and namespaces stand in thousands of documents. */
+/** Interned texts: names of nodes and namespaces occur in thousands of documents. */
 export class Texts {
   readonly #known = new Map<string, string>();
 

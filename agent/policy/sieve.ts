@@ -232,10 +232,10 @@ export class Sieve {
         } else if (unread !== undefined && first === '{') {
           yield* this.#members((name) => leavesOut(unread, name), this.#value);
         } else {
-          const tells = key === 'apiVersion' || key === 'kind';
-          if (tells) this.#hold = this.#at;
+          const isType = key === 'apiVersion' || key === 'kind';
+          if (isType) this.#hold = this.#at;
           yield* this.#value();
-          if (!tells) return;
+          if (!isType) return;
           const value = unquoted(this.#text.slice(this.#hold, this.#at));
           if (key === 'kind') kind = value;
           else apiVersion = value;

@@ -2,9 +2,9 @@
  * The policy directory as text: read whole, and read again when it changes.
  *
  * A ConfigMap is mounted as a `..data` symlink that is swapped from one directory to the next, with a symlink
- * through it for each file; both this and a plain directory are followed. inotify tells of a change at once,
- * and a look at the files' metadata twice a second finds what inotify cannot tell (a mount that came or went, a
- * link to elsewhere, a watch that could not be had).
+ * through it for each file; both this and a plain directory are watched. inotify reports a change at once,
+ * and reading the files' metadata twice a second finds what inotify cannot report (a new or removed mount, a
+ * link to elsewhere, a watch that could not be created).
  */
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';

@@ -1,5 +1,5 @@
 /**
- * Which program caused a drift, as far as the kernel says: another program, the kernel itself, or the agent. Pure:
+ * Which program caused a drift, as far as the kernel reports it: another program, the kernel itself, or the agent. Pure:
  * `now` is milliseconds of a monotonic clock.
  *
  * A program that is named has changed something between the observation before the last one and now: what changed

@@ -1,7 +1,7 @@
 /**
  * One reconcile: observe the kernel, compare it with the plan (observer.ts), apply the difference; and when the kernel
  * refuses a part, find out how much of the rest it accepts (targets.ts defines what counts as intact). Remembers what
- * it needs to tell drift from change, and what was last applied in each family; loop.ts decides when to run,
+ * it needs to distinguish drift from change, and what was last applied in each family; loop.ts decides when to run,
  * gateway.ts what follows from the outcome.
  */
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
@@ -255,7 +255,7 @@ export class Reconciler {
     const isDue = (step: RoutingStep) => step.kind !== 'addAddress' || claims.isFree(step.address.address);
     const steps = changes.routing.filter((step) => routingFamily(step) === family && isDue(step));
     const refused = steps.length > 0 ? await routing.apply(steps) : [];
-    // Neighbours are told of the addresses that the kernel has, and of no others.
+    // Only addresses that the kernel has are announced.
     for (const step of steps) {
       if (!('address' in step)) continue;
       const { address } = step.address;

@@ -3,7 +3,7 @@ import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.
 import type { Plan } from '../plan/plan.ts';
 import { sysctlFamily } from './targets.ts';
 
-/** Replaces one family in a plan with what another plan says of it. */
+/** Replaces one family in a plan with that of another plan. */
 export function replaceFamily(plan: Plan, other: Plan, family: Family): void {
   const mix = <T>(
     ours: readonly T[],

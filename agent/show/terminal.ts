@@ -67,7 +67,7 @@ function painter(colours: boolean) {
   };
 }
 
-/** Height of the strip, so that states can be told apart without colours. */
+/** Height of the strip, so that states can be distinguished without colours. */
 const BARS: Record<SessionStateName, string> = { Up: '█', Init: '▄', Down: '▁', AdminDown: '░' };
 /** Of several states within one cell the first of these is shown: a short Down must not get lost. */
 const WORST: SessionStateName[] = ['Down', 'AdminDown', 'Init', 'Up'];
@@ -259,7 +259,7 @@ function translationLines(
   );
 }
 
-/** The first `rows` lines; the last of them says how many there are below. */
+/** The first `rows` lines; the last of them has the number of hidden ones. */
 function cut(lines: readonly string[], { rows, columns }: Screen, { faint }: Painter): string[] {
   if (lines.length <= rows) return [...lines];
   const hidden = lines.length - rows + 1;

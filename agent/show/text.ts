@@ -118,7 +118,7 @@ export function statusText(document: StatusDocument, now: number, colours: boole
   const { bfd, conntrack } = shown;
   const where = [status.pod, status.node].filter(Boolean).join(' on ');
   const about = [`veg-agent ${status.version}`, where, `up ${duration(status.uptimeSeconds)}`];
-  // A drain makes a gateway not ready; the reason says why.
+  // A drain makes a gateway not ready; see the reason.
   const head: State = status.ready ? shown.state : { severity: 'bad', text: 'not ready' };
   const lines = [
     `${strong(paint.state(head))}  ${faint(about.filter(Boolean).join(', '))}`,

@@ -2,7 +2,7 @@
  * The gateway's addresses on their links: assigned ones are announced and defended, virtual ones are probed for before
  * they are assigned. claim.ts decides; here are the timers, claim-sockets.ts has the sockets.
  *
- * Announced and defended promises: when an address, its link or its Ethernet address is new, the neighbours are told
+ * Announced and defended promises: when an address, its link or its Ethernet address is new, it is announced
  * within a second; when another host claims it, it is announced again at once and then with a growing pause, once a
  * second at least, and the conflict is logged, noted and counted, unless it is contested. Both need a packet socket; without one a note says
  * so.
@@ -154,7 +154,7 @@ export class Claims {
     this.#step();
   }
 
-  /** Another host held an assigned address too: its neighbours are told again. */
+  /** Another host held an assigned address too: it is announced again. */
   announce(address: Address): void {
     const entry = this.#entries.get(address);
     if (entry?.claim.state !== 'assigned') return;
@@ -309,7 +309,7 @@ export class Claims {
       // Another host that has it too need not have received that.
       if (unprobed) this.#sockets.send(address, link.ifindex, probePacket(address, link.mac));
     } catch {
-      // The link is gone, and the address with it; or a note says why not.
+      // The link is gone, and the address with it; or a note has the reason.
     }
   }
 }

@@ -1,7 +1,7 @@
 /**
  * Whether new connections fail for want of room in the connection tracking table. Pure.
  *
- * The share in use says too little: the kernel makes room by ending a flow without an answer. So the counters of what
+ * The share in use is not enough: the kernel makes room by ending a flow without an answer. So the counters of what
  * it dropped decide.
  */
 

@@ -74,7 +74,7 @@ export const gatewayAdvertisements = (gateway: Address): Bpf => [
 /** Claims of these addresses by others, and probes for them. */
 export function claimsFilter(family: 4 | 6, addresses: readonly Address[]): Bpf {
   const words = [...new Set(addresses.map(word))];
-  // The reader tells more of them apart.
+  // The reader checks the rest.
   const all = words.length > MOST_COMPARED;
   if (family === 4) {
     if (all) return [ACCEPT];

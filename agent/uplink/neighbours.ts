@@ -53,7 +53,7 @@ export const neighbourDump = (ifindex?: number): Uint8Array =>
 export const neighbourOf = (address: Address, ifindex: number): Uint8Array => header(address, ifindex);
 
 /**
- * The payload that says where packets to a router go. `permanent`: nothing on the link can change that; else the
+ * The payload of a neighbour entry for a router. `permanent`: nothing on the link can change that; else the
  * kernel goes on as if it had asked itself.
  */
 export function neighbourEntry(

@@ -240,7 +240,7 @@ export class Uplink {
     for (const watched of this.#watched) {
       const state = linkState(watched.way, facts, UNSPECIFIED[watched.family]);
       if ('problem' in state) {
-        // The results of earlier probes say nothing about the time after.
+        // The results of earlier probes prove nothing about the time after.
         if (watched.linkProblem === undefined) resetProbes(watched, now);
         watched.linkProblem = state.problem;
         continue;

@@ -31,7 +31,7 @@ export interface Watched {
   way: WayOut;
   hop: NextHop;
   health: FamilyHealth;
-  /** The gateway (unless the policy says none) and the targets. */
+  /** The gateway (unless the policy has `probe: none`) and the targets. */
   probes: Probe[];
   sockets: Map<Method, Prober>;
   /** What the sockets were opened for; for another origin they are opened again. */

@@ -26,7 +26,7 @@ export interface ProbeTarget {
 }
 
 /**
- * What to probe: the gateway first, unless the policy says not to, then the targets of its family. A gateway that is
+ * What to probe: the gateway first, unless the policy disables that, then the targets of its family. A gateway that is
  * probed with ICMP is asked for its Ethernet address aside.
  */
 export function probeTargets({ gateway, policy: { probe, targets } }: WayOut): ProbeTarget[] {

@@ -1,7 +1,7 @@
 /**
- * Connections that got no port. The kernel tells of them in one number only: a new flow for which NAT finds no free
+ * Connections that got no port. The kernel counts them in one number only: a new flow for which NAT finds no free
  * port keeps one that is taken, and its first packet is dropped when the flow is to enter the table
- * (`insert_failed` in /proc/net/stat/nf_conntrack). That is exact, but says neither whose packet it was nor that
+ * (`insert_failed` in /proc/net/stat/nf_conntrack). That is exact, but shows neither whose packet it was nor that
  * ports were the reason: two packets that take the same port at the same time end likewise. So the drops count for
  * the range of ports that is fullest towards one destination, and for none where no range is near its end. Pure.
  */

@@ -8,7 +8,7 @@ import { type Counters, PROTOCOL } from './wire.ts';
 
 export type NatType = 'snat' | 'dnat';
 
-/** What a policy says about sources, in the order in which the rules are tried. */
+/** The rules of a policy for sources, in the order in which they are tried. */
 export interface PolicyRule {
   name: string;
   /** True: translated. False: forwarded unchanged. */

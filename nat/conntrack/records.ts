@@ -79,7 +79,7 @@ interface EndpointsRecord {
   icmpID?: number;
 }
 
-/** What records and answers say of a flow alike. */
+/** The fields of a flow that records and answers have in common. */
 export interface FlowRecord {
   zone: number;
   addressFamily: 'ipv4' | 'ipv6';

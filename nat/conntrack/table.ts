@@ -148,7 +148,7 @@ export class Flow {
   set announced(value: boolean) {
     this.#setFlag(FLAG_ANNOUNCED, value);
   }
-  /** `start` is the kernel's own time stamp of the entry, which tells it from one that follows it. */
+  /** `start` is the kernel's own time stamp of the entry, which distinguishes it from a later one. */
   get exactStart(): boolean {
     return this.#flag(FLAG_EXACT_START);
   }

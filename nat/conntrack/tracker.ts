@@ -2,7 +2,7 @@
  * Follows the conntrack table: from events and dumps to flows that begin and end, and to totals that count each
  * packet once. Pure: sockets and clocks are the reader's.
  *
- * The rule that makes the totals exact: of every flow in the table here, the counters say what of it is in the
+ * The rule that makes the totals exact: of every flow in the table here, the counters are what of it is in the
  * totals already, and of a flow that is not in the table nothing is. So what a dump or the end of a flow adds is
  * the difference, whatever was lost, read twice or read late.
  *
@@ -132,7 +132,7 @@ export class Tracker {
     return this.#adopting || this.#gap !== undefined;
   }
 
-  /** A flow began. `now`: when at the earliest, if the kernel does not say. */
+  /** A flow began. `now`: when at the earliest, if the kernel has no time stamp. */
   began(entry: ConntrackEntry, now: number): void {
     this.events.new++;
     const known = this.table.find(entry);
@@ -146,7 +146,7 @@ export class Tracker {
     }
   }
 
-  /** A flow ended. `now`: when, if the kernel does not say. */
+  /** A flow ended. `now`: when, if the kernel has no time stamp. */
   ended(entry: ConntrackEntry, now: number): void {
     this.events.destroy++;
     if (this.#dumping) this.#endedMeanwhile.add(nameOf(entry));

@@ -70,7 +70,7 @@ const CTA_PROTOINFO_TCP_STATE = 1;
 /** The bit of a connection's mark of a replica: the flow goes through another gateway of the group, which inserted it here. */
 export const REPLICA_MARK = 0x8000_0000;
 
-/** IP protocol numbers (IANA) that conntrack tells apart. */
+/** IP protocol numbers (IANA) that conntrack distinguishes. */
 export const PROTOCOL = { icmp: 1, tcp: 6, udp: 17, gre: 47, icmpv6: 58, sctp: 132 } as const;
 
 export const isIcmp = (protocol: number): boolean =>
@@ -114,7 +114,7 @@ export interface ConntrackEntry {
   /** Unix time in ms of begin and end, in dumps and at the end, with nf_conntrack_timestamp. */
   startTime?: number;
   stopTime?: number;
-  /** Unix time in ms of what this message tells, since Linux 6.14 with nf_conntrack_timestamp. */
+  /** Unix time in ms of the event of this message, since Linux 6.14 with nf_conntrack_timestamp. */
   eventTime?: number;
   /** enum tcp_conntrack. */
   tcpState?: number;

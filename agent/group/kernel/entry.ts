@@ -2,7 +2,7 @@
  * Conntrack entries of flows that are translated to a shared address, as `GroupFlow`s, and the messages that insert,
  * change and delete them (linux/netfilter/nfnetlink_conntrack.h). Pure.
  *
- * A replica is marked in the two upper bits of its mark: one says that it is a replica, the other one alternates between
+ * A replica is marked in the two upper bits of its mark: one marks a replica, the other one alternates between
  * the processes of a gateway, so that a process knows the replicas that a former one has left. The bits are never part of
  * `GroupFlow.mark`.
  */

@@ -43,7 +43,7 @@ function checkMembers(document: GatewayPolicy, { members }: GroupSpec): void {
     if (conflict === undefined) return;
     document.fail(
       path,
-      `${member} and ${conflict.other} have the same last four bits, which say whose ports are whose; choose another address`,
+      `${member} and ${conflict.other} have the same last four bits, which select a member's ports; choose another address`,
     );
   });
 }
@@ -107,7 +107,7 @@ export function checkShared(document: GatewayPolicy, group: GroupPolicy | undefi
   }
 }
 
-/** A shared address of a family that no member has would be translated to by nobody. */
+/** A shared address of a family without members: no gateway would translate to it. */
 function checkFamilies(document: GatewayPolicy, group: GroupPolicy | undefined): void {
   if (group === undefined || !document.sound) return;
   const families = new Set(group.members.map(familyOf));

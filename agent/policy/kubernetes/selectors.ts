@@ -86,8 +86,8 @@ export function checkSelector(
     const needed = operator === 'In' || operator === 'NotIn';
     const given = (values?.length ?? 0) > 0;
     if (operator === undefined || needed === given) return;
-    const says = needed ? 'needs at least one value' : 'takes no values';
-    document.fail([...at, 'values'], `${operator} ${says}`, 'key');
+    const problem = needed ? 'needs at least one value' : 'takes no values';
+    document.fail([...at, 'values'], `${operator} ${problem}`, 'key');
   });
 }
 

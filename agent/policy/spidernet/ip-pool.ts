@@ -17,7 +17,7 @@ interface Range {
   last: bigint;
 }
 
-/** Parses an item of a pool of a family; the text says what is wrong with it. */
+/** Parses an item of a pool of a family; a string is the error. */
 export function parsePoolItem(text: string, family: Family): Range | string {
   const [from, to, more] = text.split('-').map((part) => part.trim());
   if (to === undefined) return parseCidr(text, family);

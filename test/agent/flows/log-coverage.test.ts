@@ -27,5 +27,5 @@ t.test('it says since when there is a log, or why there is none', async (t) => {
   t.strictSame(logCoverage(false, undefined, asked), { enabled: false, since: null, covers: 'none' });
   t.match(coverageText(logCoverage(false, undefined, asked)), /^there is no translation log/);
   t.strictSame(logCoverage(true, undefined, asked), { enabled: true, since: null, covers: 'none' });
-  t.match(coverageText(logCoverage(true, undefined, asked)), /^ended flows are not kept at the moment/);
+  t.match(coverageText(logCoverage(true, undefined, asked)), /^ended flows are not stored at the moment/);
 });

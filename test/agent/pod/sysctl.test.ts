@@ -136,7 +136,7 @@ t.test(
     t.equal(value(FORWARD), '1');
     t.equal(value('net/ipv4/conf/eth0.7/rp_filter'), '0');
     const note =
-      /^cleanup cannot put back settings as long as \S+sysctl\.json cannot be written: E\w+: .*; make room/;
+      /^cleanup cannot restore sysctls while \S+sysctl\.json cannot be written: E\w+: .*; free space/;
     const { steps, notes, problems } = await sysctls.observe(wanted(4));
     t.strictSame([steps, problems], [[], {}]);
     t.match(notes, [note]);
@@ -177,7 +177,7 @@ t.test('where nothing can be set, the note says what to do', async (t) => {
   const { dir, sysctls, stateFile } = fixture(t);
   rmSync(`${dir}/sys/net/ipv6`, { recursive: true });
   t.match((await sysctls.observe(wanted(6))).problems, {
-    6: /^sysctl net\.ipv6\.conf\.all\.forwarding has to be 1, but this kernel or pod has no such setting$/,
+    6: /^sysctl net\.ipv6\.conf\.all\.forwarding has to be 1, but this kernel or pod has no such sysctl$/,
   });
   rmSync(`${dir}/sys/${FORWARD}`);
   mkdirSync(`${dir}/sys/${FORWARD}`);
@@ -230,7 +230,7 @@ t.test('of what the state file names only the settings of the agent are put back
     writeFileSync(stateFile, JSON.stringify({ [path]: change }));
     t.strictSame(await sysctls.planCleanup(), [], path);
     t.match((await sysctls.observe(wanted(4))).notes, [
-      /^cleanup will not put back settings: .*not the agent's/,
+      /^cleanup will not restore sysctls: .*not the agent's/,
     ]);
   }
   t.equal(readFileSync(`${dir}/outside`, 'utf8'), '1\n');

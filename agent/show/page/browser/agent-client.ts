@@ -1,4 +1,4 @@
-/** The agent's documents over HTTP, and its clock as its answers say. */
+/** The agent's documents over HTTP, and its clock from the Date header of its answers. */
 
 /** Timeout of a request, ms. */
 const TIMEOUT = 8000;
