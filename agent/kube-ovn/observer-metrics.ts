@@ -24,6 +24,15 @@ export interface KubeOvnSources {
 type Labels = Record<string, string>;
 type Value = [labels: Labels, value: number];
 
+/** A metric by its name without the prefix; the labels of the gateway come in addition. */
+interface ObserverMetric {
+  type: 'gauge' | 'counter';
+  name: string;
+  help: string;
+  labels?: string[];
+  read(): Value[];
+}
+
 /** Counters of an interface, as /proc/net/dev has them. */
 export interface InterfaceCounters {
   rx: { bytes: number; packets: number; errors: number; drops: number };
@@ -55,83 +64,106 @@ const flowLabels = ({ family, protocol, snat, dnat }: Kind): Labels => ({
 });
 
 const FLOW = ['address_family', 'protocol', 'nat_type'];
+const INTERFACE = ['interface', 'type'];
 
-/** Adds the metrics to a registry. */
-export function addKubeOvnMetrics(registry: Registry, sources: KubeOvnSources): void {
-  const { snapshot, identity, interfaces, netDev = () => readFileSync('/proc/net/dev', 'utf8') } = sources;
-  const add = (
-    type: 'gauge' | 'counter',
-    name: string,
-    help: string,
-    labels: string[],
-    read: () => Value[],
-  ): void => {
-    addScraped(registry, {
-      ...{ type, name: `${PREFIX}${name}`, help, labels: [...IDENTITY, ...labels] },
-      read: () => read().map(([own, value]) => ({ labels: { ...identity(), ...own }, value })),
-    });
-  };
-  const once = (value: number | undefined): Value[] => (value === undefined ? [] : [[{}, value]]);
-  const each = (values: Record<string, number> | undefined, label: string): Value[] =>
-    Object.entries(values ?? {}).map(([name, value]) => [{ [label]: name }, value]);
+const unlabelled = (value: number | undefined): Value[] => (value === undefined ? [] : [[{}, value]]);
 
-  add('gauge', 'observability_collector_up', 'Whether a collector works.', ['collector'], () => [
-    [{ collector: 'conntrack' }, Number(snapshot() !== undefined)],
-    [{ collector: 'interface' }, Number(interfaces() !== undefined)],
-  ]);
-  add('counter', 'observability_conntrack_events_total', 'Conntrack events taken.', ['event'], () => {
-    const events = snapshot()?.events;
-    return each(events && { new: events.new, end: events.destroy }, 'event');
-  });
-  add('gauge', 'observability_conntrack_cache_entries', 'Flows that are known to live.', [], () =>
-    once(snapshot()?.flows.known),
-  );
-  add('gauge', 'observability_conntrack_cache_capacity', 'Flows that can be held.', [], () =>
-    once(snapshot()?.flows.capacity),
-  );
-  const evictions = 'Always 0: a flow that is known stays until it ends.';
-  add('counter', 'observability_conntrack_cache_evictions_total', evictions, [], () => once(snapshot() && 0));
-  add('counter', 'observability_log_records_total', 'Flow records made.', ['event'], () =>
-    each(snapshot()?.records, 'event'),
-  );
-  add('counter', 'observability_log_drops_total', 'Flow records lost.', ['reason'], () =>
-    each(snapshot()?.lost, 'reason'),
-  );
-  add(
-    'gauge',
-    'observability_conntrack_accounting_available',
-    'Whether the kernel counts packets.',
-    [],
-    () => {
-      const accounting = snapshot()?.accounting;
-      return once(accounting === undefined ? undefined : Number(accounting));
+const byLabel = (values: Record<string, number> | undefined, label: string): Value[] =>
+  Object.entries(values ?? {}).map(([name, value]) => [{ [label]: name }, value]);
+
+/** The observer itself. */
+const observerMetrics = ({ snapshot, interfaces }: KubeOvnSources): ObserverMetric[] => [
+  {
+    ...{ type: 'gauge', name: 'observability_collector_up', labels: ['collector'] },
+    help: 'Whether a collector works.',
+    read: () => [
+      [{ collector: 'conntrack' }, Number(snapshot() !== undefined)],
+      [{ collector: 'interface' }, Number(interfaces() !== undefined)],
+    ],
+  },
+  {
+    ...{ type: 'counter', name: 'observability_conntrack_events_total', labels: ['event'] },
+    help: 'Conntrack events received.',
+    read() {
+      const events = snapshot()?.events;
+      return byLabel(events && { new: events.new, end: events.destroy }, 'event');
     },
-  );
+  },
+  {
+    ...{ type: 'gauge', name: 'observability_conntrack_cache_entries' },
+    help: 'Open flows that are known.',
+    read: () => unlabelled(snapshot()?.flows.known),
+  },
+  {
+    ...{ type: 'gauge', name: 'observability_conntrack_cache_capacity' },
+    help: 'Maximum number of known flows.',
+    read: () => unlabelled(snapshot()?.flows.capacity),
+  },
+  {
+    ...{ type: 'counter', name: 'observability_conntrack_cache_evictions_total' },
+    help: 'Always 0: a known flow stays until it ends.',
+    read: () => unlabelled(snapshot() && 0),
+  },
+  {
+    ...{ type: 'counter', name: 'observability_log_records_total', labels: ['event'] },
+    help: 'Flow records written.',
+    read: () => byLabel(snapshot()?.records, 'event'),
+  },
+  {
+    ...{ type: 'counter', name: 'observability_log_drops_total', labels: ['reason'] },
+    help: 'Flow records lost.',
+    read: () => byLabel(snapshot()?.lost, 'reason'),
+  },
+  {
+    ...{ type: 'gauge', name: 'observability_conntrack_accounting_available' },
+    help: 'Whether the kernel counts packets.',
+    read() {
+      const accounting = snapshot()?.accounting;
+      return unlabelled(accounting === undefined ? undefined : Number(accounting));
+    },
+  },
+];
 
-  const active = () => snapshot()?.active ?? [];
+/** Translated flows. */
+function flowMetrics({ snapshot }: KubeOvnSources): ObserverMetric[] {
   const totals = () =>
     (snapshot()?.totals ?? []).filter(({ verdict }) => verdict === 'translated' || verdict === 'replica');
-  add('gauge', 'conntrack_nat_flows_active', 'Translated flows that live.', FLOW, () =>
-    active().map((kind) => [flowLabels(kind), kind.count]),
-  );
-  add('counter', 'conntrack_nat_flows_started_total', 'Translated flows that began.', FLOW, () =>
-    totals().map((total) => [flowLabels(total), total.started]),
-  );
-  add('counter', 'conntrack_nat_flows_ended_total', 'Translated flows that ended.', FLOW, () =>
-    totals().map((total) => [flowLabels(total), total.ended]),
-  );
-  const directions = (first: 0 | 1): Value[] =>
+  const byDirection = (original: 0 | 1, reply: 2 | 3): Value[] =>
     totals().flatMap((total): Value[] => [
-      [{ ...flowLabels(total), direction: 'original' }, total.counters[first]],
-      [{ ...flowLabels(total), direction: 'reply' }, total.counters[first === 0 ? 2 : 3]],
+      [{ ...flowLabels(total), direction: 'original' }, total.counters[original]],
+      [{ ...flowLabels(total), direction: 'reply' }, total.counters[reply]],
     ]);
-  add('counter', 'conntrack_nat_packets_total', 'Packets of translated flows.', [...FLOW, 'direction'], () =>
-    directions(0),
-  );
-  add('counter', 'conntrack_nat_bytes_total', 'Bytes of translated flows.', [...FLOW, 'direction'], () =>
-    directions(1),
-  );
+  return [
+    {
+      ...{ type: 'gauge', name: 'conntrack_nat_flows_active', labels: FLOW },
+      help: 'Open translated flows.',
+      read: () => (snapshot()?.active ?? []).map((kind) => [flowLabels(kind), kind.count]),
+    },
+    {
+      ...{ type: 'counter', name: 'conntrack_nat_flows_started_total', labels: FLOW },
+      help: 'Translated flows that began.',
+      read: () => totals().map((total) => [flowLabels(total), total.started]),
+    },
+    {
+      ...{ type: 'counter', name: 'conntrack_nat_flows_ended_total', labels: FLOW },
+      help: 'Translated flows that ended.',
+      read: () => totals().map((total) => [flowLabels(total), total.ended]),
+    },
+    {
+      ...{ type: 'counter', name: 'conntrack_nat_packets_total', labels: [...FLOW, 'direction'] },
+      help: 'Packets of translated flows.',
+      read: () => byDirection(0, 2),
+    },
+    {
+      ...{ type: 'counter', name: 'conntrack_nat_bytes_total', labels: [...FLOW, 'direction'] },
+      help: 'Bytes of translated flows.',
+      read: () => byDirection(1, 3),
+    },
+  ];
+}
 
+/** The counters of the gateway's interfaces. */
+function interfaceMetrics({ interfaces, netDev = readNetDev }: KubeOvnSources): ObserverMetric[] {
   const perInterface = (read: (counters: InterfaceCounters) => Value[]): Value[] => {
     const names = interfaces();
     if (names === undefined) return [];
@@ -144,23 +176,37 @@ export function addKubeOvnMetrics(registry: Registry, sources: KubeOvnSources): 
         : read(counters).map(([own, value]): Value => [{ ...labels, ...own }, value]);
     });
   };
-  const INTERFACE = ['interface', 'type'];
-  for (const direction of ['rx', 'tx'] as const) {
-    const verb = direction === 'rx' ? 'received' : 'sent';
-    for (const unit of ['bytes', 'packets'] as const) {
-      const what = unit === 'bytes' ? 'Bytes' : 'Packets';
-      add('counter', `interface_${direction}_${unit}_total`, `${what} ${verb}.`, INTERFACE, () =>
-        perInterface((counters) => once(counters[direction][unit])),
-      );
-    }
-  }
-  for (const what of ['drops', 'errors'] as const) {
-    const help = `Packets ${what === 'drops' ? 'dropped' : 'with errors'}.`;
-    add('counter', `interface_${what}_total`, help, [...INTERFACE, 'direction'], () =>
+  const traffic = (direction: 'rx' | 'tx', unit: 'bytes' | 'packets', help: string): ObserverMetric => ({
+    ...{ type: 'counter', name: `interface_${direction}_${unit}_total`, help, labels: INTERFACE },
+    read: () => perInterface((counters) => unlabelled(counters[direction][unit])),
+  });
+  const faults = (what: 'drops' | 'errors', help: string): ObserverMetric => ({
+    ...{ type: 'counter', name: `interface_${what}_total`, help, labels: [...INTERFACE, 'direction'] },
+    read: () =>
       perInterface(({ rx, tx }) => [
         [{ direction: 'rx' }, rx[what]],
         [{ direction: 'tx' }, tx[what]],
       ]),
-    );
+  });
+  return [
+    traffic('rx', 'bytes', 'Bytes received.'),
+    traffic('rx', 'packets', 'Packets received.'),
+    traffic('tx', 'bytes', 'Bytes sent.'),
+    traffic('tx', 'packets', 'Packets sent.'),
+    faults('drops', 'Packets dropped.'),
+    faults('errors', 'Packets with errors.'),
+  ];
+}
+
+const readNetDev = (): string => readFileSync('/proc/net/dev', 'utf8');
+
+/** Adds the metrics to a registry. */
+export function addKubeOvnMetrics(registry: Registry, sources: KubeOvnSources): void {
+  const metrics = [...observerMetrics(sources), ...flowMetrics(sources), ...interfaceMetrics(sources)];
+  for (const { type, name, help, labels = [], read } of metrics) {
+    addScraped(registry, {
+      ...{ type, name: `${PREFIX}${name}`, help, labels: [...IDENTITY, ...labels] },
+      read: () => read().map(([own, value]) => ({ labels: { ...sources.identity(), ...own }, value })),
+    });
   }
 }
