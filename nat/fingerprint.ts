@@ -1,9 +1,9 @@
 /**
- * Cheap detection of changes without events: netlink announces changes of nf_tables rules,
- * but not of sets and legacy tables.
+ * A cheap check for drift that no netlink event announces: changes of ipsets and of legacy tables. (Rules of nf_tables
+ * have events.)
  *
- * Of a set the kernel gives its header (number of elements, size in memory) without the elements; of a legacy
- * table the whole blob, in which the counters are masked out.
+ * Of a set it reads the header (number of elements, size in memory) without the elements; of a legacy table the whole
+ * blob, with the counters masked out.
  */
 import { createHash } from 'node:crypto';
 import * as system from '../lib/libc.ts';
@@ -62,7 +62,7 @@ const listHeadersRequest = (): Buffer =>
     }),
   );
 
-/** The name of the set that a reply is about. */
+/** The name of the set in a reply. */
 function setName(payload: Buffer): string {
   const attributes = new Attributes(payload, NFGEN_HEADER);
   while (attributes.next()) if (attributes.type === IPSET_ATTR_SETNAME) return attributes.string;
@@ -85,9 +85,9 @@ const LAYOUT: Record<Family, { domain: number; level: number; next: number; coun
  */
 export function createFingerprint(libc: FingerprintLibc = system): {
   /**
-   * A short text about the sets and legacy tables of a state that was applied: as long as two are equal, nothing
-   * changed there but counters, or elements of a set one for one. A part that the kernel does not let us see (no
-   * CAP_NET_ADMIN) is left out.
+   * A hash of the sets and legacy tables of an applied state. While it stays equal, nothing changed there but counters, or
+   * elements of a set one for one. It covers no sets after a failed dump, and no part that needs a capability which the
+   * process lacks. Never throws.
    */
   read(backend: ObservedNat['backend'], applied: NatState): string;
   close(): void;
@@ -101,12 +101,22 @@ export function createFingerprint(libc: FingerprintLibc = system): {
     return fd;
   }
 
+  function closeSocket(domain: number): void {
+    const fd = sockets.get(domain);
+    sockets.delete(domain);
+    if (fd !== undefined) libc.close(fd);
+  }
+
   function readSets(update: (part: Buffer) => void): void {
     const fd = socket(AF_NETLINK, SOCK_RAW, Protocol.NETFILTER);
     if (libc.sendto(fd, listHeadersRequest()) < 0) return;
     for (;;) {
       const length = libc.recv(fd, buffer);
-      if (length < 0) return;
+      // The rest of this dump must not be read as the reply to the next request.
+      if (length < 0) {
+        closeSocket(AF_NETLINK);
+        return;
+      }
       const messages = new Messages(buffer, length);
       while (messages.next()) {
         if (messages.type < NLMSG_MIN_TYPE) return;
@@ -144,14 +154,13 @@ export function createFingerprint(libc: FingerprintLibc = system): {
           for (const table of applied.tables[family].keys()) readTable(family, table, update);
         }
       } catch (error) {
-        // EPERM: not ours to see. Anything else (a table that changes its size between the two calls) is news.
+        // EPERM: the process lacks the capability. Any other error (a table resized between the two calls) is drift.
         if ((error as NodeJS.ErrnoException).code !== 'EPERM') hash.update(String(error));
       }
       return hash.digest('base64');
     },
     close() {
-      for (const fd of sockets.values()) libc.close(fd);
-      sockets.clear();
+      for (const domain of [...sockets.keys()]) closeSocket(domain);
     },
   };
 }

@@ -352,9 +352,12 @@ export function slicesIn(answer: Buffer): Map<number, PortBlock> {
   const slices = new Map<number, PortBlock>();
   eachElement(answer, ({ mark, data }) => {
     const length = data.length / 2 - 4;
+    const address = data.subarray(0, length);
+    const isOne = address.equals(data.subarray(length + 4, 2 * length + 4));
     slices.set(mark, {
-      address: addressFromBytes(data.subarray(0, length)),
-      first: data.readUInt16BE(length),
+      address: addressFromBytes(address),
+      // The agent never writes a range of addresses: port 0 makes it differ from each slice.
+      first: isOne ? data.readUInt16BE(length) : 0,
       last: data.readUInt16BE(2 * length + 4),
     });
   });

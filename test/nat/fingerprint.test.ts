@@ -34,7 +34,10 @@ function fake() {
     return Buffer.concat([header, body, Buffer.alloc((4 - (body.length % 4)) % 4)]);
   };
   const libc: FingerprintLibc = {
-    socket: () => ++kernel.opened,
+    socket() {
+      replies = [];
+      return ++kernel.opened;
+    },
     close: () => void kernel.opened--,
     sendto(_, data) {
       kernel.requests.push(Buffer.from(data).toString('hex'));
@@ -49,7 +52,7 @@ function fake() {
           ]),
         ),
       );
-      replies = [Buffer.concat(sets), message(3, Buffer.alloc(4))];
+      replies.push(Buffer.concat(sets), message(3, Buffer.alloc(4)));
       return data.length;
     },
     recv(_, data) {
@@ -115,10 +118,81 @@ t.test('headers of our sets count, those of others do not', (t) => {
   t.end();
 });
 
-t.test('what may not be seen is left out', (t) => {
+t.test('a table that needs a capability is left out', (t) => {
   const { kernel, libc } = fake();
   kernel.denied = true;
   const reader = createFingerprint(libc);
   t.equal(reader.read({ 4: 'legacy' }, applied(1)), reader.read({ 4: 'nft' }, applied(1)));
+  t.end();
+});
+
+const BOTH = { 4: 'legacy', 6: 'nft' } as const;
+
+t.test('a dump of sets that breaks off leaves nothing for the next one', (t) => {
+  const { kernel, libc } = fake();
+  let fails = 0;
+  const reader = createFingerprint({
+    ...libc,
+    // ENOBUFS in place of the second reply, which stays queued.
+    recv: (fd, data) => (fails > 0 && --fails === 0 ? -105 : libc.recv(fd, data)),
+  });
+  const read = () => reader.read({ 4: 'nft', 6: 'nft' }, applied(40));
+  const before = read();
+  fails = 2;
+  read();
+  t.equal(kernel.opened, 0, 'the socket is closed');
+  t.equal(read(), before);
+  kernel.sets['VEG-FORWARD-4'] = 11;
+  t.not(read(), before, 'the first read after a change finds it');
+  reader.close();
+  t.equal(kernel.opened, 0);
+  t.end();
+});
+
+t.test('a request that cannot be sent, and a socket that cannot be opened, do not throw', (t) => {
+  const { libc } = fake();
+  const unsent = createFingerprint({ ...libc, sendto: () => -11 });
+  t.equal(unsent.read(BOTH, applied(40)), unsent.read(BOTH, applied(40)));
+  const errors = ['EMFILE', 'EAFNOSUPPORT'].map((code) => {
+    const closed = createFingerprint({
+      ...libc,
+      socket() {
+        throw Object.assign(new Error(`socket: ${code}`), { code });
+      },
+    });
+    t.equal(closed.read(BOTH, applied(40)), closed.read(BOTH, applied(40)), code);
+    const text = closed.read(BOTH, applied(40));
+    closed.close();
+    return text;
+  });
+  t.not(errors[0], errors[1]);
+  t.end();
+});
+
+t.test('a legacy table that another process resizes while it is read is drift', (t) => {
+  const { libc } = fake();
+  let code = '';
+  const reader = createFingerprint({
+    ...libc,
+    getsockopt(fd, level, name, value) {
+      if (name === 65 && code !== '') throw Object.assign(new Error(`getsockopt: ${code}`), { code });
+      return libc.getsockopt(fd, level, name, value);
+    },
+  });
+  const before = reader.read(BOTH, applied(1));
+  code = 'EAGAIN';
+  t.not(reader.read(BOTH, applied(1)), before);
+  code = '';
+  t.equal(reader.read(BOTH, applied(1)), before);
+  t.end();
+});
+
+t.test('a legacy table with an entry of length 0 is read to its end', (t) => {
+  const { kernel, libc } = fake();
+  kernel.entries = [Buffer.alloc(152), kernel.entry(2, 6)];
+  const reader = createFingerprint(libc);
+  const before = reader.read(BOTH, applied(1));
+  kernel.entries = [kernel.entry(1, 5), kernel.entry(2, 6)];
+  t.not(reader.read(BOTH, applied(1)), before);
   t.end();
 });

@@ -22,7 +22,7 @@ const rule: Rule = { family: 4, priority: 1001, iif: 'eth0', table: 253, foreign
 
 const refusal = (code: string) => Object.assign(new Error(`the kernel says (${code})`), { code });
 
-/** A transport that knows one link, and answers requests and dumps as told. */
+/** A transport with one link. `answers`: the error of each request; `dumps`: that of each type of dump. */
 function transport(answers: string[], dumps: Record<number, string> = {}) {
   const requests: { type: number; flags?: number; data: Uint8Array }[] = [];
   const netlink: RoutingNetlink = {
@@ -64,7 +64,7 @@ t.test('each kind of step has its message and flags', async (t) => {
   );
 });
 
-t.test('there already and gone already are no failures', async (t) => {
+t.test('to add what exists and to delete what does not is no failure', async (t) => {
   const steps: RoutingStep[] = [
     { kind: 'addRoute', route },
     { kind: 'delRoute', route },
@@ -73,7 +73,7 @@ t.test('there already and gone already are no failures', async (t) => {
   t.strictSame(await transport(['EEXIST', 'ESRCH', 'ENOENT']).kernel.apply(steps), []);
 });
 
-t.test('a failure names the step and the reason, and the others are made', async (t) => {
+t.test('a failure names the step and the reason, and the other steps are applied', async (t) => {
   const { kernel, requests } = transport(['ENETUNREACH', '']);
   const failures = await kernel.apply([
     { kind: 'addRoute', route },
@@ -128,3 +128,95 @@ t.test(
     t.equal(routes.length, 3, 'one in each of the three tables of IPv4, none in those of IPv6');
   },
 );
+
+const proxy = { family: 4, address: address('172.17.0.50'), dev: 'eth0' } as const;
+
+t.test('a refused proxy entry is a failure of its own', async (t) => {
+  const steps: RoutingStep[] = [
+    { kind: 'addProxy', proxy },
+    { kind: 'delProxy', proxy },
+    { kind: 'addRule', rule },
+  ];
+  const { kernel, requests } = transport(['EPERM', 'EOPNOTSUPP', '']);
+  const failures = await kernel.apply(steps);
+  t.equal(requests.length, 3, 'the steps after it are applied');
+  t.strictSame(
+    failures.map(({ code, message }) => [code, message]),
+    [
+      [
+        'EPERM',
+        'ip neigh add proxy 172.17.0.50 dev eth0 proto 178: the kernel says (EPERM); the container needs the capability NET_ADMIN',
+      ],
+      ['EOPNOTSUPP', 'ip neigh del proxy 172.17.0.50 dev eth0: the kernel says (EOPNOTSUPP)'],
+    ],
+  );
+  t.strictSame(await transport(['EEXIST', 'ENOENT']).kernel.apply(steps.slice(0, 2)), []);
+  const gone = { ...proxy, dev: 'net9' };
+  const [missing] = await transport([]).kernel.apply([{ kind: 'addProxy', proxy: gone }]);
+  t.match(missing, { code: 'ENODEV', message: /: there is no interface net9$/ });
+  t.strictSame(await transport(['ENODEV']).kernel.apply([{ kind: 'delProxy', proxy: gone }]), []);
+});
+
+t.test(
+  'an interface that disappears while steps are applied fails what is added, not what is deleted',
+  async (t) => {
+    const virtual = { family: 4, address: address('172.17.0.51'), dev: 'eth0' } as const;
+    const { kernel } = transport(['ENODEV', 'ESRCH', 'ENODEV', 'ENODEV']);
+    const failures = await kernel.apply([
+      { kind: 'addRoute', route },
+      { kind: 'delRoute', route },
+      { kind: 'addAddress', address: virtual },
+      { kind: 'delAddress', address: virtual },
+    ]);
+    t.strictSame(
+      failures.map(({ step, code }) => [step.kind, code]),
+      [
+        ['addRoute', 'ENODEV'],
+        ['addAddress', 'ENODEV'],
+      ],
+    );
+  },
+);
+
+t.test('ESRCH is no failure of a delete, and one of an add', async (t) => {
+  const failures = await transport(['ESRCH', 'ESRCH', 'ESRCH', 'ESRCH']).kernel.apply([
+    { kind: 'delRule', rule },
+    { kind: 'delRoute', route },
+    { kind: 'addRule', rule },
+    { kind: 'addRoute', route },
+  ]);
+  t.strictSame(
+    failures.map(({ step, code }) => [step.kind, code]),
+    [
+      ['addRule', 'ESRCH'],
+      ['addRoute', 'ESRCH'],
+    ],
+  );
+});
+
+t.test('a dump that fails is an error of the whole observation: nothing is taken for absent', async (t) => {
+  const { GETLINK, GETADDR, GETROUTE, GETRULE, GETNEIGH } = MessageType;
+  for (const type of [GETLINK, GETADDR, GETROUTE, GETRULE, GETNEIGH]) {
+    for (const code of ['EINTR', 'ENOBUFS', 'EPERM']) {
+      await t.rejects(transport([], { [type]: code }).kernel.observe(), { code }, `${type} ${code}`);
+    }
+  }
+  const { kernel, requests } = transport([], { [GETLINK]: 'EINTR' });
+  await t.rejects(kernel.apply([{ kind: 'addRule', rule }]), { code: 'EINTR' });
+  t.equal(requests.length, 0, 'without the links no step is applied');
+});
+
+t.test('a kernel without proxy entries of a family has none', async (t) => {
+  for (const code of ['EAFNOSUPPORT', 'ENOTSUP']) {
+    t.same((await transport([], { [MessageType.GETNEIGH]: code }).kernel.observe()).proxies, [], code);
+  }
+});
+
+t.test('answers that are lost are an error of the whole batch', async (t) => {
+  const lost = refusal('ENOBUFS');
+  const kernel = createRoutingKernel({
+    dump: (_type, _data, parse) => [parse(eth0)!],
+    transact: () => Promise.reject(lost),
+  });
+  await t.rejects(kernel.apply([{ kind: 'delRoute', route }]), lost);
+});
