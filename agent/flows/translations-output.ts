@@ -1,7 +1,7 @@
 /**
- * Where translation records go: stdout, or a file that is rotated. One write at a time; the caller hears when its
- * records were written, so that it can bound what waits, and each that is not written is counted. (pino's
- * destination can neither say how many records it dropped nor give up on a reader that hangs.)
+ * Writes translation records to stdout or to a file that it rotates. One write at a time: its promise resolves when the
+ * records are written, so that the caller can bound its queue. Each record that is not written is counted. (pino's
+ * destination cannot count dropped records, nor give up on a reader that hangs.)
  *
  * A link is not followed. A FIFO is written to while it has a reader, and never rotated.
  */
@@ -27,7 +27,8 @@ const CLOSE_TIMEOUT = 1000;
 const FILE_SIZE = 16 << 20;
 const OLD_FILES = 4;
 
-const writeTo = promisify(write);
+const systemWrite = promisify(write) as NonNullable<RecordOutputOptions['writeTo']>;
+const NEWLINE = 0x0a;
 
 export interface RecordOutputOptions {
   /** Absent: stdout. */
@@ -35,6 +36,8 @@ export interface RecordOutputOptions {
   logger: Logger;
   /** Octets of a file before it is rotated. */
   fileSize?: number;
+  /** write(2), for tests. */
+  writeTo?: (fd: number, octets: Buffer, at: number) => Promise<{ bytesWritten: number }>;
 }
 
 export class RecordOutput {
@@ -49,9 +52,14 @@ export class RecordOutput {
   #closed = false;
   #size = 0;
   #openDue = 0;
+  /** Octets of the current piece that were written. */
+  #written = 0;
+  /** The last failed write left part of a line. */
+  #inLine = false;
   /** Why writing failed last. */
   #lastReason = '';
   readonly #failures = new LogOnChange();
+  readonly #rotationFailures = new LogOnChange();
 
   constructor(options: RecordOutputOptions) {
     this.#options = options;
@@ -82,13 +90,17 @@ export class RecordOutput {
       let records = 1;
       for (; i < lines.length && piece.length + lines[i]!.length <= this.#piece; records++)
         piece += lines[i++]!;
+      const octets = Buffer.from(piece);
+      this.#written = 0;
       try {
-        await this.#writePiece(Buffer.from(piece));
+        await this.#writePiece(octets);
         this.#logRecovery();
       } catch (error) {
-        // What waited at the end is counted already.
+        // close() has counted what waited.
         if (this.#closed) return;
-        this.lost += records;
+        const done = octets.subarray(0, this.#written);
+        this.lost += records - done.filter((octet) => octet === NEWLINE).length;
+        this.#inLine ||= done.length > 0 && done.at(-1) !== NEWLINE;
         this.#logFailure((error as Error).message);
       }
       this.#waiting -= records;
@@ -97,16 +109,28 @@ export class RecordOutput {
 
   async #writePiece(octets: Buffer): Promise<void> {
     const fd = this.#open();
+    // The rest of a line whose write failed is lost: end it, so that the next record has a line of its own.
+    if (this.#inLine) await this.#writeAll(fd, Buffer.of(NEWLINE), () => {});
+    this.#inLine = false;
+    await this.#writeAll(fd, octets, (written) => {
+      this.#written += written;
+    });
+  }
+
+  async #writeAll(fd: number, octets: Buffer, onWritten: (octets: number) => void): Promise<void> {
+    const { writeTo = systemWrite } = this.#options;
     for (let at = 0; at < octets.length; ) {
       if (this.#closed) throw new Error('closed');
       try {
-        at += (await writeTo(fd, octets, at)).bytesWritten;
+        const { bytesWritten } = await writeTo(fd, octets, at);
+        at += bytesWritten;
+        this.#size += bytesWritten;
+        onWritten(bytesWritten);
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
         await sleep(RETRY);
       }
     }
-    this.#size += octets.length;
   }
 
   /** The open file, a fresh one when it is full. Throws when it cannot be opened. */
@@ -116,13 +140,7 @@ export class RecordOutput {
     if (this.#fd !== undefined && this.#size >= fileSize && fstatSync(this.#fd).isFile()) {
       closeSync(this.#fd);
       this.#fd = undefined;
-      for (let n = OLD_FILES - 1; n >= 0; n--) {
-        try {
-          renameSync(n === 0 ? file : `${file}.${n}`, `${file}.${n + 1}`);
-        } catch {
-          // there are not as many yet
-        }
-      }
+      this.#rotate(file);
     }
     if (this.#fd === undefined) {
       if (performance.now() < this.#openDue) throw new Error(this.#lastReason);
@@ -133,6 +151,26 @@ export class RecordOutput {
       this.#openDue = 0;
     }
     return this.#fd;
+  }
+
+  /** Renames the file and the old ones. A file that cannot be renamed grows: records matter more than its size. */
+  #rotate(file: string): void {
+    const { logger } = this.#options;
+    let failure: NodeJS.ErrnoException | undefined;
+    for (let n = OLD_FILES - 1; n >= 0; n--) {
+      try {
+        renameSync(n === 0 ? file : `${file}.${n}`, `${file}.${n + 1}`);
+      } catch (error) {
+        // There may be fewer old files; without the last rename the file stays.
+        if (n === 0) failure = error as NodeJS.ErrnoException;
+      }
+    }
+    if (failure === undefined || failure.code === 'ENOENT') {
+      if (this.#rotationFailures.ended()) logger.info({ file }, 'translation records are rotated again');
+    } else if (this.#rotationFailures.isNew(failure.code ?? '')) {
+      const { message: reason } = failure;
+      logger.error({ file, reason }, 'cannot rotate translation records, the file grows');
+    }
   }
 
   #logFailure(reason: string): void {

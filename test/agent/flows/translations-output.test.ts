@@ -12,6 +12,7 @@ import {
   statSync,
   symlinkSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -55,7 +56,7 @@ t.test('records go to the file in order, and close waits for them', async (t) =>
   t.equal(numbers(file).length, 1001, 'a new start goes on with it');
 });
 
-t.test('a full file is rotated, and so many old ones are kept', async (t) => {
+t.test('a full file is rotated, and four old ones are kept', async (t) => {
   const file = join(ROOT, 'rotated.log');
   const { out } = output(file, 20_000);
   for (let i = 0; i < 60; i++) {
@@ -78,7 +79,7 @@ t.test('a full file is rotated, and so many old ones are kept', async (t) => {
   for (const name of names) t.ok(statSync(join(ROOT, name)).size < 26_000, name);
 });
 
-t.test('what cannot be written is counted and told once, and so is its end', async (t) => {
+t.test('records that cannot be written are counted, and the failure is logged once', async (t) => {
   const place = join(ROOT, 'place');
   writeFileSync(place, 'a file where a directory has to be');
   const file = join(place, 'records.log');
@@ -140,4 +141,63 @@ t.test('a reader that hangs does not hold up the end; what it did not take is co
   // Let the write under way end, so that this process can.
   await new Promise((resolve) => read(reader, Buffer.alloc(65_536), 0, 65_536, null, resolve));
   closeSync(reader);
+});
+
+t.test(
+  'a full disk loses whole lines and no others, and records after it have lines of their own',
+  async (t) => {
+    const file = join(ROOT, 'full', 'records.log');
+    const log: string[] = [];
+    const logger = pino({ base: null }, { write: (line: string) => void log.push(line) });
+    let room = Number.POSITIVE_INFINITY;
+    const out = new RecordOutput({
+      ...{ file, logger },
+      // A short write, and ENOSPC at the next, as write(2) on a full disk.
+      async writeTo(fd, octets, at) {
+        const length = Math.min(room, octets.length - at);
+        if (length === 0)
+          throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' });
+        room -= length;
+        return { bytesWritten: writeSync(fd, octets, at, length) };
+      },
+    });
+    const [line] = lines(0, 1);
+    await out.write(lines(0, 5));
+    room = line!.length * 2 + 10;
+    await out.write(lines(5, 5));
+    t.equal(out.lost, 3, 'two lines fit, the third is cut');
+    await out.write(lines(1, 2));
+    t.equal(out.lost, 5);
+    room = Number.POSITIVE_INFINITY;
+    await out.write(lines(7, 2));
+    await out.close();
+    const written = readFileSync(file, 'utf8').trimEnd().split('\n');
+    const whole = written.filter((text) => text.endsWith('}')).map((text) => JSON.parse(text).n);
+    t.same(whole, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    t.equal(written.length, whole.length + 1, 'the cut one has a line of its own');
+    t.match(log, [/cannot write translation records/, /translation records are written again/]);
+  },
+);
+
+t.test('a file that cannot be rotated grows, and its failure and end are logged once', async (t) => {
+  const file = join(ROOT, 'stuck.log');
+  // Directories with content in place of the old files: nobody can rename over them, root neither.
+  for (const n of [1, 2, 3, 4]) mkdirSync(join(`${file}.${n}`, 'x'), { recursive: true });
+  const { out, log } = output(file, 1000);
+  for (let i = 0; i < 5; i++) await out.write(lines(i * 20, 20));
+  t.equal(out.lost, 0);
+  t.same(
+    numbers(file),
+    Array.from({ length: 100 }, (_, i) => i),
+  );
+  t.match(log, [/cannot rotate translation records, the file grows/]);
+  for (const n of [1, 2, 3, 4]) rmSync(`${file}.${n}`, { recursive: true, force: true });
+  await out.write(lines(100, 20));
+  await out.close();
+  t.same(
+    numbers(`${file}.1`),
+    Array.from({ length: 100 }, (_, i) => i),
+  );
+  t.match(log[1], /translation records are rotated again/);
+  t.equal(log.length, 2);
 });
