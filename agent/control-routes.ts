@@ -98,7 +98,9 @@ async function drainNow(
   const timeout = requested === null ? options.drainTimeout : parseTimeout(requested);
   if (timeout === undefined) return { status: 400, body: `timeout must be ${TIMEOUT}\n` };
   // The other members have every flow before OVN sends packets to them.
-  await group.drain(Math.min(timeout, HANDOVER_TIMEOUT));
+  if (!(await group.drain(Math.min(timeout, HANDOVER_TIMEOUT)))) {
+    return { status: 409, body: 'the drain was ended by an undrain\n' };
+  }
   bfd.drain();
   const drained = await drain.drained(timeout);
   const rest = drained ? 'traffic has moved' : 'some traffic still came when the time was over';

@@ -271,7 +271,7 @@ class AgentProcess {
   /** Waits for traffic to move away while forwarding goes on, then ends everything. */
   async shutdown(remove: boolean): Promise<void> {
     const { logger } = this.#effects;
-    const handedOver = this.#group.drain(HANDOVER_TIMEOUT);
+    const handedOver = this.#group.drain(Math.min(HANDOVER_TIMEOUT, this.#options.drainTimeout));
     const drained = await this.#drain.drained(this.#options.drainTimeout);
     await handedOver;
     logger.info({ drained }, drained ? 'traffic has moved' : 'the drain timeout is over');
@@ -280,9 +280,7 @@ class AgentProcess {
     this.#busiestTimer?.cancel();
     this.#uplink.close();
     this.#drain.close();
-    await this.#group.stop();
-    await this.#gateway.stop();
-    await this.#translations.stop();
+    await Promise.all([this.#group.stop(), this.#gateway.stop(), this.#translations.stop()]);
     if (remove) {
       this.#last.remove();
       await this.#gateway.remove();

@@ -55,7 +55,7 @@ import { createWatchdog, gatewayWatched, isHung, isUnwatched, type Watchdog } fr
 /** How often the agent process gets a report when nothing changes, ms. */
 const REPORT_PERIOD = 1000;
 /** How long the agent process may take to end beyond the drain timeout, ms. */
-const EXIT_GRACE = 3000;
+const EXIT_GRACE = 6000;
 
 const UNWATCHED: FamilyReadiness = {
   ready: false,

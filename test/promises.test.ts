@@ -13,6 +13,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const DROPPED = /(?:^|[;{)]|=>)\s*void ([a-zA-Z#][\w.#!]*)\(/gm;
 
 const CANNOT_REJECT: Record<string, string> = {
+  'agent/group/group-worker.ts: this.#lookup': 'waits for settled promises',
   'agent/group/kernel/flows.ts: this.#read': 'logs its errors',
   'agent/group/kernel/flows.ts: this.#sweep': 'logs its errors',
   'agent/commands/check.ts: process.stdout.write': 'no promise',

@@ -26,6 +26,7 @@ import { type Address, addressNumber, parseAddress } from '../../lib/prefix.ts';
 import { type Hello, type Message, VERSION } from './codec.ts';
 import { Connection } from './connection.ts';
 import { type GroupAction, type GroupEvent, type GroupState, startGroup, step, viewGroup } from './core.ts';
+import { type ExchangeCounts, LAG_BOUNDS } from './counts.ts';
 import type { Credentials } from './credentials.ts';
 import { type LookupAnswer, Lookups, type MemberAnswer } from './lookups.ts';
 import type { FlowKernel, GroupConfig, GroupReport, GroupView } from './model.ts';
@@ -42,8 +43,6 @@ const RETRY = { first: 100, longest: 2000 };
 const SLOTS = { total: 2 * SLICES, perClient: 2, octets: 0, readTimeout: 0 };
 /** Connections that the kernel holds until they are accepted. */
 const BACKLOG = 64;
-/** Upper bounds of the buckets of the lag, ms. */
-export const LAG_BOUNDS: readonly number[] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000];
 
 export interface ExchangeOptions {
   config: GroupConfig;
@@ -58,16 +57,6 @@ export interface ExchangeOptions {
   report(report: GroupReport): void;
   /** Answers a lookup of another member. */
   answer(query: string): Promise<LookupAnswer>;
-}
-
-/** What the metrics show; counts never go back. */
-export interface ExchangeCounts {
-  sent: number;
-  received: number;
-  /** What was refused or dropped, by reason. */
-  rejected: Record<string, number>;
-  /** Flows by lag: one count for each of `LAG_BOUNDS`, and one for what took longer. */
-  lag: { buckets: number[]; sum: number };
 }
 
 /** Our attempts to connect to a higher member. */

@@ -2,7 +2,7 @@
 import type { Histogram, Registry } from 'prom-client';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { addScraped, type ScrapedMetric, single } from '../../lib/scraped.ts';
-import { type ExchangeCounts, LAG_BOUNDS } from './exchange.ts';
+import { type ExchangeCounts, LAG_BOUNDS } from './counts.ts';
 import type { GroupView } from './model.ts';
 
 /** What the metrics read at scrape time. */

@@ -50,8 +50,8 @@ class GroupWorker {
         break;
       case 'lookup': {
         const { id, query, timeout } = message;
-        const found = await Promise.all(this.#all().map((exchange) => exchange.lookup(query, timeout)));
-        this.#send({ type: 'found', id, answers: found.flat() });
+        // Not waited for: the members may ask this one meanwhile.
+        void this.#lookup(id, query, timeout);
         break;
       }
       case 'answer':
@@ -63,6 +63,12 @@ class GroupWorker {
       default:
         message satisfies never;
     }
+  }
+
+  async #lookup(id: number, query: string, timeout: number): Promise<void> {
+    const found = await Promise.allSettled(this.#all().map((exchange) => exchange.lookup(query, timeout)));
+    const answers = found.flatMap((result) => (result.status === 'fulfilled' ? result.value : []));
+    this.#send({ type: 'found', id, answers });
   }
 
   #all(): Exchange[] {

@@ -10,7 +10,7 @@
 import { uptime } from 'node:os';
 import { join } from 'node:path';
 import type { EngineReport, SessionReport } from '../../bfd/intent.ts';
-import { readState, replaceState } from '../../lib/files.ts';
+import { clear, readState, replaceState } from '../../lib/files.ts';
 import { parseJson } from '../../lib/json.ts';
 import type { Log } from '../../lib/log.ts';
 import { type Address, FAMILIES, type Family } from '../../lib/prefix.ts';
@@ -20,12 +20,12 @@ import type { GroupSettings } from './messages.ts';
 import { type GroupFacts, type GroupReport, type GroupView, groupFacts } from './model.ts';
 import { GroupThread } from './thread.ts';
 
-/** How long a kept view is used after it was written, s: replicas without a live process expire after 90. */
-const KEPT = 60;
+/** How long a kept view is used after it was written, s: the others adopt the flows of a member that is gone for so long. */
+const KEPT = 10;
 /** How long it is used at most while the exchange connects, ms. */
 const SETTLE_TIMEOUT = 5000;
 /** How often it is written, s. */
-const KEEP_INTERVAL = 20;
+const KEEP_INTERVAL = 5;
 /** How long a drain waits for the other members to acknowledge every flow, ms. */
 export const HANDOVER_TIMEOUT = 3000;
 const MAX_SIZE = 1 << 18;
@@ -62,6 +62,7 @@ export class Group {
   #settings: GroupSettings | undefined;
   /** `configure` as text, to detect a change. */
   #configured = '';
+  #draining = false;
   /** Families whose handover a drain waits for. */
   #handover: { families: Set<Family>; done(): void } | undefined;
 
@@ -114,6 +115,12 @@ export class Group {
 
   /** Removes the sessions with other members from a report of the BFD process, and updates the paths from them. */
   takeReport(report: EngineReport): EngineReport {
+    // A process that starts during a drain goes on with it.
+    if (report.draining !== this.#draining) {
+      this.#draining = report.draining;
+      if (report.draining) this.#thread.drain(HANDOVER_TIMEOUT);
+      else this.#thread.undrain();
+    }
     const between = report.sessions.filter((session) => this.#isBetweenMembers(session));
     if (between.length === 0) return report;
     for (const { remote, state } of between) this.#thread.setPath(remote as Address, state === 'Up');
@@ -122,22 +129,26 @@ export class Group {
 
   /**
    * Hands addresses and flows over to the other members. Resolves when each has acknowledged them, or after `limitMs`; at
-   * once without a group.
+   * once without a group. False if an undrain came meanwhile.
    */
-  async drain(limitMs: number): Promise<void> {
+  async drain(limitMs: number): Promise<boolean> {
     const families = new Set(this.#settings?.configs.map(({ family }) => family));
-    if (families.size === 0) return;
+    if (families.size === 0) return true;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#handover = { families, done: resolve };
+    this.#draining = true;
     this.#thread.drain(limitMs);
     // The thread may not be there to answer.
     const timer = setTimeout(resolve, limitMs);
     await promise;
     clearTimeout(timer);
     this.#handover = undefined;
+    return this.#draining;
   }
 
   undrain(): void {
+    this.#draining = false;
+    this.#handover?.done();
     this.#thread.undrain();
   }
 
@@ -157,6 +168,8 @@ export class Group {
   /** Leaves the group. */
   async stop(): Promise<void> {
     clearInterval(this.#keeper);
+    // The others adopt the flows of a member that leaves: the next process takes their tables over first.
+    clear(this.#file);
     await this.#thread.stop();
   }
 

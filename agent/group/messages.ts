@@ -1,7 +1,7 @@
 /** What the agent and the exchange's thread send each other (thread.ts, group-worker.ts): plain values only. Pure. */
 import type { Address, Family } from '../../lib/prefix.ts';
+import type { ExchangeCounts } from './counts.ts';
 import type { CredentialFiles } from './credentials.ts';
-import type { ExchangeCounts } from './exchange.ts';
 import type { LookupAnswer, MemberAnswer } from './lookups.ts';
 import type { GroupConfig, GroupReport } from './model.ts';
 

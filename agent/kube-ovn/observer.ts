@@ -75,11 +75,13 @@ let wanted = { interfaces: false, externalNetwork: '' };
 function findInterfaces(): { internal: string; external: string } {
   const status = parseNetworkStatus(readMounted(values['network-status'], MAX_NETWORK_STATUS).toString());
   if ('problem' in status) throw new Error(`${values['network-status']}: ${status.problem}`);
+  const primary = status.networks.find((network) => network.default);
   // With Kube-OVN as a secondary CNI the default network is another's, and a third is the internal one.
-  const internal = (
-    status.networks.find((network) => !network.default && network.name !== wanted.externalNetwork) ??
-    status.networks.find((network) => network.default)
-  )?.interface;
+  const third = status.networks.find(
+    (network) => !network.default && network.name !== wanted.externalNetwork,
+  );
+  const isKubeOvn = primary?.name === 'kube-ovn' || primary?.name === '';
+  const internal = (isKubeOvn ? primary : (third ?? primary))?.interface;
   const external = status.networks.find(({ name }) => name === wanted.externalNetwork)?.interface;
   if (!internal || !external) {
     throw new Error(

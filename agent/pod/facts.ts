@@ -44,6 +44,10 @@ function connectedBy(route: Route): Facts['connected'] {
   return plain && dev !== undefined && gateway === undefined ? [{ dev, network: destination }] : [];
 }
 
+/** Whether routes of a protocol come from this agent or a routing daemon (linux/rtnetlink.h, iproute2's rt_protos). */
+const isOfDaemon = (protocol: number): boolean =>
+  protocol === RTPROT_VEG_AGENT || protocol === 11 || protocol === 12 || (protocol >= 186 && protocol <= 199);
+
 /**
  * The facts. A missing network-status file is no problem (Multus is optional); one that cannot be read or parsed is
  * ignored, with a note.
@@ -70,8 +74,8 @@ export async function readFacts(
     links,
     addresses,
     connected: routes.flatMap(connectedBy),
-    // Not the agent's own, of which there may be ten thousand.
-    routes: routes.filter(({ table, protocol }) => table === TABLE_MAIN && protocol !== RTPROT_VEG_AGENT),
+    // Not the agent's own and not those of a routing daemon, of which there may be ten thousand.
+    routes: routes.filter(({ table, protocol }) => table === TABLE_MAIN && !isOfDaemon(protocol)),
     podIPs: addressesIn(process.env.POD_IPS?.split(',')),
     services: [
       ...new Set([...addressesIn([process.env.KUBERNETES_SERVICE_HOST]), ...nameServers(resolvConf)]),

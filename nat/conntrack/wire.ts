@@ -67,8 +67,12 @@ const CTA_TIMESTAMP_STOP = 2;
 const CTA_PROTOINFO_TCP = 1;
 const CTA_PROTOINFO_TCP_STATE = 1;
 
-/** The bit of a connection's mark of a replica: the flow goes through another gateway of the group, which inserted it here. */
-export const REPLICA_MARK = 0x8000_0000;
+/**
+ * The upper octet of the mark of a replica, but for its lowest bit: the flow goes through another gateway of the group. A
+ * value that marks of others rarely have.
+ */
+export const REPLICA_MARK = 0xa600_0000;
+export const REPLICA_MASK = 0xfe00_0000;
 
 /** IP protocol numbers (IANA) that conntrack distinguishes. */
 export const PROTOCOL = { icmp: 1, tcp: 6, udp: 17, gre: 47, icmpv6: 58, sctp: 132 } as const;
@@ -121,7 +125,8 @@ export interface ConntrackEntry {
 }
 
 /** Whether the flow is another gateway's, which counts and records it. */
-export const isReplica = ({ mark = 0 }: Pick<ConntrackEntry, 'mark'>): boolean => (mark & REPLICA_MARK) !== 0;
+export const isReplica = ({ mark = 0 }: Pick<ConntrackEntry, 'mark'>): boolean =>
+  (mark & REPLICA_MASK) >>> 0 === REPLICA_MARK;
 
 /** Nanoseconds as milliseconds; exact to a microsecond. */
 const timeOf = (attributes: Attributes): number => attributes.u64Be / 1e6;

@@ -3,8 +3,9 @@
  * Reads a command a line on stdin and answers each with a line on stdout.
  */
 import { createInterface } from 'node:readline';
+import type { ExchangeCounts } from '../../agent/group/counts.ts';
 import { type CredentialFiles, Credentials } from '../../agent/group/credentials.ts';
-import { Exchange, type ExchangeCounts } from '../../agent/group/exchange.ts';
+import { Exchange } from '../../agent/group/exchange.ts';
 import type { MemberAnswer } from '../../agent/group/lookups.ts';
 import type { GroupConfig, GroupReport, GroupView } from '../../agent/group/model.ts';
 import { portSlice, slotOf } from '../../agent/group/slices.ts';

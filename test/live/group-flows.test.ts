@@ -103,10 +103,10 @@ for (const family of [4, 6] as const) {
     t.same(await second!.apply('insert', own), {});
     t.same(await second!.apply('insert', own), {}, 'again: nothing is refused');
     t.same(second!.flows('update'), [], 'a replica is not reported as an own flow');
-    t.match(listing(gateways[1], family), /tcp .*ESTABLISHED.*mark=2147483648/);
+    t.match(listing(gateways[1], family), /tcp .*ESTABLISHED.*mark=2785017856/);
 
     gateways[1].sh(`conntrack -D -f ipv${family} -p udp -d ${net.server}`);
-    await until(() => /udp .*mark=2147483648/.test(listing(gateways[1], family)), {
+    await until(() => /udp .*mark=2785017856/.test(listing(gateways[1], family)), {
       what: 'a replica that another program deletes is inserted again',
     });
 
@@ -118,9 +118,9 @@ for (const family of [4, 6] as const) {
     await until(() => second!.flows('active').length > 0, { what: 'packets of replicas are reported' });
 
     t.same(await second!.apply('adopt', own), {});
-    t.notMatch(listing(gateways[1], family), /mark=2147483648/, 'adopted: an own flow');
+    t.notMatch(listing(gateways[1], family), /mark=2785017856/, 'adopted: an own flow');
     t.same(await second!.apply('release', own), {});
-    t.match(listing(gateways[1], family), /mark=2147483648/, 'released: a replica');
+    t.match(listing(gateways[1], family), /mark=2785017856/, 'released: a replica');
 
     await second!.kill();
     const next = await new Child(gateways[1], family).started();
@@ -133,7 +133,7 @@ for (const family of [4, 6] as const) {
       {},
     );
     await next.settle([]);
-    t.match(listing(gateways[1], family), /tcp .*mark=3221225472/, 'inserted again: it stays a replica');
+    t.match(listing(gateways[1], family), /tcp .*mark=2801795072/, 'inserted again: it stays a replica');
     t.same(
       next.flows('update').map(({ protocol }) => protocol),
       [17],

@@ -3,7 +3,7 @@
  * a command a line on stdin and answers each with a line on stdout.
  */
 import { createInterface } from 'node:readline';
-import type { ExchangeCounts } from '../../agent/group/exchange.ts';
+import type { ExchangeCounts } from '../../agent/group/counts.ts';
 import type { MemberAnswer } from '../../agent/group/lookups.ts';
 import type { GroupSettings } from '../../agent/group/messages.ts';
 import type { GroupReport, GroupView } from '../../agent/group/model.ts';

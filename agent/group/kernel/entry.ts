@@ -2,8 +2,8 @@
  * Conntrack entries of flows that are translated to a shared address, as `GroupFlow`s, and the messages that insert,
  * change and delete them (linux/netfilter/nfnetlink_conntrack.h). Pure.
  *
- * A replica is marked in the two upper bits of its mark: one marks a replica, the other one alternates between
- * the processes of a gateway, so that a process knows the replicas that a former one has left. The bits are never part of
+ * A replica has a value of its own in the upper octet of its mark. The octet's lowest bit alternates between the processes of
+ * a gateway, so that a process knows the replicas that a former one has left. The octet is never part of
  * `GroupFlow.mark`.
  */
 import { AF_INET, AF_INET6, NFGEN_HEADER } from '../../../lib/linux.ts';
@@ -61,8 +61,9 @@ const IP_CT_TCP_FLAG_BE_LIBERAL = 0x08;
 /** The flags of a replica that its owner decides. */
 const TCP_FLAGS = IP_CT_TCP_FLAG_WINDOW_SCALE | IP_CT_TCP_FLAG_SACK_PERM | IP_CT_TCP_FLAG_BE_LIBERAL;
 
-const GENERATION = 0x4000_0000;
-const OWNER_BITS = (REPLICA_MARK | GENERATION) >>> 0;
+const GENERATION = 0x0100_0000;
+/** The bits that are not part of a flow's mark. */
+const OWNER_BITS = 0xff00_0000;
 
 /** Which process of the gateway has inserted a replica. */
 export type Generation = 0 | 1;

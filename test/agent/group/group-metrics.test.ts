@@ -1,7 +1,7 @@
 /** The metrics of a group. */
 import { Registry } from 'prom-client';
 import t from 'tap';
-import { type ExchangeCounts, LAG_BOUNDS } from '../../../agent/group/exchange.ts';
+import { type ExchangeCounts, LAG_BOUNDS } from '../../../agent/group/counts.ts';
 import { addGroupMetrics, type GroupMetricsSource } from '../../../agent/group/group-metrics.ts';
 import type { GroupView } from '../../../agent/group/model.ts';
 import { portSlice } from '../../../agent/group/slices.ts';

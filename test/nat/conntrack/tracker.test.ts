@@ -472,7 +472,7 @@ t.test('a restart keeps the numbers of names that flows have, and those that are
 });
 
 // A member of a group that is not the flow's has it as a replica. What must hold is said of the sum over two members.
-const REPLICA = { mark: 0x8000_0000 };
+const REPLICA = { mark: 0xa600_0000 };
 
 t.test(
   'a replica has no record and is no connection, but the packets that came here are counted',

@@ -136,8 +136,8 @@ for (const family of [4, 6] as const) {
       const flow = flowOf(family);
       for (const [bits, replica] of [
         [0, undefined],
-        [0x8000_0000, 0],
-        [0xc000_0000, 1],
+        [0xa600_0000, 0],
+        [0xa700_0000, 1],
       ] as const) {
         const entry = decodeGroupEntry(messageOf(family, flow, { mark: (bits | 7) >>> 0 }), [
           SHARED[family],
@@ -157,7 +157,7 @@ for (const family of [4, 6] as const) {
       ...{ [`2.1.${ip.src}`]: destination, [`2.1.${ip.dst}`]: source, '2.2.2': '01bb', '2.2.3': '9c40' },
       ...{ [`6.${ip.min}`]: hex(SHARED[family]), [`6.${ip.max}`]: hex(SHARED[family]) },
       ...{ '6.3.1': '13c0', '6.3.2': '13c0' },
-      ...{ 3: '0000000e', 7: '0000005a', 8: 'c0000007' },
+      ...{ 3: '0000000e', 7: '0000005a', 8: 'a7000007' },
       ...{ '4.1.1': '03', '4.1.2': '07', '4.1.3': '08', '4.1.4': '0b0b', '4.1.5': '090b' },
     });
   });
@@ -166,12 +166,12 @@ for (const family of [4, 6] as const) {
 t.test('the answer to a replica of an echo request is an echo reply', async (t) => {
   const { tcp: _, ...flow } = { ...flowOf(4), protocol: 1, icmpType: 8, sourcePort: 77, destinationPort: 77 };
   const fields = fieldsOf(insertRequest(4, flow, 0, 90).data);
-  t.match(fields, { '1.2.4': '004d', '1.2.5': '08', '2.2.4': '004d', '2.2.5': '00', 8: '80000007' });
+  t.match(fields, { '1.2.4': '004d', '1.2.5': '08', '2.2.4': '004d', '2.2.5': '00', 8: 'a6000007' });
 });
 
 t.test('a change says the mark of what the entry becomes, and a timeout nothing else', async (t) => {
   t.match(fieldsOf(changeRequest(4, flowOf(4), undefined, 300).data), { 8: '00000007', 7: '0000012c' });
-  t.match(fieldsOf(changeRequest(4, flowOf(4), 0, 90).data), { 8: '80000007' });
+  t.match(fieldsOf(changeRequest(4, flowOf(4), 0, 90).data), { 8: 'a6000007' });
   const fields = fieldsOf(timeoutRequest(4, flowOf(4), 90).data);
   t.same([fields[7], fields[8], fields['4.1.1']], ['0000005a', undefined, undefined]);
 });
