@@ -55,7 +55,7 @@ t.test('a silent process hangs after half a minute, counted from its start', asy
   t.ok(isHung(dog, 100 * SECOND + WATCHDOG.hung + 1));
 });
 
-t.test('starts come more and more slowly, and at once again after a life that was well', async (t) => {
+t.test('starts back off, and a process that ran long enough resets the backoff', async (t) => {
   const dog = createWatchdog(0);
   const delays = Array.from({ length: 9 }, (_, i) => {
     agentStarted(dog, i);

@@ -112,7 +112,7 @@ t.test('log level, type and timing select the lines, and the status is not one o
   t.type(log.lines.at(-1)!.fields.monotonicUs, 'number');
 });
 
-t.test('stop calls whoever stops the daemon', async (t) => {
+t.test('stop calls the function that stops the daemon', async (t) => {
   const { run, stops } = setUp(t);
   t.match(run('stop'), { ok: true, text: 'stopping' });
   t.equal(stops(), 1);

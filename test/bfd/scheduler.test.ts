@@ -136,7 +136,7 @@ t.test('a pause past an expiry without a packet: expired as soon as the sockets 
   t.match(events, [/^510\d 1 expires$/]);
 });
 
-t.test('while the sockets are read in full batches no session expires, but not for ever', async (t) => {
+t.test('while the sockets are read in full batches no session expires, for a limited time', async (t) => {
   const { set, loop, events, scheduler } = setUp(t);
   set(1, { detectAt: 10 });
   const flood = () => {

@@ -238,7 +238,7 @@ function routerAdvertisement(mac: string): string {
   return ethernet + header.toString('hex') + message.toString('hex');
 }
 
-t.test('what the agent has led to itself is told as nobody else’s drift', async (t) => {
+t.test('drift that the agent causes is not attributed to others', async (t) => {
   const scope = scopeOf(t);
   const { gateway, server } = topology(scope);
   // The default route comes from a router advertisement, and goes when the agent turns forwarding on.

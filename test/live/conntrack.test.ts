@@ -318,7 +318,7 @@ t.test('who was behind an address: by external address, port and time, ended or 
   const { log } = lookup('--dest', '192.0.2.1:1').document;
   t.match(log, { enabled: true, covers: 'part' });
   t.ok(Date.parse(log.since!) <= Date.now());
-  t.equal(agent.cli('translations', '--external', 'nonsense').code, 2, 'a question that cannot be asked');
+  t.equal(agent.cli('translations', '--external', 'nonsense').code, 2, 'an invalid query');
   t.match(agent.cli('translations', '--at', 'noon').stderr, /--at must be a time such as/);
   const byHand = await agent.ask('GET', '/v1/translations?external=nonsense');
   t.match(byHand, { status: 400, body: /external must be/ });

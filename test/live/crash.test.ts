@@ -261,7 +261,7 @@ t.test('the clock jumps an hour forward and two back', async (t) => {
   t.equal(flaps(), before, 'the session never left Up');
 });
 
-t.test('somebody fights over the rules', async (t) => {
+t.test('another program fights over the rules', async (t) => {
   const before = (await agent.status()).kernel.driftRepaired.rule ?? 0;
   const log = agent.daemon.log().length;
   await harmless(t, async () => {

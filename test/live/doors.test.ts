@@ -42,7 +42,7 @@ const agentProcess = (): number => Number(must('pgrep', ['-P', `${agent.daemon.p
 const peak = (): number =>
   Number(/VmHWM:\s*(\d+)/.exec(readFileSync(`/proc/${agentProcess()}/status`, 'utf8'))![1]) / 1024;
 
-t.test('clients that read nothing keep nobody from the HTTP port, and the agent from nothing', async (t) => {
+t.test('clients that read nothing block neither the HTTP port nor the agent', async (t) => {
   const before = { process: agentProcess(), peak: peak() };
   const file = join(ROOT, 'test/live/http-attack.ts');
   const attackers = [
@@ -79,7 +79,7 @@ t.test('clients that read nothing keep nobody from the HTTP port, and the agent 
   t.equal((await agent.status()).ready, true);
 });
 
-t.test('nobody outside reaches the HTTP port, not even at an inside address', async (t) => {
+t.test('the HTTP port is unreachable from outside, also at an inside address', async (t) => {
   server.ip(`
     route add ${ADDRESS.gatewayInternal[4]} via ${ADDRESS.gatewayExternal[4]}
     route add ${ADDRESS.gatewayInternal[6]} via ${ADDRESS.gatewayExternal[6]}`);
@@ -170,7 +170,7 @@ for (const [who, wrapper] of Object.entries({ root: [], 'uid 65534': AS_NOBODY }
   );
 }
 
-t.test('cleanup sets nothing for whoever can write to the state directory', async (t) => {
+t.test('cleanup sets no sysctl for a writer of the state directory', async (t) => {
   await agent.stop('SIGTERM');
   const dir = scope.directory('state-cleanup');
   const outside = join(dir, 'outside');

@@ -123,7 +123,7 @@ t.test('of several egress addresses a source keeps one, whatever the protocol an
   }
 });
 
-t.test('an address that somebody else has is left to them until they give it up', async (t) => {
+t.test('an address of another host is not added until it is released', async (t) => {
   server.ip('addr add 172.17.0.50/32 dev eth0\naddr add fd00:172:17::50/128 dev eth0 nodad');
   await edit({ policies: [{ ...WEB, egressIP: { address: values(BOTH) } }] });
   await until(

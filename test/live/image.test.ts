@@ -235,7 +235,7 @@ t.test('BGP mode in both families, with an external network in IPv4 alone, varia
   t.ok(allPeersUp(exec(...PROBE.status).stdout, DUAL.bfd.BFD_PEER_IPS.split(',')));
 });
 
-t.test('what cannot be obeyed is refused at the start, in so many words', async (t) => {
+t.test('unsupported settings are refused at the start, by name', async (t) => {
   const { init, start } = pod(t, 'B');
   const early = start();
   t.equal(await early.ended(), 1);
@@ -284,7 +284,7 @@ t.test('the programs get what the container may have, and say what they lack', a
   }
 });
 
-t.test('the observer tells of translated flows, with what its container has', async (t) => {
+t.test('the observer reports translated flows with the privileges of its container', async (t) => {
   const { gateway, client, server, root, init } = pod(t, 'none');
   t.equal(init().code, 0);
   const config = (recordsPerSecond: number) => ({

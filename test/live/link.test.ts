@@ -219,7 +219,7 @@ t.test('a router that moves to another Ethernet address is followed', async (t) 
   t.match(agent.daemon.log(), new RegExp(`"mac":"${moved}","before":"${ROUTER}".*answers from another`));
 });
 
-t.test('routers that answer side by side are both told, and the first is kept', async (t) => {
+t.test('of two routers that answer both are reported, and the first is kept', async (t) => {
   const { gateway, thief, run } = link(t);
   thief.ip(`
     addr add 172.17.0.1/16 dev eth0
@@ -360,7 +360,7 @@ t.test(
   },
 );
 
-t.test('whoever claims an address of the gateway is answered at once, and told', async (t) => {
+t.test('a claim to an address of the gateway is answered at once, and reported', async (t) => {
   const { gateway, thief, start, believe, believed } = await silentGateway(t);
   const agent = await start();
   const net1 = macOf(gateway, 'net1');
@@ -400,7 +400,7 @@ t.test('another holder of the pod’s own addresses is found at the start', asyn
   t.match(gateway.sh('ip -o addr show dev net1'), own[0], 'it is kept: the CNI has given it');
 });
 
-t.test('an address that somebody has is not taken when there are hundreds either', async (t) => {
+t.test('an address of another host is not added among hundreds either', async (t) => {
   const { gateway, thief, policy, run } = link(t);
   // As little as all sockets have before Linux 6.8; there a namespace has no such setting.
   gateway.run('sysctl', ['-w', 'net.core.optmem_max=20480']);

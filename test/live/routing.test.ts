@@ -246,7 +246,7 @@ t.test('a changed gateway is replaced in place', async (t) => {
   t.strictSame(left, []);
 });
 
-t.test('the kernel’s refusal is told with its reason, and the rest is done', async (t) => {
+t.test('the kernel’s refusal is reported with its reason, and the rest is applied', async (t) => {
   const ns = pod();
   const wrong: RoutingIntent = [
     { ...intent[0]!, internal: { ...intent[0]!.internal, gateway: address('10.99.0.1') }, peers: [] },
@@ -273,7 +273,7 @@ t.test('ten thousand blocks are set, found in order, and removed', async (t) => 
   t.strictSame(lines(ns.sh('ip route show proto 178')), []);
 });
 
-t.test('changes are told as they happen, with who made them', async (t) => {
+t.test('changes are reported as events, with their writer', async (t) => {
   const ns = pod();
   const watcher = ns.spawn(NODE, [CHILD, 'watch'], { name: 'watch' });
   await until(() => watcher.log().includes('"watching":"all"'), { what: 'the watcher' });
@@ -307,7 +307,7 @@ t.test('lost notifications are an event like any other', async (t) => {
   t.equal(told.heardAfterwards, 1, 'and what comes later is heard');
 });
 
-t.test('a read-only /proc/sys is told, with what to do', async (t) => {
+t.test('a read-only /proc/sys is reported, with what to do', async (t) => {
   const ns = pod();
   ns.sysctl({ 'net.ipv4.ip_forward': 0 });
   const { stdout, stderr } = ns.run('unshare', [

@@ -408,7 +408,7 @@ t.test('what belongs to no connection is dropped unless it is forwarded anyway',
   t.end();
 });
 
-t.test('the clamp of TCP segments stands for itself', (t) => {
+t.test('the clamp of TCP segments is independent of the rest', (t) => {
   const rules = desiredNat([nat({ mssClamp: true, inbound: 'any' })]).tables[4].get('mangle')!;
   t.same(
     [...rules].map(([name, { rules }]) => [name, rules.map(({ text }) => text)]),

@@ -43,7 +43,7 @@ const SAID: [string, NatErrorKind][] = [
   ['ipset v7.17: Error in line 4: Hash is full, cannot add more elements\n', 'failed'],
 ];
 
-t.test('a failure is told by its cause', (t) => {
+t.test('a failure is classified by its cause', (t) => {
   for (const [stderr, kind] of SAID) {
     const error = natError('iptables-nft-save -c', stderr, 4);
     t.equal(error.kind, kind, stderr);

@@ -121,7 +121,7 @@ t.test('elements are written as nft writes them, in parts that a message can hol
   t.equal(printed(messages).length, 2048, 'the length of the list is one that an attribute can have');
 });
 
-t.test('a sum tells one content from another in any order', async (t) => {
+t.test('a sum distinguishes contents in any order', async (t) => {
   const sum = { elements: 0, digest: 0 };
   const elements: PortElement[] = [];
   for (const { mark, source, data } of elementsOf(1, TENANTS, 4)) {
@@ -133,7 +133,7 @@ t.test('a sum tells one content from another in any order', async (t) => {
   t.not(sumOf({ ...TENANTS, addresses: [...TENANTS.addresses].reverse() }, 4).digest, sum.digest);
 });
 
-t.test('a table is told from one that somebody has changed', async (t) => {
+t.test('a table is distinguished from one that another program has changed', async (t) => {
   for (const family of [4, 6] as const) {
     const messages = createTable(family, 0x90000000, 0xffffbfff, false);
     const [table, _slices, set, chain, ...rules] = messages.map(({ data }) => Buffer.from(data));

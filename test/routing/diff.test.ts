@@ -103,35 +103,38 @@ t.test('what is as wanted needs nothing', async (t) => {
   );
 });
 
-t.test('onlink is part of a wish, but a route of somebody else serves with it or without', async (t) => {
-  const off = desiredRouting([{ ...intent, external: { ...intent.external, onlink: true } }]);
-  const said = 'ip route replace default via 172.17.0.1 dev net1 onlink proto 178';
-  t.strictSame(
-    steps(wanted, () => {}, off),
-    [said],
-  );
-  t.strictSame(
-    steps(off, () => {}, wanted),
-    [said.replace(' onlink', '')],
-  );
-  for (const goal of [wanted, off]) {
-    for (const more of [{}, { onlink: true as const }]) {
-      const foreign = route('0.0.0.0/0', '172.17.0.1', 'net1', more);
-      t.strictSame(
-        steps(goal, ({ routes }) => replaceRoute(routes, '0.0.0.0/0', [foreign])),
-        [],
-      );
+t.test(
+  'onlink is part of a desired route, but a foreign route satisfies the agent with it or without',
+  async (t) => {
+    const off = desiredRouting([{ ...intent, external: { ...intent.external, onlink: true } }]);
+    const said = 'ip route replace default via 172.17.0.1 dev net1 onlink proto 178';
+    t.strictSame(
+      steps(wanted, () => {}, off),
+      [said],
+    );
+    t.strictSame(
+      steps(off, () => {}, wanted),
+      [said.replace(' onlink', '')],
+    );
+    for (const goal of [wanted, off]) {
+      for (const more of [{}, { onlink: true as const }]) {
+        const foreign = route('0.0.0.0/0', '172.17.0.1', 'net1', more);
+        t.strictSame(
+          steps(goal, ({ routes }) => replaceRoute(routes, '0.0.0.0/0', [foreign])),
+          [],
+        );
+      }
     }
-  }
-  const inTable = desiredRouting([{ ...intent, internal: { ...intent.internal, onlink: true } }]);
-  t.strictSame(
-    steps(wanted, () => {}, inTable),
-    [
-      'ip route replace default via 10.16.0.1 dev eth0 onlink table 1000',
-      'ip route replace 10.17.0.0/16 via 10.16.0.1 dev eth0 onlink proto 178',
-    ],
-  );
-});
+    const inTable = desiredRouting([{ ...intent, internal: { ...intent.internal, onlink: true } }]);
+    t.strictSame(
+      steps(wanted, () => {}, inTable),
+      [
+        'ip route replace default via 10.16.0.1 dev eth0 onlink table 1000',
+        'ip route replace 10.17.0.0/16 via 10.16.0.1 dev eth0 onlink proto 178',
+      ],
+    );
+  },
+);
 
 t.test(
   'a block that holds the external network leads outside, before a route that leads it inside',
@@ -182,7 +185,7 @@ t.test('rules', async (t) => {
       'standing first, it is what the request means',
     );
   });
-  t.test('at any other priority they are somebody else’s', async (t) => {
+  t.test('at any other priority they are foreign', async (t) => {
     t.strictSame(
       steps(wanted, ({ rules }) =>
         rules.push({ ...rule, priority: 1005 }, { ...rule, priority: 1000, foreign: true }),

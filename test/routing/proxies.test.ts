@@ -20,7 +20,7 @@ t.test('what is missing is added, what is ours and no longer wanted is removed',
   t.strictSame(diffProxies({}, []), []);
 });
 
-t.test('an entry of somebody else serves, and stays', async (t) => {
+t.test('a foreign entry satisfies the agent, and stays', async (t) => {
   t.strictSame(diffProxies({ proxies: [{ ...SHARED, protocol: 0 }] }, [SHARED]), []);
   t.strictSame(diffProxies({ proxies: [{ ...SHARED, protocol: 0 }] }, []), []);
   const elsewhere = { ...SHARED, dev: 'eth0', protocol: 0 };

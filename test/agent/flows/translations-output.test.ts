@@ -94,7 +94,7 @@ t.test('records that cannot be written are counted, and the failure is logged on
   mkdirSync(place);
 });
 
-t.test('a FIFO is written to while somebody reads it, and nobody waits for a reader', async (t) => {
+t.test('a FIFO is written to while it has a reader, and nothing waits for one', async (t) => {
   const fifo = join(ROOT, 'no-reader');
   execFileSync('mkfifo', [fifo]);
   const { out, log } = output(fifo, 1);

@@ -78,7 +78,7 @@ t.test('a question is understood', async (t) => {
   t.equal(parseLookup({ limit: '5' }).limit, 5);
 });
 
-t.test('a question that cannot be asked is refused, with what may stand there', async (t) => {
+t.test('an invalid query is refused, with the valid values', async (t) => {
   const refused = (params: Record<string, string>, message: string) =>
     t.throws(() => parseLookup(params), new LookupError(message));
   refused(

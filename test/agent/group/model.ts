@@ -94,7 +94,7 @@ export class Model {
 
   constructor(seed: number) {
     this.random = randomFrom(seed);
-    this.policies = Array.from({ length: 4 }, () => this.#somebody(2));
+    this.policies = Array.from({ length: 4 }, () => this.#randomMembers(2));
   }
 
   /** A history of so many events. Throws at the first thing that must not be. */
@@ -106,9 +106,9 @@ export class Model {
     this.#quiet();
   }
 
-  #somebody(least: number): Address[] {
+  #randomMembers(least: number): Address[] {
     const list = UNIVERSE.filter(() => this.random() < 0.6);
-    return list.length < least ? this.#somebody(least) : list;
+    return list.length < least ? this.#randomMembers(least) : list;
   }
 
   #pick<T>(list: readonly T[]): T | undefined {

@@ -111,7 +111,7 @@ t.test('a damaged file, one of another version and what is no file are ignored w
   }
 });
 
-t.test('a draft that somebody left, a symlink too, is replaced and not followed', async (t) => {
+t.test('a stale draft, a symlink too, is replaced and not followed', async (t) => {
   const dir = t.testdir({ victim: 'untouched' });
   fs.symlinkSync('victim', join(dir, `${FILE}.new`));
   keepPolicy(dir, KEPT);
@@ -140,7 +140,7 @@ t.test('the file is written once a policy, and again when it is gone', async (t:
   t.same(fs.readdirSync(dir), []);
 });
 
-t.test('a directory that cannot be written is told once, and used as soon as it can', async (t) => {
+t.test('a directory that cannot be written is logged once, and used as soon as it can', async (t) => {
   const root = t.testdir({ state: 'no directory' });
   const dir = join(root, 'state');
   const { lines, logger } = logging();

@@ -279,7 +279,7 @@ t.test('ignored files are a warning, and a hint where nothing is read', async (t
   });
 });
 
-t.test('what stands beside a gateway in a cluster is passed over', async (t) => {
+t.test('other resources of a cluster are ignored', async (t) => {
   const beside = [
     ['kubeovn.io/v1', 'ProviderNetwork'],
     ['kubeovn.io/v1', 'Vlan'],

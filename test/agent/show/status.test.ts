@@ -146,7 +146,7 @@ t.test('a blocked family and a failed reconcile say why', async (t) => {
   ]);
 });
 
-t.test('what has failed is told object by object, and how long already', async (t) => {
+t.test('failed objects are listed one by one, with their age', async (t) => {
   const view = healthy();
   view.kernel.inSync = false;
   view.kernel.failed = Array.from({ length: 12 }, (_, i) => ({

@@ -78,7 +78,7 @@ t.test('a start has neither counters nor duration', async (t) => {
   t.notOk('counters' in record || 'duration' in record || 'endEstimated' in record);
 });
 
-t.test('an end that nobody saw says so', async (t) => {
+t.test('an end without an event is marked as estimated', async (t) => {
   const view = viewFlow(flow({ flow: '10.17.0.9 1 1.1.1.1 2' }), 'web', START + 5);
   t.match(JSON.parse(recordLine('end', { ...view, endEstimated: true }, IDENTITY)), { endEstimated: true });
 });
@@ -167,7 +167,7 @@ t.test('without include everything is taken; exclude is stronger', async (t) => 
   t.notOk(compileFilters({ include: [tcp], exclude: [udp, tcp] })(subject));
 });
 
-t.test('the rate limit lets a burst through and then so many a second', async (t) => {
+t.test('the rate limit lets a burst through and then its rate', async (t) => {
   const bucket = new TokenBucket({ recordsPerSecond: 10, burst: 3 }, 0);
   const taken = (now: number, tries: number) =>
     Array.from({ length: tries }, () => bucket.take(now)).filter(Boolean).length;

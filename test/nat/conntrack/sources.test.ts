@@ -21,7 +21,7 @@ const top = (flows: Flow[], most: number) => {
   return { texts, total };
 };
 
-t.test('the end inside is the source, whoever began', async (t) => {
+t.test('the end inside is the source, in either direction', async (t) => {
   t.same(
     top(
       [

@@ -187,7 +187,7 @@ t.test(
   },
 );
 
-t.test('counters that somebody sets to zero take nothing back', async (t) => {
+t.test('counters that another program resets decrease no total', async (t) => {
   const { tracker: one } = tracker();
   dump(one, [], 0);
   dump(one, [of(1, { counters: [9, 900, 0, 0], startTime: 10 })], 1000);

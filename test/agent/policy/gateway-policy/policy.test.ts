@@ -164,7 +164,7 @@ t.test('blocks are canonical, each once, in their order', async (t) => {
   ]);
 });
 
-t.test('a peer that stands twice is one; a disabled BFD has none', async (t) => {
+t.test('a duplicate peer is one; a disabled BFD has none', async (t) => {
   const bfd = '  bfd: { enabled: true, peers: [10.255.255.255, 10.255.255.255] }\n';
   t.same(policyWith(bfd).bfd.peers, ['10.255.255.255']);
   t.same(policyWith(bfd.replace('true', 'false')).bfd, { ...policyWith('').bfd, enabled: false, peers: [] });

@@ -524,7 +524,7 @@ t.test('subnets are checked, used or not', async (t) => {
   ]);
 });
 
-t.test('a Subnet or Vpc that stands twice', async (t) => {
+t.test('a duplicate Subnet or Vpc', async (t) => {
   t.same(printed(directory('', { 'z.yaml': VPC, 'y.yaml': SUBNETS.split('---\n')[0]! })), [
     'z.yaml:3:19: metadata.name: duplicate Vpc "ovn-cluster", first defined in vpc.yaml',
     'y.yaml:3:19: metadata.name: duplicate Subnet "ovn-default", first defined in subnets.yaml',

@@ -26,7 +26,7 @@ t.test(
   },
 );
 
-t.test('an address that stands twice counts once', async (t) => {
+t.test('a duplicate address counts once', async (t) => {
   t.equal(poolSize(ranges('10.6.1.1-10.6.1.9', '10.6.1.5', '10.6.1.8-10.6.1.12', '10.6.1.2-10.6.1.3')), 12n);
   t.equal(poolSize([]), 0n);
 });
