@@ -100,7 +100,7 @@ export interface FamilyNat {
   primary?: { interface: string; addresses: Address[] };
   /** What a gateway of a group does besides. */
   group?: GroupNat;
-  /** So many connections each source inside may have at once; absent: any number. */
+  /** Maximum number of open connections of one source inside; absent: no limit. */
   connectionsPerSource?: number;
 }
 
@@ -151,7 +151,7 @@ function hashNet(name: string, family: Family, elements: Map<Prefix, number>, ma
 const unmarked = (blocks: readonly Prefix[]): Map<Prefix, number> =>
   new Map(blocks.map((block) => [block, 0]));
 
-/** Whether anything is asked for that `forward` and the chain VEG-MASQUERADE cannot do. */
+/** Whether the intent needs more than `forward` and the chain VEG-MASQUERADE. */
 const needsDecisions = ({ policies = [], defaultAction = 'masquerade', eips = [] }: FamilyNat): boolean =>
   policies.length > 0 || eips.length > 0 || defaultAction !== 'masquerade';
 

@@ -34,7 +34,7 @@ export interface ObservedNat extends NatState {
   failed: Partial<Record<Family, NatError>>;
 }
 
-/** What may not be missing in a look. */
+/** What an observation must contain. */
 export interface NatNeeds {
   /** Families that are, or shall be, translated. */
   families: readonly Family[];
@@ -61,8 +61,7 @@ export interface NatKernel {
    */
   observe(needs: NatNeeds): Promise<ObservedNat>;
   /**
-   * Carries steps out. A family that fails does not hold up the other; what failed is thrown afterwards, as a
-   * `NatError`.
+   * Applies the steps. A family that fails does not stop the other; its `NatError` is thrown afterwards.
    */
   apply(steps: readonly NatStep[]): Promise<void>;
   /**
@@ -113,7 +112,7 @@ class IptablesKernel implements NatKernel {
       ...{ tables: { 4: new Map(), 6: new Map() }, sets: new Map(), backend: {}, failed: {} },
       unreadable: { 4: new Map(), 6: new Map() },
     };
-    // Three programs side by side take as long as the slowest of them.
+    // The three programs run in parallel.
     const [sets] = await Promise.all([
       this.#readSets(),
       this.#observeTables(4, needs, state),

@@ -38,7 +38,7 @@ export const union = (...bits: number[]): number => bits.reduce((a, b) => a | b)
 /** The condition of the jump to `CHAIN_TRANSLATE`. */
 export const isOurs = isMark(OURS, OURS);
 
-/** Gives each text a number of its own among those asked for, the same each time unless two hashes meet. */
+/** Gives each of the texts its own number, the same each time unless two hashes meet. */
 export function identities(known: Record<string, number> = {}): (text: string) => number {
   const texts = new Map(Object.entries(known).map(([text, number]) => [number, text]));
   return (text) => {

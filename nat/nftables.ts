@@ -1,6 +1,6 @@
 /**
- * The nf_tables messages (linux/netfilter/nf_tables.h) for the one thing that iptables and ipset cannot do: to look
- * a source up and find the address and the ports that it gets. Everything else is iptables' (docs/design/0007).
+ * The nf_tables messages (linux/netfilter/nf_tables.h) for the one thing that iptables and ipset cannot do: look up
+ * the address and the ports of a source. iptables does everything else (docs/design/0007).
  *
  *     table VEG-PORT-BLOCKS
  *       map slices     mark : address . first port - address . last port
@@ -416,7 +416,7 @@ export function* elementMessages(
   const empty = action === 'add' ? nest(1, key, value(2, Buffer.alloc(2 * length + 8))) : nest(1, key);
   const list = Buffer.alloc(OCTETS_PER_MESSAGE - (OCTETS_PER_MESSAGE % empty.length));
   let end = 0;
-  const take = (): NftMessage => {
+  const flush = (): NftMessage => {
     const data = payload(family, ...start, nest(3, list.subarray(0, end)));
     end = 0;
     return action === 'add'
@@ -430,7 +430,7 @@ export function* elementMessages(
     list.set(source, content + 4);
     if (action === 'add') list.set(data, end + NLA_HEADER + key.length + 2 * NLA_HEADER);
     end += empty.length;
-    if (end === list.length) yield take();
+    if (end === list.length) yield flush();
   }
-  if (end > 0) yield take();
+  if (end > 0) yield flush();
 }

@@ -1,6 +1,6 @@
 /**
  * Reads what `iptables-save -c` (either backend), `ipset save` and `nft -j` print. The first two escape no names: a
- * foreign chain, set or interface may look like anything, and is passed over. Pure.
+ * foreign chain, set or interface may have any form, and is skipped. Pure.
  */
 import { flatText } from '../lib/flat-text.ts';
 import { type Family, type Prefix, prefix } from '../lib/prefix.ts';
@@ -71,7 +71,7 @@ const LAYOUT = new Set(['hashsize', 'bucketsize', 'initval']);
 /** The types of sets, as ipset names them. */
 const TYPE = '(?:bitmap|hash|list):[a-z,]+';
 const CREATE = new RegExp(`^create (.+?) (${TYPE})( .*)?$`, 's');
-/** Options of a set; the name of a foreign one may look like all else. */
+/** Options of a set; the name of a foreign set may resemble anything. */
 const OPTIONS = new RegExp(`^(?!.* ${TYPE}(?: |$)) (?:family|hashsize|range|size) `);
 
 /** The set that a `create` line makes, when it is ours. */

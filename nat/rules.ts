@@ -149,7 +149,7 @@ const WORD = /\S+/y;
 export function ruleWords(text: string): { words: string[]; open: boolean } {
   const words: string[] = [];
   let open = false;
-  const take = (pattern: RegExp, at: number): string | undefined => {
+  const match = (pattern: RegExp, at: number): string | undefined => {
     pattern.lastIndex = at;
     return pattern.exec(text)?.[0];
   };
@@ -161,14 +161,14 @@ export function ruleWords(text: string): { words: string[]; open: boolean } {
     const option = words.at(-1) ?? '';
     let word: string | undefined;
     if (SET_OPTION.test(option)) {
-      word = take(SET_NAME, at);
+      word = match(SET_NAME, at);
       open = word === undefined;
     } else if (text[at] === '"' && !BARE.test(option)) {
-      word = take(QUOTED, at);
+      word = match(QUOTED, at);
       open = word === undefined && option === '--comment';
     }
     if (open) return { words, open };
-    word ??= take(WORD, at)!;
+    word ??= match(WORD, at)!;
     words.push(word);
     at += word.length;
   }

@@ -38,7 +38,7 @@ const addStep = (
 
 function create(set: string, desired: AddressSet): SetStep[] {
   const { family, maxelem, elements } = desired;
-  // Buckets for all at once: filling 100 000 into a table that grows as it goes takes a fifth longer.
+  // Buckets for all elements from the start: adding 100 000 to a table that grows takes a fifth longer.
   const hashsize = Math.max(64, 2 ** Math.ceil(Math.log2(elements.size + 1)));
   const created: SetStep = {
     type: 'create-set',

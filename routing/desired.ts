@@ -98,7 +98,7 @@ export const desiredRouting = (intent: RoutingIntent): DesiredRouting => ({
 export const desiredRules = (intent: RoutingIntent): Rule[] =>
   intent.flatMap((family) => [...groupRules(family), ...familyRules(family), ...primaryRules(family)]);
 
-/** The routes one by one: of ten thousand there need not be all at once. */
+/** Generates the routes one by one, so that ten thousand need not be in memory. */
 export function* eachDesiredRoute(intent: RoutingIntent): Generator<Route> {
   for (const family of intent) {
     yield* familyRoutes(family);
