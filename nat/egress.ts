@@ -56,7 +56,7 @@ export type EgressAction =
   | 'forward'
   /**
    * Translated to one of these addresses, the same for all connections of a source. `keepPorts`: the address
-   * belongs to one source alone, whose ports are kept. `portBlockSize`: each source has so many ports of its own.
+   * belongs to one source alone, whose ports are kept. `portBlockSize`: the number of ports of each source.
    * `slice`: all sources of an address have these ports of it in common.
    */
   | {
@@ -151,7 +151,7 @@ function targets(action: Exclude<CompiledAction, 'drop'>): string[] {
   return bySource((single ? [...new Set(action.snat)].sort() : whole).map(snat));
 }
 
-/** Of these targets the one that a source's hash chooses. Throws `RangeError` for more than can be told apart. */
+/** Of these targets the one that a source's hash chooses. Throws `RangeError` for more than xt_cluster can choose from. */
 function bySource(choices: readonly string[]): string[] {
   if (choices.length === 1) return [...choices];
   if (choices.length > MAX_ADDRESS_CHOICES) {

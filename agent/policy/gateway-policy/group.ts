@@ -7,7 +7,7 @@ import type { GroupPolicy } from '../model.ts';
 import { addresses, each, familyName } from '../resolve.ts';
 import type { GatewayPolicy, GroupSpec } from './resource.ts';
 
-/** Shared addresses of one family: xt_cluster chooses the one of a source among so many. */
+/** Shared addresses of one family: the most that xt_cluster can choose from. */
 const MAX_SHARED = 32;
 const CERTIFICATE_FIELDS = ['certFile', 'certKeyFile', 'caFile'] as const;
 
