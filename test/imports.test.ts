@@ -104,7 +104,7 @@ const AGENT_FOLDERS: Record<string, readonly string[]> = {
   policy: ['group'],
   pod: [],
   drain: [],
-  render: ['policy'],
+  render: ['policy', 'group'],
   uplink: ['pod'],
   plan: ['group', 'pod', 'policy'],
   reconcile: ['plan', 'pod', 'policy'],

@@ -138,7 +138,11 @@ const render: CommandSpec = {
         '--image <IMAGE>',
         "the pod's image, as the nodes can pull it (kubernetes; default: spec.image)",
       )
-      .option('--service-monitor', 'a Service and a ServiceMonitor too'),
+      .option('--service-monitor', 'a Service and a ServiceMonitor too')
+      .option(
+        '--shared-address <IP...>',
+        'all replicas translate to these addresses as one group (kubernetes)',
+      ),
   async action({ own, args: [what] }) {
     const { RENDERED, render } = await import('./render.ts');
     const target = RENDERED.find((name) => name === what);
@@ -151,6 +155,7 @@ const render: CommandSpec = {
       ...(own.gateway === undefined ? {} : { gateway: String(own.gateway) }),
       ...(own.image === undefined ? {} : { image: String(own.image) }),
       serviceMonitor: own.serviceMonitor === true,
+      sharedAddresses: (own.sharedAddress ?? []) as string[],
     });
   },
 };

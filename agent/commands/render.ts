@@ -3,6 +3,7 @@
  * for it: Kubernetes resources, and the commands for OVN.
  */
 import { createHash } from 'node:crypto';
+import { type Address, parseAddress } from '../../lib/prefix.ts';
 import { VERSION } from '../../lib/version.ts';
 import { EXIT, UsageError } from '../options.ts';
 import { readDocuments } from '../policy/documents.ts';
@@ -12,6 +13,7 @@ import type { PolicyFile } from '../policy/model.ts';
 import { affordableTokens, COMMAND_HEAP, readPolicy } from '../policy/watch.ts';
 import { chooseGateway, withoutOthers } from '../render/choose.ts';
 import { RenderError, readGateway } from '../render/gateway.ts';
+import { withGroup } from '../render/group.ts';
 import { renderKubernetes } from '../render/kubernetes.ts';
 import { renderOvn } from '../render/ovn.ts';
 
@@ -26,6 +28,8 @@ export interface RenderOptions {
   /** Over `spec.image`. */
   image?: string;
   serviceMonitor: boolean;
+  /** What the replicas share as a group (kubernetes). */
+  sharedAddresses: readonly string[];
 }
 
 const complain = (text: string): void => void process.stderr.write(`veg-agent: ${text}\n`);
@@ -35,7 +39,16 @@ const hash = (text: string): string => createHash('sha256').update(text).digest(
  * 0 rendered; 1 cannot be read or rendered; 3 the documents are invalid. Throws `UsageError` without an
  * image: a default name without a registry would be pulled from a public one.
  */
-export function render({ what, paths, gateway: chosen, image, serviceMonitor }: RenderOptions): number {
+export function render({
+  what,
+  paths,
+  gateway: chosen,
+  image,
+  serviceMonitor,
+  sharedAddresses,
+}: RenderOptions): number {
+  const shared = sharedAddresses.map(sharedAddress);
+  if (what === 'ovn' && shared.length > 0) throw new UsageError('--shared-address goes with kubernetes');
   const files: PolicyFile[] = [];
   for (const path of paths) {
     const source = readPolicy(path);
@@ -55,14 +68,18 @@ export function render({ what, paths, gateway: chosen, image, serviceMonitor }: 
       return EXIT.policyInvalid;
     }
     const read = files.filter(({ ignored }) => !ignored);
-    const gateway = readGateway(result.policy, set, name === undefined ? read : withoutOthers(read, name));
+    const single = readGateway(result.policy, set, name === undefined ? read : withoutOthers(read, name));
+    const gateway = shared.length > 0 ? withGroup(single, shared) : single;
     for (const warning of [...gateway.policy.warnings.map(({ message }) => message), ...gateway.warnings]) {
       complain(`warning: ${warning}`);
     }
     process.stdout.write(
       what === 'ovn'
         ? renderOvn(gateway, hash)
-        : renderKubernetes(gateway, { image: imageOf(image ?? gateway.image), serviceMonitor, hash }),
+        : renderKubernetes(gateway, {
+            image: imageOf(image ?? gateway.image),
+            ...{ serviceMonitor, hash, isGroup: shared.length > 0 },
+          }),
     );
     return EXIT.ok;
   } catch (error) {
@@ -70,6 +87,12 @@ export function render({ what, paths, gateway: chosen, image, serviceMonitor }: 
     complain(error.message);
     return EXIT.failed;
   }
+}
+
+function sharedAddress(text: string): Address {
+  const address = parseAddress(text);
+  if (address !== undefined) return address;
+  throw new UsageError(`--shared-address takes an IP address, not ${JSON.stringify(text)}`);
 }
 
 function imageOf(named: string | undefined): string {

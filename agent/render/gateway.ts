@@ -34,6 +34,7 @@ interface Spec {
   trafficPolicy?: string;
   resources?: object;
   bandwidth?: { ingress?: number | string; egress?: number | string };
+  observability?: { conntrack?: { log?: object } };
 }
 
 export interface NodeSelector {
@@ -72,6 +73,8 @@ export interface Gateway {
   /** The families that have gateways on both sides. */
   families: Family[];
   policy: Policy;
+  /** As the spec has it; absent: none. */
+  translationLog: object | undefined;
   /** The documents, for the pod's policy directory. */
   files: readonly PolicyFile[];
   /** What is not rendered. */
@@ -137,6 +140,7 @@ export function readGateway(policy: Policy, set: DocumentSet, files: readonly Po
       ),
     ),
     policy,
+    translationLog: spec.observability?.conntrack?.log,
     files,
     warnings: [...notRendered(spec)],
   };

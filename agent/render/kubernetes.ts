@@ -9,6 +9,7 @@ import { DEFAULT_VPC } from '../policy/kube-ovn/gateway.ts';
 import type { PolicyFile } from '../policy/model.ts';
 import { sieve } from '../policy/sieve.ts';
 import { type Gateway, type NodeSelector, OVN_PROVIDER, RenderError } from './gateway.ts';
+import { groupSecret, SECRET_DIRECTORY, SECRET_KEY } from './group.ts';
 import { fileKey, type Hash, labelValue, objectName, serviceName } from './names.ts';
 
 export interface KubernetesOptions {
@@ -16,6 +17,8 @@ export interface KubernetesOptions {
   /** Also what Prometheus' operator reads. */
   serviceMonitor: boolean;
   hash: Hash;
+  /** The policy is that of a group (group.ts), whose key is in a Secret. */
+  isGroup?: boolean;
 }
 
 /** The port for metrics and probes. */
@@ -25,6 +28,8 @@ const RESOURCES = {
   requests: { cpu: '300m', memory: '64Mi' },
   limits: { cpu: '300m', memory: '64Mi' },
 };
+/** The agent's user and group. */
+const USER = 65_534;
 const STATE = '/run/veg-agent';
 /**
  * What the state directory may come to. It is memory, because BFD writes there with every packet, and counts towards
@@ -42,17 +47,20 @@ const MAX_CONFIG_MAP = 1 << 20;
 interface Names {
   object: string;
   service: string;
+  /** The Secret with the key of the group; absent: no group. */
+  secret?: string;
   labels: Record<string, string>;
 }
 
 /** The documents, for `kubectl apply -f -`. Throws `RenderError`. */
 export function renderKubernetes(
   gateway: Gateway,
-  { image, serviceMonitor, hash }: KubernetesOptions,
+  { image, serviceMonitor, hash, isGroup = false }: KubernetesOptions,
 ): string {
   const names: Names = {
     object: objectName(gateway.workload, hash),
     service: serviceName(gateway.workload, hash),
+    ...(isGroup && { secret: groupSecret(gateway, hash) }),
     labels: {
       'app.kubernetes.io/name': 'veg-agent',
       'app.kubernetes.io/instance': labelValue(gateway.name, hash),
@@ -152,6 +160,16 @@ const MOUNTS = [
   { name: 'podinfo', mountPath: '/etc/podinfo', readOnly: true },
 ];
 
+const SECRET = 'secret';
+const mounts = ({ secret }: Names): object[] =>
+  secret === undefined ? MOUNTS : [...MOUNTS, { name: SECRET, mountPath: SECRET_DIRECTORY, readOnly: true }];
+
+/** Nobody else may read the key; with an fsGroup the kubelet adds the group's right to read. */
+const secretVolume = (secretName: string): object => ({
+  name: SECRET,
+  secret: { secretName, defaultMode: 0o400, items: [{ key: SECRET_KEY, path: SECRET_KEY }] },
+});
+
 const NETWORK_STATUS = {
   path: 'network-status',
   fieldRef: { fieldPath: "metadata.annotations['k8s.v1.cni.cncf.io/network-status']" },
@@ -163,7 +181,11 @@ function podSpec(gateway: Gateway, names: Names, image: string): object {
     automountServiceAccountToken: false,
     enableServiceLinks: false,
     terminationGracePeriodSeconds: GRACE,
-    securityContext: { seccompProfile: { type: 'RuntimeDefault' } },
+    securityContext: {
+      seccompProfile: { type: 'RuntimeDefault' },
+      // The agent's user reads the key by its group: files of a Secret are root's.
+      ...(names.secret !== undefined && { fsGroup: USER }),
+    },
     affinity: {
       podAntiAffinity: antiAffinity(gateway, names),
       ...(nodeSelector.length > 0 && {
@@ -173,26 +195,27 @@ function podSpec(gateway: Gateway, names: Names, image: string): object {
       }),
     },
     ...(tolerations.length > 0 && { tolerations }),
-    initContainers: [initContainer(image)],
-    containers: [agentContainer(gateway, image)],
+    initContainers: [initContainer(names, image)],
+    containers: [agentContainer(gateway, names, image)],
     volumes: [
       { name: 'policy', configMap: { name: names.object } },
       { name: 'state', emptyDir: { medium: 'Memory', sizeLimit: STATE_SIZE } },
       { name: 'podinfo', downwardAPI: { items: [NETWORK_STATUS] } },
+      ...(names.secret === undefined ? [] : [secretVolume(names.secret)]),
     ],
   };
 }
 
 /** Privileged, because only it can set sysctls. The rules are in place before any traffic arrives. */
-const initContainer = (image: string): object => ({
+const initContainer = (names: Names, image: string): object => ({
   name: 'init',
   image,
   command: ['veg-agent', 'apply'],
   securityContext: { privileged: true, runAsUser: 0 },
-  volumeMounts: MOUNTS,
+  volumeMounts: mounts(names),
 });
 
-const agentContainer = (gateway: Gateway, image: string): object => ({
+const agentContainer = (gateway: Gateway, names: Names, image: string): object => ({
   name: 'agent',
   image,
   command: ['veg-agent', 'run'],
@@ -209,14 +232,14 @@ const agentContainer = (gateway: Gateway, image: string): object => ({
   resources: gateway.resources ?? RESOURCES,
   // allowPrivilegeEscalation: false disables file capabilities (docs/image.md).
   securityContext: {
-    runAsUser: 65534,
-    runAsGroup: 65534,
+    runAsUser: USER,
+    runAsGroup: USER,
     runAsNonRoot: true,
     readOnlyRootFilesystem: true,
     allowPrivilegeEscalation: true,
     capabilities: { drop: ['ALL'], add: ['NET_ADMIN', 'NET_RAW'] },
   },
-  volumeMounts: MOUNTS,
+  volumeMounts: mounts(names),
 });
 
 const curl = (...args: string[]): string[] => ['curl', '-fsS', '-o', '/dev/null', ...args];

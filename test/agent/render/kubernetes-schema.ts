@@ -102,7 +102,10 @@ const podSpec = object(
     automountServiceAccountToken: flag,
     enableServiceLinks: flag,
     terminationGracePeriodSeconds: count,
-    securityContext: object({ seccompProfile: object({ type: { const: 'RuntimeDefault' } }, ['type']) }),
+    securityContext: object({
+      seccompProfile: object({ type: { const: 'RuntimeDefault' } }, ['type']),
+      fsGroup: count,
+    }),
     affinity: object({
       podAntiAffinity: object({
         requiredDuringSchedulingIgnoredDuringExecution: list(podAffinityTerm),
@@ -141,6 +144,14 @@ const podSpec = object(
           name: label,
           configMap: object({ name: subdomain() }, ['name']),
           emptyDir: object({ medium: { const: 'Memory' }, sizeLimit: quantity }),
+          secret: object(
+            {
+              secretName: subdomain(),
+              defaultMode: count,
+              items: list(object({ key: text, path: text }, ['key', 'path'])),
+            },
+            ['secretName'],
+          ),
           downwardAPI: object({ items: list(object({ path: text, fieldRef }, ['path', 'fieldRef'])) }),
         },
         ['name'],
