@@ -20,6 +20,7 @@ import { DrainWatch } from './drain/drain.ts';
 import type { KernelWatch } from './events.ts';
 import { BusiestSources, readBusiestSources } from './flows/busiest-sources.ts';
 import { readConntrackPressure, readConntrackUse, readInsertFailures } from './flows/conntrack-table.ts';
+import { findInGroup } from './flows/group-lookup.ts';
 import { portBlocksOf } from './flows/port-history.ts';
 import { Translations } from './flows/translations.ts';
 import { Gateway } from './gateway.ts';
@@ -185,7 +186,7 @@ class AgentProcess {
     this.#queries = {
       status: async () => ({ status: 200, body: statusDocument(this.#view, Date.now()) }),
       sources: () => this.#translations.sources(),
-      translations: (query) => this.#translations.find(query),
+      translations: (query) => findInGroup(query, (own) => this.#translations.find(own), this.#group),
     };
     this.#http = this.#createHttp();
     this.#last = new LastPolicy(options.stateDir, logger);

@@ -43,7 +43,7 @@ async function fetchDocuments(stateDir: string, rows: number): Promise<Watched> 
   if (!status.translationLog) return { status };
   const [sources, translations] = await Promise.all([
     get<SourcesDocument>('/v1/sources'),
-    get<TranslationsDocument>(`/v1/translations?limit=${rows}`),
+    get<TranslationsDocument>(`/v1/translations?scope=local&limit=${rows}`),
   ]);
   return { status, ...(sources && { sources }), ...(translations && { translations }) };
 }

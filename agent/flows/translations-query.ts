@@ -3,7 +3,7 @@
  * Pure.
  */
 
-import { addressBytes, parseAddress } from '../../lib/prefix.ts';
+import { type Address, addressBytes, parseAddress } from '../../lib/prefix.ts';
 import type { FlowView } from '../../nat/conntrack/flow.ts';
 import type { Endpoint, Lookup } from '../../nat/conntrack/lookup.ts';
 import { type FlowRecord, flowRecord, seconds } from '../../nat/conntrack/records.ts';
@@ -106,6 +106,18 @@ export interface TranslationRecord extends FlowRecord {
   endEstimated?: true;
   /** Seconds, until now while it lives. */
   duration: number;
+  /** In a group: the member that it goes through; of a replica one that has it, because its own did not answer. */
+  member?: Address;
+}
+
+/** Another member of the group, and whether its flows are in the answer. */
+export interface MemberResult {
+  member: Address;
+  answered: boolean;
+  /** Why it did not answer. */
+  reason?: string;
+  /** What its log covers. */
+  log?: LogCoverage;
 }
 
 /** The answer to `GET /v1/translations`. */
@@ -116,11 +128,13 @@ export interface TranslationsDocument {
   /** There may be more than `limit`. */
   more: boolean;
   /** When in that time events were lost, and how many of which nothing is known. */
-  gaps: { from: string; to: string; lost: number }[];
+  gaps: { from: string; to: string; lost: number; member?: Address }[];
   /** Since when there is a log, and whether it covers the time asked for. */
   log: LogCoverage;
   /** Results from port blocks, with or without a record; absent when there are none. */
   computed?: ComputedTranslation[];
+  /** The other members; absent without a group, or where it was not asked. */
+  members?: MemberResult[];
 }
 
 const time = (ms: number): string => new Date(ms).toISOString();
@@ -170,9 +184,19 @@ function computedLines(computed: readonly ComputedTranslation[]): string[] {
   return columns([['COMPUTED: PORTS OF', 'SEEN AS', 'POLICY', 'IN FORCE'], ...rows]);
 }
 
+/** The member that a flow goes through. */
+const throughText = ({ member, verdict }: TranslationRecord): string =>
+  verdict === 'replica' ? `replica at ${member}` : (member ?? '');
+
+/** The members whose flows are not in the answer. */
+const memberLines = (members: readonly MemberResult[]): string[] =>
+  members.flatMap(({ member, answered, reason }) =>
+    answered ? [] : [`the flows of ${member} are missing: ${reason}`],
+  );
+
 /** The answer for a person, a line a flow. */
 export function translationsTable(document: TranslationsDocument): string {
-  const { translations, more, gaps, log, computed = [] } = document;
+  const { translations, more, gaps, log, computed = [], members } = document;
   const rows = translations.map((flow): string[] => {
     const { original, translated, counters } = flow;
     const port = (number?: number, id?: number) => ((number ?? id) === undefined ? '' : ` ${number ?? id}`);
@@ -188,13 +212,24 @@ export function translationsTable(document: TranslationsDocument): string {
       flow.verdict === 'forwarded' ? 'itself' : seen,
       to === reached ? to : `${to} → ${reached}`,
       flow.policy,
+      ...(members === undefined ? [] : [throughText(flow)]),
       counters === undefined ? '' : `${counters.originalBytes} / ${counters.replyBytes}`,
     ];
   });
   const lines: string[] = [];
   if (rows.length > 0) {
     const table = [
-      ['START', 'LASTED', 'PROTO', 'FROM', 'SEEN AS', 'TO', 'POLICY', 'BYTES SENT / RECEIVED'],
+      [
+        'START',
+        'LASTED',
+        'PROTO',
+        'FROM',
+        'SEEN AS',
+        'TO',
+        'POLICY',
+        ...(members === undefined ? [] : ['THROUGH']),
+        'BYTES SENT / RECEIVED',
+      ],
       ...rows,
     ];
     lines.push(...columns(table));
@@ -203,8 +238,12 @@ export function translationsTable(document: TranslationsDocument): string {
   }
   lines.push(...computedLines(computed));
   if (more) lines.push('there are more: narrow the question, or raise --limit');
-  for (const { from, to, lost } of gaps) {
-    lines.push(`between ${from} and ${to} ${lost === 0 ? 'events' : `${lost} events`} may be missing`);
+  for (const { from, to, lost, member } of gaps) {
+    const where = member === undefined ? '' : ` at ${member}`;
+    lines.push(
+      `between ${from} and ${to} ${lost === 0 ? 'events' : `${lost} events`} may be missing${where}`,
+    );
   }
+  lines.push(...memberLines(members ?? []));
   return `${lines.join('\n')}\n`;
 }

@@ -48,12 +48,10 @@ class GroupWorker {
         this.#drainLimit = undefined;
         for (const exchange of this.#all()) exchange.undrain();
         break;
-      case 'lookup': {
-        const { id, query, timeout } = message;
+      case 'lookup':
         // Not waited for: the members may ask this one meanwhile.
-        void this.#lookup(id, query, timeout);
+        void this.#lookup(message);
         break;
-      }
       case 'answer':
         this.#questions.get(message.id)?.(message.answer);
         break;
@@ -65,14 +63,17 @@ class GroupWorker {
     }
   }
 
-  async #lookup(id: number, query: string, timeout: number): Promise<void> {
-    const found = await Promise.allSettled(this.#all().map((exchange) => exchange.lookup(query, timeout)));
-    const answers = found.flatMap((result) => (result.status === 'fulfilled' ? result.value : []));
-    this.#send({ type: 'found', id, answers });
-  }
-
   #all(): Exchange[] {
     return [...this.#exchanges.values()].map(({ exchange }) => exchange);
+  }
+
+  async #lookup({ id, query, families, timeout }: ToGroup & { type: 'lookup' }): Promise<void> {
+    const exchanges = families.flatMap((family) => this.#exchanges.get(family)?.exchange ?? []);
+    const found = await Promise.allSettled(
+      exchanges.map(async (exchange) => exchange.lookup(query, timeout)),
+    );
+    const answers = found.flatMap((result) => (result.status === 'fulfilled' ? result.value : []));
+    this.#send({ type: 'found', id, answers });
   }
 
   async #use(settings: GroupSettings): Promise<void> {

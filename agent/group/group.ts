@@ -15,7 +15,7 @@ import { parseJson } from '../../lib/json.ts';
 import type { Log } from '../../lib/log.ts';
 import { type Address, FAMILIES, type Family } from '../../lib/prefix.ts';
 import { keptText, parseKept } from './kept.ts';
-import type { LookupAnswer } from './lookups.ts';
+import type { LookupAnswer, MemberAnswer } from './lookups.ts';
 import type { GroupSettings } from './messages.ts';
 import { type GroupFacts, type GroupReport, type GroupView, groupFacts } from './model.ts';
 import { GroupThread } from './thread.ts';
@@ -161,8 +161,20 @@ export class Group {
     return this.#thread.counts(family);
   }
 
-  lookup(query: string, timeoutMs: number): ReturnType<GroupThread['lookup']> {
-    return this.#thread.lookup(query, timeoutMs);
+  /** This gateway's address in each family that has a group. */
+  get self(): Partial<Record<Family, Address>> {
+    return Object.fromEntries((this.#settings?.configs ?? []).map(({ family, self }) => [family, self]));
+  }
+
+  /** Asks the other members in these families. Each is in the result; one that did not answer in time has no answer. */
+  async lookup(query: string, families: readonly Family[], timeoutMs: number): Promise<MemberAnswer[]> {
+    const configs = (this.#settings?.configs ?? []).filter(({ family }) => families.includes(family));
+    if (configs.length === 0) return [];
+    const asked = configs.map(({ family }) => family);
+    const answers = await this.#thread.lookup(query, asked, timeoutMs);
+    return configs
+      .flatMap(({ self, members }) => members.filter((member) => member !== self))
+      .map((member) => answers.find((answer) => answer.member === member) ?? { member });
   }
 
   /** Leaves the group. */

@@ -24,7 +24,7 @@ export type ToGroup =
   | { type: 'drain'; limit: number }
   | { type: 'undrain' }
   /** Ask the other members. */
-  | { type: 'lookup'; id: number; query: string; timeout: number }
+  | { type: 'lookup'; id: number; query: string; families: readonly Family[]; timeout: number }
   /** What this gateway answers to a member. */
   | { type: 'answer'; id: number; answer: LookupAnswer }
   | { type: 'stop' };

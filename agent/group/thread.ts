@@ -79,8 +79,8 @@ export class GroupThread {
     this.#send({ type: 'undrain' });
   }
 
-  /** Asks all other members; each has so long to answer, ms. */
-  lookup(query: string, timeout: number): Promise<MemberAnswer[]> {
+  /** Asks the members that are connected in these families; each has so long to answer, ms. */
+  lookup(query: string, families: readonly Family[], timeout: number): Promise<MemberAnswer[]> {
     if (this.#worker === undefined) return Promise.resolve([]);
     const id = ++this.#lastLookup;
     return new Promise((resolve) => {
@@ -91,7 +91,7 @@ export class GroupThread {
       };
       const timer = setTimeout(() => done([]), timeout + LOOKUP_MARGIN);
       this.#lookups.set(id, done);
-      this.#send({ type: 'lookup', id, query, timeout });
+      this.#send({ type: 'lookup', id, query, families, timeout });
     });
   }
 

@@ -144,6 +144,43 @@ const SESSION_SEVERITY: Record<SessionStateName, Severity> = {
   AdminDown: 'idle',
 };
 
+const MEMBER_SEVERITY: Record<string, Severity> = {
+  ...{ live: 'good', joining: 'warn', draining: 'warn', unreachable: 'bad' },
+};
+
+/** The state of a member of a group, by its name. */
+const memberState = (name: string): State => state(MEMBER_SEVERITY[name] ?? 'idle', name);
+
+/** The groups that the gateway is a member of, one a family. */
+const groupOverview = ({ group }: StatusDocument) =>
+  group.map(({ family, self, state: name, ports, flows, replicas, members, addresses }) => ({
+    family: `IPv${family}`,
+    self,
+    state: memberState(name),
+    ports: `ports ${ports.first}–${ports.last}`,
+    flows: plural(flows, 'flow'),
+    replicas: `${grouped(replicas)} of others`,
+    members: members.map(({ member, state: word, bfdUp, connected, inSync, replicas: own }) => ({
+      member,
+      state: memberState(word),
+      flows: plural(own, 'flow'),
+      troubles: [
+        ...(bfdUp ? [] : ['BFD is not Up']),
+        ...(connected ? [] : ['not connected']),
+        ...(connected && !inSync ? ['not in sync'] : []),
+      ],
+    })),
+    addresses: addresses.map(({ address, holder, held }) => ({
+      address,
+      holder:
+        holder === null
+          ? state('bad', 'no holder')
+          : state('good', `held by ${held ? 'this gateway' : holder}`),
+    })),
+  }));
+
+export type GroupRow = ReturnType<typeof groupOverview>[number];
+
 /** The state of a BFD session, by its name in RFC 5880. */
 export const sessionState = (name: SessionStateName): State => state(SESSION_SEVERITY[name], name);
 
@@ -231,6 +268,7 @@ export function overview(status: StatusDocument, now: number) {
     kernel: kernelOverview(status, now),
     uplink: uplinkOverview(status),
     conntrack: conntrackOverview(status),
+    group: groupOverview(status),
     bfd: bfdOverview(status, now),
     policies: status.policies.map(policyRow),
     notes: [...policy.warnings, ...kernel.notes, ...(uplink?.notes ?? [])],

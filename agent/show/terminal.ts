@@ -128,6 +128,24 @@ function health(status: StatusDocument, shown: Overview, columns: number, paint:
   ];
 }
 
+/** The members of each group, and who holds each shared address. */
+function groupLines({ group }: Overview, columns: number, paint: Painter): string[] {
+  const line = (title: string, ...parts: string[]): string[] =>
+    wrapped(paint.strong(title.padEnd(9)), parts.join(', '), columns);
+  return group.flatMap(({ family, self, state, ports, flows, replicas, members, addresses }) => [
+    ...line('group', `${family} ${paint.state(state)} as ${self}`, ports, flows, replicas),
+    ...members.flatMap(({ member, state, flows, troubles }) =>
+      line(
+        '',
+        `${paint.marked(state)} ${member}`,
+        flows,
+        ...troubles.map((text) => paint.severity('bad', text)),
+      ),
+    ),
+    ...addresses.flatMap(({ address, holder }) => line('', `${address} ${paint.state(holder)}`)),
+  ]);
+}
+
 const number = (title: string, rank?: number): Column => ({
   title,
   right: true,
@@ -277,6 +295,7 @@ export function terminalView(watched: Watched, now: number, screen: Screen): str
     ...header(shown, now, columns, paint),
     '',
     ...health(status, shown, columns, paint),
+    ...groupLines(shown, columns, paint),
     '',
     ...sessionLines(status, shown, now, columns, paint),
   ];

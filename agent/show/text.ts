@@ -85,22 +85,17 @@ function trafficLines(status: StatusDocument, { strong, faint, bad }: Painter): 
 }
 
 /** What this gateway is in each of its groups, and what it knows of the others. */
-const groupLines = ({ group }: StatusDocument, { strong, bad }: Painter): string[] =>
+const groupLines = ({ group }: Overview, { strong, bad }: Painter): string[] =>
   group.flatMap(({ family, self, state, ports, flows, replicas, members, addresses }) => [
-    `${strong('group')}    IPv${family} ${state} as ${self}, ports ${ports.first}–${ports.last}, ${flows} flows, ${replicas} of others`,
-    ...members.map(({ member, state: word, bfdUp, connected, inSync, replicas: own }) => {
-      const troubles = [
-        ...(bfdUp ? [] : ['BFD is not Up']),
-        ...(connected ? [] : ['not connected']),
-        ...(connected && !inSync ? ['not in sync'] : []),
-      ];
-      const text = `  ${member} ${word}, ${own} flows`;
+    `${strong('group')}    ${family} ${state.text} as ${self}, ${ports}, ${flows}, ${replicas}`,
+    ...members.map(({ member, state, flows, troubles }) => {
+      const text = `  ${member} ${state.text}, ${flows}`;
       return troubles.length === 0 ? text : `${text}, ${bad(troubles.join(', '))}`;
     }),
-    ...addresses.map(({ address, holder, held }) =>
-      holder === null
-        ? `  ${bad(`${address} has no holder`)}`
-        : `  ${address} is held by ${held ? 'this gateway' : holder}`,
+    ...addresses.map(({ address, holder }) =>
+      holder.severity === 'bad'
+        ? `  ${bad(`${address} has ${holder.text}`)}`
+        : `  ${address} is ${holder.text}`,
     ),
   ]);
 
@@ -131,7 +126,7 @@ export function statusText(document: StatusDocument, now: number, colours: boole
     ...(conntrack.busiest.length === 0
       ? []
       : [`${strong('crowded')}  most connections: ${conntrack.busiest.join(', ')}`]),
-    ...groupLines(status, paint),
+    ...groupLines(shown, paint),
     ...trafficLines(status, paint),
     `${strong('bfd')}      ${status.bfd.enabled ? `${bfd.total} session(s)` : 'not used'}`,
     ...bfd.sessions.map(sessionLine),

@@ -1,10 +1,12 @@
 /**
  * Gateways that act as one: three agents share an egress address. Open connections outlive the gateway that they go through,
- * whether it dies or drains, and the one that comes back breaks none.
+ * whether it dies or drains, and the one that comes back breaks none. Any of them finds a connection, once, and all of them
+ * together count it once.
  */
 import { chmodSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import type { TranslationsDocument } from '../../agent/flows/translations-query.ts';
 import { Agent, gatewayPolicy, PolicyDirectory } from '../support/agent.ts';
 import { type Namespace, Scope, until, veth } from '../support/netns.ts';
 import { startEchoServer, Traffic } from '../support/traffic.ts';
@@ -59,6 +61,7 @@ function lab(scope: Scope) {
             egressIP: { address: shared.flatMap((addresses) => Object.values(addresses)), shared: true },
           },
         ],
+        translationLog: { enabled: true },
         group: { members: members.flatMap((n) => Object.values(inside(n))), keyFile: key },
       }),
     });
@@ -250,5 +253,87 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
   process.kill(agentProcess(at(1)), 'SIGKILL');
   await settled('with another key');
   await goesOnThrough([1, 2], 'with another key');
+  await traffic.close();
+});
+
+t.test('each connection is found and counted once, whichever gateway is asked', async (t) => {
+  const scope = new Scope();
+  t.teardown(() => scope.dispose());
+  const { client, server, members, use } = lab(scope);
+  await startEchoServer(server);
+  const agents = members.map(({ start }) => start());
+  await Promise.all(agents.map((agent, i) => ready(agent, `gateway ${i + 1} is ready`)));
+  use(2);
+  const paths = Object.values(SERVER).flatMap((host) => [`tcp:${host}`, `udp:${host}`]);
+  const traffic = await Traffic.open(client, paths);
+  const find = (n: number, ...args: string[]): TranslationsDocument => {
+    const { stdout, stderr } = agents[n - 1]!.cli('translations', '--json', ...args);
+    if (stdout === '') throw new Error(stderr);
+    return JSON.parse(stdout) as TranslationsDocument;
+  };
+  const replicas = (n: number) =>
+    agents[n - 1]!.statusUntil(
+      `gateway ${n} has the replicas`,
+      ({ group }) => group.length === 2 && group.every((family) => family.replicas >= 2),
+    );
+  await Promise.all([1, 3].map(replicas));
+
+  for (const family of [4, 6] as const) {
+    for (const n of [1, 2, 3]) {
+      const { translations, members: others } = find(n, '--external', SHARED[family]);
+      t.same(
+        translations.map(({ protocol, verdict, member }) => `${protocol} ${verdict} ${member}`).sort(),
+        ['tcp', 'udp'].map((protocol) => `${protocol} translated ${inside(2)[family]}`),
+        `IPv${family} asked at gateway ${n}`,
+      );
+      t.same(
+        others?.map(({ answered }) => answered),
+        [true, true],
+      );
+    }
+  }
+  const counted = (n: number) =>
+    ([4, 6] as const).map(
+      (family) =>
+        agents[n - 1]!.metric(`veg_snat_connections_total{policy="web",family="ipv${family}"}`) ?? 0,
+    );
+  await until(() => counted(2).join() === '2,2', { what: 'gateway 2 has counted the connections' });
+  t.same(
+    [1, 2, 3].map(counted),
+    [
+      [0, 0],
+      [2, 2],
+      [0, 0],
+    ],
+    'counted by the gateway that they go through',
+  );
+
+  // Its flows are found at the others when it has died, and belong to one of them a while later.
+  members[1]!.ns.ip('link set eth0 down\nlink set net1 down');
+  for (const pid of members[1]!.ns.pids()) process.kill(pid, 'SIGKILL');
+  use(3);
+  const adopted = () => {
+    const { translations, members: others } = find(1, '--external', SHARED[4]);
+    const missing = others?.filter(({ answered }) => !answered).map(({ member }) => String(member));
+    return { missing, flows: translations.map(({ protocol, verdict }) => `${protocol} ${verdict}`).sort() };
+  };
+  t.same(
+    adopted().flows.map((text) => text.split(' ')[0]),
+    ['tcp', 'udp'],
+    'found while it is dead',
+  );
+  t.same(adopted().missing, [inside(2)[4]]);
+  await until(() => adopted().flows.join() === 'tcp translated,udp translated', {
+    what: 'another gateway has adopted the flows',
+    timeoutMs: 60_000,
+  });
+  t.same(
+    [1, 3].map(counted),
+    [
+      [0, 0],
+      [0, 0],
+    ],
+    'and not again by the one that has adopted them',
+  );
   await traffic.close();
 });

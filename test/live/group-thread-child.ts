@@ -8,7 +8,7 @@ import type { MemberAnswer } from '../../agent/group/lookups.ts';
 import type { GroupSettings } from '../../agent/group/messages.ts';
 import type { GroupReport, GroupView } from '../../agent/group/model.ts';
 import { GroupThread } from '../../agent/group/thread.ts';
-import type { Address } from '../../lib/prefix.ts';
+import { type Address, FAMILIES } from '../../lib/prefix.ts';
 
 export type ThreadCommand =
   | { do: 'show' }
@@ -43,7 +43,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   let answers: MemberAnswer[] = [];
   if (command.do === 'path') thread.setPath(command.member, command.up);
   else if (command.do === 'drain') thread.drain(5000);
-  else if (command.do === 'lookup') answers = await thread.lookup(command.query, 3000);
+  else if (command.do === 'lookup') answers = await thread.lookup(command.query, FAMILIES, 3000);
   else if (command.do === 'stop') await thread.stop();
   const counts = thread.counts(4);
   const reply: ThreadReply = {

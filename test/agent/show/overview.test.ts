@@ -3,6 +3,7 @@ import { grouped, overview, plural, sourceRows, translationRow } from '../../../
 import { type AgentView, statusDocument } from '../../../agent/show/status.ts';
 import type { SessionReport } from '../../../bfd/intent.ts';
 import { address } from '../../../lib/prefix.ts';
+import { groupView } from './group-view.ts';
 
 const NOW = Date.parse('2026-11-21T14:03:00Z');
 
@@ -141,4 +142,36 @@ t.test('counts are grouped, and have their noun in the right number', async (t) 
     [plural(1, 'session'), plural(0, 'session'), plural(1200, 'session')],
     [...['1 session', '0 sessions', '1,200 sessions']],
   );
+});
+
+t.test('a group has its members, what is wrong with each, and the holder of each address', async (t) => {
+  const [group, ...others] = shown({ group: [groupView()] }).group;
+  t.same(others, []);
+  t.match(group, {
+    ...{ family: 'IPv4', self: '10.16.0.12', state: { severity: 'good', text: 'live' } },
+    ...{ ports: 'ports 49408–53439', flows: '1 flow', replicas: '1,234 of others' },
+  });
+  t.same(group?.members, [
+    { member: '10.16.0.13', state: { severity: 'good', text: 'live' }, flows: '7 flows', troubles: [] },
+    {
+      ...{ member: '10.16.0.14', state: { severity: 'bad', text: 'unreachable' }, flows: '0 flows' },
+      troubles: ['BFD is not Up', 'not connected'],
+    },
+    {
+      ...{ member: '10.16.0.15', state: { severity: 'warn', text: 'joining' }, flows: '2 flows' },
+      troubles: ['not in sync'],
+    },
+  ]);
+  t.same(group?.addresses, [
+    { address: '172.17.0.50', holder: { severity: 'good', text: 'held by this gateway' } },
+    { address: '172.17.0.51', holder: { severity: 'good', text: 'held by 10.16.0.13' } },
+    { address: '172.17.0.52', holder: { severity: 'bad', text: 'no holder' } },
+  ]);
+  t.same(shown().group, [], 'without a group there is none');
+});
+
+t.test('a member that is not live is a warning', async (t) => {
+  for (const state of ['joining', 'draining'] as const) {
+    t.same(shown({ group: [groupView({ state })] }).group[0]?.state, { severity: 'warn', text: state });
+  }
 });

@@ -6,6 +6,7 @@ import { type AgentView, statusDocument } from '../../../agent/show/status.ts';
 import { awayView, terminalView, type Watched } from '../../../agent/show/terminal.ts';
 import type { SessionReport } from '../../../bfd/intent.ts';
 import { prefix } from '../../../lib/prefix.ts';
+import { groupView } from './group-view.ts';
 
 const NOW = Date.parse('2026-11-21T14:03:00Z');
 const SCREEN = { columns: 120, rows: 40, colours: false };
@@ -246,4 +247,21 @@ t.test('while there is no agent it says why, in the width that there is', async 
 t.test('a line is cleared before it is written, so that its last column stays', async (t) => {
   const text = drawn(['one', 'two']);
   t.equal(text, '\x1b[H\x1b[Kone\r\n\x1b[Jtwo');
+});
+
+t.test('a group has a line for each member and each shared address', async (t) => {
+  const status = statusDocument({ ...view, group: [groupView()] }, NOW);
+  const lines = terminalView({ status }, NOW, SCREEN);
+  const at = lines.findIndex((line) => line.startsWith('group'));
+  t.same(lines.slice(at, at + 7), [
+    'group    IPv4 live as 10.16.0.12, ports 49408–53439, 1 flow, 1,234 of others',
+    '         ● live 10.16.0.13, 7 flows',
+    '         ▲ unreachable 10.16.0.14, 0 flows, BFD is not Up, not connected',
+    '         ◐ joining 10.16.0.15, 2 flows, not in sync',
+    '         172.17.0.50 held by this gateway',
+    '         172.17.0.51 held by 10.16.0.13',
+    '         172.17.0.52 no holder',
+  ]);
+  const narrow = terminalView({ status }, NOW, { ...SCREEN, columns: 40 });
+  t.notOk(narrow.some((line) => stringWidth(line) > 40));
 });

@@ -2,6 +2,7 @@
 import { Fragment, h, type JSX } from 'preact';
 import { type Overview, overview } from '../../overview.ts';
 import { capital } from './elements.ts';
+import { groups } from './groups.ts';
 import { header, notes, reasons, tiles } from './health.ts';
 import { sessions } from './sessions.ts';
 import type { Actions, PageState } from './state.ts';
@@ -26,6 +27,7 @@ export function app({ state, actions }: { state: PageState; actions: Actions }):
       reasons(shown),
       tiles(shown),
       notes(shown),
+      groups(shown.group),
       sessions(status, shown, state, actions),
       policies(shown.policies, status.translationLog),
       status.translationLog && document !== undefined ? sources(document, state, actions) : undefined,

@@ -28,9 +28,10 @@ function draw(): void {
 
 async function search(): Promise<void> {
   const { question } = state;
-  const limit = asksForNewest(question) ? NEWEST : FOUND;
   try {
-    const query = new URLSearchParams({ ...question, limit: `${limit}` });
+    // The newest are asked for again and again: only a search goes to the whole group.
+    const scope = asksForNewest(question) ? { scope: 'local', limit: `${NEWEST}` } : { limit: `${FOUND}` };
+    const query = new URLSearchParams({ ...question, ...scope });
     const found = await agent.get<TranslationsDocument>(`data/translations?${query}`);
     if (question !== state.question) return;
     state.translations = found;

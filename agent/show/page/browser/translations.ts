@@ -32,7 +32,7 @@ const cells = (row: TranslationRow, now: number) => [
 
 /** What a search has found, in words. */
 export function summary(document: TranslationsDocument, newest: boolean): string {
-  const { translations, more, gaps, log, computed = [] } = document;
+  const { translations, more, gaps, log, computed = [], members = [] } = document;
   const count = plural(translations.length, 'translation');
   const head = newest
     ? `The newest ${count}.`
@@ -44,7 +44,10 @@ export function summary(document: TranslationsDocument, newest: boolean): string
   const nothing = translations.length === 0 && computed.length === 0;
   const coverage = nothing ? [`${capital(coverageText(log))}.`] : [];
   const missing = gaps.map(({ from, to }) => `Between ${from} and ${to} some may be missing.`);
-  return [head, ...coverage, ...owners, ...missing].join(' ');
+  const unheard = members.flatMap(({ member, answered, reason }) =>
+    answered ? [] : [`The flows of ${member} are missing: ${reason}.`],
+  );
+  return [head, ...coverage, ...owners, ...missing, ...unheard].join(' ');
 }
 
 const field = (label: string, id: keyof SearchFields, placeholder: string): JSX.Element =>

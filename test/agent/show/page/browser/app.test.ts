@@ -8,6 +8,7 @@ import type { Actions, PageState } from '../../../../../agent/show/page/browser/
 import { type AgentView, statusDocument } from '../../../../../agent/show/status.ts';
 import type { SessionReport } from '../../../../../bfd/intent.ts';
 import { prefix } from '../../../../../lib/prefix.ts';
+import { groupView } from '../../group-view.ts';
 
 const NOW = Date.parse('2026-11-21T14:03:00Z');
 const MINUTE = 60_000;
@@ -169,4 +170,15 @@ t.test('each cell of a stacked table has its heading, and tables keep their role
   t.ok(cells.length > 20);
   t.ok(cells.every((tag) => /role="cell"/.test(tag) && /data-label="[^"]+"/.test(tag)));
   t.equal(markup.match(/<table role="table"/g)?.length, 4);
+});
+
+t.test('a group is a section, and without one there is none', async (t) => {
+  const page = html(pageState({ group: [groupView()] }));
+  for (const text of [
+    ...['Group, IPv4', '10.16.0.12', 'this gateway', '1,234 of others', '10.16.0.13', 'not in sync'],
+    ...['BFD is not Up, not connected', 'held by this gateway', 'held by 10.16.0.13', 'no holder'],
+  ]) {
+    t.ok(page.includes(text), text);
+  }
+  t.notOk(html(pageState()).includes('Shared address'));
 });
