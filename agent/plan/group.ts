@@ -91,15 +91,13 @@ export const groupRouting = (
 });
 
 /**
- * The addresses to answer for. A member that cannot be reached may be alive, and hold them too: neighbours keep to the one
- * that announced them last.
+ * The addresses to answer for. Another member may hold them for a while too, the one that takes them over, or one that
+ * cannot be reached. So they are not defended: neighbours keep to the member that announced them last.
  */
-export const groupProxies = ({ config, view }: FamilyGroup, dev: string): ProxyNeighbour[] => {
-  const contested = (view?.forward.length ?? 0) < config.members.length - 1;
-  return (view?.held ?? [])
+export const groupProxies = ({ config, view }: FamilyGroup, dev: string): ProxyNeighbour[] =>
+  (view?.held ?? [])
     .filter((address) => config.shared.includes(address))
-    .map((address) => ({ family: config.family, address, dev, ...(contested && { contested }) }));
-};
+    .map((address) => ({ family: config.family, address, dev, contested: true }));
 
 /** Why the family may not carry traffic yet; undefined if it may. */
 export function groupObstacle({ config, view }: FamilyGroup): string | undefined {
