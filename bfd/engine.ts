@@ -109,6 +109,7 @@ export class Engine {
   readonly #former = new Map<string, Counters>();
   #lastId = 0;
   #draining = false;
+  #stopping = false;
   #closed = false;
   /** When every peer has had the time to see the drain, microseconds. */
   #drainedAt = 0;
@@ -196,15 +197,14 @@ export class Engine {
     this.#holdAll();
   }
 
-  /** Sends AdminDown to every peer at once and stays there (6.8.16); discriminators are kept. */
+  /**
+   * Sends AdminDown at once and stays there (6.8.16); discriminators are kept. Unconditional sessions go on until `stop`: the
+   * system is reachable while it drains.
+   */
   drain(): void {
     if (this.#draining) return;
     this.#draining = true;
-    let longest = 0;
-    for (const { session } of this.#sessions.values()) {
-      if (session.remoteDiscr !== 0) longest = Math.max(longest, peerDetectionTime(session));
-    }
-    this.#drainedAt = monotonicMicroseconds() + longest;
+    this.#drainedAt = this.#seenAt();
     this.#holdAll();
   }
 
@@ -217,9 +217,26 @@ export class Engine {
   async stop(): Promise<void> {
     if (this.#closed) return;
     this.drain();
-    const wait = Math.min(this.#drainedAt - monotonicMicroseconds(), LONGEST_STOP);
+    const seenAt = Math.max(
+      this.#drainedAt,
+      this.#seenAt(({ intent }) => intent.unconditional === true),
+    );
+    this.#stopping = true;
+    this.#holdAll();
+    const wait = Math.min(seenAt - monotonicMicroseconds(), LONGEST_STOP);
     if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait / 1000));
     this.#close();
+  }
+
+  /** When the peers of sessions that change now have had the time to see it, microseconds. */
+  #seenAt(concerned: (managed: ManagedSession) => boolean = () => true): number {
+    let longest = 0;
+    for (const managed of this.#sessions.values()) {
+      const { session } = managed;
+      if (session.remoteDiscr !== 0 && concerned(managed))
+        longest = Math.max(longest, peerDetectionTime(session));
+    }
+    return monotonicMicroseconds() + longest;
   }
 
   /** Closes at once and sends nothing: for a restart in place that the peers must not notice. */
@@ -369,7 +386,8 @@ export class Engine {
 
   /** The state that a session is held in, by the strongest reason. */
   #holdOf(managed: ManagedSession): Hold | undefined {
-    if (this.#draining || managed.removeAt !== NEVER) {
+    const draining = this.#draining && !managed.intent.unconditional;
+    if (draining || this.#stopping || managed.removeAt !== NEVER) {
       return { state: 'AdminDown', diagnostic: DIAG.administrativelyDown };
     }
     const readiness = this.#gate.ready ? this.#intent.readiness[familyOf(managed.local)] : this.#gate;

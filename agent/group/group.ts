@@ -60,8 +60,8 @@ export class Group {
   /** When the first settings came. */
   #startedAt: number | undefined;
   #settings: GroupSettings | undefined;
-  /** `configure` as text, to detect a change. */
-  #configured = '';
+  /** `configure` as text, to detect a change; undefined before the first time. */
+  #configured: string | undefined;
   #draining = false;
   /** Families whose handover a drain waits for. */
   #handover: { families: Set<Family>; done(): void } | undefined;

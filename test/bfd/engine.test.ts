@@ -232,6 +232,17 @@ t.test('6.8.16 drain: AdminDown at once, and undrain: Up again with the same dis
   t.equal(only(passive).localDiscriminator, localDiscriminator);
 });
 
+t.test('an unconditional session goes on during a drain, and gets AdminDown at the end', async (t) => {
+  const { passive, active } = await pair(t, {}, { unconditional: true });
+  passive.drain();
+  t.equal(passive.report().draining, true);
+  const heard = only(active).packetsIn;
+  await until('two further packets', () => only(active).packetsIn > heard + 1);
+  t.ok(isUp(passive) && isUp(active));
+  await passive.stop();
+  t.match(only(active), { state: 'Down', remoteState: 'AdminDown', localDiagnostic: 3 });
+});
+
 t.test('6.8.17 readiness lost: AdminDown with the diagnostic; found: Up', async (t) => {
   const { passive, active, intents } = await pair(t);
   passive.configure({ peers: [intents[0]], readiness: { ...READY, 4: NOT_READY } });
