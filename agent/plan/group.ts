@@ -56,7 +56,11 @@ export function familyGroup(
       reason: `none of the internal addresses (${own.internal.join(', ')}) is among spec.group.members (${members.join(', ')})`,
     };
   }
-  if (own.external === undefined) return undefined;
+  if (own.external === undefined) {
+    return {
+      reason: `the external interface has no IPv${family} address, and the other members of the group forward to it`,
+    };
+  }
   const shared = sharedAddresses(policy, family);
   const config = { family, self, members, external: own.external, shared };
   return { config, view: view?.self === self ? view : undefined };

@@ -56,6 +56,9 @@ t.test('a gateway is a member by its internal address, and the reason names what
     reason:
       'none of the internal addresses (10.16.0.99) is among spec.group.members (10.16.0.12, 10.16.0.13)',
   });
+  t.same(familyGroup(POLICY, 4, { ...OWN, external: undefined }, undefined), {
+    reason: 'the external interface has no IPv4 address, and the other members of the group forward to it',
+  });
   t.equal(familyGroup({ ...POLICY, group: undefined } as unknown as Policy, 4, OWN, undefined), undefined);
 });
 
