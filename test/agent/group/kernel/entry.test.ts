@@ -4,12 +4,14 @@ import {
   changeRequest,
   decodeGroupEntry,
   insertRequest,
+  isStrict,
+  liberalRequest,
   timeoutRequest,
 } from '../../../../agent/group/kernel/entry.ts';
 import type { GroupFlow } from '../../../../agent/group/model.ts';
 import { Attributes, attribute, nest, nfgenHeader, u8, u32Be } from '../../../../lib/netlink-codec.ts';
 import { address, addressBytes, type Family } from '../../../../lib/prefix.ts';
-import { encodeTuple } from '../../../../nat/conntrack/wire.ts';
+import { CT_NEW, encodeTuple } from '../../../../nat/conntrack/wire.ts';
 
 const bytes = (text: string): Buffer => Buffer.from(addressBytes(address(text)));
 const SHARED = { 4: bytes('172.17.0.50'), 6: bytes('fd00:172::50') };
@@ -174,4 +176,45 @@ t.test('a change says the mark of what the entry becomes, and a timeout nothing 
   t.match(fieldsOf(changeRequest(4, flowOf(4), 0, 90).data), { 8: 'a6000007' });
   const fields = fieldsOf(timeoutRequest(4, flowOf(4), 90).data);
   t.same([fields[7], fields[8], fields['4.1.1']], ['0000005a', undefined, undefined]);
+});
+
+t.test('an entry of TCP is strict until both directions are liberal about windows', async (t) => {
+  const strictWith = (originalFlags: number, replyFlags: number): boolean => {
+    const flow = { ...flowOf(4), tcp: { ...flowOf(4).tcp!, originalFlags, replyFlags } };
+    return isStrict(decodeGroupEntry(messageOf(4, flow), [SHARED[4]])!.flow);
+  };
+  t.same(
+    [strictWith(3, 3), strictWith(0x0b, 3), strictWith(3, 0x0b), strictWith(0x0b, 0x0b)],
+    [true, true, true, false],
+  );
+  const { tcp: _, ...udp } = { ...flowOf(4), protocol: 17 };
+  t.notOk(isStrict(udp), 'UDP has no windows');
+});
+
+for (const family of [4, 6] as const) {
+  t.test(`IPv${family}: a request that makes an entry liberal changes that flag alone`, async (t) => {
+    const { type, data } = liberalRequest(family, flowOf(family));
+    const { 7: _, ...key } = fieldsOf(timeoutRequest(family, flowOf(family), 90).data);
+    const fields = fieldsOf(data);
+    t.same([type, fields], [CT_NEW, { ...key, '4.1.4': '0808', '4.1.5': '0808' }]);
+    /** What the kernel makes of flags: the octets are those to set, and which of them it takes. */
+    const changed = (before: number, octets: string): number => {
+      const [flags, mask] = Buffer.from(octets, 'hex') as unknown as [number, number];
+      return (before & ~mask) | (flags & mask);
+    };
+    const before = flowOf(family);
+    const tcp = {
+      ...before.tcp!,
+      originalFlags: changed(before.tcp!.originalFlags, fields['4.1.4']!),
+      replyFlags: changed(before.tcp!.replyFlags, fields['4.1.5']!),
+    };
+    t.same([isStrict(before), isStrict({ ...before, tcp })], [true, false]);
+    t.same([tcp.originalFlags, tcp.replyFlags], [0x0b, 0x09]);
+  });
+}
+
+t.test('an entry whose protocol has other information than TCP has none of TCP', async (t) => {
+  const { tcp: _, ...sctp } = { ...flowOf(4), protocol: 132 };
+  const message = Buffer.concat([messageOf(4, sctp), nest(4, nest(3, attribute(1, u8(3))))]);
+  t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: sctp, established: true });
 });
