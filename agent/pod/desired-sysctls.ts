@@ -31,7 +31,8 @@ const CONNTRACK: readonly Sysctl[] = [
  * came in by, and rule 1003 sends them back into the VPC, to any source.
  * @param counting whether flows are counted in this pod
  * @param groups the families in which this gateway is a member of a group: the holder answers ARP and NDP at once for an
- * address that is not its own, and sends on what is for another member by the interface that it came in by
+ * address that is not its own, sends on what is for another member by the interface that it came in by, and learns of
+ * its connections by the events of conntrack
  */
 export function desiredSysctls(
   families: readonly Family[],
@@ -84,6 +85,13 @@ export function desiredSysctls(
     );
   }
   if (counting) settings.push(...CONNTRACK);
+  else if (groups.length > 0) {
+    settings.push({
+      path: 'net/netfilter/nf_conntrack_events',
+      value: '1',
+      otherwise: 'the group does not learn of new connections',
+    });
+  }
   return settings;
 }
 

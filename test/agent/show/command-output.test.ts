@@ -4,15 +4,68 @@ import {
   errorOutput,
   planOutput,
   shellReply,
+  statusOutput,
   textOutput,
   translationsOutput,
 } from '../../../agent/show/command-output.ts';
 import type { PlanDocument } from '../../../agent/show/plan-document.ts';
+import { type AgentView, statusDocument } from '../../../agent/show/status.ts';
 
 const plan = (parts: Partial<PlanDocument>): PlanDocument => ({
   ...{ schemaVersion: 'v1', changes: [], families: [], interfaces: { internal: 'eth0', external: 'net1' } },
   ...{ notes: [], obstacles: [] },
   ...parts,
+});
+
+const NOW = Date.parse('2026-11-21T14:03:00Z');
+
+/** The status of a gateway that has all that it needs, but for `parts`. */
+const status = (parts: Partial<AgentView> = {}) =>
+  statusDocument(
+    {
+      ...{ version: '1.2.3', startedAt: NOW - 61_000, bfdEnabled: false, draining: false },
+      policy: {
+        source: '/p',
+        valid: true,
+        name: 'default/gateway1',
+        generation: 3,
+        errors: [],
+        warnings: [],
+      },
+      kernel: {
+        inSync: true,
+        families: [],
+        notes: [],
+        failed: [],
+        driftRepaired: {},
+        last: { at: NOW, trigger: 'policy', ok: true, changes: 0, durationMs: 1 },
+      },
+      ...parts,
+    },
+    NOW,
+  );
+
+t.test('the exit code of a status says whether the gateway is ready', async (t) => {
+  t.match(statusOutput(status(), 'text', NOW), {
+    stdout: /^ready {2}veg-agent 1\.2\.3, up 1m1s$/m,
+    exitCode: 0,
+  });
+  const draining = status({ draining: true });
+  t.match(statusOutput(draining, 'text', NOW), {
+    stdout: /^not ready {2}veg-agent/,
+    stderr: '',
+    exitCode: 5,
+  });
+  t.equal(statusOutput(draining, 'json', NOW).exitCode, 5, 'in each form');
+});
+
+t.test('a status is plain text, text in colours, or the document itself', async (t) => {
+  const document = status();
+  t.notMatch(statusOutput(document, 'text', NOW).stdout, '\x1b');
+  t.match(statusOutput(document, 'colours', NOW).stdout, /^\x1b\[1m\x1b\[32mready\x1b\[0m/);
+  const { stdout } = statusOutput(document, 'json', NOW);
+  t.strictSame(JSON.parse(stdout), document);
+  t.ok(stdout.endsWith('\n}\n'));
 });
 
 t.test('a plan has nothing but changes on stdout', async (t) => {

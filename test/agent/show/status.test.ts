@@ -4,7 +4,8 @@ import t from 'tap';
 import { type AgentView, notReady, statusDocument } from '../../../agent/show/status.ts';
 import { statusText } from '../../../agent/show/text.ts';
 import type { SessionReport } from '../../../bfd/intent.ts';
-import { prefix } from '../../../lib/prefix.ts';
+import { address, prefix } from '../../../lib/prefix.ts';
+import { groupView } from './group-view.ts';
 
 const NOW = Date.parse('2026-11-21T14:03:00Z');
 
@@ -207,5 +208,52 @@ t.test(
       { name: 'direct', snat: false, configured: false },
     ]);
     t.equal(policies[0]!.ipBlocks.length, 4);
+  },
+);
+
+t.test('the text of a group has a line for each member and each shared address', async (t) => {
+  const status = statusDocument({ ...healthy(), group: [groupView()] }, NOW);
+  const lines = statusText(status, NOW, false).split('\n');
+  const at = lines.findIndex((line) => line.startsWith('group'));
+  t.strictSame(lines.slice(at, at + 8), [
+    'group    IPv4 live as 10.16.0.12, ports 49408–53439, 1 flow, 1,234 of others',
+    '  10.16.0.13 live, 7 flows',
+    '  10.16.0.14 unreachable, 0 flows, BFD is not Up, not connected',
+    '  10.16.0.15 joining, 2 flows, not in sync',
+    '  172.17.0.50 is held by this gateway',
+    '  172.17.0.51 is held by 10.16.0.13',
+    '  172.17.0.52 has no holder',
+    'traffic  SNAT: 24 connections open, 680 altogether, 2.40 MB out, 180 B in',
+  ]);
+  const coloured = statusText(status, NOW, true).split('\n');
+  t.strictSame(
+    coloured.filter((line) => line.includes('172.17.0.5')),
+    [
+      '  172.17.0.50 is held by this gateway',
+      '  172.17.0.51 is held by 10.16.0.13',
+      '  \x1b[31m172.17.0.52 has no holder\x1b[0m',
+    ],
+    'an address that nobody holds stands out',
+  );
+});
+
+t.test(
+  'when the conntrack table fills up, the text names the sources with the most connections',
+  async (t) => {
+    const text = (busiest: NonNullable<AgentView['conntrack']>['busiest']) =>
+      statusText(
+        statusDocument({ ...healthy(), conntrack: { entries: 990, limit: 1000, busiest } }, NOW),
+        NOW,
+        false,
+      );
+    const [first, second] = ['10.17.0.9', '10.17.0.10'].map(address);
+    t.match(
+      text([
+        { source: first!, connections: 700 },
+        { source: second!, connections: 80 },
+      ]),
+      /^crowded {2}most connections: 10\.17\.0\.9 700, 10\.17\.0\.10 80$/m,
+    );
+    t.notMatch(text([]), 'crowded');
   },
 );

@@ -265,3 +265,18 @@ t.test('a group has a line for each member and each shared address', async (t) =
   const narrow = terminalView({ status }, NOW, { ...SCREEN, columns: 40 });
   t.notOk(narrow.some((line) => stringWidth(line) > 40));
 });
+
+t.test(
+  'what is not known yet has no line: the last check of the kernel, and the conntrack table',
+  async (t) => {
+    const { last, ...kernel } = view.kernel;
+    const text = (more: Partial<AgentView>) =>
+      terminalView({ status: watched(more).status }, NOW, SCREEN).join('\n');
+    const unchecked = text({ kernel });
+    t.match(unchecked, /^kernel +in sync, IPv4 programmed, drift repaired: 2 rule$/m);
+    t.match(unchecked, /^tracked /m);
+    const uncounted = text({ conntrack: undefined });
+    t.notMatch(uncounted, 'tracked');
+    t.match(uncounted, 'checked 5s ago (policy)');
+  },
+);
