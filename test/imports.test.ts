@@ -108,7 +108,7 @@ const AGENT_FOLDERS: Record<string, readonly string[]> = {
   uplink: ['pod'],
   plan: ['group', 'pod', 'policy'],
   reconcile: ['plan', 'pod', 'policy'],
-  flows: ['uplink'],
+  flows: ['group', 'uplink'],
   'kube-ovn': ['policy'],
   show: ['flows', 'kube-ovn', 'pod', 'policy', 'reconcile'],
   daemon: ['drain', 'flows', 'group', 'kube-ovn', 'plan', 'pod', 'policy', 'reconcile', 'show', 'uplink'],

@@ -5,11 +5,11 @@
  */
 import type { PortRangeUse } from '../../nat/conntrack/exhaustion.ts';
 import { protocolName } from '../../nat/conntrack/flow.ts';
-import { PORTS, PORTS_WARN, type PortsLacking, type PortUse } from '../../nat/conntrack/ports.ts';
+import { isRunningOut, type PortsLacking, type PortsOf, type PortUse } from '../../nat/conntrack/ports.ts';
 import { addressText } from '../../nat/conntrack/records.ts';
 
-/** Below that number the warning about an address may come again. */
-const PORTS_CALM = 0.7 * PORTS;
+/** Below that share of the ports the warning about an address may come again. */
+const CALM = 0.7;
 /** Minimum interval between log lines about dropped connections, ms. */
 const DROPPED_PERIOD = 60_000;
 
@@ -26,16 +26,17 @@ export class PortWarnings {
   #dueAt = Number.NEGATIVE_INFINITY;
 
   /** The warnings that the ports in use now give rise to. */
-  inUse(uses: readonly PortUse[]): Warning[] {
+  inUse(uses: readonly PortUse[], portsOf: PortsOf): Warning[] {
     const there = new Set(uses.map(({ address, protocol }) => `${addressText(address)} ${protocol}`));
     for (const key of this.#warned) if (!there.has(key)) this.#warned.delete(key);
     return uses.flatMap(({ address, protocol, used }): Warning[] => {
       const externalIP = addressText(address);
       const key = `${externalIP} ${protocol}`;
-      if (used < PORTS_CALM) this.#warned.delete(key);
-      if (used < PORTS_WARN || this.#warned.has(key)) return [];
+      const of = portsOf(externalIP);
+      if (used < CALM * of) this.#warned.delete(key);
+      if (!isRunningOut(used, of) || this.#warned.has(key)) return [];
       this.#warned.add(key);
-      const fields = { externalIP, protocol, used, of: PORTS };
+      const fields = { externalIP, protocol, used, of };
       return [{ message: 'ports of an external address are running out', fields }];
     });
   }

@@ -17,12 +17,14 @@ import { readCheckpoint, writeCheckpoint } from '../../nat/conntrack/checkpoint.
 import { exhaustedRange } from '../../nat/conntrack/exhaustion.ts';
 import { classify, DEFAULT_POLICY, PolicyIndex } from '../../nat/conntrack/flow.ts';
 import type { Lookup } from '../../nat/conntrack/lookup.ts';
-import { portStatus } from '../../nat/conntrack/ports.ts';
+import { PORTS, portStatus } from '../../nat/conntrack/ports.ts';
 import { ConntrackReader } from '../../nat/conntrack/reader.ts';
+import { addressText } from '../../nat/conntrack/records.ts';
 import { topSources } from '../../nat/conntrack/sources.ts';
 import type { StoreOptions, TranslationStore } from '../../nat/conntrack/store.ts';
 import type { Flow } from '../../nat/conntrack/table.ts';
 import { type Gap, type Total, Tracker } from '../../nat/conntrack/tracker.ts';
+import { SLICE_PORTS } from '../group/slices.ts';
 import { readInsertFailures } from './conntrack-table.ts';
 import { EndedFlows } from './ended-flows.ts';
 import { FlowLookup } from './flow-lookup.ts';
@@ -82,6 +84,8 @@ export class TranslationLog {
   #policies!: PolicyIndex;
   /** Policies whose sources have ports of their own, and how many. */
   #blockSizes = new Map<string, number>();
+  /** Addresses that are shared with other gateways. */
+  #shared = new Set<string>();
   /** The pod's own addresses, as strings of their octets. */
   #own = new Set<string>();
   #counts = noCounts();
@@ -124,6 +128,7 @@ export class TranslationLog {
     this.#policies = new PolicyIndex([]);
     this.#policies = new PolicyIndex(rules);
     this.#blockSizes = new Map(rules.map(({ name, portBlockSize = 0 }) => [name, portBlockSize]));
+    this.#shared = new Set(rules.flatMap(({ egressIP }) => (egressIP?.shared ? egressIP.addresses : [])));
     this.#records.configure(log, identity, this.#parts.clock());
   }
 
@@ -261,14 +266,17 @@ export class TranslationLog {
   #snapshot(totals: Total[]): Snapshot {
     const { table, untracked, events } = this.#tracker;
     const { active, open, ports } = countLiveFlows(table, this.#policyName);
-    this.#portWarnings.inUse(ports).forEach(this.#warn);
+    this.#portWarnings.inUse(ports, this.#portsOf).forEach(this.#warn);
     const { records, lost, lacking } = this.#counts;
     return {
-      ...{ totals, active, open, ports: portStatus(ports, lacking), events, records, lost },
+      ...{ totals, active, open, ports: portStatus(ports, lacking, this.#portsOf), events, records, lost },
       flows: { known: table.size, capacity: table.capacity, untracked },
       accounting: isAccounting(),
     };
   }
+
+  /** Of a shared address a gateway has the ports of its slice. */
+  readonly #portsOf = (externalIP: string): number => (this.#shared.has(externalIP) ? SLICE_PORTS : PORTS);
 
   /** Counts the new connections that got no port since the last dump. */
   #countExhaustion(): void {
@@ -281,6 +289,7 @@ export class TranslationLog {
     const range = exhaustedRange(
       this.#tracker.table,
       (flow) => this.#blockSizes.get(this.#policyName(flow)) ?? 0,
+      ({ translatedSource }) => (this.#shared.has(addressText(translatedSource)) ? SLICE_PORTS : 0),
     );
     if (range === undefined) return;
     const { lacking } = this.#counts;

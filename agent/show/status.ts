@@ -5,7 +5,7 @@
  * works, and with BFD at least one session is Up. Pure.
  */
 import type { EngineReport, SessionReport } from '../../bfd/intent.ts';
-import { PORTS, PORTS_WARN, type PortStatus } from '../../nat/conntrack/ports.ts';
+import { isRunningOut, type PortStatus } from '../../nat/conntrack/ports.ts';
 import { sumVolumes } from '../../nat/conntrack/totals.ts';
 import type { BusySource } from '../flows/busiest-sources.ts';
 import type { ConntrackUse } from '../flows/conntrack-table.ts';
@@ -172,7 +172,7 @@ function snatOf({ traffic, ports = [] }: AgentView) {
   return {
     ...sumVolumes(translated),
     open: translated.reduce((sum, { open }) => sum + open, 0),
-    ports: ports.map((port) => ({ ...port, of: PORTS, runningOut: port.used >= PORTS_WARN })),
+    ports: ports.map((port) => ({ ...port, runningOut: isRunningOut(port.used, port.of) })),
   };
 }
 

@@ -41,10 +41,12 @@ function rangeSize({ protocol, sourcePort }: Flow): number {
 /**
  * The range that is fullest towards one destination; undefined when none is near its end.
  * @param blockSize the ports that the flow's source has for itself; 0 when it shares all
+ * @param sliceSize the ports of the flow's address that this gateway has for itself; 0 when it has all
  */
 export function exhaustedRange(
   flows: Iterable<Flow>,
   blockSize: (flow: Flow) => number,
+  sliceSize: (flow: Flow) => number,
 ): PortRangeUse | undefined {
   const ranges = new Groups();
   const used: number[] = [];
@@ -55,7 +57,7 @@ export function exhaustedRange(
     if (flow.verdict !== 'translated' || !snat || protocolName(protocol) === 'other') continue;
     const destinationPort = isIcmp(protocol) ? 0 : flow.translatedDestinationPort;
     const block = blockSize(flow);
-    const of = block || rangeSize(flow);
+    const of = block || sliceSize(flow) || rangeSize(flow);
     const numbers = Buffer.of(protocol, destinationPort >> 8, destinationPort, of >> 16, of >> 8, of);
     const source = block > 0 ? [flow.source] : [];
     const range = ranges.numberOf(Buffer.concat([numbers, address, destination, ...source]));

@@ -1,7 +1,7 @@
 /**
  * What a flow is to the gateway: translated, forwarded or the pod's own, and which policy it belongs to. Pure.
  */
-import type { Family, Prefix } from '../../lib/prefix.ts';
+import type { Address, Family, Prefix } from '../../lib/prefix.ts';
 import { PrefixMatcher, prefixMatcher } from '../prefix-matcher.ts';
 import type { Flow, Verdict } from './table.ts';
 import { type Counters, PROTOCOL } from './wire.ts';
@@ -21,6 +21,8 @@ export interface PolicyRule {
   excludedCIDRs?: readonly Prefix[];
   /** Ports that each source has for itself; absent: they share all. */
   portBlockSize?: number;
+  /** Addresses that sources are translated to; `shared`: with other gateways of a group. */
+  egressIP?: { addresses: readonly Address[]; shared?: boolean };
 }
 
 /** A flow as records and answers show it. Addresses have 4 or 16 octets; ports as in `Tuple`. */

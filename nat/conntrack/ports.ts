@@ -15,8 +15,11 @@ export interface PortUse {
 /** The ports that masquerading gives to sources above 1023 (nf_nat_core.c): 1024 to 65535. */
 export const PORTS = 65_536 - 1024;
 
-/** Ports in use from which on the log warns. */
-export const PORTS_WARN = 0.8 * PORTS;
+/** Of how many ports of an external address a connection through this gateway gets one. */
+export type PortsOf = (externalIP: string) => number;
+
+/** Whether so many ports are in use that the log warns. */
+export const isRunningOut = (used: number, of: number): boolean => used >= 0.8 * of;
 
 /**
  * Counts the ports. The kernel can use a port again towards another destination, so all in use is the earliest
@@ -66,15 +69,20 @@ export interface PortStatus {
   externalIP: string;
   protocol: string;
   used: number;
+  of: number;
   lacking: number;
 }
 
 /** Both together, by the names of addresses and protocols. */
-export function portStatus(uses: readonly PortUse[], lacking: readonly PortsLacking[]): PortStatus[] {
+export function portStatus(
+  uses: readonly PortUse[],
+  lacking: readonly PortsLacking[],
+  portsOf: PortsOf,
+): PortStatus[] {
   const all = new Map<string, PortStatus>();
   const of = (externalIP: string, protocol: string): PortStatus => {
     const key = `${externalIP} ${protocol}`;
-    const status = all.get(key) ?? { externalIP, protocol, used: 0, lacking: 0 };
+    const status = all.get(key) ?? { externalIP, protocol, used: 0, of: portsOf(externalIP), lacking: 0 };
     all.set(key, status);
     return status;
   };

@@ -263,7 +263,7 @@ t.test('an agent process that does not end is killed, and one that cannot be is 
   const { supervisor, processes, clock, code } = setUp(t);
   processes[0]!.mortal = false;
   supervisor.signalHandlers.SIGINT();
-  await clock.advance(8000);
+  await clock.advance(11_000);
   t.same(processes[0]!.signals, ['SIGKILL']);
   t.equal(code(), undefined);
   await clock.advance(2000);

@@ -28,7 +28,7 @@ t.test('the three with most connections, whatever order they come in', async (t)
   add('fd00:10:17::6', 6);
   for (let i = 0; i < 50; i++) {
     counter.add(entry('198.51.100.1', '172.17.0.60', '10.17.0.9'));
-    counter.add({ ...entry('10.17.0.8', '192.0.2.1'), mark: 0x8000_0000 });
+    counter.add({ ...entry('10.17.0.8', '192.0.2.1'), mark: 0xa600_0000 });
   }
   t.strictSame(
     counter.top(),

@@ -254,7 +254,7 @@ t.test(
 );
 
 t.test('a replica is its gateway’s to remove, unless its address is not given any more', async (t) => {
-  const replica = (became: string) => ({ ...outwards('10.17.0.9:4242', became), mark: 0x8000_0000 });
+  const replica = (became: string) => ({ ...outwards('10.17.0.9:4242', became), mark: 0xa600_0000 });
   const policies = [
     {
       ...{ name: 'web', sources: [prefix('10.17.0.0/16')], destinations: [], excluded: [] },

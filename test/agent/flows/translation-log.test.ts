@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { TranslationLog, type TranslationLogParts } from '../../../agent/flows/translation-log.ts';
 import type { FromWorker, Snapshot, WorkerSettings } from '../../../agent/flows/translations-messages.ts';
-import { prefix } from '../../../lib/prefix.ts';
+import { address, prefix } from '../../../lib/prefix.ts';
 import type { TranslationStore } from '../../../nat/conntrack/store.ts';
 import type { Tracker } from '../../../nat/conntrack/tracker.ts';
 import type { ConntrackEntry } from '../../../nat/conntrack/wire.ts';
@@ -202,6 +202,24 @@ t.test('counters go on after a restart, and start at 0 from a checkpoint that is
   third.dump();
   t.match(third.snapshot(), { records: { start: 0 } });
   third.log.stop();
+});
+
+t.test('of a shared address the ports of one slice run out', async (t) => {
+  let failures = 0;
+  const own = setUp({ insertFailures: () => failures });
+  const egressIP = { addresses: [address('172.17.0.11')], shared: true };
+  own.log.configure({ ...SETTINGS, rules: SETTINGS.rules.map((rule) => ({ ...rule, egressIP })) });
+  own.dump();
+  const flows = Array.from({ length: 3300 }, (_, i) => flow(1024 + i));
+  for (const one of flows) own.tracker().began(one, START);
+  failures = 2;
+  own.dump(...flows);
+  t.match(own.snapshot().ports, [{ externalIP: '172.17.0.11', used: 3300, of: 4032, lacking: 2 }]);
+  t.same(own.logged('warn'), [
+    'no port was left for new connections, they were dropped',
+    'ports of an external address are running out',
+  ]);
+  own.log.stop();
 });
 
 t.test('connections without a port count for the address whose range is full', async (t) => {

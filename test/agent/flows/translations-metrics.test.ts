@@ -31,8 +31,8 @@ const SNAPSHOT: Snapshot = {
   active: [{ family: 4, protocol: 6, snat: true, dnat: true, count: 4 }],
   open: [],
   ports: [
-    { externalIP: '172.17.0.11', protocol: 'tcp', used: 321, lacking: 0 },
-    { externalIP: '172.17.0.11', protocol: 'udp', used: 424, lacking: 9 },
+    { externalIP: '172.17.0.11', protocol: 'tcp', used: 321, of: 64_512, lacking: 0 },
+    { externalIP: '172.17.0.11', protocol: 'udp', used: 424, of: 64_512, lacking: 9 },
   ],
   flows: { known: 13, capacity: 65_536, untracked: 5 },
   events: { new: 30, destroy: 20 },

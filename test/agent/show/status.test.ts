@@ -72,8 +72,8 @@ function healthy(): AgentView {
       { ...TRAFFIC, policy: 'direct', treatment: 'forward' },
     ],
     ports: [
-      { externalIP: '172.17.0.11', protocol: 'tcp', used: 321, lacking: 0 },
-      { externalIP: '172.17.0.11', protocol: 'udp', used: 60_000, lacking: 9 },
+      { externalIP: '172.17.0.11', protocol: 'tcp', used: 321, of: 64_512, lacking: 0 },
+      { externalIP: '172.17.0.11', protocol: 'udp', used: 60_000, of: 64_512, lacking: 9 },
     ],
     bfdEnabled: true,
     bfd: {

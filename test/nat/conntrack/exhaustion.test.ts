@@ -20,10 +20,10 @@ const many = (
     flow({ flow: `${source} ${port} ${to}`, snat: `${as} ${600 + i}`, protocol }),
   );
 
-const shared = () => 0;
+const none = () => 0;
 
 t.test('a range is exhausted towards one destination, by source port, address and protocol', async (t) => {
-  const found = exhaustedRange([...many(10, { to: '2.2.2.2 2049' }), ...many(400)], shared)!;
+  const found = exhaustedRange([...many(10, { to: '2.2.2.2 2049' }), ...many(400)], none, none)!;
   t.match(
     { ...found, address: addressFromBytes(found.address), destination: addressFromBytes(found.destination) },
     {
@@ -31,29 +31,54 @@ t.test('a range is exhausted towards one destination, by source port, address an
       ...{ used: 400, of: 424 },
     },
   );
-  t.equal(exhaustedRange(many(400, { port: 80 }), shared)!.of, 511, 'NAT keeps privileged ports privileged');
-  t.equal(exhaustedRange(many(400, { port: 1024 }), shared), undefined, 'of 64 512 ports 400 are few');
+  t.equal(
+    exhaustedRange(many(400, { port: 80 }), none, none)!.of,
+    511,
+    'NAT keeps privileged ports privileged',
+  );
+  t.equal(exhaustedRange(many(400, { port: 1024 }), none, none), undefined, 'of 64 512 ports 400 are few');
   const spread = [1, 2, 3].flatMap((n) => many(150, { to: `1.1.1.${n} 2049` }));
-  t.equal(exhaustedRange(spread, shared), undefined, 'a port can be used again towards another destination');
+  t.equal(
+    exhaustedRange(spread, none, none),
+    undefined,
+    'a port can be used again towards another destination',
+  );
   const apart = [...many(150), ...many(150, { protocol: 17 }), ...many(150, { as: '172.17.0.12' })];
-  t.equal(exhaustedRange(apart, shared), undefined);
+  t.equal(exhaustedRange(apart, none, none), undefined);
   const forwarded = Array.from({ length: 424 }, (_, i) => flow({ flow: `10.18.0.9 ${600 + i} 1.1.1.1 53` }));
-  t.equal(exhaustedRange(forwarded, shared), undefined, 'what is not translated takes no port');
+  t.equal(exhaustedRange(forwarded, none, none), undefined, 'what is not translated takes no port');
+});
+
+t.test('of a shared address a gateway has one slice', async (t) => {
+  const flows = many(3000, { port: 1024 });
+  t.equal(exhaustedRange(flows, none, none), undefined);
+  t.match(
+    exhaustedRange(flows, none, () => 4032),
+    { used: 3000, of: 4032 },
+  );
+  t.match(
+    exhaustedRange(
+      many(60),
+      () => 64,
+      () => 4032,
+    ),
+    { used: 60, of: 64 },
+  );
 });
 
 t.test('of several the fullest', async (t) => {
   const flows = [...many(300), ...many(420, { as: '172.17.0.12' }), ...many(310, { protocol: 17 })];
-  t.equal(addressFromBytes(exhaustedRange(flows, shared)!.address), '172.17.0.12');
+  t.equal(addressFromBytes(exhaustedRange(flows, none, none)!.address), '172.17.0.12');
 });
 
 t.test('a source with a port block exhausts that, however many there are beside it', async (t) => {
   const sources = Array.from({ length: 20 }, (_, i) =>
     many(i === 7 ? 64 : 20, { source: `10.17.0.${i}`, port: 5000 }),
   );
-  const found = exhaustedRange(sources.flat(), () => 64)!;
+  const found = exhaustedRange(sources.flat(), () => 64, none)!;
   t.match(found, { used: 64, of: 64 });
   t.equal(
-    exhaustedRange(sources.toSpliced(7, 1).flat(), () => 64),
+    exhaustedRange(sources.toSpliced(7, 1).flat(), () => 64, none),
     undefined,
   );
 });
@@ -62,7 +87,7 @@ t.test('ICMP echo has its identifiers as ports, of which its destination has non
   const pings = Array.from({ length: 40_000 }, (_, i) =>
     flow({ flow: `10.17.0.9 ${i} 1.1.1.1 ${i}`, snat: `172.17.0.11 ${i}`, protocol: 1 }),
   );
-  t.match(exhaustedRange(pings, shared), { used: 40_000, of: 65_536, destinationPort: 0 });
+  t.match(exhaustedRange(pings, none, none), { used: 40_000, of: 65_536, destinationPort: 0 });
 });
 
 t.test(

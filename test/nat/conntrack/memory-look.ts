@@ -9,8 +9,18 @@ const FLOWS = 4 * 65_536;
 
 const LOOKS: Record<string, (table: FlowTable) => void> = {
   'the sources': (table) => topSources(table, 10),
-  'a range of ports without end': (table) => exhaustedRange(table, () => 0),
-  'port blocks': (table) => exhaustedRange(table, () => 64),
+  'a range of ports without end': (table) =>
+    exhaustedRange(
+      table,
+      () => 0,
+      () => 0,
+    ),
+  'port blocks': (table) =>
+    exhaustedRange(
+      table,
+      () => 64,
+      () => 0,
+    ),
   'ports in use': (table) => {
     const count = new PortCount();
     for (const flow of table) count.add(flow);

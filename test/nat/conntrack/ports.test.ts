@@ -1,6 +1,6 @@
 import t from 'tap';
 import { addressFromBytes } from '../../../lib/prefix.ts';
-import { PortCount, portStatus } from '../../../nat/conntrack/ports.ts';
+import { PORTS, PortCount, portStatus } from '../../../nat/conntrack/ports.ts';
 import { Flow } from '../../../nat/conntrack/table.ts';
 import { type EntrySpec, entry } from './entries.ts';
 
@@ -36,11 +36,12 @@ t.test('an address that has no flow any more has lacked ports all the same', asy
         { externalIP: '172.17.0.11', protocol: 'tcp', connections: 3 },
         { externalIP: 'fd00::11', protocol: 'udp', connections: 5 },
       ],
+      (externalIP) => (externalIP === 'fd00::11' ? 4032 : PORTS),
     ),
     [
-      { externalIP: '172.17.0.11', protocol: 'tcp', used: 7, lacking: 3 },
-      { externalIP: '172.17.0.11', protocol: 'other', used: 2, lacking: 0 },
-      { externalIP: 'fd00::11', protocol: 'udp', used: 0, lacking: 5 },
+      { externalIP: '172.17.0.11', protocol: 'tcp', used: 7, of: 64_512, lacking: 3 },
+      { externalIP: '172.17.0.11', protocol: 'other', used: 2, of: 64_512, lacking: 0 },
+      { externalIP: 'fd00::11', protocol: 'udp', used: 0, of: 4032, lacking: 5 },
     ],
   );
 });
