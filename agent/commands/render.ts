@@ -12,7 +12,7 @@ import { loadPolicy } from '../policy/load.ts';
 import type { PolicyFile } from '../policy/model.ts';
 import { affordableTokens, COMMAND_HEAP, readPolicy } from '../policy/watch.ts';
 import { chooseGateway, withoutOthers } from '../render/choose.ts';
-import { RenderError, readGateway } from '../render/gateway.ts';
+import { type Gateway, RenderError, readGateway } from '../render/gateway.ts';
 import { withGroup } from '../render/group.ts';
 import { renderKubernetes } from '../render/kubernetes.ts';
 import { renderOvn } from '../render/ovn.ts';
@@ -59,16 +59,8 @@ export function render({
     files.push(...source);
   }
   try {
-    const tokens = affordableTokens(COMMAND_HEAP);
-    const set = readDocuments(files, [], { tokens });
-    const name = chooseGateway(set, chosen);
-    const result = loadPolicy(files, tokens, name);
-    if (!result.ok) {
-      for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
-      return EXIT.policyInvalid;
-    }
-    const read = files.filter(({ ignored }) => !ignored);
-    const single = readGateway(result.policy, set, name === undefined ? read : withoutOthers(read, name));
+    const single = gatewayOf(files, chosen);
+    if (single === undefined) return EXIT.policyInvalid;
     const gateway = shared.length > 0 ? withGroup(single, shared) : single;
     for (const warning of [...gateway.policy.warnings.map(({ message }) => message), ...gateway.warnings]) {
       complain(`warning: ${warning}`);
@@ -87,6 +79,23 @@ export function render({
     complain(error.message);
     return EXIT.failed;
   }
+}
+
+/**
+ * The gateway that documents describe; undefined if they are invalid: what is wrong is on stderr. Throws `RenderError`. The
+ * documents as objects end with this function: there is no room for them beside what is rendered.
+ */
+function gatewayOf(files: readonly PolicyFile[], chosen: string | undefined): Gateway | undefined {
+  const tokens = affordableTokens(COMMAND_HEAP);
+  const set = readDocuments(files, [], { tokens });
+  const name = chooseGateway(set, chosen);
+  const result = loadPolicy(files, tokens, name);
+  if (!result.ok) {
+    for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
+    return undefined;
+  }
+  const read = files.filter(({ ignored }) => !ignored);
+  return readGateway(result.policy, set, name === undefined ? read : withoutOthers(read, name));
 }
 
 function sharedAddress(text: string): Address {

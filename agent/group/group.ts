@@ -63,6 +63,8 @@ export class Group {
   /** `configure` as text, to detect a change; undefined before the first time. */
   #configured: string | undefined;
   #draining = false;
+  /** Whether the last report of BFD was of a drain: a handover begins before it. */
+  #reported = false;
   /** Families whose handover a drain waits for. */
   #handover: { families: Set<Family>; done(): void } | undefined;
 
@@ -116,7 +118,8 @@ export class Group {
   /** Removes the sessions with other members from a report of the BFD process, and updates the paths from them. */
   takeReport(report: EngineReport): EngineReport {
     // A process that starts during a drain goes on with it.
-    if (report.draining !== this.#draining) {
+    if (report.draining !== this.#reported) {
+      this.#reported = report.draining;
       this.#draining = report.draining;
       if (report.draining) this.#thread.drain(HANDOVER_TIMEOUT);
       else this.#thread.undrain();

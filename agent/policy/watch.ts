@@ -20,7 +20,7 @@ import { Sieve, type Sieved } from './sieve.ts';
 /** What the agent needs of its heap besides the documents, octets. */
 const AGENT_HEAP = 16 << 20;
 /** And a command. Its heap is smaller by the difference (images/gateway/rootfs/usr/libexec/veg-agent/launch). */
-export const COMMAND_HEAP = 8 << 20;
+export const COMMAND_HEAP = 4 << 20;
 
 /**
  * How many YAML tokens (see `loadPolicy`) this process can afford: what its heap may grow to, less what it needs besides,

@@ -110,6 +110,7 @@ case $verb in
       *' -f - '*) grep -q '^kind: Deployment' ;;
       *) while [ $# -gt 0 ]; do [ "$1" != -f ] || test -r "$2"; shift; done ;;
     esac ;;
+  create) for word; do case $word in --from-file=*) test -s "\${word#*=}" ;; esac; done ;;
   patch) while [ "$1" != -p ]; do shift; done; printf %s "$2" | jq -e . >/dev/null ;;
   ko) [ "$1" = nbctl ] ;;
   rollout | port-forward | set) ;;

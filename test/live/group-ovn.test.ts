@@ -1,6 +1,7 @@
 /**
  * A group behind real OVN: three gateways share an egress address, under 64 TCP connections and a UDP flow. No connection
- * breaks when the pod that holds the address dies, when another one takes its place, nor when the next holder drains.
+ * breaks when the pod that holds the address dies, when another one takes its place, nor when all three drain and are replaced,
+ * one after the other.
  */
 import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,7 +17,7 @@ const SERVER = '172.17.0.1';
 const CONNECTIONS_PER_ADDRESS = 4;
 
 t.test(
-  'behind OVN no open connection breaks when the holder of a group dies, is replaced, or drains',
+  'behind OVN no open connection breaks when the holder of a group dies, nor in a rolling replacement of all three',
   async (t) => {
     const scope = new Scope();
     t.teardown(() => scope.dispose());
@@ -72,10 +73,14 @@ t.test(
     await replace(holder);
     await goesOn('when another pod has taken its place');
 
-    const drained = pods.find(({ pod }) => pod.ns.sh('ip neigh show proxy').includes(SHARED))!;
-    await drained.agent.stop('SIGTERM', 30_000);
-    stopForwarding(drained.pod);
-    await goesOn('when the next holder has drained');
+    const next = pods.find(({ pod }) => pod.ns.sh('ip neigh show proxy').includes(SHARED))!;
+    for (const pod of [next, ...pods.filter((other) => other !== next)]) {
+      await pod.agent.stop('SIGTERM', 30_000);
+      stopForwarding(pod.pod);
+      await goesOn(`when ${pod.pod.name} has drained`);
+      await replace(pod);
+      await goesOn(`when ${pod.pod.name} has been replaced`);
+    }
     await traffic.close();
   },
 );

@@ -96,9 +96,11 @@ async function refused(
   agent: Agent,
   expected: { object: string; reason: string; name?: string | RegExp },
 ): Promise<StatusDocument> {
-  const { object, reason } = expected;
+  const { object, reason, name } = expected;
   const isIt = (failed: StatusDocument['kernel']['failed'][number]) =>
-    failed.object === object && failed.reason === reason;
+    failed.object === object &&
+    failed.reason === reason &&
+    (name === undefined || (typeof name === 'string' ? failed.name === name : name.test(failed.name)));
   const status = await agent.statusUntil(
     `${object} ${reason}`,
     ({ kernel }) => kernel.failed.some(isIt),

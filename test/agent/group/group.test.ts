@@ -141,6 +141,15 @@ t.test('a drain is over when every family has handed over', async (t) => {
   t.same(log, ['the group does not have every flow of this member']);
 });
 
+t.test('a report of BFD, which drains after the handover, does not end it', async (t) => {
+  const { group, calls, report } = configured(t.testdir(), 4);
+  const drained = group.drain(60_000);
+  group.takeReport(reportOf([]));
+  report({ type: 'handed-over', family: 4, complete: true });
+  t.equal(await drained, true);
+  t.same(calls, [['drain', 60_000]]);
+});
+
 t.test('a drain is over at its limit when the thread does not answer', async (t) => {
   t.equal(await configured(t.testdir(), 4).group.drain(1), true);
 });
