@@ -149,13 +149,19 @@ t.test(`they run beside the agent, in ${MEMORY} MiB`, async (t) => {
     gatewayPolicy({ bfd: BFD, translationLog: { enabled: true } }),
   );
   const work = scope.directory('work');
+  // A group has an address for each replica.
+  const gatewayAddresses = '  internalIPs: [192.168.0.12, 192.168.0.13]\n';
   const cluster = globSync('docs/examples/kube-ovn-bfd/*', { cwd: ROOT })
-    .map((file) => readFileSync(join(ROOT, file), 'utf8').replaceAll('gateway2', 'gateway1'))
+    .map((file) => {
+      const text = readFileSync(join(ROOT, file), 'utf8').replaceAll('gateway2', 'gateway1');
+      return file.endsWith('/gateway.yaml') ? text + gatewayAddresses : text;
+    })
     .join('---\n');
   for (const name of ['veg.yaml', 'cluster.yaml']) writeFileSync(join(work, name), cluster);
   cpSync(join(ROOT, 'docs/dashboards'), join(work, 'docs/dashboards'), { recursive: true });
   writeFileSync(join(work, 'kubectl'), KUBECTL, { mode: 0o755 });
-  for (const directory of [policies, work]) chmodSync(directory, 0o755);
+  chmodSync(policies, 0o755);
+  chmodSync(work, 0o777);
   const volumes = { '/etc/veg-agent/policy': policies, '/work': work };
   const start = (command: readonly string[], privileged = false): Container => {
     const container = Container.start(scope, gateway, {
