@@ -4,6 +4,7 @@
  * kernel meanwhile.
  */
 import { extname, join } from 'node:path';
+import { getHeapStatistics } from 'node:v8';
 import { type ResourceLimits, Worker } from 'node:worker_threads';
 import type { Log } from '../../lib/log.ts';
 import type { Address, Family } from '../../lib/prefix.ts';
@@ -13,8 +14,14 @@ import type { LookupAnswer, MemberAnswer } from './lookups.ts';
 import type { FromGroup, GroupSettings, ToGroup } from './messages.ts';
 import type { GroupReport } from './model.ts';
 
-/** What the thread's heap may take, MiB: the tables of flows are outside of it. */
-const RESOURCES: ResourceLimits = { maxOldGenerationSizeMb: 24, maxYoungGenerationSizeMb: 4 };
+/**
+ * What the thread's heap may take: as much as the main thread's, which follows the container's memory. The tables of flows are
+ * outside of it, a dump of conntrack is not.
+ */
+const resources = (): ResourceLimits => ({
+  maxOldGenerationSizeMb: Math.max(24, Math.floor(getHeapStatistics().heap_size_limit / 2 ** 20)),
+  maxYoungGenerationSizeMb: 4,
+});
 /** Before a thread that ended by itself is started again: the first wait, and the longest, ms. */
 const RESTART = { first: 1000, longest: 60_000 };
 /** A thread that ran for so long starts again after the first wait, ms. */
@@ -118,7 +125,7 @@ export class GroupThread {
     clearTimeout(this.#restart);
     this.#startedAt = performance.now();
     const file = join(import.meta.dirname, `group-worker${extname(import.meta.filename)}`);
-    const worker = new Worker(file, { resourceLimits: RESOURCES });
+    const worker = new Worker(file, { resourceLimits: resources() });
     this.#worker = worker;
     worker.on('message', (message: FromGroup) => this.#receive(message));
     worker.on('error', (error) => this.#options.log.error({ err: error }, 'exchange of the group failed'));

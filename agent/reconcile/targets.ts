@@ -69,7 +69,7 @@ export const sameTarget = (a: Target, b: Target): boolean =>
 /** The translation of a target, out of that of its whole policy. */
 export const targetNat = (nat: FamilyNat, { without }: Target): FamilyNat => ({
   ...nat,
-  ...Object.fromEntries(without.map((part) => [part, false])),
+  ...Object.fromEntries(without.map((part) => [part, undefined])),
 });
 
 /** The optional parts that steps add. */

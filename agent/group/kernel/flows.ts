@@ -50,6 +50,7 @@ import {
   liberalRequest,
   timeoutRequest,
 } from './entry.ts';
+import { inBatches, PackedMessages } from './packed-messages.ts';
 
 /** enum nfnetlink_groups */
 const NFNLGRP_CONNTRACK_UPDATE = 2;
@@ -125,16 +126,16 @@ export class ConntrackFlows implements FlowKernel {
   }
 
   settle(slots: readonly number[]): void {
-    const former = this.#entries()
-      .filter(({ replica }) => replica !== undefined && replica !== this.#generation)
-      .map(({ flow }) => flow);
     const hasEnded = ({ sharedPort }: GroupFlow): boolean => slots.includes(slotOfPort(sharedPort) ?? -1);
-    const own = former.filter((flow) => !hasEnded(flow));
-    this.apply([
-      ...former.filter(hasEnded).map((flow): FlowChange => ({ type: 'remove', flow })),
-      ...own.map((flow): FlowChange => ({ type: 'adopt', flow })),
-    ]);
-    this.#reportAll(own.map((flow) => ({ type: 'update', flow })));
+    const former = this.#entries(({ replica }) => replica !== undefined && replica !== this.#generation);
+    for (const flows of inBatches(former, BATCH)) {
+      const own = flows.filter((flow) => !hasEnded(flow));
+      this.apply([
+        ...flows.filter(hasEnded).map((flow): FlowChange => ({ type: 'remove', flow })),
+        ...own.map((flow): FlowChange => ({ type: 'adopt', flow })),
+      ]);
+      this.#reportAll(own.map((flow) => ({ type: 'update', flow })));
+    }
   }
 
   configure(shared: readonly Address[]): void {
@@ -218,20 +219,39 @@ export class ConntrackFlows implements FlowKernel {
     return [CT_GET, nfgenHeader(this.#family === 4 ? AF_INET : AF_INET6)];
   }
 
-  #entries(): GroupEntry[] {
-    return this.#changes.dump(...this.#dump, this.#parse);
+  /** The flows of the entries that are wanted. */
+  #entries(isWanted: (entry: GroupEntry) => boolean): Iterable<GroupFlow> {
+    const found = new PackedMessages();
+    this.#changes.dump(...this.#dump, this.#pack(found, isWanted));
+    return this.#flowsIn(found);
+  }
+
+  /** Keeps the messages of entries that are wanted, and returns nothing that a dump would keep. */
+  #pack(found: PackedMessages, isWanted: (entry: GroupEntry) => boolean) {
+    return (payload: Buffer): undefined => {
+      const entry = this.#parse(payload);
+      if (entry !== undefined && isWanted(entry)) found.add(payload);
+    };
+  }
+
+  *#flowsIn(messages: PackedMessages): Generator<GroupFlow> {
+    for (const message of messages) yield this.#parse(message)!.flow;
   }
 
   /** Takes the generation that the replicas in the kernel do not have. Those of two processes become one generation. */
   #chooseGeneration(): void {
-    const former = this.#entries().filter(({ replica }) => replica !== undefined);
-    this.#generation = former[0]?.replica === 0 ? 1 : 0;
+    const seen = new Set<Generation>();
+    this.#changes.dump(...this.#dump, (payload): undefined => {
+      const replica = this.#parse(payload)?.replica;
+      if (replica !== undefined) seen.add(replica);
+    });
+    this.#generation = seen.has(0) ? 1 : 0;
+    if (!seen.has(this.#generation)) return;
     const other: Generation = this.#generation === 0 ? 1 : 0;
-    this.#transact(
-      former
-        .filter(({ replica }) => replica === this.#generation)
-        .map(({ flow }) => changeRequest(this.#family, flow, other, KEEP)),
-    );
+    const same = this.#entries(({ replica }) => replica === this.#generation);
+    for (const flows of inBatches(same, BATCH)) {
+      this.#transact(flows.map((flow) => changeRequest(this.#family, flow, other, KEEP)));
+    }
   }
 
   /** The packets of an own flow may go through another member for a while, and come back with another window. */
@@ -246,9 +266,11 @@ export class ConntrackFlows implements FlowKernel {
   /** Reports every own flow that is in the table. */
   #list(): void {
     this.#report([{ type: 'listing' }]);
-    const own = this.#entries().filter(({ replica, established }) => replica === undefined && established);
-    this.#makeLiberal(own.map(({ flow }) => flow));
-    this.#reportAll(own.map(({ flow }) => ({ type: 'update', flow })));
+    const own = this.#entries(({ replica, established }) => replica === undefined && established);
+    for (const flows of inBatches(own, BATCH)) {
+      this.#makeLiberal(flows);
+      this.#report(flows.map((flow) => ({ type: 'update', flow })));
+    }
     this.#report([{ type: 'listed' }]);
   }
 
@@ -291,15 +313,21 @@ export class ConntrackFlows implements FlowKernel {
     if (lost.length > 0) this.apply(lost.map((flow) => ({ type: 'insert', flow: withState(flow) })));
   }
 
+  *#keepAlive(replicas: PackedMessages): Generator<NetlinkRequest> {
+    for (const flow of this.#flowsIn(replicas)) yield timeoutRequest(this.#family, flow, KEEP);
+  }
+
   /** Restarts the timeouts of the replicas, and reports those that packets have used. */
   async #sweep(): Promise<void> {
     try {
-      const replicas = (await this.#sweeps.dumpInTurns(...this.#dump, this.#parse)).filter(
-        ({ replica }) => replica === this.#generation,
-      );
-      await this.#sweeps.transact(replicas.map(({ flow }) => timeoutRequest(this.#family, flow, KEEP)));
-      const used = replicas.filter(({ flow }) => wasUsed(flow.timeout));
-      this.#reportAll(used.map(({ flow }) => ({ type: 'active', flow })));
+      const replicas = new PackedMessages();
+      const isReplica = ({ replica }: GroupEntry): boolean => replica === this.#generation;
+      await this.#sweeps.dumpInTurns(...this.#dump, this.#pack(replicas, isReplica));
+      await this.#sweeps.transact(this.#keepAlive(replicas));
+      for (const flows of inBatches(this.#flowsIn(replicas), BATCH)) {
+        const used = flows.filter(({ timeout }) => wasUsed(timeout));
+        if (used.length > 0) this.#report(used.map((flow) => ({ type: 'active', flow })));
+      }
     } catch (error) {
       if (!this.#closed) this.#log.error({ err: error }, 'cannot keep replicas alive, retrying');
     }
