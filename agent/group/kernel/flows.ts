@@ -234,8 +234,12 @@ export class ConntrackFlows implements FlowKernel {
     };
   }
 
+  /** Without those whose address is no longer shared: the policy may change between the parts of a sweep. */
   *#flowsIn(messages: PackedMessages): Generator<GroupFlow> {
-    for (const message of messages) yield this.#parse(message)!.flow;
+    for (const message of messages) {
+      const entry = this.#parse(message);
+      if (entry !== undefined) yield entry.flow;
+    }
   }
 
   /** Takes the generation that the replicas in the kernel do not have. Those of two processes become one generation. */
@@ -260,7 +264,7 @@ export class ConntrackFlows implements FlowKernel {
   }
 
   #reportAll(events: readonly FlowEvent[]): void {
-    for (let i = 0; i < events.length; i += BATCH) this.#report(events.slice(i, i + BATCH));
+    for (const batch of inBatches(events, BATCH)) this.#report(batch);
   }
 
   /** Reports every own flow that is in the table. */
