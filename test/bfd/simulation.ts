@@ -26,7 +26,7 @@ export const CONFIG: SessionConfig = {
 };
 
 /** What the peer says unless told otherwise: an Up OVN at 100 ms × 5. */
-const PEER: Packet = {
+export const PEER: Packet = {
   diagnostic: 0,
   state: 'Up',
   poll: false,

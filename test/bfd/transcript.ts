@@ -13,6 +13,8 @@ import {
   step,
 } from '../../bfd/session.ts';
 
+import { CONFIG, LOCAL, PEER } from './simulation.ts';
+
 /** An event of the conversation, and its time in ms. */
 interface Input {
   at: number;
@@ -26,37 +28,9 @@ export interface Transcript {
   expected: string[];
 }
 
-const LOCAL = 0x11;
 const FIRST_SEQUENCE = 1000;
 /** The signs of lines that the session produces: packets, states, discards, knocks, adopted discriminators. */
 const OUTPUT = new Set(['>', '=', '!', 'knock', 'adopt']);
-
-const CONFIG: SessionConfig = {
-  role: 'passive',
-  desiredMinTx: 100_000,
-  requiredMinRx: 100_000,
-  detectMult: 5,
-  controlPlaneIndependent: false,
-  adminUpPoll: true,
-  adoptDiscriminator: true,
-};
-
-const PEER: Packet = {
-  diagnostic: 0,
-  state: 'Up',
-  poll: false,
-  final: false,
-  controlPlaneIndependent: false,
-  authenticationPresent: false,
-  demand: false,
-  detectMult: 5,
-  length: 24,
-  myDiscriminator: 0x99,
-  yourDiscriminator: LOCAL,
-  desiredMinTx: 100_000,
-  requiredMinRx: 100_000,
-  requiredMinEchoRx: 0,
-};
 
 /** The lines of a transcript. Throws for one that cannot be read. */
 export function parseTranscript(text: string): Transcript {
