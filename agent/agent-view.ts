@@ -7,8 +7,9 @@ import type { ConntrackUse } from './flows/conntrack-table.ts';
 import type { Translations } from './flows/translations.ts';
 import type { Group } from './group/group.ts';
 import type { Options } from './options.ts';
+import type { BandwidthUse } from './show/bandwidth.ts';
 import { reportNow, type SessionHistory } from './show/history.ts';
-import type { AgentView } from './show/status.ts';
+import type { AgentView, BgpView } from './show/status.ts';
 import type { Uplink } from './uplink/uplink.ts';
 
 /** The parts that the view reads; functions, because some are made after the view. */
@@ -20,6 +21,8 @@ export interface ViewSources {
   uplink(): Pick<Uplink, 'view'>;
   translations: Pick<Translations, 'enabled' | 'traffic' | 'ports'>;
   group(): Pick<Group, 'views'>;
+  bgp(): BgpView | undefined;
+  bandwidth: Pick<BandwidthUse, 'rows'>;
   conntrackUse(): ConntrackUse | undefined;
   busiest(): Pick<BusiestSources, 'sources'>;
   /** Why the gateway is not watched; undefined while it is. */
@@ -71,6 +74,12 @@ export function createView(options: Pick<Options, 'policyDir'>, sources: ViewSou
     },
     get group() {
       return sources.group().views;
+    },
+    get bgp() {
+      return sources.bgp();
+    },
+    get bandwidth() {
+      return sources.bandwidth.rows;
     },
     get conntrack() {
       const use = sources.conntrackUse();

@@ -59,6 +59,9 @@ export function recordOutcome(
 /**
  * The intent for the BFD process; undefined before anything is known. It holds nothing of a family before both the
  * kernel and the uplink are known: a new agent process must not interrupt the sessions of the one before.
+ *
+ * Without its uplink a member of a group can neither answer for a shared address nor take what the others forward to it:
+ * its sessions with them end too.
  */
 export function bfdIntent(
   { programmed, peers }: BfdReadiness,
@@ -66,10 +69,14 @@ export function bfdIntent(
 ): BfdIntent | undefined {
   const intent: BfdIntent = { peers: [], readiness: {} };
   for (const family of FAMILIES) {
-    const readiness = programmed[family]?.ready ? uplink(family) : programmed[family];
+    const outside = uplink(family);
+    const readiness = programmed[family]?.ready ? outside : programmed[family];
     if (readiness === undefined) continue;
     intent.readiness[family] = readiness;
-    intent.peers.push(...peers[family]);
+    intent.peers.push(...(outside?.ready === false ? peers[family].map(withoutException) : peers[family]));
   }
   return Object.keys(intent.readiness).length > 0 ? intent : undefined;
 }
+
+/** The session as one that depends on the readiness of its family. */
+const withoutException = ({ unconditional: _, ...peer }: PeerIntent): PeerIntent => peer;

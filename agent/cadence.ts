@@ -14,12 +14,14 @@ export type Trigger =
   | 'address'
   | 'route'
   | 'rule'
+  | 'qdisc'
   | 'netfilter'
   | 'overrun'
   | 'drift'
   | 'timer'
   | 'sighup'
   | 'group'
+  | 'bgp'
   | 'control'
   | 'retry';
 
@@ -43,13 +45,14 @@ const URGENT: ReadonlySet<Trigger> = new Set([
   'sighup',
   'control',
   'group',
+  'bgp',
   'link',
   'address',
 ]);
 
 /** Requests for a change by another program: a run for these repairs drift, and does not retry what was refused. */
 export const REPAIRS: ReadonlySet<Trigger> = new Set([
-  ...(['route', 'rule', 'netfilter', 'overrun', 'drift'] as const),
+  ...(['route', 'rule', 'qdisc', 'netfilter', 'overrun', 'drift'] as const),
 ]);
 
 /** How a run ended. */
@@ -64,7 +67,7 @@ export interface RunResult {
 }
 
 /** Requests that gathered already, or that a caller waits for: they are not delayed to gather others. */
-const IMMEDIATE: ReadonlySet<Trigger> = new Set(['policy', 'sighup', 'control', 'group']);
+const IMMEDIATE: ReadonlySet<Trigger> = new Set(['start', 'policy', 'sighup', 'control', 'group', 'bgp']);
 
 export interface Cadence {
   /** The requests since the last run started; the first one names the run. */

@@ -1,17 +1,23 @@
 /**
- * The entry of the agent process: signals that come while the rest loads stay pending. The BFD process drains and asks
- * this one to end, so SIGTERM and SIGINT, which a terminal sends to both, do nothing here.
+ * The entry of the agent process: it loads, and begins when the BFD process says so (agent-fork.ts). Signals that come while it
+ * loads stay pending. The BFD process drains and asks this one to end, so SIGTERM and SIGINT, which a terminal sends to both,
+ * do nothing here.
  */
 import '../lib/signals.ts';
+import { once } from 'node:events';
 import { constants } from 'node:os';
+import { signalAtParentsDeath, unblockSignal } from '../lib/libc.ts';
+import { onSignals } from '../lib/signals.ts';
 import type { Options } from './options.ts';
 
-const { signalAtParentsDeath, unblockSignal } = await import('../lib/libc.ts');
 // Even where this process hangs: the next one needs the control socket.
 signalAtParentsDeath(constants.signals.SIGKILL);
-const { createLog } = await import('../lib/log.ts');
-const { onSignals } = await import('../lib/signals.ts');
-const { runAgent, systemEffects } = await import('./process.ts');
+const end = () => process.exit(1);
+process.once('disconnect', end);
+if (!process.connected) end();
+// Whatever follows it is kept for the next listener.
+const begun = once(process, 'message');
+const { createLog, runAgent, systemEffects } = await import('./process.ts');
 
 const options = JSON.parse(process.argv[2] ?? '{}') as Options;
 const { logger, flush } = await createLog({
@@ -19,6 +25,8 @@ const { logger, flush } = await createLog({
   format: options.logFormat,
   component: 'agent',
 });
+await begun;
+process.off('disconnect', end);
 await runAgent(options, {
   ...systemEffects,
   logger,

@@ -5,7 +5,7 @@ import type { ControlHandler, ControlReply } from '../lib/control/server.ts';
 import type { BfdLink } from './bfd-link.ts';
 import type { DrainWatch } from './drain/drain.ts';
 import type { Gateway } from './gateway.ts';
-import { type Group, HANDOVER_TIMEOUT } from './group/group.ts';
+import { type Group, handoverLimit } from './group/group.ts';
 import { matchesDaemon, type Options, parseTimeout, TIMEOUT } from './options.ts';
 import { formatError } from './policy/error-text.ts';
 import { explain } from './reconcile/kernel-errors.ts';
@@ -26,6 +26,7 @@ import type { AgentView, StatusDocument } from './show/status.ts';
 /** What can be read, on the control socket and by the page. */
 export interface Queries {
   status(): Promise<ControlReply>;
+  history(query: URLSearchParams): Promise<ControlReply>;
   sources(): Promise<ControlReply>;
   translations(query: URLSearchParams): Promise<ControlReply>;
 }
@@ -34,10 +35,12 @@ export interface ControlParts {
   options: Options;
   view: AgentView;
   queries: Queries;
-  gateway: Pick<Gateway, 'plan' | 'reconcileNow'>;
+  gateway: Pick<Gateway, 'plan' | 'reconcileNow' | 'withdraw'>;
   bfd: Pick<BfdLink, 'command' | 'drain' | 'undrain'>;
   drain: Pick<DrainWatch, 'drained' | 'undrain'>;
   group: Pick<Group, 'drain' | 'undrain'>;
+  /** Withdraws what is announced by BGP, and waits for routers to follow. */
+  routersMove(limitMs: number): Promise<void>;
   /** What `kube-ovn-bfdd-supervisor status` prints. */
   supervisorStatus(): object;
 }
@@ -50,6 +53,7 @@ export function controlRoutes(parts: ControlParts): Record<string, ControlHandle
   return {
     'GET /v1/status': ({ query }) =>
       answer<StatusDocument>(query, queries.status(), (body, form) => statusOutput(body, form, Date.now())),
+    'GET /v1/history': ({ query }) => queries.history(query),
     'GET /v1/sources': queries.sources,
     'POST /v1/bfdd': async ({ body }) => {
       const { ok, text } = await bfddControl(splitWords(body));
@@ -58,6 +62,7 @@ export function controlRoutes(parts: ControlParts): Record<string, ControlHandle
     'GET /v1/bfdd-supervisor': async () => ({ status: 200, body: supervisorStatus() }),
     'POST /v1/drain': ({ query }) => answer(query, drainNow(parts, query.get('timeout')), textOutput),
     'POST /v1/undrain': ({ query }) => {
+      gateway.withdraw(false);
       bfd.undrain();
       drain.undrain();
       group.undrain();
@@ -92,17 +97,19 @@ async function plan({ options, view, gateway }: ControlParts, named: URLSearchPa
 
 /** Drains, and waits for traffic to move away. `requested`: the longest wait, if the command names one. */
 async function drainNow(
-  { options, bfd, drain, group }: ControlParts,
+  { options, bfd, drain, group, routersMove }: ControlParts,
   requested: string | null,
 ): Promise<ControlReply> {
   const timeout = requested === null ? options.drainTimeout : parseTimeout(requested);
   if (timeout === undefined) return { status: 400, body: `timeout must be ${TIMEOUT}\n` };
-  // The other members have every flow before OVN sends packets to them.
-  if (!(await group.drain(Math.min(timeout, HANDOVER_TIMEOUT)))) {
+  // Routers send replies to others, and the other members have every flow, before OVN sends packets to them.
+  const end = performance.now() + timeout;
+  const [handedOver] = await Promise.all([group.drain(handoverLimit(timeout)), routersMove(timeout)]);
+  if (!handedOver) {
     return { status: 409, body: 'the drain was ended by an undrain\n' };
   }
   bfd.drain();
-  const drained = await drain.drained(timeout);
+  const drained = await drain.drained(Math.max(0, end - performance.now()));
   const rest = drained ? 'traffic has moved' : 'some traffic still came when the time was over';
   return { status: 200, body: `drained: ${rest}\n` };
 }

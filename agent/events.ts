@@ -4,15 +4,23 @@
  */
 
 import { NFGEN_HEADER } from '../lib/linux.ts';
-import { NetlinkListener, type NetlinkMessage, type NetlinkSocket, Protocol } from '../lib/netlink.ts';
+import {
+  exceptFrom,
+  NetlinkListener,
+  type NetlinkMessage,
+  type NetlinkSocket,
+  Protocol,
+} from '../lib/netlink.ts';
 import { Attributes } from '../lib/netlink-codec.ts';
+import { NFNLGRP_NFTABLES, NFT_NEW } from '../lib/nft-codec.ts';
 import { ROUTING_GROUPS, type RoutingEvent, routingEvent } from '../routing/events.ts';
 import { linkDump, MessageType, parseLink } from '../routing/parse.ts';
 import type { Link } from '../routing/state.ts';
+import { shapingEvent, TC_GROUP } from '../shaping/events.ts';
 
 /** A change. `overrun`: changes were lost, read everything again. */
 export interface KernelEvent {
-  object: RoutingEvent['object'] | 'netfilter' | 'overrun';
+  object: RoutingEvent['object'] | 'qdisc' | 'netfilter' | 'overrun';
   family?: RoutingEvent['family'];
   /** The netlink address that made the change, often a process id; 0 for the kernel itself. */
   portid?: number;
@@ -36,17 +44,13 @@ export interface KernelWatch {
   close(): void;
 }
 
-// linux/netfilter/nfnetlink.h, nf_tables.h
-const NFNLGRP_NFTABLES = 7;
-const NFNL_SUBSYS_NFTABLES = 10;
-const NFT_MSG_NEWGEN = 15;
-const NEW_GENERATION = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWGEN;
+// linux/netfilter/nf_tables.h
 const NFTA_GEN_PROC_PID = 2;
 const NFTA_GEN_PROC_NAME = 3;
 
 /** The message that ends every nf_tables transaction, with the process that made it. Undefined for any other. */
 export function netfilterEvent({ type, port, data }: NetlinkMessage): KernelEvent | undefined {
-  if (type !== NEW_GENERATION) return undefined;
+  if (type !== NFT_NEW.generation) return undefined;
   let pid = 0;
   let name = 'an unnamed process';
   const attributes = new Attributes(data, NFGEN_HEADER);
@@ -73,14 +77,19 @@ export function watchKernel(
     if (link !== undefined) names.set(link.index, link.name);
   };
   const onOverrun = (): void => onEvent({ object: 'overrun', what: 'the kernel dropped notifications' });
-  const routing = listen(Protocol.ROUTE, ROUTING_GROUPS, {
-    onMessage(message) {
+  const handlers = {
+    onMessage(message: NetlinkMessage) {
       if (message.type === MessageType.NEWLINK) learn(parseLink(message.data));
       if (message.port === netlink.port) return;
-      const event = routingEvent(message, (ifindex) => names.get(ifindex));
+      const nameOf = (ifindex: number) => names.get(ifindex);
+      const event = routingEvent(message, nameOf) ?? shapingEvent(message, nameOf);
       if (event !== undefined) onEvent({ ...event, portid: message.port });
     },
     onOverrun,
+  };
+  // The agent's own routes are announced as well: twice as many as there are blocks when all are exchanged.
+  const routing = listen(Protocol.ROUTE, [...ROUTING_GROUPS, TC_GROUP], handlers, {
+    only: exceptFrom(netlink.port),
   });
   netlink.dump(MessageType.GETLINK, linkDump(), parseLink).forEach(learn);
 
@@ -95,7 +104,7 @@ export function watchKernel(
       onOverrun,
     };
     // Every element of a map and every rule is announced as well: a hundred thousand when port blocks change.
-    netfilter = listen(Protocol.NETFILTER, [NFNLGRP_NFTABLES], handlers, { only: NEW_GENERATION });
+    netfilter = listen(Protocol.NETFILTER, [NFNLGRP_NFTABLES], handlers, { only: NFT_NEW.generation });
   } catch (error) {
     netfilterError = error as Error;
   }

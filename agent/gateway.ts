@@ -3,12 +3,13 @@
  * are and which families may carry traffic. process.ts feeds it and shows its `view`.
  */
 import { isDeepStrictEqual } from 'node:util';
-import type { BfdIntent } from '../bfd/intent.ts';
+import type { BfdIntent, EngineReport } from '../bfd/intent.ts';
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import type { Logger } from '../lib/log.ts';
 import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { isRuleStep } from '../nat/render.ts';
 import { bfdIntent, createBfdReadiness, INTACT, recordOutcome } from './bfd-readiness.ts';
+import { Withdrawal } from './bgp/withdrawal.ts';
 import { REPAIRS, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
 import { FlowCleaner } from './flows/flow-cleaner.ts';
@@ -34,6 +35,7 @@ import {
 } from './reconcile/drift-cause.ts';
 import { type Failure, failedSince } from './reconcile/failures.ts';
 import { explain, listingFailure } from './reconcile/kernel-errors.ts';
+import { kernelLacks } from './reconcile/kernel-lacks.ts';
 import type { Kernels, Observation, ObservedState } from './reconcile/observation.ts';
 import { ReconcileLog } from './reconcile/reconcile-log.ts';
 import { type Outcome, Reconciler } from './reconcile/reconciler.ts';
@@ -66,12 +68,16 @@ export interface GatewayParts {
   onInForce(fresh: KeptPolicy | undefined, missing: Missing): void;
   /** What an earlier process applied. */
   lastGood(): LastGood | undefined;
+  /** The last report of the BFD process; undefined before the first. */
+  report?(): Pick<EngineReport, 'sessions'> | undefined;
   /** Called when every family is intact. */
   onApplied(plan: Plan): void;
   /** Called after each run, with its last observation. */
   onObserved(observation: Observation): Promise<void>;
   /** Removes flows that contradict the policy. Default: those of this namespace. */
   flows?: Pick<FlowCleaner, 'follow'>;
+  /** Whether packets of the fast path are counted; it is out of force until then. Default: they are. */
+  countsFastPath?(): boolean;
   /** Default: the system's. */
   clock?: Clock;
 }
@@ -100,6 +106,7 @@ export class Gateway {
   #policyText = '';
   /** The policy in force, as long as it is not known to be in the kernel. */
   #fresh: KeptPolicy | undefined;
+  #intent: BfdIntent | undefined;
   /** The desired state that was last applied: a change without a new desired state is a repair. */
   readonly #applied: Observation['desired'] = {};
   /** The last observation, and the fingerprint of the kernel then; undefined when it has to be observed again. */
@@ -114,6 +121,9 @@ export class Gateway {
   #unrepaired: Cause | undefined;
   readonly #visibility = createVisibility();
   readonly #readiness = createBfdReadiness();
+  readonly #withdrawal: Withdrawal;
+  /** Why the fast path is out of force for now. */
+  readonly #fastPathPauses = new Set<'drain' | 'flows'>();
   /** What the exchange of the group has reported, by family. */
   #groups: NonNullable<Facts['groups']> = {};
   /** When the first policy came into force. */
@@ -122,11 +132,30 @@ export class Gateway {
   constructor(parts: GatewayParts) {
     this.#parts = parts;
     this.#clock = parts.clock ?? systemClock;
-    this.#flows = parts.flows ?? new FlowCleaner(parts.logger);
+    this.#flows = parts.flows ?? new FlowCleaner(parts.logger, (work) => this.withoutFastPath(work));
     this.#log = new ReconcileLog(parts.logger);
+    this.#withdrawal = new Withdrawal({
+      apply: (steps) => {
+        this.#routingTouched = true;
+        return parts.kernels.routing.apply(steps);
+      },
+      routing: () => this.#observation?.plan.routing ?? [],
+      onChange: () => {
+        if (this.#policy?.bgp !== undefined) this.#loop.request('bgp');
+      },
+    });
     const kernels: Kernels = {
       ...parts.kernels,
-      facts: async (observed) => ({ ...(await parts.kernels.facts(observed)), groups: this.#groups }),
+      routing: {
+        observe: () => parts.kernels.routing.observe(),
+        apply: (steps) => parts.kernels.routing.apply(this.#withdrawal.filter(steps)),
+      },
+      facts: async (observed) => ({
+        ...(await parts.kernels.facts(observed)),
+        groups: this.#groups,
+        ...(this.#policy?.bgp && { announcing: this.#withdrawal.allowed }),
+        ...(this.#policy?.fastPath && { fastPathPaused: this.#isFastPathPaused }),
+      }),
     };
     this.#reconciler = new Reconciler(kernels, parts.options, parts.lastGood);
     this.#loop = new Loop({
@@ -164,9 +193,10 @@ export class Gateway {
     this.#wantedSince ??= this.#clock.now();
     Object.assign(view.policy, {
       ...{ name: policy.name, generation: view.policy.generation + 1, lastChange: since },
-      ...{ rules: policy.rules, limits: policy.limits },
+      ...{ rules: policy.rules, limits: policy.limits, bgp: policy.bgp },
       warnings: policy.warnings.map(({ message }) => message),
     });
+    view.kernel.inSync = false;
     view.bfdEnabled = policy.bfd.enabled && policy.bfd.peers.length > 0;
     const { generation } = view.policy;
     logger.info(
@@ -191,7 +221,8 @@ export class Gateway {
     if (object !== 'overrun' && !own) {
       // A netlink address is the process id as long as a process has one socket; 0 is the kernel itself.
       const who = object === 'netfilter' || portid === 0 ? what : `pid ${portid} (${what})`;
-      recordChange(this.#history, portid === 0 ? 'kernel' : 'other', who, this.#clock.now());
+      const by = portid !== 0 ? 'other' : object === 'link' ? 'link' : 'kernel';
+      recordChange(this.#history, by, who, this.#clock.now());
     }
     // The sessions learn of a lost link before a reconcile has found out what else is gone with it.
     if (object === 'link' || object === 'address' || object === 'overrun') this.#parts.uplink.observe();
@@ -248,11 +279,67 @@ export class Gateway {
     }
   }
 
-  /** Hands the BFD process its intent. */
+  /** Withdraws what may no longer be announced, and hands the BFD process its intent. */
   publish(): void {
     const { uplink, onIntent } = this.#parts;
     const intent = bfdIntent(this.#readiness, (family) => uplink.readiness(family));
+    if (intent !== undefined && this.#withdrawal.isAnnounced) intent.drainLater = true;
+    this.#intent = intent;
+    this.checkSessions();
     if (intent !== undefined) onIntent(intent);
+  }
+
+  /** Withdraws or announces what follows from the readiness of the families and the state of their sessions. */
+  checkSessions(): void {
+    const report = this.#parts.report?.();
+    for (const family of FAMILIES) {
+      const peers = this.#readiness.peers[family].filter(({ unconditional }) => !unconditional);
+      const reachable =
+        peers.length === 0 ||
+        report?.sessions.some(
+          ({ remote, state }) => state === 'Up' && peers.some((peer) => peer.remote === remote),
+        );
+      this.#withdrawal.update(family, { ready: this.#intent?.readiness[family]?.ready, reachable });
+    }
+  }
+
+  /**
+   * Withdraws all that is announced, and takes the fast path out of force, until it is called with false. Returns whether
+   * anything was announced.
+   */
+  withdraw(draining: boolean): boolean {
+    const announced = this.#withdrawal.drain(draining);
+    if (!draining) this.checkSessions();
+    this.#pauseFastPath('drain', draining);
+    return announced;
+  }
+
+  /** The fast path begins to be counted. */
+  fastPathCounted(): void {
+    if (this.#policy?.fastPath) this.#loop.request('policy');
+  }
+
+  get #isFastPathPaused(): boolean {
+    return this.#fastPathPauses.size > 0 || this.#parts.countsFastPath?.() === false;
+  }
+
+  /** Takes the fast path out of force, or puts it in force again. */
+  #pauseFastPath(why: 'drain' | 'flows', paused: boolean): void {
+    if (this.#fastPathPauses.has(why) === paused) return;
+    if (paused) this.#fastPathPauses.add(why);
+    else this.#fastPathPauses.delete(why);
+    if (this.#policy?.fastPath) this.#loop.request('policy');
+  }
+
+  /** Runs work while no flow is in the fast path. */
+  async withoutFastPath(work: () => Promise<void>): Promise<void> {
+    this.#pauseFastPath('flows', true);
+    try {
+      await this.#loop.complete('policy');
+      await work();
+    } finally {
+      this.#pauseFastPath('flows', false);
+    }
   }
 
   /** One run of the loop. */
@@ -261,14 +348,15 @@ export class Gateway {
     if (this.#policy === undefined) return { ok: true, repaired: false };
     const at = Date.now();
     const began = this.#clock.now();
+    const policy = this.#policy;
     const run: Run = { changes: 0, repaired: false, failures: [] };
     try {
-      await this.#reconcile(this.#policy, trigger, run);
+      await this.#reconcile(policy, trigger, run);
     } catch (error) {
       // The kernel could not be read: nothing is known to be wrong, so sessions stay as they are.
       run.failures = [listingFailure(error as Error)];
     }
-    this.#report(run, { at, trigger, durationMs: this.#clock.now() - began });
+    this.#report(run, { policy, at, trigger, durationMs: this.#clock.now() - began });
     if (run.followed !== undefined) this.#flows.follow(run.followed);
     const ok = run.failures.length === 0;
     const held = !ok && run.outcome !== undefined && isIntact(run.outcome);
@@ -306,6 +394,7 @@ export class Gateway {
       if (run.repaired && cause?.by !== 'agent') this.#countRepairs(first.changes);
       this.#parts.onApplied(observation.plan);
     }
+    this.#parts.view.kernel.fastPath = policy.fastPath && observation.fastPath;
     this.#publishOutcome(policy, outcome);
     await this.#parts.onObserved(observation);
   }
@@ -313,18 +402,21 @@ export class Gateway {
   /** Writes the result of a run to the status, the metrics and the log. */
   #report(
     { outcome, changes, failures }: Run,
-    { at, trigger, durationMs }: { at: number; trigger: Trigger; durationMs: number },
+    how: { policy: Policy; at: number; trigger: Trigger; durationMs: number },
   ): void {
+    const { policy, at, trigger, durationMs } = how;
     const { view, metrics } = this.#parts;
     const ok = failures.length === 0;
     const error = failures[0]?.message;
     const failing = [...failures, ...(outcome?.observation.conflicts ?? [])];
     const blocked = view.kernel.families.filter(({ state }) => state === 'blocked');
     view.kernel.failed = failedSince(view.kernel.failed, failing, at);
-    view.kernel.inSync = failing.length === 0 && blocked.length === 0;
+    // A policy that was loaded meanwhile is not in the kernel yet.
+    view.kernel.inSync = failing.length === 0 && blocked.length === 0 && policy === this.#policy;
     view.kernel.last = { at, trigger, ok, changes, durationMs, ...(error && { error }) };
     metrics.reconciled({ ok, trigger, durationMs });
     const reasons = blocked.map(({ family, reason }) => `IPv${family}: ${reason}`);
+    this.#log.lacks(kernelLacks(failing));
     this.#log.failures([...reasons, ...view.kernel.failed.map(({ message }) => message)], trigger);
   }
 
@@ -340,7 +432,9 @@ export class Gateway {
     const { kernels } = this.#parts;
     const before = this.#observation && kernels.fingerprint(this.#observation);
     const settled =
-      (trigger === 'policy' || trigger === 'group') && before !== undefined && before === this.#fingerprint;
+      (trigger === 'policy' || trigger === 'group' || trigger === 'bgp') &&
+      before !== undefined &&
+      before === this.#fingerprint;
     const unchanged = {
       routing: settled && !this.#routingTouched,
       nat: settled && !this.#natTouched,

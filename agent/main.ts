@@ -12,5 +12,17 @@ if (major < 22 || (major === 22 && minor < 18)) {
   );
   process.exit(1);
 }
-const { cli } = await import('./commands/cli.ts');
-await cli(process.argv);
+const { EXIT, plainRunFlags, resolveOptions, UsageError } = await import('./options.ts');
+const flags = plainRunFlags(process.argv.slice(2));
+if (flags === undefined) {
+  const { cli } = await import('./commands/cli.ts');
+  await cli(process.argv);
+} else {
+  const { run } = await import('./commands/run.ts');
+  try {
+    await run(resolveOptions(flags, process.env, process.stdout.isTTY === true));
+  } catch (error) {
+    process.stderr.write(`veg-agent: ${(error as Error).message}\n`);
+    process.exitCode = error instanceof UsageError ? EXIT.usage : EXIT.failed;
+  }
+}

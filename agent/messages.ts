@@ -1,8 +1,8 @@
 /**
  * The messages from the agent process to the BFD process, its parent, and what each promises
- * (docs/design/0008-processes.md). The other direction is in bfd/intent.ts. Pure.
+ * (docs/design/0008-processes.md). The other direction is in bfd/intent.ts, but for `begin`. Pure.
  */
-import type { ToEngine } from '../bfd/intent.ts';
+import type { FromEngine, ToEngine } from '../bfd/intent.ts';
 
 export type FromAgent =
   | ToEngine
@@ -13,6 +13,12 @@ export type FromAgent =
    * process last completed an observation of kernel and uplink; null: never.
    */
   | { type: 'pulse'; watchedAgo: number | null };
+
+/** To the agent process. */
+export type ToAgent =
+  | FromEngine
+  /** The first message: this process is the agent process from now on. Before it, it only loads. */
+  | { type: 'begin' };
 
 /**
  * Whether a message counts that is read after its sender has ended. What it observed and the commands of an operator do,

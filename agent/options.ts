@@ -60,10 +60,28 @@ export const RUN_OPTIONS = {
   resync: { value: 'TIME', help: 'the longest time between two reconciles', fallback: '30s' },
   'drain-timeout': { value: 'TIME', help: 'the longest wait for traffic to move away', fallback: '5s' },
   'on-exit': { value: 'keep|remove', help: 'the kernel state after the daemon ended', fallback: 'keep' },
+  'frr-dir': { value: 'DIR', help: "FRR's sockets, for the sessions in status", fallback: '/run/frr' },
   'translation-log': { value: 'FILE', help: 'translation records go there, rotated (default: stdout)' },
 } as const satisfies Record<string, OptionSpec>;
 
 export type OptionName = keyof typeof GLOBAL_OPTIONS | keyof typeof KERNEL_OPTIONS | keyof typeof RUN_OPTIONS;
+
+/**
+ * The flags of the command line `run --FLAG VALUE …`; undefined for any other: reading those takes a library, which takes an
+ * interpreter half as long to load as the engine of BFD.
+ */
+export function plainRunFlags([command, ...words]: readonly string[]): Flags | undefined {
+  if (command !== 'run' || words.length % 2 === 1) return undefined;
+  const flags: Flags = {};
+  for (let i = 0; i < words.length; i += 2) {
+    const [word, value] = [words[i]!, words[i + 1]!];
+    const name = word.slice('--'.length);
+    const known = [GLOBAL_OPTIONS, KERNEL_OPTIONS, RUN_OPTIONS].some((table) => Object.hasOwn(table, name));
+    if (!word.startsWith('--') || !known || value.startsWith('-')) return undefined;
+    flags[name as OptionName] = value;
+  }
+  return flags;
+}
 
 /** `ADDR:PORT` to listen on. */
 export interface ListenAddress {
@@ -87,6 +105,7 @@ export interface Options {
   /** Milliseconds. */
   drainTimeout: number;
   onExit: 'keep' | 'remove';
+  frrDir: string;
   /** Absent: translation records go to stdout. */
   translationLog?: string;
 }
@@ -206,6 +225,7 @@ export function resolveOptions(
       return time !== undefined && time <= LONGEST_WAIT ? time : undefined;
     })!,
     onExit: read('on-exit', 'keep or remove', oneOf('keep', 'remove'))!,
+    frrDir: read('frr-dir', 'a directory', text)!,
     ...(translationLog === undefined ? {} : { translationLog }),
   };
 }

@@ -4,9 +4,12 @@
  * it is started again. This file connects the parts, starts them in order, and ends them.
  */
 import type { EngineReport } from '../bfd/intent.ts';
-import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
+import { type Clock, systemClock, type Timer, uptime } from '../lib/clock.ts';
 import { type ControlServer, serveControl } from '../lib/control/server.ts';
 import { exec } from '../lib/exec.ts';
+
+export { createLog } from '../lib/log.ts';
+
 import type { Logger } from '../lib/log.ts';
 import type { Moment } from '../lib/moment.ts';
 import { NetlinkSocket, Protocol } from '../lib/netlink.ts';
@@ -15,16 +18,19 @@ import type { HandledSignal } from '../lib/signals.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../nat/rules.ts';
 import { createView } from './agent-view.ts';
 import { BfdLink, type Channel } from './bfd-link.ts';
+import { FrrSessions } from './bgp/frr-socket.ts';
+import { ROUTERS_MOVE } from './bgp/withdrawal.ts';
 import { controlRoutes, type Queries } from './control-routes.ts';
 import { DrainWatch } from './drain/drain.ts';
 import type { KernelWatch } from './events.ts';
 import { BusiestSources, readBusiestSources } from './flows/busiest-sources.ts';
 import { readConntrackPressure, readConntrackUse, readInsertFailures } from './flows/conntrack-table.ts';
 import { findInGroup } from './flows/group-lookup.ts';
+import { PolicyCounters } from './flows/policy-counters.ts';
 import { portBlocksOf } from './flows/port-history.ts';
 import { Translations } from './flows/translations.ts';
 import { Gateway } from './gateway.ts';
-import { Group, HANDOVER_TIMEOUT } from './group/group.ts';
+import { Group, handoverLimit } from './group/group.ts';
 import { addGroupMetrics } from './group/group-metrics.ts';
 import { createKernels, type OpenKernels } from './kernels.ts';
 import { supervisorStatus } from './kube-ovn/recovery.ts';
@@ -38,18 +44,20 @@ import { groupSettings } from './plan/group.ts';
 import type { Plan } from './plan/plan.ts';
 import { hasIPv6 } from './pod/facts.ts';
 import { LastPolicy, readLastPolicy } from './policy/last-policy.ts';
-import { lastGood, watchSource } from './policy/source.ts';
+import { lastGood, type PolicyWatcher, watchSource } from './policy/source.ts';
 import type { Observation } from './reconcile/observation.ts';
+import { BandwidthUse } from './show/bandwidth.ts';
+import { addBandwidthMetrics } from './show/bandwidth-metrics.ts';
+import { addBgpMetrics } from './show/bgp-metrics.ts';
 import { Drops } from './show/drops.ts';
 import { SessionHistory } from './show/history.ts';
 import { HttpListeners } from './show/http.ts';
 import { Metrics } from './show/metrics.ts';
 import { loadPage } from './show/page/page.ts';
-import { type AgentView, notReady, statusDocument } from './show/status.ts';
+import { PlotHistory } from './show/plots/plot-history.ts';
+import { SAMPLE_PERIOD } from './show/plots/series.ts';
+import { type AgentView, type BgpView, notReady, statusDocument } from './show/status.ts';
 import { Uplink } from './uplink/uplink.ts';
-
-/** How often the sources with the most connections are checked for, ms. */
-const BUSIEST_PERIOD = 5000;
 
 /** Errors of a netlink socket that no retry mends. */
 const NO_NETLINK: ReadonlySet<string> = new Set(['EACCES', 'EAFNOSUPPORT', 'EPERM', 'EPROTONOSUPPORT']);
@@ -133,6 +141,9 @@ class AgentProcess {
   readonly #history = new SessionHistory();
   readonly #recovery: SessionRecovery;
   readonly #translations: Translations;
+  readonly #bandwidth: BandwidthUse;
+  readonly #frr: FrrSessions;
+  readonly #counters: PolicyCounters;
   readonly #busiest: BusiestSources;
   readonly #metrics: Metrics;
   readonly #http: HttpListeners;
@@ -142,13 +153,16 @@ class AgentProcess {
   readonly #drain: DrainWatch;
   readonly #last: LastPolicy;
   readonly #queries: Queries;
+  readonly #plots: PlotHistory;
   #lastReport: { report: EngineReport; at: Moment } | undefined;
-  #lastObservation: Pick<Observation, 'plan' | 'backend'> | undefined;
+  #lastObservation: Pick<Observation, 'plan' | 'backend' | 'fastPath'> | undefined;
+  /** The policy has a fast path. */
+  #fastPath = false;
   // Set by `start`.
   #control: ControlServer | undefined;
   #events: KernelWatch | undefined;
-  #source: ReturnType<typeof watchSource> | undefined;
-  #busiestTimer: Timer | undefined;
+  #source: PolicyWatcher | undefined;
+  #sampleTimer: Timer | undefined;
 
   constructor(
     options: Options,
@@ -169,9 +183,21 @@ class AgentProcess {
       pod: POD_NAME,
       node: NODE_NAME,
       logger,
+      onTotals: (began, volumes) => this.#counters.takeLog(began, volumes),
+    });
+    this.#bandwidth = new BandwidthUse(
+      () => kernels.shaping.counts(),
+      () => this.#lastObservation?.plan.shaping,
+      now,
+    );
+    this.#frr = new FrrSessions({
+      directory: options.frrDir,
+      wanted: () => this.#view.policy.bgp !== undefined,
+      clock,
     });
     this.#view = this.#createView();
     this.#recovery = new SessionRecovery({ bfd, logger, now, notLive: () => this.#notLive() });
+    this.#counters = this.#createCounters();
     const drops = this.#createDrops();
     this.#busiest = this.#createBusiest(drops);
     this.#metrics = new Metrics({
@@ -181,9 +207,14 @@ class AgentProcess {
       pressure: readConntrackPressure,
       drops,
       translations: this.#translations,
+      counters: this.#counters,
     });
+    addBandwidthMetrics(this.#metrics.registry, this.#bandwidth);
+    addBgpMetrics(this.#metrics.registry, () => this.#bgpView());
     addRecoveryMetrics(this.#metrics.registry, this.#recovery.recovery, now);
+    this.#plots = this.#createPlots();
     this.#queries = {
+      history: async (query) => this.#plots.answer(query),
       status: async () => ({ status: 200, body: statusDocument(this.#view, Date.now()) }),
       sources: () => this.#translations.sources(),
       translations: (query) => findInGroup(query, (own) => this.#translations.find(own), this.#group),
@@ -198,6 +229,10 @@ class AgentProcess {
       },
       onChange: () => this.#gateway.publish(),
       onConflict: (claims) => this.#metrics.conflicted('gateway', claims),
+      onRoundTrip: (family, ms) => {
+        this.#metrics.roundTrip(family, ms);
+        this.#plots.roundTrip(family, ms);
+      },
     });
     this.#gateway = this.#createGateway();
     this.#group = new Group({
@@ -215,6 +250,7 @@ class AgentProcess {
       ...{ exec, logger, clock },
       report: () => this.#view.bfd,
       observation: () => this.#lastObservation,
+      carried: () => (this.#fastPath ? this.#counters.packets : undefined),
     });
   }
 
@@ -224,8 +260,12 @@ class AgentProcess {
     const report = this.#group.takeReport(all);
     this.#lastReport = { report, at: this.#now() };
     this.#history.observe(report, Date.now());
+    // A process that starts during a drain goes on with it.
+    if (report.draining !== this.#view.draining) this.#gateway.withdraw(report.draining);
     this.#view.draining = report.draining;
+    this.#plots.observe(this.#view, report, (family) => this.#uplink.readiness(family)?.ready);
     this.#recovery.observe(report);
+    this.#gateway.checkSessions();
   };
 
   /** How long ago kernel and uplink were last observed, ms; undefined before the first time. */
@@ -257,11 +297,18 @@ class AgentProcess {
       const reason = netfilterError.message;
       logger.warn({ reason }, 'cannot listen for nf_tables changes; only the resync finds them');
     }
-    this.#busiestTimer = clock.every(BUSIEST_PERIOD, () => void this.#busiest.check());
+    // One timer for both: fewer wake-ups.
+    this.#sampleTimer = clock.every(SAMPLE_PERIOD, () => {
+      this.#plots.sample();
+      void this.#busiest.check();
+    });
     const kept = readLastPolicy(stateDir, (reason) => logger.warn({ reason }, 'no last good policy'));
-    this.#source = watchSource(policyDir, process.env, kept, (loaded) => {
+    this.#source = await watchSource(policyDir, process.env, kept, (loaded) => {
       this.#gateway.takePolicy(loaded);
-      if (loaded.result.ok) this.#translations.onPolicy(loaded.result.policy);
+      if (!loaded.result.ok) return;
+      this.#fastPath = loaded.result.policy.fastPath === true;
+      this.#counters.followFastPath(this.#fastPath);
+      this.#translations.onPolicy(loaded.result.policy);
     });
     await this.#listen([]);
     onSignals({ SIGHUP: () => this.#reread(), SIGUSR1: () => this.#dump() });
@@ -269,19 +316,31 @@ class AgentProcess {
     return true;
   }
 
-  /** Waits for traffic to move away while forwarding goes on, then ends everything. */
+  /**
+   * Withdraws what is announced, hands flows over to the group, lets the BFD process drain, and waits for traffic to move
+   * away while forwarding goes on; then ends everything.
+   */
   async shutdown(remove: boolean): Promise<void> {
-    const { logger } = this.#effects;
-    const handedOver = this.#group.drain(Math.min(HANDOVER_TIMEOUT, this.#options.drainTimeout));
-    const drained = await this.#drain.drained(this.#options.drainTimeout);
-    await handedOver;
+    const { logger, clock } = this.#effects;
+    const { drainTimeout } = this.#options;
+    const end = clock.now() + drainTimeout;
+    await Promise.all([this.#routersMove(drainTimeout), this.#group.drain(handoverLimit(drainTimeout))]);
+    this.#bfd.drain();
+    const drained = await this.#drain.drained(Math.max(0, end - clock.now()));
     logger.info({ drained }, drained ? 'traffic has moved' : 'the drain timeout is over');
     this.#source?.close();
     this.#events?.close();
-    this.#busiestTimer?.cancel();
+    this.#sampleTimer?.cancel();
+    this.#plots.save();
     this.#uplink.close();
     this.#drain.close();
-    await Promise.all([this.#group.stop(), this.#gateway.stop(), this.#translations.stop()]);
+    this.#frr.close();
+    await Promise.all([
+      this.#group.stop(),
+      this.#gateway.stop(),
+      this.#counters.stop(),
+      this.#translations.stop(),
+    ]);
     if (remove) {
       this.#last.remove();
       await this.#gateway.remove();
@@ -290,10 +349,18 @@ class AgentProcess {
     await this.#http.close();
   }
 
+  /** Withdraws what is announced. Resolves when routers have had the time to follow; `limitMs`: the longest wait. */
+  async #routersMove(limitMs: number): Promise<void> {
+    if (!this.#gateway.withdraw(true)) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#effects.clock.after(Math.min(ROUTERS_MOVE, limitMs), resolve);
+    await promise;
+  }
+
   /** SIGHUP. */
   #reread(): void {
     this.#effects.logger.info('SIGHUP: reading the policy again');
-    this.#source?.reread();
+    void this.#source?.reread();
     this.#gateway.request('sighup');
   }
 
@@ -329,9 +396,27 @@ class AgentProcess {
       uplink: () => this.#uplink,
       translations: this.#translations,
       group: () => this.#group,
+      bgp: () => this.#bgpView(),
       conntrackUse: readConntrackUse,
+      bandwidth: this.#bandwidth,
       busiest: () => this.#busiest,
       unwatched: () => this.#unwatched(),
+    });
+  }
+
+  #bgpView(): BgpView | undefined {
+    const { bgp } = this.#view.policy;
+    if (bgp === undefined) return undefined;
+    const prefixes = this.#lastObservation?.plan.announcements ?? [];
+    return { required: bgp.required, prefixes, sessions: this.#frr.sessions };
+  }
+
+  #createCounters(): PolicyCounters {
+    const { logger, clock } = this.#effects;
+    return new PolicyCounters({
+      ...{ stateDir: this.#options.stateDir, logger, clock, read: () => this.#kernels.readCounters() },
+      onReading: (volumes, at) => this.#translations.onCounters(volumes, at),
+      onFollowed: () => this.#gateway.fastPathCounted(),
     });
   }
 
@@ -358,15 +443,32 @@ class AgentProcess {
     });
   }
 
+  #createPlots(): PlotHistory {
+    const { logger, clock } = this.#effects;
+    return new PlotHistory(this.#options.stateDir, logger, () => {
+      const { traffic, trafficAt, enabled: open } = this.#translations;
+      const now = uptime();
+      const counted = traffic !== undefined && trafficAt !== undefined;
+      return {
+        traffic: counted ? { policies: traffic, at: now - (clock.now() - trafficAt), open } : undefined,
+        entries: readConntrackUse()?.entries,
+        lateness: this.#lastReport?.report.lateness,
+      };
+    });
+  }
+
   #createHttp(): HttpListeners {
-    const { status, sources, translations } = this.#queries;
+    const { status, history, sources, translations } = this.#queries;
     return new HttpListeners(
       {
         metrics: () => this.#metrics.text(),
         notLive: () => this.#notLive(),
         notReady: () => notReady(this.#view),
         page: loadPage,
-        data: { '/data/status': status, '/data/sources': sources, '/data/translations': translations },
+        data: {
+          ...{ '/data/status': status, '/data/history': history },
+          ...{ '/data/sources': sources, '/data/translations': translations },
+        },
       },
       this.#effects.logger,
     );
@@ -379,13 +481,16 @@ class AgentProcess {
       ...{ options: this.#options, view: this.#view, kernels: this.#kernels, logger, clock },
       ...{ uplink: this.#uplink, metrics: this.#metrics },
       onIntent: (intent) => this.#recovery.configure(intent),
+      report: () => this.#lastReport?.report,
       readEvents: () => this.#events?.read(),
       onInForce: (fresh, missing) => this.#last.keep(fresh, missing),
       lastGood: () => lastGood(readLastPolicy(stateDir, () => {})),
+      countsFastPath: () => this.#counters.countsFastPath,
       onApplied: (plan) => this.#recordPortBlocks(plan),
       onObserved: (observation) => {
-        const { plan, backend } = observation;
-        this.#lastObservation = { plan, backend };
+        const { plan, backend, fastPath } = observation;
+        this.#lastObservation = { plan, backend, fastPath };
+        this.#counters.configure(plan.counters);
         this.#group.configure(groupSettings(plan), plan.leftAlone);
         const { listenAddresses, interfaces } = plan;
         return this.#listen(listenAddresses, interfaces.external);
@@ -404,6 +509,7 @@ class AgentProcess {
     const routes = controlRoutes({
       ...{ options: this.#options, view: this.#view, queries: this.#queries },
       ...{ gateway: this.#gateway, bfd: this.#bfd, drain: this.#drain, group: this.#group },
+      routersMove: (limitMs) => this.#routersMove(limitMs),
       supervisorStatus: () =>
         supervisorStatus(
           this.#recovery.recovery,

@@ -8,11 +8,12 @@
  *           ├ worker thread  conntrack events and the translation log (flows/translations-worker.ts)
  *           └ commands       iptables-restore and the like (lib/exec.ts), one at a time for each reconcile
  *
- * **Who may block.** The BFD process never waits: it reads and writes packets without blocking, and its only disk
- * access is the checkpoint on the state directory (a tmpfs). So nothing that the agent does can delay a packet. The
- * agent process may block its main thread for some milliseconds (netlink dumps, 10 000 blocks); it may hang, crash or
- * be killed for its memory: the kernel goes on forwarding and the sessions stay Up. Commands may hang; each is killed
- * after its timeout. The worker thread may fall behind: events are then lost and counted.
+ * **Who may block.** The BFD process never waits once it has sessions (sealed-start.ts runs programs before that): it reads
+ * and writes packets without blocking, and its only disk access is the checkpoint on the state directory (a tmpfs). So
+ * nothing that the agent does can delay a packet. The agent process may block its main thread for some milliseconds
+ * (netlink dumps, 10 000 blocks); it may hang, crash or be killed for its memory: the kernel goes on forwarding and the
+ * sessions stay Up. Commands may hang; each is killed after its timeout. The worker thread may fall behind: events are
+ * then lost and counted.
  *
  * **Timers.** Each has one owner: the engine the deadlines of all sessions (bfd/); this file the check once a second
  * (report, hang, unwatched, state directory); agent-child.ts the restart of the agent process; in the agent process
@@ -21,7 +22,8 @@
  *
  * **Messages.** messages.ts and bfd/intent.ts define what each promises. In short: `up`: signals are handled and the
  * control socket answers. `pulse`: the event loop turns, and when kernel and uplink were last observed. `intent`: these
- * sessions, and which families may carry traffic. `command`, `drain`, `undrain`: words of an operator. Downward:
+ * sessions, and which families may carry traffic. `command`, `drain`, `undrain`: words of an operator; `drain` also answers
+ * `shutdown`. Downward:
  * `report` at each change of a session and once a second, `reply`, `shutdown`. A message may be lost with its
  * receiver; each one is repeated or made again by the next process (an intent by its first reconcile), or its sender
  * has a timeout (a command).
@@ -32,12 +34,13 @@
  * until one completes. watchdog.ts has both clocks. The BFD process itself is alive for the agent process as long as a
  * report came within 10 s (`/livez`).
  */
-import { fork } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import os from 'node:os';
-import { extname, join } from 'node:path';
+import { join } from 'node:path';
 import { BfddControl } from '../bfd/bfdd-control.ts';
+import type { EarlyListener } from '../bfd/early-listener.ts';
 import { Engine } from '../bfd/engine.ts';
-import type { EngineReport, FamilyReadiness } from '../bfd/intent.ts';
+import type { BfdIntent, EngineReport, FamilyReadiness } from '../bfd/intent.ts';
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import { unblockSignal } from '../lib/libc.ts';
 import { createLog, type Log } from '../lib/log.ts';
@@ -48,12 +51,17 @@ import { type HandledSignal, onSignals } from '../lib/signals.ts';
 import { StateDir } from '../lib/state-dir.ts';
 import { VERSION } from '../lib/version.ts';
 import { AgentChild, type ForkedProcess } from './agent-child.ts';
+import { begin, CHECKPOINT_FILE, forkAgent } from './agent-fork.ts';
 import type { FromAgent } from './messages.ts';
 import type { Options } from './options.ts';
+import type { Policy } from './policy/model.ts';
+import type { SealedStart } from './sealed-start.ts';
 import { createWatchdog, gatewayWatched, isHung, isUnwatched, type Watchdog } from './watchdog.ts';
 
 /** How often the agent process gets a report when nothing changes, ms. */
 const REPORT_PERIOD = 1000;
+/** How long the agent process waits for an answer of the external gateway to begin the first sessions, ms. */
+const FIRST_ANSWER = 50;
 /** How long the agent process may take to end beyond the drain timeout, ms. */
 const EXIT_GRACE = 6000;
 
@@ -71,6 +79,8 @@ export interface SupervisorParts {
   fork(): ForkedProcess;
   /** Called with the pid of each agent process. */
   onStart(pid: number): void;
+  /** Called with each intent of an agent process, before it is configured. */
+  onAgentIntent(): void;
   /** Recreates and locks the state directory if it was removed. Throws when that fails. */
   ensureStateDir(): void;
   logger: Log;
@@ -85,6 +95,8 @@ export class Supervisor {
   readonly #exit = Promise.withResolvers<number>();
   readonly #stateDirFailures = new LogOnChange();
   #stopping = false;
+  /** The agent process sends `drain` itself: other members of a group, or routers, have to know first. */
+  #drainLater = false;
   #unwatched = false;
   #unwatchedLogged = false;
 
@@ -167,10 +179,12 @@ export class Supervisor {
   }
 
   async #drainAndStop(): Promise<void> {
-    const { engine, options } = this.#parts;
-    engine.drain();
+    const { engine, options, clock } = this.#parts;
+    if (!this.#drainLater) engine.drain();
     this.#child.send({ type: 'shutdown', remove: options.onExit === 'remove' });
+    const late = clock.after(options.drainTimeout, () => engine.drain());
     await this.#child.end(options.drainTimeout + EXIT_GRACE);
+    late.cancel();
     await engine.stop();
   }
 
@@ -187,6 +201,10 @@ export class Supervisor {
         this.#gate(clock.now());
         break;
       case 'intent':
+        this.#drainLater =
+          message.intent.drainLater ??
+          message.intent.peers.some(({ unconditional }) => unconditional === true);
+        this.#parts.onAgentIntent();
         engine.configure(message.intent);
         break;
       case 'command': {
@@ -252,21 +270,30 @@ export class Supervisor {
   }
 }
 
-/** Forks the agent process. */
-function forkAgent(options: Options): ForkedProcess {
-  const file = join(import.meta.dirname, `child${extname(import.meta.filename)}`);
-  return fork(file, [JSON.stringify(options)], {
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    // No process that can send a signal may open Node's inspector.
-    execArgv: [...process.execArgv, '--disable-sigusr1'],
-  });
+/** What lets sessions begin before there is an agent process (sealed-start.ts). */
+export interface Sealed {
+  policy: Policy;
+  /** The file of the seal. */
+  file: string;
+}
+
+/** What was begun before this file was loaded. */
+export interface Prepared {
+  /** An agent process that was forked already, and waits to begin. */
+  ahead?: ForkedProcess | undefined;
+  early?: EarlyListener | undefined;
 }
 
 /**
- * Runs until a signal ends it. `priority`: of this process; the agent process gets the normal one.
- * Returns the exit code: 0 after a clean end, 1 when it could not start.
+ * Runs until a signal ends it. `priority`: of this process; the agent process gets the normal one. `sealed`: where `apply` may
+ * have left a seal. Returns the exit code: 0 after a clean end, 1 when it could not start.
  */
-export async function supervise(options: Options, priority: Priority): Promise<number> {
+export async function supervise(
+  options: Options,
+  priority: Priority,
+  sealed?: Sealed,
+  { ahead, early }: Prepared = {},
+): Promise<number> {
   const { logger, flush } = await createLog({
     level: options.logLevel,
     format: options.logFormat,
@@ -286,18 +313,25 @@ export async function supervise(options: Options, priority: Priority): Promise<n
   }
   logger.info({ priority }, 'scheduling');
   let supervisor: Supervisor | undefined;
-  reapOrphans((pid) => pid === supervisor?.agentPid);
+  let begun: SealedStart | undefined;
+  reapOrphans((pid) => pid === supervisor?.agentPid || pid === ahead?.pid);
   const engine = new Engine({
     logger,
-    checkpoint: join(options.stateDir, 'bfd.json'),
+    checkpoint: join(options.stateDir, CHECKPOINT_FILE),
     // The sessions outlive the agent process, and the kernel forwards without both (RFC 5880 6.8.7, C bit).
     controlPlaneIndependent: true,
     onChange: (report) => supervisor?.report(report),
+    ...(early && { early }),
   });
   const bfddControl = new BfddControl(engine, VERSION, () => supervisor?.stop('bfdd-control stop'));
   supervisor = new Supervisor({
     ...{ options, engine, bfddControl, logger, clock: systemClock },
-    fork: () => forkAgent(options),
+    fork() {
+      // One that has ended meanwhile is no longer connected.
+      const forked = ahead?.connected ? ahead : forkAgent(options);
+      ahead = undefined;
+      return begin(forked);
+    },
     onStart(pid) {
       try {
         if (priority.kind === 'nice') os.setPriority(pid, 0);
@@ -305,11 +339,20 @@ export async function supervise(options: Options, priority: Priority): Promise<n
         logger.warn({ err: error }, 'the agent process keeps the priority of the BFD process');
       }
     },
+    onAgentIntent: () => begun?.close(),
     ensureStateDir: () => stateDir.ensure(),
   });
   logger.info({ version: VERSION, stateDir: options.stateDir, policyDir: options.policyDir }, 'starting');
   onSignals(supervisor.signalHandlers, unblockSignal);
+  if (sealed !== undefined && existsSync(sealed.file)) {
+    const { SealedStart } = await import('./sealed-start.ts');
+    const onIntent = (intent: BfdIntent) => engine.configure(intent);
+    begun = await SealedStart.begin({ ...sealed, options, logger, clock: systemClock, onIntent });
+    // One core at most: the agent process would only take the time that the first packet needs.
+    await begun?.decided(FIRST_ANSWER);
+  }
   const code = await supervisor.run();
+  begun?.close();
   flush();
   return code;
 }

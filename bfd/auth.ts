@@ -7,10 +7,16 @@
  *
  * The digest covers the whole packet, with the secret, padded with zeros, in the field of the digest.
  */
-import { createHash, timingSafeEqual } from 'node:crypto';
 import { AUTH_TYPES, type DiscardReason, MANDATORY_LENGTH } from './constants.ts';
 import type { AuthTypeName } from './intent.ts';
 import type { Packet } from './packet.ts';
+
+let loaded: typeof import('node:crypto') | undefined;
+/** Loaded with the first packet that has an authentication section: most sessions have none. */
+function crypto(): typeof import('node:crypto') {
+  loaded ??= process.getBuiltinModule('node:crypto');
+  return loaded;
+}
 
 /** A secret with the Key ID under which the peer knows it. */
 export interface AuthKey {
@@ -58,7 +64,7 @@ export function sectionLength(key: AuthKey): number {
 function hashPacket(bytes: Buffer, key: AuthKey, digest: Digest): Buffer {
   bytes.fill(0, DIGEST, DIGEST + digest.octets);
   bytes.set(key.secret, DIGEST);
-  return createHash(digest.hash).update(bytes).digest();
+  return crypto().createHash(digest.hash).update(bytes).digest();
 }
 
 /** Writes the authentication section of an encoded packet, whose length has room for it. */
@@ -100,7 +106,7 @@ export function verify(
   const digest = digestOf(matching[0]!.type);
   if (digest === undefined) {
     const password = payload.subarray(SECTION + 3, SECTION + authLength);
-    const key = matching.find((candidate) => timingSafeEqual(candidate.secret, password));
+    const key = matching.find((candidate) => crypto().timingSafeEqual(candidate.secret, password));
     return key === undefined ? 'auth-digest' : { key, sequence: 0 };
   }
 
@@ -114,7 +120,7 @@ export function verify(
   const sent = payload.subarray(DIGEST, DIGEST + digest.octets);
   for (const key of matching) {
     const copy = Buffer.from(payload.subarray(0, packet.length));
-    if (timingSafeEqual(sent, hashPacket(copy, key, digest))) return { key, sequence };
+    if (crypto().timingSafeEqual(sent, hashPacket(copy, key, digest))) return { key, sequence };
   }
   return 'auth-digest';
 }

@@ -8,6 +8,7 @@
 import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import pino from 'pino';
+import { systemClock } from '../lib/clock.ts';
 import { unblockSignal } from '../lib/libc.ts';
 import { LogOnChange } from '../lib/log-on-change.ts';
 import { reapOrphans } from '../lib/reaper.ts';
@@ -200,7 +201,7 @@ onSignals(
   unblockSignal,
 );
 reapOrphans();
-setInterval(ensureStateDir, STATE_DIR_PERIOD).unref();
+systemClock.every(STATE_DIR_PERIOD, ensureStateDir).unref();
 
 // The sessions run already; load the rest meanwhile.
 const { serveControl, SocketInUseError } = await import('../lib/control/server.ts');

@@ -4,14 +4,17 @@
  * Time is the scheduler's (scheduler.ts), packets come through the transport (transport.ts), and what outlives the
  * process is in the checkpoint (checkpoint.ts). `bfdd-control` acts on the sessions through bfdd-control.ts.
  */
-import { randomInt } from 'node:crypto';
+import { systemClock, type Timer } from '../lib/clock.ts';
+import { ifNametoindex } from '../lib/libc.ts';
 import type { Log } from '../lib/log.ts';
+import { randomUint32 } from '../lib/random.ts';
 import { sign } from './auth.ts';
 import { Checkpoint } from './checkpoint.ts';
 import { currentMoment, monotonicMicroseconds } from './clock.ts';
 import { DIAG, type DiscardReason } from './constants.ts';
 import { type Path, pathKey, select } from './demux.ts';
 import { Discards } from './discards.ts';
+import type { EarlyListener } from './early-listener.ts';
 import { endpointsOf } from './endpoints.ts';
 import type { BfdIntent, EngineReport, FamilyReadiness, PeerIntent } from './intent.ts';
 import { KeyRing, keyReader } from './keys.ts';
@@ -48,12 +51,14 @@ export interface EngineOptions {
   checkpoint?: string;
   /** Called after every change of a session's state. */
   onChange?: (report: EngineReport) => void;
-  /** Numbers in [0, 1) for jitter and ports. Discriminators come from node:crypto. Default: Math.random. */
+  /** Numbers in [0, 1) for jitter and ports. Discriminators come from the kernel. Default: Math.random. */
   random?: () => number;
   /** Default: 256. */
   maxSessions?: number;
   /** The C bit (6.8.7): the sessions outlive a restart of what programs the forwarding. */
   controlPlaneIndependent?: boolean;
+  /** What peers have sent before there were sessions; closed when it is no longer needed. */
+  early?: Pick<EarlyListener, 'take' | 'close'>;
   /** The parameters of sessions that `bfdd-control allow` and `connect` create. */
   newSession?: Partial<SessionDefaults>;
 }
@@ -76,8 +81,15 @@ const FORGET_ALLOWED_AFTER = 15_000_000;
 const LONGEST_STOP = 10_000_000;
 /** States that a session's history keeps. */
 const MAX_HISTORY = 4;
+/** How long packets may come before their session, and how long after the first session others may begin, microseconds. */
+const EARLY = { first: 30_000_000, others: 1_000_000 } as const;
 /** Pairs of addresses without a session whose counters are kept. */
 const MAX_FORMER = 1000;
+/**
+ * Packets that a session may have sent and not saved when the process ended. More would leave the window of a peer that
+ * takes three of its own Detect Mult for it, as BIRD does, after a few restarts.
+ */
+const UNSAVED_PACKETS = 2;
 const KNOCK = Buffer.alloc(0);
 
 type Counters = Pick<ManagedSession, 'packetsIn' | 'packetsOut' | 'transitions'>;
@@ -95,7 +107,7 @@ export class Engine {
   readonly #sessions = new Map<number, ManagedSession>();
   readonly #byPath = new Map<string, ManagedSession>();
   readonly #byDiscriminator = new Map<number, ManagedSession>();
-  readonly #maintenance: NodeJS.Timeout;
+  readonly #maintenance: Timer;
 
   /** The latest intent of each family. */
   #intent: BfdIntent = { peers: [], readiness: {} };
@@ -114,6 +126,8 @@ export class Engine {
   /** When every peer has had the time to see the drain, microseconds. */
   #drainedAt = 0;
 
+  /** When what peers have sent before is no longer needed, microseconds. */
+  #earlyUntil = monotonicMicroseconds() + EARLY.first;
   readonly #discards: Discards;
   readonly #lateness = new LatenessHistogram();
   #adopted = 0;
@@ -134,7 +148,7 @@ export class Engine {
     this.#scheduler = new Scheduler(this.#sessions, (managed, readUntil) =>
       this.#dispatch(managed, { type: 'timer', readUntil }),
     );
-    this.#maintenance = setInterval(() => this.#maintain(), MAINTENANCE_PERIOD);
+    this.#maintenance = systemClock.every(MAINTENANCE_PERIOD, () => this.#maintain());
     if (options.checkpoint !== undefined) {
       this.#checkpoint = new Checkpoint(options.checkpoint, this.#log, () =>
         [...this.#sessions.values()].map(savedOf),
@@ -168,6 +182,7 @@ export class Engine {
     this.#listen();
     for (const managed of added) if (managed !== undefined) this.#begin(managed);
     this.#holdAll();
+    for (const managed of added) if (managed !== undefined) this.#receiveEarly(managed);
   }
 
   /** Applies the intent of one session. Returns it if it is new. */
@@ -248,10 +263,11 @@ export class Engine {
     if (this.#closed) return;
     this.#closed = true;
     this.#checkpoint?.close();
-    clearInterval(this.#maintenance);
+    this.#maintenance.cancel();
     this.#scheduler.close();
     this.#transport.close();
     this.#resolver.close();
+    this.#options.early?.close();
     for (const managed of this.#sessions.values()) managed.sender.close();
   }
 
@@ -286,7 +302,7 @@ export class Engine {
     const session = createSession(
       this.#config(peer, {}, keys),
       inUse ? this.#newDiscriminator() : known.localDiscr,
-      randomInt(2 ** 32),
+      randomUint32(),
     );
     const managed: ManagedSession = {
       id: ++this.#lastId,
@@ -317,10 +333,23 @@ export class Engine {
     this.#dispatch(managed, { type: 'hold', hold: this.#holdOf(managed) });
   }
 
+  /** Hands a new session what its peer has sent before, as far as it would be accepted now. */
+  #receiveEarly({ local, remote, multihop, intent: { minTTL, interface: device } }: ManagedSession): void {
+    const { early } = this.#options;
+    if (early === undefined || multihop) return;
+    this.#earlyUntil = Math.min(this.#earlyUntil, monotonicMicroseconds() + EARLY.others);
+    const endpoint = { local, multihop, interface: device, minTTL, guard: { remotes: [], macs: [] } };
+    const ifindex = device === undefined ? undefined : ifNametoindex(device);
+    for (const packet of early.take(local, remote)) {
+      const accepted = packet.ttl >= minTTL && (ifindex === undefined || packet.ifindex === ifindex);
+      if (accepted) this.#receive(packet.payload, remote, endpoint);
+    }
+  }
+
   #newDiscriminator(): number {
     for (;;) {
-      const discriminator = randomInt(1, 2 ** 32);
-      if (!this.#byDiscriminator.has(discriminator)) return discriminator;
+      const discriminator = randomUint32();
+      if (discriminator !== 0 && !this.#byDiscriminator.has(discriminator)) return discriminator;
     }
   }
 
@@ -411,7 +440,9 @@ export class Engine {
 
   #maintain(): void {
     const now = monotonicMicroseconds();
+    if (now >= this.#earlyUntil) this.#options.early?.close();
     this.#resolver.retry();
+    this.#transport.check(now / 1000);
     const read = keyReader();
     let removed = false;
     for (const managed of this.#sessions.values()) {
@@ -544,6 +575,7 @@ export class Engine {
 
   #transmit(managed: ManagedSession, bytes: Uint8Array, now: number): boolean {
     const error = managed.sender.send(bytes);
+    this.#transport.check(now / 1000);
     if (error === undefined) return true;
     if (now - managed.sendErrorLogged > SEND_ERROR_LOG_PERIOD) {
       managed.sendErrorLogged = now;
@@ -686,9 +718,11 @@ export class Engine {
         lastReceive: now,
         // At once: the peer may be about to time out.
         transmitAt: now,
-        // Packets sent after the last save; the peer's window has room for them.
-        xmitAuthSeq: (saved.xmitAuthSeq + managed.session.config.detectMult) >>> 0,
+        xmitAuthSeq: (saved.xmitAuthSeq + UNSAVED_PACKETS) >>> 0,
         rcvAuthSeq: saved.rcvAuthSeq,
+        // What the peer has sent since was not heard (RFC 5880, 6.8.1).
+        authSeqKnown:
+          saved.session?.authSeqKnown === true && now < saved.lastTransmit + 2 * saved.session.detectionTime,
       });
       managed.history = [{ state: managed.session.sessionState, since: currentMoment() }];
       const awayMs = Math.round((now - saved.lastTransmit) / 1000);

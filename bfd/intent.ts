@@ -69,6 +69,8 @@ export interface BfdIntent {
   listen?: string[];
   /** A family without one is unknown yet: its sessions stay as they are. */
   readiness: { 4?: FamilyReadiness; 6?: FamilyReadiness };
+  /** The agent process has something to do before a drain: it sends `drain` itself when it is asked to shut down. */
+  drainLater?: true;
 }
 
 /** One session as `status` and the metrics show it. Times in milliseconds, intervals in microseconds. */

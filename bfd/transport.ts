@@ -20,7 +20,7 @@ import {
   type Udp,
 } from './udp.ts';
 
-/** The interval between attempts to open sockets that are closed, or whose interface was recreated, ms. */
+/** The interval between attempts to open sockets that are closed, and the least between checks of open ones, ms. */
 const RETRY_PERIOD = 250;
 /** Source ports that a sending socket tries in a row. */
 const MAX_PORT_ATTEMPTS = 100;
@@ -40,12 +40,19 @@ class Receiver {
   readonly #udp: Udp;
   readonly #receive: Receive;
   readonly #log: Log;
+  readonly #onFailure: () => void;
 
-  constructor(udp: Udp, endpoint: Endpoint, receive: Receive, log: Log) {
+  /** `onFailure`: the socket has failed, and is closed. */
+  constructor(udp: Udp, endpoint: Endpoint, receive: Receive, log: Log, onFailure: () => void) {
     this.#udp = udp;
     this.endpoint = endpoint;
     this.#receive = receive;
     this.#log = log;
+    this.#onFailure = onFailure;
+  }
+
+  get isOpen(): boolean {
+    return this.#socket !== undefined;
   }
 
   open(): void {
@@ -57,6 +64,7 @@ class Receiver {
         error: (error) => {
           this.#logFailure(error);
           this.close();
+          this.#onFailure();
         },
       });
     } catch (error) {
@@ -209,7 +217,9 @@ export class Transport {
   readonly #receive: Receive;
   readonly #log: Log;
   readonly #random: () => number;
-  readonly #retries: NodeJS.Timeout;
+  /** Runs while a socket is closed. */
+  #retries: NodeJS.Timeout | undefined;
+  #checkedAt = 0;
   /** Drops of sockets that are no longer wanted. */
   #formerDrops = 0;
 
@@ -218,9 +228,31 @@ export class Transport {
     this.#log = log;
     this.#random = random;
     this.#udp = udp;
-    this.#retries = setInterval(() => {
-      for (const receiver of this.#receivers.values()) receiver.retry();
-    }, RETRY_PERIOD);
+  }
+
+  /**
+   * Looks for interfaces that were recreated, four times a second at most. To be called with every packet that is sent, and
+   * once a second: a process that is awake anyway need not wake up for it.
+   * @param now ms of a monotonic clock
+   */
+  check(now: number): void {
+    if (now - this.#checkedAt < RETRY_PERIOD) return;
+    this.#checkedAt = now;
+    this.#retry();
+  }
+
+  #retry(): void {
+    for (const receiver of this.#receivers.values()) receiver.retry();
+    this.#retryClosed();
+  }
+
+  /** Retries while a socket is closed. */
+  #retryClosed(): void {
+    const isClosed = [...this.#receivers.values()].some(({ isOpen }) => !isOpen);
+    if (isClosed) this.#retries ??= setInterval(() => this.#retry(), RETRY_PERIOD);
+    if (isClosed || this.#retries === undefined) return;
+    clearInterval(this.#retries);
+    this.#retries = undefined;
   }
 
   /** Listens on exactly these endpoints, at most one for a local address and port. */
@@ -237,11 +269,12 @@ export class Transport {
       if (receiver !== undefined) {
         receiver.change(endpoint);
       } else {
-        const added = new Receiver(this.#udp, endpoint, this.#receive, this.#log);
+        const added = new Receiver(this.#udp, endpoint, this.#receive, this.#log, () => this.#retryClosed());
         this.#receivers.set(key, added);
         added.open();
       }
     }
+    this.#retryClosed();
   }
 
   /** The sending socket of a session, opened with the first packet. `port`: the one to use if it is free, 0 for any. */

@@ -1,7 +1,8 @@
 /**
  * Runs programs; nothing else starts child processes: an argv array, text in, text out, no shell, the C locale, a timeout.
  */
-import { execa } from 'execa';
+import { accessSync, constants } from 'node:fs';
+import { join } from 'node:path';
 
 export interface ExecResult {
   stdout: string;
@@ -37,18 +38,42 @@ function remember(pid: number | undefined, until: number): void {
 /** The search path if PATH is unset. */
 const TOOL_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/local/bin', '/usr/bin', '/bin'];
 
+const searchPath = (): string => process.env.PATH ?? TOOL_DIRECTORIES.join(':');
+
+/** Whether `exec` finds a program in its search path that this user may run. */
+export const isInstalled = (program: string): boolean =>
+  searchPath()
+    .split(':')
+    .some((directory) => {
+      try {
+        accessSync(join(directory, program), constants.X_OK);
+        return true;
+      } catch {
+        return false;
+      }
+    });
+
+/** The environment of a program. */
+export const programEnvironment = (): Record<string, string> => ({
+  LC_ALL: 'C',
+  PATH: searchPath(),
+  // A user other than root cannot write to the default lock file of iptables-legacy.
+  ...(process.env.XTABLES_LOCKFILE && { XTABLES_LOCKFILE: process.env.XTABLES_LOCKFILE }),
+});
+
 /** Runs a program until it exits. Never throws: a failure is in the result. */
 export const exec: Exec = async (file, args, { input, timeoutMs = DEFAULT_TIMEOUT_MS } = {}) => {
+  // As large as the rest of what an agent process needs to answer: not before it is wanted.
+  const { execa } = await import('execa');
+  // An argument with a NUL is no result but an exception.
+  if (args.some((text) => text.includes('\0'))) {
+    return { stdout: '', stderr: `${file}: an argument with a NUL`, exitCode: -1 };
+  }
   const child = execa(file, args, {
     reject: false,
     stripFinalNewline: false,
     extendEnv: false,
-    env: {
-      LC_ALL: 'C',
-      PATH: process.env.PATH ?? TOOL_DIRECTORIES.join(':'),
-      // A user other than root cannot write to the default lock file of iptables-legacy.
-      ...(process.env.XTABLES_LOCKFILE && { XTABLES_LOCKFILE: process.env.XTABLES_LOCKFILE }),
-    },
+    env: programEnvironment(),
     timeout: timeoutMs,
     ...(input === undefined ? { stdin: 'ignore' as const } : { input }),
   });
@@ -61,6 +86,8 @@ export const exec: Exec = async (file, args, { input, timeoutMs = DEFAULT_TIMEOU
     ? `${file}: timed out after ${timeoutMs / 1000} s`
     : result.code === 'ENOENT'
       ? `${file}: not found`
-      : (result.originalMessage ?? result.shortMessage ?? `${file}: killed by ${result.signal}`);
+      : result.signal === undefined
+        ? (result.originalMessage ?? result.shortMessage ?? `${file} has failed`)
+        : `${file}: killed by ${result.signal}`;
   return { stdout, stderr: [stderr, reason].filter(Boolean).join('\n'), exitCode: -1 };
 };

@@ -39,6 +39,21 @@ export function readMounted(path: string, maxBytes: number): Buffer {
   return readAll(path, O_NONBLOCK | O_NOCTTY, maxBytes);
 }
 
+/** Reads a mounted secret. Throws like `readMounted`, and for a file that any user of the machine may read. */
+export function readSecret(path: string, maxBytes: number): Buffer {
+  refuseReadableByOthers(path);
+  return readMounted(path, maxBytes);
+}
+
+/** Throws for a file that any user of the machine may read, and for what is no file. */
+export function refuseReadableByOthers(path: string): void {
+  const stat = statSync(path);
+  checkKind(path, stat, Number.POSITIVE_INFINITY);
+  if ((stat.mode & 0o007) === 0) return;
+  const octal = (stat.mode & 0o777).toString(8).padStart(4, '0');
+  throw new Error(`${path} has mode ${octal}: other users can read it; mount it with defaultMode: 0400`);
+}
+
 /** Reads a large mounted file chunk by chunk. A chunk is valid until the next one. */
 export function* chunksOfMounted(path: string, maxBytes: number): Generator<Buffer> {
   checkKind(path, statSync(path), maxBytes);

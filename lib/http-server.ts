@@ -7,6 +7,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { ACCEPT, type Bpf, DROP, JEQ_K, LD_W_ABS, SKF_AD_IFINDEX, SKF_AD_OFF } from './bpf.ts';
+import { systemClock, type Timer } from './clock.ts';
 import { type ConnectionLimits, ConnectionSlots, clientOf, isLocalConnection } from './connection-slots.ts';
 import * as libc from './libc.ts';
 import {
@@ -71,12 +72,14 @@ export class HttpServer {
   readonly #slots: ConnectionSlots<Socket>;
   readonly #waiting = new WeakMap<Socket, [IncomingMessage, ServerResponse][]>();
   readonly #servers = new Set<Server>();
-  readonly #sweeper: NodeJS.Timeout;
+  readonly #sweeper: Timer;
 
   constructor(options: HttpServerOptions) {
     this.#options = options;
     this.#slots = new ConnectionSlots(options.limits);
-    this.#sweeper = setInterval(() => this.#drop(this.#slots.overdue(performance.now())), SWEEP_INTERVAL);
+    this.#sweeper = systemClock.every(SWEEP_INTERVAL, () =>
+      this.#drop(this.#slots.overdue(performance.now())),
+    );
     this.#sweeper.unref();
   }
 
@@ -117,7 +120,7 @@ export class HttpServer {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#sweeper);
+    this.#sweeper.cancel();
     await Promise.all([...this.#servers].map((server) => this.closeServer(server)));
   }
 

@@ -23,6 +23,8 @@ import {
   SO_BINDTODEVICE,
   SO_RCVBUF,
   SO_RCVBUFFORCE,
+  SO_SNDBUF,
+  SO_SNDBUFFORCE,
   SOCK_CLOEXEC,
   SOCK_NONBLOCK,
   SOL_SOCKET,
@@ -75,9 +77,13 @@ export class SystemError extends Error {
   }
 }
 
+/** Node makes a new map of 80 texts for every call. */
+let texts: ReturnType<typeof getSystemErrorMap> | undefined;
+
 /** The name and the message of a positive errno. */
-function errnoText(errno: number): [code: string, message: string] {
-  return getSystemErrorMap().get(-errno) ?? [`E${errno}`, `error ${errno}`];
+export function errnoText(errno: number): [code: string, message: string] {
+  texts ??= getSystemErrorMap();
+  return texts.get(-errno) ?? [`E${errno}`, `error ${errno}`];
 }
 
 function check(syscall: string, result: number): number {
@@ -132,6 +138,15 @@ export function setReceiveBuffer(fd: number, octets: number): void {
   }
 }
 
+/** Gives a socket a send buffer of `octets`; without CAP_NET_ADMIN at most net.core.wmem_max. Throws `SystemError`. */
+export function setSendBuffer(fd: number, octets: number): void {
+  try {
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, octets);
+  } catch {
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, octets);
+  }
+}
+
 /** Limits a socket to one interface. Throws `SystemError`. */
 export function bindToDevice(fd: number, device: string): void {
   setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, Buffer.from(`${device}\0`));
@@ -179,7 +194,8 @@ export function attachFilter(fd: number, program: Bpf): void {
     bytes.writeUInt16LE(code, at);
     bytes[at + 2] = jt;
     bytes[at + 3] = jf;
-    bytes.writeInt32LE(k, at + 4);
+    // An operand is 32 bits, offsets below zero included.
+    bytes.writeUInt32LE(k >>> 0, at + 4);
   });
   setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, bytes.subarray(0, SOCK_FPROG));
 }

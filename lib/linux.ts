@@ -39,7 +39,9 @@ export const SO_MEMINFO = 55;
 // linux/in.h, linux/in6.h
 export const IPPROTO_ICMP = 1;
 export const IPPROTO_TCP = 6;
+export const IPPROTO_UDP = 17;
 export const IPPROTO_ICMPV6 = 58;
+export const IPPROTO_SCTP = 132;
 export const IP_TOS = 1;
 export const IP_TTL = 2;
 export const IPV6_UNICAST_HOPS = 16;
@@ -53,6 +55,7 @@ export const ICMP_FILTER = 1;
 export const ICMPV6_FILTER = 1;
 
 // linux/if_ether.h
+export const ETH_P_IP = 0x0800;
 export const ETH_P_ARP = 0x0806;
 export const ETH_P_IPV6 = 0x86dd;
 
@@ -84,12 +87,14 @@ export const NFGEN_HEADER = 4;
 
 // linux/rtnetlink.h
 export const RTN_UNICAST = 1;
+export const RTN_UNREACHABLE = 7;
 export const RT_SCOPE_UNIVERSE = 0;
 export const RT_SCOPE_LINK = 253;
 
 // asm-generic/errno-base.h, asm-generic/errno.h
 export const EINTR = 4;
 export const EAGAIN = 11;
+export const EMSGSIZE = 90;
 export const ENOBUFS = 105;
 
 // asm-generic/fcntl.h

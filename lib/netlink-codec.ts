@@ -170,23 +170,25 @@ export class Attributes {
 
 // Writing ------------------------------------------------------------------------------------------------
 
-/** A message as the parts of a datagram, with the padding that the next one needs. */
-export function formatMessage({
-  type,
-  flags,
-  seq,
-  port,
-  data,
-}: Omit<NetlinkMessage, 'data'> & {
-  data: Uint8Array;
-}): Uint8Array[] {
-  const header = Buffer.alloc(NLMSG_HEADER);
-  header.writeUInt32LE(NLMSG_HEADER + data.length, 0);
-  header.writeUInt16LE(type, 4);
-  header.writeUInt16LE(flags, 6);
-  header.writeUInt32LE(seq, 8);
-  header.writeUInt32LE(port, 12);
-  return [header, data, Buffer.alloc(align(data.length) - data.length)];
+/** Messages with sequence numbers from `first` on, as one datagram. */
+export function formatDatagram(
+  messages: readonly { type: number; flags: number; data: Uint8Array }[],
+  first: number,
+  port: number,
+): Buffer {
+  const size = messages.reduce((sum, { data }) => sum + NLMSG_HEADER + align(data.length), 0);
+  const datagram = Buffer.alloc(size);
+  let at = 0;
+  for (const [i, { type, flags, data }] of messages.entries()) {
+    datagram.writeUInt32LE(NLMSG_HEADER + data.length, at);
+    datagram.writeUInt16LE(type, at + 4);
+    datagram.writeUInt16LE(flags, at + 6);
+    datagram.writeUInt32LE(first + i, at + 8);
+    datagram.writeUInt32LE(port, at + 12);
+    datagram.set(data, at + NLMSG_HEADER);
+    at += NLMSG_HEADER + align(data.length);
+  }
+  return datagram;
 }
 
 /** The header of a payload of netfilter. `family`: AF_*; `resource`: the subsystem, in what encloses a transaction. */

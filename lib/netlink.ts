@@ -7,13 +7,13 @@
  * neither costs anything nor keeps the process alive.
  */
 import { setImmediate as turn } from 'node:timers/promises';
-import { getSystemErrorMap } from 'node:util';
-import { ACCEPT, type Bpf, DROP, JEQ_K, LD_H_ABS } from './bpf.ts';
+import { ACCEPT, type Bpf, DROP, JEQ_K, LD_H_ABS, LD_W_ABS } from './bpf.ts';
 import * as libc from './libc.ts';
 import {
   AF_NETLINK,
   EAGAIN,
   EINTR,
+  EMSGSIZE,
   NETLINK_ADD_MEMBERSHIP,
   NETLINK_NETFILTER,
   NLM_F_ACK,
@@ -26,7 +26,7 @@ import {
   SOCK_RAW,
   SOL_NETLINK,
 } from './linux.ts';
-import { Attributes, formatMessage, messagesIn, type NetlinkMessage } from './netlink-codec.ts';
+import { Attributes, formatDatagram, messagesIn, type NetlinkMessage } from './netlink-codec.ts';
 
 export type { NetlinkMessage };
 
@@ -62,7 +62,7 @@ export class NetlinkError extends Error {
 
   /** `reason`: the kernel's text (extended acknowledgement), in place of the text of the number. */
   constructor(errno: number, reason?: string) {
-    const [code, text] = getSystemErrorMap().get(-errno) ?? [`E${errno}`, 'refused'];
+    const [code, text] = libc.errnoText(errno);
     super(`${(reason ?? text).replace(/\.$/, '')} (${code})`);
     this.name = 'NetlinkError';
     this.errno = errno;
@@ -100,15 +100,28 @@ function receive(fd: number, buffer: Buffer): NetlinkMessage[] | undefined {
 }
 
 /** The libc calls that open a socket. */
-type OpenCalls = Pick<typeof libc, 'socket' | 'bind' | 'getsockname'>;
+type OpenCalls = Pick<typeof libc, 'socket' | 'bind' | 'close' | 'getsockname'>;
 
-/** Opens and binds a socket, and returns it with its port number (nl_pid). Throws `SystemError`. */
-export function openNetlink(protocol: Protocol, calls: OpenCalls = libc): { fd: number; port: number } {
+/**
+ * Opens and binds a socket, and returns it with its port number (nl_pid), the given one or one that the kernel chooses.
+ * Throws `SystemError`.
+ */
+export function openNetlink(
+  protocol: Protocol,
+  calls: OpenCalls = libc,
+  port = 0,
+): { fd: number; port: number } {
   const fd = calls.socket(AF_NETLINK, SOCK_RAW, protocol);
   const address = Buffer.alloc(12);
   address.writeUInt16LE(AF_NETLINK);
-  calls.bind(fd, address);
-  calls.getsockname(fd, address);
+  address.writeUInt32LE(port, 4);
+  try {
+    calls.bind(fd, address);
+    calls.getsockname(fd, address);
+  } catch (error) {
+    calls.close(fd);
+    throw error;
+  }
   return { fd, port: address.readUInt32LE(4) };
 }
 
@@ -128,15 +141,15 @@ type Parse<T> = (payload: Buffer) => T | undefined;
 export class NetlinkSocket {
   /** Its address: notifications about what was changed through it carry this number. */
   readonly port: number;
-  readonly #fd: number;
+  readonly fd: number;
   readonly #buffer = Buffer.allocUnsafeSlow(DATAGRAM_SIZE);
   #sequence = 0;
 
-  /** Throws `SystemError`. */
-  constructor(protocol: Protocol) {
-    ({ fd: this.#fd, port: this.port } = openNetlink(protocol));
+  /** `port`: a fixed one. Throws `SystemError`. */
+  constructor(protocol: Protocol, port?: number) {
+    ({ fd: this.fd, port: this.port } = openNetlink(protocol, libc, port));
     for (const option of [NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK]) {
-      libc.setsockopt(this.#fd, SOL_NETLINK, option, 1);
+      libc.setsockopt(this.fd, SOL_NETLINK, option, 1);
     }
   }
 
@@ -263,7 +276,7 @@ export class NetlinkSocket {
 
   /** Closes the socket; it cannot be used any more. */
   close(): void {
-    libc.close(this.#fd);
+    libc.close(this.fd);
   }
 
   #exchange(requests: readonly NetlinkRequest[]): (NetlinkError | undefined)[] {
@@ -289,17 +302,25 @@ export class NetlinkSocket {
   #send(requests: readonly NetlinkRequest[]): number {
     const first = this.#sequence + 1;
     this.#sequence += requests.length;
-    const parts = requests.flatMap(({ type, flags = 0, data }, i) =>
-      formatMessage({ type, flags: flags | NLM_F_REQUEST, seq: first + i, port: this.port, data }),
-    );
-    const sent = libc.sendto(this.#fd, Buffer.concat(parts));
+    const messages = requests.map(({ type, flags = 0, data }) => ({
+      type,
+      flags: flags | NLM_F_REQUEST,
+      data,
+    }));
+    const datagram = formatDatagram(messages, first, this.port);
+    let sent = libc.sendto(this.fd, datagram);
+    if (sent === -EMSGSIZE) {
+      // A transaction may be larger than the buffer, which the kernel makes twice what is asked for.
+      libc.setSendBuffer(this.fd, datagram.length);
+      sent = libc.sendto(this.fd, datagram);
+    }
     if (sent < 0) throw new NetlinkError(-sent);
     return first;
   }
 
   /** The answers in the next datagram to `count` + 1 requests; what is left of an earlier failure is skipped. */
   #answers(first: number, count = 0): NetlinkMessage[] {
-    const messages = receive(this.#fd, this.#buffer);
+    const messages = receive(this.fd, this.#buffer);
     if (messages === undefined) throw new NetlinkError(EAGAIN, 'the kernel did not answer');
     return messages.filter(({ seq }) => seq >= first && seq <= first + count);
   }
@@ -314,6 +335,16 @@ const typeFilter = (type: number): Bpf => [
   ACCEPT,
   DROP,
 ];
+
+const NLMSG_PORT_OFFSET = 12;
+
+/** Accepts datagrams but those about changes through the socket with this netlink address. */
+export function exceptFrom(port: number): Bpf {
+  // BPF loads it as big-endian, and it is not.
+  const swapped = Buffer.alloc(4);
+  swapped.writeUInt32LE(port);
+  return [[LD_W_ABS, 0, 0, NLMSG_PORT_OFFSET], [JEQ_K, 0, 1, swapped.readUInt32BE()], DROP, ACCEPT];
+}
 
 const listeners = new Set<NetlinkListener>();
 

@@ -146,7 +146,29 @@ export function addressBytes(value: Address): Uint8Array {
 export function addressFromBytes(bytes: Uint8Array): Address {
   if (bytes.length === 4) return `${bytes[0]}.${bytes[1]}.${bytes[2]}.${bytes[3]}` as Address;
   if (bytes.length !== 16) throw new RangeError(`an address has 4 or 16 octets, not ${bytes.length}`);
-  return Address6.fromUnsignedByteArray([...bytes]).correctForm() as Address;
+  return text6(bytes);
+}
+
+/** An IPv6 address in its canonical spelling (RFC 5952 4): the first longest run of two zero groups or more is `::`. */
+function text6(bytes: Uint8Array): Address {
+  const group = (i: number): number => (bytes[2 * i]! << 8) | bytes[2 * i + 1]!;
+  let [start, length] = [8, 1];
+  for (let i = 0; i < 8; i++) {
+    let end = i;
+    while (end < 8 && group(end) === 0) end++;
+    if (end - i > length) [start, length] = [i, end - i];
+    i = Math.max(i, end);
+  }
+  let text = '';
+  for (let i = 0; i < 8; i++) {
+    if (i === start) {
+      text += '::';
+      i += length - 1;
+    } else {
+      text += `${text === '' || text.endsWith(':') ? '' : ':'}${group(i).toString(16)}`;
+    }
+  }
+  return text as Address;
 }
 
 /** Whether `inner` (an address or a prefix) lies wholly inside `outer`. False across families. */

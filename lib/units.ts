@@ -41,3 +41,15 @@ export function parseDuration(text: string): number | undefined {
   if (match === null) return undefined;
   return Number(match[1]) * MILLISECONDS[match[2] as keyof typeof MILLISECONDS];
 }
+
+const GO_DURATION = /^(?:\d+(?:\.\d+)?(?:ms|s|m|h))+$/;
+const GO_PART = /(\d+(?:\.\d+)?)(ms|s|m|h)/g;
+
+/** A duration as Go prints it, `90s` or `1m30s`, in milliseconds; undefined for anything else. */
+export function parseGoDuration(text: string): number | undefined {
+  if (!GO_DURATION.test(text)) return undefined;
+  return [...text.matchAll(GO_PART)].reduce(
+    (sum, [, number, unit]) => sum + Number(number) * MILLISECONDS[unit as keyof typeof MILLISECONDS],
+    0,
+  );
+}

@@ -1,5 +1,6 @@
 /** From what the gateway is meant to translate to the chains, rules and sets that do it. Pure. */
 
+import { IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP } from '../lib/linux.ts';
 import {
   type Address,
   addressBits,
@@ -25,12 +26,15 @@ import {
   egressChains,
   SOURCE_SET,
 } from './egress.ts';
+import { type Gate, type GateTable, gateTable } from './gate.ts';
 import { CHAIN_DNAT, CHAIN_INBOUND, type Dnat, type Eip, EXTERNAL_SET, inboundChains } from './inbound.ts';
 import { isOurs } from './marks.ts';
 import { sumOf } from './nftables.ts';
 import {
+  CHAIN_BGP,
   CHAIN_EGRESS,
   CHAIN_GROUP,
+  CHAIN_GROUP_ICMP,
   CHAIN_INGRESS,
   CHAIN_INVALID,
   CHAIN_INWARDS,
@@ -45,11 +49,11 @@ import {
   hex,
   ingressRules,
   interfaceName,
+  inwardsRule,
   jump,
   type MasqueradeSource,
   markRule,
   masqueradeChain,
-  notFromInside,
   notrackRules,
   returnPair,
   returnPairOfSet,
@@ -98,8 +102,12 @@ export interface FamilyNat {
    * nothing is forwarded to that network or from it.
    */
   primary?: { interface: string; addresses: Address[] };
+  /** BGP sessions of the pod: from its external addresses to routers. Absent: none. */
+  bgp?: { own: Address[]; routers: Address[] };
   /** What a gateway of a group does besides. */
   group?: GroupNat;
+  /** What arrives of ICMP for other members goes on to them. */
+  groupIcmp?: boolean;
   /** Maximum number of open connections of one source inside; absent: no limit. */
   connectionsPerSource?: number;
 }
@@ -159,52 +167,92 @@ const needsDecisions = ({ policies = [], defaultAction = 'masquerade', eips = []
 const RESETTING = ['tcp', 'sctp'];
 
 /**
- * What can be left out, with its table and chain: without it every packet is still translated by the policy. The
- * clamp keeps segments small, the limit keeps room for others; BFD that is tracked may leave with another source port,
- * as upstream's does.
+ * What can be left out, with its table and chain and what it needs of the kernel: without it every packet is still
+ * translated by the policy. The clamp keeps segments small, the limit keeps room for others; BFD that is tracked may leave with
+ * another source port, as upstream's does; answers to pings and errors may not find the member of a group that waits for them.
  */
 export const OPTIONAL_PARTS = [
-  { part: 'mssClamp', table: 'mangle', chain: CHAIN_MSS },
-  { part: 'connectionsPerSource', table: 'mangle', chain: CHAIN_LIMIT },
-  { part: 'notrackBfd', table: 'raw', chain: CHAIN_NOTRACK },
+  { part: 'mssClamp', table: 'mangle', chain: CHAIN_MSS, module: 'xt_TCPMSS' },
+  { part: 'connectionsPerSource', table: 'mangle', chain: CHAIN_LIMIT, module: 'xt_connlimit' },
+  { part: 'notrackBfd', table: 'raw', chain: CHAIN_NOTRACK, module: 'xt_CT and xt_addrtype' },
+  { part: 'groupIcmp', table: 'raw', chain: CHAIN_GROUP_ICMP, module: 'xt_u32' },
 ] as const;
 export type OptionalPart = (typeof OPTIONAL_PARTS)[number]['part'];
 
 const portTable = ({ ports, slices }: EgressChains, family: Family): PortTable => ({
   intact: true,
+  hasSlices: slices.size > 0,
   policies: new Map([...ports].map(([mark, blocks]) => [mark, { ...sumOf(blocks, family), blocks }])),
   slices,
 });
 
 /** The protocols whose ports a slice divides, as iptables names them; ICMP's identifiers are divided too. */
 const DIVIDED = ['tcp', 'udp', 'sctp'];
+/** Their numbers, as xt_u32 compares them. */
+const DIVIDED_NUMBERS = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP].map(hex).join();
 
-/** The identifier of ICMP in the header: behind the IP header of either family, in the words of xt_u32. */
-const ICMP_IDENTIFIER = { 4: '0x0>>0x16&0x3c@0x4>>0x10', 6: '0x2c>>0x10' } as const;
-const ECHO_REPLY = {
-  4: '-p icmp -m icmp --icmp-type 0',
-  6: '-p ipv6-icmp -m icmp6 --icmpv6-type 129',
+/**
+ * ICMP in the words of xt_u32. `start` leads to the ICMP header (the IP header of IPv4 has options, that of IPv6 has none
+ * here), `inner` from there to the transport header of the packet that an error is about. `errors`: their types;
+ * `protocol`: that of the packet.
+ */
+const ICMP = {
+  4: {
+    ...{ name: 'icmp', start: '0x0>>0x16&0x3c@', identifier: '0x4>>0x10', echo: IPPROTO_ICMP },
+    ...{ reply: '-m icmp --icmp-type 0', errors: '0x0>>0x18=0x3,0xb:0xc', protocol: '0x10>>0x10&0xff' },
+    inner: { port: '0x8>>0x16&0x3c@0x8>>0x10', identifier: '0x8>>0x16&0x3c@0xc>>0x10' },
+  },
+  6: {
+    ...{ name: 'ipv6-icmp', start: '', identifier: '0x2c>>0x10', echo: IPPROTO_ICMPV6 },
+    ...{ reply: '-m icmp6 --icmpv6-type 129', errors: '0x28>>0x18=0x1:0x4', protocol: '0x34>>0x8&0xff' },
+    inner: { port: '0x58>>0x10', identifier: '0x5c>>0x10' },
+  },
 } as const;
 
+const groupChain = (slot: number): string => `${CHAIN_GROUP}-${slot}`;
+
 /** The chains that mark packets for the ports of other members, which the routing then sends on to them. */
-function groupChains(family: Family, { forward }: GroupNat): [name: string, texts: string[]][] {
-  const chainOf = (slot: number): string => `${CHAIN_GROUP}-${slot}`;
-  return [
-    [
-      CHAIN_GROUP,
-      forward.flatMap(({ slot, first, last }) => {
-        const identifiers = `${ICMP_IDENTIFIER[family]}=${hex(first)}:${hex(last)}`;
-        return [
-          ...DIVIDED.map((name) => `-p ${name} -m ${name} --dport ${first}:${last} -g ${chainOf(slot)}`),
-          `${ECHO_REPLY[family]} -m u32 --u32 "${identifiers}" -g ${chainOf(slot)}`,
-        ];
-      }),
-    ],
-    ...forward.map(({ slot }): [string, string[]] => [
-      chainOf(slot),
-      [`-j MARK --set-xmark ${hex(groupMark(slot))}/${hex(GROUP_MARK_MASK)}`, '-j CT --notrack'],
-    ]),
-  ];
+const groupChains = ({ forward }: GroupNat): [name: string, texts: string[]][] => [
+  [
+    CHAIN_GROUP,
+    forward.flatMap(({ slot, first, last }) =>
+      DIVIDED.map((name) => `-p ${name} -m ${name} --dport ${first}:${last} -g ${groupChain(slot)}`),
+    ),
+  ],
+  ...forward.map(({ slot }): [string, string[]] => [
+    groupChain(slot),
+    [`-j MARK --set-xmark ${hex(groupMark(slot))}/${hex(GROUP_MARK_MASK)}`, '-j CT --notrack'],
+  ]),
+];
+
+/**
+ * The same for ICMP: echo replies by their identifier, and errors by the port or identifier of the packet that they are
+ * about. A member has no replica of a flow without an answer, and an error may be the first one.
+ */
+function groupIcmpRules(family: Family, { forward }: GroupNat): string[] {
+  const { name, start, identifier, echo, reply, errors, protocol, inner } = ICMP[family];
+  const all = (...tests: string[]): string => tests.map((test) => start + test).join('&&');
+  return forward.flatMap(({ slot, first, last }) => {
+    const own = `=${hex(first)}:${hex(last)}`;
+    return [
+      `${reply} -m u32 --u32 "${all(identifier + own)}"`,
+      `-m u32 --u32 "${all(errors, `${protocol}=${DIVIDED_NUMBERS}`, inner.port + own)}"`,
+      `-m u32 --u32 "${all(errors, `${protocol}=${hex(echo)}`, inner.identifier + own)}"`,
+    ].map((match) => `-p ${name} ${match} -g ${groupChain(slot)}`);
+  });
+}
+
+/**
+ * What nf_tables drops of a family's packets that belong to no connection. Undefined where more is done with them than to drop
+ * them, or they are compared with a set: policies that decide, groups, limits and many forwarded blocks need the chain VEG-NEW.
+ * So does a primary network, to which the pod's Neighbor Discovery has to pass and nothing that it forwards.
+ */
+function gateOf(nat: FamilyNat, blocks: readonly Prefix[]): Gate | undefined {
+  const { family, internalInterface, inbound = 'forwarded', connectionsPerSource = 0 } = nat;
+  const hasOthers = nat.group !== undefined || nat.primary !== undefined;
+  const isMore = needsDecisions(nat) || hasOthers || connectionsPerSource > 0;
+  if (!nat.dropInvalid || isMore || blocks.length > MAX_FORWARD_RULES) return undefined;
+  return { family, internalInterface, closed: inbound === 'forwarded', open: blocks };
 }
 
 /** The tables and sets of one family. */
@@ -212,6 +260,7 @@ interface FamilyState {
   tables: Tables;
   sets: AddressSet[];
   ports?: PortTable;
+  gate?: GateTable;
 }
 
 /** Builds the state of one family. Rules that hook chains are in the order in which the parts add them. */
@@ -230,7 +279,7 @@ class FamilyBuilder {
   /** The rules for packets that belong to no connection yet. */
   readonly #starts: string[] = [];
 
-  constructor(nat: FamilyNat) {
+  constructor(nat: FamilyNat, hasGate: HasGate) {
     const { family, forward, inbound = 'forwarded' } = nat;
     this.#nat = nat;
     this.#internal = interfaceName(nat.internalInterface);
@@ -241,6 +290,10 @@ class FamilyBuilder {
     this.#decides = needsDecisions(nat);
     this.#closed = inbound === 'forwarded';
     this.#keepsSource = !this.#closed;
+    const gate = gateOf(nat, this.#blocks);
+    if (gate === undefined || !hasGate(gate)) return;
+    const instead = new FamilyBuilder(nat, () => false).build().tables.get('mangle')!;
+    this.#state.gate = { ...gateTable(gate), source: { gate, instead } };
   }
 
   build(): FamilyState {
@@ -248,7 +301,9 @@ class FamilyBuilder {
     this.#add('nat', CHAIN_MASQUERADE, masqueradeChain(source));
     this.#hook('nat', 'PREROUTING', markRule(this.#internal));
     this.#addPrimary();
+    this.#addBgp();
     this.#addInbound();
+    this.#addStray();
     this.#addInvalid();
     this.#addDecisions();
     this.#addGroup();
@@ -294,6 +349,17 @@ class FamilyBuilder {
     this.#starts.push(`-i ${name} ${jump(CHAIN_PRIMARY)}`, out);
   }
 
+  /** BGP sessions of the pod. */
+  #addBgp(): void {
+    const { own = [], routers = [] } = this.#nat.bgp ?? {};
+    if (own.length === 0 || routers.length === 0) return;
+    this.#add('nat', CHAIN_BGP, ['-j ACCEPT']);
+    const sessions = own.flatMap((from) =>
+      routers.map((to) => `-s ${hostPrefix(from)} -d ${hostPrefix(to)} -p tcp -m tcp --dport 179`),
+    );
+    this.#hook('nat', 'POSTROUTING', ...sessions.map((match) => `${match} ${jump(CHAIN_BGP)}`));
+  }
+
   /** EIPs and DNATs. */
   #addInbound(): void {
     const { family, eips = [], dnats = [] } = this.#nat;
@@ -310,13 +376,18 @@ class FamilyBuilder {
     this.#hook('nat', 'POSTROUTING', `-m conntrack --ctstate DNAT ${jump(CHAIN_INBOUND)}`);
   }
 
-  /** What belongs to no connection. */
-  #addInvalid(): void {
+  /** What belongs to no connection and comes to the pod. */
+  #addStray(): void {
     if (!this.#nat.dropInvalid) return;
     this.#add('mangle', CHAIN_STRAY, ['-j DROP']);
     for (const protocol of RESETTING) {
       this.#hook('mangle', 'INPUT', `-p ${protocol} -m conntrack --ctstate INVALID ${jump(CHAIN_STRAY)}`);
     }
+  }
+
+  /** The same on its way out. */
+  #addInvalid(): void {
+    if (!this.#nat.dropInvalid || this.#state.gate !== undefined) return;
     this.#starts.push(`-i ${this.#internal} -m conntrack --ctstate INVALID ${jump(CHAIN_INVALID)}`);
     if (this.#decides) return;
     const from = this.#forwarded.filter((_, i) => i % 2 === 1);
@@ -324,6 +395,7 @@ class FamilyBuilder {
   }
 
   #addDecisions(): void {
+    if (this.#state.gate !== undefined) return;
     if (!this.#decides) {
       const to = this.#forwarded.filter((_, i) => i % 2 === 0);
       if (this.#closed) this.#add('mangle', CHAIN_INGRESS, ingressRules(to));
@@ -361,11 +433,15 @@ class FamilyBuilder {
   }
 
   #addGroup(): void {
-    const { family, group } = this.#nat;
+    const { family, group, groupIcmp } = this.#nat;
     if (group === undefined) return;
     const { externalInterface, shared } = group;
     const external = interfaceName(externalInterface);
-    for (const [name, texts] of groupChains(family, group)) this.#add('raw', name, texts);
+    for (const [name, texts] of groupChains(group)) this.#add('raw', name, texts);
+    if (groupIcmp) {
+      this.#add('raw', CHAIN_GROUP_ICMP, groupIcmpRules(family, group));
+      this.#add('raw', CHAIN_GROUP, [`-p ${ICMP[family].name} ${jump(CHAIN_GROUP_ICMP)}`]);
+    }
     this.#hook(
       'raw',
       'PREROUTING',
@@ -394,6 +470,7 @@ class FamilyBuilder {
 
   /** One rule of mangle FORWARD leads to all that is asked of packets without a connection. */
   #addStarts(): void {
+    if (this.#state.gate !== undefined) return;
     if (this.#closed) {
       this.#add('mangle', CHAIN_REFUSED, ['-j DROP']);
       this.#starts.push(`! -i ${this.#internal} -o ${this.#internal} ${jump(CHAIN_INGRESS)}`);
@@ -406,7 +483,7 @@ class FamilyBuilder {
   #addTranslation(): void {
     if (this.#keepsSource) {
       this.#add('nat', CHAIN_INWARDS, ['-j ACCEPT']);
-      this.#hook('nat', 'POSTROUTING', `-o ${this.#internal} ${notFromInside} ${jump(CHAIN_INWARDS)}`);
+      this.#hook('nat', 'POSTROUTING', inwardsRule(this.#internal));
     }
     if (this.#decides) this.#hook('nat', 'POSTROUTING', `${isOurs} ${jump(CHAIN_TRANSLATE)}`);
     if (this.#nat.mssClamp) {
@@ -425,17 +502,22 @@ class FamilyBuilder {
   }
 }
 
+/** Whether nf_tables has, or takes, such a table. */
+export type HasGate = (gate: Gate) => boolean;
+
 /**
  * The state that an intent asks for. Nothing for a family that is not in the intent.
+ * @param hasGate default: no family has one, and iptables does its work
  * Throws `RangeError` for what iptables cannot express: an interface name, an egress IP of too many ranges.
  */
-export function desiredNat(intent: NatIntent): NatState {
+export function desiredNat(intent: NatIntent, hasGate: HasGate = () => false): NatState {
   const state = emptyState();
   for (const nat of intent) {
-    const { tables, sets, ports } = new FamilyBuilder(nat).build();
+    const { tables, sets, ports, gate } = new FamilyBuilder(nat, hasGate).build();
     state.tables[nat.family] = tables;
     for (const set of sets) state.sets.set(set.name, set);
     if (ports !== undefined) state.ports = { ...state.ports, [nat.family]: ports };
+    if (gate !== undefined) state.gates = { ...state.gates, [nat.family]: gate };
   }
   return state;
 }

@@ -8,6 +8,7 @@ import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { CHAIN_MASQUERADE } from '../routing/numbers.ts';
 import { editChain } from './chains.ts';
 import { isByMark } from './egress.ts';
+import { editGate, type GateStep, takeOver, takesOver } from './gate.ts';
 import { editPorts, type PortStep } from './port-steps.ts';
 import { isOwnedName, isSayable, ownedByForm, setsOf } from './rules.ts';
 import { editSet, isOtherKind, type SetStep } from './sets.ts';
@@ -28,7 +29,7 @@ export type RuleStep =
   | ({ type: 'flush-chain' } & InChain)
   | ({ type: 'delete-chain' } & InChain);
 
-export type NatStep = SetStep | RuleStep | PortStep;
+export type NatStep = SetStep | RuleStep | PortStep | GateStep;
 
 /** The order of tables in a transaction: the order in which packets traverse them. */
 const TABLE_ORDER = ['raw', 'mangle', 'nat', 'filter', 'security'];
@@ -235,6 +236,33 @@ function withOld(wanted: Tables, there: Tables, keeps: (chain: string) => boolea
 }
 
 /**
+ * The steps of rules, sets and gate. From the chain VEG-NEW to a gate the family gets to its policy with the chain; then both
+ * are there, and then the gate alone. The other way round the gate goes last.
+ */
+function diffRules(
+  observed: NatState,
+  desired: NatState,
+  previous: NatState | undefined,
+  family: Family,
+): NatStep[] {
+  const [there, wanted] = [observed.gates?.[family], desired.gates?.[family]];
+  const tables = observed.tables[family];
+  if (wanted?.source === undefined || !takesOver(wanted, tables.get('mangle'))) {
+    const { before, after } = editGate(there, wanted, tables.get('nat'), family);
+    return [...before, ...diffFamily(observed, desired, previous, family), ...after];
+  }
+  const last = previous?.tables[family];
+  const chained = new Map(desired.tables[family]).set('mangle', wanted.source.instead);
+  const between = { ...desired, tables: { ...desired.tables, [family]: chained } };
+  const edited = editTables(tables, chained, last, family).tables;
+  return [
+    ...diffFamily(observed, between, previous, family),
+    ...takeOver(there, wanted),
+    ...editTables(edited, desired.tables[family], last, family).steps,
+  ];
+}
+
+/**
  * The steps from observed to desired, IPv4 first; empty when nothing is to do. Removes what is ours (`rules.ts`)
  * and not desired, and never touches or reorders what is not.
  * @param previous what was applied last: makes rules ours that only their text would not (half of a pair whose
@@ -244,5 +272,5 @@ export const diffNat = (observed: NatState, desired: NatState, previous?: NatSta
   FAMILIES.flatMap((family) => {
     // Marks lead to port blocks as to rules: the new are there before them, the old go after them.
     const { before, after } = editPorts(observed.ports?.[family], desired.ports?.[family], family);
-    return [...before, ...diffFamily(observed, desired, previous, family), ...after];
+    return [...before, ...diffRules(observed, desired, previous, family), ...after];
   });

@@ -73,7 +73,10 @@ export function incompatible(family: Family, table: string, message: string): Na
   return new NatError('incompatible', message, { hint });
 }
 
-/** Patterns of a program's output, and their meaning; the first match decides. */
+/**
+ * Patterns of a program's output, and their meaning; the first match decides. Without ip_set nfnetlink answers EINVAL, which
+ * ipset prints as an invalid argument.
+ */
 const SIGNS: readonly [RegExp, NatErrorKind][] = [
   [/: not found$/m, 'not-installed'],
   [/: timed out after /, 'timed-out'],
@@ -82,7 +85,7 @@ const SIGNS: readonly [RegExp, NatErrorKind][] = [
   [/Permission denied|Operation not permitted|\bEPERM\b|\bEACCES\b/, 'not-permitted'],
   [/is incompatible, use 'nft' tool/, 'incompatible'],
   [
-    /missing kernel module|Couldn't load|can't initialize|unable to initialize table|Table does not exist|[Pp]rotocol not supported|Address family not supported|Cannot open session to kernel|Kernel (?:support|module)|Module \S+ not found|rule set generation id: (?!Permission)/,
+    /missing kernel module|Couldn't load|can't initialize|unable to initialize table|Table does not exist|[Pp]rotocol not supported|Address family not supported|Cannot open session to kernel|Kernel (?:support|module)|Kernel error received: Invalid argument|Module \S+ not found|rule set generation id: (?!Permission)/,
     'unsupported',
   ],
   // A line of a transaction found no object, because another program was faster.

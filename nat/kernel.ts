@@ -9,11 +9,13 @@ import type { Exec } from '../lib/exec.ts';
 import { FAMILIES, type Family } from '../lib/prefix.ts';
 import type { NatStep } from './diff.ts';
 import { NatError } from './errors.ts';
+import type { GateStep } from './gate.ts';
+import type { GateKernel } from './gate-kernel.ts';
 import { type NftChain, parseNftChain, parseSets } from './parse.ts';
 import type { PortKernel } from './port-kernel.ts';
 import type { PortStep } from './port-steps.ts';
-import { isRuleStep, isSetStep, rulesInput, setsInput } from './render.ts';
-import { isOwnedName, setsOf } from './rules.ts';
+import { isGateStep, isRuleStep, isSetStep, rulesInput, setsInput } from './render.ts';
+import { CHAIN_REFUSED, isOwnedName, setsOf } from './rules.ts';
 import type { AddressSet, NatState } from './state.ts';
 import {
   allRules,
@@ -51,8 +53,8 @@ export interface Hook {
   target: string;
 }
 
-/** The packets that the first rule of a chain of ours in mangle has counted. */
-export type ChainCounts = { family: Family; chain: string; packets: number }[];
+/** The packets that the first rule of a chain of ours in mangle has counted, or its counterpart in the gate. */
+export type ChainCounts = { family: Family; table: 'mangle' | 'gate'; chain: string; packets: number }[];
 
 export interface NatKernel {
   /**
@@ -61,7 +63,8 @@ export interface NatKernel {
    */
   observe(needs: NatNeeds): Promise<ObservedNat>;
   /**
-   * Applies the steps. A family that fails does not stop the other; its `NatError` is thrown afterwards.
+   * Applies the steps. A family that fails does not stop the other; its `NatError` is thrown afterwards, a `GateError` where
+   * nf_tables refuses the gate.
    */
   apply(steps: readonly NatStep[]): Promise<void>;
   /**
@@ -69,6 +72,8 @@ export interface NatKernel {
    * all exist, or it is unknown.
    */
   missingHook(family: Family, table: string, hooks: readonly Hook[]): Promise<Hook | undefined>;
+  /** Why no family can have a gate (gate.ts); undefined: each may. */
+  gateLack(): string | undefined;
   /** What these chains have counted; those that are not there, or cannot be read, are left out. */
   counts(families: readonly Family[], chains: readonly string[]): Promise<ChainCounts>;
 }
@@ -78,9 +83,11 @@ const COUNTS_TIMEOUT = 2000;
 /** Time limit for listing a chain with nft, ms. */
 const NFT_TIMEOUT = 5000;
 
-const isPortStep = (step: NatStep): step is PortStep => !isRuleStep(step) && !isSetStep(step);
-const partOf = (step: NatStep): 'rules' | 'sets' | 'ports' =>
-  isRuleStep(step) ? 'rules' : isSetStep(step) ? 'sets' : 'ports';
+const partOf = (step: NatStep): 'rules' | 'sets' | 'gate' | 'ports' => {
+  if (isRuleStep(step)) return 'rules';
+  if (isSetStep(step)) return 'sets';
+  return isGateStep(step) ? 'gate' : 'ports';
+};
 
 /** Runs of steps of one part, in order. */
 function* batches(steps: readonly NatStep[]): Generator<NatStep[]> {
@@ -92,19 +99,31 @@ function* batches(steps: readonly NatStep[]): Generator<NatStep[]> {
   }
 }
 
-/** Access to the packet filter of this network namespace. `ports`: to port blocks; without it there are none. */
-export const createNatKernel = (parts: XtablesParts & { ports?: PortKernel }): NatKernel =>
-  new IptablesKernel(parts.exec, new Xtables(parts), parts.ports);
+export interface NatKernelParts extends XtablesParts {
+  /** Access to port blocks; absent: there are none. */
+  ports?: PortKernel;
+  /** Access to the gate; absent: no state has one. */
+  gate?: GateKernel;
+  /** Whether there is a set of the agent's; undefined: unknown. Absent: it is always unknown. */
+  setsExist?(): boolean | undefined;
+}
+
+/** Access to the packet filter of this network namespace. */
+export const createNatKernel = (parts: NatKernelParts): NatKernel => new IptablesKernel(parts);
 
 class IptablesKernel implements NatKernel {
   readonly #exec: Exec;
   readonly #xtables: Xtables;
   readonly #ports: PortKernel | undefined;
+  readonly #gate: GateKernel | undefined;
+  readonly #setsExist: () => boolean | undefined;
 
-  constructor(exec: Exec, xtables: Xtables, ports: PortKernel | undefined) {
-    this.#exec = exec;
-    this.#xtables = xtables;
-    this.#ports = ports;
+  constructor(parts: NatKernelParts) {
+    this.#exec = parts.exec;
+    this.#xtables = new Xtables(parts);
+    this.#ports = parts.ports;
+    this.#gate = parts.gate;
+    this.#setsExist = () => parts.setsExist?.();
   }
 
   async observe(needs: NatNeeds): Promise<ObservedNat> {
@@ -120,6 +139,7 @@ class IptablesKernel implements NatKernel {
     ]);
     recordSets(sets, needs, state);
     await this.#observePorts(needs, state);
+    this.#observeGates(needs, state);
     return state;
   }
 
@@ -149,6 +169,10 @@ class IptablesKernel implements NatKernel {
     throw second === undefined ? first : new NatError(first.kind, `${first.message}; ${second.message}`);
   }
 
+  gateLack(): string | undefined {
+    return this.#gate?.lack();
+  }
+
   async counts(families: readonly Family[], chains: readonly string[]): Promise<ChainCounts> {
     const results = await Promise.allSettled(families.map((family) => this.#countsOf(family, chains)));
     return results.flatMap((result) => (result.status === 'fulfilled' ? result.value : []));
@@ -171,6 +195,7 @@ class IptablesKernel implements NatKernel {
 
   /** The sets, or why they cannot be read. */
   async #readSets(): Promise<Map<string, AddressSet> | NatError> {
+    if (this.#setsExist() === false) return new Map();
     try {
       return parseSets(await this.#xtables.run('ipset', ['save'], { timeoutMs: RESTORE_TIMEOUT }));
     } catch (error) {
@@ -190,6 +215,16 @@ class IptablesKernel implements NatKernel {
     }
   }
 
+  #observeGates({ families }: NatNeeds, state: ObservedNat): void {
+    if (this.#gate === undefined) return;
+    try {
+      state.gates = this.#gate.observe();
+    } catch (error) {
+      if (!(error instanceof NatError)) throw error;
+      for (const family of families) state.failed[family] ??= error;
+    }
+  }
+
   async #applyFamily(family: Family, steps: readonly NatStep[]): Promise<void> {
     for (const batch of batches(steps)) {
       const part = partOf(batch[0]!);
@@ -198,8 +233,10 @@ class IptablesKernel implements NatKernel {
       } else if (part === 'sets') {
         const input = setsInput(batch.filter(isSetStep));
         await this.#xtables.run('ipset', ['-exist', 'restore'], { input, timeoutMs: RESTORE_TIMEOUT });
+      } else if (part === 'gate') {
+        this.#gate?.apply(batch as GateStep[]);
       } else {
-        await this.#ports?.apply(batch.filter(isPortStep));
+        await this.#ports?.apply(batch as PortStep[]);
       }
     }
   }
@@ -213,10 +250,13 @@ class IptablesKernel implements NatKernel {
   }
 
   async #countsOf(family: Family, chains: readonly string[]): Promise<ChainCounts> {
+    const refused = chains.includes(CHAIN_REFUSED) ? this.#gate?.refused(family) : undefined;
+    // What mangle counts is there instead.
+    if (refused !== undefined) return [{ family, table: 'gate', chain: CHAIN_REFUSED, packets: refused }];
     const mangle = (await this.#xtables.table(family, 'mangle', COUNTS_TIMEOUT))?.get('mangle');
-    return chains.flatMap((chain) => {
+    return chains.flatMap((chain): ChainCounts => {
       const packets = mangle?.get(chain)?.rules[0]?.packets;
-      return packets === undefined ? [] : [{ family, chain, packets }];
+      return packets === undefined ? [] : [{ family, table: 'mangle', chain, packets }];
     });
   }
 }

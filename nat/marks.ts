@@ -22,7 +22,7 @@ export const DROP = 3;
 /** The most comparisons in one chain; more become a tree. */
 const FANOUT = 16;
 /** FNV-1a, 32 bits. */
-function hash(text: string): number {
+export function hash(text: string): number {
   let value = 0x811c9dc5;
   for (let i = 0; i < text.length; i++) value = Math.imul(value ^ text.charCodeAt(i), 0x01000193) >>> 0;
   return value;
@@ -38,13 +38,13 @@ export const union = (...bits: number[]): number => bits.reduce((a, b) => a | b)
 /** The condition of the jump to `CHAIN_TRANSLATE`. */
 export const isOurs = isMark(OURS, OURS);
 
-/** Gives each of the texts its own number, the same each time unless two hashes meet. */
-export function identities(known: Record<string, number> = {}): (text: string) => number {
+/** Gives each of the texts its own number within `bits`, the same each time unless two hashes meet. */
+export function identities(known: Record<string, number> = {}, bits = IDENTITY): (text: string) => number {
   const texts = new Map(Object.entries(known).map(([text, number]) => [number, text]));
   return (text) => {
     if (known[text] !== undefined) return known[text];
     for (let salt = 0; ; salt++) {
-      const number = (hash(salt === 0 ? text : `${text}#${salt}`) & IDENTITY) >>> 0;
+      const number = (hash(salt === 0 ? text : `${text}#${salt}`) & bits) >>> 0;
       const owner = texts.get(number);
       if (owner !== undefined && owner !== text) continue;
       texts.set(number, text);

@@ -8,20 +8,44 @@
  *       chain          nat, POSTROUTING, behind iptables': a mark of port blocks → SNAT by the maps,
  *                      and DROP without an element
  *
- * A slice is a block that all sources of a policy have in common: what a gateway of a group may allocate.
+ * A slice is a block that all sources of a policy have in common: what a gateway of a group may allocate. Only a table
+ * of a group has `slices`. There, what belongs to a connection that began before is dropped: its entry was deleted, or
+ * has not come from the other member yet, and another port would end the connection. The sender sends it again.
  *
  * Pure.
  */
 import {
-  AF_INET,
-  AF_INET6,
-  AF_UNSPEC,
+  IPPROTO_SCTP,
+  IPPROTO_TCP,
   NFGEN_HEADER,
   NLA_HEADER,
   NLM_F_APPEND,
   NLM_F_CREATE,
 } from '../lib/linux.ts';
-import { Attributes, attribute, nest, nfgenHeader, u32, u32Be, zeroEnded } from '../lib/netlink-codec.ts';
+import { Attributes, attribute, nest, u8, u32, u32Be, zeroEnded } from '../lib/netlink-codec.ts';
+import {
+  expression,
+  NF_INET_POST_ROUTING,
+  NFPROTO,
+  NFT_CMP_EQ,
+  NFT_CMP_NEQ,
+  NFT_DELETE,
+  type NFT_GET,
+  NFT_META_L4PROTO,
+  NFT_META_MARK,
+  NFT_NEW,
+  NFT_PAYLOAD_NETWORK_HEADER,
+  NFT_PAYLOAD_TRANSPORT_HEADER,
+  NFT_REG32_00,
+  type NftMessage,
+  nestedIn,
+  nftCreate,
+  nftPayload,
+  nftValue,
+  nftVerdict,
+  numberIn,
+  numbers,
+} from '../lib/nft-codec.ts';
 import { addressBits, addressBytes, addressFromBytes, type Family } from '../lib/prefix.ts';
 import { eachBlock, type PortBlock, type PortBlocks } from './port-blocks.ts';
 
@@ -30,46 +54,12 @@ const MAP = 'blocks';
 const SLICES = 'slices';
 const CHAIN = 'postrouting';
 
-/** One message: its type with the subsystem, its flags, nfgenmsg header and attributes. */
-export interface NftMessage {
-  type: number;
-  flags: number;
-  data: Uint8Array;
-}
-
-const SUBSYSTEM = 10;
-const message = (type: number): number => (SUBSYSTEM << 8) | type;
-export const NFT_GET = {
-  table: message(1),
-  chain: message(4),
-  rule: message(7),
-  set: message(10),
-  elements: message(13),
-  generation: message(16),
-} as const;
-const NEW = {
-  table: message(0),
-  chain: message(3),
-  rule: message(6),
-  set: message(9),
-  elements: message(12),
-};
-const DELETE = { table: message(2), elements: message(14) };
-
-// linux/netfilter/nfnetlink.h: what encloses the messages of a transaction.
-const BATCH_BEGIN = 16;
-const BATCH_END = 17;
-
-const NFPROTO = { 4: AF_INET, 6: AF_INET6 } as const;
-const NF_INET_POST_ROUTING = 4;
 /** Right behind nat POSTROUTING of iptables, which decides and leaves the marks: NF_IP_PRI_NAT_SRC is 100. */
 const PRIORITY = 101;
 const NF_NAT_RANGE_PROTO_RANDOM_FULLY = 1 << 4;
 const NFT_SET_MAP = 8;
-const NFT_META_MARK = 3;
-const NFT_PAYLOAD_NETWORK_HEADER = 1;
-/** Registers of four octets, from which wider values go on. */
-const NFT_REG32_00 = 8;
+const TCP_SYN = 0x02;
+const SCTP_INIT = 1;
 /** nft's numbers of data types, six bits each in a concatenation: only `nft list` looks at them. */
 const TYPE = { mark: 19, 4: 7, 6: 8, port: 13 } as const;
 
@@ -82,158 +72,185 @@ const MARK_OCTETS = 4;
 /** As the kernel keeps a mark: in the order of the machine. */
 const markBytes = u32;
 
-/** NFTA_DATA_VALUE and NFTA_DATA_VERDICT in an attribute. */
-const value = (type: number, bytes: Uint8Array): Buffer => nest(type, attribute(1, bytes));
-const DROP = nest(2, nest(2, attribute(1, u32Be(0))));
+const DROP = nftVerdict(2, 0);
 
 const payload = (family: Family, ...attributes: Uint8Array[]): Buffer =>
-  Buffer.concat([nfgenHeader(NFPROTO[family]), ...attributes]);
+  nftPayload(NFPROTO[family], ...attributes);
 
-const create = (type: number, family: Family, ...attributes: Uint8Array[]): NftMessage => ({
-  type,
-  flags: NLM_F_CREATE,
-  data: payload(family, ...attributes),
-});
+const create = (type: number, family: Family, ...attributes: Uint8Array[]): NftMessage =>
+  nftCreate(type, NFPROTO[family], ...attributes);
 
-/** The transaction that holds messages: all of them are carried out, or none. */
-export function transaction(messages: readonly NftMessage[]): NftMessage[] {
-  const frame = (type: number): NftMessage => ({ type, flags: 0, data: nfgenHeader(AF_UNSPEC, SUBSYSTEM) });
-  return [frame(BATCH_BEGIN), ...messages, frame(BATCH_END)];
-}
-
-/** An expression of a rule by name, with its attributes numbered from 1 where there is something. */
-const expression = (name: string, ...attributes: Uint8Array[]): Buffer =>
-  nest(1, attribute(1, zeroEnded(name)), nest(2, ...attributes));
-
-const numbers = (...list: (number | undefined)[]): Buffer[] =>
-  list.flatMap((number, i) => (number === undefined ? [] : [attribute(i + 1, u32Be(number))]));
-
-/** Says which rules are ours, and as we make them now: NFTA_RULE_USERDATA, a comment as nft writes it. */
-const COMMENTS = [
-  'veg-agent 2: the slice of the group',
-  'veg-agent 2: the block of the source',
-  'veg-agent 2: a source without a block',
+/**
+ * The comments of the rules in their order: they identify the rules as ours, and as this version makes them
+ * (NFTA_RULE_USERDATA, a comment as nft writes it).
+ */
+const SLICE_COMMENTS = [
+  'veg-agent 1: TCP of the group without SYN',
+  'veg-agent 1: SCTP of the group without INIT',
+  'veg-agent 1: the slice of the group',
 ] as const;
+const BLOCK_COMMENTS = [
+  'veg-agent 1: the block of the source',
+  'veg-agent 1: a source without a block',
+] as const;
+const commentsOf = (hasSlices: boolean): readonly string[] =>
+  hasSlices ? [...SLICE_COMMENTS, ...BLOCK_COMMENTS] : BLOCK_COMMENTS;
 const comment = (words: string): Buffer => Buffer.concat([Buffer.of(0, words.length + 1), zeroEnded(words)]);
 
-/** The rules of the chain. `bits` of the mark (in `mask`) identify one of port blocks. */
-function rules(family: Family, bits: number, mask: number): Buffer[][] {
+/** The rules of the chain, those of slices first. `bits` of the mark (in `mask`) identify one of port blocks. */
+function rules(family: Family, bits: number, mask: number): { ofSlices: Buffer[][]; ofBlocks: Buffer[][] } {
   const words = addressBits(family) / 32;
   const registers = (n: number): number => NFT_REG32_00 + n;
-  const isOurs = [
-    expression('meta', ...numbers(NFT_REG32_00, NFT_META_MARK)),
+  const compare = (operator: number, bytes: Uint8Array): Buffer =>
+    expression('cmp', ...numbers(NFT_REG32_00, operator), nftValue(3, bytes));
+  const and = (bytes: Uint8Array): Buffer =>
     expression(
       'bitwise',
-      ...numbers(NFT_REG32_00, NFT_REG32_00, 4),
-      value(4, markBytes(bits)),
-      value(5, markBytes(0)),
+      ...numbers(NFT_REG32_00, NFT_REG32_00, bytes.length),
+      nftValue(4, bytes),
+      nftValue(5, Buffer.alloc(bytes.length)),
+    );
+  const readMark = expression('meta', ...numbers(NFT_REG32_00, NFT_META_MARK));
+  const isOurs = [readMark, and(markBytes(bits)), compare(NFT_CMP_EQ, markBytes(bits))];
+  const lookedUp = [...isOurs, readMark, and(markBytes(mask))];
+  /** Looks up the registers from the first on in a map. Without an element the rule ends. */
+  const lookUp = (map: string): Buffer =>
+    expression('lookup', attribute(1, zeroEnded(map)), ...numbers(undefined, NFT_REG32_00, NFT_REG32_00));
+  const drop = [expression('counter'), expression('immediate', ...numbers(0), DROP)];
+  /** Translates to what was looked up. */
+  const translate = expression(
+    'nat',
+    ...numbers(
+      0,
+      NFPROTO[family],
+      registers(0),
+      registers(words + 1),
+      registers(words),
+      registers(2 * words + 1),
+      NF_NAT_RANGE_PROTO_RANDOM_FULLY,
     ),
-    expression('cmp', ...numbers(NFT_REG32_00, 0), value(3, markBytes(bits))),
+  );
+  /** Drops what does not begin a connection, by the octet of its transport header at `offset`. */
+  const dropOther = (protocol: number, offset: number, ...isOther: Buffer[]): Buffer[] => [
+    expression('meta', ...numbers(NFT_REG32_00, NFT_META_L4PROTO)),
+    compare(NFT_CMP_EQ, u8(protocol)),
+    ...lookedUp,
+    lookUp(SLICES),
+    expression('payload', ...numbers(NFT_REG32_00, NFT_PAYLOAD_TRANSPORT_HEADER, offset, 1)),
+    ...isOther,
+    ...drop,
   ];
-  const lookedUp = [
-    ...isOurs,
-    expression('meta', ...numbers(NFT_REG32_00, NFT_META_MARK)),
-    expression(
-      'bitwise',
-      ...numbers(NFT_REG32_00, NFT_REG32_00, 4),
-      value(4, markBytes(mask)),
-      value(5, markBytes(0)),
-    ),
+  const ofSlices = [
+    dropOther(IPPROTO_TCP, 13, and(u8(TCP_SYN)), compare(NFT_CMP_EQ, u8(0))),
+    dropOther(IPPROTO_SCTP, 12, compare(NFT_CMP_NEQ, u8(SCTP_INIT))),
+    [...lookedUp, lookUp(SLICES), translate],
   ];
-  /** Looks up the registers from the first on in a map, and translates to the result. */
-  const translate = (map: string): Buffer[] => [
-    expression('lookup', attribute(1, zeroEnded(map)), ...numbers(undefined, NFT_REG32_00, NFT_REG32_00)),
-    expression(
-      'nat',
-      ...numbers(
-        0,
-        NFPROTO[family],
-        registers(0),
-        registers(words + 1),
-        registers(words),
-        registers(2 * words + 1),
-        NF_NAT_RANGE_PROTO_RANDOM_FULLY,
-      ),
-    ),
-  ];
-  return [
-    [...lookedUp, ...translate(SLICES)],
+  const ofBlocks = [
     [
       ...lookedUp,
       expression(
         'payload',
         ...numbers(registers(1), NFT_PAYLOAD_NETWORK_HEADER, family === 4 ? 12 : 8, words * 4),
       ),
-      ...translate(MAP),
+      lookUp(MAP),
+      translate,
     ],
-    [...isOurs, expression('counter'), expression('immediate', ...numbers(0), DROP)],
+    [...isOurs, ...drop],
   ];
+  return { ofSlices, ofBlocks };
 }
+
+/** A map to an address and ports. `type` is nft's name for the key; `octets` is its size. */
+const map = (family: Family, name: string, id: number, type: number, octets: number): NftMessage =>
+  create(
+    NFT_NEW.set,
+    family,
+    attribute(1, zeroEnded(PORT_TABLE)),
+    attribute(2, zeroEnded(name)),
+    attribute(3, u32Be(NFT_SET_MAP)),
+    attribute(4, u32Be(type)),
+    attribute(5, u32Be(octets)),
+    attribute(6, u32Be((TYPE[family] << 6) | TYPE.port)),
+    attribute(7, u32Be(8 + addressBits(family) / 4)),
+    attribute(10, u32Be(id)),
+    // For nft's listing. NFTNL_UDATA_SET_KEYBYTEORDER: a mark is in the order of the machine; NFTNL_UDATA_SET_DATA_INTERVAL:
+    // values are ranges.
+    attribute(13, Buffer.of(0, 4, 1, 0, 0, 0, 6, 4, 1, 0, 0, 0)),
+  );
+
+const slicesMap = (family: Family): NftMessage => map(family, SLICES, 2, TYPE.mark, MARK_OCTETS);
+
+/** A rule of the chain; `flags` place it at its end, or in front of all others. */
+const rule = (family: Family, expressions: Buffer[], words: string, flags: number): NftMessage => ({
+  ...create(
+    NFT_NEW.rule,
+    family,
+    attribute(1, zeroEnded(PORT_TABLE)),
+    attribute(2, zeroEnded(CHAIN)),
+    nest(4, ...expressions),
+    attribute(7, comment(words)),
+  ),
+  flags,
+});
 
 /**
  * Makes table, map, chain and rules anew, empty.
  * @param bits the bits of a mark that identify one of port blocks
  * @param mask the bits of a mark that are looked up
  * @param isThere whether something of that name is to be removed first
+ * @param hasSlices whether it is that of a group
  */
-export function createTable(family: Family, bits: number, mask: number, isThere: boolean): NftMessage[] {
-  const words = addressBits(family) / 32;
+export function createTable(
+  family: Family,
+  bits: number,
+  mask: number,
+  { isThere, hasSlices }: { isThere: boolean; hasSlices: boolean },
+): NftMessage[] {
   const table = attribute(1, zeroEnded(PORT_TABLE));
-  const pair = (TYPE[family] << 6) | TYPE.port;
-  /** A map to an address and ports. `type` is nft's name for the key; `octets` is its size. */
-  const map = (name: string, id: number, type: number, octets: number): NftMessage =>
-    create(
-      NEW.set,
-      family,
-      table,
-      attribute(2, zeroEnded(name)),
-      attribute(3, u32Be(NFT_SET_MAP)),
-      attribute(4, u32Be(type)),
-      attribute(5, u32Be(octets)),
-      attribute(6, u32Be(pair)),
-      attribute(7, u32Be(8 + 8 * words)),
-      attribute(10, u32Be(id)),
-      // NFTNL_UDATA_SET_DATA_INTERVAL: nft prints ranges.
-      attribute(13, Buffer.of(6, 4, 1, 0, 0, 0)),
-    );
   const chain = create(
-    NEW.chain,
+    NFT_NEW.chain,
     family,
     table,
     attribute(3, zeroEnded(CHAIN)),
     nest(4, attribute(1, u32Be(NF_INET_POST_ROUTING)), attribute(2, u32Be(PRIORITY))),
     attribute(7, zeroEnded('nat')),
   );
+  const { ofSlices, ofBlocks } = rules(family, bits, mask);
+  const comments = commentsOf(hasSlices);
   return [
     ...(isThere ? [deleteTable(family)] : []),
-    create(NEW.table, family, table),
-    map(SLICES, 1, TYPE.mark, MARK_OCTETS),
-    map(MAP, 2, (TYPE.mark << 6) | TYPE[family], MARK_OCTETS + 4 * words),
+    create(NFT_NEW.table, family, table),
+    ...(hasSlices ? [slicesMap(family)] : []),
+    map(family, MAP, 1, (TYPE.mark << 6) | TYPE[family], MARK_OCTETS + addressBits(family) / 8),
     chain,
-    ...rules(family, bits, mask).map((expressions, i) => ({
-      ...create(
-        NEW.rule,
-        family,
-        table,
-        attribute(2, zeroEnded(CHAIN)),
-        nest(4, ...expressions),
-        attribute(7, comment(COMMENTS[i]!)),
-      ),
-      flags: NLM_F_CREATE | NLM_F_APPEND,
-    })),
+    ...[...(hasSlices ? ofSlices : []), ...ofBlocks].map((expressions, i) =>
+      rule(family, expressions, comments[i]!, NLM_F_CREATE | NLM_F_APPEND),
+    ),
   ];
 }
 
+/**
+ * Adds the map of slices and its rules to a table without them: blocks that are in use stay. `bits` and `mask` as of
+ * `createTable`.
+ */
+export const addSlices = (family: Family, bits: number, mask: number): NftMessage[] => [
+  slicesMap(family),
+  // Each comes in front of those before it.
+  ...rules(family, bits, mask)
+    .ofSlices.map((expressions, i) => rule(family, expressions, SLICE_COMMENTS[i]!, NLM_F_CREATE))
+    .reverse(),
+];
+
 /** Removes the table with everything in it. */
 export const deleteTable = (family: Family): NftMessage => ({
-  type: DELETE.table,
+  type: NFT_DELETE.table,
   flags: 0,
   data: payload(family, attribute(1, zeroEnded(PORT_TABLE))),
 });
 
 /** A question about the table, the map of blocks, the chain, its rules, or the elements of a map. */
 export function question(
-  what: Exclude<keyof typeof NFT_GET, 'generation'> | 'slices',
+  what: Exclude<keyof typeof NFT_GET, 'generation' | 'flowtable'> | 'slices',
   family: Family,
 ): Buffer {
   const table = attribute(1, zeroEnded(PORT_TABLE));
@@ -252,37 +269,29 @@ export function question(
   }
 }
 
-/** The question for the number of the last transaction, and the number in the answer. */
-export const generationQuestion = (): Buffer => Buffer.alloc(NFGEN_HEADER);
-export const generationOf = (answer: Buffer): number =>
-  numberIn(new Attributes(answer, NFGEN_HEADER), 1) ?? 0;
-
-/** The number in the first attribute of a type. */
-function numberIn(attributes: Attributes, type: number): number | undefined {
-  while (attributes.next()) if (attributes.type === type) return attributes.u32Be;
-  return undefined;
-}
-
-/** The attributes in an attribute; none where it is missing. */
-function nestedIn(message: Buffer, type: number): Attributes {
-  const attributes = new Attributes(message, NFGEN_HEADER);
-  while (attributes.next()) if (attributes.type === type) return attributes.nested;
-  return attributes;
-}
-
-/** Whether answers describe chain, rules and map as `createTable` makes them. */
-export function isIntact(family: Family, chain: Buffer, ruleList: readonly Buffer[], set: Buffer): boolean {
+/**
+ * Whether answers describe chain, rules and map as `createTable` makes them, with slices or without; undefined if they
+ * do not.
+ */
+export function layoutOf(
+  family: Family,
+  chain: Buffer,
+  ruleList: readonly Buffer[],
+  set: Buffer,
+): { hasSlices: boolean } | undefined {
   const hook = (type: number) => numberIn(nestedIn(chain, 4), type);
   const map = (type: number) => numberIn(new Attributes(set, NFGEN_HEADER), type);
   const words = addressBits(family) / 32;
-  return (
+  const isPlaced =
     hook(1) === NF_INET_POST_ROUTING &&
     hook(2) === PRIORITY &&
     map(5) === 4 + 4 * words &&
-    map(7) === 8 + 8 * words &&
-    ruleList.length === COMMENTS.length &&
-    ruleList.every((rule, i) => hasComment(rule, COMMENTS[i]!))
-  );
+    map(7) === 8 + 8 * words;
+  if (!isPlaced) return undefined;
+  return [{ hasSlices: true }, { hasSlices: false }].find(({ hasSlices }) => {
+    const comments = commentsOf(hasSlices);
+    return ruleList.length === comments.length && ruleList.every((rule, i) => hasComment(rule, comments[i]!));
+  });
 }
 
 function hasComment(rule: Buffer, words: string): boolean {
@@ -372,13 +381,13 @@ export function sliceMessages(
   slice: PortBlock | undefined,
 ): NftMessage[] {
   const start = [attribute(1, zeroEnded(PORT_TABLE)), attribute(2, zeroEnded(SLICES))];
-  const key = value(1, markBytes(mark));
+  const key = nftValue(1, markBytes(mark));
   const element = (...parts: Uint8Array[]): Buffer => payload(family, ...start, nest(3, nest(1, ...parts)));
   return [
-    ...(isThere ? [{ type: DELETE.elements, flags: 0, data: element(key) }] : []),
+    ...(isThere ? [{ type: NFT_DELETE.elements, flags: 0, data: element(key) }] : []),
     ...(slice === undefined
       ? []
-      : [{ type: NEW.elements, flags: NLM_F_CREATE, data: element(key, value(2, blockData(slice))) }]),
+      : [{ type: NFT_NEW.elements, flags: NLM_F_CREATE, data: element(key, nftValue(2, blockData(slice))) }]),
   ];
 }
 
@@ -412,16 +421,16 @@ export function* elementMessages(
 ): Generator<NftMessage> {
   const start = [attribute(1, zeroEnded(PORT_TABLE)), attribute(2, zeroEnded(MAP))];
   const length = addressBits(family) / 8;
-  const key = value(1, Buffer.alloc(4 + length));
-  const empty = action === 'add' ? nest(1, key, value(2, Buffer.alloc(2 * length + 8))) : nest(1, key);
+  const key = nftValue(1, Buffer.alloc(4 + length));
+  const empty = action === 'add' ? nest(1, key, nftValue(2, Buffer.alloc(2 * length + 8))) : nest(1, key);
   const list = Buffer.alloc(OCTETS_PER_MESSAGE - (OCTETS_PER_MESSAGE % empty.length));
   let end = 0;
   const flush = (): NftMessage => {
     const data = payload(family, ...start, nest(3, list.subarray(0, end)));
     end = 0;
     return action === 'add'
-      ? { type: NEW.elements, flags: NLM_F_CREATE, data }
-      : { type: DELETE.elements, flags: 0, data };
+      ? { type: NFT_NEW.elements, flags: NLM_F_CREATE, data }
+      : { type: NFT_DELETE.elements, flags: 0, data };
   };
   for (const { mark, source, data } of elements) {
     list.set(empty, end);

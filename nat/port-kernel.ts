@@ -5,27 +5,24 @@
  * the kernel numbers them (NFT_MSG_GETGEN).
  */
 import { setImmediate as yieldToEvents } from 'node:timers/promises';
+import { generationOf, generationQuestion, NFT_GET, type NftMessage, transaction } from '../lib/nft-codec.ts';
 import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { NatError, type NatErrorKind } from './errors.ts';
 import {
   addElement,
+  addSlices,
   createTable,
   deleteTable,
   type ElementSum,
   eachElement,
   elementMessages,
   elementsOf,
-  generationOf,
-  generationQuestion,
-  isIntact,
-  NFT_GET,
-  type NftMessage,
+  layoutOf,
   PORT_TABLE,
   type PortElement,
   question,
   sliceMessages,
   slicesIn,
-  transaction,
 } from './nftables.ts';
 import type { PortStep } from './port-steps.ts';
 import { DECISION_MASK, PORT_BLOCKS_MARK } from './rules.ts';
@@ -122,7 +119,7 @@ class NftablesPortKernel implements PortKernel {
 
   async #observeTable(family: Family): Promise<PortTable | undefined> {
     if (!this.#exists(family)) return undefined;
-    const table: PortTable = { intact: false, policies: new Map(), slices: new Map() };
+    const table: PortTable = { intact: false, hasSlices: false, policies: new Map(), slices: new Map() };
     try {
       const chain = this.#socket.ask(NFT_GET.chain, question('chain', family));
       const set = this.#socket.ask(NFT_GET.set, question('set', family));
@@ -131,12 +128,14 @@ class NftablesPortKernel implements PortKernel {
         question('rule', family),
         (answer) => answer,
       );
-      table.intact = isIntact(family, chain, rules, set);
+      const layout = layoutOf(family, chain, rules, set);
+      Object.assign(table, { intact: layout !== undefined, ...layout });
     } catch (error) {
       if (codeOf(error) !== 'ENOENT') throw error;
     }
     if (!table.intact) return table;
     table.policies = await this.#observeSums(family);
+    if (!table.hasSlices) return table;
     const parts = await this.#socket.dumpInTurns(NFT_GET.elements, question('slices', family), slicesIn);
     table.slices = new Map(parts.flatMap((part) => [...part]));
     return table;
@@ -190,8 +189,13 @@ class NftablesPortKernel implements PortKernel {
       case 'create-port-table':
         return this.#send(
           'create the table',
-          createTable(family, PORT_BLOCKS_MARK, DECISION_MASK, step.replace),
+          createTable(family, PORT_BLOCKS_MARK, DECISION_MASK, {
+            isThere: step.replace,
+            hasSlices: step.hasSlices,
+          }),
         );
+      case 'add-slices':
+        return this.#send('add slices', addSlices(family, PORT_BLOCKS_MARK, DECISION_MASK));
       case 'write-port-blocks': {
         const desired = () => elementsOf(step.mark, step.blocks, family);
         if (step.repair) return this.#repair(family, step.mark, desired);

@@ -6,8 +6,10 @@ import { hex } from './rules.ts';
 import type { PortTable } from './state.ts';
 
 export type PortStep =
-  /** Creates the table, empty; `replace`: in place of one that differs. */
-  | { type: 'create-port-table'; family: Family; replace: boolean }
+  /** Creates the table, empty; `replace`: in place of one that differs; `hasSlices`: with the map of slices. */
+  | { type: 'create-port-table'; family: Family; replace: boolean; hasSlices: boolean }
+  /** Adds the map of slices and its rules to a table of port blocks, which stay as they are. */
+  | { type: 'add-slices'; family: Family }
   /** Writes the elements of a mark; `repair`: there are wrong ones. */
   | { type: 'write-port-blocks'; family: Family; mark: number; blocks: PortBlocks; repair: boolean }
   /** Removes the elements of a mark. */
@@ -27,8 +29,14 @@ export function editPorts(
     return { before: [], after: observed === undefined ? [] : [{ type: 'delete-port-table', family }] };
   }
   const before: PortStep[] = [];
+  const { hasSlices } = desired;
+  // A table of a group that was is as good: it is not made again under open connections.
   const intact = observed?.intact === true;
-  if (!intact) before.push({ type: 'create-port-table', family, replace: observed !== undefined });
+  if (!intact) {
+    before.push({ type: 'create-port-table', family, replace: observed !== undefined, hasSlices });
+  } else if (hasSlices && !observed.hasSlices) {
+    before.push({ type: 'add-slices', family });
+  }
   for (const [mark, { elements, digest, blocks }] of desired.policies) {
     const there = intact ? observed.policies.get(mark) : undefined;
     if (there?.elements === elements && there.digest === digest) continue;
@@ -63,6 +71,8 @@ export function portLine(step: PortStep): string {
   switch (step.type) {
     case 'create-port-table':
       return `nft add table ${table}`;
+    case 'add-slices':
+      return `nft add map ${table} slices`;
     case 'delete-port-table':
       return `nft delete table ${table}`;
     case 'delete-port-blocks':

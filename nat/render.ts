@@ -5,6 +5,7 @@
  */
 import type { Family } from '../lib/prefix.ts';
 import type { NatStep, RuleStep } from './diff.ts';
+import { type GateStep, gateLine } from './gate.ts';
 import { portLine } from './port-steps.ts';
 import { DECISION_MASK, hex } from './rules.ts';
 import type { SetStep } from './sets.ts';
@@ -14,6 +15,9 @@ export const isRuleStep = (step: NatStep): step is RuleStep => 'chain' in step;
 
 /** Whether a step is one of ipset's. */
 export const isSetStep = (step: NatStep): step is SetStep => 'set' in step;
+
+/** Whether a step is one of the gate's. */
+export const isGateStep = (step: NatStep): step is GateStep => step.type.endsWith('-gate');
 
 /** The iptables arguments of a step, without program and table. */
 function ruleArguments(step: RuleStep): string {
@@ -77,7 +81,7 @@ export function* eachCommandLine(steps: readonly NatStep[]): Generator<string> {
   for (const step of steps) {
     if (isRuleStep(step)) yield `${program(step.family)} -t ${step.table} ${ruleArguments(step)}`;
     else if (isSetStep(step)) for (const command of setCommands(step)) yield `ipset ${command}`;
-    else yield portLine(step);
+    else yield isGateStep(step) ? gateLine(step) : portLine(step);
   }
 }
 

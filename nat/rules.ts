@@ -70,16 +70,27 @@ export const CHAIN_REFUSED = 'VEG-REFUSED';
  * packets to it, from its own address there: left as they are.
  */
 export const CHAIN_PRIMARY = 'VEG-PRIMARY';
+/**
+ * nat POSTROUTING: the pod's own BGP sessions: left as they are. Masquerading gives them other source ports, and the digest of
+ * TCP-MD5 covers ports.
+ */
+export const CHAIN_BGP = 'VEG-BGP';
 /** mangle FORWARD: TCP. */
 export const CHAIN_MSS = 'VEG-MSS';
 /** raw PREROUTING, to a shared address: what is for the ports of another member of the group. */
 export const CHAIN_GROUP = 'VEG-GROUP';
+/** Likewise of ICMP. */
+export const CHAIN_GROUP_ICMP = 'VEG-GROUP-ICMP';
 /** raw OUTPUT: ICMPv6 redirects, which would lead the network outside past the holder of a shared address. */
 export const CHAIN_REDIRECT = 'VEG-REDIRECT';
 /** nat POSTROUTING, into the VPC from outside: it keeps its source. */
 export const CHAIN_INWARDS = 'VEG-INWARDS';
 /** nat POSTROUTING, with a mark of ours. */
 export const CHAIN_TRANSLATE = 'VEG-TRANSLATE';
+
+/** In nat POSTROUTING: what comes in from outside keeps its source. */
+export const inwardsRule = (internalInterface: string): string =>
+  `-o ${internalInterface} ${notFromInside} ${jump(CHAIN_INWARDS)}`;
 
 /** Ends the way of what may not come in. */
 export const REFUSE = jump(CHAIN_REFUSED);

@@ -1,5 +1,6 @@
 /** What the kernel's packet filter looks like, as plain values. Read by `kernel.ts`, compared by `diff.ts`. Pure. */
 import type { Family, Prefix } from '../lib/prefix.ts';
+import type { GateTable } from './gate.ts';
 import type { PortBlock, PortBlocks } from './port-blocks.ts';
 
 /** One rule of a chain. */
@@ -43,6 +44,8 @@ export interface AddressSet {
 export interface PortTable {
   /** Whether chain, rules and map are as they must be; if not, nothing else is known. */
   intact: boolean;
+  /** Whether it has the map of slices, and the rules for it. Desired: whether it needs them. */
+  hasSlices: boolean;
   /** By mark: how many sources have a block, and a sum over all of them. Desired: also what they are. */
   policies: Map<number, { elements: number; digest: number; blocks?: PortBlocks }>;
   /** By mark: the ports that all sources of the mark have in common. */
@@ -59,6 +62,8 @@ export interface NatState {
   sets: Map<string, AddressSet>;
   /** Port blocks, in a family that has any. */
   ports?: { 4?: PortTable; 6?: PortTable };
+  /** The nf_tables table that drops what belongs to no connection, in a family that has it instead of the chain VEG-NEW. */
+  gates?: { 4?: GateTable; 6?: GateTable };
 }
 
 /** A state with nothing in it. */

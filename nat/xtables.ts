@@ -5,7 +5,7 @@
  * Finding out must not change that, and listing a legacy table creates it: so only those are listed that /proc names;
  * where this user may not read /proc, those that the caller needs.
  */
-import type { Exec } from '../lib/exec.ts';
+import { type Exec, isInstalled } from '../lib/exec.ts';
 import type { Family } from '../lib/prefix.ts';
 import { incompatible, NatError, type NatErrorKind, natError } from './errors.ts';
 import { parseTables } from './parse.ts';
@@ -36,6 +36,8 @@ interface Choice {
 
 export interface XtablesParts {
   exec: Exec;
+  /** Whether a program can be run. Default: whether `exec` of lib finds it. */
+  isInstalled?(program: string): boolean;
   readFile: (path: string) => Promise<string>;
   /** The backend to use, instead of the one that the pod uses. */
   backend?: Backend;
@@ -118,11 +120,10 @@ export class Xtables {
     const known = this.#programs.get(named);
     if (known !== undefined) return known;
     let found = named;
-    const version = await this.#parts.exec(`${named}-save`, ['--version']);
-    if (version.exitCode !== 0) {
-      const plain = await this.run(`${program(family)}-save`, ['--version']);
-      if (plain.includes('nf_tables') !== (backend === 'nft')) {
-        throw natError(`${named}-save`, version.stderr, version.exitCode);
+    if (!(this.#parts.isInstalled ?? isInstalled)(`${named}-save`)) {
+      const version = await this.run(`${program(family)}-save`, ['--version']);
+      if (version.includes('nf_tables') !== (backend === 'nft')) {
+        throw natError(`${named}-save`, `${named}-save: not found`, -1);
       }
       found = program(family);
     }

@@ -1,6 +1,6 @@
 /** From what the gateway is meant to do to the routes and rules that do it. Pure. */
 
-import { RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RTN_UNICAST } from '../lib/linux.ts';
+import { RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RTN_UNICAST, RTN_UNREACHABLE } from '../lib/linux.ts';
 import {
   type Address,
   anyPrefix,
@@ -9,11 +9,14 @@ import {
   type Prefix,
   prefixLength,
 } from '../lib/prefix.ts';
+import type { RoutingStep } from './diff.ts';
+import type { VpnLinks } from './links.ts';
 import {
   GROUP_MARK_MASK,
   GROUP_RULE_PRIORITY,
   GROUP_TABLES,
   groupMark,
+  METRIC_ANNOUNCED,
   PRIMARY_RULE_PRIORITY,
   RTPROT_BOOT,
   RTPROT_VEG_AGENT,
@@ -22,6 +25,8 @@ import {
   TABLE_INTERNAL,
   TABLE_MAIN,
   TABLE_PRIMARY,
+  TABLE_VPN,
+  VPN_RULE_PRIORITY,
 } from './numbers.ts';
 import type { Route, Rule } from './state.ts';
 
@@ -60,6 +65,15 @@ export interface FamilyRouting {
   /** Absent where the primary network is a side of the gateway. */
   primary?: PrimaryNetwork;
   group?: GroupRouting;
+  /** What routers learn by BGP. Absent: nothing. */
+  announced?: Announcement[];
+}
+
+/** A prefix that FRR announces, and where the gateway itself sends packets for it. */
+export interface Announcement {
+  destination: Prefix;
+  /** `inside`: to the internal gateway. `link`: to hosts on the internal link. `nowhere`: no flow has it as destination. */
+  to: 'inside' | 'link' | 'nowhere';
 }
 
 /** What a gateway of a group routes besides, in one family. */
@@ -72,8 +86,24 @@ export interface GroupRouting {
   forward: { slot: number; via: Address }[];
 }
 
+/** What the pod's routing has to do in one family in EVPN mode: what comes from the VPC follows the table of the VRF. */
+export interface VpnRouting extends Pick<FamilyRouting, 'family' | 'internal' | 'internalBlocks' | 'peers'> {
+  /** The devices, the same in both families. */
+  vpn: VpnLinks;
+  /** The way to the other ends of the tunnel; absent: what the pod has anyway. */
+  underlay?: RoutingSide;
+  announced?: Announcement[];
+  external?: undefined;
+  externalBlocks?: undefined;
+  primary?: undefined;
+}
+
 /** The families that are programmed; one that is not in it is taken away. */
-export type RoutingIntent = FamilyRouting[];
+export type RoutingIntent = (FamilyRouting | VpnRouting)[];
+
+/** The devices of the intent; undefined: none. */
+export const wantedVpn = (intent: RoutingIntent): VpnLinks | undefined =>
+  intent.find((family) => 'vpn' in family)?.vpn;
 
 /** The routes and rules that have to be there, each once. */
 export interface DesiredRouting {
@@ -96,16 +126,61 @@ export const desiredRouting = (intent: RoutingIntent): DesiredRouting => ({
 
 /** The rules alone. */
 export const desiredRules = (intent: RoutingIntent): Rule[] =>
-  intent.flatMap((family) => [...groupRules(family), ...familyRules(family), ...primaryRules(family)]);
+  intent.flatMap((family) =>
+    'vpn' in family
+      ? vpnRules(family)
+      : [...groupRules(family), ...familyRules(family), ...primaryRules(family)],
+  );
 
 /** Generates the routes one by one, so that ten thousand need not be in memory. */
 export function* eachDesiredRoute(intent: RoutingIntent): Generator<Route> {
   for (const family of intent) {
-    yield* familyRoutes(family);
-    yield* primaryRoutes(family);
-    yield* groupRoutes(family);
+    if ('vpn' in family) yield* vpnRoutes(family);
+    else {
+      yield* familyRoutes(family);
+      yield* primaryRoutes(family);
+      yield* groupRoutes(family);
+    }
+    for (const one of family.announced ?? []) yield announcedRoute(family, one);
   }
 }
+
+/**
+ * The steps that withdraw what a family announces, for at once: forwarding goes on by the routes without the mark. A
+ * reconcile comes to the same.
+ */
+export function withdrawal(family: FamilyRouting | VpnRouting): RoutingStep[] {
+  const { announced = [], ...rest } = family;
+  const destinations = new Set(announced.map(({ destination }) => destination));
+  const plain = [...eachDesiredRoute([rest])].filter(
+    ({ table, destination }) => table === announcedTable(family) && destinations.has(destination),
+  );
+  return [
+    ...plain.map((route): RoutingStep => ({ kind: 'addRoute', route })),
+    ...announced.map((one): RoutingStep => ({ kind: 'delRoute', route: announcedRoute(family, one) })),
+  ];
+}
+
+/** The table that FRR announces from. */
+const announcedTable = (routing: FamilyRouting | VpnRouting): number =>
+  'vpn' in routing ? TABLE_VPN : TABLE_MAIN;
+
+/** The route that FRR announces. */
+function announcedRoute(routing: FamilyRouting | VpnRouting, { destination, to }: Announcement): Route {
+  const { family, internal } = routing;
+  const inside = via(family, internal, destination, announcedTable(routing), RTPROT_VEG_AGENT);
+  const { gateway: _, onlink: __, dev: ___, ...bare } = { ...inside, metric: METRIC_ANNOUNCED };
+  if (to === 'inside') return { ...inside, metric: METRIC_ANNOUNCED };
+  if (to === 'link') {
+    return { ...bare, dev: internal.interface, scope: family === 4 ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE };
+  }
+  // The kernel gives the loopback interface to those of IPv6, and refuses one for those of IPv4.
+  return { ...bare, ...(family === 6 && { dev: 'lo' }), type: RTN_UNREACHABLE };
+}
+
+/** The destinations whose route into the VPC is announced, and so has the mark. */
+const marked = ({ announced = [] }: Pick<FamilyRouting, 'announced'>): Set<Prefix> =>
+  new Set(announced.filter(({ to }) => to === 'inside').map(({ destination }) => destination));
 
 function familyRules({ family, internal, external }: FamilyRouting): Rule[] {
   const { fromInternal, fromExternal, ownInternal, ownExternal } = RULE_PRIORITY;
@@ -146,23 +221,39 @@ const via = (
   foreign: false,
 });
 
-function* familyRoutes({
-  family,
-  internal,
-  external,
-  internalBlocks,
-  externalBlocks,
-  peers,
-}: FamilyRouting): Generator<Route> {
-  const everywhere = anyPrefix(family);
-  const behind = new Set([
+/** What is behind the internal gateway, each once. */
+const blocksBehind = ({ internal, internalBlocks, peers }: FamilyRouting | VpnRouting): Set<Prefix> =>
+  new Set([
     ...internalBlocks.filter((block) => prefixLength(block) > 0),
     ...peers.filter((peer) => peer !== internal.gateway).map(hostPrefix),
   ]);
+
+function* familyRoutes(routing: FamilyRouting): Generator<Route> {
+  const { family, internal, external, externalBlocks } = routing;
+  const everywhere = anyPrefix(family);
+  const announced = marked(routing);
   yield via(family, internal, everywhere, TABLE_INTERNAL, RTPROT_BOOT);
   yield via(family, external, everywhere, TABLE_MAIN, RTPROT_VEG_AGENT);
   for (const block of externalBlocks) yield via(family, external, block, TABLE_MAIN, RTPROT_VEG_AGENT);
-  for (const block of behind) yield via(family, internal, block, TABLE_MAIN, RTPROT_VEG_AGENT);
+  for (const block of blocksBehind(routing)) {
+    if (!announced.has(block)) yield via(family, internal, block, TABLE_MAIN, RTPROT_VEG_AGENT);
+  }
+}
+
+/** The first one does what a rule of the kernel at priority 1000 does, which others may remove. */
+const vpnRules = ({ family }: VpnRouting): Rule[] => [
+  { family, priority: VPN_RULE_PRIORITY.inside, l3mdev: 'lookup', table: 0, foreign: false },
+  { family, priority: VPN_RULE_PRIORITY.nowhere, l3mdev: 'unreachable', table: 0, foreign: false },
+];
+
+/** The way into the VPC in the table of the VRF, and the way to the other ends of the tunnel in the main table. */
+function* vpnRoutes(routing: VpnRouting): Generator<Route> {
+  const { family, internal, underlay } = routing;
+  const announced = marked(routing);
+  if (underlay) yield via(family, underlay, anyPrefix(family), TABLE_MAIN, RTPROT_VEG_AGENT);
+  for (const block of blocksBehind(routing)) {
+    if (!announced.has(block)) yield via(family, internal, block, TABLE_VPN, RTPROT_VEG_AGENT);
+  }
 }
 
 function primaryRules({ family, primary }: FamilyRouting): Rule[] {
@@ -199,9 +290,12 @@ function groupRules({ family, external, group }: FamilyRouting): Rule[] {
  * The route of a shared address leads inside: the kernel answers ARP for a proxied address only if it is routed out of
  * another interface than the one that is asked. The filter drops what would take it.
  */
-function groupRoutes({ family, internal, external, group }: FamilyRouting): Route[] {
+function groupRoutes(routing: FamilyRouting): Route[] {
+  const { family, internal, external, group } = routing;
   if (group === undefined) return [];
-  const { shared, neighbours, forward } = group;
+  const { neighbours, forward } = group;
+  const announced = marked(routing);
+  const shared = group.shared.map(hostPrefix).filter((address) => !announced.has(address));
   return [
     ...neighbours.map((address): Route => {
       const {
@@ -212,7 +306,7 @@ function groupRoutes({ family, internal, external, group }: FamilyRouting): Rout
       // IPv6 has no scopes.
       return { ...route, scope: family === 4 ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE };
     }),
-    ...shared.map((address) => via(family, internal, hostPrefix(address), TABLE_MAIN, RTPROT_VEG_AGENT)),
+    ...shared.map((address) => via(family, internal, address, TABLE_MAIN, RTPROT_VEG_AGENT)),
     ...forward.map(({ slot, via: gateway }) =>
       via(family, { ...external, gateway }, anyPrefix(family), GROUP_TABLES[slot]!, RTPROT_VEG_AGENT),
     ),

@@ -2,14 +2,21 @@
  * The steps from the observed routing to the desired routing. Pure.
  *
  * The agent owns the four rule priorities, table 1000, and what carries its protocol number among the routes of the
- * other tables and the rules of priorities 1000, 1005 and 1006; nothing else is ever removed. A foreign route that
- * equals a desired one is adopted: it satisfies the agent, and stays when it is no longer desired. A foreign route
- * with another next hop for a desired destination stays too; the agent's own precedes it (docs/ownership.md).
+ * other tables (that of a VRF among them) and the rules of priorities 1000, 1005 and 1006; nothing else is ever removed. A
+ * foreign route that equals a desired one is adopted: it satisfies the agent, and stays when it is no longer desired. A
+ * foreign route with another next hop for a desired destination stays too; the agent's own precedes it (docs/ownership.md).
  */
 import type { Prefix } from '../lib/prefix.ts';
 import type { AddressStep } from './addresses.ts';
-import { GROUP_TABLES, RTPROT_KERNEL, RTPROT_VEG_AGENT, TABLE_INTERNAL } from './numbers.ts';
-import { ownsRoute, ownsRule } from './ownership.ts';
+import type { LinkStep } from './links.ts';
+import {
+  GROUP_RULE_PRIORITY,
+  GROUP_TABLES,
+  RTPROT_KERNEL,
+  RTPROT_VEG_AGENT,
+  TABLE_INTERNAL,
+} from './numbers.ts';
+import { isAnnouncement, ownsRoute, ownsRule } from './ownership.ts';
 import type { ProxyStep } from './proxies.ts';
 import type { Route, RoutingState, Rule } from './state.ts';
 
@@ -18,7 +25,8 @@ export type RoutingStep =
   | { kind: 'addRoute' | 'prependRoute' | 'replaceRoute' | 'delRoute'; route: Route }
   | { kind: 'addRule' | 'delRule'; rule: Rule }
   | AddressStep
-  | ProxyStep;
+  | ProxyStep
+  | LinkStep;
 
 /** The IPv6 metric that wins against any other; 0 would mean the default. */
 const FIRST_METRIC_6 = 1;
@@ -36,10 +44,19 @@ export function diffRouting(
   return [...routes.put, ...rules, ...routes.remove];
 }
 
+/**
+ * Whether a step adds what only packets with the mark of another member of the group follow, or what keeps packets of a VRF in
+ * it: the translation is changed after it.
+ */
+export const precedesTranslation = (step: RoutingStep): boolean =>
+  (step.kind === 'addRule' &&
+    (step.rule.priority === GROUP_RULE_PRIORITY || step.rule.l3mdev !== undefined)) ||
+  (step.kind === 'replaceRoute' && GROUP_TABLES.includes(step.route.table));
+
 // Rules ------------------------------------------------------------------------------------------------
 
 const ruleKey = (rule: Rule): string =>
-  `${rule.family} ${rule.priority} ${rule.from ?? 'all'} ${rule.to ?? 'all'} ${rule.iif ?? ''} ${rule.mark?.value ?? ''}/${rule.mark?.mask ?? ''} ${rule.table}`;
+  `${rule.family} ${rule.priority} ${rule.from ?? 'all'} ${rule.to ?? 'all'} ${rule.iif ?? ''} ${rule.mark?.value ?? ''}/${rule.mark?.mask ?? ''} ${rule.l3mdev ?? rule.table}`;
 
 function diffRules(observed: readonly Rule[], desired: readonly Rule[]): RoutingStep[] {
   const missing = new Map(desired.map((rule) => [ruleKey(rule), rule]));
@@ -72,7 +89,8 @@ const couldDelete = (rule: Rule, candidate: Rule): boolean =>
   rule === candidate ||
   (rule.family === candidate.family &&
     rule.priority === candidate.priority &&
-    rule.table === candidate.table &&
+    // A request for packets of a VRF names no table.
+    (rule.l3mdev === undefined ? rule.table === candidate.table : rule.l3mdev === candidate.l3mdev) &&
     (rule.from === undefined || rule.from === candidate.from) &&
     (rule.to === undefined || rule.to === candidate.to) &&
     (rule.iif === undefined || rule.iif === candidate.iif) &&
@@ -130,8 +148,21 @@ function diffRoutes(
   const settled = new Set<Route>();
   for (const wanted of desired) {
     const here = places.at(wanted);
+    // Nearly all of ten thousand: the agent's own, alone at its place.
+    if (here.length === 1 && isThere(wanted, here[0]!)) {
+      settled.add(here[0]!);
+      continue;
+    }
     const isOwn = wanted.table === TABLE_INTERNAL || GROUP_TABLES.includes(wanted.table);
-    const { steps, keep } = isOwn ? ownPlace(wanted, here) : sharedPlace(wanted, here);
+    // What is announced stands beside other routes of the destination, and neither satisfies the other.
+    const [announced, others] = here.some(isAnnouncement)
+      ? [here.filter(isAnnouncement), here.filter((route) => !isAnnouncement(route))]
+      : [[], here];
+    const { steps, keep } = isAnnouncement(wanted)
+      ? ownPlace(wanted, announced)
+      : isOwn
+        ? ownPlace(wanted, here)
+        : sharedPlace(wanted, others);
     put.push(...steps);
     if (keep !== undefined) settled.add(keep);
   }
@@ -141,6 +172,10 @@ function diffRoutes(
   return { put, remove };
 }
 
+/** Whether an observed route of the agent's is exactly the wanted one. */
+const isThere = (wanted: Route, route: Route): boolean =>
+  route.protocol === wanted.protocol && route.metric === wanted.metric && saysSame(wanted, route);
+
 /** The steps for one wanted route, and the observed one that is not to be removed afterwards. */
 interface Place {
   steps: RoutingStep[];
@@ -149,10 +184,7 @@ interface Place {
 
 /** A wanted route in a table that is wholly the agent's: exactly it, whatever was there. */
 function ownPlace(wanted: Route, here: readonly Route[]): Place {
-  const exact = here.find(
-    (route) =>
-      saysSame(wanted, route) && route.protocol === wanted.protocol && route.metric === wanted.metric,
-  );
+  const exact = here.find((route) => isThere(wanted, route));
   if (exact !== undefined) return { steps: [], keep: exact };
   return putAt(wanted, here);
 }

@@ -2,13 +2,18 @@
  * The kernel's routing over netlink: observes all of it, and applies the steps of diff.ts. The transport that it needs
  * is declared here; lib/netlink.ts implements it.
  */
-import { NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from '../lib/linux.ts';
+import { NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, RTN_UNREACHABLE } from '../lib/linux.ts';
 import { type Address, contains, FAMILIES, type Family, parsePrefix } from '../lib/prefix.ts';
 import type { RoutingStep } from './diff.ts';
-import { GROUP_RULE_PRIORITY, TABLES } from './numbers.ts';
+import type { LinkStep, WantedLink } from './links.ts';
+import { GROUP_RULE_PRIORITY, GROUP_TABLES, TABLE_VPN, TABLES } from './numbers.ts';
+import { isVrf } from './ownership.ts';
 import {
   addressDump,
   formatAddress,
+  formatDelLink,
+  formatLinkChange,
+  formatNewLink,
   formatProxy,
   formatRoute,
   formatRule,
@@ -74,6 +79,9 @@ const REQUESTS = {
   delAddress: { type: MessageType.DELADDR, flags: 0 },
   addProxy: { type: MessageType.NEWNEIGH, flags: NLM_F_CREATE | NLM_F_REPLACE },
   delProxy: { type: MessageType.DELNEIGH, flags: 0 },
+  addLink: { type: MessageType.NEWLINK, flags: NLM_F_CREATE | NLM_F_EXCL },
+  setLink: { type: MessageType.NEWLINK, flags: 0 },
+  delLink: { type: MessageType.DELLINK, flags: 0 },
 } as const;
 
 /** Errors after which the step is done: the object exists, or was removed (perhaps with its link or its table). */
@@ -88,6 +96,9 @@ const ALREADY_DONE: Readonly<Record<RoutingStep['kind'], readonly string[]>> = {
   delAddress: ['EADDRNOTAVAIL', 'ENODEV'],
   addProxy: ['EEXIST'],
   delProxy: ['ENOENT', 'ENODEV'],
+  addLink: [],
+  setLink: [],
+  delLink: ['ENODEV'],
 };
 
 /** Errors of a route whose gateway is not on the link: IPv4, IPv6. */
@@ -100,11 +111,29 @@ const NOTHING_THERE: readonly string[] = ['ENOENT', 'ENOTSUP', 'EAFNOSUPPORT'];
 function deviceOf(step: RoutingStep): string | undefined {
   if ('rule' in step) return undefined;
   if ('route' in step) return step.route.dev;
+  // A new device has none yet: it needs the one that it belongs to.
+  if ('link' in step) return step.kind === 'addLink' ? step.link.master : step.link.name;
   return 'proxy' in step ? step.proxy.dev : step.address.dev;
+}
+
+/** A route that leads nowhere, a device that belongs to none. */
+const needsNoDevice = (step: RoutingStep): boolean =>
+  ('route' in step && step.route.type === RTN_UNREACHABLE) ||
+  (step.kind === 'addLink' && step.link.master === undefined);
+
+function linkPayload(step: LinkStep, indexes: ReadonlyMap<string, number>): Uint8Array {
+  const ifindex = indexes.get(step.link.name) ?? 0;
+  if (step.kind === 'delLink') return formatDelLink(ifindex);
+  const { device, master, ...link } = step.link;
+  const belongsTo = master === undefined ? undefined : indexes.get(master);
+  return device === undefined
+    ? formatLinkChange(link, ifindex, belongsTo)
+    : formatNewLink({ ...link, device }, belongsTo);
 }
 
 function payload(step: RoutingStep, indexes: ReadonlyMap<string, number>): Uint8Array {
   if ('rule' in step) return formatRule(step.rule);
+  if ('link' in step) return linkPayload(step, indexes);
   const ifindex = indexes.get(deviceOf(step) ?? '');
   if ('route' in step) return formatRoute(step.route, ifindex);
   return 'proxy' in step ? formatProxy(step.proxy, ifindex ?? 0) : formatAddress(step.address, ifindex ?? 0);
@@ -137,6 +166,10 @@ function dumpIfThere<T>(
 const readLinks = (netlink: RoutingNetlink): Link[] =>
   netlink.dump(MessageType.GETLINK, linkDump(), parseLink);
 
+/** The interfaces by name. */
+export const readIndexes = (netlink: RoutingNetlink): Map<string, number> =>
+  new Map(readLinks(netlink).map(({ index, name }) => [name, index]));
+
 const readAddresses = (netlink: RoutingNetlink): InterfaceAddress[] =>
   netlink.dump(MessageType.GETADDR, addressDump(), parseInterfaceAddress);
 
@@ -166,16 +199,20 @@ function observe(netlink: RoutingNetlink): RoutingState {
   const rules = FAMILIES.flatMap((family) =>
     dumpIfThere(netlink, MessageType.GETRULE, ruleDump(family), parseRule),
   );
-  // Only a rule leads to a table of a group.
+  // Only a rule leads to a table of a group. With a VRF the kernel has one of table 0 there, which would mean all tables.
   const groupTables = (family: Family): number[] =>
     rules
       .filter((rule) => rule.family === family && rule.priority === GROUP_RULE_PRIORITY)
-      .map(({ table }) => table);
+      .map(({ table }) => table)
+      .filter((table) => GROUP_TABLES.includes(table));
+  const vrfTables = links.some(isVrf) ? [TABLE_VPN] : [];
   return {
     links,
     addresses: readAddresses(netlink),
     routes: FAMILIES.flatMap((family) =>
-      [...new Set([...TABLES, ...groupTables(family)])].flatMap((table) => readRoutes(family, table)),
+      [...new Set([...TABLES, ...vrfTables, ...groupTables(family)])].flatMap((table) =>
+        readRoutes(family, table),
+      ),
     ),
     rules,
     proxies: readProxies(netlink, nameOf),
@@ -197,13 +234,26 @@ function offLinkReason(
   return `; ${gateway} is on no network of ${dev} (${networks.join(', ') || 'no address'})`;
 }
 
+/** What to do about a device that cannot be made; empty if that is not known. */
+function newLinkHint({ device }: WantedLink, code: string): string {
+  if (code === 'EEXIST') {
+    return `; a device of another program has this name or this VNI: find it (ip -d link show), and remove it or choose another VNI`;
+  }
+  if (code !== 'EOPNOTSUPP' && code !== 'ENOTSUP') return '';
+  const { kind } = device!;
+  return `; EVPN needs devices of kind ${kind}, which this kernel does not have: load the module ${kind} on the node (modprobe ${kind}), or run the gateway on a node whose kernel has it`;
+}
+
 async function apply(netlink: RoutingNetlink, steps: readonly RoutingStep[]): Promise<RoutingError[]> {
   if (steps.length === 0) return [];
-  const indexes = new Map(readLinks(netlink).map(({ index, name }) => [name, index]));
+  const indexes = readIndexes(netlink);
   const failures: RoutingError[] = [];
   const possible = steps.filter((step) => {
     const dev = deviceOf(step);
-    if ('rule' in step || step.kind.startsWith('del') || indexes.has(dev ?? '')) return true;
+    // A device that is gone has no index to delete it by.
+    if (step.kind === 'delLink' && !indexes.has(step.link.name)) return false;
+    if ('rule' in step || step.kind.startsWith('del') || indexes.has(dev ?? '') || needsNoDevice(step))
+      return true;
     failures.push(new RoutingError(step, 'ENODEV', `there is no interface ${dev}`));
     return false;
   });
@@ -213,6 +263,7 @@ async function apply(netlink: RoutingNetlink, steps: readonly RoutingStep[]): Pr
     if (error === undefined || ALREADY_DONE[step.kind].includes(error.code)) continue;
     let hint = '';
     if (error.code === 'EPERM') hint = '; the container needs the capability NET_ADMIN';
+    else if (step.kind === 'addLink') hint = newLinkHint(step.link, error.code);
     else if (OFF_LINK.includes(error.code)) hint = offLinkReason(netlink, step, indexes);
     failures.push(new RoutingError(step, error.code, `${error.message}${hint}`));
   }

@@ -38,19 +38,51 @@ export const TABLE_INTERNAL = 1000;
 /** The routing table of the pod's primary network, in pods where rule 1005 is. Routes of our protocol in it are ours. */
 export const TABLE_PRIMARY = 1001;
 
+/**
+ * In EVPN mode (docs/bgp.md#evpn) the internal interface is in a VRF, and these rules take the place of those above. The
+ * kernel adds one like the first at priority 1000 with the first VRF of a namespace, which others may remove.
+ */
+export const VPN_RULE_PRIORITY = {
+  /** Packets of the VRF: its own table. */
+  inside: 1001,
+  /** What that table has no route for: nowhere, instead of outside by the main table. */
+  nowhere: 1002,
+} as const;
+
+/** The routing table of the VRF. Kube-OVN's number. */
+export const TABLE_VPN = 2000;
+
+/** The devices of EVPN mode. Kube-OVN's names. */
+export const VRF = 'vrf-vpn';
+export const BRIDGE = 'br-vpn';
+export const VXLAN = 'vxlan-vpn';
+
+/** The UDP port of VXLAN (RFC 7348). */
+export const VXLAN_PORT = 4789;
+
+/** The group (IFLA_GROUP, `ip link show group 178`) of the devices that the agent makes: those are the agent's to remove. */
+export const LINK_GROUP_VEG_AGENT = 178;
+
 /** The tables that lead to members of the group, by the number of their slices (0 to 15). */
 export const GROUP_TABLES: readonly number[] = Array.from({ length: 16 }, (_, slot) => 1010 + slot);
+
+/**
+ * The netlink port of the socket that deletes flows which contradict the policy: their events carry it, so that a group
+ * knows them from those that another program has deleted. Above all process ids, and below what the kernel gives.
+ */
+export const FLOW_CLEANER_PORT = 0x7665_6761;
 
 /** The kernel's tables (linux/rtnetlink.h, enum rt_class_t). */
 export const TABLE_DEFAULT = 253;
 export const TABLE_MAIN = 254;
 export const TABLE_LOCAL = 255;
 
-/** The tables that hold routes of the agent, besides those of a group. */
+/** The tables that hold routes of the agent, besides those of a group and of a VRF. */
 export const TABLES: readonly number[] = [TABLE_MAIN, TABLE_INTERNAL, TABLE_PRIMARY];
 
 /** Whether a table may hold routes of the agent. */
-export const isOurTable = (table: number): boolean => TABLES.includes(table) || GROUP_TABLES.includes(table);
+export const isOurTable = (table: number): boolean =>
+  TABLES.includes(table) || GROUP_TABLES.includes(table) || table === TABLE_VPN;
 
 /**
  * The protocol of routes that the agent adds to the main table and to table 1001, and of rules 1005 and 1006: what
@@ -59,6 +91,13 @@ export const isOurTable = (table: number): boolean => TABLES.includes(table) || 
  * routing daemons; 84 OVN; 99 openr; 186–192 FRR).
  */
 export const RTPROT_VEG_AGENT = 178;
+
+/**
+ * The metric of the routes of the main table that FRR announces: its route map matches this number, and nothing else that
+ * tells routes of the kernel apart exists in every version. Below the metric of an IPv6 route that names none, so that ours
+ * is the one that FRR looks at.
+ */
+export const METRIC_ANNOUNCED = 178;
 
 /**
  * The metric (IFA_RT_PRIORITY) of addresses that the agent adds: a /32 or /128 that carries it is the agent's to
@@ -93,6 +132,12 @@ export const FORWARD_SET = { 4: 'VEG-FORWARD-4', 6: 'VEG-FORWARD-6' } as const;
 
 /** Up to this number of forwarded blocks are RETURN rules, as upstream's are; more are a set. */
 export const MAX_FORWARD_RULES = 32;
+
+/**
+ * The major number of the root qdiscs that limit bandwidth, 178: as `tc` prints it. A root qdisc with it is the agent's,
+ * and so are the classes and qdiscs below.
+ */
+export const BANDWIDTH_HANDLE = 0x178;
 
 /** BFD control packets: single hop (RFC 5881 4) and multihop (RFC 5883 5). */
 export const BFD_PORTS = [3784, 4784] as const;

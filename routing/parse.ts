@@ -1,9 +1,9 @@
 /** Rules, routes, links and addresses ↔ rtnetlink payloads (linux/rtnetlink.h, linux/fib_rules.h). Pure. */
 
 import { flatText } from '../lib/flat-text.ts';
-import { AF_INET, AF_INET6, addressFamily, RT_SCOPE_LINK } from '../lib/linux.ts';
+import { AF_INET, AF_INET6, addressFamily, NLA_HEADER, RT_SCOPE_LINK } from '../lib/linux.ts';
 import { macText } from '../lib/mac.ts';
-import { Attributes, attribute, u8, u32, zeroEnded } from '../lib/netlink-codec.ts';
+import { Attributes, attribute, nest, u8, u16Be, u32, zeroEnded } from '../lib/netlink-codec.ts';
 import {
   type Address,
   addressBits,
@@ -11,15 +11,23 @@ import {
   addressFromBytes,
   anyPrefix,
   type Family,
+  familyOf,
   networkAddress,
   type Prefix,
   prefixLength,
 } from '../lib/prefix.ts';
 import type { VirtualAddress } from './addresses.ts';
-import { GROUP_RULE_PRIORITY, METRIC_VEG_AGENT, RTPROT_VEG_AGENT } from './numbers.ts';
+import type { WantedLink } from './links.ts';
+import {
+  GROUP_RULE_PRIORITY,
+  LINK_GROUP_VEG_AGENT,
+  METRIC_VEG_AGENT,
+  RTPROT_VEG_AGENT,
+  VPN_RULE_PRIORITY,
+} from './numbers.ts';
 import { hasProtocol, ownsRoute, ownsRule } from './ownership.ts';
 import type { ObservedProxy, ProxyNeighbour } from './proxies.ts';
-import type { InterfaceAddress, Link, Route, Rule } from './state.ts';
+import type { Device, InterfaceAddress, Link, Route, Rule } from './state.ts';
 
 /** RTM_*: the types of messages (linux/rtnetlink.h). */
 export const MessageType = {
@@ -48,7 +56,20 @@ const FIB_RULE_HDR = 12;
 const NDMSG = 12;
 
 // Attributes that are read.
-const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, EXT_MASK: 29, CARRIER_CHANGES: 35 } as const;
+const IFLA = {
+  ADDRESS: 1,
+  IFNAME: 3,
+  MTU: 4,
+  MASTER: 10,
+  LINKINFO: 18,
+  GROUP: 27,
+  EXT_MASK: 29,
+  CARRIER_CHANGES: 35,
+} as const;
+// linux/if_link.h: what is in IFLA_LINKINFO, and in its data.
+const IFLA_INFO = { KIND: 1, DATA: 2 } as const;
+const IFLA_VRF_TABLE = 1;
+const IFLA_VXLAN = { ID: 1, LOCAL: 4, LEARNING: 7, PORT: 15, LOCAL6: 17 } as const;
 const IFA = { ADDRESS: 1, LOCAL: 2, CACHEINFO: 6, FLAGS: 8, RT_PRIORITY: 9 } as const;
 const RTA = {
   DST: 1,
@@ -73,6 +94,7 @@ const FRA = {
   SUPPRESS_PREFIXLEN: 14,
   TABLE: 15,
   FWMASK: 16,
+  L3MDEV: 19,
   PROTOCOL: 21,
 } as const;
 
@@ -107,6 +129,8 @@ const IFF_LOWER_UP = 0x10000;
 const IFA_F_NODAD = 0x02;
 const IFA_F_NOPREFIXROUTE = 0x200;
 const FR_ACT_TO_TBL = 1;
+const FR_ACT_UNREACHABLE = 7;
+const VPN_PRIORITIES: readonly number[] = Object.values(VPN_RULE_PRIORITY);
 const FIB_RULE_INVERT = 0x2;
 const RTM_F_CLONED = 0x200;
 const RTNH_F_ONLINK = 0x4;
@@ -147,9 +171,113 @@ export function parseLink(data: Buffer): Link | undefined {
       case IFLA.CARRIER_CHANGES:
         link.carrierChanges = attributes.u32;
         break;
+      case IFLA.MASTER:
+        link.master = attributes.u32;
+        break;
+      case IFLA.GROUP:
+        if (attributes.u32 !== 0) link.group = attributes.u32;
+        break;
+      case IFLA.LINKINFO: {
+        const device = parseDevice(attributes.nested);
+        if (device !== undefined) link.device = device;
+        break;
+      }
     }
   }
   return link;
+}
+
+/** What IFLA_LINKINFO says. Undefined for kinds that the agent does not make. */
+function parseDevice(info: Attributes): Device | undefined {
+  let kind = '';
+  let data: Attributes | undefined;
+  while (info.next()) {
+    if (info.type === IFLA_INFO.KIND) kind = info.string;
+    else if (info.type === IFLA_INFO.DATA) data = info.nested;
+  }
+  if (kind === 'bridge') return { kind };
+  if (kind === 'vrf') {
+    let table = 0;
+    while (data?.next()) if (data.type === IFLA_VRF_TABLE) table = data.u32;
+    return { kind, table };
+  }
+  return kind === 'vxlan' ? parseVxlan(data) : undefined;
+}
+
+function parseVxlan(data: Attributes | undefined): Device {
+  const vxlan: Device = { kind: 'vxlan', vni: 0, port: 0, learning: false };
+  while (data?.next()) {
+    switch (data.type) {
+      case IFLA_VXLAN.ID:
+        vxlan.vni = data.u32;
+        break;
+      case IFLA_VXLAN.LOCAL:
+      case IFLA_VXLAN.LOCAL6:
+        // The kernel reports one that is not set as well, as zeros.
+        if (data.content.some((octet) => octet !== 0)) vxlan.local = addressFromBytes(data.content);
+        break;
+      case IFLA_VXLAN.LEARNING:
+        vxlan.learning = data.u8 !== 0;
+        break;
+      case IFLA_VXLAN.PORT:
+        vxlan.port = data.u16Be;
+        break;
+    }
+  }
+  return vxlan;
+}
+
+/** The payload of RTM_NEWLINK for a new device; `master`: the index of the one that it belongs to. */
+export const formatNewLink = (
+  { name, device, mtu }: WantedLink & { device: Device },
+  master: number | undefined,
+): Uint8Array =>
+  Buffer.concat([
+    linkHeader(0, true),
+    attribute(IFLA.IFNAME, zeroEnded(name)),
+    attribute(IFLA.GROUP, u32(LINK_GROUP_VEG_AGENT)),
+    ...optional(IFLA.MTU, mtu, u32),
+    ...optional(IFLA.MASTER, master, u32),
+    nest(IFLA.LINKINFO, attribute(IFLA_INFO.KIND, zeroEnded(device.kind)), ...deviceData(device)),
+  ]);
+
+function deviceData(device: Device): Buffer[] {
+  if (device.kind === 'bridge') return [];
+  if (device.kind === 'vrf') return [nest(IFLA_INFO.DATA, attribute(IFLA_VRF_TABLE, u32(device.table)))];
+  const { vni, local, port, learning } = device;
+  const type = local !== undefined && familyOf(local) === 6 ? IFLA_VXLAN.LOCAL6 : IFLA_VXLAN.LOCAL;
+  return [
+    nest(
+      IFLA_INFO.DATA,
+      attribute(IFLA_VXLAN.ID, u32(vni)),
+      ...optional(type, local, addressBytes),
+      attribute(IFLA_VXLAN.LEARNING, u8(Number(learning))),
+      attribute(IFLA_VXLAN.PORT, u16Be(port)),
+    ),
+  ];
+}
+
+/** The payload of RTM_NEWLINK that changes a device, by its index. */
+export const formatLinkChange = (
+  { mtu, up }: Pick<WantedLink, 'mtu' | 'up'>,
+  ifindex: number,
+  master: number | undefined,
+): Uint8Array =>
+  Buffer.concat([
+    linkHeader(ifindex, up ?? false),
+    ...optional(IFLA.MTU, mtu, u32),
+    ...optional(IFLA.MASTER, master, u32),
+  ]);
+
+/** The payload of RTM_DELLINK. */
+export const formatDelLink = (ifindex: number): Uint8Array => linkHeader(ifindex, false);
+
+/** struct ifinfomsg: with `up` the device is turned on, without it is left as it is. */
+function linkHeader(ifindex: number, up: boolean): Buffer {
+  const header = Buffer.alloc(IFINFOMSG);
+  header.writeInt32LE(ifindex, 4);
+  if (up) for (const at of [8, 12]) header.writeUInt32LE(IFF_UP, at);
+  return header;
 }
 
 /** An address (struct ifaddrmsg). Undefined for another family. */
@@ -275,12 +403,17 @@ export function parseRule(data: Buffer): Rule | undefined {
     selectors.delete(FRA.FWMARK);
     selectors.delete(FRA.FWMASK);
   }
+  const [tos, action] = [data.readUInt8(3), data.readUInt8(7)];
+  const isOfVrf = selectors.get(FRA.L3MDEV) === '01' && VPN_PRIORITIES.includes(rule.priority);
+  if (isOfVrf && (action === FR_ACT_TO_TBL || action === FR_ACT_UNREACHABLE)) {
+    rule.l3mdev = action === FR_ACT_TO_TBL ? 'lookup' : 'unreachable';
+    selectors.delete(FRA.L3MDEV);
+  }
   const qualifiers = QUALIFIERS.filter(([type]) => selectors.has(type)).map(
     ([type, name]) => `${name} 0x${selectors.get(type)}`,
   );
-  const [tos, action] = [data.readUInt8(3), data.readUInt8(7)];
   if (tos !== 0) qualifiers.push(`tos 0x${tos.toString(16)}`);
-  if (action !== FR_ACT_TO_TBL) qualifiers.push(`action ${action}`);
+  if (action !== FR_ACT_TO_TBL && rule.l3mdev === undefined) qualifiers.push(`action ${action}`);
   if (protocol === RTPROT_VEG_AGENT && hasProtocol(rule.priority)) rule.protocol = protocol;
   else if (protocol !== 0) qualifiers.push(`protocol ${protocol}`);
   if (qualifiers.length > 0) {
@@ -409,33 +542,53 @@ const optional = <T>(type: number, value: T | undefined, bytes: (value: T) => Ui
 
 const networkBytes = (value: Prefix): Uint8Array => addressBytes(networkAddress(value));
 
-/** The payload of RTM_NEWROUTE, or of RTM_DELROUTE for a route as observed. */
+/** The payload of RTM_NEWROUTE, or of RTM_DELROUTE for a route as observed. In one buffer: there may be 100 000. */
 export function formatRoute(route: Route, ifindex: number | undefined): Uint8Array {
   if (route.message !== undefined) return route.message;
   const { family, table, destination, gateway, onlink, protocol, scope, type, metric } = route;
   const length = prefixLength(destination);
-  const header = Buffer.of(addressFamily(family), length, 0, 0, headerTable(table), protocol, scope, type);
-  return Buffer.concat([
-    header,
-    u32(onlink ? RTNH_F_ONLINK : 0),
-    attribute(RTA.TABLE, u32(table)),
-    ...optional(RTA.DST, length > 0 ? destination : undefined, networkBytes),
-    ...optional(RTA.GATEWAY, gateway, addressBytes),
-    ...optional(RTA.OIF, ifindex, u32),
-    ...optional(RTA.PRIORITY, metric > 0 ? metric : undefined, u32),
-  ]);
+  const octets = addressBits(family) / 8;
+  const addresses = (length > 0 ? 1 : 0) + (gateway === undefined ? 0 : 1);
+  const numbers = 1 + (ifindex === undefined ? 0 : 1) + (metric > 0 ? 1 : 0);
+  const payload = Buffer.allocUnsafe(RTMSG + addresses * (NLA_HEADER + octets) + numbers * (NLA_HEADER + 4));
+  let at = 0;
+  for (const value of [addressFamily(family), length, 0, 0, headerTable(table), protocol, scope, type]) {
+    payload[at++] = value;
+  }
+  at = payload.writeUInt32LE(onlink ? RTNH_F_ONLINK : 0, at);
+  const begin = (attributeType: number, size: number): void => {
+    payload.writeUInt16LE(NLA_HEADER + size, at);
+    at = payload.writeUInt16LE(attributeType, at + 2);
+  };
+  const number = (attributeType: number, value: number): void => {
+    begin(attributeType, 4);
+    at = payload.writeUInt32LE(value, at);
+  };
+  const address = (attributeType: number, value: Address): void => {
+    begin(attributeType, octets);
+    payload.set(addressBytes(value), at);
+    at += octets;
+  };
+  number(RTA.TABLE, table);
+  if (length > 0) address(RTA.DST, networkAddress(destination));
+  if (gateway !== undefined) address(RTA.GATEWAY, gateway);
+  if (ifindex !== undefined) number(RTA.OIF, ifindex);
+  if (metric > 0) number(RTA.PRIORITY, metric);
+  return payload;
 }
 
 /** The payload of RTM_NEWRULE, or of RTM_DELRULE for a rule as observed. */
 export function formatRule(rule: Rule): Uint8Array {
   if (rule.message !== undefined) return rule.message;
-  const { family, priority, table, from, to, iif, mark, protocol } = rule;
+  const { family, priority, table, from, to, iif, mark, l3mdev, protocol } = rule;
   const length = (block: Prefix | undefined) => (block === undefined ? 0 : prefixLength(block));
+  const action = l3mdev === 'unreachable' ? FR_ACT_UNREACHABLE : FR_ACT_TO_TBL;
   return Buffer.concat([
-    Buffer.of(addressFamily(family), length(to), length(from), 0, headerTable(table), 0, 0, FR_ACT_TO_TBL),
+    Buffer.of(addressFamily(family), length(to), length(from), 0, headerTable(table), 0, 0, action),
     u32(0),
     attribute(FRA.PRIORITY, u32(priority)),
-    attribute(FRA.TABLE, u32(table)),
+    // The kernel refuses a table beside it.
+    l3mdev === undefined ? attribute(FRA.TABLE, u32(table)) : attribute(FRA.L3MDEV, u8(1)),
     ...optional(FRA.SRC, from, networkBytes),
     ...optional(FRA.DST, to, networkBytes),
     ...optional(FRA.IIFNAME, iif, zeroEnded),

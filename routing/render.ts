@@ -3,7 +3,9 @@
 import { type Family, hostPrefix, iproute2Text } from '../lib/prefix.ts';
 import { defaultMetric } from './desired.ts';
 import type { RoutingStep } from './diff.ts';
+import type { WantedLink } from './links.ts';
 import {
+  LINK_GROUP_VEG_AGENT,
   METRIC_VEG_AGENT,
   RTPROT_BOOT,
   RTPROT_VEG_AGENT,
@@ -11,7 +13,7 @@ import {
   TABLE_LOCAL,
   TABLE_MAIN,
 } from './numbers.ts';
-import type { Route, Rule } from './state.ts';
+import type { Device, Route, Rule } from './state.ts';
 
 const TABLE_NAMES: Readonly<Record<number, string>> = {
   [TABLE_DEFAULT]: 'default',
@@ -48,6 +50,9 @@ const VERBS = {
   delAddress: 'addr del',
   addProxy: 'neigh add proxy',
   delProxy: 'neigh del proxy',
+  addLink: 'link add',
+  setLink: 'link set',
+  delLink: 'link del',
 } as const;
 
 const command = (family: Family): string => (family === 4 ? 'ip' : 'ip -6');
@@ -77,9 +82,32 @@ export function renderStep(step: RoutingStep): string {
       step.kind === 'addProxy' && `proto ${RTPROT_VEG_AGENT}`,
     );
   }
+  if ('link' in step) return words('ip', verb, renderLink(step.link));
   return 'rule' in step
     ? words(command(step.rule.family), verb, renderRule(step.rule))
     : words(command(step.route.family), verb, renderRoute(step.route));
+}
+
+/** A device as the arguments of `ip link`. */
+const renderLink = ({ name, device, master, mtu, up }: WantedLink): string =>
+  words(
+    name,
+    mtu !== undefined && `mtu ${mtu}`,
+    device && `group ${LINK_GROUP_VEG_AGENT}`,
+    master !== undefined && `master ${master}`,
+    up && 'up',
+    device && `type ${renderDevice(device)}`,
+  );
+
+function renderDevice(device: Device): string {
+  if (device.kind === 'bridge') return device.kind;
+  if (device.kind === 'vrf') return `vrf table ${device.table}`;
+  const { vni, port, local, learning } = device;
+  return words(
+    `vxlan id ${vni} dstport ${port}`,
+    local !== undefined && `local ${local}`,
+    !learning && 'nolearning',
+  );
 }
 
 /** A rule as the arguments of `ip rule`. What only a foreign rule holds is not spelled out. */
@@ -90,7 +118,8 @@ export function renderRule(rule: Rule): string {
     rule.to !== undefined && `to ${iproute2Text(rule.to)}`,
     rule.iif !== undefined && `iif ${rule.iif}`,
     rule.mark !== undefined && `fwmark ${hex(rule.mark.value)}/${hex(rule.mark.mask)}`,
-    `lookup ${TABLE_NAMES[rule.table] ?? rule.table}`,
+    rule.l3mdev === undefined ? `lookup ${TABLE_NAMES[rule.table] ?? rule.table}` : 'l3mdev',
+    rule.l3mdev === 'unreachable' && 'unreachable',
     rule.protocol !== undefined && `protocol ${rule.protocol}`,
     rule.foreign && `# ${rule.qualifier ?? 'inverted or with a suppressor'}`,
   );

@@ -2,6 +2,20 @@
 import type { Address, Family, Prefix } from '../lib/prefix.ts';
 import type { ObservedProxy } from './proxies.ts';
 
+/** The kinds of devices that the agent makes, with what it compares of them (IFLA_LINKINFO). */
+export type Device =
+  | { kind: 'vrf'; table: number }
+  | { kind: 'bridge' }
+  | {
+      kind: 'vxlan';
+      vni: number;
+      /** Where its packets come from; absent: any address. */
+      local?: Address;
+      /** UDP. */
+      port: number;
+      learning: boolean;
+    };
+
 /** A network interface (RTM_NEWLINK). */
 export interface Link {
   index: number;
@@ -16,6 +30,12 @@ export interface Link {
   mac: string;
   /** How often it has got or lost its carrier. */
   carrierChanges?: number;
+  /** The index of the bridge or VRF that it belongs to; absent: none. */
+  master?: number;
+  /** IFLA_GROUP; absent: 0, the default. */
+  group?: number;
+  /** Absent: a device of another kind. */
+  device?: Device;
 }
 
 /** An address on an interface (RTM_NEWADDR). */
@@ -81,6 +101,8 @@ export interface Rule {
   mark?: { value: number; mask: number };
   /** FRA_PROTOCOL, where it is the agent's. */
   protocol?: number;
+  /** FRA_L3MDEV, at the priorities of EVPN mode: for packets of a VRF; to its table, or to nowhere. `table` is 0. */
+  l3mdev?: 'lookup' | 'unreachable';
   /** Selectors, an action or a protocol that the agent never writes, in words. */
   qualifier?: string;
   /** True with a qualifier, an inversion or a suppressor: never equal to a wanted rule. */
@@ -93,8 +115,8 @@ export interface RoutingState {
   links: Link[];
   addresses: InterfaceAddress[];
   /**
-   * Tables main, 1000, 1001 and those of a group only, both families; cloned (cached) routes left out. In the kernel's order: of two
-   * routes with the same destination and metric the earlier one is used.
+   * Tables main, 1000, 1001 and those of a group and of a VRF only, both families; cloned (cached) routes left out. In the
+   * kernel's order: of two routes with the same destination and metric the earlier one is used.
    */
   routes: Route[];
   rules: Rule[];

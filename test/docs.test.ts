@@ -3,6 +3,7 @@ import { existsSync, globSync, readFileSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import { anchors } from './support/anchors.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const read = (file: string): string => readFileSync(join(ROOT, file), 'utf8');
@@ -14,24 +15,6 @@ const SOURCES = globSync('{agent,bfd,lib,nat,routing,images,test}/**/*', { cwd: 
 
 /** A document without its examples. */
 const prose = (text: string): string => text.replace(/^```[\s\S]*?^```/gm, '').replace(/`[^`\n]*`/g, '');
-
-/** What links to a heading say: as GitHub makes it of the heading's text. */
-function anchors(text: string): Set<string> {
-  const seen = new Map<string, number>();
-  const headings = text.replace(/^```[\s\S]*?^```/gm, '').matchAll(/^#{1,6} +(.+?) *$/gm);
-  return new Set(
-    [...headings].map(([, heading = '']) => {
-      const slug = heading
-        .replace(/\[([^\]]*)\]\([^)]*\)/g, '$1')
-        .toLowerCase()
-        .replace(/[^\p{L}\p{N}\s_-]/gu, '')
-        .replace(/\s/g, '-');
-      const count = seen.get(slug) ?? 0;
-      seen.set(slug, count + 1);
-      return count === 0 ? slug : `${slug}-${count}`;
-    }),
-  );
-}
 
 /** Why a link leads nowhere; undefined when it leads somewhere. */
 function fault(from: string, link: string): string | undefined {

@@ -2,6 +2,7 @@
 import { EXIT, type Options } from '../options.ts';
 import { keepPolicy } from '../policy/last-policy.ts';
 import { changeLines, countChanges } from '../reconcile/changes.ts';
+import { observeAndSeal } from '../sealing.ts';
 import { failureText, obstacles } from '../show/plan-document.ts';
 import { complain, load, say, type ValidPolicy } from './check.ts';
 import { createReconciler, withKernel } from './with-kernel.ts';
@@ -17,7 +18,7 @@ function keep({ stateDir }: Options, { source, content, since = Date.now() }: Va
 
 /** `apply`: 0 the kernel is as the policy says, 1 it is not, 3 the policy is invalid. */
 export async function apply(options: Options): Promise<number> {
-  const found = load(options);
+  const found = await load(options);
   if (found === undefined) return EXIT.policyInvalid;
   const { policy } = found;
   return withKernel(options, async (kernels) => {
@@ -29,7 +30,12 @@ export async function apply(options: Options): Promise<number> {
     for (const failure of failures) complain(failureText(failure));
     for (const obstacle of obstacles(observation)) complain(obstacle);
     if (failures.length > 0 || obstacles(observation).length > 0) return EXIT.failed;
-    const left = await reconciler.observe(policy);
+    const left = await observeAndSeal(
+      process.env.VEG_AGENT_SEAL,
+      { policy, applied: observation },
+      () => reconciler.observe(policy),
+      (reason) => complain(`the daemon will start more slowly, cannot seal the kernel: ${reason}`),
+    );
     for (const line of changeLines(left.changes)) complain(`still to do: ${line}`);
     if (countChanges(left.changes) > 0) return EXIT.failed;
     keep(options, found);

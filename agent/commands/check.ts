@@ -1,11 +1,13 @@
 /** The command `veg-agent check`, and the policy as a command has it that does its work by itself. */
 
+import { passwordFileProblem } from '../bgp/password-file.ts';
 import { credentialProblem } from '../group/credentials.ts';
 import { EXIT, type Options } from '../options.ts';
 import { formatError } from '../policy/error-text.ts';
 import { readLastPolicy } from '../policy/last-policy.ts';
 import { loadPolicy } from '../policy/load.ts';
 import type { Policy, PolicyFile } from '../policy/model.ts';
+import type { Path } from '../policy/parse.ts';
 import { type LoadedPolicy, readSource } from '../policy/source.ts';
 import { affordableTokens, COMMAND_HEAP, readPolicy } from '../policy/watch.ts';
 
@@ -24,11 +26,11 @@ function valid(loaded: LoadedPolicy): ValidPolicy | undefined {
   return undefined;
 }
 
-const read = ({ policyDir, stateDir }: Options, tokens = affordableTokens()): LoadedPolicy =>
+const read = ({ policyDir, stateDir }: Options, tokens = affordableTokens()): Promise<LoadedPolicy> =>
   readSource(policyDir, process.env, readLastPolicy(stateDir, complain), tokens);
 
 /** The policy as a daemon with these directories reads it; undefined after its errors were printed. */
-export const load = (options: Options): ValidPolicy | undefined => valid(read(options));
+export const load = async (options: Options): Promise<ValidPolicy | undefined> => valid(await read(options));
 
 /** What all the paths hold, as one policy. */
 function readPaths(paths: readonly string[], tokens: number): LoadedPolicy {
@@ -45,25 +47,31 @@ function readPaths(paths: readonly string[], tokens: number): LoadedPolicy {
   return { source, result: loadPolicy(files, tokens), content: { files } };
 }
 
-/** What is wrong with the key or the certificates of the group. */
-function inspect({ group }: Policy): { path: string[]; message: string }[] {
+/** What is wrong with the key or the certificates of the group, and with the passwords of BGP sessions. */
+function inspect({ group, bgp }: Policy): { path: Path; message: string }[] {
   const problem = group && credentialProblem(group.credentials);
-  return problem === undefined ? [] : [{ path: ['spec', 'group', problem.field], message: problem.message }];
+  const passwords = (bgp?.neighbours ?? []).flatMap(({ password }, i) => {
+    const message = password && 'file' in password ? passwordFileProblem(password.file) : undefined;
+    return message === undefined ? [] : [{ path: ['spec', 'bgp', 'neighbours', i, 'passwordFile'], message }];
+  });
+  return [
+    ...(problem === undefined ? [] : [{ path: ['spec', 'group', problem.field], message: problem.message }]),
+    ...passwords,
+  ];
 }
 
 /** The policy with the errors of the files that it names. */
 function inspected(loaded: LoadedPolicy, tokens: number): LoadedPolicy {
   const { result, content } = loaded;
-  if (!result.ok || result.policy.group === undefined || content === undefined || !('files' in content)) {
-    return loaded;
-  }
+  if (!result.ok || content === undefined || !('files' in content)) return loaded;
+  if (result.policy.group === undefined && result.policy.bgp === undefined) return loaded;
   return { ...loaded, result: loadPolicy(content.files, tokens, undefined, inspect) };
 }
 
 /** `check`: 0 valid, 3 invalid. Without a path it is the policy directory; `-` is standard input. */
 export async function check(options: Options, paths: readonly string[] = []): Promise<number> {
   const tokens = affordableTokens(COMMAND_HEAP);
-  const loaded = paths.length === 0 ? read(options, tokens) : readPaths(paths, tokens);
+  const loaded = paths.length === 0 ? await read(options, tokens) : readPaths(paths, tokens);
   const found = valid(inspected(loaded, tokens));
   if (found === undefined) return EXIT.policyInvalid;
   const { policy } = found;

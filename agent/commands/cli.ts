@@ -97,14 +97,7 @@ const run: CommandSpec = {
   name: 'run',
   description: 'run the daemon until SIGTERM',
   tables: [RUN_OPTIONS, KERNEL_OPTIONS],
-  async action({ options }) {
-    // First of all, so that a restart on a busy machine is over before the peers miss a packet; what is forked
-    // later starts with the normal priority.
-    const { raisePriority } = await import('../../lib/priority.ts');
-    const priority = raisePriority();
-    const { supervise } = await import('../supervisor.ts');
-    process.exit(await supervise(options, priority));
-  },
+  action: async ({ options }) => (await import('./run.ts')).run(options),
 };
 
 const apply: CommandSpec = {
@@ -125,37 +118,49 @@ const check: CommandSpec = {
 const render: CommandSpec = {
   name: 'render',
   description:
-    'print what runs a VpcEgressGateway without its controller: kubernetes (for kubectl apply) or ovn (a script)',
+    'print what runs a gateway without its controller: kubernetes (for kubectl apply), ovn (a script) or frr (for vtysh -f)',
   extend: (command) =>
     command
-      .argument('<what>', 'kubernetes or ovn')
+      .argument('<what>', 'kubernetes, ovn or frr')
       .requiredOption(
         '-f, --file <PATH...>',
-        'files, directories, or - for stdin, with the VpcEgressGateway, its Subnets and Vpc',
+        'files, directories, or - for stdin: the VpcEgressGateway, its Subnets and Vpc (frr: or a GatewayPolicy)',
       )
       .option('--gateway <NAMESPACE/NAME>', 'which of several VpcEgressGateways')
       .option(
         '--image <IMAGE>',
         "the pod's image, as the nodes can pull it (kubernetes; default: spec.image)",
       )
+      .option(
+        '--frr-image <IMAGE>',
+        "the image of FRR's container, for a gateway with bgpConf (kubernetes; images/frr builds one)",
+      )
       .option('--service-monitor', 'a Service and a ServiceMonitor too')
       .option(
         '--shared-address <IP...>',
         'all replicas translate to these addresses as one group (kubernetes)',
-      ),
+      )
+      .option('--accept-default-route', 'take a default route from the neighbours; otherwise nothing (frr)')
+      .option('--password-placeholders', 'print @FILE@ where the password of FILE belongs (frr)'),
   async action({ own, args: [what] }) {
     const { RENDERED, render } = await import('./render.ts');
     const target = RENDERED.find((name) => name === what);
     if (target === undefined) {
       throw new UsageError(`render takes ${RENDERED.join(' or ')}, not ${JSON.stringify(what)}`);
     }
+    const frr = {
+      acceptDefault: own.acceptDefaultRoute === true,
+      placeholders: own.passwordPlaceholders === true,
+    };
     return render({
       what: target,
       paths: own.file as string[],
       ...(own.gateway === undefined ? {} : { gateway: String(own.gateway) }),
       ...(own.image === undefined ? {} : { image: String(own.image) }),
+      ...(own.frrImage === undefined ? {} : { frrImage: String(own.frrImage) }),
       serviceMonitor: own.serviceMonitor === true,
       sharedAddresses: (own.sharedAddress ?? []) as string[],
+      frr,
     });
   },
 };

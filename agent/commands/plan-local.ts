@@ -6,7 +6,7 @@ import { createReconciler, withKernel } from './with-kernel.ts';
 
 /** What a reconcile would change; or the exit code, after the reason was printed. */
 export async function planLocally(options: Options): Promise<PlanDocument | number> {
-  const found = load(options);
+  const found = await load(options);
   if (found === undefined) return EXIT.policyInvalid;
   let document: PlanDocument | undefined;
   const code = await withKernel(options, async (kernels) => {

@@ -7,45 +7,61 @@ import { callControl, NoAgentError } from '../../lib/control/client.ts';
 import type { SourcesDocument } from '../flows/translations.ts';
 import type { TranslationsDocument } from '../flows/translations-query.ts';
 import { EXIT } from '../options.ts';
+import type { HistoryDocument } from '../show/plots/recorder.ts';
+import type { Range } from '../show/plots/series.ts';
 import type { StatusDocument } from '../show/status.ts';
-import { awayView, terminalView, type Watched } from '../show/terminal.ts';
+import { awayView, FIRST_VIEW, terminalView, type Watched } from '../show/terminal.ts';
 import { statusText } from '../show/text.ts';
+import { pressed } from './watch-keys.ts';
+import { WatchScreen } from './watch-screen.ts';
 
 /** Between two requests, ms. */
 const PERIOD = 1000;
+/** The longest time between two requests for the plots, ms. */
+const PLOT_PERIOD = 5000;
 /** Timeout of a request, ms. */
 const TIMEOUT = 3000;
 
-// ECMA-48 and xterm control sequences: alternate screen, cursor off, autowrap off; and back.
-const ENTER = '\x1b[?1049h\x1b[?25l\x1b[?7l';
-const LEAVE = '\x1b[?7h\x1b[?25h\x1b[?1049l';
-const HOME = '\x1b[H';
-const REST_OF_LINE = '\x1b[K';
-const REST_OF_SCREEN = '\x1b[J';
-
-/**
- * A frame that overwrites the last one. Each line is cleared before it is written: after a line that fills the last
- * column the cursor is still on its last character, and clearing would remove that.
- */
-export function drawn(lines: readonly string[]): string {
-  const last = lines.length - 1;
-  return HOME + lines.map((line, i) => (i < last ? REST_OF_LINE : REST_OF_SCREEN) + line).join('\r\n');
+/** The answer to a request; undefined: the agent has none. Throws `NoAgentError`. */
+async function get<T>(stateDir: string, path: string): Promise<T | undefined> {
+  const { status, body } = await callControl(stateDir, 'GET', path, { timeoutMs: TIMEOUT });
+  return status === 200 ? (JSON.parse(body) as T) : undefined;
 }
 
 /** The documents of the agent. Throws `NoAgentError`. */
 async function fetchDocuments(stateDir: string, rows: number): Promise<Watched> {
-  const get = async <T>(path: string): Promise<T | undefined> => {
-    const { status, body } = await callControl(stateDir, 'GET', path, { timeoutMs: TIMEOUT });
-    return status === 200 ? (JSON.parse(body) as T) : undefined;
-  };
-  const status = await get<StatusDocument>('/v1/status');
+  const status = await get<StatusDocument>(stateDir, '/v1/status');
   if (status === undefined) throw new NoAgentError('the agent returned no status');
   if (!status.translationLog) return { status };
   const [sources, translations] = await Promise.all([
-    get<SourcesDocument>('/v1/sources'),
-    get<TranslationsDocument>(`/v1/translations?scope=local&limit=${rows}`),
+    get<SourcesDocument>(stateDir, '/v1/sources'),
+    get<TranslationsDocument>(stateDir, `/v1/translations?scope=local&limit=${rows}`),
   ]);
   return { status, ...(sources && { sources }), ...(translations && { translations }) };
+}
+
+/** The plots of a range, which are asked for when they have changed. */
+class PlotSource {
+  readonly #stateDir: string;
+  #last: HistoryDocument | undefined;
+  #at = Number.NEGATIVE_INFINITY;
+
+  constructor(stateDir: string) {
+    this.#stateDir = stateDir;
+  }
+
+  get last(): HistoryDocument | undefined {
+    return this.#last;
+  }
+
+  async fetch(range: Range): Promise<HistoryDocument | undefined> {
+    const now = performance.now();
+    const period = Math.min(PLOT_PERIOD, 1000 * (this.#last?.step ?? 0));
+    if (this.#last?.range === range && now - this.#at < period) return this.#last;
+    this.#at = now;
+    this.#last = await get<HistoryDocument>(this.#stateDir, `/v1/history?range=${range}`);
+    return this.#last;
+  }
 }
 
 /** Returns when it is interrupted, with the exit code of the last request: 0 ready, 5 not ready, 1 no agent. */
@@ -58,39 +74,80 @@ export async function watchStatus(
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => end.abort());
   // The reader, such as head, closes the pipe.
   stdout.once('error', () => end.abort());
-  const onScreen = stdout.isTTY === true && !json;
-  // A terminal of unknown size reports 0.
-  const screen = () => ({ columns: stdout.columns || 80, rows: stdout.rows || 24, colours });
-  let frame: (() => string[]) | undefined;
-  const draw = () => {
-    if (frame !== undefined) stdout.write(drawn(frame()));
-  };
-  if (onScreen) {
-    stdout.write(ENTER);
-    stdout.on('resize', draw);
-  }
-  let code: number = EXIT.failed;
-  try {
-    while (!end.signal.aborted) {
-      try {
-        const watched = await fetchDocuments(stateDir, screen().rows);
-        code = watched.status.ready ? EXIT.ok : EXIT.notReady;
-        const now = Date.now();
-        frame = () => terminalView(watched, now, screen());
-        if (json) stdout.write(`${JSON.stringify(watched.status)}\n`);
-        else if (!onScreen) stdout.write(statusText(watched.status, now, colours));
-      } catch (error) {
-        if (!(error instanceof NoAgentError)) throw error;
-        code = EXIT.failed;
-        const { message } = error;
-        frame = () => awayView(message, screen());
-        if (!onScreen) process.stderr.write(`veg-agent: ${message}\n`);
-      }
-      if (onScreen && !end.signal.aborted) draw();
-      await sleep(PERIOD, undefined, { signal: end.signal }).catch(() => {});
+  if (stdout.isTTY === true && !json) return watchOnScreen(stateDir, colours, end);
+  const show = ({ status }: Watched) =>
+    stdout.write(json ? `${JSON.stringify(status)}\n` : statusText(status, Date.now(), colours));
+  const away = (message: string) => process.stderr.write(`veg-agent: ${message}\n`);
+  return watch(
+    () => fetchDocuments(stateDir, 1),
+    { show, away },
+    () => end.signal,
+    end.signal,
+  );
+}
+
+/** The same on a terminal, with plots and keys. */
+async function watchOnScreen(stateDir: string, colours: boolean, end: AbortController): Promise<number> {
+  const plots = new PlotSource(stateDir);
+  let view = FIRST_VIEW;
+  let wake = new AbortController();
+  const screen = new WatchScreen(colours, (key) => {
+    const asked = pressed(key, view, plots.last);
+    if (asked === 'quit') end.abort();
+    else if (asked === 'suspend') screen.suspend();
+    else if (asked !== undefined) {
+      view = asked;
+      screen.draw();
+      wake.abort();
     }
+  });
+  const fetch = async (): Promise<Watched> => {
+    const watched = await fetchDocuments(stateDir, screen.rows);
+    const history = await plots.fetch(view.range);
+    return { ...watched, ...(history && { history }) };
+  };
+  const show = (watched: Watched) => {
+    const now = Date.now();
+    screen.show((size) => terminalView(watched, now, size, view));
+  };
+  const away = (message: string) => screen.show((size) => awayView(message, size));
+  const untilKey = () => {
+    wake = new AbortController();
+    return AbortSignal.any([end.signal, wake.signal]);
+  };
+  try {
+    return await watch(fetch, { show, away }, untilKey, end.signal);
   } finally {
-    if (onScreen) stdout.write(LEAVE);
+    screen.close();
+  }
+}
+
+interface Shows {
+  show(watched: Watched): void;
+  /** No agent answers, and why. */
+  away(message: string): void;
+}
+
+/** Fetches and shows every `PERIOD`, or sooner after a signal of `pause`, until `end`. */
+async function watch(
+  fetch: () => Promise<Watched>,
+  { show, away }: Shows,
+  pause: () => AbortSignal,
+  end: AbortSignal,
+): Promise<number> {
+  let code: number = EXIT.failed;
+  while (!end.aborted) {
+    const wake = pause();
+    try {
+      const watched = await fetch();
+      code = watched.status.ready ? EXIT.ok : EXIT.notReady;
+      if (!end.aborted) show(watched);
+    } catch (error) {
+      if (!(error instanceof NoAgentError)) throw error;
+      code = EXIT.failed;
+      if (!end.aborted) away(error.message);
+    }
+    await sleep(PERIOD, undefined, { signal: wake }).catch(() => {});
   }
   return code;
 }

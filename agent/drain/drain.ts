@@ -1,6 +1,9 @@
 /**
  * When a drain is complete: the peers have received AdminDown, and traffic has moved away (drained.ts). Takes samples
  * all the time, a few, to know the usual rates.
+ *
+ * The kernel does not count what the fast path forwards. So a drain waits until it is out of force; before, the packets that
+ * policies have carried show the usual rate.
  */
 import { readFileSync } from 'node:fs';
 import type { EngineReport } from '../../bfd/intent.ts';
@@ -18,6 +21,8 @@ const USUAL_PERIOD = 10_000;
 const DRAIN_PERIOD = 100;
 /** Counting new flows starts two processes: not with every sample of a drain. */
 const FLOWS_EVERY = 5;
+/** New flows are counted with every third of the samples before a drain. */
+const USUAL_FLOWS_EVERY = 3;
 /** The usual rates are those over this many samples before. */
 const USUAL_SAMPLES = 6;
 
@@ -65,7 +70,9 @@ export interface DrainParts {
   /** The last report of the BFD process. */
   report(): EngineReport | undefined;
   /** The last observation of the kernel; undefined before the first. */
-  observation(): Pick<Observation, 'plan' | 'backend'> | undefined;
+  observation(): Pick<Observation, 'plan' | 'backend' | 'fastPath'> | undefined;
+  /** All packets that policies have carried so far, with a fast path; undefined without. */
+  carried?(): number | undefined;
   /** Default: the system's. */
   clock?: Clock;
 }
@@ -100,7 +107,9 @@ export class DrainWatch {
     for (let i = 0; this.#clock.now() < end; i++) {
       await this.#sleep(Math.min(DRAIN_PERIOD, Math.max(1, end - this.#clock.now())));
       const sample = await this.#sample(i % FLOWS_EVERY === 0);
-      samples = sample !== undefined && peersKnow(this.#parts.report()) ? [...samples, sample] : [];
+      const counts = sample !== undefined && !this.#hasFastPath && peersKnow(this.#parts.report());
+      // Now forwarded packets are all that there are, and known at once.
+      samples = counts ? [...samples, { ...sample, carried: undefined }] : [];
       if (!isDrained(samples, usual)) continue;
       drain.complete = true;
       return true;
@@ -119,6 +128,10 @@ export class DrainWatch {
     this.#timer.cancel();
   }
 
+  get #hasFastPath(): boolean {
+    return this.#parts.observation()?.fastPath ?? false;
+  }
+
   #sleep(ms: number): Promise<void> {
     return new Promise((resolve) => {
       this.#clock.after(ms, resolve);
@@ -127,7 +140,8 @@ export class DrainWatch {
 
   #recordUsual(): void {
     if (this.#drain !== undefined) return;
-    this.#sample(true)
+    const lately = this.#usual.slice(1 - USUAL_FLOWS_EVERY);
+    this.#sample(lately.every(({ flows }) => flows === undefined))
       .then((sample) => {
         if (sample !== undefined) this.#usual = [...this.#usual, sample].slice(-USUAL_SAMPLES);
       })
@@ -144,14 +158,15 @@ export class DrainWatch {
 
   /** The counters now; undefined when they cannot be read. */
   async #sample(withFlows: boolean): Promise<Sample | undefined> {
-    const { readCounters = readNet } = this.#parts;
+    const { readCounters = readNet, carried } = this.#parts;
     let packets: number;
     try {
       packets = forwardedPackets(readCounters('snmp'), readCounters('snmp6'));
     } catch {
       return undefined;
     }
-    return { at: this.#clock.now(), packets, flows: withFlows ? await this.#flows() : undefined };
+    const at = this.#clock.now();
+    return { at, packets, carried: carried?.(), flows: withFlows ? await this.#flows() : undefined };
   }
 
   /** Flows from the VPC so far; undefined when they cannot be read. */

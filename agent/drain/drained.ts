@@ -12,8 +12,10 @@
 export interface Sample {
   /** Milliseconds. */
   at: number;
-  /** Packets forwarded so far. */
+  /** Packets forwarded so far, without those of the fast path. */
   packets: number;
+  /** All packets that policies have carried so far, which are known some seconds late; undefined when not needed. */
+  carried?: number | undefined;
   /** Flows from the VPC that began so far; undefined when not read. */
   flows: number | undefined;
 }
@@ -57,7 +59,7 @@ export function ratesBetween(first: Sample, last: Sample): Rates {
   const seconds = (last.at - first.at) / 1000;
   const rate = (from: number, to: number) => (seconds > 0 ? Math.max(0, to - from) / seconds : 0);
   return {
-    packets: rate(first.packets, last.packets),
+    packets: Math.max(rate(first.packets, last.packets), rate(first.carried ?? 0, last.carried ?? 0)),
     flows: first.flows === undefined || last.flows === undefined ? undefined : rate(first.flows, last.flows),
   };
 }

@@ -5,18 +5,14 @@
  *
  * After a step ahead data is kept longer than necessary, never shorter.
  */
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { bootId, uptime } from '../../lib/clock.ts';
 import { readState, replaceState } from '../../lib/files.ts';
 
 /** Octets. */
 const MAX_SIZE = 1000;
 /** Smaller steps of the wall clock are not reported, ms. */
 const MIN_STEP = 60_000;
-
-/** The monotonic clock, ms since the machine started. */
-const uptime = (): number => Number(process.hrtime.bigint() / 1000n) / 1000;
-const bootOf = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 
 /** What the file has of this boot; undefined when there is nothing that can be used. */
 function savedOffset(file: string, boot: string): number | undefined {
@@ -36,7 +32,7 @@ export class RetentionClock {
   #reported = 0;
 
   /** Reads the file `clock.json` of the state directory, or makes it. */
-  constructor(stateDir: string, { wall = Date.now, monotonic = uptime, boot = bootOf() } = {}) {
+  constructor(stateDir: string, { wall = Date.now, monotonic = uptime, boot = bootId() } = {}) {
     this.#wall = wall;
     this.#monotonic = monotonic;
     const file = join(stateDir, 'clock.json');

@@ -8,7 +8,7 @@
  */
 
 import { type Address, addressBytes, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
-import { type ConntrackEntry, isIcmp, isReplica, PROTOCOL } from '../../nat/conntrack/wire.ts';
+import { type ConntrackEntry, IPS_OFFLOAD, isIcmp, isReplica, PROTOCOL } from '../../nat/conntrack/wire.ts';
 import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
 import type { EgressAction } from '../../nat/egress.ts';
 import { BlockIndex, isDivided, type PortBlock } from '../../nat/port-blocks.ts';
@@ -187,8 +187,9 @@ function keysOf({ original, reply, protocol }: ConntrackEntry): FlowKeys {
   };
 }
 
-const isSettled = ({ protocol, tcpState = 0 }: ConntrackEntry): boolean =>
-  protocol === PROTOCOL.tcp && tcpState >= TCP_SYN_RECV && tcpState <= TCP_TIME_WAIT;
+const isSettled = ({ protocol, status, tcpState = 0 }: ConntrackEntry): boolean =>
+  protocol === PROTOCOL.tcp &&
+  ((status & IPS_OFFLOAD) !== 0 || (tcpState >= TCP_SYN_RECV && tcpState <= TCP_TIME_WAIT));
 
 /** The flows of one family. */
 class FamilyFlows {

@@ -1,6 +1,8 @@
 /** What each policy's flows carry: totals, and how much a second between the last two readings. Pure. */
-import { policyVolumes, sumVolumes, type Treatment, type Volume } from '../../nat/conntrack/totals.ts';
-import type { Total } from '../../nat/conntrack/tracker.ts';
+import { type PolicyVolume, sumVolumes, type Treatment, type Volume } from '../../nat/conntrack/totals.ts';
+
+/** Totals by policy and family. */
+export type Volumes = Record<Treatment, readonly PolicyVolume[]>;
 
 /** The flows of a policy that are treated alike. */
 interface Kind {
@@ -15,7 +17,7 @@ export interface OpenFlows extends Kind {
 }
 
 export interface PolicyTraffic extends Volume, Kind {
-  /** Flows that live. */
+  /** Flows that live; 0 without a translation log, which alone knows them. */
   open: number;
   /** A second; absent before the second reading. */
   rates?: Volume;
@@ -26,10 +28,10 @@ const keyOf = ({ policy, treatment }: Kind): string => `${treatment} ${policy}`;
 const byKind = <T extends Kind>(list: readonly T[]): Map<string, T> =>
   new Map(list.map((one) => [keyOf(one), one]));
 
-function trafficOf(totals: readonly Total[], open: readonly OpenFlows[]): PolicyTraffic[] {
+function trafficOf(volumes: Volumes, open: readonly OpenFlows[]): PolicyTraffic[] {
   const living = byKind(open);
   return (['snat', 'forward'] as const).flatMap((treatment) => {
-    const policies = Map.groupBy(policyVolumes(totals, treatment), ({ policy }) => policy);
+    const policies = Map.groupBy(volumes[treatment], ({ policy }) => policy);
     return [...policies].map(([policy, families]) => {
       const kind = { policy, treatment };
       const flows = living.get(keyOf(kind))?.flows ?? 0;
@@ -54,9 +56,9 @@ export class TrafficMeter {
   #last: { traffic: PolicyTraffic[]; at: number } | undefined;
 
   /** Takes a reading. `at`: milliseconds of a monotonic clock. */
-  update(totals: readonly Total[], open: readonly OpenFlows[], at: number): void {
+  update(volumes: Volumes, open: readonly OpenFlows[], at: number): void {
     const before = this.#last;
-    const traffic = trafficOf(totals, open);
+    const traffic = trafficOf(volumes, open);
     if (before !== undefined && at > before.at) {
       const earlier = byKind(before.traffic);
       for (const now of traffic) {
@@ -68,9 +70,14 @@ export class TrafficMeter {
     this.#last = { traffic, at };
   }
 
-  /** Nothing is known: there is no log. */
+  /** Nothing is known: nobody counts. */
   clear(): void {
     this.#last = undefined;
+  }
+
+  /** When the last reading was taken, by the clock of `update`; undefined without one. */
+  get readAt(): number | undefined {
+    return this.#last?.at;
   }
 
   /** The last reading; undefined without one. */

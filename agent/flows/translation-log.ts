@@ -9,6 +9,7 @@
 import { readFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
+import { uptime } from '../../lib/clock.ts';
 import * as stateFiles from '../../lib/files.ts';
 import { parseJson } from '../../lib/json.ts';
 import { LogOnChange } from '../../lib/log-on-change.ts';
@@ -59,12 +60,12 @@ export interface TranslationLogParts {
   directory: string;
   /** Sends to the main thread. */
   post: (message: FromWorker) => void;
-  /** Unix time, and milliseconds of a monotonic clock. */
+  /** Unix time, and milliseconds of a monotonic clock that all threads have. */
   now?: () => number;
   clock?: () => number;
   /** Calls a function after `ms`, or as soon as other work had its turn; returns how to cancel that. */
   schedule?: (work: () => void, ms: number | 'next') => () => void;
-  openReader?: (tracker: Tracker, onDump: () => void) => Reader;
+  openReader?: (tracker: Tracker, onDump: (began: number) => void) => Reader;
   openStore?: (options: StoreOptions) => TranslationStore;
   /** The pod's own addresses. */
   ownAddresses?: () => string[];
@@ -113,7 +114,7 @@ export class TranslationLog {
       },
       ...(openStore && { open: openStore }),
     });
-    this.#reader = openReader(this.#tracker, () => this.#onDump());
+    this.#reader = openReader(this.#tracker, (began) => this.#onDump(began));
     this.#lookup = new FlowLookup({
       ...{ table: this.#tracker.table, ended: this.#ended, policyName: this.#policyName, now },
       drain: () => this.#reader.drain(),
@@ -178,7 +179,7 @@ export class TranslationLog {
 
   // Flows ------------------------------------------------------------------------------------------------
 
-  #openReader = (tracker: Tracker, onDump: () => void): Reader =>
+  #openReader = (tracker: Tracker, onDump: (began: number) => void): Reader =>
     new ConntrackReader({ tracker, now: this.#parts.now, clock: this.#parts.clock, onDump });
 
   #policyName = (flow: Flow): string => this.#tracker.policyName(flow);
@@ -234,7 +235,7 @@ export class TranslationLog {
     }
   }
 
-  #onDump(): void {
+  #onDump(began: number): void {
     const seconds = this.#retention.stepped();
     if (seconds !== undefined) {
       this.#log('warn', 'the wall clock was set, nothing that is kept expires by it', { seconds });
@@ -243,7 +244,7 @@ export class TranslationLog {
     this.#countExhaustion();
     this.#tracker.forget(new Set([...this.#blockSizes.keys(), DEFAULT_POLICY]));
     const totals = this.#writeCheckpoint();
-    this.#parts.post({ type: 'snapshot', snapshot: this.#snapshot(totals) });
+    this.#parts.post({ type: 'snapshot', snapshot: this.#snapshot(began, totals) });
   }
 
   /** Returns the totals that the checkpoint holds. */
@@ -263,13 +264,22 @@ export class TranslationLog {
     return tracker.totals;
   }
 
-  #snapshot(totals: Total[]): Snapshot {
+  #snapshot(began: number, totals: Total[]): Snapshot {
     const { table, untracked, events } = this.#tracker;
     const { active, open, ports } = countLiveFlows(table, this.#policyName);
     this.#portWarnings.inUse(ports, this.#portsOf).forEach(this.#warn);
     const { records, lost, lacking } = this.#counts;
     return {
-      ...{ totals, active, open, ports: portStatus(ports, lacking, this.#portsOf), events, records, lost },
+      ...{
+        began,
+        totals,
+        active,
+        open,
+        ports: portStatus(ports, lacking, this.#portsOf),
+        events,
+        records,
+        lost,
+      },
       flows: { known: table.size, capacity: table.capacity, untracked },
       accounting: isAccounting(),
     };
@@ -317,7 +327,7 @@ function isAccounting(): boolean {
 /** The parts of the running system. */
 const SYSTEM = {
   now: Date.now,
-  clock: () => performance.now(),
+  clock: uptime,
   schedule(work: () => void, ms: number | 'next'): () => void {
     if (ms === 'next') {
       const immediate = setImmediate(work);

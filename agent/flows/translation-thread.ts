@@ -4,7 +4,6 @@
  * and the end its own; nothing else waits for it.
  */
 import { extname, join } from 'node:path';
-import { Worker } from 'node:worker_threads';
 import type { Lookup } from '../../nat/conntrack/lookup.ts';
 import type {
   Found,
@@ -159,5 +158,7 @@ export class TranslationThread {
 /** The worker beside this file, in TypeScript or compiled. */
 function forkWorker(options: WorkerOptions): Thread {
   const file = join(import.meta.dirname, `translations-worker${extname(import.meta.filename)}`);
+  // Loaded late: most gateways have no translation log.
+  const { Worker } = process.getBuiltinModule('node:worker_threads');
   return new Worker(file, { workerData: options, resourceLimits: RESOURCES });
 }

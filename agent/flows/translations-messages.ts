@@ -59,6 +59,8 @@ export interface Active extends Pick<Total, 'family' | 'protocol' | 'snat' | 'dn
 
 /** What the metrics show. */
 export interface Snapshot {
+  /** When the reading of the kernel's table began, ms since the machine started. */
+  began: number;
   totals: Total[];
   active: Active[];
   open: OpenFlows[];

@@ -1,8 +1,9 @@
-/** The counts of the translation log as metrics: `veg_snat_*`, `veg_forward_*` and `veg_translation_*`. */
+/** Metrics of what policies carry, `veg_snat_*` and `veg_forward_*`, and of the translation log, `veg_translation_*`. */
 import type { Registry } from 'prom-client';
 import { addScraped, type ScrapedMetric, single } from '../../lib/scraped.ts';
 import { familyLabel } from '../../nat/conntrack/records.ts';
-import { policyVolumes, type Treatment } from '../../nat/conntrack/totals.ts';
+import { type PolicyVolume, policyVolumes, type Treatment } from '../../nat/conntrack/totals.ts';
+import type { PolicyCounters } from './policy-counters.ts';
 import type { Snapshot } from './translations-messages.ts';
 
 /** The flows of a policy by their treatment, in names and help. */
@@ -12,14 +13,14 @@ const KINDS: { prefix: string; what: string; treatment: Treatment }[] = [
 ];
 
 /** Packets, bytes and connections of each policy. */
-function policyMetrics(snapshot: () => Snapshot | undefined): ScrapedMetric[] {
+function policyMetrics(volumes: (treatment: Treatment) => Promise<readonly PolicyVolume[]>): ScrapedMetric[] {
   return KINDS.flatMap(({ prefix, what, treatment }): ScrapedMetric[] => {
-    const policies = () => policyVolumes(snapshot()?.totals ?? [], treatment);
+    const policies = () => volumes(treatment);
     const volume = (unit: 'packets' | 'bytes'): ScrapedMetric => ({
       ...{ type: 'counter', name: `${prefix}_${unit}_total`, labels: ['policy', 'family', 'direction'] },
       help: `${unit === 'packets' ? 'Packets' : 'Bytes'} of flows ${what}, by policy, as the kernel counts them; out is away from the VPC.`,
-      read: () =>
-        policies().flatMap(({ policy, family, [unit]: counted }) =>
+      read: async () =>
+        (await policies()).flatMap(({ policy, family, [unit]: counted }) =>
           (['out', 'in'] as const).map((direction) => ({
             labels: { policy, family: familyLabel(family), direction },
             value: counted[direction],
@@ -32,8 +33,8 @@ function policyMetrics(snapshot: () => Snapshot | undefined): ScrapedMetric[] {
       {
         ...{ type: 'counter', name: `${prefix}_connections_total`, labels: ['policy', 'family'] },
         help: `Flows ${what} that began, by policy.`,
-        read: () =>
-          policies().map(({ policy, family, connections }) => ({
+        read: async () =>
+          (await policies()).map(({ policy, family, connections }) => ({
             ...{ labels: { policy, family: familyLabel(family) }, value: connections },
           })),
       },
@@ -82,8 +83,19 @@ const recordMetrics = (snapshot: () => Snapshot | undefined): ScrapedMetric[] =>
   },
 ];
 
-/** Adds the metrics. `snapshot` returns undefined while the log is off: then they have no values. */
-export function addTranslationMetrics(registry: Registry, snapshot: () => Snapshot | undefined): void {
-  const metrics = [...policyMetrics(snapshot), ...portMetrics(snapshot), ...recordMetrics(snapshot)];
+/**
+ * Adds the metrics. `snapshot` returns undefined while the log is off: then its metrics have no values.
+ * @param counters what the kernel has counted; where it does not, the totals of the log count
+ */
+export function addTranslationMetrics(
+  registry: Registry,
+  snapshot: () => Snapshot | undefined,
+  counters: Pick<PolicyCounters, 'refresh' | 'volumes'>,
+): void {
+  const volumes = async (treatment: Treatment) => {
+    await counters.refresh();
+    return counters.volumes(treatment) ?? policyVolumes(snapshot()?.totals ?? [], treatment);
+  };
+  const metrics = [...policyMetrics(volumes), ...portMetrics(snapshot), ...recordMetrics(snapshot)];
   for (const metric of metrics) addScraped(registry, metric);
 }

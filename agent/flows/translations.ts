@@ -8,12 +8,14 @@ import type { Logger } from '../../lib/log.ts';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import type { PortStatus } from '../../nat/conntrack/ports.ts';
 import { addressText, type Identity } from '../../nat/conntrack/records.ts';
+import { policyVolumes } from '../../nat/conntrack/totals.ts';
+import type { Total } from '../../nat/conntrack/tracker.ts';
 import type { EgressRule, Policy } from '../policy/model.ts';
 import { logCoverage } from './log-coverage.ts';
 import { type HistoryEntry, type PolicyBlocks, PortHistory } from './port-history.ts';
 import { readPortHistory, writePortHistory } from './port-history-file.ts';
 import { RetentionClock } from './retention-clock.ts';
-import { type PolicyTraffic, TrafficMeter } from './traffic.ts';
+import { type PolicyTraffic, TrafficMeter, type Volumes } from './traffic.ts';
 import { TranslationThread, type TranslationThreadParts } from './translation-thread.ts';
 import type { FromWorker, Snapshot, Sources, WorkerSettings } from './translations-messages.ts';
 import { RecordOutput } from './translations-output.ts';
@@ -39,6 +41,8 @@ export interface TranslationsOptions {
   pod: string;
   node: string;
   logger: Logger;
+  /** Called with the totals of each reading of the kernel's table, and when it began, ms since the machine started. */
+  onTotals?(began: number, volumes: () => Volumes): void;
   /** How the thread is made; default: a worker thread. */
   fork?: NonNullable<TranslationThreadParts['fork']>;
 }
@@ -58,6 +62,8 @@ export class Translations {
   #settings: WorkerSettings | undefined;
   #snapshot: Snapshot | undefined;
   readonly #meter = new TrafficMeter();
+  /** The kernel counts what each policy carries (policy-counters.ts). */
+  #kernelCounts = false;
   readonly #portHistory: PortHistory;
   readonly #retention: RetentionClock;
 
@@ -121,6 +127,12 @@ export class Translations {
     }
   }
 
+  /** Takes a reading of the kernel's counters: from then on the thread's are not used. `at`: by `performance.now()`. */
+  onCounters(volumes: Volumes, at: number): void {
+    this.#kernelCounts = true;
+    this.#meter.update(volumes, this.#snapshot?.open ?? [], at);
+  }
+
   /** Whose records and metrics these are. */
   get identity(): Identity {
     const { pod, node } = this.#options;
@@ -135,6 +147,11 @@ export class Translations {
   /** What each policy's flows carry; undefined without a log, or before its first snapshot. */
   get traffic(): readonly PolicyTraffic[] | undefined {
     return this.#meter.traffic;
+  }
+
+  /** When `traffic` was read, by `performance.now()`; undefined likewise. */
+  get trafficAt(): number | undefined {
+    return this.#meter.readAt;
   }
 
   /** The ports that translations hold; undefined likewise. */
@@ -194,7 +211,11 @@ export class Translations {
         break;
       case 'snapshot':
         this.#snapshot = message.snapshot;
-        this.#meter.update(message.snapshot.totals, message.snapshot.open, performance.now());
+        this.#options.onTotals?.(message.snapshot.began, () => volumesOf(message.snapshot.totals));
+        if (!this.#kernelCounts) {
+          const { totals, open } = message.snapshot;
+          this.#meter.update(volumesOf(totals), open, performance.now());
+        }
         break;
       case 'log':
         this.#options.logger[message.level](message.fields, message.message);
@@ -207,7 +228,7 @@ export class Translations {
   /** Drops the figures of a thread that has ended. */
   #clear(): void {
     this.#snapshot = undefined;
-    this.#meter.clear();
+    if (!this.#kernelCounts) this.#meter.clear();
   }
 
   #logError(error: Error): void {
@@ -223,6 +244,11 @@ const sourcesDocument = ({ sources, total }: Sources): SourcesDocument => ({
     bytes: { out, in: inward },
   })),
   total,
+});
+
+const volumesOf = (totals: readonly Total[]): Volumes => ({
+  snat: policyVolumes(totals, 'snat'),
+  forward: policyVolumes(totals, 'forward'),
 });
 
 /** The rules in the order in which they decide. */

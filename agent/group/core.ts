@@ -10,6 +10,7 @@ import type { Message } from './codec.ts';
 import {
   isCandidate,
   type Membership,
+  type MembershipAction,
   type MembershipEvent,
   startMembership,
   stateMessage,
@@ -53,7 +54,7 @@ export type GroupAction =
   | { type: 'view'; view: GroupView }
   | { type: 'announce'; address: Address }
   | { type: 'handed-over'; complete: boolean }
-  | { type: 'holder'; address: Address; from: Address | undefined; to: Address | undefined }
+  | Extract<MembershipAction, { type: 'holder' }>
   | { type: 'adopted'; member: Address | undefined; slot: number; flows: number }
   | { type: 'lag'; lag: number; flows: number }
   | { type: 'traffic'; sent: number; received: number }
@@ -83,6 +84,7 @@ export function step(state: GroupState, event: GroupEvent, now: number): GroupSt
   let next = replicate(state, event, now);
   for (const change of membershipEvents(event, now)) next = stepMembers(next, change, now, actions);
   if (event.type !== 'message' && event.type !== 'flows') next = adopt(next, now, actions);
+  replication.restore();
   replication.flush(now);
   const outbox = replication.flushOutbox();
   // The kernel first: an acknowledgement promises that its changes are applied.
@@ -108,6 +110,7 @@ function replicate(state: GroupState, event: GroupEvent, now: number): GroupStat
       break;
     case 'connected':
       replication.connect(event.member, event.instance, now);
+      if (state.handover?.waiting.has(event.member)) replication.beginHandover(now, [event.member]);
       break;
     case 'disconnected':
       replication.disconnect(event.member);
@@ -119,8 +122,8 @@ function replicate(state: GroupState, event: GroupEvent, now: number): GroupStat
       replication.report(event.events, now);
       break;
     case 'drain':
-      replication.beginHandover(now);
-      return { ...state, handover: { waiting: connectedTo(state.membership), until: now + event.limit } };
+      replication.beginHandover(now, connectedTo(state.membership));
+      return { ...state, handover: { waiting: receivers(state.membership), until: now + event.limit } };
     case 'undrain': {
       const { handover: _, ...rest } = state;
       return rest;
@@ -133,6 +136,16 @@ function replicate(state: GroupState, event: GroupEvent, now: number): GroupStat
 
 const connectedTo = ({ peers }: Membership): Set<Address> =>
   new Set([...peers].filter(([, peer]) => peer.connected).map(([member]) => member));
+
+/** The members that are to have every own flow: those that are connected, or were and are reachable still. */
+const receivers = ({ peers }: Membership): Set<Address> =>
+  new Set(
+    [...peers]
+      .filter(([, { connected, path, state }]) => {
+        return connected || (path && state !== undefined && state !== 'left');
+      })
+      .map(([member]) => member),
+  );
 
 /** What an event means for the membership. */
 function membershipEvents(event: GroupEvent, now: number): MembershipEvent[] {
@@ -207,9 +220,9 @@ function finishHandover(
   actions: GroupAction[],
 ): GroupState {
   if (state.handover === undefined) return state;
-  const connected = connectedTo(state.membership);
+  const present = receivers(state.membership);
   const waiting = new Set(
-    [...state.handover.waiting].filter((member) => connected.has(member) && !done.includes(member)),
+    [...state.handover.waiting].filter((member) => present.has(member) && !done.includes(member)),
   );
   if (waiting.size > 0 && now < state.handover.until) {
     return { ...state, handover: { ...state.handover, waiting } };

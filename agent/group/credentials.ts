@@ -4,9 +4,8 @@
  * after the other.
  */
 import { createHash, createPrivateKey, hkdfSync, X509Certificate } from 'node:crypto';
-import { statSync } from 'node:fs';
 import type { PeerCertificate } from 'node:tls';
-import { readMounted } from '../../lib/files.ts';
+import { readMounted, readSecret, refuseReadableByOthers } from '../../lib/files.ts';
 import { LogOnChange } from '../../lib/log-on-change.ts';
 
 /** `spec.group`'s files. */
@@ -37,8 +36,7 @@ export interface Certificates {
 
 /** The key of a file: its octets, without a line end. Throws with a message that does not hold it. */
 export function readGroupKey(path: string): GroupKey {
-  refuseReadableByOthers(path);
-  let octets = readMounted(path, MAX_KEY);
+  let octets = readSecret(path, MAX_KEY);
   while (octets.at(-1) === 0x0a || octets.at(-1) === 0x0d) octets = octets.subarray(0, -1);
   if (octets.length < MIN_KEY) {
     throw new Error(
@@ -48,14 +46,6 @@ export function readGroupKey(path: string): GroupKey {
   const derive = (purpose: string, length: number) =>
     Buffer.from(hkdfSync('sha256', octets, '', `veg-agent group ${purpose}`, length));
   return { identity: `veg-group-${derive('identity', 8).toString('hex')}`, secret: derive('psk', 32) };
-}
-
-/** Throws for a file that any user of the machine may read. */
-function refuseReadableByOthers(path: string): void {
-  const { mode } = statSync(path);
-  if ((mode & 0o007) === 0) return;
-  const octal = (mode & 0o777).toString(8).padStart(4, '0');
-  throw new Error(`${path} has mode ${octal}: other users can read it; mount it with defaultMode: 0400`);
 }
 
 /** What is wrong with the files, and which field of `spec.group` names the one that is to blame. */
@@ -128,7 +118,7 @@ export function wrongCertificate(
 
 /** What is in force. */
 export class Credentials {
-  readonly files: CredentialFiles;
+  #files: CredentialFiles;
   readonly #grace: number;
   /** The present key first. */
   #keys: readonly GroupKey[] = [];
@@ -140,8 +130,13 @@ export class Credentials {
 
   /** @param grace how long a former key is accepted, ms */
   constructor(files: CredentialFiles, grace = GRACE) {
-    this.files = files;
+    this.#files = files;
     this.#grace = grace;
+  }
+
+  /** Other files, from the next `refresh` on. */
+  use(files: CredentialFiles): void {
+    this.#files = files;
   }
 
   /** The keys to accept, the present one first; empty with certificates, and while none could be read. */
@@ -179,13 +174,15 @@ export class Credentials {
   }
 
   #read(now: number): boolean {
-    const read = 'keyFile' in this.files ? readGroupKey(this.files.keyFile) : readCertificates(this.files);
+    const files = this.#files;
+    const read = 'keyFile' in files ? readGroupKey(files.keyFile) : readCertificates(files);
     const [present] = this.#identities;
     if (present === read.identity) return false;
     this.#identities = present === undefined ? [read.identity] : [read.identity, present];
     this.#formerUntil = now + this.#grace;
-    if ('secret' in read) this.#keys = [read, ...this.#keys.slice(0, 1)];
-    else this.#certificates = read;
+    // A former key is not accepted beside certificates, nor the other way: only connections that are there go on.
+    this.#keys = 'secret' in read ? [read, ...this.#keys.slice(0, 1)] : [];
+    this.#certificates = 'secret' in read ? undefined : read;
     return true;
   }
 }

@@ -27,7 +27,7 @@ import { type Hello, type Message, VERSION } from './codec.ts';
 import { Connection } from './connection.ts';
 import { type GroupAction, type GroupEvent, type GroupState, startGroup, step, viewGroup } from './core.ts';
 import { type ExchangeCounts, LAG_BOUNDS } from './counts.ts';
-import type { Credentials } from './credentials.ts';
+import type { CredentialFiles, Credentials } from './credentials.ts';
 import { type LookupAnswer, Lookups, type MemberAnswer } from './lookups.ts';
 import type { FlowKernel, GroupConfig, GroupReport, GroupView } from './model.ts';
 import { SLICES } from './slices.ts';
@@ -52,6 +52,8 @@ export interface ExchangeOptions {
   credentials: Credentials;
   /** A former process of this network namespace was live until shortly before: nothing has to be taken over first. */
   resumes?: boolean;
+  /** Flows in its table; default 65 536. */
+  capacity?: number;
   kernel: FlowKernel;
   log: Log;
   report(report: GroupReport): void;
@@ -109,7 +111,11 @@ export class Exchange {
     this.#options = options;
     this.#log = options.log;
     this.#config = options.config;
-    this.#state = startGroup(options.config, performance.now(), { resumes: options.resumes ?? false });
+    const { resumes = false, capacity } = options;
+    this.#state = startGroup(options.config, performance.now(), {
+      resumes,
+      ...(capacity !== undefined && { capacity }),
+    });
     this.#lookups = new Lookups({
       send: (member, message) => this.#connections.get(member)?.send(message),
       answer: options.answer,
@@ -127,9 +133,10 @@ export class Exchange {
     return structuredClone(this.#counts);
   }
 
-  /** Another list of members, other addresses; `self` and the port stay. */
-  configure(config: GroupConfig): void {
+  /** Another list of members, other addresses, other files; `self` and the port stay. */
+  configure(config: GroupConfig, files: CredentialFiles): void {
     this.#config = config;
+    this.#options.credentials.use(files);
     for (const [member, connection] of this.#connections) {
       if (!config.members.includes(member)) connection.end();
     }
@@ -220,7 +227,10 @@ export class Exchange {
         this.#options.report({ type: 'handed-over', family, complete: action.complete });
         break;
       case 'holder':
-        this.#log.info({ address: action.address, from: action.from, to: action.to }, 'group holder changed');
+        this.#log.info(
+          { address: action.address, from: action.from, to: action.to, reason: action.reason },
+          'group holder changed',
+        );
         break;
       case 'adopted':
         this.#log.info({ member: action.member, flows: action.flows }, 'group flows adopted');
@@ -323,7 +333,9 @@ export class Exchange {
 
   #cannotListen(error: Error): void {
     if (this.#failures.isNew(error.message, 'listen')) {
-      this.#log.error({ err: error }, 'cannot listen for group members, retrying');
+      const { self } = this.#config;
+      const { port } = this.#options;
+      this.#log.error({ err: error, address: self, port }, 'cannot listen for group members, retrying');
     }
   }
 

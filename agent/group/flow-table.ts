@@ -167,7 +167,7 @@ export class FlowTable {
     const at = owner * BUCKETS + Math.floor(chain / CHAINS);
     const record = this.at(place);
     const key = hashOf(record, 0, this.#keySize, SUM_SEED);
-    // Mark and TCP, and between them the timeout.
+    // Mark and state, and between them the timeout.
     const mark = hashOf(record, this.#keySize, this.#keySize + 4, key);
     const hash = hashOf(record, this.#keySize + 8, this.#recordSize, mark);
     this.#counts[at]! += change;

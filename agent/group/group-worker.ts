@@ -2,6 +2,7 @@
  * The thread of the exchange (thread.ts starts it): an exchange for each family, with its conntrack. What happens here
  * delays neither a reconcile nor BFD, which is in another process.
  */
+import { getHeapStatistics } from 'node:v8';
 import { type MessagePort, parentPort } from 'node:worker_threads';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { Credentials } from './credentials.ts';
@@ -12,12 +13,22 @@ import type { FromGroup, GroupSettings, ToGroup } from './messages.ts';
 
 /** How often counts are reported, ms. */
 const COUNT_PERIOD = 1000;
+/** With a heap of less than so many octets, that of a container of 96 MiB or less, fewer flows are replicated. */
+const SMALL_HEAP = 20 << 20;
+const SMALL_CAPACITY = 32_768;
 /** Questions of members that wait for the agent's answer. */
 const MAX_QUESTIONS = 16;
 
+interface Running {
+  exchange: Exchange;
+  /** What it cannot change. */
+  identity: string;
+  kernel: ConntrackFlows;
+}
+
 class GroupWorker {
   readonly #port: MessagePort;
-  readonly #exchanges = new Map<Family, { exchange: Exchange; identity: string }>();
+  readonly #exchanges = new Map<Family, Running>();
   readonly #questions = new Map<number, (answer: LookupAnswer) => void>();
   readonly #counter: NodeJS.Timeout;
   /** Paths and the drain as they are now, for exchanges that start. */
@@ -81,32 +92,31 @@ class GroupWorker {
       const config = settings.configs.find((one) => one.family === family);
       const running = this.#exchanges.get(family);
       // What an exchange cannot change while it runs.
-      const identity = JSON.stringify([
-        config?.self,
-        settings.port,
-        settings.interface,
-        settings.credentials,
-      ]);
+      const identity = JSON.stringify([config?.self, settings.port, settings.interface]);
       if (running !== undefined && running.identity === identity && config !== undefined) {
-        running.exchange.configure(config);
+        running.exchange.configure(config, settings.credentials);
         continue;
       }
       await running?.exchange.close();
       this.#exchanges.delete(family);
+      this.#sendDescriptors();
       if (config === undefined) continue;
       const log = this.#log(family);
+      const kernel = new ConntrackFlows({ family, shared: config.shared, log });
       const exchange = new Exchange({
         config,
         port: settings.port,
         ...(settings.interface !== undefined && { interface: settings.interface }),
         credentials: new Credentials(settings.credentials),
         resumes: settings.resumes?.includes(family) ?? false,
-        kernel: new ConntrackFlows({ family, shared: config.shared, log }),
+        ...(getHeapStatistics().heap_size_limit < SMALL_HEAP && { capacity: SMALL_CAPACITY }),
+        kernel,
         log,
         report: (report) => this.#send({ type: 'report', report }),
         answer: (query) => this.#ask(query),
       });
-      this.#exchanges.set(family, { exchange, identity });
+      this.#exchanges.set(family, { exchange, identity, kernel });
+      this.#sendDescriptors();
       for (const member of config.members) if (this.#paths.has(member)) exchange.setPath(member, true);
       if (this.#drainLimit !== undefined) exchange.drain(this.#drainLimit);
     }
@@ -137,7 +147,14 @@ class GroupWorker {
     clearInterval(this.#counter);
     await Promise.all(this.#all().map((exchange) => exchange.close()));
     this.#count();
+    this.#exchanges.clear();
+    this.#sendDescriptors();
     this.#port.close();
+  }
+
+  #sendDescriptors(): void {
+    const descriptors = [...this.#exchanges.values()].flatMap(({ kernel }) => kernel.descriptors);
+    this.#send({ type: 'descriptors', descriptors });
   }
 
   #log(family: Family) {

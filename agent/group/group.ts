@@ -9,6 +9,7 @@
 
 import { uptime } from 'node:os';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import type { EngineReport, SessionReport } from '../../bfd/intent.ts';
 import { clear, readState, replaceState } from '../../lib/files.ts';
 import { parseJson } from '../../lib/json.ts';
@@ -22,12 +23,16 @@ import { GroupThread } from './thread.ts';
 
 /** How long a kept view is used after it was written, s: the others adopt the flows of a member that is gone for so long. */
 const KEPT = 10;
-/** How long it is used at most while the exchange connects, ms. */
+/** How long it is used at most while the exchange, which has started, connects, ms. */
 const SETTLE_TIMEOUT = 5000;
 /** How often it is written, s. */
 const KEEP_INTERVAL = 5;
-/** How long a drain waits for the other members to acknowledge every flow, ms. */
+/** How long a handover takes at most without another limit, ms. */
 export const HANDOVER_TIMEOUT = 3000;
+
+/** How long of a drain's time the other members have to acknowledge every flow, ms; traffic moves in the rest. */
+export const handoverLimit = (timeoutMs: number): number =>
+  Math.max(Math.min(timeoutMs, HANDOVER_TIMEOUT), timeoutMs / 2);
 const MAX_SIZE = 1 << 18;
 const MAX_VALUES = 1 << 14;
 
@@ -56,15 +61,20 @@ export class Group {
   readonly #views = new Map<Family, GroupView>();
   /** What was kept by a former process, until the exchange has taken over. */
   #kept: Partial<Record<Family, GroupFacts>>;
+  /** What the last views came to. */
+  readonly #facts: Partial<Record<Family, GroupFacts>> = {};
   readonly #keeper: NodeJS.Timeout;
-  /** When the first settings came. */
-  #startedAt: number | undefined;
+  /** Ends the use of what was kept; set when the first view came. */
+  #settling: NodeJS.Timeout | undefined;
+  /** The exchange has had `SETTLE_TIMEOUT` to hear the others. */
+  #waited = false;
   #settings: GroupSettings | undefined;
   /** `configure` as text, to detect a change; undefined before the first time. */
   #configured: string | undefined;
   #draining = false;
   /** Whether the last report of BFD was of a drain: a handover begins before it. */
   #reported = false;
+  #stopped = false;
   /** Families whose handover a drain waits for. */
   #handover: { families: Set<Family>; done(): void } | undefined;
 
@@ -87,8 +97,8 @@ export class Group {
   }
 
   /**
-   * What follows from the plan; undefined: no group. The families in `leftAlone` stay as they are: what they are now is not
-   * known.
+   * What follows from the plan; undefined: no group. The families in `leftAlone` stay as they are, and hold no address: a
+   * link is down, or has no address.
    */
   configure(wanted: GroupSettings | undefined, leftAlone: readonly Family[] = []): void {
     const settings = this.#withLeftAlone(wanted, leftAlone);
@@ -96,11 +106,11 @@ export class Group {
     if (text === this.#configured) return;
     this.#configured = text;
     this.#settings = settings;
-    this.#startedAt ??= performance.now();
     for (const family of FAMILIES) {
       if (settings?.configs.some((config) => config.family === family)) continue;
       this.#views.delete(family);
       delete this.#kept[family];
+      delete this.#facts[family];
       this.#options.onFacts(family, undefined);
     }
     const resumes = FAMILIES.filter((family) => this.#kept[family] !== undefined);
@@ -110,7 +120,9 @@ export class Group {
   }
 
   #withLeftAlone(wanted: GroupSettings | undefined, leftAlone: readonly Family[]): GroupSettings | undefined {
-    const kept = (this.#settings?.configs ?? []).filter(({ family }) => leftAlone.includes(family));
+    const kept = (this.#settings?.configs ?? [])
+      .filter(({ family }) => leftAlone.includes(family))
+      .map((config) => ({ ...config, cutOff: true as const }));
     if (kept.length === 0) return wanted;
     return { ...this.#settings!, ...wanted, configs: [...(wanted?.configs ?? []), ...kept] };
   }
@@ -183,6 +195,8 @@ export class Group {
   /** Leaves the group. */
   async stop(): Promise<void> {
     clearInterval(this.#keeper);
+    clearTimeout(this.#settling);
+    this.#stopped = true;
     // The others adopt the flows of a member that leaves: the next process takes their tables over first.
     clear(this.#file);
     await this.#thread.stop();
@@ -221,17 +235,29 @@ export class Group {
     const { family } = view;
     if (!this.#settings?.configs.some((config) => config.family === family)) return;
     this.#views.set(family, view);
-    if (this.#kept[family]?.self === view.self && !this.#isSettled(view)) return;
+    if (this.#kept[family]?.self === view.self && !this.#isSettled(view)) {
+      this.#settling ??= setTimeout(() => this.#endWait(), SETTLE_TIMEOUT).unref();
+      return;
+    }
     delete this.#kept[family];
-    this.#options.onFacts(family, groupFacts(view));
+    const facts = groupFacts(view);
+    this.#options.onFacts(family, facts);
+    // Under load the counts of flows change ten times a second.
+    if (isDeepStrictEqual(facts, this.#facts[family])) return;
+    this.#facts[family] = facts;
     this.#keep();
+  }
+
+  /** What was kept gives way to the last views, also where they do not change any more. */
+  #endWait(): void {
+    this.#waited = true;
+    for (const view of this.views) if (this.#kept[view.family] !== undefined) this.#takeView(view);
   }
 
   /** Whether the exchange knows as much as the former process did: it has heard every member that can be reached. */
   #isSettled({ peers }: GroupView): boolean {
-    const waited = performance.now() - (this.#startedAt ?? 0);
     return (
-      waited > SETTLE_TIMEOUT ||
+      this.#waited ||
       (peers.some(({ path }) => path) && peers.every(({ path, exchange }) => !path || exchange))
     );
   }
@@ -254,7 +280,8 @@ export class Group {
   /** Keeps the views for the next process. */
   #keep(): void {
     const ready = this.views.filter((view) => view.ready);
-    if (ready.length === 0) return;
+    // One family may still be live while another one has left.
+    if (this.#stopped || ready.length === 0) return;
     const facts = Object.fromEntries(ready.map((view) => [view.family, groupFacts(view)]));
     try {
       replaceState(this.#file, [keptText({ uptime: this.#uptime(), facts })]);

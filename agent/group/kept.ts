@@ -49,7 +49,8 @@ function parseFacts(value: unknown, family: Family): GroupFacts | undefined {
   const others = forward.slice(0, SLICES).map((one) => forwardOf(one, family));
   if (addresses.includes(undefined) || others.includes(undefined)) return undefined;
   return {
-    ...{ self: own, state: 'live', slice: portSlice(slotOf(own)), ready: true, takingOverFrom: [] },
+    ...{ self: own, state: 'live', slice: portSlice(slotOf(own)), ready: true },
+    ...{ takingOverFrom: [], notConnectedWith: [] },
     ...{ held: addresses as Address[], forward: others as GroupFacts['forward'] },
   };
 }

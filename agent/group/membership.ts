@@ -18,6 +18,8 @@ export const SETTLE_AFTER = 60_000;
 const REMEMBERS = 60_000;
 /** How long a member holds less than others before it takes one of their addresses, ms. */
 export const BALANCE_AFTER = 60_000;
+/** A member that is live waits so long before OVN may use it, ms: the others forward its slice to it by then. */
+export const FORWARDED_AFTER = 1000;
 const MAX_TERM = 0xffff_ffff;
 /** Interval between repeated announcements of the state, ms. */
 export const STATE_PERIOD = 1000;
@@ -42,8 +44,14 @@ export interface Membership {
   state: MemberState;
   /** When this member started. */
   since: number;
+  /** Since when it waits for the others before it claims addresses: its start, or the end of `cutOff`. */
+  joinsSince: number;
   /** It has synchronized with every reachable member, or waited long enough: it may claim addresses. */
   joined: boolean;
+  /** Since when it is live; of one that resumes: always. */
+  liveSince?: number;
+  /** OVN may send traffic. */
+  ready: boolean;
   /** `settle` was given. */
   settled: boolean;
   peers: ReadonlyMap<Address, Peer>;
@@ -77,7 +85,16 @@ export type MembershipAction =
   | { type: 'announce'; address: Address }
   /** All members have reported, or the wait is over. `slots`: those that reported and knew our former process. */
   | { type: 'settle'; slots: number[] }
-  | { type: 'holder'; address: Address; from: Address | undefined; to: Address | undefined };
+  | {
+      type: 'holder';
+      address: Address;
+      from: Address | undefined;
+      to: Address | undefined;
+      reason: HolderReason;
+    };
+
+/** Why an address has another holder: what the former one is now, or that it has released its claim to a higher one. */
+export type HolderReason = 'none before' | 'unreachable' | MemberState | 'no member' | 'claimed';
 
 export interface MembershipStep {
   state: Membership;
@@ -100,7 +117,10 @@ export function startMembership(config: GroupConfig, now: number, resumes = fals
     config,
     state: resumes ? 'live' : 'joining',
     since: now,
+    joinsSince: now,
     joined: false,
+    ...(resumes && { liveSince: -Infinity }),
+    ready: resumes,
     settled: false,
     peers: new Map(others.map((member) => [member, newPeer(now)])),
     claims: new Map(),
@@ -116,13 +136,15 @@ export function step(state: Membership, event: MembershipEvent, now: number): Me
   let next = receive(state, event, now);
   next = settle(join(next, now), now, actions);
   next = elect(next, now, actions);
+  next = { ...next, ready: isReady(next, now) };
   if (announcement(next) !== announcement(state) || event.type === 'connected' || now >= next.stateDue) {
     next = { ...next, stateDue: now + STATE_PERIOD };
     actions.push({ type: 'send-state' });
   }
   for (const { address, holder } of holders(next)) {
     const from = before.find((one) => one.address === address)?.holder;
-    if (from !== holder) actions.push({ type: 'holder', address, from, to: holder });
+    if (from === holder) continue;
+    actions.push({ type: 'holder', address, from, to: holder, reason: holderReason(next, from) });
   }
   return { state: next, actions };
 }
@@ -182,7 +204,13 @@ function configure(state: Membership, config: GroupConfig, now: number): Members
     if (member !== config.self) peers.set(member, state.peers.get(member) ?? newPeer(now));
   }
   const claims = new Map([...state.claims].filter(([address]) => config.shared.includes(address)));
-  const next = { ...state, config, peers, claims };
+  const wasCutOff = state.config.cutOff ?? false;
+  const next = {
+    ...{ ...state, config, peers, claims },
+    // Another member holds its addresses by then.
+    joined: state.joined && !config.cutOff,
+    joinsSince: wasCutOff && !config.cutOff ? now : state.joinsSince,
+  };
   return { ...next, terms: highestTerms(next) };
 }
 
@@ -220,8 +248,8 @@ const nextTerm = ({ terms }: Membership, address: Address): number =>
 const isUsable = (peer: Peer): boolean => peer.path && (peer.state === 'live' || peer.state === 'draining');
 
 function join(state: Membership, now: number): Membership {
-  if (state.joined && state.state !== 'joining') return state;
-  const age = now - state.since;
+  if (state.config.cutOff || (state.joined && state.state !== 'joining')) return state;
+  const age = now - state.joinsSince;
   const peers = [...state.peers.values()];
   const waiting = peers.some((peer) => {
     if (!peer.connected) return peer.path || age < JOIN_WAIT;
@@ -229,7 +257,14 @@ function join(state: Membership, now: number): Membership {
   });
   const late = age >= JOIN_LIMIT && exchangeWorks(state);
   if (waiting && !late) return state;
-  return { ...state, joined: true, state: state.state === 'joining' ? 'live' : state.state };
+  const { liveSince = now } = state;
+  return { ...state, joined: true, liveSince, state: state.state === 'joining' ? 'live' : state.state };
+}
+
+/** Whether OVN may send traffic: answers to what we translate find their way back to us. */
+function isReady({ ready, state, liveSince = Infinity, peers }: Membership, now: number): boolean {
+  if (state !== 'live' && state !== 'draining') return false;
+  return ready || now - liveSince >= FORWARDED_AFTER || ![...peers.values()].some(isUsable);
 }
 
 function settle(state: Membership, now: number, actions: MembershipAction[]): Membership {
@@ -288,7 +323,7 @@ function candidates(state: Membership): Address[] {
 function elect(state: Membership, now: number, actions: MembershipAction[]): Membership {
   const { self, shared } = state.config;
   const claims = new Map(state.claims);
-  if (state.state === 'left' || state.state === 'joining') claims.clear();
+  if (state.config.cutOff || state.state === 'left' || state.state === 'joining') claims.clear();
   const current = { ...state, claims };
   const rivals = new Set<Address>();
   const open: Address[] = [];
@@ -354,6 +389,14 @@ function balance(state: Membership, now: number): { take?: Address; lessSince?: 
 
 const compare = (a: string, b: string): number => (a < b ? -1 : Number(a > b));
 
+function holderReason({ config, state, peers }: Membership, from: Address | undefined): HolderReason {
+  if (from === undefined) return 'none before';
+  const former = from === config.self ? { path: !config.cutOff, state } : peers.get(from);
+  if (former === undefined) return 'no member';
+  if (!former.path) return 'unreachable';
+  return former.state === 'live' ? 'claimed' : (former.state ?? 'unreachable');
+}
+
 /** Who answers for each shared address, as far as is known. */
 function holders(state: Membership): HolderView[] {
   return state.config.shared.map((address) => {
@@ -391,6 +434,6 @@ export function viewMembership(
     forward: peers.flatMap(({ slice, external, reachability }) =>
       reachability === 'live' && external !== undefined ? [{ slice, via: external }] : [],
     ),
-    ready: state.state === 'live' || state.state === 'draining',
+    ready: state.ready,
   };
 }

@@ -31,6 +31,8 @@ export type ToGroup =
 
 export type FromGroup =
   | { type: 'report'; report: GroupReport }
+  /** The file descriptors that are to be closed if the thread ends by itself. */
+  | { type: 'descriptors'; descriptors: number[] }
   /** Once a second. */
   | { type: 'counts'; family: Family; counts: ExchangeCounts }
   | { type: 'found'; id: number; answers: MemberAnswer[] }

@@ -29,6 +29,8 @@ export interface GroupConfig {
   external: Address;
   /** The shared addresses. */
   shared: readonly Address[];
+  /** A link of this gateway is down: it can forward nothing, and answers for no address. */
+  cutOff?: true;
 }
 
 /** TCP as conntrack has it (enum ctattr_protoinfo_tcp). */
@@ -40,6 +42,15 @@ export interface TcpInfo {
   replyScale: number;
   originalFlags: number;
   replyFlags: number;
+}
+
+/** SCTP as conntrack has it (enum ctattr_protoinfo_sctp). */
+export interface SctpInfo {
+  /** enum sctp_conntrack. */
+  state: number;
+  /** Verification tags of either direction: packets with another one are invalid. */
+  originalTag: number;
+  replyTag: number;
 }
 
 /**
@@ -62,33 +73,46 @@ export interface GroupFlow {
   mark: number;
   /** Seconds until the entry expires. */
   timeout: number;
-  /** Of TCP. */
+  /** Of TCP, and of SCTP. */
   tcp?: TcpInfo;
+  sctp?: SctpInfo;
 }
 
-/** What the kernel side reports. Of entries that `apply` has inserted it reports only `active`. */
+/** What the kernel side reports. Of replicas it reports only `active` and `deleted`. */
 export type FlowEvent =
-  /** A flow of our own is established, or its TCP state or mark has changed. */
+  /** A flow of our own is established, or its state or mark has changed. */
   | { type: 'update'; flow: GroupFlow }
   /** A flow of our own has ended. */
   | { type: 'end'; flow: GroupFlow }
+  /** The entry was deleted by another program, or that of a replica has expired. */
+  | { type: 'deleted'; flow: GroupFlow }
   /** Packets of a replica were seen here; at most once in 20 s for each. */
   | { type: 'active'; flow: GroupFlow }
+  /** The kernel has dropped events that were not read in time. */
+  | { type: 'overrun' }
   /** The table is read, at the start and whenever events were lost: `update` of every own flow that is there follows. */
   | { type: 'listing' }
-  /** It was read to its end: own flows that were not reported since `listing` have ended. */
-  | { type: 'listed' };
+  /**
+   * It was read to its end: own flows that were not reported since `listing` have ended. `deleted`: another program has
+   * deleted entries meanwhile, own flows and replicas.
+   */
+  | { type: 'listed'; deleted: boolean };
 
 /** What the kernel side carries out. All of it is idempotent. */
 export type FlowChange =
-  /** Insert the entry as a replica, or change the one that is there. It is kept alive until `remove` or `adopt`. */
-  | { type: 'insert'; flow: GroupFlow }
+  /**
+   * Insert the entry as a replica, or change the one that is there. It is kept alive until `remove` or `adopt`. `again`: it
+   * was deleted by another program, and replaces a flow that packets have begun since.
+   */
+  | { type: 'insert'; flow: GroupFlow; again?: true }
   /** Delete the replica. */
   | { type: 'remove'; flow: GroupFlow }
   /** The replica is a flow of our own from now on: let it expire, and report `update` and `end` of it. */
   | { type: 'adopt'; flow: GroupFlow }
   /** A flow of our own is a replica from now on. */
   | { type: 'release'; flow: GroupFlow }
+  /** Insert the entry of a flow of our own again, which another program has deleted. */
+  | { type: 'restore'; flow: GroupFlow }
   /** Another member sees packets of this flow of our own: start its timeout again. */
   | { type: 'refresh'; flow: GroupFlow };
 
@@ -165,15 +189,20 @@ export interface GroupView {
 export type GroupFacts = Pick<GroupView, 'self' | 'state' | 'slice' | 'forward' | 'held' | 'ready'> & {
   /** The members whose flows are not all here yet. */
   takingOverFrom: Address[];
+  /** The members that BFD reaches and the exchange does not, while this one is not ready. */
+  notConnectedWith: Address[];
 };
 
 /** What the plan needs of a view. */
-export const groupFacts = ({ self, state, slice, forward, held, ready, peers }: GroupView): GroupFacts => ({
-  ...{ self, state, slice, forward, held, ready },
-  takingOverFrom: ready
-    ? []
-    : peers.filter(({ exchange, inSync }) => exchange && !inSync).map(({ member }) => member),
-});
+export function groupFacts({ self, state, slice, forward, held, ready, peers }: GroupView): GroupFacts {
+  const those = (isMeant: (peer: PeerView) => boolean): Address[] =>
+    ready ? [] : peers.filter(isMeant).map(({ member }) => member);
+  return {
+    ...{ self, state, slice, forward, held, ready },
+    takingOverFrom: those(({ exchange, inSync }) => exchange && !inSync),
+    notConnectedWith: those(({ path, exchange }) => path && !exchange),
+  };
+}
 
 /** What the exchange reports to the agent. */
 export type GroupReport =

@@ -3,28 +3,31 @@
  *
  *     protocol 1 | ICMP type 1 | ICMP code 1 | source A | destination A | shared address A
  *     source port 2 | destination port 2 | shared port 2            the key ends here
- *     mark 4 | timeout 4 | TCP state 1 | window scales 1 | TCP flags 2
+ *     mark 4 | timeout 4 | state 1 | window scales 1 | TCP flags 2 | SCTP tags 8
  *
- * A is 4 or 16. Numbers are in network order. The TCP part is zero for other protocols.
+ * A is 4 or 16. Numbers are in network order. State is that of TCP or SCTP; what a protocol does not have is zero.
  */
+import { IPPROTO_SCTP, IPPROTO_TCP } from '../../lib/linux.ts';
 import type { Family } from '../../lib/prefix.ts';
 import type { GroupFlow } from './model.ts';
 
-const TCP = 6;
-/** The largest of enum tcp_conntrack that an entry can have, and of a window scale (RFC 7323). */
-const MAX_TCP_STATE = 9;
+/** The largest of enum tcp_conntrack and enum sctp_conntrack that an entry can have, and of a window scale (RFC 7323). */
+const MAX_STATE = 9;
 const MAX_SCALE = 14;
+/** Octets behind the key, and those of the state in them. */
+const STATE = 12;
+const VALUE = 8 + STATE;
 /** The longest timeout that is taken over, seconds: conntrack's own for established TCP is 5 days. */
 export const MAX_TIMEOUT = 30 * 86_400;
 
 export const addressSize = (family: Family): 4 | 16 => (family === 4 ? 4 : 16);
 export const keySize = (family: Family): number => 9 + 3 * addressSize(family);
-export const recordSize = (family: Family): number => keySize(family) + 12;
+export const recordSize = (family: Family): number => keySize(family) + VALUE;
 
 /** The octets of a flow; the key is their beginning. */
 export function encodeFlow(flow: GroupFlow): Buffer {
   const size = flow.source.length;
-  const record = Buffer.allocUnsafe(21 + 3 * size);
+  const record = Buffer.alloc(9 + 3 * size + VALUE);
   record[0] = flow.protocol;
   record[1] = flow.icmpType;
   record[2] = flow.icmpCode;
@@ -37,20 +40,26 @@ export function encodeFlow(flow: GroupFlow): Buffer {
   at = record.writeUInt16BE(flow.sharedPort, at);
   at = record.writeUInt32BE(flow.mark >>> 0, at);
   at = record.writeUInt32BE(Math.min(flow.timeout, MAX_TIMEOUT), at);
-  const { tcp } = flow;
-  record[at] = tcp?.state ?? 0;
-  record[at + 1] = tcp === undefined ? 0 : (tcp.originalScale << 4) | tcp.replyScale;
-  record[at + 2] = tcp?.originalFlags ?? 0;
-  record[at + 3] = tcp?.replyFlags ?? 0;
+  const { tcp, sctp } = flow;
+  if (tcp !== undefined) {
+    record[at] = tcp.state;
+    record[at + 1] = (tcp.originalScale << 4) | tcp.replyScale;
+    record[at + 2] = tcp.originalFlags;
+    record[at + 3] = tcp.replyFlags;
+  } else if (sctp !== undefined) {
+    record[at] = sctp.state;
+    record.writeUInt32BE(sctp.originalTag, at + 4);
+    record.writeUInt32BE(sctp.replyTag, at + 8);
+  }
   return record;
 }
 
 /** The flow of a record that `isRecord` accepts; its addresses are views of the record. */
 export function decodeFlow(record: Buffer): GroupFlow {
-  const size = (record.length - 21) / 3;
+  const size = (record.length - 9 - VALUE) / 3;
   const ports = 3 + 3 * size;
   const protocol = record[0]!;
-  const tcp = ports + 14;
+  const at = ports + 14;
   return {
     protocol,
     icmpType: record[1]!,
@@ -63,13 +72,20 @@ export function decodeFlow(record: Buffer): GroupFlow {
     sharedPort: record.readUInt16BE(ports + 4),
     mark: record.readUInt32BE(ports + 6),
     timeout: record.readUInt32BE(ports + 10),
-    ...(protocol === TCP && {
+    ...(protocol === IPPROTO_TCP && {
       tcp: {
-        state: record[tcp]!,
-        originalScale: record[tcp + 1]! >> 4,
-        replyScale: record[tcp + 1]! & 15,
-        originalFlags: record[tcp + 2]!,
-        replyFlags: record[tcp + 3]!,
+        state: record[at]!,
+        originalScale: record[at + 1]! >> 4,
+        replyScale: record[at + 1]! & 15,
+        originalFlags: record[at + 2]!,
+        replyFlags: record[at + 3]!,
+      },
+    }),
+    ...(protocol === IPPROTO_SCTP && {
+      sctp: {
+        state: record[at]!,
+        originalTag: record.readUInt32BE(at + 4),
+        replyTag: record.readUInt32BE(at + 8),
       },
     }),
   };
@@ -77,18 +93,23 @@ export function decodeFlow(record: Buffer): GroupFlow {
 
 /** Whether octets of the right number are a flow that the kernel may be given. */
 export function isRecord(record: Buffer): boolean {
-  const at = record.length - 8;
-  if (record[0] === 0 || record.readUInt32BE(at) > MAX_TIMEOUT) return false;
-  const [state, scales] = [record[at + 4]!, record[at + 5]!];
-  if (record[0] !== TCP) return state === 0 && scales === 0 && record.readUInt16BE(at + 6) === 0;
-  return state <= MAX_TCP_STATE && scales >> 4 <= MAX_SCALE && (scales & 15) <= MAX_SCALE;
+  const at = record.length - STATE;
+  if (record[0] === 0 || record.readUInt32BE(at - 4) > MAX_TIMEOUT) return false;
+  const [state, scales] = [record[at]!, record[at + 1]!];
+  const isTcp = record[0] === IPPROTO_TCP;
+  const isSctp = record[0] === IPPROTO_SCTP;
+  if (!isTcp && (scales !== 0 || record.readUInt16BE(at + 2) !== 0)) return false;
+  if (!isSctp && (record.readUInt32BE(at + 4) !== 0 || record.readUInt32BE(at + 8) !== 0)) return false;
+  if (!isTcp && !isSctp) return state === 0;
+  return state <= MAX_STATE && scales >> 4 <= MAX_SCALE && (scales & 15) <= MAX_SCALE;
 }
 
-/** Whether mark and TCP of two records of one flow are the same; the timeout differs by nature. */
+/** Whether mark and state of two records of one flow are the same; the timeout differs by nature. */
 export function isSameState(a: Buffer, b: Buffer): boolean {
   const end = a.length;
   return (
-    a.compare(b, end - 4, end, end - 4, end) === 0 && a.readUInt32BE(end - 12) === b.readUInt32BE(end - 12)
+    a.compare(b, end - STATE, end, end - STATE, end) === 0 &&
+    a.readUInt32BE(end - VALUE) === b.readUInt32BE(end - VALUE)
   );
 }
 

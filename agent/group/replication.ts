@@ -8,7 +8,7 @@
  */
 import { type Address, addressBytes, type Family } from '../../lib/prefix.ts';
 import { type Change, MAX_FLOWS, type Message } from './codec.ts';
-import { type BucketSum, FlowTable } from './flow-table.ts';
+import { BUCKETS, type BucketSum, FlowTable, OWNERS } from './flow-table.ts';
 import type { FlowChange, FlowEvent } from './model.ts';
 import {
   addressSize,
@@ -27,8 +27,8 @@ export const CAPACITY = 65_536;
 export const MAX_PENDING = 8192;
 /** Messages with flows that are not acknowledged. */
 const WINDOW = 8;
-/** Flows that are adopted at once: what is to be done for each is in memory until it is done. */
-const ADOPT_AT_ONCE = 1024;
+/** Flows that are adopted or restored at once: what is to be done for each is in memory until it is done. */
+const AT_ONCE = 1024;
 /** Between two comparisons, ms. */
 export const DIGEST_PERIOD = 10_000;
 /** Between two comparisons during a handover that find differences, ms. */
@@ -103,6 +103,8 @@ export class Replication {
   readonly #links = new Map<Address, Link>();
   #shared: ReadonlySet<string> = new Set();
   #generation = 1;
+  /** The first bucket that is still to be restored; `BUCKETS`: none. */
+  #restoring = BUCKETS;
   #out = emptyOutbox();
 
   constructor(family: Family, self: Address, capacity = CAPACITY) {
@@ -146,6 +148,13 @@ export class Replication {
     for (const member of others) {
       if (!this.#links.has(member)) this.#links.set(member, newLink(slotOf(member)));
     }
+    // Another comparison brings them when their address is shared again.
+    for (let owner = 0; owner < OWNERS; owner++) {
+      if (owner === this.#slot) continue;
+      for (const place of [...this.#table.places(owner)]) {
+        if (!this.#shared.has(this.#sharedOf(this.#table.at(place)))) this.#table.remove(place);
+      }
+    }
   }
 
   /** A connection is established. Another instance than before has forgotten its flows. */
@@ -167,9 +176,11 @@ export class Replication {
   report(events: readonly FlowEvent[], now: number): void {
     for (const event of events) {
       if (event.type === 'listing') this.#generation = (this.#generation % 255) + 1;
-      else if (event.type === 'listed') this.#endUnlisted(now);
+      else if (event.type === 'listed') this.#listed(event.deleted, now);
+      else if (event.type === 'overrun') this.#reject('events_lost');
       else if (event.type === 'update') this.#update(encodeFlow(event.flow), now);
       else if (event.type === 'end') this.#end(encodeFlow(event.flow), now);
+      else if (event.type === 'deleted') this.#deleted(encodeFlow(event.flow));
       else this.#active(encodeFlow(event.flow));
     }
   }
@@ -215,9 +226,11 @@ export class Replication {
 
   /** Makes orphans of a slice flows of our own, a bounded number of them. Returns how many. */
   adopt(slot: number, now: number): number {
+    // What is not in the kernel cannot be adopted there.
+    if (this.#restoring < BUCKETS) return 0;
     let adopted = 0;
     for (const place of this.#table.places(ORPHANS + slot)) {
-      if (adopted === ADOPT_AT_ONCE) break;
+      if (adopted === AT_ONCE) break;
       adopted++;
       this.#table.setOwner(place, this.#slot);
       // What is being listed does not have it yet.
@@ -229,14 +242,32 @@ export class Replication {
     return adopted;
   }
 
-  /** Every connected member is to confirm that it has all own flows. Returns how many are asked. */
-  beginHandover(now: number): number {
-    const links = [...this.#links.values()].filter((link) => link.connected);
-    for (const link of links) {
+  /**
+   * After another program has emptied the connection tracking table: inserts what is not there, own flows and replicas, a
+   * bounded number at once.
+   */
+  restore(): void {
+    for (let restored = 0; this.#restoring < BUCKETS && restored < AT_ONCE; this.#restoring++) {
+      for (let owner = 0; owner < OWNERS; owner++) {
+        for (const place of this.#table.places(owner, this.#restoring)) {
+          const isOwn = owner === this.#slot;
+          if (isOwn && this.#table.generationAt(place) === this.#generation) continue;
+          const flow = decodeFlow(Buffer.from(this.#table.at(place)));
+          this.#out.changes.push({ type: isOwn ? 'restore' : 'insert', flow });
+          restored++;
+        }
+      }
+    }
+  }
+
+  /** These members, which are connected, are to confirm that they have all own flows. */
+  beginHandover(now: number, members: Iterable<Address>): void {
+    for (const member of members) {
+      const link = this.#links.get(member);
+      if (link === undefined) continue;
       link.handover = link.digestNumber + 1;
       link.digestDue = now;
     }
-    return links.length;
   }
 
   /** Sends what waits, as far as the members keep up. */
@@ -451,6 +482,20 @@ export class Replication {
     if (place < 0 || this.#table.ownerAt(place) !== this.#slot) return;
     this.#table.remove(place);
     this.#enqueue(key, END, now);
+  }
+
+  #deleted(key: Buffer): void {
+    const place = this.#table.find(key);
+    if (place < 0) return;
+    const flow = decodeFlow(Buffer.from(this.#table.at(place)));
+    const isOwn = this.#table.ownerAt(place) === this.#slot;
+    this.#out.changes.push(isOwn ? { type: 'restore', flow } : { type: 'insert', flow, again: true });
+  }
+
+  #listed(deleted: boolean, now: number): void {
+    // What is not restored yet is not there either, and has not ended.
+    if (deleted || this.#restoring < BUCKETS) this.#restoring = 0;
+    else this.#endUnlisted(now);
   }
 
   #endUnlisted(now: number): void {

@@ -4,8 +4,9 @@
  * kernel meanwhile.
  */
 import { extname, join } from 'node:path';
-import { getHeapStatistics } from 'node:v8';
-import { type ResourceLimits, Worker } from 'node:worker_threads';
+import { getHeapStatistics, setFlagsFromString } from 'node:v8';
+import type { ResourceLimits, Worker } from 'node:worker_threads';
+import { close } from '../../lib/libc.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Address, Family } from '../../lib/prefix.ts';
 import type { ExchangeCounts } from './counts.ts';
@@ -15,12 +16,12 @@ import type { FromGroup, GroupSettings, ToGroup } from './messages.ts';
 import type { GroupReport } from './model.ts';
 
 /**
- * What the thread's heap may take: as much as the main thread's, which follows the container's memory. The tables of flows are
- * outside of it, a dump of conntrack is not.
+ * What the thread's heap may take, MiB: less than half of the main thread's, which follows the container's memory. Tables and
+ * dumps of flows are outside of it; what is left is garbage, which V8 collects when it comes close to the limit.
  */
 const resources = (): ResourceLimits => ({
-  maxOldGenerationSizeMb: Math.max(24, Math.floor(getHeapStatistics().heap_size_limit / 2 ** 20)),
-  maxYoungGenerationSizeMb: 4,
+  maxOldGenerationSizeMb: Math.max(12, Math.floor((getHeapStatistics().heap_size_limit / 2 ** 20) * 0.45)),
+  maxYoungGenerationSizeMb: 2,
 });
 /** Before a thread that ended by itself is started again: the first wait, and the longest, ms. */
 const RESTART = { first: 1000, longest: 60_000 };
@@ -47,6 +48,8 @@ export class GroupThread {
   /** Of threads that have ended, and of the present one. */
   readonly #past = new Map<Family, ExchangeCounts>();
   readonly #present = new Map<Family, ExchangeCounts>();
+  /** Sockets of the present thread that its end does not close. */
+  #descriptors: readonly number[] = [];
   #settings: GroupSettings | undefined;
   #drainLimit: number | undefined;
   #worker: Worker | undefined;
@@ -125,7 +128,19 @@ export class GroupThread {
     clearTimeout(this.#restart);
     this.#startedAt = performance.now();
     const file = join(import.meta.dirname, `group-worker${extname(import.meta.filename)}`);
-    const worker = new Worker(file, { resourceLimits: resources() });
+    // The flag that this process was started with would be the limit of the thread, in place of the one for it.
+    setFlagsFromString('--max-old-space-size=0');
+    // Loaded late: most gateways are in no group.
+    const { Worker } = process.getBuiltinModule('node:worker_threads');
+    let worker: Worker;
+    try {
+      worker = new Worker(file, { name: 'group', resourceLimits: resources() });
+    } catch (error) {
+      // ERR_WORKER_INIT_FAILED: there is no thread to be had, or no memory for it.
+      this.#options.log.error({ err: error as Error }, 'exchange of the group failed');
+      this.#exited();
+      return;
+    }
     this.#worker = worker;
     worker.on('message', (message: FromGroup) => this.#receive(message));
     worker.on('error', (error) => this.#options.log.error({ err: error }, 'exchange of the group failed'));
@@ -137,6 +152,8 @@ export class GroupThread {
 
   #exited(): void {
     this.#worker = undefined;
+    for (const descriptor of this.#descriptors) close(descriptor);
+    this.#descriptors = [];
     for (const [family, counts] of this.#present) {
       const past = this.#past.get(family);
       this.#past.set(family, past === undefined ? counts : addCounts(past, counts));
@@ -156,6 +173,9 @@ export class GroupThread {
       case 'report':
         this.#note(message.report);
         this.#options.report(message.report);
+        break;
+      case 'descriptors':
+        this.#descriptors = message.descriptors;
         break;
       case 'counts':
         this.#present.set(message.family, message.counts);

@@ -9,6 +9,8 @@ import type { Options } from '../options.ts';
 // Signals first: static imports would be loaded before them.
 const { raisePriority } = await import('../../lib/priority.ts');
 const priority = raisePriority();
+const { EarlyListener } = await import('../../bfd/early-listener.ts');
+const early = EarlyListener.open();
 const { resolveOptions } = await import('../options.ts');
 const { policyFromEnv } = await import('../policy/kube-ovn/env.ts');
 const { supervise } = await import('../supervisor.ts');
@@ -32,4 +34,6 @@ if (title !== undefined) process.title = title;
 // The environment cannot change while this runs: an invalid one must not start.
 const policy = policyFromEnv(process.env);
 if (policy?.ok === false) refuse(...policy.errors.map(({ path, message }) => `${path}: ${message}`));
-process.exit(await supervise(options(), priority));
+const file = process.env.VEG_AGENT_SEAL;
+const sealed = policy?.ok && file ? { policy: policy.policy, file } : undefined;
+process.exit(await supervise(options(), priority, sealed, { early }));

@@ -2,12 +2,13 @@
  * The configuration that Kube-OVN's controller writes for a gateway's observer: `config.json` with the gateway's name
  * and the `observability` of its spec. Pure.
  */
+
+import { DEFAULT_TOKENS } from '../policy/bounds.ts';
 import { readDocuments } from '../policy/documents.ts';
 import { formatError } from '../policy/error-text.ts';
 import { KUBE_OVN } from '../policy/kinds.ts';
 import type { VpcEgressGatewayResource } from '../policy/kube-ovn/gateway.ts';
 import type { Policy, PolicyError, PolicyFile } from '../policy/model.ts';
-import { DEFAULT_TOKENS } from '../policy/parse.ts';
 import { KUBE_OVN_BFD } from '../policy/resolve.ts';
 import { translateTranslationLog } from '../policy/translation-log.ts';
 

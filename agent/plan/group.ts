@@ -26,6 +26,8 @@ export interface FamilyGroup {
 export interface OwnAddresses {
   internal: readonly Address[];
   external: Address | undefined;
+  /** The internal link has a carrier. */
+  carrier: boolean;
 }
 
 const MICROSECONDS = 1000;
@@ -52,8 +54,10 @@ export function familyGroup(
   if (members.length === 0) return undefined;
   const self = own.internal.find((address) => members.includes(address));
   if (self === undefined) {
+    const isOutside = own.external !== undefined && members.includes(own.external);
+    const hint = isOutside ? `; ${own.external} is the external one, name members by their internal one` : '';
     return {
-      reason: `none of the internal addresses (${own.internal.join(', ')}) is among spec.group.members (${members.join(', ')})`,
+      reason: `none of the internal addresses (${own.internal.join(', ')}) is among spec.group.members (${members.join(', ')})${hint}`,
     };
   }
   if (own.external === undefined) {
@@ -62,7 +66,10 @@ export function familyGroup(
     };
   }
   const shared = sharedAddresses(policy, family);
-  const config = { family, self, members, external: own.external, shared };
+  const config: GroupConfig = {
+    ...{ family, self, members, external: own.external, shared },
+    ...(!own.carrier && { cutOff: true }),
+  };
   return { config, view: view?.self === self ? view : undefined };
 }
 
@@ -99,15 +106,19 @@ export const groupRouting = (
  * cannot be reached. So they are not defended: neighbours keep to the member that announced them last.
  */
 export const groupProxies = ({ config, view }: FamilyGroup, dev: string): ProxyNeighbour[] =>
-  (view?.held ?? [])
+  (config.cutOff ? [] : (view?.held ?? []))
     .filter((address) => config.shared.includes(address))
     .map((address) => ({ family: config.family, address, dev, contested: true }));
 
 /** Why the family may not carry traffic yet; undefined if it may. */
 export function groupObstacle({ config, view }: FamilyGroup): string | undefined {
   if (config.shared.length === 0 || view?.ready) return undefined;
-  const from = view?.takingOverFrom.join(', ') ?? '';
-  return `taking over the flows of the group${from === '' ? '' : ` from ${from}`}`;
+  if (view?.state === 'live') return 'waiting until the group forwards the answers for this gateway to it';
+  if (view === undefined) return 'waiting until the exchange of the group starts';
+  const from = view.takingOverFrom.length > 0 ? ` from ${view.takingOverFrom.join(', ')}` : '';
+  const missing =
+    view.notConnectedWith.length > 0 ? `, not connected with ${view.notConnectedWith.join(', ')}` : '';
+  return `taking over the flows of the group${from}${missing}`;
 }
 
 /** What the exchange is to do; undefined: there is no group. */
@@ -117,7 +128,7 @@ export function groupSettings({ groups, groupPolicy, interfaces }: Plan): GroupS
   return { configs: groups, port, interface: interfaces.internal, credentials };
 }
 
-/** The sessions with the other members. They do not depend on the readiness of the gateway. */
+/** The sessions with the other members. They depend on the uplink, and not on the readiness of the gateway. */
 export const groupSessions = (
   { config }: FamilyGroup,
   { minTX, minRX, multiplier }: GroupPolicy,

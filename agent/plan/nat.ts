@@ -1,13 +1,13 @@
 /** What NAT has to do in one family for a policy. Pure. */
 
-import { type Address, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
+import { type Address, anyPrefix, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
 import type { FamilyNat } from '../../nat/desired.ts';
 import type { EgressAction, EgressPolicy } from '../../nat/egress.ts';
 import type { MasqueradeSource } from '../../nat/rules.ts';
 import type { Given } from '../pod/own-address.ts';
-import type { EgressRule, Owned, Policy } from '../policy/model.ts';
+import type { Announced, EgressIP, EgressRule, Owned, Policy } from '../policy/model.ts';
 import { PrefixIndex } from '../policy/overlap.ts';
-import { byPriority, isForAll, sources } from '../policy/resolve.ts';
+import { byPriority, isForAll } from '../policy/resolve.ts';
 import { type FamilyGroup, sharedAction } from './group.ts';
 
 /** The part of a list that is of a family. */
@@ -34,6 +34,10 @@ function inFamily(rule: EgressRule, family: Family): EgressRule | undefined {
   };
 }
 
+/** The sources of a rule that is of one family. */
+const sourcesIn = ({ ipBlocks }: EgressRule, family: Family): readonly Prefix[] =>
+  ipBlocks.length > 0 ? ipBlocks : [anyPrefix(family)];
+
 /**
  * The blocks that are forwarded whatever their destination, in order, without those that an earlier rule
  * translates, wholly or in part.
@@ -42,8 +46,11 @@ function forwardedBlocks(rules: readonly EgressRule[], family: Family): Set<Pref
   const translated = new PrefixIndex<number>();
   const forwarded = new PrefixIndex<{ block: Prefix; at: number }>();
   const blocks = new Set<Prefix>();
+  if (rules.every(({ snat }) => !snat)) {
+    return new Set(rules.filter(isForAll).flatMap((rule) => sourcesIn(rule, family)));
+  }
   for (const [at, rule] of rules.entries()) {
-    for (const block of ofFamily(sources(rule), family)) {
+    for (const block of sourcesIn(rule, family)) {
       if (rule.snat) translated.add(block, at);
       else if (isForAll(rule) && !blocks.has(block)) {
         forwarded.add(block, { block, at });
@@ -53,7 +60,7 @@ function forwardedBlocks(rules: readonly EgressRule[], family: Family): Set<Pref
   }
   for (const [at, rule] of rules.entries()) {
     if (!rule.snat) continue;
-    for (const part of ofFamily(sources(rule), family)) {
+    for (const part of sourcesIn(rule, family)) {
       for (const around of forwarded.holding(part)) if (at < around.at) blocks.delete(around.block);
     }
   }
@@ -141,29 +148,54 @@ export const inboundTargets = ({ eips = [], dnats = [] }: FamilyNat): Address[] 
   ...new Set([...eips, ...dnats].map(({ internalIP }) => internalIP)),
 ];
 
+/** An external address of the policy, and what for. */
+export interface ExternalUse {
+  address: Address;
+  use: Exclude<Announced, 'forwarded'>;
+  /** Of `egressIPs`. */
+  egressIP?: EgressIP;
+}
+
 /**
- * The external addresses that the gateway has to hold in a family, when it is called by one of these names. Whoever
- * names an owner for an address decides for all that use it.
+ * The external addresses that belong to the gateway, when it is called by one of these names. Whoever names an owner for an
+ * address decides for all that use it. Nobody owns what is neither held nor announced.
  */
-export function heldAddresses(policy: Policy, family: Family, names: readonly string[]): Address[] {
+export function externalUses(policy: Policy, names: readonly string[]): ExternalUse[] {
   const { rules, eips = [], dnats = [] } = policy;
-  const uses = [
+  const uses: (ExternalUse & Owned)[] = [
     ...rules.flatMap(({ snat, egressIP }) =>
-      snat && egressIP?.announce && !egressIP.shared
-        ? egressIP.addresses.map((address) => [address, egressIP.owner] as const)
+      snat && egressIP?.announce
+        ? egressIP.addresses.map((address) => ({
+            ...{ address, use: 'egressIPs' as const, egressIP },
+            ...(egressIP.owner !== undefined && { owner: egressIP.owner }),
+          }))
         : [],
     ),
-    ...[...eips, ...dnats].map(({ externalIP, owner }) => [externalIP, owner] as const),
+    ...eips.map(({ externalIP: address, owner }) => ({
+      ...{ address, use: 'eips' as const, ...(owner !== undefined && { owner }) },
+    })),
+    ...dnats.map(({ externalIP: address, owner }) => ({
+      ...{ address, use: 'dnats' as const, ...(owner !== undefined && { owner }) },
+    })),
   ];
-  const others = uses.flatMap(([address, owner]) =>
-    owner === undefined || names.includes(owner) ? [] : [address],
+  const elsewhere = new Set(
+    uses.filter(({ owner }) => owner !== undefined && !names.includes(owner)).map(({ address }) => address),
   );
-  const elsewhere = new Set(others);
-  return ofFamily(
-    uses.map(([address]) => address).filter((address) => !elsewhere.has(address)),
+  return uses.filter(({ address }) => !elsewhere.has(address));
+}
+
+/** Whether an address is held on the external link by this gateway alone. */
+export const isHeld = ({ egressIP }: ExternalUse): boolean =>
+  egressIP === undefined || (egressIP.announce !== 'bgp' && !egressIP.shared);
+
+/** The external addresses that the gateway has to hold in a family, when it is called by one of these names. */
+export const heldAddresses = (policy: Policy, family: Family, names: readonly string[]): Address[] =>
+  ofFamily(
+    externalUses(policy, names)
+      .filter(isHeld)
+      .map(({ address }) => address),
     family,
   );
-}
 
 /** The external addresses that a policy gives to others in a family. */
 export function givenAddresses({ rules, eips = [], dnats = [] }: Policy, family: Family): Given {

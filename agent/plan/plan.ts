@@ -3,12 +3,16 @@
  */
 import type { PeerIntent } from '../../bfd/intent.ts';
 import { type Address, contains, FAMILIES, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
+import type { CounterIntent } from '../../nat/counters/table.ts';
 import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
+import type { FastPathIntent } from '../../nat/fast-path/table.ts';
 import type { VirtualAddress } from '../../routing/addresses.ts';
 import type { RoutingIntent } from '../../routing/desired.ts';
+import { isVrf } from '../../routing/ownership.ts';
 import type { ProxyNeighbour } from '../../routing/proxies.ts';
+import type { ShapingIntent } from '../../shaping/state.ts';
 import type { GroupConfig } from '../group/model.ts';
-import { desiredSysctls, type Sysctl } from '../pod/desired-sysctls.ts';
+import { desiredSysctls, type Sysctl, vpnSysctls } from '../pod/desired-sysctls.ts';
 import { type Facts, findInterfaces, type InterfaceFlags, linkObstacle } from '../pod/interfaces.ts';
 import {
   masqueradeChoosesOwn,
@@ -20,6 +24,11 @@ import {
 import { primaryInterface } from '../pod/primary.ts';
 import { DEFAULT_UPLINK, type GroupPolicy, type Policy, type Side } from '../policy/model.ts';
 import type { WayOut } from '../uplink/way-out.ts';
+import { NO_SHAPING, shapingOf } from './bandwidth.ts';
+import { type AnnouncedPrefix, bgpRouters, familyBgp } from './bgp.ts';
+import { familyCounters } from './counters.ts';
+import { familyVpn, vpnLinks } from './evpn.ts';
+import { fastPathOf } from './fast-path.ts';
 import {
   type FamilyGroup,
   familyGroup,
@@ -53,6 +62,8 @@ export interface FamilyStatus {
   pending?: string;
   /** The address that what is masqueraded leaves with; absent where there is none. */
   source?: Address;
+  /** In EVPN mode: the tunnel, and the address of its end here. */
+  tunnel?: { vni: number; local: Address };
 }
 
 export interface Plan {
@@ -65,10 +76,18 @@ export interface Plan {
   internalNetworks: Prefix[];
   routing: RoutingIntent;
   nat: NatIntent;
+  /** What is counted, of the programmed families. */
+  counters: CounterIntent[];
   /** What has to be held on the external interface besides the addresses that the pod has. */
   addresses: VirtualAddress[];
-  /** Shared addresses of a group that this gateway answers for. */
+  /** The limits of bandwidth, those of the newest policy. */
+  shaping: ShapingIntent;
+  /** The fast path, that of the newest policy; absent: none. */
+  fastPath?: FastPathIntent;
+  /** Addresses that this gateway answers for without having them: shared ones of a group, and announced ones. */
   proxies: ProxyNeighbour[];
+  /** What the policy announces by BGP. */
+  announcements: AnnouncedPrefix[];
   /** The groups that this gateway is a member of, one a family at most. */
   groups: GroupConfig[];
   /** The policy's part of what the exchange needs. */
@@ -108,8 +127,11 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     internalNetworks: [],
     routing: [],
     nat: [],
+    counters: [],
     addresses: [],
+    shaping: NO_SHAPING,
     proxies: [],
+    announcements: [],
     groups: [],
     sysctls: [],
     peers: [],
@@ -124,6 +146,17 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
         : planFamily(plan, policy, facts, family, primary),
     );
   }
+  const used = plan.families.filter(({ state }) => state !== 'unused').map(({ family }) => family);
+  if (policy.evpn === undefined) {
+    const { shaping, notes } = shapingOf(policy, facts, { internal, external }, used);
+    plan.shaping = shaping;
+    plan.notes.push(...notes);
+  }
+  if (plan.nat.length > 0) {
+    const { fastPath, notes } = fastPathOf(policy, facts, { internal, external });
+    if (fastPath !== undefined) plan.fastPath = fastPath;
+    plan.notes.push(...notes);
+  }
   // Kube-OVN's observer counts beside a gateway without a log of its own, and cannot set anything.
   const counting = policy.translationLog !== undefined || policy.origin.kind === 'Environment';
   const forwarding = policy.forwardOnly
@@ -134,7 +167,10 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     { internal, external },
     counting,
     plan.groups.map(({ family }) => family),
+    [...plan.groups, ...plan.proxies].map(({ family }) => family),
   );
+  const vpn = plan.routing.flatMap((one) => ('vpn' in one ? [one.family] : []));
+  plan.sysctls.push(...vpnSysctls(vpn, internal, facts.links.some(isVrf)));
   return plan;
 }
 
@@ -167,45 +203,65 @@ function planFamily(
   const membership = membershipOf(served);
   const group = membership !== undefined && 'config' in membership ? membership : undefined;
   const nat = natOf(served, group);
-  const { routing, notes } = familyRouting(served, inboundTargets(nat), group);
+  const bgp = familyBgp(served);
+  const { routing, notes } = familyRouting(served, inboundTargets(nat), group, bgp.routes);
   plan.nat.push(nat);
+  plan.counters.push(familyCounters(policy, family, internal));
   plan.routing.push(routing);
+  const elsewhere = new Set([...bgp.proxied, ...bgp.remote]);
   for (const address of heldAddresses(policy, family, facts.names)) {
-    plan.addresses.push({ family, address, dev: external });
+    if (!elsewhere.has(address)) plan.addresses.push({ family, address, dev: external });
   }
+  for (const address of bgp.proxied) plan.proxies.push({ family, address, dev: external });
+  plan.announcements.push(...bgp.prefixes);
   // With one interface for both sides nothing distinguishes what is inside.
   if (internal !== external) plan.internalNetworks.push(...served.internalNetworks);
   const own = served.externalAddresses.map(({ address }) => address);
-  plan.notes.push(...egressNotes(policy, family), ...portNotes(policy, own), ...notes);
+  plan.notes.push(...egressNotes(policy, family), ...portNotes(policy, own), ...notes, ...bgp.notes);
   plan.peers.push(...sessions(policy, facts, internal, served.peers, internalGateway));
   if (group !== undefined) {
     plan.groups.push(group.config);
     plan.groupPolicy = policy.group!;
-    plan.proxies.push(...groupProxies(group, external));
+    const unheld = onlyByBgp(policy);
+    plan.proxies.push(...groupProxies(group, external).filter(({ address }) => !unheld.has(address)));
     plan.peers.push(...groupSessions(group, policy.group!, internal));
   }
   return familyStatus(served, membership);
 }
 
+/** Egress addresses that no gateway holds on the external link. */
+const onlyByBgp = ({ rules }: Policy): Set<Address> =>
+  new Set(rules.flatMap(({ egressIP }) => (egressIP?.announce === 'bgp' ? egressIP.addresses : [])));
+
 /** The group that the gateway is a member of in the family, or why it cannot be one; undefined without a group. */
-const membershipOf = ({ policy, facts, family, internalAddresses, externalAddresses }: ServedFamily) =>
+const membershipOf = ({
+  policy,
+  facts,
+  interfaces,
+  family,
+  internalAddresses,
+  externalAddresses,
+}: ServedFamily) =>
   familyGroup(
     policy,
     family,
     {
       internal: internalAddresses.map(({ address }) => address),
       external: externalAddresses[0]?.address,
+      carrier: facts.links.some(({ name, carrier }) => name === interfaces.internal && carrier),
     },
     facts.groups?.[family],
   );
 
 /** NAT's part of the plan of a family. */
 function natOf(served: ServedFamily, group: FamilyGroup | undefined): FamilyNat {
-  const { policy, family, interfaces, primary } = served;
+  const { policy, family, interfaces, primary, externalAddresses } = served;
+  const routers = bgpRouters(policy, family);
   return {
     ...familyNat(policy, family, interfaces.internal, masqueradeOf(served), group),
-    ...(group && { group: groupNat(group, interfaces.external) }),
+    ...(group && { group: groupNat(group, interfaces.external), groupIcmp: true }),
     ...(primary && { primary: { interface: primary.interface, addresses: primary.addresses } }),
+    ...(routers.length > 0 && { bgp: { own: externalAddresses.map(({ address }) => address), routers } }),
   };
 }
 
@@ -288,20 +344,36 @@ function sessions(
   }));
 }
 
-/** One family of Kube-OVN's BGP mode: nothing is in the plan but the sessions. */
+/** One family of Kube-OVN's modes: in BGP mode nothing is in the plan but the sessions, in EVPN mode the VRF as well. */
 function planForwardOnly(plan: Plan, policy: Policy, facts: Facts, family: Family): FamilyStatus {
   const gateway = gatewayOf(policy.internal, family);
   if (gateway === undefined || facts.missing.includes(family)) return { family, state: 'unused' };
   const { internal } = plan.interfaces;
-  const reason = insideObstacle(facts, internal, family);
+  const links = policy.evpn && vpnLinks(policy.evpn, policy, facts, plan.interfaces);
+  const reason =
+    insideObstacle(facts, internal, family) ??
+    (policy.evpn && !links ? tunnelObstacle(facts, plan.interfaces.external) : undefined);
   if (reason !== undefined) {
     plan.leftAlone.push(family);
     return { family, state: 'blocked', reason };
   }
-  const peers = policy.bfd.peers.filter((peer) => familyOf(peer) === family);
+  const peers = bfdPeers(policy, family);
   plan.peers.push(...sessions(policy, facts, internal, peers, gateway));
-  return { family, state: 'programmed' };
+  if (links === undefined) return { family, state: 'programmed' };
+  const gateways = { internal: gateway, external: gatewayOf(policy.external, family) };
+  const { interfaces } = plan;
+  const { routing, announcements } = familyVpn({
+    ...{ family, policy, facts, interfaces, gateways, links, peers },
+  });
+  plan.routing.push(routing);
+  plan.announcements.push(...announcements);
+  return { family, state: 'programmed', tunnel: { vni: links.vni, local: links.local } };
 }
+
+/** Why there is no tunnel. */
+const tunnelObstacle = (facts: Facts, external: string): string =>
+  linkObstacle(facts, external, 'external') ??
+  `the external interface ${external} has no usable address for the tunnel`;
 
 /** The uplinks in force, of each family in use: those of the policy that the family is held at. */
 export const waysOut = (plan: Plan, policies: Readonly<Record<Family, Policy>>): WayOut[] =>

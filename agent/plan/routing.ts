@@ -10,7 +10,7 @@ import {
   parsePrefix,
   prefixLength,
 } from '../../lib/prefix.ts';
-import type { PrimaryNetwork, RoutingIntent, RoutingSide } from '../../routing/desired.ts';
+import type { Announcement, PrimaryNetwork, RoutingIntent, RoutingSide } from '../../routing/desired.ts';
 import type { Facts } from '../pod/interfaces.ts';
 import { type LinkFacts, networkOf, usableAddresses } from '../pod/own-address.ts';
 import { holders } from '../policy/overlap.ts';
@@ -20,11 +20,13 @@ import type { ServedFamily } from './served-family.ts';
 /**
  * Routing's part of the plan of a family, and the notes about it.
  * @param targets the addresses inside that packets from outside are translated to
+ * @param announced what routers learn now
  */
 export function familyRouting(
   served: ServedFamily,
   targets: readonly Address[],
   group: FamilyGroup | undefined,
+  announced: readonly Announcement[],
 ): { routing: RoutingIntent[number]; notes: string[] } {
   const { family, facts, interfaces, gateways, internalNetworks, peers, primary } = served;
   const { inwards, outwards, networks } = splitBlocks(served);
@@ -52,6 +54,7 @@ export function familyRouting(
       peers: peers.filter((peer) => !isOnLink(peer)),
       ...(primary && { primary }),
       ...(group && { group: groupRouting(group, isOnLink) }),
+      ...(announced.length > 0 && { announced: [...announced] }),
     },
     notes: [
       ...outwardNotes(outwards, interfaces.external, gateways.external),
@@ -85,7 +88,7 @@ function side(
  * The blocks of the rules that lead into the VPC, and those that lead outside: they hold a network of the external
  * interface, or are wider than any private network. `networks`: those of the external interface.
  */
-function splitBlocks({
+export function splitBlocks({
   family,
   policy,
   facts,

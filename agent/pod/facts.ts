@@ -4,6 +4,7 @@ import { readMounted } from '../../lib/files.ts';
 import { RTN_UNICAST } from '../../lib/linux.ts';
 import { type Address, parseAddress } from '../../lib/prefix.ts';
 import { RTPROT_VEG_AGENT, TABLE_MAIN } from '../../routing/numbers.ts';
+import { isAnnouncement } from '../../routing/ownership.ts';
 import type { Route, RoutingState } from '../../routing/state.ts';
 import { type Facts, type NetworkStatus, parseNetworkStatus } from './interfaces.ts';
 
@@ -40,6 +41,7 @@ const isLoopback = (address: Address): boolean => address === '::1' || address.s
 /** The network that a route finds on a link. */
 function connectedBy(route: Route): Facts['connected'] {
   const { table, type, dev, gateway, foreign, qualifier, destination } = route;
+  if (isAnnouncement(route)) return [];
   const plain = table === TABLE_MAIN && type === RTN_UNICAST && !foreign && qualifier === undefined;
   return plain && dev !== undefined && gateway === undefined ? [{ dev, network: destination }] : [];
 }
@@ -76,6 +78,7 @@ export async function readFacts(
     connected: routes.flatMap(connectedBy),
     // Not the agent's own and not those of a routing daemon, of which there may be ten thousand.
     routes: routes.filter(({ table, protocol }) => table === TABLE_MAIN && !isOfDaemon(protocol)),
+    announced: routes.filter(isAnnouncement).map(({ destination }) => destination),
     podIPs: addressesIn(process.env.POD_IPS?.split(',')),
     services: [
       ...new Set([...addressesIn([process.env.KUBERNETES_SERVICE_HOST]), ...nameServers(resolvConf)]),

@@ -44,6 +44,12 @@ export interface Facts {
   missing: Family[];
   /** What the exchange of the group has reported, by family. */
   groups?: Partial<Record<Family, GroupFacts>>;
+  /** Whether what the policy announces by BGP may be, by family; absent: not known, and what the kernel has stays. */
+  announcing?: Partial<Record<Family, boolean>>;
+  /** The fast path is out of force for now: while the gateway drains, or connections in it are removed. */
+  fastPathPaused?: boolean;
+  /** The destinations of the announced routes in the kernel. */
+  announced?: Prefix[];
   /** What could not be learned, and why. */
   notes: string[];
 }

@@ -70,14 +70,14 @@ export function ownAddresses(
     gateway,
     given = NOTHING_GIVEN,
     inside = [],
-  }: { family: Family; gateway: Address; given?: Given; inside?: readonly Address[] },
+  }: { family: Family; gateway?: Address | undefined; given?: Given; inside?: readonly Address[] },
 ): InterfaceAddress[] {
   const others = [...given.pods, ...inside];
   const usable = usableAddresses(facts, name, family).filter(({ address }) => !others.includes(address));
   // The kernel lists the newest IPv6 address first, the oldest IPv4 address.
   const byAge = family === 6 ? usable.toReversed() : usable;
   const last = (address: InterfaceAddress): boolean[] => [
-    !contains(networkOf(address), gateway),
+    gateway !== undefined && !contains(networkOf(address), gateway),
     given.shared.includes(address.address),
     (address.flags & IFA_F_DEPRECATED) !== 0,
     (address.flags & IFA_F_SECONDARY) !== 0,

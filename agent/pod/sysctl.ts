@@ -4,7 +4,7 @@
  * restore it; as long as that file cannot be written, in memory, with a note. Only changes that the agent itself can
  * have made are read from that file.
  */
-import { readFileSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { readState, replaceState } from '../../lib/files.ts';
@@ -15,6 +15,8 @@ import { isOwnChange, type Sysctl } from './desired-sysctls.ts';
 /** Limits of the state file: octets, and values. */
 const MAX_SIZE = 1 << 16;
 const MAX_VALUES = 1 << 10;
+/** More than the value of a sysctl has, octets. */
+const SIZE = 256;
 
 /** A change of one sysctl. `line`: the command that would do the same. */
 export interface SysctlStep extends Pick<Sysctl, 'path' | 'value' | 'required'> {
@@ -33,7 +35,7 @@ export interface Sysctls {
    * where the gateway may work without.
    */
   observe(settings: readonly Sysctl[]): Promise<SysctlObservation>;
-  /** The current values as one text. */
+  /** The current values as one text. Their files stay open until `close`. */
   fingerprint(settings: readonly Sysctl[]): string;
   /**
    * Makes the changes, and keeps the former values until they are restored. Rejects with the first error; a state
@@ -55,11 +57,15 @@ const step = ({ path, value, required }: Pick<Sysctl, 'path' | 'value' | 'requir
 });
 
 /** `base` is /proc/sys; `stateFile` is created when the first sysctl is changed. */
-export const createSysctls = (base: string, stateFile: string): Sysctls => new ProcSysctls(base, stateFile);
+export const createSysctls = (base: string, stateFile: string): Sysctls & { close(): void } =>
+  new ProcSysctls(base, stateFile);
 
 class ProcSysctls implements Sysctls {
   readonly #base: string;
   readonly #former: FormerValues;
+  /** The files that are read again and again, by their sysctl. */
+  readonly #files = new Map<string, number>();
+  readonly #buffer = Buffer.alloc(SIZE);
 
   constructor(base: string, stateFile: string) {
     this.#base = base;
@@ -84,15 +90,32 @@ class ProcSysctls implements Sysctls {
   }
 
   fingerprint(settings: readonly Sysctl[]): string {
-    return settings
-      .map(({ path }) => {
-        try {
-          return readFileSync(join(this.#base, path), 'utf8').trim();
-        } catch {
-          return '';
-        }
-      })
-      .join(' ');
+    const wanted = new Set(settings.map(({ path }) => path));
+    for (const path of this.#files.keys()) if (!wanted.has(path)) this.#closeFile(path);
+    return [...wanted].map((path) => this.#poll(path)).join(' ');
+  }
+
+  /** Reads a file that stays open; it is opened again when its interface was recreated. Empty when there is none. */
+  #poll(path: string): string {
+    for (const known of this.#files.has(path) ? [true, false] : [false]) {
+      try {
+        const fd = this.#files.get(path) ?? openSync(join(this.#base, path), 'r');
+        this.#files.set(path, fd);
+        return this.#buffer.toString('latin1', 0, readSync(fd, this.#buffer, 0, SIZE, 0)).trim();
+      } catch {
+        if (known) this.#closeFile(path);
+      }
+    }
+    return '';
+  }
+
+  #closeFile(path: string): void {
+    closeSync(this.#files.get(path)!);
+    this.#files.delete(path);
+  }
+
+  close(): void {
+    for (const path of this.#files.keys()) this.#closeFile(path);
   }
 
   async apply(steps: readonly SysctlStep[]): Promise<void> {

@@ -3,13 +3,14 @@
  * in its text. The translators check references between documents. Pure.
  */
 
+import { MAX_FILE_SIZE, MAX_SET_SIZE, SMALL_SET } from './bounds.ts';
 import { MAX_MISFITS } from './format-tests.ts';
 import { KINDS, type Kind, POD } from './kinds.ts';
 import { type Pod, podOf } from './kubernetes/pods.ts';
 import type { Origin, PolicyError, PolicyFile } from './model.ts';
 import { isPassedOver, refusal } from './other-kinds.ts';
-import { type Budget, type Path, parseDocuments } from './parse.ts';
-import { type FilePart, type PartErrors, readParts } from './parts.ts';
+import type { Budget, Path } from './parse.ts';
+import { type FilePart, readParts } from './parts.ts';
 import { describe, formatPath, quote } from './quote.ts';
 import { sieve } from './sieve.ts';
 import { validate } from './validate.ts';
@@ -38,14 +39,6 @@ export interface DocumentSet {
   /** True when a document could not be read at all: whatever seems to be missing may be in it. */
   incomplete: boolean;
 }
-
-/** A file, or all of them, in octets, without what the sieve leaves out: what a ConfigMap cannot hold by far. */
-export const MAX_FILE_SIZE = 4 << 20;
-export const MAX_SET_SIZE = 8 << 20;
-/** And with it. */
-export const MAX_RAW_SIZE = 64 << 20;
-/** Of files that together are no larger everything is read and checked, also what has no effect. */
-export const SMALL_SET = 32 << 10;
 
 /** Reads every document of the files; adds errors to `errors`. */
 export function readDocuments(
@@ -80,9 +73,7 @@ export function readDocuments(
       break;
     }
     let empty = true;
-    for (const part of file.cuts === undefined
-      ? wholly(file.text, budget)
-      : readParts(file.text, file.cuts, budget)) {
+    for (const part of readParts(file.text, file.cuts ?? [], budget)) {
       empty = false;
       if ('errors' in part)
         for (const { message, line, col } of part.errors) refuse(file.name, message, line, col);
@@ -100,13 +91,6 @@ function withoutUnread(files: readonly PolicyFile[]): readonly PolicyFile[] {
   const total = files.reduce((sum, file) => sum + sizeOf(file), 0);
   if (total <= SMALL_SET && files.every(({ cuts }) => cuts === undefined)) return files;
   return files.map((file) => (file.cuts === undefined ? { ...file, ...sieve(file.text) } : file));
-}
-
-/** The documents of a text with their trees. */
-function* wholly(text: string, budget: Budget): Generator<FilePart | PartErrors> {
-  const { documents, errors } = parseDocuments(text, budget);
-  if (errors.length > 0) yield { errors };
-  yield* documents;
 }
 
 const sizeOf = (file: PolicyFile): number => file.size ?? file.text.length;

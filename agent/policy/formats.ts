@@ -3,7 +3,8 @@
  * with its error message. Everything that later reaches a command line or a label passes one of them. Pure.
  */
 import { type Family, familyOf, parseAddress, parsePrefix } from '../../lib/prefix.ts';
-import { parseDuration } from '../../lib/units.ts';
+import { parseDuration, parseGoDuration } from '../../lib/units.ts';
+import { isRouteTarget } from './evpn.ts';
 import { quote } from './quote.ts';
 
 export interface Format {
@@ -111,6 +112,8 @@ export function quantityOf(value: number | string): number {
 /** More bits per second do not fit into the 64 bits of Open vSwitch; in Mbit/s. */
 export const MOST_BANDWIDTH = 9_223_372_036_854;
 
+const BIT_RATE = /^(?:\d+(?:\.\d+)?|\.\d+)([kMGT]|[KMGT]i)?$/;
+
 /** Kube-OVN's bandwidth as a text: whole Mbit/s, or bits per second with a unit. */
 function isBandwidth(text: string): boolean {
   const [, whole, unit] = /^(?:(\d+)|(?:\d+(?:\.\d+)?|\.\d+)(Mi?|Gi?))$/.exec(text) ?? [];
@@ -137,6 +140,10 @@ export const FORMATS: Record<string, Format> = {
   ipv6: { test: isOfFamily(6), explain: notOfFamily(6) },
   'ipv4-or-empty': { test: (text) => text === '' || isOfFamily(4)(text), explain: notOfFamily(4) },
   'ipv6-or-empty': { test: (text) => text === '' || isOfFamily(6)(text), explain: notOfFamily(6) },
+  'ipv4-host': {
+    test: (text) => isOfFamily(4)(text) && isHostAddress(text),
+    explain: (text) => (isOfFamily(4)(text) ? explainHost(text) : notOfFamily(4)(text)),
+  },
   'host-address': { test: isHostAddress, explain: explainHost },
   'ipv4-host-or-empty': {
     test: (text) => text === '' || (isOfFamily(4)(text) && isHostAddress(text)),
@@ -201,6 +208,15 @@ export const FORMATS: Record<string, Format> = {
     explain: (text) =>
       `${quote(text)} is not a bandwidth: write whole Mbit/s, or bits per second like 100M, 1.5G or 1Gi`,
   },
+  number: {
+    test: (text) => /^\d{1,15}(\.\d{1,6})?$/.test(text),
+    explain: (text) => `${quote(text)} is not a number`,
+  },
+  'bit-rate': {
+    test: (text) => BIT_RATE.test(text),
+    explain: (text) =>
+      `${quote(text)} is not a bandwidth: write Mbit/s as a number, or bits per second like 500k, 100M, 1.5G or 1Gi`,
+  },
   'name-prefix': {
     test: (text) => text === '' || DNS_SUBDOMAIN.test(text.replace(/[-.]$/, '')),
     explain: (text) =>
@@ -219,6 +235,15 @@ export const FORMATS: Record<string, Format> = {
   duration: {
     test: (text) => parseDuration(text) !== undefined,
     explain: (text) => `${quote(text)} is not a duration: write it like 200ms, 1.5s or 5m`,
+  },
+  'go-duration': {
+    test: (text) => parseGoDuration(text) !== undefined,
+    explain: (text) => `${quote(text)} is not a duration: write it like 90s or 1m30s`,
+  },
+  'route-target': {
+    test: isRouteTarget,
+    explain: (text) =>
+      `${quote(text)} is not a route target: write it like 65000:1016, an AS number or IPv4 address and a number`,
   },
   'port-range': {
     test: (text) => parsePorts(text) !== undefined,

@@ -3,6 +3,9 @@ import type { Family } from '../../lib/prefix.ts';
 import type { OptionalPart } from '../../nat/desired.ts';
 import type { Policy } from './model.ts';
 
+/** The file in the state directory that holds the last good policy (last-policy.ts). */
+export const LAST_POLICY_FILE = 'last-policy.json.gz';
+
 /** What is missing in the kernel, of the policy that each family is at. */
 export interface Missing {
   /** Optional parts of the translation, by family. */

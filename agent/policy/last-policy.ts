@@ -10,14 +10,13 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import { gunzipSync, gzipSync } from 'node:zlib';
 import { clear, readState, replaceState } from '../../lib/files.ts';
 import { parseJson } from '../../lib/json.ts';
 import type { Logger } from '../../lib/log.ts';
 import { FAMILIES } from '../../lib/prefix.ts';
 import { OPTIONAL_PARTS, type OptionalPart } from '../../nat/desired.ts';
-import { MAX_SET_SIZE } from './documents.ts';
-import type { Missing } from './last-good.ts';
+import { MAX_SET_SIZE } from './bounds.ts';
+import { LAST_POLICY_FILE, type Missing } from './last-good.ts';
 import type { KeptPolicy } from './source.ts';
 
 /** Changes when the layout of the file does. */
@@ -31,7 +30,10 @@ const PIECE = 1 << 18;
 /** Minimum interval between log lines for failed writes, ms. */
 const ERROR_LOG_PERIOD = 60_000;
 
-const fileIn = (stateDir: string): string => join(stateDir, 'last-policy.json.gz');
+/** Not loaded before it is wanted: an agent process that starts has more important things to do. */
+const zlib = () => process.getBuiltinModule('node:zlib');
+
+const fileIn = (stateDir: string): string => join(stateDir, LAST_POLICY_FILE);
 
 /** Reads the saved policy; undefined when there is none or it cannot be used, with the reason to `warn`. */
 export function readLastPolicy(stateDir: string, warn: (reason: string) => void): KeptPolicy | undefined {
@@ -47,7 +49,7 @@ export function readLastPolicy(stateDir: string, warn: (reason: string) => void)
 
 /** Decodes the file. Throws when it is not what `format` writes. */
 function parse(compressed: Buffer): KeptPolicy {
-  const octets = gunzipSync(compressed, { maxOutputLength: MAX_SIZE });
+  const octets = zlib().gunzipSync(compressed, { maxOutputLength: MAX_SIZE });
   const kept = parseJson(octets, MAX_VALUES) as KeptPolicy & { version: number };
   const { version, source, since, content, missing } = kept;
   if (version !== VERSION) throw new Error(`unsupported version ${version}, expected ${VERSION}`);
@@ -84,13 +86,13 @@ function isMissing(missing: Missing | undefined): boolean {
 function format(kept: KeptPolicy): Buffer {
   const members: Buffer[] = [];
   // Level 1 takes a third of the time and yields a tenth more.
-  for (const piece of pieces(kept)) members.push(gzipSync(piece, { level: 1 }));
+  for (const piece of pieces(kept)) members.push(zlib().gzipSync(piece, { level: 1 }));
   return Buffer.concat(members);
 }
 
 /** The end of the file, which changes while the policy stays. */
 const formatEnd = (missing: Missing | undefined): Buffer =>
-  gzipSync(missing === undefined ? '}' : `,"missing":${JSON.stringify(missing)}}`);
+  zlib().gzipSync(missing === undefined ? '}' : `,"missing":${JSON.stringify(missing)}}`);
 
 /** The JSON of what is kept but for its end, in pieces. */
 function* pieces({ content, missing: _, ...rest }: KeptPolicy): Generator<string> {

@@ -3,16 +3,22 @@
  *
  * Files → documents (parse.ts, validate.ts) → the one gateway among them → its translator → `Policy`.
  */
+import { bandwidthWarnings, checkLimits } from './bandwidth.ts';
+import { bgpWarnings, checkForeign } from './bgp.ts';
+import { DEFAULT_TOKENS } from './bounds.ts';
 import { addDeckhouse } from './deckhouse/policy.ts';
 import { type PolicyDocument, readDocuments } from './documents.ts';
+import { evpnWarnings } from './evpn.ts';
+import { checkFastPath, fastPathWarnings } from './fast-path.ts';
 import { translateGatewayPolicy } from './gateway-policy/policy.ts';
 import { checkNotShared } from './gateway-policy/port-blocks.ts';
 import { Inbound } from './inbound.ts';
+import { failNeighbour, readBgpConfs, readEvpnConfs } from './kube-ovn/bgp.ts';
 import { readNetwork, translateVpcEgressGateway } from './kube-ovn/gateway.ts';
 import { addKubeOvnNat } from './kube-ovn/nat.ts';
 import { Pods } from './kubernetes/selectors.ts';
 import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
-import { DEFAULT_TOKENS, type Path } from './parse.ts';
+import type { Path } from './parse.ts';
 import { quote } from './quote.ts';
 import { addWarnings, programmedFamilies } from './resolve.ts';
 import { addSpidernet } from './spidernet/policy.ts';
@@ -45,6 +51,7 @@ export function loadPolicy(
   const set = readDocuments(files, errors, { tokens: maxTokens });
   const network = readNetwork(set);
   const pods = new Pods(set);
+  const confs = { bgp: readBgpConfs(set), evpn: readEvpnConfs(set) };
   const [gateway, ...more] = set.documents.filter(
     ({ kind, name }) => GATEWAYS.includes(kind) && (chosen === undefined || name === chosen),
   );
@@ -54,7 +61,7 @@ export function loadPolicy(
     policy =
       gateway.kind === 'GatewayPolicy'
         ? translateGatewayPolicy(gateway as PolicyDocument<object>, inbound)
-        : translateVpcEgressGateway(gateway as PolicyDocument<object>, network, pods);
+        : translateVpcEgressGateway(gateway as PolicyDocument<object>, network, pods, confs);
     const own = policy.rules.length;
     addDeckhouse(policy, set, pods);
     addSpidernet(policy, set, pods);
@@ -63,6 +70,9 @@ export function loadPolicy(
     policy.rules.unshift(...policy.rules.splice(own));
     inbound.finish(policy);
     checkNotShared(gateway, policy, policy.rules.length - own);
+    checkForeign(policy, (i, message) => failNeighbour(gateway, confs.bgp, i, message));
+    checkLimits(gateway, policy);
+    checkFastPath(gateway, policy);
     for (const { path, message } of inspect(policy)) gateway.fail(path, message);
   } else if (!isEmpty && !set.incomplete) {
     failDirectory(`no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
@@ -76,7 +86,9 @@ export function loadPolicy(
   }
   if (policy === undefined || errors.length > 0) return { ok: false, errors: inOrder(files, errors) };
   if (ignored !== undefined) policy.warnings.push({ message: ignored });
+  policy.warnings.push(...bandwidthWarnings(policy), ...fastPathWarnings(policy));
   addWarnings(policy);
+  policy.warnings.push(...bgpWarnings(policy), ...evpnWarnings(policy));
   return { ok: true, policy };
 }
 

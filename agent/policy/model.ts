@@ -40,6 +40,17 @@ export interface BfdPolicy {
   auth?: { type: AuthTypeName; keyID: number; keyFile: string };
 }
 
+/** A limit of what passes. Absent directions have none. */
+export interface Bandwidth {
+  /** Towards the outside, and towards the VPC: bits of IP packets per second. */
+  egress?: number;
+  ingress?: number;
+  /** Bits that may pass at once after a pause; absent: what the rate needs. */
+  burst?: number;
+  /** Each address inside has the limit by itself. */
+  perSource?: boolean;
+}
+
 /** What happens to packets of some sources. */
 export interface EgressRule {
   /** The name in metrics and messages, unique in the policy. */
@@ -58,18 +69,70 @@ export interface EgressRule {
   egressIP?: EgressIP;
   /** Ports for each source in a deterministic block of its own; absent: no blocks. */
   portBlockSize?: number;
+  bandwidth?: Bandwidth;
 }
 
 /** Addresses that translated sources get. */
 export interface EgressIP {
   /** At least one, of either family. */
   addresses: Address[];
-  /** Hold the addresses on the external interface and announce them (ARP, NDP). */
-  announce: boolean;
+  announce: Announce;
   /** The pod or node that holds them; absent: this one; empty: none at present. */
   owner?: string;
   /** They are the group's: its members translate to them at the same time, and one of them answers for each. */
   shared?: true;
+}
+
+/**
+ * How the network learns of egress addresses. `arp`: the gateway holds them on its external link (ARP, NDP). `bgp`: it
+ * announces them to its BGP neighbours. True: both where they apply. False: the network routes them here by itself.
+ */
+export type Announce = 'arp' | 'bgp' | boolean;
+
+/** What may be announced to BGP neighbours. */
+export const ANNOUNCED = ['egressIPs', 'eips', 'dnats', 'forwarded'] as const;
+export type Announced = (typeof ANNOUNCED)[number];
+
+/** What the routers outside learn by BGP, and from which sessions (docs/design/0010-bgp.md). FRR runs them. */
+export interface BgpPolicy {
+  /** 1..4294967295. */
+  localASN: number;
+  /** IPv4; absent: FRR finds one. */
+  routerID?: Address;
+  /** At least one. */
+  neighbours: BgpNeighbour[];
+  announce: Announced[];
+  /** Not ready without an established session. */
+  required: boolean;
+}
+
+export interface BgpNeighbour {
+  address: Address;
+  /** 1..4294967295. */
+  asn: number;
+  /** RFC 2385. A file of one line, or the password itself (Kube-OVN's `BgpConf`). */
+  password?: { file: string } | { text: string };
+  /** Seconds, 0 or 3..65535. */
+  holdTime: number;
+  /** Seconds, at most a third of the hold time. */
+  keepaliveTime: number;
+  /** Seconds between attempts to connect, 1..65535; absent: 5. */
+  connectTime?: number;
+  /** Hops to the neighbour, 1..255. */
+  ebgpMultihop: number;
+  bfd: boolean;
+  gracefulRestart: boolean;
+}
+
+/**
+ * EVPN mode, as Kube-OVN has it: what comes from the VPC reaches other sites through a VXLAN tunnel, untranslated, by the
+ * routes that FRR exchanges with the neighbours (docs/bgp.md#evpn).
+ */
+export interface EvpnPolicy {
+  /** The VXLAN network identifier, 1..16777215. */
+  vni: number;
+  /** `65000:1016`: which routes are imported and exported. Empty: the policy does not configure FRR. */
+  routeTargets: string[];
 }
 
 /** The gateways that share addresses (docs/design/0009-group.md). */
@@ -147,18 +210,28 @@ export interface Policy {
   defaultAction?: DefaultAction;
   eips?: (Eip & Owned)[];
   dnats?: (Dnat & Owned)[];
+  /** The limits of external addresses, each for its connections in both directions of their beginning. */
+  addressLimits?: { name: string; addresses: Address[]; bandwidth: Bandwidth }[];
+  /** Of the whole gateway. */
+  bandwidth?: Bandwidth;
   /** Absent: forwarded. */
   inbound?: InboundAccess;
   limits?: Limits;
   /** Clamp the MSS of TCP to the path MTU. */
   mssClamp?: boolean;
+  /** Established connections pass a flowtable (docs/design/0013). With `translationLog`. */
+  fastPath?: true;
   /** Absent: `DEFAULT_UPLINK`. */
   uplink?: UplinkPolicy;
   /** Absent: this gateway is no member of a group. */
   group?: GroupPolicy;
+  /** Absent: nothing is announced by BGP. */
+  bgp?: BgpPolicy;
+  /** With `forwardOnly`. Absent: no EVPN. */
+  evpn?: EvpnPolicy;
   /** Absent: nothing is recorded. */
   translationLog?: LogRules;
-  /** Kube-OVN's BGP mode: forwarding is on and BFD is answered; nothing is translated, and FRR routes. */
+  /** Kube-OVN's modes BGP and EVPN: forwarding is on and BFD is answered; nothing is translated, and FRR routes. */
   forwardOnly?: boolean;
   warnings: PolicyWarning[];
 }

@@ -8,8 +8,8 @@ import { closest, quote } from './quote.ts';
 
 /** What a gateway has no use for, by apiVersion. */
 const PASSED_OVER: Readonly<Record<string, string>> = {
-  [KUBE_OVN]: `BgpConf DNSNameResolver EvpnConf IP OvnDnatRule OvnEip OvnFip OvnSnatRule ProviderNetwork
-    QoSPolicy SecurityGroup SwitchLBRule Vip Vlan VpcDns VpcNatGateway`,
+  [KUBE_OVN]: `DNSNameResolver IP OvnDnatRule OvnEip OvnFip OvnSnatRule ProviderNetwork
+    SecurityGroup SwitchLBRule Vip Vlan VpcDns VpcNatGateway`,
   'egressgateway.spidernet.io/v1beta1': 'EgressClusterInfo EgressTunnel',
   v1: 'Endpoints Event LimitRange Node PersistentVolume PersistentVolumeClaim ResourceQuota Service ServiceAccount',
   'apps/v1': 'DaemonSet Deployment ReplicaSet StatefulSet',

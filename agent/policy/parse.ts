@@ -20,6 +20,7 @@ import {
   type YAMLMap,
   type YAMLSeq,
 } from 'yaml';
+import { DEFAULT_TOKENS } from './bounds.ts';
 import { quote } from './quote.ts';
 import { AddressRuns } from './runs.ts';
 import type { Cuts } from './sieve.ts';
@@ -58,9 +59,6 @@ export interface Budget {
   /** What it holds so far, for the message. */
   holds?: () => string;
 }
-
-/** As much as a policy of thousands of rules needs. */
-export const DEFAULT_TOKENS = 300_000;
 
 /** Each alias multiplies what one line expands to. */
 const MAX_ALIASES = 100;

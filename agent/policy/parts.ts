@@ -1,5 +1,5 @@
 /**
- * A large file as parts that are parsed one after the other: its documents, and of a list its items, so that there
+ * A file as parts that are parsed one after the other: its documents, and of a list its items, so that there
  * is never more than one item's syntax tree. Places in a part lead to places in the file. Pure.
  */
 

@@ -12,7 +12,7 @@ import {
   prefixLength,
 } from '../../lib/prefix.ts';
 import type { DocumentSet, PolicyDocument } from './documents.ts';
-import type { EgressRule, Policy, PolicyWarning, Side } from './model.ts';
+import type { EgressRule, EvpnPolicy, Policy, PolicyWarning, Side } from './model.ts';
 import { holders, PrefixIndex } from './overlap.ts';
 import type { Path } from './parse.ts';
 import { closest, quote } from './quote.ts';
@@ -80,11 +80,40 @@ const FAMILY_NAME: Record<Family, string> = { 4: 'IPv4', 6: 'IPv6' };
 /** The name of a family in messages. */
 export const familyName = (family: Family): string => FAMILY_NAME[family];
 
-/** The families that have a gateway on both sides: only those are programmed. */
-export function programmedFamilies(policy: { internal: Side; external: Side }): Family[] {
+/**
+ * The families that have a gateway on both sides: only those are programmed. A tunnel of either family carries both, so with
+ * EVPN one inside is enough.
+ */
+export function programmedFamilies({
+  internal,
+  external,
+  evpn,
+}: {
+  internal: Side;
+  external: Side;
+  evpn?: EvpnPolicy | undefined;
+}): Family[] {
   const has = (side: Side, family: Family) => side.gateways.some((gateway) => familyOf(gateway) === family);
-  return FAMILIES.filter((family) => has(policy.internal, family) && has(policy.external, family));
+  return FAMILIES.filter((family) => has(internal, family) && (evpn !== undefined || has(external, family)));
 }
+
+/** EVPN as both languages write it. */
+export interface EvpnSpec {
+  vni?: number;
+  routeTargets?: string[];
+}
+
+/** The model of a checked spec: each route target once. */
+export function toEvpn({ vni = 0, routeTargets }: EvpnSpec): EvpnPolicy {
+  const targets = new Set<string>();
+  each(routeTargets, (target) => targets.add(target));
+  return { vni, routeTargets: [...targets] };
+}
+
+/** What EVPN makes of a policy. */
+export const forwardingOnly = (evpn: EvpnPolicy): Pick<Policy, 'evpn' | 'forwardOnly' | 'defaultAction'> => ({
+  ...{ evpn, forwardOnly: true, defaultAction: 'forward' },
+});
 
 /** Reports the second gateway of a family: traffic could go to one of them only. */
 export function checkOneGatewayAFamily(
@@ -133,7 +162,9 @@ export function addWarnings(policy: Policy): void {
 }
 
 /** A block that reaches as far as the external gateway cannot lead into the VPC as a whole. */
-function outsideWarnings({ rules, external }: Policy): PolicyWarning[] {
+function outsideWarnings({ rules, external, evpn }: Policy): PolicyWarning[] {
+  // In the VRF nothing else is outside but what FRR learns.
+  if (evpn !== undefined) return [];
   return external.gateways.flatMap((gateway) =>
     rules.flatMap(({ name, ipBlocks }) => {
       const blocks = ipBlocks.filter(

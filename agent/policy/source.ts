@@ -9,7 +9,7 @@ import { resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { policyFromEnv, policyVariables } from './kube-ovn/env.ts';
 import { type LastGood, type Missing, NOTHING_MISSING } from './last-good.ts';
-import { loadPolicy } from './load.ts';
+import type { loadPolicy } from './load.ts';
 import type { PolicyFile, PolicyResult } from './model.ts';
 import { affordableTokens, type PolicySource, readPolicy, watchPolicy } from './watch.ts';
 
@@ -30,6 +30,12 @@ export interface LoadedPolicy {
   since?: number;
 }
 
+export interface PolicyWatcher {
+  /** Reads now, whether something has changed or not; resolves when it was delivered. */
+  reread(): Promise<void>;
+  close(): void;
+}
+
 /** A policy that came into force (last-policy.ts keeps the last one). */
 export interface KeptPolicy {
   /** As of `LoadedPolicy`. */
@@ -44,9 +50,26 @@ export interface KeptPolicy {
 const isEmpty = (content: PolicySource): boolean =>
   'unreadable' in content || content.every(({ ignored }) => ignored);
 
+type Parser = typeof loadPolicy;
+
+/**
+ * Reads documents; undefined: it is not loaded. It is a third of the program, and a gateway whose policy is the
+ * environment has no use for it.
+ */
+let parser: Parser | undefined;
+
+/** Loads the parser, or returns the one that is loaded. */
+export async function loadParser(): Promise<Parser> {
+  ({ loadPolicy: parser } = await import('./load.ts'));
+  return parser;
+}
+
+const isOfDocuments = (kept: KeptPolicy | undefined): kept is KeptPolicy =>
+  kept !== undefined && 'files' in kept.content;
+
 /** Whether the directory is what the policy that was in force last came from. */
 const isSourceOf = (kept: KeptPolicy | undefined, directory: string): boolean =>
-  kept !== undefined && 'files' in kept.content && resolve(kept.source) === resolve(directory);
+  isOfDocuments(kept) && resolve(kept.source) === resolve(directory);
 
 function fromEnvironment(env: Environment): LoadedPolicy | undefined {
   const result = policyFromEnv(env);
@@ -54,37 +77,44 @@ function fromEnvironment(env: Environment): LoadedPolicy | undefined {
 }
 
 const fromFiles = (
+  parse: Parser,
   source: string,
   files: readonly PolicyFile[],
   tokens = affordableTokens(),
 ): LoadedPolicy => ({
   source,
-  result: loadPolicy(files, tokens),
+  result: parse(files, tokens),
   content: { files: files.filter(({ ignored }) => !ignored) },
 });
 
 /** What the content of the directory comes to. The environment counts when the directory holds nothing. */
-function load(
+async function load(
   directory: string,
   content: PolicySource,
   env: Environment,
   tokens = affordableTokens(),
-): LoadedPolicy {
+): Promise<LoadedPolicy> {
   const environment = isEmpty(content) ? fromEnvironment(env) : undefined;
   if (environment !== undefined) return environment;
-  if (!('unreadable' in content)) return fromFiles(directory, content, tokens);
+  if (!('unreadable' in content)) return fromFiles(await loadParser(), directory, content, tokens);
   const error = { file: directory, line: 0, col: 0, path: '', message: content.unreadable };
   return { source: directory, result: { ok: false, errors: [error] } };
 }
 
 /** The policy that was in force last, read again. This version may have no use for it. */
 function restore({ source, since, content }: KeptPolicy): LoadedPolicy | undefined {
-  const loaded = 'files' in content ? fromFiles(source, content.files) : fromEnvironment(content.environment);
+  const loaded =
+    'files' in content
+      ? parser && fromFiles(parser, source, content.files)
+      : fromEnvironment(content.environment);
   if (loaded === undefined || loaded.result.ok) return loaded && { ...loaded, since };
   return { ...loaded, source: `the last good policy, from ${source}` };
 }
 
-/** The policy that was in force last; undefined when there is none that this version has a use for. */
+/**
+ * The policy that was in force last; undefined when there is none that this version has a use for. For one of documents
+ * the parser has to be loaded; `readSource` and `watchSource` do that when they are given it.
+ */
 export function lastGood(kept: KeptPolicy | undefined): LastGood | undefined {
   const result = kept && restore(kept)?.result;
   return result?.ok ? { policy: result.policy, missing: kept?.missing ?? NOTHING_MISSING } : undefined;
@@ -97,38 +127,54 @@ const dated = (loaded: LoadedPolicy, kept: KeptPolicy | undefined): LoadedPolicy
     : loaded;
 
 /** Reads the policy once, from a directory or file. `kept`: what was in force last; `tokens`: see `loadPolicy`. */
-export function readSource(
+export async function readSource(
   location: string,
   env: Environment,
   kept?: KeptPolicy,
   tokens = affordableTokens(),
-): LoadedPolicy {
+): Promise<LoadedPolicy> {
   const variables = isSourceOf(kept, location) ? {} : env;
-  return dated(load(location, readPolicy(location), variables, tokens), kept);
+  if (isOfDocuments(kept)) await loadParser();
+  return dated(await load(location, readPolicy(location), variables, tokens), kept);
 }
 
 /**
- * Reads the policy now and whenever it changes. When the first that is read cannot be used, `kept`, the one that was
- * in force last, is delivered before it and stays in force.
+ * Reads the policy now and whenever it changes; resolves when the first was delivered. When that cannot be used, `kept`,
+ * the one that was in force last, is delivered before it and stays in force.
  */
-export function watchSource(
+export async function watchSource(
   directory: string,
   env: Environment,
   kept: KeptPolicy | undefined,
   onChange: (loaded: LoadedPolicy) => void,
-): { reread(): void; close(): void } {
+): Promise<PolicyWatcher> {
   let inUse = isSourceOf(kept, directory);
   let before = kept;
-  const deliver = (content: PolicySource) => {
+  let isClosed = false;
+  if (isOfDocuments(kept)) await loadParser();
+  const deliver = async (content: PolicySource) => {
     inUse ||= !isEmpty(content);
-    const loaded = load(directory, content, inUse ? {} : env);
+    const loaded = await load(directory, content, inUse ? {} : env);
+    if (isClosed) return;
     const restored = loaded.result.ok || before === undefined ? undefined : restore(before);
     if (restored !== undefined) onChange(restored);
     onChange(dated(loaded, before));
     before = undefined;
   };
-  const watch = watchPolicy(directory, deliver);
-  const reread = () => deliver(watch.read());
-  reread();
-  return { reread, close: () => watch.close() };
+  // One after the other: the parser may still be loading.
+  let last = Promise.resolve();
+  const enqueue = (content: PolicySource): Promise<void> => {
+    last = last.then(() => deliver(content));
+    return last;
+  };
+  const watch = watchPolicy(directory, enqueue);
+  const reread = () => enqueue(watch.read());
+  await reread();
+  return {
+    reread,
+    close() {
+      isClosed = true;
+      watch.close();
+    },
+  };
 }

@@ -86,7 +86,8 @@ function explain({ keyword, params, parentSchema, data, message }: ErrorObject):
         ? `must be at least ${schema.minimum}, is ${data}`
         : `must be between ${schema.minimum} and ${schema.maximum}, is ${data}`;
     case 'enum': {
-      const values = (schema.enum as string[]).filter((one) => one !== '');
+      const values = (schema.enum as unknown[]).map(String).filter((one) => one !== '');
+      if (values.includes(String(data))) return `must be ${data}, is ${describe(data)}; remove the quotes`;
       const meant = closest(String(data), values);
       const help = meant === undefined ? '' : `; did you mean ${quote(meant)}?`;
       return `must be one of ${values.join(', ')}, is ${describe(data)}${help}`;

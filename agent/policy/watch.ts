@@ -3,18 +3,18 @@
  *
  * A ConfigMap is mounted as a `..data` symlink that is swapped from one directory to the next, with a symlink
  * through it for each file; both this and a plain directory are watched. inotify reports a change at once,
- * and reading the files' metadata twice a second finds what inotify cannot report (a new or removed mount, a
+ * and reading the files' metadata every 400 ms finds what inotify cannot report (a new or removed mount, a
  * link to elsewhere, a watch that could not be created).
  */
-import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { StringDecoder } from 'node:string_decoder';
 import v8 from 'node:v8';
+import { systemClock, type Timer } from '../../lib/clock.ts';
+import { digest } from '../../lib/digest.ts';
 import { chunksOfMounted, kindOf, readMounted } from '../../lib/files.ts';
-import { MAX_FILE_SIZE, MAX_RAW_SIZE, MAX_SET_SIZE, SMALL_SET } from './documents.ts';
+import { DEFAULT_TOKENS, MAX_FILE_SIZE, MAX_RAW_SIZE, MAX_SET_SIZE, SMALL_SET } from './bounds.ts';
 import type { PolicyFile } from './model.ts';
-import { DEFAULT_TOKENS } from './parse.ts';
 import { Sieve, type Sieved } from './sieve.ts';
 
 /** What the agent needs of its heap besides the documents, octets. */
@@ -108,9 +108,8 @@ function readDirectory(directory: string): PolicyFile[] {
 }
 
 /** Regular files that are not read because of their name. */
-function otherFiles(directory: string): string[] {
-  return fs
-    .readdirSync(directory)
+function otherFiles(directory: string, names = fs.readdirSync(directory)): string[] {
+  return names
     .filter((name) => !isHidden(name) && !isPolicyName(name))
     .filter((name) => fs.statSync(path.join(directory, name), { throwIfNoEntry: false })?.isFile())
     .sort();
@@ -168,7 +167,7 @@ class DirectoryWatch implements PolicyWatch {
   readonly #onChange: (source: PolicySource) => void;
   readonly #settle: number;
   readonly #settleAtMost: number;
-  readonly #poll: NodeJS.Timeout;
+  readonly #poll: Timer;
   readonly #watchers = new Map<string, { identity: string; watcher: fs.FSWatcher }>();
   /** Digest of the content that was delivered last. */
   #delivered: string | undefined;
@@ -182,28 +181,29 @@ class DirectoryWatch implements PolicyWatch {
   constructor(
     directory: string,
     onChange: (source: PolicySource) => void,
-    { settle = 50, settleAtMost = 150, poll = 500 }: WatchOptions,
+    { settle = 50, settleAtMost = 150, poll = 400 }: WatchOptions,
   ) {
     this.#directory = directory;
     this.#onChange = onChange;
     this.#settle = settle;
     this.#settleAtMost = settleAtMost;
     this.#watchAll();
-    this.#poll = setInterval(() => {
-      this.#watchAll();
-      if (metadata(directory) !== this.#seen) this.#changed();
-    }, poll);
+    this.#poll = systemClock.every(poll, () => {
+      const data = dataDirectory(directory);
+      this.#watchAll(data);
+      if (metadata(directory, data) !== this.#seen) this.#changed();
+    });
   }
 
   read(): PolicySource {
     this.#seen = metadata(this.#directory);
     const source = readPolicy(this.#directory);
-    this.#delivered = digest(source);
+    this.#delivered = digestOf(source);
     return source;
   }
 
   close(): void {
-    clearInterval(this.#poll);
+    this.#poll.cancel();
     clearTimeout(this.#timer);
     for (const { watcher } of this.#watchers.values()) watcher.close();
     this.#watchers.clear();
@@ -227,19 +227,15 @@ class DirectoryWatch implements PolicyWatch {
     const source = readPolicy(this.#directory);
     // A change during the read may have had its event before, or has it later.
     if (metadata(this.#directory) !== this.#seen) this.#changed();
-    const content = digest(source);
+    const content = digestOf(source);
     if (content === this.#delivered) return;
     this.#delivered = content;
     this.#onChange(source);
   }
 
   /** Watches the directory, its parent, and the target of `..data`, each as it is now. */
-  #watchAll(): void {
-    const paths = new Set([
-      path.dirname(path.resolve(this.#directory)),
-      this.#directory,
-      dataDirectory(this.#directory),
-    ]);
+  #watchAll(data = dataDirectory(this.#directory)): void {
+    const paths = new Set([path.dirname(path.resolve(this.#directory)), this.#directory, data]);
     for (const location of new Set([...paths, ...this.#watchers.keys()])) {
       const identity = paths.has(location) ? identify(location) : undefined;
       const old = this.#watchers.get(location);
@@ -277,25 +273,21 @@ function identify(location: string): string | undefined {
 }
 
 /** Changes when the content of the directory may have changed; reads no file. */
-function metadata(directory: string): string {
+function metadata(directory: string, data = dataDirectory(directory)): string {
   try {
-    const data = dataDirectory(directory);
-    const files = fs.readdirSync(data).filter(isPolicyName).sort();
+    const names = fs.readdirSync(data);
+    const files = names.filter(isPolicyName).sort();
     const stats = files.map((name) => {
       const stat = fs.statSync(path.join(data, name), { bigint: true });
       return [name, stat.dev, stat.ino, stat.size, stat.mtimeNs, stat.ctimeNs].join(':');
     });
-    return [identify(directory), data, ...stats, ...otherFiles(data)].join('\n');
+    return [identify(directory), data, ...stats, ...otherFiles(data, names)].join('\n');
   } catch (error) {
     return `${(error as NodeJS.ErrnoException).code}`;
   }
 }
 
-function digest(source: PolicySource): string {
-  const hash = createHash('sha256');
-  if ('unreadable' in source) hash.update(source.unreadable);
-  else
-    for (const { text, ...rest } of source)
-      hash.update(JSON.stringify(rest)).update('\0').update(text).update('\0');
-  return hash.digest('base64');
+function digestOf(source: PolicySource): string {
+  if ('unreadable' in source) return digest(source.unreadable);
+  return source.map(({ text, ...rest }) => digest(`${JSON.stringify(rest)}\0${text}`)).join('\0');
 }

@@ -20,6 +20,8 @@ export interface ChangeHistory {
   /** The last change by another program, and by the kernel itself. */
   other: Change | undefined;
   kernel: Change | undefined;
+  /** The last change of a link. The agent never makes one, nor is one a consequence of what it does. */
+  link: Change | undefined;
   /** When the agent last began to change something. */
   ownAt: number;
 }
@@ -35,6 +37,7 @@ export const createChangeHistory = (): ChangeHistory => ({
   observedBefore: Number.NEGATIVE_INFINITY,
   other: undefined,
   kernel: undefined,
+  link: undefined,
   ownAt: Number.NEGATIVE_INFINITY,
 });
 
@@ -43,10 +46,10 @@ export function recordOwnChange(history: ChangeHistory, now: number): void {
   history.ownAt = now;
 }
 
-/** The kernel has announced a change by another program, or by itself. */
+/** The kernel has announced a change by another program, by itself, or of a link. */
 export function recordChange(
   history: ChangeHistory,
-  by: 'other' | 'kernel',
+  by: 'other' | 'kernel' | 'link',
   what: string,
   now: number,
 ): void {
@@ -63,10 +66,14 @@ export function observationBegins(history: ChangeHistory, now: number): void {
  * The cause of what the last observation found, once all announced changes are taken.
  * @param announced whether the kernel announces such changes: not those in a set, a sysctl or a legacy table
  */
-export function causeOf({ observedBefore, other, kernel, ownAt }: ChangeHistory, announced: boolean): Cause {
+export function causeOf(
+  { observedBefore, other, kernel, link, ownAt }: ChangeHistory,
+  announced: boolean,
+): Cause {
   const isRecent = (change: Change | undefined): change is Change =>
     change !== undefined && change.at >= observedBefore;
   if (isRecent(other)) return { by: 'other', who: other.what };
+  if (isRecent(link)) return { by: 'kernel', who: `the kernel (${link.what})` };
   if (announced && ownAt >= observedBefore) return { by: 'agent', who: 'a change of the agent’s own' };
   return isRecent(kernel)
     ? { by: 'kernel', who: `the kernel (${kernel.what})` }

@@ -14,10 +14,14 @@ export type FailedKind =
   | 'rule'
   | 'route'
   | 'address'
+  | 'link'
   | 'chain'
   | 'set'
   | 'port_blocks'
   | 'sysctl'
+  | 'qdisc'
+  | 'class'
+  | 'classifier'
   | 'table'
   | 'interface'
   | 'listing';
@@ -66,6 +70,16 @@ export interface FailedObject extends Failure {
 
 const keyOf = ({ object, family, name }: Failure): string => `${object} ${family ?? ''} ${name}`;
 
+/** The first failure of each object: a device is needed by both families. */
+export function distinct(failures: readonly Failure[]): Failure[] {
+  const found = new Map<string, Failure>();
+  for (const failure of failures) {
+    const key = keyOf(failure);
+    if (!found.has(key)) found.set(key, failure);
+  }
+  return [...found.values()];
+}
+
 /** The failures now, each once, with the time since when each has lasted. */
 export function failedSince(
   before: readonly FailedObject[],
@@ -73,12 +87,7 @@ export function failedSince(
   now: number,
 ): FailedObject[] {
   const since = new Map(before.map((failed) => [keyOf(failed), failed.since]));
-  const found = new Map<string, FailedObject>();
-  for (const failure of failures) {
-    const key = keyOf(failure);
-    if (!found.has(key)) found.set(key, { ...failure, since: since.get(key) ?? now });
-  }
-  return [...found.values()];
+  return distinct(failures).map((failure) => ({ ...failure, since: since.get(keyOf(failure)) ?? now }));
 }
 
 /** The number of failed objects by kind and reason. */

@@ -6,8 +6,9 @@ import { NatError, type NatErrorKind } from '../../nat/errors.ts';
 import { isRuleStep, isSetStep } from '../../nat/render.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
 import type { RoutingError } from '../../routing/kernel.ts';
+import type { ShapingError } from '../../shaping/kernel.ts';
 import type { SysctlStep } from '../pod/sysctl.ts';
-import { routingFamily } from './changes.ts';
+import { routingFamily, shapingObject } from './changes.ts';
 import type { Failure, FailureReason } from './failures.ts';
 import { partsIn, sysctlFamily } from './targets.ts';
 
@@ -44,6 +45,7 @@ export const natReason = ({ kind }: NatError): FailureReason => kind.replace('-'
 function routingObject(step: RoutingStep): Pick<Failure, 'object' | 'name'> {
   if ('address' in step) return { object: 'address', name: step.address.address };
   if ('proxy' in step) return { object: 'address', name: step.proxy.address };
+  if ('link' in step) return { object: 'link', name: step.link.name };
   return 'route' in step
     ? { object: 'route', name: step.route.destination }
     : { object: 'rule', name: `${step.rule.priority}` };
@@ -53,7 +55,8 @@ function routingObject(step: RoutingStep): Pick<Failure, 'object' | 'name'> {
 export const routingFailure = (error: RoutingError): ApplyFailure => ({
   ...routingObject(error.step),
   step: error.step,
-  family: routingFamily(error.step),
+  // Both families need a device.
+  ...(!('link' in error.step) && { family: routingFamily(error.step) }),
   reason: errnoReason(error.code),
   message: error.message,
 });
@@ -87,6 +90,12 @@ export function sysctlFailure(
     ...{ reason: errnoReason(error.code), message: `${line}: ${error.message}` },
   };
 }
+
+/** The failure of a step of traffic control. */
+export const shapingFailure = ({ step, code, message }: ShapingError): ApplyFailure => ({
+  ...{ object: shapingObject(step), name: 'dev' in step ? step.dev : 'VEG-BANDWIDTH' },
+  ...{ reason: errnoReason(code), message },
+});
 
 /** The failure of an observation. */
 export const listingFailure = (error: Error, family?: Family): Failure => ({

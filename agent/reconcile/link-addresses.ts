@@ -1,6 +1,7 @@
 /** The gateway's addresses and the links that they are on: what claims.ts announces and defends. Pure. */
 import { type Address, FAMILIES } from '../../lib/prefix.ts';
-import type { VirtualAddress } from '../../routing/addresses.ts';
+import type { AddressStep, VirtualAddress } from '../../routing/addresses.ts';
+import { RTPROT_VEG_AGENT } from '../../routing/numbers.ts';
 import { ownsAddress } from '../../routing/ownership.ts';
 import type { RoutingState } from '../../routing/state.ts';
 import type { Plan } from '../plan/plan.ts';
@@ -34,6 +35,27 @@ export function assignedAddresses(plan: Plan, observed: RoutingState): Map<Addre
     }
   }
   return assigned;
+}
+
+/**
+ * The addresses that this gateway is to hold, on its interface or by a proxy entry, and has in neither form: it probes for
+ * them first. `steps`: those of the addresses on the interface.
+ */
+export function unheldAddresses(
+  plan: Plan,
+  { addresses, proxies = [] }: RoutingState,
+  steps: readonly AddressStep[],
+): VirtualAddress[] {
+  const entries = new Set(
+    proxies.filter(({ protocol }) => protocol === RTPROT_VEG_AGENT).map(({ address }) => address),
+  );
+  const held = new Set(addresses.filter(ownsAddress).map(({ address }) => address));
+  return [
+    ...steps.filter(({ kind }) => kind === 'addAddress').map(({ address }) => address),
+    ...plan.proxies
+      .filter(({ contested }) => !contested)
+      .map(({ family, address, dev }) => ({ family, address, dev })),
+  ].filter(({ address }) => !entries.has(address) && !held.has(address));
 }
 
 /** The missing addresses whose link can hold them, each with its link. */

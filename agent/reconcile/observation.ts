@@ -1,9 +1,12 @@
 /** The kernel as a reconcile sees it, and what it observed there. Types only. */
 import type { Address, Family } from '../../lib/prefix.ts';
+import type { CounterKernel } from '../../nat/counters/kernel.ts';
 import type { NatErrorKind } from '../../nat/errors.ts';
+import type { FastPathKernel } from '../../nat/fast-path/kernel.ts';
 import type { NatKernel, ObservedNat } from '../../nat/kernel.ts';
 import type { NatState } from '../../nat/state.ts';
 import type { RoutingKernel } from '../../routing/kernel.ts';
+import type { ShapingKernel } from '../../shaping/kernel.ts';
 import type { Plan } from '../plan/plan.ts';
 import type { Facts } from '../pod/interfaces.ts';
 import type { Sysctls } from '../pod/sysctl.ts';
@@ -16,7 +19,10 @@ import type { Failure } from './failures.ts';
 export interface Kernels {
   routing: RoutingKernel;
   nat: NatKernel;
+  counters: CounterKernel;
+  fastPath: FastPathKernel;
   sysctls: Sysctls;
+  shaping: Pick<ShapingKernel, 'observe' | 'apply'>;
   claims: Pick<
     Claims,
     | 'assigned'
@@ -47,9 +53,11 @@ export interface Observation {
   /** The iptables backend of each family. */
   backend: ObservedNat['backend'];
   notes: string[];
+  /** The fast path is in the kernel, or is about to be. */
+  fastPath: boolean;
   /** The addresses to announce and defend, each with its link. */
   assigned: ReadonlyMap<Address, LinkIdentity>;
-  /** Virtual addresses in use by another host. */
+  /** Virtual addresses in use by another host, and interfaces with a root qdisc of another program. */
   conflicts: Failure[];
 }
 

@@ -3,23 +3,31 @@
  * differed: without a change event it counts for the next comparison, because reading takes most of the time of a
  * small change.
  */
+import { digest } from '../../lib/digest.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.ts';
 import { diffNat, type NatStep } from '../../nat/diff.ts';
 import type { NatNeeds, ObservedNat } from '../../nat/kernel.ts';
 import type { NatState } from '../../nat/state.ts';
 import { diffAddresses, type VirtualAddress } from '../../routing/addresses.ts';
-import { desiredRules, eachDesiredRoute } from '../../routing/desired.ts';
+import { desiredRules, eachDesiredRoute, wantedVpn } from '../../routing/desired.ts';
 import { diffRouting, type RoutingStep } from '../../routing/diff.ts';
-import { diffProxies } from '../../routing/proxies.ts';
+import { diffLinks, type LinkStep } from '../../routing/links.ts';
+import { diffProxies, type ProxyStep } from '../../routing/proxies.ts';
 import type { RoutingState } from '../../routing/state.ts';
+import { desiredShaping } from '../../shaping/desired.ts';
+import { diffShaping, type ForeignRoot, foreignRoots, type ShapingStep } from '../../shaping/diff.ts';
+import { renderShapingStep } from '../../shaping/render.ts';
+import { isShortQueue, type ShapingIntent } from '../../shaping/state.ts';
 import type { FamilyStatus, Plan } from '../plan/plan.ts';
 import type { SysctlObservation } from '../pod/sysctl.ts';
 import { type Changes, routingFamily } from './changes.ts';
+import { CounterComparison } from './counter-comparison.ts';
 import type { Failure } from './failures.ts';
+import { FastPathComparison } from './fast-path-comparison.ts';
 import { explain, listingFailure, natReason } from './kernel-errors.ts';
-import { assignedAddresses, missingAddresses } from './link-addresses.ts';
+import { assignedAddresses, missingAddresses, unheldAddresses } from './link-addresses.ts';
 import type { Kernels, Observation, ObserveFailure, Unchanged } from './observation.ts';
-import { digest, type Planned, type TargetPlanner } from './target-planner.ts';
+import type { Planned, TargetPlanner } from './target-planner.ts';
 import { hooksOf, sameEssentials, stepKey, sysctlFamily } from './targets.ts';
 
 const NOTHING_UNCHANGED: Unchanged = { routing: false, nat: false };
@@ -39,29 +47,39 @@ interface AddressComparison {
   /** The missing ones that no other host has. */
   add: RoutingStep[];
   /** Whether it is not known yet that an address is free. */
-  isPending(address: VirtualAddress): boolean;
+  isPending(address: Pick<VirtualAddress, 'address'>): boolean;
 }
 
 export class Observer {
   readonly #kernels: Kernels;
   readonly #targets: TargetPlanner;
+  readonly #counters: CounterComparison;
+  readonly #fastPath: FastPathComparison;
   /** What was last applied, so that half of a damaged pair of rules is still known as the agent's. */
   #previousNat: NatState | undefined;
   /** What was observed while nothing differed, and what was asked for; undefined since something did. */
   #settledNat: { observed: ObservedNat; needs: string } | undefined;
   #settledRouting: RoutingState | undefined;
   readonly #refusedSysctls = new Set<string>();
+  readonly #refusedShaping = new Set<string>();
   /** The tables that held something of the agent's, or were to. */
   readonly #tables = new Set<string>();
 
-  constructor(kernels: Kernels, targets: TargetPlanner) {
+  constructor(
+    kernels: Kernels,
+    targets: TargetPlanner,
+    counters = new CounterComparison(kernels.counters),
+    fastPath = new FastPathComparison(kernels.fastPath),
+  ) {
     this.#kernels = kernels;
     this.#targets = targets;
+    this.#counters = counters;
+    this.#fastPath = fastPath;
   }
 
   /** An observer with the same memory of what is the agent's. */
   fork(kernels: Kernels, targets: TargetPlanner): Observer {
-    const fork = new Observer(kernels, targets);
+    const fork = new Observer(kernels, targets, this.#counters, this.#fastPath);
     fork.#previousNat = this.#previousNat;
     for (const table of this.#tables) fork.#tables.add(table);
     return fork;
@@ -76,13 +94,31 @@ export class Observer {
     this.#previousNat = state;
   }
 
+  /** The kernel refused to count: it is not asked again until what is counted changes. */
+  recordRefusedCounters({ plan, notes }: Observation, reason: string): void {
+    notes.push(this.#counters.refused(plan.counters, reason));
+  }
+
+  /** The same of the fast path. */
+  recordRefusedFastPath(observation: Observation, reason: string): void {
+    const { plan, notes } = observation;
+    observation.fastPath = false;
+    notes.push(this.#fastPath.refused(plan.fastPath, reason));
+  }
+
   /** The kernel refused a sysctl: it is not a change until `retryRefused`. */
   recordRefusedSysctl(path: string): void {
     this.#refusedSysctls.add(path);
   }
 
+  /** The same for a step of traffic control. */
+  recordRefusedShaping(step: ShapingStep): void {
+    this.#refusedShaping.add(renderShapingStep(step));
+  }
+
   retryRefused(): void {
     this.#refusedSysctls.clear();
+    this.#refusedShaping.clear();
   }
 
   /** Observes and compares. Throws when the kernel's routing cannot be read. */
@@ -101,24 +137,36 @@ export class Observer {
       ...plan.leftAlone,
       ...nat.failed.filter(({ verdict }) => verdict !== 'harmless').map(({ family }) => family),
     ]);
+    const counters = await this.#counters.compare(plan.counters, leftAlone);
     const sysctl = await sysctls.observe(plan.sysctls);
     const addresses = this.#compareAddresses(plan, observed, leftAlone);
-    const proxies = diffProxies(observed, plan.proxies);
+    const shaping = this.#compareShaping(plan.shaping);
+    const fastPath = await this.#fastPath.compare(plan.fastPath);
+    const proxies = this.#compareProxies(plan, observed, addresses);
     plan.families = blockWithoutForwarding(plan.families, sysctl);
     const changes: Changes = {
       // What is no longer the agent's goes first; addresses come when everything behind them is there.
       routing: [
         ...addresses.remove,
         ...proxies.filter(({ kind }) => kind === 'delProxy'),
+        ...this.#compareLinks(plan, observed),
         ...diffRouting(observed, desired),
         ...addresses.add,
         ...proxies.filter(({ kind }) => kind === 'addProxy'),
-      ].filter((step) => this.#isOpen(step, leftAlone)),
+      ].filter(
+        (step) =>
+          this.#isOpen(step, leftAlone) ||
+          // Without one of its links a gateway forwards nothing, so it answers for nobody.
+          (step.kind === 'delProxy' && plan.leftAlone.includes(step.proxy.family)),
+      ),
       nat: nat.steps.filter((step) => !leftAlone.has(step.family)),
+      counters: counters.steps,
+      fastPath: fastPath.steps,
       sysctl: sysctl.steps.filter(({ path }) => {
         const family = sysctlFamily(path);
         return !this.#refusedSysctls.has(path) && (family === undefined || !leftAlone.has(family));
       }),
+      shaping: shaping.steps,
     };
     this.#settledRouting = changes.routing.length === 0 ? observed : undefined;
     return {
@@ -128,9 +176,19 @@ export class Observer {
       desiredNat: planned.nat,
       desired: desiredDigests(planned, plan, addresses),
       backend: nat.observed.backend,
-      notes: [...plan.notes, ...planned.facts.notes, ...sysctl.notes, ...claims.notes()],
+      notes: [
+        ...plan.notes,
+        ...planned.facts.notes,
+        ...sysctl.notes,
+        ...counters.notes,
+        ...this.#targets.gateRefusals.map(gateNote),
+        ...claims.notes(),
+        ...shaping.notes,
+        ...fastPath.notes,
+      ],
+      fastPath: plan.fastPath !== undefined && fastPath.notes.length === 0,
       assigned: assignedAddresses(plan, observed),
-      conflicts: claims.conflicts().map(addressConflict),
+      conflicts: [...claims.conflicts().map(addressConflict), ...shaping.foreign.map(qdiscConflict)],
     };
   }
 
@@ -204,14 +262,46 @@ export class Observer {
     return failures;
   }
 
+  #compareShaping(intent: ShapingIntent): { steps: ShapingStep[]; foreign: ForeignRoot[]; notes: string[] } {
+    const desired = desiredShaping(intent);
+    const observed = this.#kernels.shaping.observe(desired);
+    const steps = diffShaping(observed, desired);
+    const short = observed.qdiscs.some(isShortQueue);
+    return {
+      steps: steps.filter((step) => !this.#refusedShaping.has(renderShapingStep(step))),
+      foreign: foreignRoots(observed, desired),
+      notes: short
+        ? [
+            'this kernel has no fq_codel: packets that wait for bandwidth wait in one short queue, and a full connection delays the others of its limit; load sch_fq_codel on the node',
+          ]
+        : [],
+    };
+  }
+
+  /** The devices of EVPN mode. They are removed with the last family that needs them, and stay while one is left alone. */
+  #compareLinks({ routing, leftAlone }: Plan, { links }: RoutingState): LinkStep[] {
+    const wanted = wantedVpn(routing);
+    if (wanted === undefined && leftAlone.length > 0) return [];
+    const family = routing.find((one) => wanted === undefined || 'vpn' in one)?.family ?? 4;
+    return diffLinks(links, wanted, family);
+  }
+
+  /** Missing entries are added when it is known that no other host has the address, unless others may have it too. */
+  #compareProxies(plan: Plan, observed: RoutingState, { isPending }: AddressComparison): ProxyStep[] {
+    return diffProxies(observed, plan.proxies).filter(
+      ({ kind, proxy }) => kind === 'delProxy' || proxy.contested || !isPending(proxy),
+    );
+  }
+
   #compareAddresses(plan: Plan, observed: RoutingState, leftAlone: ReadonlySet<Family>): AddressComparison {
     const steps = diffAddresses(observed, plan.addresses).filter(
       ({ address }) => !leftAlone.has(address.family),
     );
-    const missing = steps.filter(({ kind }) => kind === 'addAddress').map(({ address }) => address);
+    const missing = unheldAddresses(plan, observed, steps).filter(({ family }) => !leftAlone.has(family));
     const links = missingAddresses(missing, observed);
     const free = this.#kernels.claims.probe(links);
-    const isPending = ({ address }: VirtualAddress) => links.has(address) && !free.has(address);
+    const isPending = ({ address }: Pick<VirtualAddress, 'address'>) =>
+      links.has(address) && !free.has(address);
     return {
       isPending,
       remove: steps.filter(({ kind }) => kind === 'delAddress'),
@@ -230,8 +320,10 @@ function desiredDigests(
   for (const family of FAMILIES) {
     if (leftAlone.includes(family)) continue;
     const own = addresses.filter((address) => address.family === family && !isPending(address));
-    const answered = proxies.filter((proxy) => proxy.family === family);
-    digests[family] = digest([planned.digests[family], own, answered]);
+    const answered = proxies.filter(
+      (proxy) => proxy.family === family && (proxy.contested || !isPending(proxy)),
+    );
+    digests[family] = digest(JSON.stringify([planned.digests[family], own, answered]));
   }
   return digests;
 }
@@ -245,6 +337,14 @@ const blockWithoutForwarding = (
     const reason = problems[status.family];
     return reason === undefined ? status : { ...status, state: 'blocked', reason };
   });
+
+const gateNote = (reason: string): string =>
+  `what belongs to no connection is dropped by iptables (VEG-NEW in mangle), which costs each packet more than nf_tables (VEG-GATE): ${reason}${reason.includes('POSTROUTING') ? '' : '; load nf_tables and nft_ct on the node'}`;
+
+const qdiscConflict = ({ dev, direction, qdisc }: ForeignRoot): Failure => ({
+  ...{ object: 'qdisc', name: dev, reason: 'in_use' },
+  message: `${direction} bandwidth is not limited: ${dev} has the root qdisc ${qdisc} of another program (the CNI’s rate limit, or an operator’s); remove it with "tc qdisc del dev ${dev} root", or the limit from the policy`,
+});
 
 const addressConflict = ({ address, holder }: { address: Address; holder: string }): Failure => ({
   ...{ object: 'address', family: familyOf(address), name: address, reason: 'in_use' },

@@ -4,14 +4,18 @@ import { LogOnChange } from '../../lib/log-on-change.ts';
 import type { Trigger } from '../cadence.ts';
 import { type Changes, changeLines, countChanges } from './changes.ts';
 import type { Cause } from './drift-cause.ts';
+import type { Lack } from './kernel-lacks.ts';
 
 /** At most this many changes are named in one line. */
 const LOGGED = 20;
+
+const KERNEL_LACKS = 'the kernel lacks what the policy needs';
 
 export class ReconcileLog {
   readonly #log: Log;
   readonly #failures = new LogOnChange();
   #notes: readonly string[] = [];
+  #lacks: ReadonlySet<string> = new Set();
 
   constructor(log: Log) {
     this.#log = log;
@@ -32,6 +36,12 @@ export class ReconcileLog {
       if (!this.#notes.includes(note)) this.#log.warn({ note }, 'not everything is as the policy says');
     }
     this.#notes = notes;
+  }
+
+  /** What the kernel lacks for the policy, a line each; those that were not there before. */
+  lacks(lacks: readonly Lack[]): void {
+    for (const lack of lacks) if (!this.#lacks.has(lack.lacks)) this.#log.warn({ ...lack }, KERNEL_LACKS);
+    this.#lacks = new Set(lacks.map((lack) => lack.lacks));
   }
 
   /** Why the kernel is not as the policy says; none: it is. */

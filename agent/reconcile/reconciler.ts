@@ -4,21 +4,23 @@
  * it needs to distinguish drift from change, and what was last applied in each family; loop.ts decides when to run,
  * gateway.ts what follows from the outcome.
  */
-import { FAMILIES, type Family } from '../../lib/prefix.ts';
+import { type Address, FAMILIES, type Family } from '../../lib/prefix.ts';
 import { OPTIONAL_PARTS } from '../../nat/desired.ts';
+import { GateError } from '../../nat/gate-kernel.ts';
 import type { NatState } from '../../nat/state.ts';
-import type { RoutingStep } from '../../routing/diff.ts';
+import { precedesTranslation, type RoutingStep } from '../../routing/diff.ts';
 import type { Trigger } from '../cadence.ts';
 import type { InterfaceFlags } from '../pod/interfaces.ts';
 import { type LastGood, type Missing, NOTHING_MISSING } from '../policy/last-good.ts';
 import type { Policy } from '../policy/model.ts';
 import { routingFamily } from './changes.ts';
-import type { Failure } from './failures.ts';
+import { distinct, type Failure } from './failures.ts';
 import {
   type ApplyFailure,
   bareFailure,
   natFailure,
   routingFailure,
+  shapingFailure,
   sysctlFailure,
 } from './kernel-errors.ts';
 import type { Kernels, Observation, Unchanged } from './observation.ts';
@@ -64,6 +66,11 @@ export interface ReconcileResult {
 interface Attempt {
   result: FamilyOutcome;
   failures: ApplyFailure[];
+  /**
+   * Not all is applied, and the rest has to be compared anew: the internal interface has entered or left a VRF, and addresses
+   * and routes have moved with it; or nf_tables has refused the gate, whose work iptables does then.
+   */
+  moved?: true;
 }
 
 export class Reconciler {
@@ -80,7 +87,7 @@ export class Reconciler {
     lastGood: () => LastGood | undefined = () => undefined,
   ) {
     this.#kernels = kernels;
-    this.#targets = new TargetPlanner(flags, lastGood);
+    this.#targets = new TargetPlanner(flags, lastGood, () => kernels.nat.gateLack());
     this.#observer = new Observer(kernels, this.#targets);
   }
 
@@ -141,8 +148,11 @@ export class Reconciler {
       outcome.families[family] = result;
       refused.push(...failures);
     }
+    refused.push(...(await this.#applyShaping(outcome.observation)));
+    await this.#applyCounters(outcome.observation);
+    this.#applyFastPath(outcome.observation);
     this.#refused = [...this.#refused, ...refused.map(bareFailure)];
-    outcome.failures = [...outcome.observation.failed.map(bareFailure), ...this.#refused];
+    outcome.failures = distinct([...outcome.observation.failed.map(bareFailure), ...this.#refused]);
     for (const family of FAMILIES) outcome.policies[family] = this.#targets.of(family).policy;
     outcome.missing = missingOf({ 4: this.#targets.appliedNewest(4), 6: this.#targets.appliedNewest(6) });
     return outcome;
@@ -182,8 +192,12 @@ export class Reconciler {
         out = rest;
         continue;
       }
-      const { chain } = OPTIONAL_PARTS.find((optional) => optional.part === part)!;
-      failures.push(...last.failures.map((failure) => ({ ...failure, name: chain })));
+      const { chain, module } = OPTIONAL_PARTS.find((optional) => optional.part === part)!;
+      const needs = `${chain} needs ${module}, and is left out`;
+      const refused = last.failures.map(({ message, ...failure }) => ({
+        ...{ ...failure, name: chain, message: `${needs}: ${message}` },
+      }));
+      failures.push(...refused);
       last = await this.#attemptTarget(targetAt(policy, out), family, outcome);
     }
     if (failures.length === 0) return last;
@@ -202,28 +216,43 @@ export class Reconciler {
   /** Applies the last observation; once more after another one, if the kernel has changed in between. */
   async #attempt(family: Family, outcome: Outcome): Promise<Attempt> {
     const first = await this.#applyOnce(family, outcome.observation);
-    if (!first.failures.some(({ kind }) => kind === 'changed')) return first;
+    if (!first.moved && !first.failures.some(({ kind }) => kind === 'changed')) return first;
     outcome.observation = await this.#observer.observe();
     return this.#applyOnce(family, outcome.observation);
   }
 
   /**
    * Applies the changes of one family: translation first, then the routes that lead packets to it, then forwarding, so
-   * that no packet is forwarded before it is translated.
+   * that no packet is forwarded before it is translated. The ways to other members of the group come before the rules that
+   * mark packets for them, which would be lost without. A VRF comes before the translation is removed, and goes when it is
+   * there again.
    */
   async #applyOnce(family: Family, observation: Observation): Promise<Attempt> {
     const { plan } = observation;
-    // Nothing is planned for a family that lacks an interface or an address.
+    // Nothing is planned for a family that lacks an interface or an address, but that it answers for nobody.
     const blocked = plan.families.some((one) => one.family === family && one.state === 'blocked');
-    if (blocked && !plan.nat.some((one) => one.family === family)) return { result: 'applied', failures: [] };
+    if (blocked && !plan.nat.some((one) => one.family === family)) {
+      const failures = await this.#applyRouting(family, observation, ({ kind }) => kind === 'delProxy');
+      return { result: 'applied', failures };
+    }
     const failed = observation.failed.find((one) => one.family === family && one.verdict !== 'harmless');
     if (failed?.verdict === 'unknown') return { result: 'unknown', failures: [] };
     if (failed !== undefined) return { result: 'broken', failures: [failed] };
 
+    const isVpn = plan.routing.some((one) => one.family === family && 'vpn' in one);
+    const made = isVpn ? await this.#applyLinks(family, observation) : undefined;
+    if (made !== undefined) return made;
+    const failures = await this.#applyRouting(family, observation, precedesTranslation);
     const error = await this.#applyNat(family, observation);
+    if (error instanceof GateError) {
+      this.#targets.refuseGate(family, error.message);
+      return { result: 'broken', failures: [], moved: true };
+    }
     // Routes must not lead packets past a translation that is not there.
     if (error !== undefined) return { result: 'broken', failures: [error] };
-    const failures = await this.#applyRouting(family, observation);
+    const removed = isVpn ? undefined : await this.#applyLinks(family, observation);
+    if (removed !== undefined) return removed;
+    failures.push(...(await this.#applyRouting(family, observation, (step) => !precedesTranslation(step))));
     const refused = failures.flatMap(({ step }) => step ?? []);
     if (!this.#targets.routesWithout(refused, family)) return { result: 'broken', failures };
     failures.push(...(await this.#applySysctls(observation, family)));
@@ -236,34 +265,79 @@ export class Reconciler {
   }
 
   /** Applies the translation of a family as a whole. Returns why it was refused. */
-  async #applyNat(family: Family, { changes, desiredNat }: Observation): Promise<ApplyFailure | undefined> {
+  async #applyNat(
+    family: Family,
+    { changes, desiredNat }: Observation,
+  ): Promise<ApplyFailure | GateError | undefined> {
     const steps = changes.nat.filter((step) => step.family === family);
     try {
       if (steps.length > 0) await this.#kernels.nat.apply(steps);
       return undefined;
     } catch (error) {
-      return natFailure(error as Error, family, steps);
+      return error instanceof GateError ? error : natFailure(error as Error, family, steps);
     } finally {
       this.#observer.recordNat(desiredNat);
     }
   }
 
-  /** Applies the routing steps of a family one by one. Returns those that were refused. */
-  async #applyRouting(family: Family, { changes }: Observation): Promise<ApplyFailure[]> {
+  /** Applies the changes of devices one by one, up to one that is refused: each needs the one before. Undefined: none. */
+  async #applyLinks(family: Family, { changes }: Observation): Promise<Attempt | undefined> {
+    const steps = changes.routing.filter((step) => 'link' in step && step.family === family);
+    for (const step of steps) {
+      const refused = await this.#kernels.routing.apply([step]);
+      if (refused.length > 0) return { result: 'broken', failures: refused.map(routingFailure) };
+    }
+    return steps.length === 0 ? undefined : { result: 'broken', failures: [], moved: true };
+  }
+
+  /** Applies those routing steps of a family one by one. Returns the ones that were refused. */
+  async #applyRouting(
+    family: Family,
+    { changes }: Observation,
+    which: (step: RoutingStep) => boolean,
+  ): Promise<ApplyFailure[]> {
     const { claims, routing } = this.#kernels;
     // An address that another host has claimed since the observation is not assigned.
-    const isDue = (step: RoutingStep) => step.kind !== 'addAddress' || claims.isFree(step.address.address);
+    const isDue = (step: RoutingStep) => {
+      if ('link' in step || !which(step)) return false;
+      if (step.kind === 'addAddress') return claims.isFree(step.address.address);
+      return step.kind !== 'addProxy' || step.proxy.contested || claims.isFree(step.proxy.address);
+    };
     const steps = changes.routing.filter((step) => routingFamily(step) === family && isDue(step));
     const refused = steps.length > 0 ? await routing.apply(steps) : [];
     // Only addresses that the kernel has are announced.
     for (const step of steps) {
-      if (!('address' in step)) continue;
-      const { address } = step.address;
-      if (step.kind === 'delAddress') claims.removed(address);
+      const address = claimedBy(step);
+      if (address === undefined) continue;
+      if (step.kind.startsWith('del')) claims.removed(address);
       else if (refused.some((error) => error.step === step)) claims.refused(address);
       else claims.assigned(address);
     }
     return refused.map(routingFailure);
+  }
+
+  /** Applies the limits of bandwidth; no family depends on them. Returns the steps that were refused. */
+  async #applyShaping({ changes }: Observation): Promise<ApplyFailure[]> {
+    if (changes.shaping.length === 0) return [];
+    const refused = await this.#kernels.shaping.apply(changes.shaping);
+    for (const { step } of refused) this.#observer.recordRefusedShaping(step);
+    return refused.map(shapingFailure);
+  }
+
+  /** Counting is not what a gateway is for: without it the rest goes on. */
+  async #applyCounters(observation: Observation): Promise<void> {
+    await this.#kernels.counters.apply(observation.changes.counters).catch((error: Error) => {
+      this.#observer.recordRefusedCounters(observation, error.message);
+    });
+  }
+
+  /** Nor is the fast path. */
+  #applyFastPath(observation: Observation): void {
+    try {
+      this.#kernels.fastPath.apply(observation.changes.fastPath);
+    } catch (error) {
+      this.#observer.recordRefusedFastPath(observation, (error as Error).message);
+    }
   }
 
   /** Applies the sysctls of a family, or those of both. Returns those that were refused. */
@@ -277,6 +351,12 @@ export class Reconciler {
     }
     return failures;
   }
+}
+
+/** The address that a step takes or gives up on its link; undefined for others. */
+function claimedBy(step: RoutingStep): Address | undefined {
+  if ('address' in step) return step.address.address;
+  return 'proxy' in step && !step.proxy.contested ? step.proxy.address : undefined;
 }
 
 /** Claims that send no probe and record nothing: an address that no other host is known to have counts as free. */

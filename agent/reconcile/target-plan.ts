@@ -16,8 +16,10 @@ export function replaceFamily(plan: Plan, other: Plan, family: Family): void {
   const byFamily = (one: { family: Family }) => one.family;
   plan.routing = mix(plan.routing, other.routing, byFamily);
   plan.nat = mix(plan.nat, other.nat, byFamily);
+  plan.counters = mix(plan.counters, other.counters, byFamily);
   plan.addresses = mix(plan.addresses, other.addresses, byFamily);
   plan.proxies = mix(plan.proxies, other.proxies, byFamily);
+  plan.announcements = mix(plan.announcements, other.announcements, byFamily);
   plan.groups = mix(plan.groups, other.groups, byFamily);
   plan.sysctls = mix(plan.sysctls, other.sysctls, ({ path }) => sysctlFamily(path));
   plan.interfacesOf = { ...plan.interfacesOf, [family]: other.interfacesOf[family] };

@@ -4,10 +4,11 @@
  *
  * Plans are made once for the same facts and targets: making one costs as much as the policy is long.
  */
-import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
+import { digest } from '../../lib/digest.ts';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { desiredNat } from '../../nat/desired.ts';
+import type { Gate } from '../../nat/gate.ts';
 import type { NatState, Tables } from '../../nat/state.ts';
 import { desiredRouting } from '../../routing/desired.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
@@ -50,10 +51,6 @@ interface Newest {
   heldBack: Partial<Record<Family, string>>;
 }
 
-/** Equal values have equal digests; the texts themselves are as long as the policy. */
-export const digest = (value: unknown): string =>
-  createHash('sha1').update(JSON.stringify(value)).digest('base64');
-
 /** A target that was applied in a family, and the family's tables then. */
 export interface Applied {
   target: Target;
@@ -68,16 +65,28 @@ export class TargetPlanner {
   #newestPlan: Newest | undefined;
   #planned: Planned | undefined;
   readonly #applied: Partial<Record<Family, Applied>> = {};
+  readonly #gateLack: () => string | undefined;
+  /** Why iptables does the work of a family's gate (nat/gate.ts). */
+  #gateRefusals = new Map<Family, string>();
 
-  /** `lastGood`: what an earlier process applied. Called only when it is needed. */
-  constructor(flags: InterfaceFlags, lastGood: () => LastGood | undefined) {
+  /**
+   * @param lastGood what an earlier process applied; called only when it is needed
+   * @param gateLack why no family can have a gate; undefined: each may
+   */
+  constructor(
+    flags: InterfaceFlags,
+    lastGood: () => LastGood | undefined,
+    gateLack: () => string | undefined,
+  ) {
     this.#flags = flags;
     this.#lastGood = lastGood;
+    this.#gateLack = gateLack;
   }
 
   /** A planner with the same memory and no targets yet. */
   fork(): TargetPlanner {
-    const fork = new TargetPlanner(this.#flags, this.#lastGood);
+    const fork = new TargetPlanner(this.#flags, this.#lastGood, this.#gateLack);
+    fork.#gateRefusals = this.#gateRefusals;
     fork.#planned = this.#planned;
     fork.#newestPlan = this.#newestPlan;
     Object.assign(fork.#applied, this.#applied);
@@ -91,6 +100,7 @@ export class TargetPlanner {
 
   /** Makes the whole policy the target of both families. */
   start(policy: Policy): void {
+    if (this.#newest?.policy !== policy) this.#gateRefusals.clear();
     this.#newest = targetAt(policy);
     this.#targets = { 4: this.#newest, 6: this.#newest };
   }
@@ -115,6 +125,24 @@ export class TargetPlanner {
     return { planned: this.#planTargets(newest), heldBack };
   }
 
+  /** The kernel has refused the gate of a family: iptables does its work until another policy comes. */
+  refuseGate(family: Family, reason: string): void {
+    this.#gateRefusals.set(family, reason);
+    this.#planned = undefined;
+  }
+
+  /** Why iptables does the work of gates. */
+  get gateRefusals(): string[] {
+    return [...new Set(this.#gateRefusals.values())];
+  }
+
+  /** Whether nf_tables takes the gate of a family, as far as is known. */
+  readonly #hasGate = ({ family }: Gate): boolean => {
+    const lack = this.#gateRefusals.get(family) ?? this.#gateLack();
+    if (lack !== undefined) this.#gateRefusals.set(family, lack);
+    return lack === undefined;
+  };
+
   /** What was last applied in a family; undefined: nothing. */
   applied(family: Family, facts = this.#planned?.facts): Applied | undefined {
     const known = this.#applied[family];
@@ -122,7 +150,7 @@ export class TargetPlanner {
     const last = this.#lastGood();
     if (last === undefined) return undefined;
     const { policy, missing } = last;
-    const nat = desiredNat(makePlan(policy, facts, this.#flags).nat);
+    const nat = desiredNat(makePlan(policy, facts, this.#flags).nat, this.#hasGate);
     for (const one of FAMILIES) {
       this.#applied[one] ??= { target: targetLacking(policy, missing, one), tables: nat.tables[one] };
     }
@@ -204,12 +232,16 @@ export class TargetPlanner {
       if (policy !== this.newest.policy) replaceFamily(plan, makePlan(policy, facts, this.#flags), family);
     }
     plan.nat = plan.nat.map((nat) => targetNat(nat, targets[nat.family]));
+    const nat = desiredNat(plan.nat, this.#hasGate);
     const digestOf = (family: Family): string => {
       const ofFamily = (part: { family: Family }) => part.family === family;
-      return digest([plan.routing.filter(ofFamily), plan.nat.filter(ofFamily)]);
+      const hasGate = nat.gates?.[family] !== undefined;
+      const { routing, shaping, fastPath } = plan;
+      const own = [routing.filter(ofFamily), plan.nat.filter(ofFamily)];
+      return digest(JSON.stringify([...own, hasGate, shaping, fastPath]));
     };
     this.#planned = {
-      ...{ targets, facts, plan, nat: desiredNat(plan.nat) },
+      ...{ targets, facts, plan, nat },
       digests: { 4: digestOf(4), 6: digestOf(6) },
     };
     return this.#planned;

@@ -9,10 +9,12 @@
  *
  * An intact family may lack the following, because every packet is still translated or dropped as the policy says:
  *
- * - the optional parts of the translation (nat/desired.ts): the MSS clamp, BFD past connection tracking;
+ * - the optional parts of the translation (nat/desired.ts): the MSS clamp, the limit of a source, BFD past connection tracking,
+ *   ICMP for other members of a group;
  * - virtual addresses: sources that are translated to a missing one get no answer;
  * - routes and rules that were missing before too: the newest policy's, for blocks that the last one did not have;
  * - rules and routes of the pod's primary network (1005, 1006, table 1001): they are for the pod's own packets;
+ * - announced routes: routers learn less than the policy says;
  * - sysctls that no family needs to forward;
  * - the listing of a table that only `nft` can list: its last observed state counts, as long as it still has the rules
  *   that lead to the agent's chains, and those chains are not empty.
@@ -33,9 +35,10 @@ import { isOwnedName, ruleWords } from '../../nat/rules.ts';
 import type { Chain, Table } from '../../nat/state.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
 import { TABLE_PRIMARY } from '../../routing/numbers.ts';
-import { hasProtocol } from '../../routing/ownership.ts';
+import { hasProtocol, isAnnouncement } from '../../routing/ownership.ts';
 import { renderRule } from '../../routing/render.ts';
 import type { Route, Rule } from '../../routing/state.ts';
+import { guardsAddresses } from '../pod/desired-sysctls.ts';
 import type { Missing } from '../policy/last-good.ts';
 import type { Policy } from '../policy/model.ts';
 
@@ -104,14 +107,17 @@ export function fallbacks(
 }
 
 export const ruleKey = (rule: Rule): string => `rule ${rule.family} ${renderRule(rule)}`;
-export const routeKey = ({ table, destination, qualifier = '' }: Route): string =>
-  `route ${table} ${destination} ${qualifier}`;
+export const routeKey = (route: Route): string => {
+  const { table, destination, qualifier = '' } = route;
+  return `${isAnnouncement(route) ? 'announced ' : ''}route ${table} ${destination} ${qualifier}`;
+};
 
 /** The object of a routing step: steps on one object have one key. */
 export function stepKey(step: RoutingStep): string {
   const removes = step.kind.startsWith('del') ? 'no ' : '';
   if ('address' in step) return `${removes}address ${step.address.address}`;
   if ('proxy' in step) return `${removes}proxy ${step.proxy.address}`;
+  if ('link' in step) return `${removes}link ${step.link.name}`;
   return removes + ('rule' in step ? ruleKey(step.rule) : routeKey(step.route));
 }
 
@@ -124,6 +130,7 @@ export const isOptionalStep = (step: RoutingStep): boolean =>
   'address' in step ||
   'proxy' in step ||
   step.kind === 'delRoute' ||
+  ('route' in step && isAnnouncement(step.route)) ||
   step.kind === 'delRule' ||
   isOfPrimary(step);
 
@@ -158,8 +165,9 @@ export function hooksOf(name: string, table: Table): Hook[] {
     );
 }
 
-/** The family of a sysctl; undefined: both. */
+/** The family of a sysctl; undefined: both, or that it comes before all of a family. */
 export function sysctlFamily(path: string): Family | undefined {
+  if (guardsAddresses(path)) return undefined;
   if (path.startsWith('net/ipv4/')) return 4;
   return path.startsWith('net/ipv6/') ? 6 : undefined;
 }

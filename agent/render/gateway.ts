@@ -2,7 +2,7 @@
  * What `veg-agent render` needs to know of a gateway beyond its policy: the fields of a `VpcEgressGateway` that
  * Kube-OVN's controller acts on, and the pod does not. Pure.
  */
-import { type Address, FAMILIES, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
+import { type Address, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
 import type { DocumentSet } from '../policy/documents.ts';
 import { splitPair } from '../policy/formats.ts';
 import {
@@ -12,6 +12,8 @@ import {
   type VpcEgressGateway,
 } from '../policy/kube-ovn/gateway.ts';
 import type { Policy, PolicyFile } from '../policy/model.ts';
+import { programmedFamilies } from '../policy/resolve.ts';
+import { withoutPasswords } from './passwords.ts';
 
 /** The parts of the resource that are read here; `policy/kube-ovn/schema.ts` has checked their types. */
 interface Spec {
@@ -70,7 +72,7 @@ export interface Gateway {
   bandwidth: { ingress?: number; egress?: number };
   /** Sources by family, sorted. */
   sources: Record<Family, Prefix[]>;
-  /** The families that have gateways on both sides. */
+  /** The families that are programmed. */
   families: Family[];
   policy: Policy;
   /** As the spec has it; absent: none. */
@@ -103,7 +105,9 @@ export function readGateway(policy: Policy, set: DocumentSet, files: readonly Po
   )!;
   const spec = (document.value as { spec: Spec }).spec;
   const vpc = spec.vpc || DEFAULT_VPC;
-  if (spec.bgpConf) throw new RenderError('spec.bgpConf: a BGP gateway cannot be rendered');
+  if (spec.bgpConf && policy.bgp === undefined) {
+    throw new RenderError(`spec.bgpConf: BgpConf "${spec.bgpConf}" is not among the documents; add it`);
+  }
   const internal = internalSubnet(document as VpcEgressGateway, readNetwork(set), vpc)!;
   const externalProvider = attachmentOf(set, spec.externalSubnet!);
   const replicas = spec.replicas ?? 1;
@@ -134,15 +138,11 @@ export function readGateway(policy: Policy, set: DocumentSet, files: readonly Po
       ...mbits('egress', spec.bandwidth?.egress),
     },
     sources: { 4: sourcesOf(policy, 4), 6: sourcesOf(policy, 6) },
-    families: FAMILIES.filter((family) =>
-      [policy.internal, policy.external].every(({ gateways }) =>
-        gateways.some((gateway) => familyOf(gateway) === family),
-      ),
-    ),
+    families: programmedFamilies(policy),
     policy,
     translationLog: spec.observability?.conntrack?.log,
-    files,
-    warnings: [...notRendered(spec)],
+    files: withoutPasswords(files),
+    warnings: [...notRendered(spec, policy)],
   };
 }
 
@@ -177,7 +177,10 @@ const sourcesOf = (policy: Policy, family: Family): Prefix[] =>
     .filter((block) => familyOf(block) === family)
     .sort();
 
-function* notRendered(spec: Spec): Generator<string> {
+function* notRendered(spec: Spec, { bgp }: Policy): Generator<string> {
+  if (bgp?.routerID !== undefined && (spec.replicas ?? 1) > 1) {
+    yield `routerId ${bgp.routerID} of BgpConf "${spec.bgpConf}": all replicas use it, and a router may refuse the second one; leave it out`;
+  }
   if (spec.selectors?.length) {
     yield 'spec.selectors: pods change, which needs a controller; only the addresses in the documents are rendered';
   }

@@ -5,6 +5,7 @@
 import { stringify } from 'yaml';
 import { type Address, FAMILIES, familyOf } from '../../lib/prefix.ts';
 import { slotConflicts } from '../group/slices.ts';
+import type { BgpPolicy } from '../policy/model.ts';
 import { familyName } from '../policy/resolve.ts';
 import { type Gateway, RenderError } from './gateway.ts';
 import { type Hash, objectName } from './names.ts';
@@ -97,7 +98,7 @@ function groupPolicy(
   members: readonly Address[],
   shared: readonly Address[],
 ): object {
-  const { internal, external, bfd, rules } = policy;
+  const { internal, external, bfd, bgp, rules } = policy;
   const { enabled, peers, minTX, minRX, multiplier } = bfd;
   const egressIP = { address: shared, shared: true };
   return {
@@ -108,6 +109,7 @@ function groupPolicy(
       internal,
       external,
       ...(enabled && { bfd: { enabled, peers, minTX, minRX, multiplier } }),
+      ...(bgp && { bgp: bgpSpec(bgp) }),
       group: { members, keyFile: `${SECRET_DIRECTORY}/${SECRET_KEY}` },
       policies: [
         ...rules.map(({ name, snat, ipBlocks }) => ({ name, snat, ipBlocks, ...(snat && { egressIP }) })),
@@ -117,3 +119,17 @@ function groupPolicy(
     },
   };
 }
+
+/** What the agent needs of it: passwords and the rest of the sessions are in FRR's configuration. */
+const bgpSpec = ({ localASN, routerID, neighbours, announce, required }: BgpPolicy): object => ({
+  localASN,
+  ...(routerID !== undefined && { routerID }),
+  neighbours: neighbours.map(
+    ({ address, asn, holdTime, keepaliveTime, ebgpMultihop, bfd, gracefulRestart }) => ({
+      ...{ address, asn, holdTime: `${holdTime}s`, keepaliveTime: `${keepaliveTime}s` },
+      ...{ ebgpMultihop, bfd, gracefulRestart },
+    }),
+  ),
+  announce,
+  required,
+});

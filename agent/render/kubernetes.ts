@@ -8,12 +8,15 @@ import { stringify } from 'yaml';
 import { DEFAULT_VPC } from '../policy/kube-ovn/gateway.ts';
 import type { PolicyFile } from '../policy/model.ts';
 import { sieve } from '../policy/sieve.ts';
+import { type FrrParts, frrParts } from './frr-container.ts';
 import { type Gateway, type NodeSelector, OVN_PROVIDER, RenderError } from './gateway.ts';
 import { groupSecret, SECRET_DIRECTORY, SECRET_KEY } from './group.ts';
 import { fileKey, type Hash, labelValue, objectName, serviceName } from './names.ts';
 
 export interface KubernetesOptions {
   image: string;
+  /** Of FRR's container; for a gateway with BGP. */
+  frrImage?: string;
   /** Also what Prometheus' operator reads. */
   serviceMonitor: boolean;
   hash: Hash;
@@ -50,23 +53,40 @@ interface Names {
   /** The Secret with the key of the group; absent: no group. */
   secret?: string;
   labels: Record<string, string>;
+  /** Absent: no BGP. */
+  frr?: FrrParts;
 }
 
 /** The documents, for `kubectl apply -f -`. Throws `RenderError`. */
 export function renderKubernetes(
   gateway: Gateway,
-  { image, serviceMonitor, hash, isGroup = false }: KubernetesOptions,
+  { image, frrImage, serviceMonitor, hash, isGroup = false }: KubernetesOptions,
 ): string {
+  const { namespace, policy } = gateway;
+  const labels = {
+    'app.kubernetes.io/name': 'veg-agent',
+    'app.kubernetes.io/instance': labelValue(gateway.name, hash),
+  };
   const names: Names = {
     object: objectName(gateway.workload, hash),
     service: serviceName(gateway.workload, hash),
     ...(isGroup && { secret: groupSecret(gateway, hash) }),
-    labels: {
-      'app.kubernetes.io/name': 'veg-agent',
-      'app.kubernetes.io/instance': labelValue(gateway.name, hash),
-    },
+    labels,
+    ...(policy.bgp &&
+      frrImage !== undefined && {
+        frr: frrParts(gateway, policy.bgp, {
+          image: frrImage,
+          metadata: { namespace, labels },
+          user: USER,
+          hash,
+        }),
+      }),
   };
-  const resources: object[] = [configMap(gateway, names, hash), deployment(gateway, names, image)];
+  const resources: object[] = [
+    configMap(gateway, names, hash),
+    ...(names.frr?.resources ?? []),
+    deployment(gateway, names, image),
+  ];
   if (gateway.replicas > 1) resources.push(disruptionBudget(gateway, names));
   if (serviceMonitor) resources.push(service(gateway, names), monitor(gateway, names));
   return resources
@@ -119,7 +139,10 @@ function deployment(gateway: Gateway, names: Names, image: string): object {
       // OVN may take 5 s to see a session Up; the next pod is not replaced before.
       minReadySeconds: 10,
       template: {
-        metadata: { labels: names.labels, annotations: annotations(gateway) },
+        metadata: {
+          labels: names.labels,
+          annotations: { ...annotations(gateway), ...names.frr?.annotations },
+        },
         spec: podSpec(gateway, names, image),
       },
     },
@@ -183,8 +206,8 @@ function podSpec(gateway: Gateway, names: Names, image: string): object {
     terminationGracePeriodSeconds: GRACE,
     securityContext: {
       seccompProfile: { type: 'RuntimeDefault' },
-      // The agent's user reads the key by its group: files of a Secret are root's.
-      ...(names.secret !== undefined && { fsGroup: USER }),
+      // The user of the containers reads keys by its group: files of a Secret are root's.
+      ...((names.secret !== undefined || names.frr?.hasSecret) && { fsGroup: USER }),
     },
     affinity: {
       podAntiAffinity: antiAffinity(gateway, names),
@@ -196,12 +219,13 @@ function podSpec(gateway: Gateway, names: Names, image: string): object {
     },
     ...(tolerations.length > 0 && { tolerations }),
     initContainers: [initContainer(names, image)],
-    containers: [agentContainer(gateway, names, image)],
+    containers: [agentContainer(gateway, names, image), ...(names.frr ? [names.frr.container] : [])],
     volumes: [
       { name: 'policy', configMap: { name: names.object } },
       { name: 'state', emptyDir: { medium: 'Memory', sizeLimit: STATE_SIZE } },
       { name: 'podinfo', downwardAPI: { items: [NETWORK_STATUS] } },
       ...(names.secret === undefined ? [] : [secretVolume(names.secret)]),
+      ...(names.frr?.volumes ?? []),
     ],
   };
 }
@@ -239,7 +263,7 @@ const agentContainer = (gateway: Gateway, names: Names, image: string): object =
     allowPrivilegeEscalation: true,
     capabilities: { drop: ['ALL'], add: ['NET_ADMIN', 'NET_RAW'] },
   },
-  volumeMounts: mounts(names),
+  volumeMounts: [...mounts(names), ...(names.frr ? [names.frr.agentMount] : [])],
 });
 
 const curl = (...args: string[]): string[] => ['curl', '-fsS', '-o', '/dev/null', ...args];

@@ -45,10 +45,11 @@ export class Drops {
 
   async #add(): Promise<void> {
     try {
-      for (const { family, chain, packets } of await this.#read()) {
+      for (const { family, table, chain, packets } of await this.#read()) {
         const key = `${family} ${chain}`;
-        const last = this.#last.get(key) ?? 0;
-        this.#last.set(key, packets);
+        const counter = `${table} ${key}`;
+        const last = this.#last.get(counter) ?? 0;
+        this.#last.set(counter, packets);
         this.#sums.set(key, (this.#sums.get(key) ?? 0) + (packets >= last ? packets - last : packets));
       }
     } catch {

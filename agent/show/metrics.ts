@@ -4,10 +4,12 @@
  */
 import { Counter, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../../bfd/intent.ts';
+import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { addScraped, type Sample, type ScrapedMetric, single } from '../../lib/scraped.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../../nat/rules.ts';
 import type { Trigger } from '../cadence.ts';
 import type { ConntrackPressure } from '../flows/conntrack-table.ts';
+import type { PolicyCounters } from '../flows/policy-counters.ts';
 import type { Translations } from '../flows/translations.ts';
 import { addTranslationMetrics } from '../flows/translations-metrics.ts';
 import { addKubeOvnMetrics } from '../kube-ovn/observer-metrics.ts';
@@ -26,13 +28,25 @@ export interface MetricsSources {
   pressure(): ConntrackPressure | undefined;
   drops: Pick<Drops, 'refresh' | 'of'>;
   translations: Pick<Translations, 'snapshot' | 'identity'>;
+  counters: Pick<PolicyCounters, 'refresh' | 'volumes'>;
 }
 
 /** RFC 5880 6.8.1 bfd.SessionState as numbered in 4.1. */
 const STATE_NUMBER = { AdminDown: 0, Down: 1, Init: 2, Up: 3 } as const;
 
 /** Kinds of objects that can drift. */
-const DRIFTING = ['rule', 'route', 'address', 'chain', 'set', 'sysctl'];
+const DRIFTING = [
+  'rule',
+  'route',
+  'address',
+  'link',
+  'chain',
+  'set',
+  'sysctl',
+  'qdisc',
+  'class',
+  'classifier',
+];
 
 const LATENESS = 'veg_bfd_transmit_lateness_seconds';
 
@@ -259,9 +273,17 @@ function ownCounters(registry: Registry) {
       labelNames: ['object'],
       registers,
     }),
+    roundTrips: new Histogram({
+      name: 'veg_agent_uplink_round_trip_seconds',
+      help: 'Time from a probe of the uplink to its answer, by family.',
+      labelNames: ['family'],
+      buckets: [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5],
+      registers,
+    }),
   };
   // A counter that was never 0 has no increase.
   for (const object of DRIFTING) counters.repairs.inc({ object }, 0);
+  for (const family of FAMILIES) counters.roundTrips.zero({ family: `ipv${family}` });
   for (const object of ['gateway', 'address'] as const) counters.conflicts.inc({ object }, 0);
   return counters;
 }
@@ -271,7 +293,7 @@ export class Metrics {
   readonly #own = ownCounters(this.registry);
 
   constructor(sources: MetricsSources) {
-    const { view, translations } = sources;
+    const { view, translations, counters } = sources;
     const scraped = [
       ...agentMetrics(view),
       ...bfdMetrics(view),
@@ -280,7 +302,7 @@ export class Metrics {
     ];
     for (const metric of scraped) addScraped(this.registry, metric);
     this.registry.registerMetric(latenessMetric(() => view().bfd) as unknown as Histogram);
-    addTranslationMetrics(this.registry, () => translations.snapshot);
+    addTranslationMetrics(this.registry, () => translations.snapshot, counters);
     addKubeOvnMetrics(this.registry, {
       snapshot: () => translations.snapshot,
       identity: () => translations.identity,
@@ -299,6 +321,11 @@ export class Metrics {
 
   conflicted(object: 'gateway' | 'address', claims: number): void {
     this.#own.conflicts.inc({ object }, claims);
+  }
+
+  /** An external gateway has answered a probe. */
+  roundTrip(family: Family, ms: number): void {
+    this.#own.roundTrips.observe({ family: `ipv${family}` }, ms / 1000);
   }
 
   async text(): Promise<{ type: string; body: string }> {

@@ -8,6 +8,7 @@ import type { SessionStateName } from '../../bfd/intent.ts';
 import { duration, endpoint, scaled } from '../../lib/units.ts';
 import type { SourcesDocument } from '../flows/translations.ts';
 import type { TranslationRecord } from '../flows/translations-query.ts';
+import { explained } from './help.ts';
 import type { StatusDocument } from './status.ts';
 
 /** `idle`: neither good nor bad, such as a session that was taken down on purpose. */
@@ -25,7 +26,7 @@ export const MARKS: Record<Severity, string> = { good: '●', warn: '◐', bad: 
 const state = (severity: Severity, text: string): State => ({ severity, text });
 
 /** Shown where traffic is not counted. */
-export const NO_LOG = 'not counted: the policy has no translationLog';
+export const NOT_COUNTED = 'not counted yet, or not by this kernel: see the notes';
 
 /** Shown where there is no value. */
 export const NONE = '–';
@@ -72,10 +73,14 @@ function kernelOverview({ kernel }: StatusDocument, now: number) {
   return {
     state: kernel.inSync ? state('good', 'in sync') : state('bad', 'not in sync'),
     families: families.map(
-      ({ family, state, source }) => `IPv${family} ${state}${source ? ` as ${source}` : ''}`,
+      ({ family, state, source, tunnel }) =>
+        `IPv${family} ${state}${source ? ` as ${source}` : ''}${tunnel ? ` through VNI ${tunnel.vni} from ${tunnel.local}` : ''}`,
     ),
     interfaces: interfaces === null ? [] : [`${interfaces.internal} → ${interfaces.external}`],
-    backend: backend === null ? [] : [`iptables ${backend}`],
+    backend: [
+      ...(backend === null ? [] : [`iptables ${backend}`]),
+      ...(kernel.fastPath ? ['fast path'] : []),
+    ],
     failures: failed.map(({ object, name, reason, since }) => ({
       text: `${object} ${name}: ${reason}`,
       age: `for ${duration((now - Date.parse(since)) / 1000)}`,
@@ -181,6 +186,26 @@ const groupOverview = ({ group }: StatusDocument) =>
 
 export type GroupRow = ReturnType<typeof groupOverview>[number];
 
+/** What is announced by BGP; undefined without. */
+const bgpOverview = ({ bgp }: StatusDocument) =>
+  bgp === null
+    ? undefined
+    : {
+        prefixes: bgp.announced.map(({ prefix, reasons, announced }) => ({
+          prefix,
+          reasons: reasons.join(', '),
+          state: announced ? state('good', 'announced') : state('warn', 'withdrawn'),
+        })),
+        sessions: bgp.sessions?.map(({ neighbour, asn, state: name, seconds, sent }) => ({
+          router: `${neighbour} AS ${asn}`,
+          state: state(name === 'Established' ? 'good' : 'bad', name),
+          age: duration(seconds),
+          sent: `${grouped(sent)} ${sent === 1 ? 'prefix' : 'prefixes'}`,
+        })),
+      };
+
+export type BgpOverview = NonNullable<ReturnType<typeof bgpOverview>>;
+
 /** The state of a BFD session, by its name in RFC 5880. */
 export const sessionState = (name: SessionStateName): State => state(SESSION_SEVERITY[name], name);
 
@@ -247,7 +272,7 @@ function policyRow({
     packetsInRate: rate(rates?.packets.in),
     bytesOutRate: octets(rates?.bytes.out),
     bytesInRate: octets(rates?.bytes.in),
-    open: traffic === null ? NONE : grouped(traffic.open),
+    open: traffic === null || traffic.open === null ? NONE : grouped(traffic.open),
     connections: traffic === null ? NONE : counted(traffic.connections),
     sent: octets(traffic?.bytes.out),
     received: octets(traffic?.bytes.in),
@@ -263,15 +288,19 @@ export function overview(status: StatusDocument, now: number) {
     state: ready ? state('good', 'ready') : draining ? state('warn', 'draining') : state('bad', 'not ready'),
     /** Where it runs, the version, and for how long. */
     about: [where, `veg-agent ${status.version}`, `up ${duration(status.uptimeSeconds)}`].filter(Boolean),
-    reasons: status.reasons,
+    reasons: explained('reason', status.reasons),
     policy: policyOverview(status, now),
     kernel: kernelOverview(status, now),
     uplink: uplinkOverview(status),
     conntrack: conntrackOverview(status),
     group: groupOverview(status),
+    bgp: bgpOverview(status),
     bfd: bfdOverview(status, now),
     policies: status.policies.map(policyRow),
-    notes: [...policy.warnings, ...kernel.notes, ...(uplink?.notes ?? [])],
+    notes: [
+      ...explained('warning', policy.warnings),
+      ...explained('note', [...kernel.notes, ...(uplink?.notes ?? [])]),
+    ],
   };
 }
 

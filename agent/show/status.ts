@@ -7,16 +7,19 @@
 import type { EngineReport, SessionReport } from '../../bfd/intent.ts';
 import { isRunningOut, type PortStatus } from '../../nat/conntrack/ports.ts';
 import { sumVolumes } from '../../nat/conntrack/totals.ts';
+import { type BgpSession, isEstablished } from '../bgp/sessions.ts';
 import type { BusySource } from '../flows/busiest-sources.ts';
 import type { ConntrackUse } from '../flows/conntrack-table.ts';
 import type { PolicyTraffic } from '../flows/traffic.ts';
 import type { GroupView } from '../group/model.ts';
+import type { AnnouncedPrefix } from '../plan/bgp.ts';
 import type { FamilyStatus } from '../plan/plan.ts';
 import { formatError } from '../policy/error-text.ts';
 import type { EgressRule, Limits, PolicyError } from '../policy/model.ts';
 import type { FailedObject } from '../reconcile/failures.ts';
 import type { ReconcileResult } from '../reconcile/reconciler.ts';
 import type { UplinkView } from '../uplink/uplink-view.ts';
+import type { BandwidthRow } from './bandwidth.ts';
 import type { StateChange } from './history.ts';
 
 /** Where the policy comes from and whether it is valid. */
@@ -36,6 +39,8 @@ export interface PolicyView {
   /** The rules of the one in force. */
   rules?: Pick<EgressRule, 'name' | 'snat' | 'ipBlocks' | 'portBlockSize'>[];
   limits?: Limits | undefined;
+  /** Absent: no BGP. */
+  bgp?: { required: boolean } | undefined;
 }
 
 /** What the last reconciles found and did. */
@@ -46,6 +51,8 @@ export interface KernelView {
   interfaces?: { internal: string; external: string };
   /** The iptables backend: `nft` or `legacy`. */
   backend?: string;
+  /** Whether the fast path is in force; undefined: the policy has none. */
+  fastPath?: boolean | undefined;
   /** Degradations: a sysctl that cannot be set, a family left out. */
   notes: string[];
   /** Objects that are not in the kernel as the policy wants them, or cannot be observed. */
@@ -68,20 +75,32 @@ export interface AgentView {
   bfd?: EngineReport | undefined;
   /** The state changes of a session, the newest last. */
   historyOf?(session: SessionReport): readonly StateChange[];
-  /** Whether the policy enables the translation log, which counts traffic; and its counts. */
+  /** Whether the policy enables the translation log, which knows open connections and their ports. */
   translationLog?: boolean;
+  /** What policies carry; absent while nobody counts. */
   traffic?: readonly PolicyTraffic[] | undefined;
   /** Source ports in use by translations. */
   ports?: readonly PortStatus[] | undefined;
+  /** The bandwidth limits, with what they have passed and dropped. */
+  bandwidth?: readonly BandwidthRow[];
   /** Absent where the kernel does not report it. */
   conntrack?: (ConntrackUse & { busiest: readonly BusySource[] }) | undefined;
   /** The groups that this gateway is a member of, one a family at most. */
   group?: readonly GroupView[];
+  /** What is announced by BGP; absent: the policy has none. */
+  bgp?: BgpView | undefined;
   /** Why no reconcile has ended for too long; absent while they do. */
   unwatched?: string | undefined;
   /** Absent before the first policy. */
   uplink?: UplinkView;
   draining: boolean;
+}
+
+export interface BgpView {
+  required: boolean;
+  prefixes: readonly AnnouncedPrefix[];
+  /** Undefined: FRR does not answer. */
+  sessions: readonly BgpSession[] | undefined;
 }
 
 /** Failed objects among the reasons; `kernel.failed` has all. */
@@ -122,6 +141,13 @@ export function notReady(view: AgentView): string[] {
   if (view.bfdEnabled && !view.bfd?.sessions.some((session) => session.state === 'Up')) {
     reasons.push('BFD: no session is Up');
   }
+  if (view.bgp?.required && !view.bgp.sessions?.some(isEstablished)) {
+    reasons.push(
+      view.bgp.sessions === undefined
+        ? 'BGP: FRR does not answer, and the policy requires a session'
+        : 'BGP: no session is established, and the policy requires one',
+    );
+  }
   return reasons;
 }
 
@@ -129,12 +155,12 @@ export function notReady(view: AgentView): string[] {
 const NAMED_BLOCKS = 4;
 
 /** The rules in their order, then traffic without a rule. */
-function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
+function policiesOf({ policy: { rules = [] }, traffic = [], translationLog = false }: AgentView) {
   const keyOf = (name: string, snat: boolean) => `${snat} ${name}`;
   const counts = new Map(traffic.map((one) => [keyOf(one.policy, one.treatment === 'snat'), one]));
   const row = ({ policy: _, treatment: __, open, rates, ...total }: PolicyTraffic) => ({
     ...total,
-    open,
+    open: translationLog ? open : null,
     rates: rates ?? null,
   });
   const named = rules.map(({ name, snat, ipBlocks, portBlockSize }) => {
@@ -150,7 +176,11 @@ function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
     };
   });
   const configured = new Set(rules.map(({ name, snat }) => keyOf(name, snat)));
-  const others = [...counts].flatMap(([key, counted]) => (configured.has(key) ? [] : [counted]));
+  const others = [...counts].flatMap(([key, counted]) =>
+    configured.has(key) || counted.connections + counted.packets.out + counted.packets.in === 0
+      ? []
+      : [counted],
+  );
   return [
     ...named,
     ...others.map((counted) => ({
@@ -166,15 +196,22 @@ function policiesOf({ policy: { rules = [] }, traffic = [] }: AgentView) {
 }
 
 /** Totals of translated traffic, and the ports in use; null while nothing is counted. */
-function snatOf({ traffic, ports = [] }: AgentView) {
+function snatOf({ traffic, ports = [], translationLog = false }: AgentView) {
   if (traffic === undefined) return null;
   const translated = traffic.filter(({ treatment }) => treatment === 'snat');
   return {
     ...sumVolumes(translated),
-    open: translated.reduce((sum, { open }) => sum + open, 0),
+    open: translationLog ? translated.reduce((sum, { open }) => sum + open, 0) : null,
     ports: ports.map((port) => ({ ...port, runningOut: isRunningOut(port.used, port.of) })),
   };
 }
+
+/** BGP as `status` shows it. */
+const bgpOf = ({ required, prefixes, sessions }: BgpView) => ({
+  required,
+  announced: prefixes.map(({ prefix, reasons, announced }) => ({ prefix, reasons, announced })),
+  sessions: sessions === undefined ? null : sessions.map((session) => ({ ...session })),
+});
 
 /** The body of `GET /v1/status`. */
 /** A group as `status` shows it. */
@@ -228,6 +265,7 @@ export function statusDocument(view: AgentView, now: number) {
       families: kernel.families,
       interfaces: kernel.interfaces ?? null,
       backend: kernel.backend ?? null,
+      fastPath: kernel.fastPath ?? null,
       notes: kernel.notes,
       failed: kernel.failed.map(({ object, family, name, reason, message, since }) => ({
         ...{ object, family: family ?? null, name, reason, message, since: iso(since) },
@@ -255,7 +293,9 @@ export function statusDocument(view: AgentView, now: number) {
       discards: view.bfd?.discards ?? {},
     },
     group: (view.group ?? []).map(groupOf),
+    bgp: view.bgp === undefined ? null : bgpOf(view.bgp),
     conntrack: view.conntrack ?? null,
+    bandwidth: (view.bandwidth ?? []).map((row) => ({ ...row })),
     translationLog: view.translationLog ?? false,
     snat: snatOf(view),
     policies: policiesOf(view),

@@ -7,21 +7,22 @@ import stringWidth from 'string-width';
 import type { SessionStateName } from '../../bfd/intent.ts';
 import type { SourcesDocument } from '../flows/translations.ts';
 import type { TranslationsDocument } from '../flows/translations-query.ts';
+import { documentsOf, type Explained } from './help.ts';
 import type { StateChange } from './history.ts';
 import {
   dayAndTime,
-  MARKS,
-  NO_LOG,
   NONE,
+  NOT_COUNTED,
   type Overview,
   overview,
-  type Severity,
-  type State,
   sessionState,
   sourceRows,
   timeOfDay,
   translationRow,
 } from './overview.ts';
+import { type Painter, painter } from './painter.ts';
+import type { HistoryDocument } from './plots/recorder.ts';
+import { type PlotView, plotLines } from './plots/terminal-plots.ts';
 import { printable } from './printable.ts';
 import type { StatusDocument } from './status.ts';
 import { type Column, table, wrapped } from './table.ts';
@@ -32,9 +33,10 @@ export interface Screen {
   colours: boolean;
 }
 
-/** What is shown. Without sources and translations there is no log. */
+/** What is shown. Without sources and translations there is no log; an agent before plots has no history. */
 export interface Watched {
   status: StatusDocument;
+  history?: HistoryDocument;
   sources?: SourcesDocument;
   translations?: TranslationsDocument;
 }
@@ -45,27 +47,6 @@ const NARROWEST_STRIP = 20;
 /** Limits of lists that grow, where there is room. */
 const CHANGES = 8;
 const SOURCES = 5;
-
-type Painter = ReturnType<typeof painter>;
-
-/** SGR sequences with the code that ends each, so that a wrapped line can be closed and opened again. */
-function painter(colours: boolean) {
-  const paint = (on: number, off: number) => (text: string) =>
-    colours && text !== '' ? `\x1b[${on}m${text}\x1b[${off}m` : text;
-  const bySeverity: Record<Severity, (text: string) => string> = {
-    good: paint(32, 39),
-    warn: paint(33, 39),
-    bad: paint(31, 39),
-    idle: paint(2, 22),
-  };
-  return {
-    strong: paint(1, 22),
-    faint: paint(2, 22),
-    severity: (severity: Severity, text: string) => bySeverity[severity](text),
-    state: ({ severity, text }: State) => bySeverity[severity](text),
-    marked: ({ severity, text }: State) => bySeverity[severity](`${MARKS[severity]} ${text}`),
-  };
-}
 
 /** Height of the strip, so that states can be distinguished without colours. */
 const BARS: Record<SessionStateName, string> = { Up: '█', Init: '▄', Down: '▁', AdminDown: '░' };
@@ -86,6 +67,15 @@ function strip(history: readonly StateChange[], now: number, width: number, { se
   return cells.join('');
 }
 
+/** Where texts are explained. */
+const seeLines = (
+  texts: readonly Explained[],
+  head: string,
+  columns: number,
+  { faint }: Painter,
+): string[] =>
+  texts.length === 0 ? [] : wrapped(head, faint(`see ${documentsOf(texts).join(', ')}`), columns);
+
 function header(shown: Overview, now: number, columns: number, paint: Painter): string[] {
   const left = `${paint.strong(shown.name)}  ${paint.marked(shown.state)}`;
   const clock = `${timeOfDay(now)} UTC`;
@@ -94,9 +84,10 @@ function header(shown: Overview, now: number, columns: number, paint: Painter): 
   return [
     ...(gap < 2 ? wrapped('', left, columns) : [left + ' '.repeat(gap) + paint.faint(clock)]),
     ...wrapped('', paint.faint(gap < 2 ? `${about} · ${clock}` : about), columns),
-    ...shown.reasons.flatMap((reason) =>
-      wrapped(paint.severity('bad', '  ▲ '), paint.severity('bad', reason), columns),
+    ...shown.reasons.flatMap(({ text }) =>
+      wrapped(paint.severity('bad', '  ▲ '), paint.severity('bad', text), columns),
     ),
+    ...seeLines(shown.reasons, '    ', columns, paint),
   ];
 }
 
@@ -124,7 +115,8 @@ function health(status: StatusDocument, shown: Overview, columns: number, paint:
           `${paint.state(conntrack.state)}${conntrack.limit === undefined ? '' : ` of ${conntrack.limit}`} connections`,
         )),
     ...(conntrack.busiest.length === 0 ? [] : line('crowded', ...conntrack.busiest)),
-    ...shown.notes.flatMap((note) => line('note', note)),
+    ...shown.notes.flatMap(({ text }) => line('note', text)),
+    ...seeLines(shown.notes, ' '.repeat(9), columns, paint),
   ];
 }
 
@@ -206,7 +198,7 @@ function changeLines(
 }
 
 function policyLines(
-  { translationLog }: StatusDocument,
+  { snat }: StatusDocument,
   { policies }: Overview,
   columns: number,
   paint: Painter,
@@ -232,7 +224,8 @@ function policyLines(
     columns,
     { title: paint.faint, note: paint.faint },
   );
-  return translationLog ? lines : [...lines, ...wrapped('  ', paint.faint(`traffic is ${NO_LOG}`), columns)];
+  if (snat !== null) return lines;
+  return [...lines, ...wrapped('  ', paint.faint(`traffic is ${NOT_COUNTED}`), columns)];
 }
 
 function sourceLines(document: SourcesDocument, columns: number, paint: Painter, most: number): string[] {
@@ -285,14 +278,32 @@ function cut(lines: readonly string[], { rows, columns }: Screen, { faint }: Pai
   return [...lines.slice(0, rows - 1), note];
 }
 
+/** What is shown at first. */
+export const FIRST_VIEW: PlotView = { range: '5m', alone: false };
+
+/** The share of the free rows that the plots may take. */
+const PLOT_SHARE = 0.7;
+
 /** The lines of the screen, at most `rows`. `now`: Unix milliseconds. */
-export function terminalView(watched: Watched, now: number, screen: Screen): string[] {
-  const { status, sources, translations } = printable(watched);
+export function terminalView(
+  watched: Watched,
+  now: number,
+  screen: Screen,
+  view: PlotView = FIRST_VIEW,
+): string[] {
+  const { status, history, sources, translations } = printable(watched);
   const { columns } = screen;
   const paint = painter(screen.colours);
   const shown = overview(status, now);
+  const head = header(shown, now, columns, paint);
+  const plots = (rows: number): string[] => {
+    const lines = history === undefined ? [] : plotLines(history, view, columns, rows - 1, paint);
+    return lines.length === 0 ? [] : ['', ...lines];
+  };
+  if (view.alone && history !== undefined)
+    return cut([...head, ...plots(screen.rows - head.length)], screen, paint);
   const fixed = [
-    ...header(shown, now, columns, paint),
+    ...head,
     '',
     ...health(status, shown, columns, paint),
     ...groupLines(shown, columns, paint),
@@ -302,6 +313,8 @@ export function terminalView(watched: Watched, now: number, screen: Screen): str
   const policies = ['', ...policyLines(status, shown, columns, paint)];
   // State first; lists that are only long take the rows that are left.
   let left = screen.rows - fixed.length - policies.length;
+  const drawn = plots(Math.floor(left * PLOT_SHARE));
+  left -= drawn.length;
   const changes = changeLines(shown, now, columns, paint, Math.min(CHANGES, Math.floor(left / 3)));
   left -= changes.length;
   const top =
@@ -313,7 +326,7 @@ export function terminalView(watched: Watched, now: number, screen: Screen): str
     translations === undefined || left < 4
       ? []
       : ['', ...translationLines(translations, now, columns, paint, left - 1)];
-  return cut([...fixed, ...changes, ...policies, ...top, ...newest], screen, paint);
+  return cut([...fixed, ...changes, ...policies, ...drawn, ...top, ...newest], screen, paint);
 }
 
 /** The screen while no agent answers, and why. */

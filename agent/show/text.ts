@@ -1,6 +1,14 @@
 /** The text of `veg-agent status`. Pure. */
 import { duration, scaled } from '../../lib/units.ts';
-import { NO_LOG, type Overview, overview, policyLabel, type SessionRow, type State } from './overview.ts';
+import { documentsOf, type Explained, explained } from './help.ts';
+import {
+  NOT_COUNTED,
+  type Overview,
+  overview,
+  policyLabel,
+  type SessionRow,
+  type State,
+} from './overview.ts';
 import { printable } from './printable.ts';
 import type { StatusDocument } from './status.ts';
 
@@ -27,17 +35,19 @@ function policyLines({ policies }: StatusDocument, { policy }: Overview, { stron
 
 const notes = (texts: readonly string[], kind: string): string[] => texts.map((text) => `  ${kind}: ${text}`);
 
-function kernelLines(
-  status: StatusDocument,
-  { kernel }: Overview,
-  { strong, bad, state }: Painter,
-): string[] {
+/** Where texts are explained; none without any. */
+const seeLines = (texts: readonly Explained[], { faint }: Painter): string[] =>
+  texts.length === 0 ? [] : [`  ${faint(`see ${documentsOf(texts).join(', ')}`)}`];
+
+function kernelLines(status: StatusDocument, { kernel }: Overview, paint: Painter): string[] {
+  const { strong, bad, state } = paint;
   const { families, interfaces, backend, failures, reconcile, drift } = kernel;
   const head = [state(kernel.state), ...families, ...interfaces, ...backend];
   const lines = [
     `${strong('kernel')}   ${head.join(', ')}`,
     ...failures.map(({ text, age }) => `  ${bad(text)}, ${age}`),
     ...notes(status.kernel.notes, 'note'),
+    ...seeLines(explained('note', status.kernel.notes), paint),
   ];
   if (reconcile !== undefined) {
     const { when, result, took } = reconcile;
@@ -62,21 +72,22 @@ type Traffic = Pick<NonNullable<StatusDocument['snat']>, 'open' | 'connections' 
 /** `12 connections open, 340 in total, 1.20 MB out, 3.40 MB in`. */
 function trafficText({ open, connections, bytes }: Traffic): string {
   const volume = `${scaled(bytes.out, 'B')} out, ${scaled(bytes.in, 'B')} in`;
-  return `${open} connections open, ${connections} altogether, ${volume}`;
+  const living = open === null ? '' : `${open} connections open, `;
+  return `${living}${connections} ${open === null ? 'connections' : 'altogether'}, ${volume}`;
 }
 
 /** SNAT in total, each policy, and the ports of each external address. */
 function trafficLines(status: StatusDocument, { strong, faint, bad }: Painter): string[] {
-  const { translationLog, snat, policies } = status;
+  const { snat, policies } = status;
   const title = strong('traffic');
-  if (!translationLog) return [`${title}  ${faint(NO_LOG)}`];
+  if (snat === null) return [`${title}  ${faint(NOT_COUNTED)}`];
   return [
-    `${title}  SNAT: ${snat === null ? 'not read yet' : trafficText(snat)}`,
+    `${title}  SNAT: ${trafficText(snat)}`,
     ...policies.map(({ name, snat, traffic }) => {
       const what = `  ${policyLabel(name)} (${snat ? 'translated' : 'forwarded'}): `;
       return what + (traffic === null ? 'nothing yet' : trafficText(traffic));
     }),
-    ...(snat?.ports ?? []).map(({ externalIP, protocol, used, of, runningOut, lacking }) => {
+    ...snat.ports.map(({ externalIP, protocol, used, of, runningOut, lacking }) => {
       const use = `${used} of ${of} ports in use`;
       const dropped = lacking > 0 ? bad(`, ${lacking} connections got none`) : '';
       return `  ${externalIP} ${protocol}: ${runningOut ? bad(`${use}: they run out`) : use}${dropped}`;
@@ -99,6 +110,34 @@ const groupLines = ({ group }: Overview, { strong, bad }: Painter): string[] =>
     ),
   ]);
 
+/** What is announced by BGP, and to whom. */
+function bgpLines({ bgp }: StatusDocument, { strong, bad }: Painter): string[] {
+  if (bgp === null) return [];
+  const { announced, sessions } = bgp;
+  const now = announced.filter((one) => one.announced).length;
+  const head = `${strong('BGP')}      ${now} of ${announced.length} prefixes announced`;
+  return [
+    sessions === null ? `${head}, FRR does not answer` : head,
+    ...announced.map(({ prefix, reasons, announced: isNow }) => {
+      const text = `  ${prefix} (${reasons.join(', ')})`;
+      return isNow ? text : `${text} ${bad('withdrawn')}`;
+    }),
+    ...(sessions ?? []).map(({ neighbour, asn, state, seconds, sent }) => {
+      const shown = state === 'Established' ? state : bad(state);
+      return `  ${neighbour} AS ${asn} ${shown} for ${duration(seconds)}, ${sent} prefixes sent`;
+    }),
+  ];
+}
+
+/** Each limit, with what waits and was dropped. */
+const bandwidthLines = ({ bandwidth }: StatusDocument, { strong, bad }: Painter): string[] =>
+  bandwidth.map(({ policy, direction, limitBits, perSource, active, passedBytes, droppedPackets }, i) => {
+    const title = i === 0 ? strong('limits') : '      ';
+    const limit = `${policy} ${direction} ${scaled(limitBits, 'bit/s')}${perSource ? ' for each source' : ''}`;
+    const use = `${scaled(passedBytes, 'B')} passed, ${droppedPackets} packets dropped`;
+    return `${title}   ${limit}: ${active ? use : bad('not in the kernel')}`;
+  });
+
 function sessionLine({ name, local, remote, age, timers }: SessionRow): string {
   const words = timers === undefined ? '' : `, every ${timers.transmit} ms, detection ${timers.detection} ms`;
   return `  ${name.padEnd(9)} ${local} → ${remote}, for ${age}${words}`;
@@ -117,16 +156,21 @@ export function statusText(document: StatusDocument, now: number, colours: boole
   const head: State = status.ready ? shown.state : { severity: 'bad', text: 'not ready' };
   const lines = [
     `${strong(paint.state(head))}  ${faint(about.filter(Boolean).join(', '))}`,
-    ...shown.reasons.map((reason) => `  ${bad(reason)}`),
+    ...shown.reasons.map(({ text }) => `  ${bad(text)}`),
+    ...seeLines(shown.reasons, paint),
     ...policyLines(status, shown, paint),
     ...notes(status.policy.warnings, 'warning'),
+    ...seeLines(explained('warning', status.policy.warnings), paint),
     ...kernelLines(status, shown, paint),
     ...(status.uplink === null ? [] : uplinkLines(shown, paint)),
     ...notes(status.uplink?.notes ?? [], 'note'),
+    ...seeLines(explained('note', status.uplink?.notes ?? []), paint),
     ...(conntrack.busiest.length === 0
       ? []
       : [`${strong('crowded')}  most connections: ${conntrack.busiest.join(', ')}`]),
     ...groupLines(shown, paint),
+    ...bgpLines(status, paint),
+    ...bandwidthLines(status, paint),
     ...trafficLines(status, paint),
     `${strong('bfd')}      ${status.bfd.enabled ? `${bfd.total} session(s)` : 'not used'}`,
     ...bfd.sessions.map(sessionLine),

@@ -31,6 +31,9 @@ export interface Path {
   lastAnswer: number | undefined;
 }
 
+/** Probes due within this share of their interval are sent together with what is due now: fewer wakings. */
+export const TOGETHER = 1 / 8;
+
 /** The least time before the next try where no probe can be sent, ms. */
 const BLIND_RETRY = 1000;
 
@@ -43,12 +46,24 @@ export const createPath = (now: number): Path => ({
 });
 
 /**
- * The timeout of a probe, ms. After a lost one the next come faster than `interval`, so that `failures` of them are
- * silence no later than `failures` × `interval` after the last answer. (With one failure there is no room: then half an
- * interval later.)
+ * How long a probe is waited for, ms; `first`: the one before was answered. The first has a whole interval, and ends when
+ * the next would have been due anyway. Those after a lost one come faster, so that `failures` of them are silence no later
+ * than `failures` × `interval` after the last answer. (With one or two failures there is room for half an interval each.)
  */
-export const probeTimeout = ({ interval, failures }: ProbeTiming): number =>
-  interval * (1 - 1 / Math.max(2, failures));
+export const probeTimeout = ({ interval, failures }: ProbeTiming, first: boolean): number => {
+  if (failures < 3) return interval / 2;
+  return first ? interval : (interval * (failures - 2)) / (failures - 1);
+};
+
+/**
+ * When something is due that may come up to `TOGETHER` of an interval early, at a multiple of the interval. So the probes of
+ * all addresses soon have the time of the clock's other periodic work, and share its wakings.
+ */
+function atMultiple(at: number, interval: number): number {
+  // Timers count whole milliseconds: the last one may have come just before its multiple.
+  const multiple = Math.floor((at + 1) / interval) * interval;
+  return Math.max(multiple, at - interval * TOGETHER);
+}
 
 /** `nextAt` has come: the outstanding probe is lost. Call it after all received answers are taken. */
 export function expire(path: Path, timing: ProbeTiming): void {
@@ -62,7 +77,8 @@ export function expire(path: Path, timing: ProbeTiming): void {
 export function sent(path: Path, timing: ProbeTiming, now: number): void {
   path.sentAt = now;
   if (path.state === 'blind') path.state = 'unknown';
-  path.nextAt = now + (path.state === 'silent' ? timing.interval : probeTimeout(timing));
+  const timeout = path.state === 'silent' ? timing.interval : probeTimeout(timing, path.unanswered === 0);
+  path.nextAt = timeout === timing.interval ? atMultiple(now + timeout, timeout) : now + timeout;
 }
 
 /** A probe could not be sent, for a reason on this end and not in the network. */
@@ -76,7 +92,7 @@ export function notSent(path: Path, timing: ProbeTiming, now: number): void {
 
 /** It has answered, or has proved in another way that it is reachable. */
 export function answered(path: Path, timing: ProbeTiming, now: number): void {
-  path.nextAt = (path.sentAt ?? now) + timing.interval;
+  path.nextAt = atMultiple((path.sentAt ?? now) + timing.interval, timing.interval);
   path.state = 'answers';
   path.unanswered = 0;
   path.sentAt = undefined;

@@ -4,7 +4,6 @@
  *
  * An answer raises SIGURG (F_SETSIG), as netlink's do: nothing is polled.
  */
-import { randomBytes } from 'node:crypto';
 import { ARP_REPLY, ARP_REQUEST, decodeArp, encodeArp } from '../../lib/arp.ts';
 import type { Bpf } from '../../lib/bpf.ts';
 import * as libc from '../../lib/libc.ts';
@@ -32,6 +31,7 @@ import {
   type Family,
   familyOf,
 } from '../../lib/prefix.ts';
+import { randomOctets } from '../../lib/random.ts';
 import { gatewayAdvertisements, gatewayArp } from './filters.ts';
 import { decodeEcho, ECHO_REPLY, encodeEcho } from './icmp.ts';
 
@@ -222,7 +222,7 @@ function icmpProber(system: ProbeSystem, family: Family, origin: Origin): Prober
     system.bind(socket, libc.sockaddr(origin.source, 0));
   });
   // The data identify the replies to this process, and their target.
-  const cookie = randomBytes(8);
+  const cookie = randomOctets(8);
   const length = cookie.length + addressBytes(origin.source).length;
   const identifier = cookie.readUInt16BE(0);
   let sequence = 0;

@@ -18,7 +18,16 @@ import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.
 import { addressDump, linkDump, MessageType, parseInterfaceAddress, parseLink } from '../../routing/parse.ts';
 import type { InterfaceAddress, Link } from '../../routing/state.ts';
 import { type ConntrackHealth, type ConntrackObservation, conntrackHealth } from './conntrack-health.ts';
-import { answered, applyVerdict, createFamily, expire, familyDeadline, notSent, sent } from './health.ts';
+import {
+  answered,
+  applyVerdict,
+  createFamily,
+  expire,
+  familyDeadline,
+  notSent,
+  sent,
+  TOGETHER,
+} from './health.ts';
 import { type NeighbourListener, openNeighbourListener } from './neighbour-listener.ts';
 import {
   DELETE_NEIGHBOUR,
@@ -30,7 +39,7 @@ import {
 import { NextHop, permanentEntries, removeEntries } from './next-hop.ts';
 import { type Answer, type Method, NO_ADDRESS, type Origin, openProber, type Prober } from './probe.ts';
 import { familyView, probeNotes, probeViews, type UplinkView } from './uplink-view.ts';
-import { hurry, isDue, judge, newProbe, type Probe, resetProbes, TOGETHER, type Watched } from './watched.ts';
+import { hurry, isDue, isFirst, judge, newProbe, type Probe, resetProbes, type Watched } from './watched.ts';
 import { linkState, probeTargets, type WayOut } from './way-out.ts';
 
 /** The sockets of the uplink. Each raises SIGURG when something arrives. */
@@ -62,6 +71,8 @@ export interface UplinkParts {
   onChange(): void;
   /** Called with the number of claims by others to the address of a gateway. */
   onConflict(claims: number): void;
+  /** Called when what a family depends on, the gateway or else a target, has answered a probe after so many ms. */
+  onRoundTrip(family: Family, ms: number): void;
   /** Default: the system's. */
   sockets?: UplinkSockets;
   clock?: Clock;
@@ -313,6 +324,8 @@ export class Uplink {
         );
         if (probe === undefined) continue;
         if (method === 'icmp' || this.#isAnswer(watched, probe, answer, now)) {
+          const measured = answer.solicited && probe.path.sentAt !== undefined && isFirst(watched, probe);
+          if (measured) this.#parts.onRoundTrip(watched.family, Math.max(0, now - probe.askedAt));
           answered(probe.path, policy, now);
         }
       }
@@ -348,7 +361,8 @@ export class Uplink {
       // Unicast while it answers, as long as there are probes left for the whole link.
       const unicast = path.state === 'answers' && path.unanswered === 0 && policy.failures > 1;
       probe.askedAll = !unicast || hop.mac === undefined || (isHop && hop.asksAll(now));
-      probe.askedAt = now;
+      // Not `now`: links and addresses may have been read since.
+      probe.askedAt = this.#clock.now();
       const result = socket.send(probe.address, probe.askedAll ? undefined : hop.mac);
       if (result < 0 && !UNREACHABLE.has(-result)) throw new SystemError('send', -result);
       probe.problem = undefined;

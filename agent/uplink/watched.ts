@@ -2,13 +2,10 @@
 import type { Address, Family } from '../../lib/prefix.ts';
 import type { UplinkPolicy } from '../policy/model.ts';
 import type { ConntrackHealth } from './conntrack-health.ts';
-import { createPath, type FamilyHealth, type Path, type Verdict } from './health.ts';
+import { createPath, type FamilyHealth, type Path, TOGETHER, type Verdict } from './health.ts';
 import type { NextHop } from './next-hop.ts';
 import type { Method, Origin, Prober } from './probe.ts';
 import type { ProbeTarget, WayOut } from './way-out.ts';
-
-/** Probes due within this share of their interval are sent together with what is due now: fewer wake-ups. */
-export const TOGETHER = 1 / 8;
 
 /** The share of the interval after which a gateway is probed again when another host claims its address. */
 const HURRY = 1 / 8;
@@ -51,6 +48,10 @@ export const newProbe = ({ method, address, aside }: ProbeTarget, now: number): 
 /** Whether to probe now; an outstanding probe keeps its whole timeout. */
 export const isDue = ({ nextAt, sentAt }: Path, { interval }: UplinkPolicy, now: number): boolean =>
   nextAt <= (sentAt === undefined ? now + interval * TOGETHER : now);
+
+/** Whether it is the gateway's probe, or with `probe: none` that of the first target. */
+export const isFirst = ({ probes }: Watched, probe: Probe): boolean =>
+  probes.find(({ aside }) => !aside) === probe;
 
 /** Makes the next request to the gateway due soon, unless one is outstanding. */
 export function hurry({ gateway, probes, way }: Watched, now: number): void {

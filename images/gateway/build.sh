@@ -1,9 +1,10 @@
 #!/bin/sh
 # npm run image: builds the image without a registry, from Debian's packages and npm's. Root, Debian or Ubuntu.
 #
-#   build.sh [--tag NAME] [--archive FILE] [--label KEY=VALUE]
+#   build.sh [--tag NAME] [--arch amd64|arm64] [--archive FILE] [--sbom FILE] [--label KEY=VALUE]
 #
-# NAME: localhost/veg-agent; FILE: also written as an OCI archive; KEY=VALUE: one more label
+# NAME: localhost/veg-agent; FILE: also written, as an OCI archive, and the SBOM of what the image holds; KEY=VALUE: one more
+# label. Another architecture than this machine's needs what `test/support/setup.sh release` installs.
 #
 # Packages, files and settings are those of the Dockerfile. Two builds of one commit from one snapshot of Debian's archive
 # are identical to the byte; DEBIAN_MIRROR and DEBIAN_SECURITY_MIRROR name a snapshot, such as
@@ -12,13 +13,16 @@ set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin
 export PATH
-tag=localhost/veg-agent archive='' label=''
+usage='usage: build.sh [--tag NAME] [--arch amd64|arm64] [--archive FILE] [--sbom FILE] [--label KEY=VALUE]'
+tag=localhost/veg-agent archive='' label='' sbom='' arch=$(dpkg --print-architecture)
 while [ $# -gt 0 ]; do
   case $1 in
     --tag) tag=$2 ;;
+    --arch) arch=$2 ;;
     --archive) archive=$2 ;;
+    --sbom) sbom=$2 ;;
     --label) label=$2 ;;
-    *) echo 'usage: build.sh [--tag NAME] [--archive FILE] [--label KEY=VALUE]' >&2; exit 2 ;;
+    *) echo "$usage" >&2; exit 2 ;;
   esac
   shift 2
 done
@@ -37,12 +41,25 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-sh images/gateway/tree.sh "$work/tree"
+if [ "$arch" = "$(dpkg --print-architecture)" ]; then
+  sh images/gateway/tree.sh "$work/tree"
+else
+  case $arch in
+    amd64) cpu=x64 STRIP=x86_64-linux-gnu-strip ;;
+    arm64) cpu=arm64 STRIP=aarch64-linux-gnu-strip ;;
+    *) echo "$usage" >&2; exit 2 ;;
+  esac
+  export STRIP
+  mkdir "$work/npm"
+  cp package.json package-lock.json .npmrc "$work/npm/"
+  npm ci --prefix "$work/npm" --cpu="$cpu" --omit=dev --ignore-scripts --loglevel=error >&2
+  sh images/gateway/tree.sh "$work/tree" "$cpu" "$work/npm/node_modules"
+fi
 packages=$(sed 's/#.*//' images/gateway/packages | xargs | tr ' ' ,)
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
 # In a hook, $1 is mmdebstrap's root directory.
-mmdebstrap --quiet --variant=essential --skip=cleanup/run --include="$packages" \
+mmdebstrap --quiet --architectures="$arch" --variant=essential --skip=cleanup/run --include="$packages" \
   --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
   --customize-hook="cp -R '$work/tree/.' \"\$1\"" \
   --customize-hook='sh images/gateway/prepare.sh "$1"' \
@@ -51,13 +68,15 @@ mmdebstrap --quiet --variant=essential --skip=cleanup/run --include="$packages" 
   bookworm "$work/root.tar" \
   "deb $mirror bookworm main" "deb $mirror bookworm-updates main" "deb $security bookworm-security main"
 
-container=$(buildah from scratch)
+[ -z "$sbom" ] || tar -xOf "$work/root.tar" ./opt/veg-agent/sbom.spdx.json >"$sbom"
+
+container=$(buildah from --arch "$arch" scratch)
 buildah add --quiet "$container" "$work/root.tar" / >/dev/null
-buildah config --user 65534:65534 --cmd '["veg-agent","run"]' --port 10669/tcp \
+buildah config --arch "$arch" --user 65534:65534 --cmd '["veg-agent","run"]' --port 10669/tcp \
   --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
   --label org.opencontainers.image.title=veg-agent \
   --label "org.opencontainers.image.version=$(node -p 'require("./package.json").version')" \
   --label "org.opencontainers.image.revision=$(git rev-parse HEAD)" \
   --label org.opencontainers.image.licenses=Apache-2.0 ${label:+--label "$label"} "$container"
 buildah commit --quiet --timestamp "$SOURCE_DATE_EPOCH" "$container" "$tag"
-[ -z "$archive" ] || buildah push --quiet "$tag" "oci-archive:$archive:$tag"
+[ -z "$archive" ] || sh images/archive.sh "$tag" "$archive"

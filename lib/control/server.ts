@@ -6,6 +6,7 @@ import { lstatSync, mkdirSync } from 'node:fs';
 import type { IncomingMessage, Server } from 'node:http';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { systemClock } from '../clock.ts';
 import type { ConnectionLimits } from '../connection-slots.ts';
 import { clear } from '../files.ts';
 import { type HttpResponse, HttpServer } from '../http-server.ts';
@@ -91,11 +92,11 @@ export async function serveControl(
   const http = new HttpServer({ limits: LIMITS, log, handle: (message) => respond(message, routes, log) });
   const socket = new ControlSocket(stateDir, http, log);
   await socket.take();
-  const watcher = setInterval(() => void socket.check(), CHECK_INTERVAL);
+  const watcher = systemClock.every(CHECK_INTERVAL, () => void socket.check());
   watcher.unref();
   return {
     async close() {
-      clearInterval(watcher);
+      watcher.cancel();
       await http.close();
     },
   };

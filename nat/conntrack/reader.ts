@@ -48,8 +48,8 @@ export interface ReaderOptions {
   clock?: () => number;
   /** The number of messages that the kernel has dropped for a socket; default: from /proc/net/netlink. */
   dropCount?: (port: number) => number | undefined;
-  /** Called after each complete dump; its time counts as part of the dump. */
-  onDump: () => void;
+  /** Called after each complete dump, with when it began, ms of `clock`; its time counts as part of the dump. */
+  onDump: (began: number) => void;
   /** Octets; default `RECEIVE_BUFFER`. */
   receiveBuffer?: number;
 }
@@ -58,6 +58,8 @@ export interface ReaderOptions {
 interface Dump {
   /** Received entries, to be applied when the event queue is empty. */
   part?: ConntrackEntry[];
+  /** When it was requested, ms of the monotonic clock. */
+  began: number;
   /** Everything was received. */
   complete: boolean;
   /** Time that it has taken, ms. */
@@ -185,12 +187,13 @@ export class ConntrackReader {
   }
 
   #beginDump(): void {
-    const { libc, tracker } = this.#options;
+    const { libc, tracker, clock } = this.#options;
+    const began = clock();
     // The kernel writes the first part within the call.
     tracker.beginDump();
     const sent = libc.sendto(this.#dumpSocket.fd, dumpRequest(++this.#sequence));
     if (sent < 0) throw refused('cannot request the conntrack table', sent);
-    this.#dump = { complete: false, cost: 0 };
+    this.#dump = { began, complete: false, cost: 0 };
   }
 
   /**
@@ -207,7 +210,7 @@ export class ConntrackReader {
     } else if (!dump.complete) {
       dump.part = this.#receivePart(dump);
     } else if (tracker.endDump(now(), mostEnds)) {
-      onDump();
+      onDump(dump.began);
       this.#dump = undefined;
     } else {
       goOn = false;

@@ -9,7 +9,7 @@ import { AF_INET, AF_INET6, AF_UNSPEC, NFGEN_HEADER, NLM_F_DUMP, NLM_F_REQUEST }
 import {
   Attributes,
   attribute,
-  formatMessage,
+  formatDatagram,
   nest,
   nfgenHeader,
   u8,
@@ -22,6 +22,8 @@ import type { Family } from '../../lib/prefix.ts';
 const SUBSYSTEM = 1 << 8;
 export const CT_NEW = SUBSYSTEM | 0;
 export const CT_GET = SUBSYSTEM | 1;
+/** IPCTNL_MSG_CT_GET_STATS: how many entries there are. */
+const CT_GET_STATS = SUBSYSTEM | 5;
 export const CT_DELETE = SUBSYSTEM | 2;
 
 /** Multicast groups (enum nfnetlink_groups). */
@@ -30,6 +32,8 @@ export const NFNLGRP_CONNTRACK_DESTROY = 3;
 
 /** The entry has been taken out of the table or is about to be (enum ip_conntrack_status). */
 export const IPS_DYING = 1 << 9;
+/** The flow is in a flowtable: the kernel reports neither its state nor its timeout. Of TCP it is established. */
+export const IPS_OFFLOAD = 1 << 14;
 
 // enum ctattr_type
 export const CTA_TUPLE_ORIG = 1;
@@ -296,12 +300,11 @@ export function decodeEntry(buffer: Buffer, start: number, end: number): Conntra
 
 /** A request that dumps the table of both families, as a whole message. */
 export const dumpRequest = (seq: number): Buffer =>
-  Buffer.concat(
-    formatMessage({
-      ...{ type: CT_GET, flags: NLM_F_REQUEST | NLM_F_DUMP, seq, port: 0 },
-      data: nfgenHeader(AF_UNSPEC),
-    }),
-  );
+  formatDatagram([{ type: CT_GET, flags: NLM_F_REQUEST | NLM_F_DUMP, data: nfgenHeader(AF_UNSPEC) }], seq, 0);
+
+/** A request for the number of entries, as a whole message: the least that there is to ask for. */
+export const countRequest = (seq: number): Buffer =>
+  formatDatagram([{ type: CT_GET_STATS, flags: NLM_F_REQUEST, data: nfgenHeader(AF_UNSPEC) }], seq, 0);
 
 /** A tuple as the attribute `type`. */
 export function encodeTuple(type: number, family: Family, protocol: number, tuple: Tuple): Buffer {

@@ -26,6 +26,12 @@ t.test('requests that come together are one run, named by the first', async (t) 
   t.strictSame(nextRun(cadence), { at: 1100 + RESYNC, trigger: 'timer' }, 'then only the timer is due');
 });
 
+t.test('the first run does not wait for more requests', async (t) => {
+  const cadence = createCadence(RESYNC, 0);
+  request(cadence, 'start', 5);
+  t.strictSame(nextRun(cadence), { at: 5, trigger: 'start' });
+});
+
 t.test('a policy, and a caller that waits for a run, do not wait for more requests', async (t) => {
   for (const trigger of ['policy', 'control', 'sighup'] as const) {
     const cadence = settled();

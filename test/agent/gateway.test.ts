@@ -26,12 +26,18 @@ const POLICY: Policy = {
 };
 
 /** A gateway in a pod with two interfaces. `faults` replaces parts of the kernel. */
-function setUp(t: Test, faults: (kernels: Kernels) => Partial<Kernels> = () => ({})) {
+function setUp(
+  t: Test,
+  faults: (kernels: Kernels) => Partial<Kernels> = () => ({}),
+  parts: Partial<GatewayParts> = {},
+) {
   const clock = new ManualClock();
   const pod = new PodModel();
   pod.addInterface('eth0', ['10.16.0.12/16']);
   pod.addInterface('net1', ['172.17.0.11/16']);
   const calls: string[] = [];
+  /** What was shown after each run. */
+  const inSync: boolean[] = [];
   const intents: BfdIntent[] = [];
   const view = {
     policy: { source: '', valid: false, generation: 0, errors: [], warnings: [] },
@@ -50,20 +56,27 @@ function setUp(t: Test, faults: (kernels: Kernels) => Partial<Kernels> = () => (
         return clock.now();
       },
     },
-    metrics: { reconciled: () => void calls.push('reconciled'), repaired: () => {} },
+    metrics: {
+      reconciled: () => {
+        calls.push('reconciled');
+        inSync.push(view.kernel.inSync);
+      },
+      repaired: () => {},
+    },
     logger: { debug() {}, info() {}, warn() {}, error() {} },
     readEvents: () => {},
     onIntent: (intent: BfdIntent) => void intents.push(intent),
     onInForce: (fresh: unknown) => void calls.push(fresh === undefined ? 'in force' : 'in force, new'),
     lastGood: () => undefined,
     ...{ onApplied: () => {}, onObserved: async () => {}, flows: { follow: () => {} }, clock },
+    ...parts,
   } as unknown as GatewayParts);
   t.teardown(() => gateway.stop());
   const take = (policy: Policy) =>
     gateway.takePolicy({
       ...{ source: 'p', result: { ok: true, policy }, content: { files: [] } },
     } as unknown as LoadedPolicy);
-  return { gateway, pod, clock, calls, intents, view, take };
+  return { gateway, pod, clock, calls, inSync, intents, view, take };
 }
 
 t.test('nothing is read or changed before there is a policy', async (t) => {
@@ -119,6 +132,36 @@ t.test('a kernel that cannot be read leaves the sessions as they are, and is ret
   fault.error = undefined;
   await clock.advance(CADENCE.retryLongest);
   t.match(view.kernel, { inSync: true, failed: [], last: { ok: true } });
+});
+
+t.test('the kernel is not in sync from the moment a policy is loaded until it is in force', async (t) => {
+  const gate = Promise.withResolvers<void>();
+  let gated = false;
+  const { clock, view, inSync, take } = setUp(t, ({ nat }) => ({
+    nat: {
+      ...nat,
+      apply: async (...args: Parameters<typeof nat.apply>) => {
+        if (gated) await gate.promise;
+        return nat.apply(...args);
+      },
+    },
+  }));
+  take(POLICY);
+  await clock.advance(1000);
+  t.equal(view.kernel.inSync, true);
+  gated = true;
+  inSync.length = 0;
+  take({ ...POLICY, name: 'default/other', rules: [] });
+  t.equal(view.kernel.inSync, false);
+  await clock.advance(100);
+  take({ ...POLICY, name: 'default/another' });
+  gate.resolve();
+  await clock.advance(1000);
+  t.same(
+    inSync.slice(0, 2),
+    [false, true],
+    'the run of the one before says nothing of the one that came during it',
+  );
 });
 
 t.test('an observation that hangs is not watching: the gateway is neglected until it ends', async (t) => {
@@ -204,4 +247,50 @@ t.test('an invalid policy is reported, and the one in force stays', async (t) =>
   t.same(pod.applied, []);
   take(POLICY);
   t.match(view.policy, { valid: true, errors: [], generation: 1 }, 'the same policy is no new generation');
+});
+
+t.test(
+  'the fast path waits until it is counted, and is out of force in a drain and while flows are removed',
+  async (t) => {
+    let counts = false;
+    const { gateway, pod, clock, view, take } = setUp(t, undefined, { countsFastPath: () => counts });
+    const inForce = () => pod.nftables.objects !== undefined;
+    take({ ...POLICY, fastPath: true });
+    await clock.advance(1000);
+    t.same([inForce(), view.kernel.fastPath, view.kernel.inSync], [false, false, true], 'not counted yet');
+    counts = true;
+    gateway.fastPathCounted();
+    await clock.advance(1000);
+    t.same([inForce(), view.kernel.fastPath], [true, true]);
+    gateway.withdraw(true);
+    await clock.advance(1000);
+    t.same([inForce(), view.kernel.fastPath], [false, false], 'a drain');
+    gateway.withdraw(false);
+    await clock.advance(1000);
+    t.ok(inForce());
+    const seen: boolean[] = [];
+    const work = gateway.withoutFastPath(async () => {
+      seen.push(inForce());
+      throw new Error('of the work');
+    });
+    await Promise.all([t.rejects(work, /of the work/), clock.advance(1000)]);
+    t.same(seen, [false]);
+    await clock.advance(1000);
+    t.ok(inForce(), 'also after work that failed');
+    t.same(view.kernel.driftRepaired, {}, 'none of it is a repair');
+    take(POLICY);
+    await clock.advance(1000);
+    t.same([inForce(), view.kernel.fastPath], [false, undefined]);
+  },
+);
+
+t.test('a kernel without flowtables gets everything else, and a note', async (t) => {
+  const { pod, clock, view, take } = setUp(t);
+  pod.nftables.refuses = 'ENOENT';
+  take({ ...POLICY, fastPath: true });
+  await clock.advance(1000);
+  t.match(view.kernel, { inSync: true, failed: [], fastPath: false, last: { ok: true } });
+  t.match(view.kernel.notes, [/^the fast path is not in force, the rest is: .*; load nf_flow_table, /]);
+  await clock.advance(60_000);
+  t.match(view.kernel, { fastPath: false, notes: [/nft_flow_offload/], driftRepaired: {} });
 });

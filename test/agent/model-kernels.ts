@@ -9,13 +9,18 @@ import type { Kernels } from '../../agent/reconcile/observation.ts';
 import { type Address, address, familyOf, type Prefix, parsePrefix, prefix } from '../../lib/prefix.ts';
 import type { NatStep } from '../../nat/diff.ts';
 import { NatError, type NatErrorKind } from '../../nat/errors.ts';
+import { createFastPathKernel } from '../../nat/fast-path/kernel.ts';
 import type { ObservedNat } from '../../nat/kernel.ts';
 import { commandLines, isRuleStep } from '../../nat/render.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
 import { RoutingError } from '../../routing/kernel.ts';
+import type { LinkStep } from '../../routing/links.ts';
 import { METRIC_VEG_AGENT } from '../../routing/numbers.ts';
+import { isAnnouncement } from '../../routing/ownership.ts';
 import { renderRule, renderStep } from '../../routing/render.ts';
 import type { InterfaceAddress, Link, Route } from '../../routing/state.ts';
+import { createCounterModel } from '../nat/counters/model.ts';
+import { NftablesModel } from '../nat/fast-path/model.ts';
 import { carryOut, Model } from '../nat/model.ts';
 import { ModelKernel } from '../routing/model.ts';
 
@@ -54,6 +59,9 @@ export class PodModel {
   readonly conflicts = new Map<Address, string>();
   /** Why the tables of a family cannot be listed. */
   readonly unlistable = new Map<4 | 6, NatError>();
+  readonly #counters = createCounterModel();
+  readonly nftables = new NftablesModel();
+  readonly #fastPath = createFastPathKernel(() => this.nftables);
   refusals: Refusal[] = [];
   /** The lines that were applied, those that were refused with the reason. */
   applied: string[] = [];
@@ -82,7 +90,10 @@ export class PodModel {
         apply: async (steps) => this.#applyNat(steps),
         counts: async () => [],
         missingHook: async () => undefined,
+        gateLack: () => undefined,
       },
+      counters: this.#counters,
+      fastPath: this.#fastPath,
       sysctls: {
         observe: async (wanted) => ({
           steps: wanted
@@ -93,6 +104,10 @@ export class PodModel {
         apply: async (steps) => this.#applySysctls(steps),
         fingerprint: () => '',
         planCleanup: async () => [],
+      },
+      shaping: {
+        observe: () => ({ qdiscs: [], classes: new Map() }),
+        apply: async () => [],
       },
       claims: {
         probe: (links) => new Set([...links.keys()].filter((one) => !this.conflicts.has(one))),
@@ -106,6 +121,7 @@ export class PodModel {
         ...structuredClone({ links: this.links, addresses: this.addresses }),
         ...{ connected: [], routes: [], podIPs: [], services: [], networks: [] },
         ...{ names: [], missing: [], notes: [] },
+        announced: this.routing.routes.filter(isAnnouncement).map(({ destination }) => destination),
       }),
       // What no event announces: the elements of sets, and sysctls.
       fingerprint: () => JSON.stringify([this.nat.saveSets(), ...this.sysctls]),
@@ -151,14 +167,45 @@ export class PodModel {
   #setLink(verb: string, rest: string): void {
     const [name = '', state] = rest.split(' ').filter((word) => word !== 'dev');
     const at = this.links.findIndex((link) => link.name === name);
-    if (verb === 'del') {
-      const [gone] = this.links.splice(at, 1);
-      this.addresses = this.addresses.filter(({ ifindex }) => ifindex !== gone?.index);
-      this.routing.routes = this.routing.routes.filter(({ dev }) => dev !== name);
-    } else if (verb === 'add') this.addInterface(name, []);
+    if (verb === 'del') this.#removeLink(name);
+    else if (state === 'nomaster') this.#moveLink(name, undefined);
+    else if (verb === 'add') this.addInterface(name, []);
     else Object.assign(this.links[at]!, { up: state === 'up', carrier: state === 'up' });
     // The kernel removes the routes of a link that goes down.
     if (state === 'down') this.routing.routes = this.routing.routes.filter(({ dev }) => dev !== name);
+  }
+
+  #removeLink(name: string): void {
+    const at = this.links.findIndex((link) => link.name === name);
+    const [gone] = this.links.splice(at, 1);
+    this.addresses = this.addresses.filter(({ ifindex }) => ifindex !== gone?.index);
+    this.routing.routes = this.routing.routes.filter(({ dev }) => dev !== name);
+    for (const link of this.links) if (link.master === gone?.index) this.#moveLink(link.name, undefined);
+  }
+
+  /** An interface that enters or leaves a VRF loses its routes. */
+  #moveLink(name: string, master: string | undefined): void {
+    const link = this.links.find((one) => one.name === name)!;
+    if (master === undefined) delete link.master;
+    else link.master = this.links.find((one) => one.name === master)!.index;
+    this.routing.routes = this.routing.routes.filter(({ dev }) => dev !== name);
+  }
+
+  #applyLink(step: LinkStep): void {
+    if (step.kind === 'delLink') {
+      this.#removeLink(step.link.name);
+      return;
+    }
+    const { name, device, master, mtu } = step.link;
+    if (device !== undefined) {
+      const index = 1 + Math.max(...this.links.map((link) => link.index));
+      this.links.push({
+        ...{ index, name, device, mac: '', mtu: 1500, up: true, carrier: true, group: 178 },
+      });
+    }
+    if (master !== undefined) this.#moveLink(name, master);
+    const link = this.links.find((one) => one.name === name)!;
+    Object.assign(link, { mtu: mtu ?? link.mtu, up: true });
   }
 
   #addAddress(dev: string, text: string): void {
@@ -235,7 +282,8 @@ export class PodModel {
       Object.assign(this.addresses.at(-1)!, { scope: 253, metric: METRIC_VEG_AGENT });
     } else if (step.kind === 'delAddress') {
       this.addresses = this.addresses.filter((one) => one.address !== step.address.address);
-    } else this.routing.apply([step]);
+    } else if ('link' in step) this.#applyLink(step);
+    else this.routing.apply([step]);
     return [];
   }
 

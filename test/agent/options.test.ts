@@ -3,6 +3,7 @@ import {
   type Flags,
   matchesDaemon,
   parseListen,
+  plainRunFlags,
   planQuery,
   resolveOptions,
   variableOf,
@@ -43,6 +44,35 @@ t.test('a flag beats its variable, a variable beats the default', async (t) => {
 
 t.equal(resolveOptions({}, {}, true).logFormat, 'pretty', 'logs are pretty on a terminal');
 t.equal(resolveOptions({}, {}, false).logFormat, 'json', 'and JSON elsewhere');
+
+t.test(
+  'flags of run with a value each are read without the command line library, others with it',
+  async (t) => {
+    const flags = { 'policy-dir': '/p', listen: ':1', 'internal-interface': 'eth0' };
+    const words = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value]);
+    t.strictSame(plainRunFlags(['run', ...words]), flags);
+    t.strictSame(plainRunFlags(['run']), {});
+    t.strictSame(
+      plainRunFlags(['run', '--listen', ':1', '--listen', ':2']),
+      { listen: ':2' },
+      'the last counts',
+    );
+    for (const others of [
+      [],
+      ['plan'],
+      ['run', '--help'],
+      ['run', '--listen'],
+      ['run', '--listen=:1'],
+      ['run', '--listen', '--resync'],
+      ['run', '--unknown', 'x'],
+      ['run', '--toString', 'x'],
+      ['run', 'listen', ':1'],
+      ['--policy-dir', '/p', 'run'],
+    ]) {
+      t.equal(plainRunFlags(others), undefined, others.join(' '));
+    }
+  },
+);
 
 t.test('a value that cannot be used names the flag or variable and says what it may be', async (t) => {
   const wrong = (flags: object, env: Record<string, string>, message: RegExp) =>

@@ -2,21 +2,24 @@
  * Every file of the state directory, damaged in thousands of ways: whoever reads it goes on without it or with values
  * that it can hold, tells what is wrong, and keeps the next good state.
  */
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import pino from 'pino';
 import t from 'tap';
+import { readPolicyCounters, writePolicyCounters } from '../../agent/flows/policy-counters-file.ts';
 import { RetentionClock } from '../../agent/flows/retention-clock.ts';
 import { Translations } from '../../agent/flows/translations.ts';
 import { ObserverCounts } from '../../agent/kube-ovn/observer-counts.ts';
 import { createSysctls } from '../../agent/pod/sysctl.ts';
 import { keepPolicy, readLastPolicy } from '../../agent/policy/last-policy.ts';
+import { HistoryFile } from '../../agent/show/plots/history-file.ts';
 import { Checkpoint } from '../../bfd/checkpoint.ts';
 import { Engine } from '../../bfd/engine.ts';
 import { FORMAT, type SavedSession } from '../../bfd/saved.ts';
+import { uptime } from '../../lib/clock.ts';
 import * as stateFiles from '../../lib/files.ts';
 import { parseJson } from '../../lib/json.ts';
 import { readCheckpoint, writeCheckpoint } from '../../nat/conntrack/checkpoint.ts';
@@ -25,6 +28,7 @@ import { recordLine } from '../../nat/conntrack/records.ts';
 import { TranslationStore } from '../../nat/conntrack/store.ts';
 import { Flow, FlowTable } from '../../nat/conntrack/table.ts';
 import { Tracker } from '../../nat/conntrack/tracker.ts';
+import { CounterTotals, type SavedTotals } from '../../nat/counters/totals.ts';
 import { entry } from '../nat/conntrack/entries.ts';
 import { mutateOctets, mutateValue, randomFrom } from '../support/fuzz.ts';
 
@@ -176,6 +180,73 @@ t.test('port-blocks.json', async (t) => {
   writeFileSync(file, 'junk');
   make().made.onPortBlocks({ 4: [blocks as never] });
   t.match(await ask(make().made, { external: '172.17.0.50:1600' }), { status: 200 }, 'the next good state');
+});
+
+t.test('policy-counters.json', async (t) => {
+  const file = join(directory(), 'policy-counters.json');
+  const carried = { connections: 1, packets: { out: 7, in: 6 }, bytes: { out: 700, in: 6000 } };
+  const good = {
+    version: 1,
+    labels: [{ mark: 0x123456, policy: 'web', inbound: false, forwarded: false }],
+    tables: [{ family: 4, handle: 3, counts: [[0x123456, [1, 60, 6, 640, 6, 6000]]] }],
+    sums: [{ policy: 'web', family: 4, treatment: 'snat', ...carried }],
+  };
+  let kept = 0;
+  for (const content of damaged(good, 500)) {
+    writeFileSync(file, content);
+    let saved: SavedTotals | undefined;
+    try {
+      saved = readPolicyCounters(file);
+    } catch (error) {
+      t.match((error as Error).message, /damaged/);
+    }
+    if (saved === undefined) continue;
+    kept++;
+    const totals = new CounterTotals();
+    totals.load(saved);
+    totals.add([{ family: 4, handle: 3, counts: [] }]);
+    const numbers = totals
+      .volumes('snat')
+      .flatMap(({ packets, bytes }) => Object.values({ ...packets, ...bytes }));
+    t.ok(numbers.every((number) => Number.isSafeInteger(number) && number >= 0));
+  }
+  t.ok(kept > 50, `${kept} had something of use`);
+  writePolicyCounters(file, good as unknown as SavedTotals);
+  t.same(readPolicyCounters(file), { labels: good.labels, tables: good.tables, sums: good.sums });
+});
+
+t.test('history.bin', async (t) => {
+  const stateDir = directory();
+  const file = join(stateDir, 'history.bin');
+  const make = () => {
+    const { logger, told } = listening();
+    return { made: new HistoryFile(stateDir, logger), told };
+  };
+  const recorder = make().made.read();
+  recorder.sample({ traffic: undefined, entries: 7, lateness: undefined }, uptime());
+  recorder.marks.add({ kind: 'repair', text: 'repaired rule', count: 1 }, uptime());
+  make().made.write(recorder);
+  t.equal(statSync(file).mode & 0o777, 0o600);
+  const good = readFileSync(file);
+  const line = good.indexOf('\n');
+  const head = JSON.parse(good.subarray(0, line).toString());
+  let kept = 0;
+  const random = randomFrom(3);
+  const contents = [...damaged(head, 500)].map((changed) => Buffer.concat([changed, good.subarray(line)]));
+  for (const content of [...contents, ...Array.from({ length: 200 }, () => mutateOctets(good, random))]) {
+    writeFileSync(file, content);
+    const { made, told } = make();
+    const document = made.read().document('5m', uptime(), Date.now());
+    t.ok(document.connections.every((value) => value === null || value >= 0));
+    if (told.length === 0) kept++;
+    else t.match(told[0], /ignoring the saved history/);
+  }
+  t.ok(kept > 5, `${kept} had something of use`);
+  writeFileSync(file, 'junk');
+  make().made.write(recorder);
+  const { made, told } = make();
+  t.ok(made.read().document('5m', uptime(), Date.now()).connections.includes(7), 'the next good state');
+  t.same(told, []);
 });
 
 t.test('last-policy.json.gz', async (t) => {

@@ -76,6 +76,7 @@ function setUp(t: Test, faults: { fork?: (n: number) => FakeProcess | Error; sto
       return made as unknown as ForkedProcess;
     },
     onStart: () => {},
+    onAgentIntent: () => void lines.push('the agent process knows'),
     ensureStateDir() {
       if (stateDirError) throw stateDirError;
     },
@@ -217,12 +218,13 @@ t.test('signals wait until the agent process handles them', async (t) => {
 });
 
 t.test('a message read after its sender has ended counts until there is another process', async (t) => {
-  const { processes, done, clock } = setUp(t);
+  const { processes, done, clock, lines } = setUp(t);
   const [first] = processes as [FakeProcess];
   first.exit(1);
   first.emit('message', { type: 'up' });
-  first.emit('message', { type: 'intent', intent: {} });
+  first.emit('message', { type: 'intent', intent: { peers: [] } });
   t.same(done, ['configure']);
+  t.ok(lines.includes('the agent process knows'), 'what began before it ends');
   await clock.advance(WATCHDOG.restartFirst);
   first.emit('message', { type: 'drain' });
   t.same(done, ['configure'], 'the next process decides');
@@ -258,6 +260,31 @@ t.test('SIGTERM drains, waits for the agent process to end, and ends with 0', as
   await clock.advance(60_000);
   t.equal(processes.length, 1, 'no other one is started');
 });
+
+t.test(
+  'a member of a group drains when its agent process has handed over, or the time is over',
+  async (t) => {
+    const peers = [{ remote: '10.16.0.13', unconditional: true }];
+    for (const hangs of [false, true]) {
+      const { supervisor, processes, done, clock, code } = setUp(t);
+      const [agent] = processes as [FakeProcess];
+      agent.emit('message', { type: 'intent', intent: { peers, readiness: {} } });
+      supervisor.signalHandlers.SIGTERM();
+      await clock.advance(4900);
+      t.same(done, ['configure'], 'not before the handover');
+      t.ok(agent.sent.some(({ type }) => type === 'shutdown'));
+      if (!hangs) {
+        agent.emit('message', { type: 'drain' });
+        t.same(done, ['configure', 'drain']);
+        agent.exit(0);
+      }
+      await clock.advance(200);
+      t.same(done, hangs ? ['configure', 'drain'] : ['configure', 'drain', 'stop']);
+      await clock.advance(7000);
+      t.same([done.at(-1), code()], ['stop', 0]);
+    }
+  },
+);
 
 t.test('an agent process that does not end is killed, and one that cannot be is left behind', async (t) => {
   const { supervisor, processes, clock, code } = setUp(t);

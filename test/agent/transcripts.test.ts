@@ -12,7 +12,7 @@ import type { OpenKernels } from '../../agent/kernels.ts';
 import { formatError } from '../../agent/policy/error-text.ts';
 import type { Missing } from '../../agent/policy/last-good.ts';
 import { loadPolicy } from '../../agent/policy/load.ts';
-import { type KeptPolicy, type LoadedPolicy, lastGood } from '../../agent/policy/source.ts';
+import { type KeptPolicy, type LoadedPolicy, lastGood, loadParser } from '../../agent/policy/source.ts';
 import { type AgentView, notReady } from '../../agent/show/status.ts';
 import type { BfdIntent } from '../../bfd/intent.ts';
 import { address, FAMILIES } from '../../lib/prefix.ts';
@@ -160,6 +160,7 @@ class History {
       case 'undrain':
         // The BFD process takes the sessions down; its report says so.
         this.#view.draining = verb === 'drain';
+        this.#gateway.withdraw(verb === 'drain');
         break;
       case 'restart':
         await this.stop();
@@ -248,6 +249,8 @@ const files = globSync('*.txt', { cwd: DIRECTORY }).sort();
 t.ok(files.length >= 10, 'there are transcripts');
 
 for (const file of files) {
+  await loadParser();
+
   t.test(basename(file, '.txt'), async (t) => {
     const path = join(DIRECTORY, file);
     const lines = readFileSync(path, 'utf8').split('\n');

@@ -55,6 +55,32 @@ t.test('a silent process hangs after half a minute, counted from its start', asy
   t.ok(isHung(dog, 100 * SECOND + WATCHDOG.hung + 1));
 });
 
+t.test('a process that is killed before its first message gives the next one twice as long', async (t) => {
+  const dog = createWatchdog(0);
+  let now = 0;
+  const times = [30, 60, 120, 240, 240].map((seconds) => {
+    agentStarted(dog, now);
+    t.notOk(isHung(dog, now + seconds * SECOND), `${seconds} s`);
+    now += seconds * SECOND + 1;
+    t.ok(isHung(dog, now));
+    agentEnded(dog, now);
+    return seconds * SECOND;
+  });
+  t.equal(times.at(-1), WATCHDOG.slowestStart);
+  agentStarted(dog, now);
+  agentHeard(dog, now + 200 * SECOND);
+  t.ok(
+    isHung(dog, now + 230 * SECOND + 1),
+    'one that has sent a message has no more than half a minute to the next',
+  );
+  agentEnded(dog, now + 231 * SECOND);
+  agentStarted(dog, 0);
+  t.ok(isHung(dog, WATCHDOG.hung + 1), 'and neither has the one after it');
+  agentEnded(dog, 1);
+  agentStarted(dog, 0);
+  t.ok(isHung(dog, WATCHDOG.hung + 1), 'an end before that is none of a slow start');
+});
+
 t.test('starts back off, and a process that ran long enough resets the backoff', async (t) => {
   const dog = createWatchdog(0);
   const delays = Array.from({ length: 9 }, (_, i) => {

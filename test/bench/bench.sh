@@ -4,5 +4,5 @@ set -u
 cd "$(dirname "$0")/../.." || exit 1
 PATH=$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin
 export PATH
-sh test/support/setup.sh live || exit 1
+sh test/support/setup.sh bench || exit 1
 exec node test/bench/bench.ts "$@"

@@ -1,7 +1,7 @@
 /**
- * The benchmarks: `npm run bench [-- PART…] [--list] [--quick] [--out DIR]`, as root. Each part runs in a process of its own and
+ * The benchmarks: `npm run bench [-- PART…] [--list] [--quick] [--out DIR] [--before REF]`, as root. Each part runs in a process of its own and
  * writes docs/bench/PART.json and PART.svg and its section of docs/benchmarks.md; one that fails says so and does not
- * keep the others from running. Exit code 0: all went well; 1: a part failed; 2: usage.
+ * keep the others from running. With --before the parts that can (the start) measure that commit in turn. Exit code 0: all went well; 1: a part failed; 2: usage.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -18,6 +18,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { NODE, ROOT } from '../support/netns.ts';
+import { BEFORE_VARIABLE, buildBefore } from './before.ts';
 import { BUDGET } from './context.ts';
 import { machine, watchNoise } from './machine.ts';
 import { type Findings, insert, picture, type Result, section } from './report.ts';
@@ -29,8 +30,11 @@ const PARTS: Record<string, string> = {
   'bfd-busy': 'BFD beside FRR and BIRD, while both cores are busy',
   failover: 'Failover behind OVN at 100 ms × 5',
   'failover-slow': 'Failover behind OVN at 1000 ms × 3',
+  group: 'Gateways of a group, and conntrackd',
+  'group-load': 'A group under many new flows',
   translations: 'The translation log beside conntrack -E',
   startup: 'Start and memory',
+  bandwidth: 'Bandwidth limits',
   reaction: 'How soon it reacts',
   growth: 'What grows with what',
 };
@@ -41,7 +45,7 @@ const GRACE = 15_000;
 const say = (text: string): void => void process.stderr.write(`${text}\n`);
 
 function refuse(message: string): never {
-  say(`bench: ${message}\nusage: npm run bench -- [PART…] [--list] [--quick] [--out DIR]`);
+  say(`bench: ${message}\nusage: npm run bench -- [PART…] [--list] [--quick] [--out DIR] [--before REF]`);
   process.exit(2);
 }
 
@@ -53,6 +57,7 @@ function parse() {
         list: { type: 'boolean', default: false },
         quick: { type: 'boolean', default: false },
         out: { type: 'string' },
+        before: { type: 'string' },
       },
     });
   } catch (error) {
@@ -94,6 +99,13 @@ const out = resolve(
 mkdirSync(join(out, 'bench'), { recursive: true });
 const page = join(out, 'benchmarks.md');
 if (!existsSync(page)) copyFileSync(join(ROOT, 'docs/benchmarks.md'), page);
+
+if (values.before !== undefined) {
+  say(`bench: building ${values.before}`);
+  const directory = join(work, 'before');
+  mkdirSync(directory);
+  process.env[BEFORE_VARIABLE] = JSON.stringify(buildBefore(values.before, directory));
+}
 
 const facts = machine();
 const failed: string[] = [];

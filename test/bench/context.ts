@@ -1,5 +1,6 @@
 /** What a part of the benchmarks is given. */
 import { Scope } from '../support/netns.ts';
+import { BEFORE_VARIABLE, type Before } from './before.ts';
 import type { Findings } from './report.ts';
 
 /** A part has so long, ms; the runner ends it a little later. */
@@ -9,6 +10,8 @@ const QUICK_BUDGET = 90_000;
 export interface Context {
   /** Only as much as shows that it works. */
   quick: boolean;
+  /** An earlier commit to measure in turn. */
+  before?: Before;
   /** Tells on stderr how far it is. */
   say(text: string): void;
   /** Milliseconds that are left to it. */
@@ -40,9 +43,9 @@ export async function inScope<T>(act: (scope: Scope) => Promise<T>): Promise<T> 
 export function contextOf(name: string, quick: boolean): Context {
   const began = performance.now();
   const left = () => began + (quick ? QUICK_BUDGET : BUDGET) - performance.now();
+  const before = process.env[BEFORE_VARIABLE];
   return {
-    quick,
-    left,
+    ...{ quick, left, ...(before && { before: JSON.parse(before) as Before }) },
     say: (text) =>
       process.stderr.write(`${name} ${Math.round((performance.now() - began) / 1000)} s: ${text}\n`),
     pick: (full, short) => (quick ? short : full),

@@ -6,6 +6,7 @@
  *     start [N]    from the start of the container to its first BFD packet and to a probe that succeeds
  *     memory       idle, repairing 1000 blocks beside probes, and the most there was
  *
+ * VEG_IMAGE_BEFORE names an image of an earlier commit: `size` and `start` measure it in turn.
  * OPENBFDD names a directory with OpenBFDD's bfdd-beacon and bfdd-control; then they run in the same containers, to
  * compare with. The figures of a release are in docs/design/0006-image.md.
  */
@@ -20,7 +21,8 @@ import { type Topology, topology } from '../support/topology.ts';
 import { print, runNamed } from './program.ts';
 
 const IMAGE = process.env.VEG_IMAGE ?? 'localhost/veg-agent';
-const { OPENBFDD } = process.env;
+const { OPENBFDD, VEG_IMAGE_BEFORE } = process.env;
+const IMAGES = [IMAGE, ...(VEG_IMAGE_BEFORE === undefined ? [] : [VEG_IMAGE_BEFORE])];
 
 /** `min/median/max`. */
 function spread(values: number[]): string {
@@ -72,7 +74,11 @@ interface Pod extends Topology {
 }
 
 /** Makes a pod whose init container has run. */
-async function withPod(init: Record<string, string>, act: (pod: Pod) => Promise<void>): Promise<void> {
+async function withPod(
+  init: Record<string, string>,
+  act: (pod: Pod) => Promise<void>,
+  image = IMAGE,
+): Promise<void> {
   const scope = new Scope();
   const containers: Container[] = [];
   try {
@@ -84,7 +90,7 @@ async function withPod(init: Record<string, string>, act: (pod: Pod) => Promise<
     }
     if (OPENBFDD !== undefined) volumes['/openbfdd'] = OPENBFDD;
     const run = (spec: Omit<ContainerSpec, 'volumes'>): Container => {
-      const container = Container.start(scope, net.gateway, { ...spec, volumes });
+      const container = Container.start(scope, net.gateway, { image, ...spec, volumes });
       containers.push(container);
       return container;
     };
@@ -108,11 +114,13 @@ async function withPod(init: Record<string, string>, act: (pod: Pod) => Promise<
 const mib = (octets: number) => Math.round(octets / 1024 / 102.4) / 10;
 
 async function size(): Promise<void> {
-  const unpacked = Number(must('podman', ['image', 'inspect', '--format', '{{.Size}}', IMAGE]));
-  const packed = Number(
-    run('sh', ['-c', `podman save ${IMAGE} | gzip -6 | wc -c`], { timeoutMs: 300_000 }).stdout,
-  );
-  print('size', { image: IMAGE, 'unpacked MiB': mib(unpacked), 'as gzip MiB': mib(packed) });
+  for (const image of IMAGES) {
+    const unpacked = Number(must('podman', ['image', 'inspect', '--format', '{{.Size}}', image]));
+    const packed = Number(
+      run('sh', ['-c', `podman save ${image} | gzip -6 | wc -c`], { timeoutMs: 300_000 }).stdout,
+    );
+    print('size', { image, 'unpacked MiB': mib(unpacked), 'as gzip MiB': mib(packed) });
+  }
 }
 
 // Start ------------------------------------------------------------------------------------------------------
@@ -139,37 +147,49 @@ async function firstPacket(scope: Scope, router: Namespace, act: () => Promise<v
   return first.at;
 }
 
+interface Starts {
+  packets: number[];
+  probes: number[];
+  cpu: number[];
+}
+
+/** One start to the first packet, and one to a probe that succeeds. */
+async function startOnce(setting: Setting, image: string, { packets, probes, cpu }: Starts): Promise<void> {
+  const toPacket = async ({ scope, router, start }: Pod) => {
+    let container: Container | undefined;
+    const at = await firstPacket(scope, router, async () => {
+      container = start(setting);
+    });
+    packets.push(at - container!.startedAt);
+    cpu.push(container!.cpuTime);
+  };
+  const toProbe = async ({ start }: Pod) => {
+    const container = start(setting);
+    const began = container.startedAt;
+    await until(() => container.exec(...setting.probe).code === 0, { what: 'a probe', timeoutMs: 60_000 });
+    probes.push(Date.now() - began);
+  };
+  await withPod(INIT_ENV, toPacket, image);
+  await withPod(INIT_ENV, toProbe, image);
+}
+
 async function start(count: number): Promise<void> {
   for (const setting of [...SETTINGS, ...(OPENBFDD === undefined ? [] : INCUMBENT)]) {
-    const packets: number[] = [];
-    const probes: number[] = [];
-    const cpu: number[] = [];
+    const images = INCUMBENT.includes(setting) ? [IMAGE] : IMAGES;
+    const all = new Map<string, Starts>(images.map((image) => [image, { packets: [], probes: [], cpu: [] }]));
     for (let i = 0; i < count; i++) {
-      await withPod(INIT_ENV, async ({ scope, router, start }) => {
-        let container: Container | undefined;
-        const at = await firstPacket(scope, router, async () => {
-          container = start(setting);
-        });
-        packets.push(at - container!.startedAt);
-        cpu.push(container!.cpuTime);
-      });
-      await withPod(INIT_ENV, async ({ start }) => {
-        const container = start(setting);
-        const began = container.startedAt;
-        await until(() => container.exec(...setting.probe).code === 0, {
-          what: 'a probe',
-          timeoutMs: 60_000,
-        });
-        probes.push(Date.now() - began);
+      for (const [image, starts] of all) await startOnce(setting, image, starts);
+    }
+    for (const [image, { packets, probes, cpu }] of all) {
+      print('start', {
+        setting: setting.name,
+        ...(images.length > 1 && { image }),
+        runs: count,
+        'first BFD packet ms': spread(packets),
+        'CPU until then ms': spread(cpu),
+        'probe succeeds ms': spread(probes),
       });
     }
-    print('start', {
-      setting: setting.name,
-      runs: count,
-      'first BFD packet ms': spread(packets),
-      'CPU until then ms': spread(cpu),
-      'probe succeeds ms': spread(probes),
-    });
   }
 }
 

@@ -6,22 +6,17 @@
  *     failover [N]     what a client loses, beside FRR's bfdd in the same OVN
  *     restarts [N]     kill -9 and SIGUSR2, as OVN sees them
  *     soak [MINUTES]   a policy that changes each second
+ *     group [N]        what happens to a group of gateways that share an address, under 200 connections (docs/group.md)
  *     rolling [N]      every gateway replaced by a new pod, one after the other, of two and of three
  *
- * Each makes an OVN of its own. The figures of a release are in docs/design/0003-ovn.md.
+ * Each makes an OVN of its own, of the release in the directory VEG_OVN_ROOT if that is set (ovn.ts). The figures of a release are in docs/design/0003-ovn.md.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type AgentPod, type GatewayPod, stopForwarding } from '../support/agent-pod.ts';
 import { type Failover, failover, now, Streams } from '../support/failover.ts';
+import { GatewayGroup, OvnPlace, WHOLE } from '../support/gateway-group.ts';
 import { type Scope, until } from '../support/netns.ts';
-import {
-  type AgentPod,
-  type GatewayPod,
-  Ovn,
-  type OvnOptions,
-  SERVER_ADDRESSES,
-  startFrrGateway,
-  stopForwarding,
-} from '../support/ovn.ts';
+import { Ovn, type OvnOptions, SERVER_ADDRESSES, startFrrGateway } from '../support/ovn.ts';
 import { peerUp } from '../support/peers.ts';
 import { startEchoServer, Traffic } from '../support/traffic.ts';
 import { inScope } from './context.ts';
@@ -289,6 +284,8 @@ const changingPolicies = (i: number) => [
 const MIN_READY = 10_000;
 /** TCP connections of a client, kept through the whole replacement. */
 const CONNECTIONS = 48;
+/** The same of a group. */
+const GROUP_CONNECTIONS = 200;
 
 /**
  * Every gateway is replaced as a Deployment with `maxUnavailable: 1` does it: preStop drains, SIGTERM ends, the pod is
@@ -343,7 +340,38 @@ async function rolling(count: number): Promise<void> {
   }
 }
 
+// Groups ---------------------------------------------------------------------------------------------------
+
+/** Each step of the whole table, by what it cost. */
+async function groups(count: number): Promise<void> {
+  for (let i = 0; i < count; i++) {
+    await inScope(async (scope) => {
+      const place = await OvnPlace.start(scope, { gateways: 3 });
+      const group = new GatewayGroup(scope, place, {
+        connections: GROUP_CONNECTIONS,
+        minReadyMs: MIN_READY,
+      });
+      await group.start();
+      await group.load();
+      for (const { what, act } of WHOLE) {
+        const cost = await group.during(() => act(group));
+        print('group', {
+          event: what,
+          'connections broken': `${cost.broken} of ${cost.open}`,
+          'longest wait ms': cost.stallMs,
+          'UDP lost': `${cost.udpLost} of ${cost.udpSent}`,
+          'new connections late': `${cost.late + cost.failed} of ${cost.begun}`,
+          'late until ms': cost.lateForMs,
+          'seen as': cost.sources.join(' '),
+        });
+      }
+      await group.close();
+    });
+  }
+}
+
 await runNamed({
+  group: { run: groups, n: 1 },
   start: { run: start, n: 10 },
   failover: { run: failovers, n: 5 },
   rolling: { run: rolling, n: 3 },

@@ -15,6 +15,10 @@ import { type Namespace, NODE, ROOT, URGENTLY } from '../support/netns.ts';
 export type Job =
   /** UDP packets to ever new ports of the first 250 addresses of a /24 (`a.b.c`): each begins a connection. */
   | { kind: 'new'; network: string; ms: number }
+  /** UDP packets of one connection. */
+  | { kind: 'udp'; host: string; port: number; ms: number }
+  /** One of them, until it is answered. */
+  | { kind: 'greeting'; host: string; port: number }
   /** ICMP echo requests of one connection; each and its reply pass, and both are counted. */
   | { kind: 'flow'; host: string; ms: number }
   /** ICMP echo, one after the other. */
@@ -60,6 +64,8 @@ const IOVEC = 16;
 const SOCKADDR = 16;
 const AT = { name: 0, nameLength: 8, vector: 16, vectorLength: 24 };
 const PAYLOAD = Buffer.alloc(18);
+/** What a server answers. */
+export const GREETING = 'greeting';
 const PORT = 9; // discard
 const FIRST_PORT = 1024;
 const PING_TIMEOUT = 100;
@@ -88,10 +94,11 @@ const kept: Buffer[] = [];
 /** Where the ports of each network go on: no connection comes twice before the table is emptied. */
 const cursors = new Map<string, number>();
 
-function flood(fd: number, job: Job & { kind: 'new' | 'flow' }): Answer {
+function flood(fd: number, job: Job & { kind: 'new' | 'flow' | 'udp' }): Answer {
   const fresh = job.kind === 'new';
-  const { messages, addresses } = batch(fresh ? PAYLOAD : echoRequest(0));
-  const base = sockaddr(fresh ? `${job.network}.1` : job.host, fresh ? PORT : 0);
+  const echo = job.kind === 'flow';
+  const { messages, addresses } = batch(echo ? echoRequest(0) : PAYLOAD);
+  const base = fresh ? sockaddr(`${job.network}.1`, PORT) : sockaddr(job.host, echo ? 0 : job.port);
   for (let i = 0; i < BATCH; i++) addresses.set(base, i * SOCKADDR);
   let cursor = fresh ? (cursors.get(job.network) ?? 0) : 0;
   let packets = 0;
@@ -109,7 +116,20 @@ function flood(fd: number, job: Job & { kind: 'new' | 'flow' }): Answer {
     packets += sent;
   }
   if (fresh) cursors.set(job.network, cursor);
-  return { packets: fresh ? packets : 2 * packets, seconds: (performance.now() - began) / 1000 };
+  return { packets: echo ? 2 * packets : packets, seconds: (performance.now() - began) / 1000 };
+}
+
+/** Sends a datagram again and again until there is an answer, which begins a connection. */
+async function greet(fd: number, { host, port }: Job & { kind: 'greeting' }): Promise<Answer> {
+  const began = performance.now();
+  const answer = Buffer.alloc(128);
+  let packets = 0;
+  do {
+    sendto(fd, Buffer.from(GREETING), sockaddr(host, port));
+    packets++;
+    await sleep(PING_TIMEOUT);
+  } while (recv(fd, answer) < 0);
+  return { packets, seconds: (performance.now() - began) / 1000 };
 }
 
 /** ICMP echo request: type 8, the checksum, an identifier and the sequence number (RFC 792). */
@@ -145,6 +165,12 @@ function ping(fd: number, { host, count }: Job & { kind: 'ping' }): Answer {
   return { packets: count, seconds: (performance.now() - began) / 1000, roundTrips };
 }
 
+async function answerTo(job: Job, udp: number, icmp: number): Promise<Answer> {
+  if (job.kind === 'ping') return ping(icmp, job);
+  if (job.kind === 'greeting') return greet(udp, job);
+  return flood(job.kind === 'flow' ? icmp : udp, job);
+}
+
 async function program(source: string): Promise<void> {
   const udp = socket(AF_INET, SOCK_DGRAM, 0);
   bind(udp, sockaddr(source, 0));
@@ -154,7 +180,7 @@ async function program(source: string): Promise<void> {
   for await (const line of createInterface({ input: process.stdin })) {
     const job = JSON.parse(line) as Job;
     await sleep(5);
-    const answer = job.kind === 'ping' ? ping(icmp, job) : flood(job.kind === 'new' ? udp : icmp, job);
+    const answer = await answerTo(job, udp, icmp);
     process.stdout.write(`${JSON.stringify(answer)}\n`);
   }
   process.exit();

@@ -5,7 +5,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { AGENT, Agent, BFD, DIRECT, gatewayPolicy, PolicyDirectory, WEB } from '../support/agent.ts';
+import { AGENT, Agent, BFD, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
 import { Browser } from '../support/browser.ts';
 import { type Namespace, NODE, ROOT, Scope, until } from '../support/netns.ts';
 import { peerUp, startFrr } from '../support/peers.ts';
@@ -15,9 +15,11 @@ const IMAGES = join(ROOT, 'docs/images');
 /** How long all is well before and after the outage, s. */
 const BEFORE = 50;
 const AFTER = 70;
+/** A picture in the documents has at most so many octets. */
+const LARGEST = 150_000;
 /** The terminal. */
 const COLUMNS = 118;
-const ROWS = 38;
+const ROWS = 44;
 
 /** A server that sends as many octets as the path says. */
 const SERVER = `
@@ -42,17 +44,16 @@ client.ip(
 client2.ip('addr add 10.18.2.33/16 dev eth0');
 
 const policy = new PolicyDirectory(scope);
-policy.write({
-  'gateway.yaml': gatewayPolicy({
-    bfd: BFD,
-    policies: [
-      { ...WEB, ipBlocks: ['10.17.0.0/21', 'fd00:10:17::/64'] },
-      { name: 'batch', snat: true, ipBlocks: ['10.17.8.0/21'] },
-      { ...DIRECT, name: 'legacy' },
-    ],
-    translationLog: { enabled: true },
-  }),
-});
+const SPEC = {
+  bfd: BFD,
+  policies: [
+    { ...WEB, ipBlocks: ['10.17.0.0/21', 'fd00:10:17::/64'] },
+    { name: 'batch', snat: true, ipBlocks: ['10.17.8.0/21'] },
+    { ...DIRECT, name: 'legacy' },
+  ],
+  translationLog: { enabled: true },
+};
+policy.set(SPEC);
 const directories = { policyDir: policy.dir, stateDir: scope.directory('state') };
 const agent = new Agent(gateway, {
   ...directories,
@@ -78,8 +79,12 @@ download(client, 'fd00:10:17::9', 60_000, 0.4);
 download(client2, '10.18.0.9', 25_000, 0.3);
 download(client2, '10.18.2.33', 5000, 0.7);
 
-// An outage of the uplink, so that there is something in the timeline.
+// An edit, a repair and an outage of the uplink, so that there is something in the timeline.
 await sleep(BEFORE * 1000);
+policy.set({ ...SPEC, mssClamp: true });
+await sleep(15_000);
+gateway.sh('ip rule del priority 1002');
+await sleep(15_000);
 server.ip('link set eth0 down');
 await sleep(9000);
 server.ip(`
@@ -102,7 +107,9 @@ async function picture(name: string, view: Parameters<Browser['view']>[0], prepa
   });
   if (prepare !== undefined) await browser.value(prepare);
   await sleep(2500);
-  writeFileSync(join(IMAGES, name), await browser.screenshot());
+  const png = await browser.screenshot();
+  writeFileSync(join(IMAGES, name), png);
+  if (png.length > LARGEST) console.error(`${name} has ${png.length} octets`);
 }
 
 const FIVE_MINUTES = `{
@@ -110,8 +117,11 @@ const FIVE_MINUTES = `{
   span.value = '300';
   span.dispatchEvent(new Event('change'));
 }`;
-await picture('page-light.png', { width: 1200, height: 1620 }, FIVE_MINUTES);
-await picture('page-phone-dark.png', { width: 360, height: 780, scale: 2, dark: true }, FIVE_MINUTES);
+const PLOTS = `${FIVE_MINUTES} document.getElementById('plot-part').scrollIntoView();`;
+await picture('page-light.png', { width: 1080, height: 1080 }, FIVE_MINUTES);
+await picture('page-dark.png', { width: 1080, height: 900, dark: true }, PLOTS);
+await picture('page-phone-light.png', { width: 360, height: 680, scale: 2 }, FIVE_MINUTES);
+await picture('page-phone-dark.png', { width: 360, height: 740, scale: 2, dark: true }, PLOTS);
 await browser.close();
 writeFileSync(join(IMAGES, 'status-watch.svg'), terminalPicture(lastFrame()));
 scope.dispose();

@@ -65,40 +65,85 @@ export function memory(pids: readonly number[]): Memory {
   return total;
 }
 
-const V2 = existsSync('/sys/fs/cgroup/cgroup.controllers');
+/** Processor time of the threads of a process with this name, in seconds. */
+export const threadCpu = (pid: number, name: string): number =>
+  threads(pid)
+    .filter((tid) => read(`/proc/${pid}/task/${tid}/comm`)?.trim() === name)
+    .map((tid) => Number((read(`/proc/${pid}/task/${tid}/schedstat`) ?? '0').split(' ')[0]) / 1e9)
+    .reduce((all, one) => all + one, 0);
 
-/** A control group of its own that counts what its processes are charged for: memory, and the kernel's for them. */
-export class MemoryGroup {
-  readonly #path: string;
+const V2 = existsSync('/sys/fs/cgroup/cgroup.controllers');
+/** The period of a processor limit, as container runtimes set it, µs. */
+const PERIOD = 100_000;
+
+export interface Limits {
+  /** MiB. */
+  memory?: number;
+  /** Thousandths of a core. */
+  cpu?: number;
+}
+
+/** A control group of its own: limits its processes, and counts the memory that they and the kernel for them take. */
+export class ControlGroup {
+  /** One with version 2; of version 1 one for each controller, memory first. */
+  readonly #paths: string[];
 
   /** Throws where this process may not make groups. */
-  constructor(name: string) {
-    const root = V2 ? '/sys/fs/cgroup' : '/sys/fs/cgroup/memory';
-    if (V2) writeFileSync(join(root, 'cgroup.subtree_control'), '+memory');
-    this.#path = join(root, name);
-    mkdirSync(this.#path);
+  constructor(name: string, { memory, cpu }: Limits = {}) {
+    const root = '/sys/fs/cgroup';
+    const controllers = ['memory', ...(cpu === undefined ? [] : ['cpu'])];
+    if (V2) writeFileSync(join(root, 'cgroup.subtree_control'), controllers.map((c) => `+${c}`).join(' '));
+    this.#paths = V2 ? [join(root, name)] : controllers.map((controller) => join(root, controller, name));
+    for (const path of this.#paths) mkdirSync(path);
+    const set = (file: [v1: string, v2: string], value: string) =>
+      writeFileSync(
+        join(V2 || file[0].startsWith('memory') ? this.#paths[0]! : this.#paths[1]!, file[V2 ? 1 : 0]),
+        value,
+      );
+    if (memory !== undefined) set(['memory.limit_in_bytes', 'memory.max'], `${memory * 2 ** 20}`);
+    if (cpu === undefined) return;
+    const quota = (cpu * PERIOD) / 1000;
+    if (V2) set(['', 'cpu.max'], `${quota} ${PERIOD}`);
+    else {
+      set(['cpu.cfs_period_us', ''], `${PERIOD}`);
+      set(['cpu.cfs_quota_us', ''], `${quota}`);
+    }
   }
 
   /** Puts a process into the group, best as soon as it was started: what it was charged before stays elsewhere. */
   add(pid: number): void {
-    writeFileSync(join(this.#path, 'cgroup.procs'), `${pid}`);
+    for (const path of this.#paths) writeFileSync(join(path, 'cgroup.procs'), `${pid}`);
   }
 
   /** What the group is charged now, MiB: with the page cache that its processes have brought in. */
   charged(): number {
-    const file = V2 ? 'memory.current' : 'memory.usage_in_bytes';
-    return Number(readFileSync(join(this.#path, file), 'utf8')) / 2 ** 20;
+    return Number(this.#read('memory.usage_in_bytes', 'memory.current')) / 2 ** 20;
+  }
+
+  /** The most there was, MiB. */
+  peak(): number {
+    return Number(this.#read('memory.max_usage_in_bytes', 'memory.peak')) / 2 ** 20;
   }
 
   /** The same without page cache that could be dropped at once: what the kubelet calls the working set, MiB. */
   workingSet(): number {
-    const stat = readFileSync(join(this.#path, 'memory.stat'), 'utf8');
-    const inactive = /^(?:total_)?inactive_file (\d+)/m.exec(stat)?.[1] ?? '0';
-    return this.charged() - Number(inactive) / 2 ** 20;
+    const inactive = /^(?:total_)?inactive_file (\d+)/m.exec(this.#read('memory.stat', 'memory.stat'))?.[1];
+    return this.charged() - Number(inactive ?? '0') / 2 ** 20;
+  }
+
+  /** Processes that the kernel killed because there was no memory left. */
+  outOfMemoryKills(): number {
+    return Number(/^oom_kill (\d+)$/m.exec(this.#read('memory.oom_control', 'memory.events'))?.[1] ?? '0');
+  }
+
+  #read(v1: string, v2: string): string {
+    return readFileSync(join(this.#paths[0]!, V2 ? v2 : v1), 'utf8');
   }
 
   /** Removes it, as soon as its processes have ended. */
   async remove(): Promise<void> {
-    await until(() => rmdirSync(this.#path) === undefined, { what: `the end of the group ${this.#path}` });
+    for (const path of this.#paths) {
+      await until(() => rmdirSync(path) === undefined, { what: `the end of the group ${path}` });
+    }
   }
 }

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { BfddControl } from '../../bfd/bfdd-control.ts';
+import type { EarlyPacket } from '../../bfd/early-packet.ts';
 import { Engine, type EngineOptions } from '../../bfd/engine.ts';
 import type { BfdIntent, PeerIntent, SessionReport } from '../../bfd/intent.ts';
 import { decode, encode, type Packet } from '../../bfd/packet.ts';
@@ -51,6 +52,23 @@ const directory = (t: Test): string => {
   const path = mkdtempSync(join(tmpdir(), 'bfd-test-'));
   t.teardown(() => rmSync(path, { recursive: true }));
   return path;
+};
+
+/** The first packet of a session, but for its discriminator. */
+const DOWN: Omit<Packet, 'myDiscriminator'> = {
+  diagnostic: 0,
+  state: 'Down',
+  poll: false,
+  final: false,
+  controlPlaneIndependent: false,
+  authenticationPresent: false,
+  demand: false,
+  detectMult: 5,
+  length: 24,
+  yourDiscriminator: 0,
+  desiredMinTx: 50_000,
+  requiredMinRx: 50_000,
+  requiredMinEchoRx: 0,
 };
 
 /** Waits, at most 15 s. */
@@ -98,22 +116,7 @@ async function raw(t: Test, local: string, remote: string) {
   await once(socket, 'listening');
   socket.setTTL(255);
   t.teardown(() => socket.close());
-  const packet: Packet = {
-    diagnostic: 0,
-    state: 'Down',
-    poll: false,
-    final: false,
-    controlPlaneIndependent: false,
-    authenticationPresent: false,
-    demand: false,
-    detectMult: 5,
-    length: 24,
-    myDiscriminator: 0x77,
-    yourDiscriminator: 0,
-    desiredMinTx: 50_000,
-    requiredMinRx: 50_000,
-    requiredMinEchoRx: 0,
-  };
+  const packet: Packet = { ...DOWN, myDiscriminator: 0x77 };
   return {
     socket,
     heard,
@@ -150,6 +153,37 @@ t.test('a passive and an active session come Up and report what they agreed on',
     lateness.buckets,
     'cumulative',
   );
+});
+
+t.test('a new session answers at once what its peer has sent before it began', async (t) => {
+  const [local, remote] = [address(), address()];
+  const stranger = address();
+  const payload = encode({ ...DOWN, myDiscriminator: 0x77 });
+  const early = (ttl: number, from: string): EarlyPacket => ({
+    ...({ local, remote: from, ttl, ifindex: 1, payload: Buffer.from(payload) } as EarlyPacket),
+  });
+  const waiting = [early(253, remote), early(255, stranger)];
+  const listener = {
+    closed: 0,
+    take: (to: string, from: string) => waiting.filter((one) => one.local === to && one.remote === from),
+    close() {
+      this.closed++;
+    },
+  };
+  const intent = { peers: [peer(local, remote)], readiness: READY };
+  const cautious = engine(t, { early: listener });
+  cautious.configure(intent);
+  t.match(only(cautious), { state: 'Down', remoteDiscriminator: 0 }, 'not where its TTL is too low');
+  cautious.abandon();
+  t.equal(listener.closed, 1);
+
+  waiting.push(early(254, remote));
+  const made = engine(t, { early: listener });
+  const held = engine(t, { early: listener });
+  made.configure(intent);
+  t.match(only(made), { state: 'Init', remoteDiscriminator: 0x77 });
+  held.configure({ ...intent, readiness: { 4: NOT_READY } });
+  t.match(only(held), { state: 'AdminDown' }, 'not as long as it may not come Up');
 });
 
 t.test('a gate takes every session out of Up whatever the intents, until it opens', async (t) => {

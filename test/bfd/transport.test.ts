@@ -139,12 +139,30 @@ t.test('an interface that was recreated gets a new socket; one that is away keep
   const { udp, transport } = setUp(t);
   transport.listen([endpoint({ interface: 'eth0' })]);
   udp.ifindexes = {};
-  mock.timers.tick(RETRY);
+  transport.check(RETRY);
   t.equal(udp.received.length, 1);
   udp.ifindexes = { eth0: 7 };
-  mock.timers.tick(RETRY);
+  transport.check(2 * RETRY - 1);
+  t.equal(udp.received.length, 1, 'checked four times a second at most');
+  transport.check(2 * RETRY);
   t.equal(udp.received.length, 2);
   t.equal(udp.open.length, 1);
+  transport.check(10 * RETRY);
+  t.equal(udp.received.length, 2);
+});
+
+t.test('no timer runs while every socket is open', async (t) => {
+  const { udp, transport } = setUp(t);
+  transport.listen([endpoint({ interface: 'eth0' })]);
+  udp.ifindexes = { eth0: 7 };
+  mock.timers.tick(10 * RETRY);
+  t.equal(udp.received.length, 1);
+  udp.bindError = new SystemError('bind', EADDRNOTAVAIL);
+  udp.open[0]!.handlers.error(new Error('the interface is gone'));
+  udp.bindError = undefined;
+  mock.timers.tick(RETRY);
+  t.equal(udp.open.length, 1, 'one runs until the socket is open again');
+  udp.ifindexes = { eth0: 9 };
   mock.timers.tick(10 * RETRY);
   t.equal(udp.received.length, 2);
 });

@@ -7,14 +7,12 @@ import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { parseAllDocuments } from 'yaml';
-import { PolicyDirectory } from '../support/agent.ts';
 import { ROOT, until } from '../support/netns.ts';
 import { peerUp, startFrr } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
 import { sourceSeen, startEchoServer } from '../support/traffic.ts';
-import { CAPABILITIES, Container } from './container.ts';
+import { CAPABILITIES } from './container.ts';
 import { initialised, supervisor } from './lab.ts';
 import {
   allPeersUp,
@@ -28,8 +26,10 @@ import {
   NETWORK_STATUS,
   PROBE,
 } from './pod.ts';
+import { RenderedPod } from './rendered.ts';
 
 const PEERS = [BFD_ENV.BFD_PEER_IPS];
+const EXAMPLE = readFileSync(join(ROOT, 'images/kubernetes/veg.yaml'), 'utf8');
 
 const slowest = (times: number[]): string => `${Math.max(...times).toFixed(0)} ms`;
 
@@ -303,40 +303,11 @@ t.test('the pod of images/kubernetes, as it is written there', async (t) => {
   const scope = scopeOf(t);
   const { gateway, router } = topology(scope);
   const text = readFileSync(join(ROOT, 'images/kubernetes/gateway.yaml'), 'utf8');
-  const [configMap, deployment] = parseAllDocuments(text).map((document) => document.toJS());
-  const { initContainers, containers } = deployment.spec.template.spec;
-  const policy = new PolicyDirectory(scope);
-  policy.write(configMap.data);
-  const volumes: Record<string, string> = {
-    '/etc/veg-agent/policy': policy.dir,
-    '/run/veg-agent': scope.directory('state'),
-    '/etc/podinfo': scope.directory('podinfo'),
-  };
-  writeFileSync(join(volumes['/etc/podinfo']!, 'network-status'), NETWORK_STATUS);
-  for (const directory of Object.values(volumes)) chmodSync(directory, 0o755);
-  chmodSync(volumes['/run/veg-agent']!, 0o777); // emptyDir
-  const [init, agent] = [initContainers[0], containers[0]].map(({ command, securityContext, resources }) => {
-    const container = Container.start(scope, gateway, {
-      command,
-      volumes,
-      security: securityContext.privileged
-        ? 'privileged'
-        : { capabilities: securityContext.capabilities.add },
-      readOnly: securityContext.readOnlyRootFilesystem === true,
-      ...(resources && {
-        memory: Number.parseInt(resources.limits.memory, 10),
-        cpu: Number.parseInt(resources.limits.cpu, 10),
-      }),
-    });
-    t.teardown(() => {
-      if (!t.passing()) t.comment(container.log().slice(-5000));
-      container.remove();
-    });
-    return container;
-  }) as [Container, Container];
-  const { code, log } = await init.ended();
+  const pod = new RenderedPod(t, scope, gateway, text);
+  const { code, log } = await pod.start('init').ended();
   t.equal(code, 0, log);
-  const { startupProbe, livenessProbe, readinessProbe, lifecycle } = containers[0];
+  const agent = pod.start('agent');
+  const { startupProbe, livenessProbe, readinessProbe, lifecycle } = pod.container('agent');
   const probe = ({ httpGet }: { httpGet: { path: string } }) =>
     router.run('curl', ['-fsS', '-m', '5', `http://10.16.0.12:10669${httpGet.path}`]).code;
   await until(() => probe(startupProbe) === 0, { what: 'started', timeoutMs: 30_000 });
@@ -347,7 +318,7 @@ t.test('the pod of images/kubernetes, as it is written there', async (t) => {
   t.equal(probe(livenessProbe), 0);
   t.match(agent.exec('touch', '/file').stderr, /Read-only file system/);
   t.match(gateway.sh('iptables -t nat -S'), '-s 10.18.0.0/16 -j RETURN');
-  policy.write({ 'veg.yaml': configMap.data['veg.yaml'].replace('10.18.0.0/16', '10.19.0.0/16') });
+  pod.policy.write({ 'veg.yaml': EXAMPLE.replace('10.18.0.0/16', '10.19.0.0/16') });
   await until(() => gateway.sh('iptables -t nat -S').includes('-s 10.19.0.0/16 -j RETURN'), {
     what: 'the new policy',
   });

@@ -12,6 +12,8 @@ const IMAGE = process.env.VEG_IMAGE ?? 'localhost/veg-agent';
 const ULIMITS = ['--ulimit', 'nofile=1024:1024', '--ulimit', 'nproc=1024:1024'];
 
 export interface ContainerSpec {
+  /** Default: the gateway's. */
+  image?: string;
   command: readonly string[];
   env?: Record<string, string>;
   /** `privileged` root, or user 65534 with exactly these capabilities in its bounding set. */
@@ -72,7 +74,16 @@ export class Container {
   }
 
   #start(): void {
-    const { command, env = {}, security, volumes = {}, memory, cpu, readOnly = false } = this.#spec;
+    const {
+      image = IMAGE,
+      command,
+      env = {},
+      security,
+      volumes = {},
+      memory,
+      cpu,
+      readOnly = false,
+    } = this.#spec;
     const user =
       security === 'privileged'
         ? ['--privileged', '--user', '0']
@@ -85,7 +96,7 @@ export class Container {
         ...(memory === undefined ? [] : ['--memory', `${memory}m`, '--memory-swap', `${memory}m`]),
         ...(cpu === undefined ? [] : ['--cpu-quota', `${cpu * 100}`]),
         ...(readOnly ? ['--read-only', '--read-only-tmpfs=false'] : []),
-        ...[IMAGE, ...command],
+        ...[image, ...command],
       )
       .trim();
     this.#podman.run('start', this.#id);

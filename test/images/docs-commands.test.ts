@@ -62,6 +62,7 @@ const ELSEWHERE: Readonly<Record<string, readonly string[]>> = {
     'sudo buildah push',
     'npm run image',
     'sh images/gateway/build.sh',
+    'sh images/frr/build.sh',
     'docker buildx build',
     'DEBIAN_MIRROR=',
   ],
@@ -70,6 +71,7 @@ const ELSEWHERE: Readonly<Record<string, readonly string[]>> = {
     'npm ci && npm run build',
     'npm run check',
     'npm run format',
+    'npm run release',
     'node dist/agent/main.js ',
     'images/gateway/bfdd-control status',
   ],
@@ -77,6 +79,12 @@ const ELSEWHERE: Readonly<Record<string, readonly string[]>> = {
     'npm run lab',
     '/tmp/veg-lab-run/',
     'ip netns exec veg-lab-gateway',
+    'ip netns exec veg-lab-gw2',
+  ],
+  'needs a kernel with VRFs, and FRR; test/kernels/evpn.test.ts asks the same': [
+    'ip -d link show vxlan-vpn',
+    'ip route show vrf vrf-vpn',
+    "vtysh -c 'show bgp l2vpn evpn'",
   ],
 };
 
@@ -90,6 +98,8 @@ const EXITS: Readonly<Record<string, number>> = {
   'veg-agent translations --external': 6,
   // Not in this pod: its primary network is one of its sides.
   'ip route show table 1001': 2,
+  // Nor has it a VRF.
+  'ip route show table 2000 proto 178': 2,
   // Refused: nobody listens outside.
   'curl http://172.17.0.11:10669/metrics': 7,
 };

@@ -41,7 +41,7 @@ export async function initialised(
   };
   const volumes: Record<string, string> = { '/usr/local/sbin': volume('sbin') };
   if (variant === 'B') volumes['/var/run/kube-ovn/bfdd-supervisor'] = volume('state');
-  const families = env === DUAL ? ([4, 6] as const) : ([4] as const);
+  const families = env.bfd === DUAL.bfd ? ([4, 6] as const) : ([4] as const);
   const sessions = families.map((f) => ({ local: ADDRESS.bfdPort[f], remote: ADDRESS.gatewayInternal[f] }));
   const pod: Pod = {
     ...net,

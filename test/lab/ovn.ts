@@ -2,14 +2,13 @@
  * The lab's story with real OVN (`npm run lab -- --peer ovn`): two gateways behind one router, and a client whose
  * traffic moves when a gateway is drained, loses its agent, dies, or loses its uplink.
  */
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { AGENT, BFDD_CONTROL } from '../support/agent.ts';
+import { type AgentPod, stopForwarding } from '../support/agent-pod.ts';
 import { type Failover, failover, RATE } from '../support/failover.ts';
-import { must, NODE, type Scope } from '../support/netns.ts';
-import { type AgentPod, Ovn, stopForwarding } from '../support/ovn.ts';
+import { must, type Scope } from '../support/netns.ts';
+import { Ovn } from '../support/ovn.ts';
 import type { Story } from './story.ts';
+import { writePodTools, writeTool } from './tools.ts';
 
 /** After so long without a change OVN acts at once on what it hears of a session; sooner, up to 5 s later, ms. */
 const OVN_REST = 12_000;
@@ -33,7 +32,8 @@ daemons of its own. A BFD row for each gateway, and an ECMP route of the client'
   story.output(`ovn-nbctl ${rows.join(' ')}`, ovn.nbctl(...rows));
   story.output('ovn-nbctl lr-route-list ovn-cluster', ovn.nbctl('lr-route-list', 'ovn-cluster'));
   story.check(true, `up ${ms(performance.now() - began)} after the first command`);
-  writeTools(scope, ovn, pods);
+  writeOvnTool(scope, ovn);
+  writePodTools(scope, pods);
 
   story.step('An agent starts in each gateway');
   for (const pod of pods) pod.start();
@@ -116,31 +116,8 @@ async function back(pod: AgentPod, ovn: Ovn): Promise<void> {
   await ovn.reaches('up');
 }
 
-/** Programs in the lab's directory, to play with. */
-function writeTools(scope: Scope, ovn: Ovn, pods: AgentPod[]): void {
-  const write = (name: string, lines: string) =>
-    writeFileSync(join(scope.dir, name), `#!/bin/sh\n${lines}\n`, { mode: 0o755 });
+/** `ovn-nbctl` of this OVN. */
+function writeOvnTool(scope: Scope, ovn: Ovn): void {
   const variables = Object.entries(ovn.environment).map(([name, value]) => `${name}=${value}`);
-  write('ovn-nbctl', `exec env ${variables.join(' ')} ovn-nbctl "$@"`);
-  const choose = (command: (pod: AgentPod) => string) =>
-    [
-      'pod=$1; shift',
-      'case $pod in',
-      ...pods.map((pod) => `${pod.pod.name}) ${command(pod)} ;;`),
-      `*) echo "usage: $0 ${pods.map(({ pod }) => pod.name).join('|')} …" >&2; exit 2 ;;`,
-      'esac',
-    ].join('\n');
-  write(
-    'veg-agent',
-    choose(({ pod, policy, stateDir }) =>
-      [
-        `exec ip netns exec ${pod.ns.name} ${NODE} ${AGENT} "$@"`,
-        `--policy-dir ${policy.dir} --state-dir ${stateDir}`,
-      ].join(' '),
-    ),
-  );
-  write(
-    'bfdd-control',
-    choose(({ stateDir }) => `VEG_AGENT_STATE_DIR=${stateDir} exec ${BFDD_CONTROL} "$@"`),
-  );
+  writeTool(scope, 'ovn-nbctl', `exec env ${variables.join(' ')} ovn-nbctl "$@"`);
 }

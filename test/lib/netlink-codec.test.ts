@@ -5,7 +5,7 @@ import t from 'tap';
 import {
   Attributes,
   attribute,
-  formatMessage,
+  formatDatagram,
   Messages,
   messagesIn,
   nest,
@@ -20,19 +20,26 @@ import { formatRoute, formatRule } from '../../routing/parse.ts';
 import { mutateOctets, randomFrom } from '../support/fuzz.ts';
 
 const datagram = (...payloads: Uint8Array[]): Buffer =>
-  Buffer.concat(
-    payloads.flatMap((data, i) =>
-      formatMessage({ type: 16 + i, flags: 0x301, seq: 7 + i, port: 4242, data }),
-    ),
+  formatDatagram(
+    payloads.map((data, i) => ({ type: 16 + i, flags: 0x301, data })),
+    7,
+    4242,
   );
 
 t.test('messages are those of the netlink package, both ways', async (t) => {
-  const bytes = datagram(Buffer.from('abc'), Buffer.alloc(0), Buffer.from('12345678'));
+  const payloads = [Buffer.from('abc'), Buffer.alloc(0), Buffer.from('12345678')];
+  const bytes = datagram(...payloads);
   t.strictSame(messagesIn(bytes), oracle.parseMessages(bytes));
   t.strictSame(
-    Buffer.concat(formatMessage({ type: 20, flags: 5, seq: 1, port: 9, data: Buffer.from('abcd') })),
+    formatDatagram([{ type: 20, flags: 5, data: Buffer.from('abcd') }], 1, 9),
     Buffer.concat(oracle.formatMessage({ type: 20, flags: 5, seq: 1, port: 9, data: Buffer.from('abcd') })),
   );
+  // The package leaves the padding between messages to its caller.
+  const messages = payloads.flatMap((data, i) => [
+    ...oracle.formatMessage({ type: 16 + i, flags: 0x301, seq: 7 + i, port: 4242, data }),
+    Buffer.alloc(-data.length & 3),
+  ]);
+  t.strictSame(bytes, Buffer.concat(messages), 'many in one buffer');
 });
 
 t.test('attributes are those of the netlink package, both ways', async (t) => {

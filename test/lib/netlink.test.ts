@@ -5,13 +5,16 @@ import t from 'tap';
 import { netfilterEvent } from '../../agent/events.ts';
 import {
   acknowledgedError,
+  exceptFrom,
   NetlinkError,
   NetlinkListener,
   type NetlinkMessage,
   NetlinkSocket,
   Protocol,
 } from '../../lib/netlink.ts';
+import { formatDatagram } from '../../lib/netlink-codec.ts';
 import { linkDump, MessageType, parseLink, routeDump } from '../../routing/parse.ts';
+import { accepts } from '../support/bpf.ts';
 
 const message = (type: number, flags: number, hex: string): NetlinkMessage => ({
   type,
@@ -107,6 +110,20 @@ t.test('after the last listener is closed the signal does no harm', async (t) =>
     message: 'setsockopt: invalid argument (EINVAL)',
   });
   t.equal(process.listenerCount('SIGURG'), 0, 'one that could not be opened leaves nothing behind');
+});
+
+t.test('changes through one netlink address are filtered out, those of others are not', async (t) => {
+  const notice = (port: number) => formatDatagram([{ type: 24, flags: 0, data: Buffer.alloc(12) }], 0, port);
+  const own = 0xc8_9f_15_c4;
+  for (const port of [0, 4711, own - 1, own]) t.equal(accepts(exceptFrom(own), notice(port)), port !== own);
+  t.equal(accepts(exceptFrom(4711), notice(4711)), false);
+  // Of half of all process ids the operand has its highest bit set.
+  for (const port of [1, 0x7f, 0x80, 0xff, own]) {
+    const handlers = { onMessage: () => {}, onOverrun: () => {} };
+    t.doesNotThrow(() =>
+      new NetlinkListener(Protocol.ROUTE, [], handlers, { only: exceptFrom(port) }).close(),
+    );
+  }
 });
 
 t.test('nf_tables says who changed it, once a transaction', async (t) => {

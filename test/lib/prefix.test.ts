@@ -75,6 +75,8 @@ t.test('the quick ways agree with ip-address', async (t) => {
     const parsed = text.includes(':') ? new Address6(text) : new Address4(text);
     const expected = `${parsed.startAddress().correctForm()}/${parsed.subnetMask}`;
     if (parsePrefix(text) !== expected) t.equal(parsePrefix(text), expected, text);
+    const canonical = address(text.split('/')[0]!);
+    if (addressFromBytes(addressBytes(canonical)) !== canonical) t.fail(`${canonical} from its octets`);
     const length = next(parsed.subnetMask + 1);
     const outer = around(prefix(text), length);
     if (outer !== prefix(`${text.split('/')[0]}/${length}`))

@@ -289,7 +289,10 @@ t.test('the last good policy outlives the process, until a newer one is valid', 
   await peerUp(frr);
 
   policy.set({ bfd, policies: [DIRECT] });
-  const { policy: newer } = await started.agent.statusUntil('a newer one takes over', ({ ready }) => ready);
+  const { policy: newer } = await started.agent.statusUntil(
+    'a newer one takes over',
+    ({ ready, kernel }) => ready && kernel.inSync,
+  );
   t.notMatch(gateway.sh('iptables -t nat -S'), '10.17.0.0/16');
   policy.write({});
   await started.restart('SIGUSR2');

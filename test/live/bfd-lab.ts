@@ -2,9 +2,21 @@
 import { chmodSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
 import type { EngineReport } from '../../bfd/intent.ts';
-import { type Daemon, must, type Namespace, NODE, ROOT, type Scope, until, veth } from '../support/netns.ts';
+import { BFD_INTERVAL } from '../support/machine.ts';
+import {
+  type Daemon,
+  must,
+  type Namespace,
+  NODE,
+  ROOT,
+  type Scope,
+  URGENTLY,
+  until,
+  veth,
+} from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 
 /** Addresses of the gateway's and the peer's side. */
@@ -34,7 +46,7 @@ export function lab(t: Test): Lab {
 /** Built, as it is used: from source it starts too slowly for a restart that nobody must notice. */
 const MAIN = join(ROOT, 'dist/bfd/main.js');
 
-/** veg-bfdd as the gateway's daemon: 100 ms × 5, passive, both families, unless the flags say otherwise. */
+/** veg-bfdd as the gateway's daemon: 100 ms × 5 (on a slow machine longer), passive, both families, unless the flags say otherwise. */
 export class VegBfdd {
   readonly stateDir: string;
   readonly #scope: Scope;
@@ -45,7 +57,7 @@ export class VegBfdd {
   constructor(scope: Scope, ns: Namespace, flags: string[] = []) {
     this.#scope = scope;
     this.#ns = ns;
-    const timers = ['--min-tx', '100', '--min-rx', '100', '--multiplier', '5'];
+    const timers = ['--min-tx', `${BFD_INTERVAL}`, '--min-rx', `${BFD_INTERVAL}`, '--multiplier', '5'];
     const addresses = [
       ...['--local', GATEWAY[4], '--local', GATEWAY[6]],
       ...['--peer', PEER[4], '--peer', PEER[6]],
@@ -78,11 +90,12 @@ export class VegBfdd {
   }
 
   /**
-   * Ends the daemon by a signal and starts it again. Returns how many sessions it resumed.
+   * Ends the daemon by a signal and starts it again after a while, ms. Returns how many sessions it resumed.
    */
-  async restart(signal: NodeJS.Signals, sessions: number): Promise<number> {
+  async restart(signal: NodeJS.Signals, sessions: number, awayMs = 0): Promise<number> {
     const code = await this.daemon.stop(signal);
     if (signal !== 'SIGKILL' && code !== 0) throw new Error(`${signal}: exit code ${code}`);
+    await sleep(awayMs);
     this.start();
     await until(() => this.daemon.log().split('listening for BFD').length > sessions, { what: 'it listens' });
     return this.daemon.log().split('"awayMs":').length - 1;
@@ -135,7 +148,7 @@ export async function startBird(
     const neighbors = pairs.map(
       ({ local, remote }) => `  neighbor ${remote} dev "${device}" local ${local};`,
     );
-    const timers = 'interval 100 ms; idle tx interval 1 s; multiplier 5;';
+    const timers = 'interval 100 ms; idle tx interval 1 s; multiplier 10;';
     writeFileSync(
       config,
       `router id 10.99.0.2;
@@ -149,7 +162,8 @@ ${neighbors.join('\n')}
   };
   write(authentication);
   chmodSync(dir, 0o755);
-  const daemon = ns.spawn('bird', ['-f', '-c', config, '-s', control], { name: 'bird' });
+  const [file, ...args] = [...URGENTLY, 'bird', '-f', '-c', config, '-s', control];
+  const daemon = ns.spawn(file!, args, { name: 'bird' });
   const birdc = (...words: string[]) => must('birdc', ['-s', control, ...words]);
   await until(() => birdc('show', 'status'), { what: 'BIRD answers' });
   return {

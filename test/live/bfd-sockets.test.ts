@@ -80,6 +80,26 @@ t.test('5883 multihop: port 4784, through a router, with its own least TTL', asy
   t.notMatch(listening, ':3784 ');
 });
 
+t.test('what comes before there are sessions is kept for them, and taken from no other daemon', async (t) => {
+  const { scope, gateway, peer } = lab(t);
+  const veg = new VegBfdd(scope, gateway);
+  await startBird(scope, peer, PAIRS);
+  await veg.up(2);
+  const script = `
+    const { EarlyListener } = await import('${ROOT}/bfd/early-listener.ts');
+    const listener = EarlyListener.open();
+    console.log('open');
+    setInterval(() => {
+      for (const [local, remote] of ${JSON.stringify(PAIRS.map(({ local, remote }) => [remote, local]))})
+        for (const { ttl, payload } of listener.take(local, remote)) console.log(remote, ttl, payload.length);
+    }, 20);`;
+  const listening = gateway.spawn(NODE, ['--input-type=module', '-e', script], { name: 'listener' });
+  for (const remote of Object.values(PEER)) {
+    await until(() => listening.log().includes(`${remote} 255 24\n`), { what: `a packet of ${remote}` });
+  }
+  await veg.up(2);
+});
+
 t.test('a local address that is added later', async (t) => {
   const { scope, gateway, peer } = lab(t);
   gateway.ip(`addr del ${GATEWAY[4]}/24 dev eth0\naddr del ${GATEWAY[6]}/64 dev eth0`);
@@ -111,31 +131,42 @@ t.test('an address that is removed and added again', async (t) => {
 /** Addresses of another BFD daemon beside ours, in the same namespace. */
 const BESIDE = { 4: '10.99.0.11', 6: 'fd99::11' } as const;
 
-for (const first of ['FRR', 'veg-bfdd'] as const) {
-  t.test(`FRR’s bfdd and veg-bfdd share port 3784 in one namespace, ${first} started first`, async (t) => {
-    const { scope, gateway, peer } = lab(t);
-    gateway.ip(`addr add ${BESIDE[4]}/24 dev eth0\naddr add ${BESIDE[6]}/64 dev eth0 nodad`);
-    const router = new VegBfdd(scope, peer, [
-      ...['--local', PEER[4], '--local', PEER[6], '--active'],
-      ...[GATEWAY[4], GATEWAY[6], BESIDE[4], BESIDE[6]].flatMap((address) => ['--peer', address]),
-    ]);
-    const sessions = ([4, 6] as const).map((family) => ({ local: BESIDE[family], remote: PEER[family] }));
-    let veg = first === 'FRR' ? undefined : new VegBfdd(scope, gateway);
-    await veg?.up(2);
-    const frr = await startFrr(scope, gateway, { sessions });
-    await peerUp(frr);
-    veg ??= new VegBfdd(scope, gateway);
-    await veg.up(2);
-    await peerUp(frr);
-    await router.up(4);
-    t.notMatch(veg.daemon.log(), 'cannot bind');
-    // A restart in place, with the port of the other one still taken.
-    const before = veg.daemon;
-    await veg.restart('SIGUSR2', 2);
-    t.not(veg.daemon, before);
-    await veg.up(2);
-    await router.up(4);
-  });
+for (const [port, flags] of [
+  [3784, []],
+  [4784, ['--multihop']],
+] as const) {
+  for (const first of ['FRR', 'veg-bfdd'] as const) {
+    t.test(
+      `FRR’s bfdd and veg-bfdd share port ${port} in one namespace, ${first} started first`,
+      async (t) => {
+        const { scope, gateway, peer } = lab(t);
+        gateway.ip(`addr add ${BESIDE[4]}/24 dev eth0\naddr add ${BESIDE[6]}/64 dev eth0 nodad`);
+        const router = new VegBfdd(scope, peer, [
+          ...['--local', PEER[4], '--local', PEER[6], '--active', ...flags],
+          ...[GATEWAY[4], GATEWAY[6], BESIDE[4], BESIDE[6]].flatMap((address) => ['--peer', address]),
+        ]);
+        const sessions = ([4, 6] as const).map((family) => ({ local: BESIDE[family], remote: PEER[family] }));
+        const startBeside = () => startFrr(scope, gateway, { sessions, multihop: port === 4784 });
+        let veg = first === 'FRR' ? undefined : new VegBfdd(scope, gateway, [...flags]);
+        await veg?.up(2);
+        const frr = await startBeside();
+        await peerUp(frr);
+        veg ??= new VegBfdd(scope, gateway, [...flags]);
+        await veg.up(2);
+        await peerUp(frr);
+        await router.up(4);
+        // A restart in place, with the port of the other one still taken.
+        await veg.restart('SIGUSR2', 2);
+        await veg.up(2);
+        await router.up(4);
+        await frr.daemon.stop();
+        await peerUp(await startBeside());
+        await router.up(4);
+        t.notMatch(veg.daemon.log(), 'cannot bind');
+        t.notMatch(veg.daemon.log(), '"from":"Up"', 'the restarts of FRR cost it no session');
+      },
+    );
+  }
 }
 
 for (const beside of ['alone', 'with FRR on the wildcard address'] as const) {

@@ -221,7 +221,7 @@ t.test('DNAT, with and without the address of the client', async (t) => {
     ),
   );
   const greeting = (ns: Namespace, host: string, port: number): string =>
-    ns.run('timeout', ['2', 'bash', '-c', `read -t 1 line < /dev/tcp/${host}/${port}; echo $line`]).stdout;
+    ns.run('timeout', ['20', 'bash', '-c', `read -t 10 line < /dev/tcp/${host}/${port}; echo $line`]).stdout;
   const ranges = FAMILIES.flatMap((family) =>
     (['udp', 'sctp'] as const).map((protocol) => ({
       ...{ externalIP: ADDRESS.gatewayExternal[family], protocol, preserveClientIP: protocol === 'sctp' },

@@ -7,9 +7,11 @@ import { chmodSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import type { TranslationsDocument } from '../../agent/flows/translations-query.ts';
-import { Agent, gatewayPolicy, PolicyDirectory } from '../support/agent.ts';
+import { Agent, BFD, type GatewaySpec, gatewayPolicy, PolicyDirectory } from '../support/agent.ts';
 import { type Namespace, Scope, until, veth } from '../support/netns.ts';
-import { startEchoServer, Traffic } from '../support/traffic.ts';
+import { peerUp, startFrr } from '../support/peers.ts';
+import { type Report, startEchoServer, Traffic } from '../support/traffic.ts';
+import { Load, loadLine } from './load.ts';
 
 const SHARED = { 4: '172.17.0.50', 6: 'fd00:172::50' };
 /** Those that a policy may share beside them. */
@@ -20,13 +22,15 @@ const inside = (n: number) => ({ 4: `10.17.0.${10 + n}`, 6: `fd00:17::1${n}` });
 
 interface Member {
   ns: Namespace;
-  start(): Agent;
-  /** Of its internal link. */
-  setInside(state: 'up' | 'down'): void;
+  start(...args: string[]): Agent;
+  /** Whether its internal port is in the bridge: the link keeps its carrier. */
+  setInside(connected: boolean): void;
+  /** Of the other end of its internal link: the carrier. */
+  setCarrier(state: 'up' | 'down'): void;
 }
 
 /** A client, three gateways and a server, dual stack; the client's namespace is the router too. */
-function lab(scope: Scope) {
+function lab(scope: Scope, more: GatewaySpec = {}) {
   const client = scope.namespace('client');
   const server = scope.namespace('server');
   const [left, right] = [scope.namespace('left'), scope.namespace('right')];
@@ -63,6 +67,7 @@ function lab(scope: Scope) {
         ],
         translationLog: { enabled: true },
         group: { members: members.flatMap((n) => Object.values(inside(n))), keyFile: key },
+        ...more,
       }),
     });
   setPolicy([1, 2, 3]);
@@ -71,9 +76,11 @@ function lab(scope: Scope) {
     plug(ns, 'eth0', left, `gw${n}`, [`${inside(n)[4]}/24`, `${inside(n)[6]}/64`]);
     plug(ns, 'net1', right, `gw${n}`, [`172.17.0.${10 + n}/24`, `fd00:172::1${n}/64`]);
     const stateDir = scope.directory(`state${n}`);
-    const start = () => new Agent(ns, { policyDir: policy.dir, stateDir });
-    const setInside = (state: 'up' | 'down') => left.ip(`link set gw${n} ${state}`);
-    return { ns, start, setInside };
+    const start = (...args: string[]) => new Agent(ns, { policyDir: policy.dir, stateDir, args });
+    const setInside = (connected: boolean) =>
+      left.ip(`link set gw${n} ${connected ? 'master br0' : 'nomaster'}`);
+    const setCarrier = (state: 'up' | 'down') => left.ip(`link set gw${n} ${state}`);
+    return { ns, start, setInside, setCarrier };
   });
   /** Where OVN sends the client's packets. */
   const use = (n: number) =>
@@ -89,15 +96,34 @@ const holds = ({ ns }: Member, address: string): boolean =>
 const holders = (members: readonly Member[], address: string): number[] =>
   members.flatMap((member, i) => (holds(member, address) ? [i + 1] : []));
 
-/** Every connection goes on, with the address and port that it had. */
-async function unbroken(t: Test, traffic: Traffic, what: string): Promise<void> {
+/**
+ * Every connection goes on, with the address and port that it had when it began. `restored`: it may have another port for a
+ * moment, until its entry is back.
+ */
+async function unbroken(
+  t: Test,
+  traffic: Traffic,
+  began: readonly Report[],
+  what: string,
+  restored = false,
+): Promise<void> {
   const before = await traffic.report();
-  await until(async () => (await traffic.report()).every((r, i) => r.received > before[i]!.received + 20), {
-    what: `every connection goes on ${what}`,
-    timeoutMs: 20_000,
-  });
+  const late = async () =>
+    (await traffic.report()).flatMap(({ path, received, seen }, i) => {
+      const answers = received - before[i]!.received;
+      if (answers > 20 && (!restored || seen === began[i]!.seen)) return [];
+      return [`${path}: ${answers} answers, seen as ${seen}, was ${began[i]!.seen}`];
+    });
+  try {
+    await until(async () => (await late()).length === 0, {
+      what: `every connection goes on ${what}`,
+      timeoutMs: 20_000,
+    });
+  } catch (error) {
+    throw new Error(`${(error as Error).message}\n${(await late()).join('\n')}`);
+  }
   for (const [i, { path, broken, seen }] of (await traffic.report()).entries()) {
-    t.same([broken, seen], [undefined, before[i]!.seen], `${path} ${what}`);
+    t.same([broken, seen], [undefined, began[i]!.seen], `${path} ${what}`);
   }
 }
 
@@ -151,14 +177,15 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
   use(via);
   const paths = Object.values(SERVER).flatMap((host) => [`tcp:${host}`, `udp:${host}`]);
   const traffic = await Traffic.open(client, paths);
-  const goesOn = (when: string) => unbroken(t, traffic, when);
+  const began = await traffic.report();
+  const goesOn = (when: string, restored = false) => unbroken(t, traffic, began, when, restored);
   const goesOnThrough = async (through: number[], when: string) => {
     for (const n of through) {
       use(n);
       await goesOn(`${when}, through gateway ${n}`);
     }
   };
-  for (const { path, seen } of await traffic.report()) {
+  for (const { path, seen } of began) {
     t.match(seen, /^(172\.17\.0\.50|fd00:172::50) /, `${path} has the shared address`);
   }
   await goesOn('at the start');
@@ -178,8 +205,41 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
       },
     );
   }
-  at(third).ns.sh('conntrack -F');
-  await goesOnThrough([third, via], 'when replicas were deleted');
+  // Of the gateway whose flows they are, and of one that has replicas: their datagrams begin other flows meanwhile.
+  for (const n of [third, via]) {
+    use(n);
+    const stopped = agentProcess(at(n));
+    process.kill(stopped, 'SIGSTOP');
+    at(n).ns.sh('conntrack -F');
+    await until(
+      async () =>
+        (await traffic.report()).every(
+          ({ path, seen }, i) => path.startsWith('tcp') || seen !== began[i]!.seen,
+        ),
+      { what: `datagrams leave gateway ${n} with another port while its agent does not run` },
+    );
+    process.kill(stopped, 'SIGCONT');
+    await goesOn(`when the agent of gateway ${n} runs again`, true);
+  }
+  for (const flushed of [[third], [via], [holder], [via], [1, 2, 3]]) {
+    for (const n of flushed) at(n).ns.sh('conntrack -F');
+    await goesOn(`when gateways ${flushed} have no entries`, true);
+  }
+  // Many flows: some take the ports of others during a flush, or come and go in it.
+  const many = await Traffic.open(
+    client,
+    Object.values(SERVER).flatMap((host) => Array.from({ length: 40 }, () => `udp:${host}`)),
+  );
+  const manyBegan = await many.report();
+  for (let i = 0; i < 5; i++) {
+    at(via).ns.sh('conntrack -F');
+    await unbroken(t, many, manyBegan, `when ${manyBegan.length} flows were deleted`, true);
+  }
+  await many.close();
+  for (const protocol of ['tcp', 'udp'])
+    for (const family of [4, 6]) at(via).ns.sh(`conntrack -D -f ipv${family} -p ${protocol}`);
+  await goesOn('when entries were deleted', true);
+  await goesOnThrough([third, via], 'after entries were deleted');
 
   for (const n of [via, holder]) process.kill(agentProcess(at(n)), 'SIGKILL');
   await goesOn('when agent processes were killed');
@@ -205,13 +265,35 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
   await goesOnThrough([third, via], 'after the exchange was down');
 
   const cutOff = holderOf(SHARED[4]);
-  at(cutOff).setInside('down');
+  at(cutOff).setInside(false);
   use(cutOff === via ? third : via);
   await until(() => holders(members, SHARED[4]).length === 2, { what: 'a gateway on either side holds it' });
   await goesOn('while the holder is cut off inside');
-  at(cutOff).setInside('up');
+  at(cutOff).setInside(true);
   await settled('after the holder was cut off');
   await goesOnThrough([1, 2, 3], 'after the holder was cut off');
+
+  const unplugged = holderOf(SHARED[4]);
+  at(unplugged).setCarrier('down');
+  use(unplugged === via ? third : via);
+  await until(() => Object.values(SHARED).every((address) => !holds(at(unplugged), address)), {
+    what: 'a gateway without its internal link answers for nothing',
+  });
+  await heldBy(1, SHARED, 'another gateway holds what it has held');
+  await goesOn('while the internal link of the holder has no carrier');
+  at(unplugged).setCarrier('up');
+  await settled('after the internal link has its carrier again');
+
+  const disabled = holderOf(SHARED[6]);
+  at(disabled).ns.ip('link set eth0 down');
+  use(disabled === via ? third : via);
+  await until(() => Object.values(SHARED).every((address) => !holds(at(disabled), address)), {
+    what: 'a gateway whose internal interface is down answers for nothing',
+  });
+  await goesOn('while the internal interface of the holder is down');
+  at(disabled).ns.ip(`link set eth0 up\naddr add ${inside(disabled)[6]}/64 dev eth0 nodad`);
+  await settled('after the internal interface is up');
+  await goesOnThrough([disabled], 'after the internal interface is up');
 
   const drained = holderOf(SHARED[4]);
   const drain = await agents[drained - 1]!.ask('POST', '/v1/drain?timeout=5s', '', 20_000);
@@ -260,6 +342,73 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
   await settled('with another key');
   await goesOnThrough([1, 2], 'with another key');
   await traffic.close();
+});
+
+t.test('BFD is Up until the others have every flow, and a drain or SIGTERM loses no packet', async (t) => {
+  const scope = new Scope();
+  t.teardown(() => scope.dispose());
+  const peers = Object.values(ROUTER);
+  const { client, server, members, use } = lab(scope, { bfd: { ...BFD, peers } });
+  await startEchoServer(server);
+  const agents = members.map(({ start }) => start('--drain-timeout', '60s'));
+  const sessions = ([4, 6] as const).flatMap((family) =>
+    [1, 2, 3].map((n) => ({ local: ROUTER[family], remote: inside(n)[family] })),
+  );
+  const frr = await startFrr(scope, client, { sessions });
+  await peerUp(frr, 30_000);
+  const isUp = (n: number) =>
+    frr.sessions().every(({ remote, state }) => !Object.values(inside(n)).includes(remote) || state === 'Up');
+  const replicas = (n: number) =>
+    agents[n - 1]!.statusUntil(`gateway ${n} has every flow`, ({ group }) =>
+      group!.every(({ members: others }) => others.every(({ inSync }) => inSync)),
+    );
+  const holder = holders(members, SHARED[4])[0]!;
+  const [first, last] = [1, 2, 3].filter((n) => n !== holder) as [number, number];
+  use(first);
+  const load = await Load.start(client, SERVER[4]);
+  t.teardown(() => load.stop());
+  // By new connections a drain knows that traffic has moved: the others go on to send it answers for its slice.
+  const fresh = await Traffic.open(client, [`dial:${SERVER[4]}@50`]);
+  await Promise.all([holder, last].map(replicas));
+  await load.report();
+
+  const { ns } = members[first - 1]!;
+  const block = (action: '-I' | '-D') => {
+    for (const tool of ['iptables', 'ip6tables'])
+      for (const port of ['--dport', '--sport'])
+        for (const chain of ['INPUT', 'OUTPUT'])
+          ns.sh(`${tool} ${action} ${chain} -p tcp ${port} 10667 -j DROP`);
+  };
+  block('-I');
+  const late = await Traffic.open(client, Array<string>(20).fill(`tcp:${SERVER[4]}`));
+  const ended = agents[first - 1]!.stop('SIGTERM', 90_000);
+  await until(
+    async () => (await agents[first - 1]!.status()).group!.every(({ state }) => state === 'draining'),
+    {
+      what: 'it drains',
+    },
+  );
+  for (let i = 0; i < 3; i++) t.ok(isUp(first), 'BFD is Up while the others lack flows');
+  block('-D');
+  await until(() => !isUp(first), { what: 'BFD is AdminDown when they have them', timeoutMs: 40_000 });
+  use(last);
+  const goesOn = async (what: string) => {
+    for (const { broken } of await late.report()) t.equal(broken, undefined, what);
+    const report = await load.report();
+    t.comment(loadLine(report));
+    t.same({ lost: report.lost, broken: report.broken }, { lost: 0, broken: 0 }, what);
+  };
+  t.equal(await ended, 0);
+  await goesOn('SIGTERM of the gateway that they go through');
+
+  const drain = agents[holder - 1]!.ask('POST', '/v1/drain?timeout=60s', '', 70_000);
+  await until(() => !isUp(holder), { what: 'BFD with the holder is AdminDown', timeoutMs: 40_000 });
+  await until(() => holds(members[last - 1]!, SHARED[4]), { what: 'the other one holds the address' });
+  t.equal((await drain).status, 200);
+  t.same(holders(members, SHARED[4]), [last], 'and it alone when the drain is over');
+  await goesOn('a drain of the holder');
+  for (const { received, sent } of await late.close()) t.equal(received, sent);
+  await fresh.close();
 });
 
 t.test('each connection is found and counted once, whichever gateway is asked', async (t) => {
@@ -315,8 +464,8 @@ t.test('each connection is found and counted once, whichever gateway is asked', 
   );
 
   // Its flows are found at the others when it has died, and belong to one of them a while later.
-  members[1]!.ns.ip('link set eth0 down\nlink set net1 down');
   killAll(members[1]!);
+  members[1]!.ns.ip('link set eth0 down\nlink set net1 down');
   use(3);
   const adopted = () => {
     const { translations, members: others } = find(1, '--external', SHARED[4]);

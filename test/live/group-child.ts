@@ -101,7 +101,7 @@ async function obey(command: Command): Promise<Reply> {
         if (config.members.includes(command.member)) exchange.setPath(command.member, command.up);
         break;
       case 'configure':
-        if (command.config.family === config.family) exchange.configure(command.config);
+        if (command.config.family === config.family) exchange.configure(command.config, options.files);
         break;
       case 'open': {
         if (command.family !== config.family) break;

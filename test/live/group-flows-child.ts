@@ -44,8 +44,8 @@ if (import.meta.main) {
       print({ type: 'settled' });
       return;
     }
-    const changes = (JSON.parse(line) as { type: FlowChange['type']; flow: FlowText }[]).map(
-      ({ type, flow }): FlowChange => ({ type, flow: flowOf(flow) }),
+    const changes = (JSON.parse(line) as { type: FlowChange['type']; flow: FlowText; again?: true }[]).map(
+      ({ flow, ...change }): FlowChange => ({ ...change, flow: flowOf(flow) }),
     );
     print({ type: 'applied', refused: flows.apply(changes) });
   });

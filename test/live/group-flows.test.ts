@@ -6,12 +6,17 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import t from 'tap';
 import type { FlowChange, FlowEvent } from '../../agent/group/model.ts';
+import { IPPROTO_SCTP } from '../../lib/linux.ts';
+import { address, addressBytes } from '../../lib/prefix.ts';
 import { type Namespace, NODE, ROOT, Scope, until } from '../support/netns.ts';
+import { CHUNK } from '../support/raw.ts';
 import { startEchoServer, Traffic } from '../support/traffic.ts';
 import type { FlowText } from './group-flows-child.ts';
-import { FAMILIES, network } from './group-lab.ts';
+import { FAMILIES, network, waitForSctp } from './group-lab.ts';
 
-type Event = Exclude<FlowEvent, { flow: unknown }> | { type: 'update' | 'end' | 'active'; flow: FlowText };
+type Event =
+  | Exclude<FlowEvent, { flow: unknown }>
+  | { type: 'update' | 'end' | 'deleted' | 'active'; flow: FlowText };
 type Line = Event | { type: 'applied'; refused: Record<string, number> } | { type: 'settled' };
 
 /** ConntrackFlows in a gateway. */
@@ -30,8 +35,19 @@ class Child {
   }
 
   /** The flows that events of a type were about so far. */
-  flows(type: 'update' | 'end' | 'active'): FlowText[] {
+  flows(type: 'update' | 'end' | 'deleted' | 'active'): FlowText[] {
     return this.lines.flatMap((line) => (line.type === type ? [(line as { flow: FlowText }).flow] : []));
+  }
+
+  /** Whether every flow from the `first` that was reported on, of this one's protocol and another port, has ended since. */
+  haveEnded(first: number, { protocol, sharedPort }: FlowText): boolean {
+    const ports = this.flows('update')
+      .slice(first)
+      .filter((flow) => flow.protocol === protocol && flow.sharedPort !== sharedPort)
+      .map((flow) => flow.sharedPort);
+    const last = (port: number) =>
+      this.lines.findLast((line) => 'flow' in line && line.flow.sharedPort === port)?.type;
+    return ports.length > 0 && ports.every((port) => last(port) === 'end');
   }
 
   has(type: Line['type']): boolean {
@@ -44,9 +60,13 @@ class Child {
   }
 
   /** Carries out a change of each flow. Returns what was refused. */
-  async apply(type: FlowChange['type'], flows: readonly FlowText[]): Promise<Record<string, number>> {
+  async apply(
+    type: FlowChange['type'],
+    flows: readonly FlowText[],
+    more: { again?: true } = {},
+  ): Promise<Record<string, number>> {
     const before = this.lines.filter((line) => line.type === 'applied').length;
-    this.#child.stdin!.write(`${JSON.stringify(flows.map((flow) => ({ type, flow })))}\n`);
+    this.#child.stdin!.write(`${JSON.stringify(flows.map((flow) => ({ type, flow, ...more })))}\n`);
     const done = () => this.lines.filter((line) => line.type === 'applied')[before];
     return ((await until(done, { what: 'the changes were applied' })) as { refused: Record<string, number> })
       .refused;
@@ -67,7 +87,9 @@ class Child {
 function translate(gateways: readonly Namespace[], family: 4 | 6): void {
   const net = FAMILIES[family];
   gateways.forEach((gateway, i) => {
-    for (const protocol of ['tcp', 'udp']) {
+    // As the agent has it: what belongs to no flow makes no entry.
+    gateway.sh(`${net.iptables} -w -A FORWARD -d ${net.shared} -j DROP`);
+    for (const protocol of ['tcp', 'udp', 'sctp']) {
       const to = family === 4 ? net.shared : `[${net.shared}]`;
       const ports = i === 0 ? '1024-5055' : '5056-9087';
       gateway.sh(
@@ -76,6 +98,9 @@ function translate(gateways: readonly Namespace[], family: 4 | 6): void {
     }
   });
 }
+
+/** IP protocol number. */
+const ESP = 50;
 
 const listing = (gateway: Namespace, family: 4 | 6): string =>
   gateway.sh(`conntrack -L -f ipv${family} -d ${FAMILIES[family].server}`);
@@ -106,9 +131,28 @@ for (const family of [4, 6] as const) {
     t.match(listing(gateways[1], family), /tcp .*ESTABLISHED.*mark=2785017856/);
 
     gateways[1].sh(`conntrack -D -f ipv${family} -p udp -d ${net.server}`);
-    await until(() => /udp .*mark=2785017856/.test(listing(gateways[1], family)), {
-      what: 'a replica that another program deletes is inserted again',
-    });
+    await until(() => second!.flows('deleted').length > 0, { what: 'the deletion of a replica is reported' });
+    t.same(await second!.apply('insert', second!.flows('deleted')), {});
+    t.match(listing(gateways[1], family), /udp .*mark=2785017856/, 'it is there again');
+
+    // The client goes on: its datagrams get another port until the flow is restored.
+    const [udp] = own.filter(({ protocol }) => protocol === 17);
+    const updates = first!.flows('update').length;
+    gateways[0].sh(`conntrack -D -f ipv${family} -p udp`);
+    await until(() => first!.flows('deleted').length > 0, { what: 'the deletion is reported' });
+    await until(() => first!.flows('update').length > updates, { what: 'the client has another flow' });
+    t.same(
+      first!.flows('end').filter(({ protocol }) => protocol === 17),
+      [],
+      'a deletion by another program is no end',
+    );
+    for (const what of ['deleted', 'there']) t.same(await first!.apply('restore', [udp!]), {}, what);
+    await until(() => first!.haveEnded(updates, udp!), { what: 'the other flow has ended' });
+    t.match(listing(gateways[0], family), new RegExp(`udp .*dport=${udp!.sharedPort} .*mark=0`));
+    t.same(await second!.apply('insert', [{ ...udp!, sharedPort: udp!.sharedPort + 1 }]), {}, 'replaced');
+    t.same(await second!.apply('remove', [udp!]), {});
+    t.match(listing(gateways[1], family), /udp /, 'a flow with another port is not removed');
+    t.same(await second!.apply('insert', [udp!]), {});
 
     use(1);
     const before = await traffic.report();
@@ -116,6 +160,15 @@ for (const family of [4, 6] as const) {
       what: 'both connections go on through the second gateway',
     });
     await until(() => second!.flows('active').length > 0, { what: 'packets of replicas are reported' });
+
+    // Where packets of a replica come through, they begin another flow too.
+    const reported = second!.flows('update').length;
+    gateways[1].sh(`conntrack -D -f ipv${family} -p udp -d ${net.server}`);
+    await until(() => second!.flows('update').length > reported, { what: 'datagrams have another flow' });
+    t.same(await second!.apply('insert', [udp!]), { EEXIST: 1 }, 'a replica that only arrives is refused');
+    t.same(await second!.apply('insert', [udp!], { again: true }), {}, 'one that was deleted is not');
+    await until(() => second!.haveEnded(reported, udp!), { what: 'the other flow has ended here' });
+    t.match(listing(gateways[1], family), new RegExp(`udp .*dport=${udp!.sharedPort} .*mark=2785017856`));
 
     t.same(await second!.apply('adopt', own), {});
     t.notMatch(listing(gateways[1], family), /mark=2785017856/, 'adopted: an own flow');
@@ -156,5 +209,78 @@ for (const family of [4, 6] as const) {
       what: 'the first gateway reports what becomes of its own flows',
     });
     await Promise.all([first!.kill(), last.kill()]);
+  });
+
+  t.test(`IPv${family}: the flow from before a flush gets its place back`, async (t) => {
+    const scope = new Scope();
+    t.teardown(() => scope.dispose());
+    const { gateways } = network(scope, family);
+    const child = await new Child(gateways[0], family).started();
+    const octets = (text: string) => Buffer.from(addressBytes(address(text))).toString('base64');
+    const flow: FlowText = {
+      ...{ protocol: 17, icmpType: 0, icmpCode: 0, mark: 0, timeout: 600 },
+      ...{
+        source: octets(net.clientAddress.split('/')[0]!),
+        destination: octets(net.server),
+        shared: octets(net.shared),
+      },
+      ...{ sourcePort: 1000, destinationPort: 8000, sharedPort: 5000 },
+    };
+    const present = (sourcePort: number, sharedPort: number): boolean =>
+      new RegExp(` sport=${sourcePort} .* dport=${sharedPort} `).test(listing(gateways[0], family));
+    const thief = { ...flow, sourcePort: 1001 };
+    for (const change of ['insert', 'adopt'] as const) t.same(await child.apply(change, [thief]), {});
+    // One that came and went during the flush, and the one that has had the port meanwhile, are deleted by it too.
+    const later = { ...flow, sharedPort: 5001 };
+    await child.apply('restore', [flow, later, thief]);
+    t.ok(present(1000, 5000), 'it is there again');
+    t.notOk(present(1001, 5000), 'and has its port, which another one had');
+    for (const { sourcePort, sharedPort } of [later, thief]) {
+      const ended = (one: FlowText) => one.sourcePort === sourcePort && one.sharedPort === sharedPort;
+      await until(() => child.flows('end').some(ended), { what: 'that the others have ended is reported' });
+    }
+    await child.kill();
+  });
+
+  t.test(`IPv${family}: an association and packets without ports go on with a replica`, async (t) => {
+    const scope = new Scope();
+    t.teardown(() => scope.dispose());
+    const { client, server, gateways, use } = network(scope, family);
+    translate(gateways, family);
+    for (const gateway of gateways) {
+      gateway.sh(
+        `${net.iptables} -w -t nat -A POSTROUTING -o net1 -p ${ESP} -j SNAT --to-source ${net.shared}`,
+      );
+    }
+    waitForSctp(gateways);
+    const [first, second] = await Promise.all(
+      gateways.map((gateway) => new Child(gateway, family).started()),
+    );
+    const program = `${ROOT}/test/support/raw.ts`;
+    const ask = (protocol: number, chunk: number): string =>
+      client.run(NODE, [program, 'client', `${family}`, `${protocol}`, net.server, `${chunk}`]).stdout.trim();
+    const servers = [IPPROTO_SCTP, ESP].map((protocol) =>
+      server.spawn(NODE, [program, 'server', `${family}`, `${protocol}`], { name: `raw${protocol}` }),
+    );
+    await until(() => ask(ESP, 0) === 'answered', { what: 'an answer without ports' });
+    await until(() => ask(IPPROTO_SCTP, CHUNK.init) === `${CHUNK.initAck}`, { what: 'an answer to INIT' });
+    await until(() => ask(IPPROTO_SCTP, CHUNK.cookieEcho) === `${CHUNK.cookieAck}`, { what: 'COOKIE ACK' });
+    const own = await until(
+      () => {
+        const flows = first!.flows('update');
+        const last = [IPPROTO_SCTP, ESP].map((n) => flows.findLast(({ protocol }) => protocol === n));
+        return !last.includes(undefined) && (last as FlowText[]);
+      },
+      { what: 'both flows are reported' },
+    );
+    t.same(own[0]!.sctp, { state: 4, originalTag: 0x2222_2222, replyTag: 0x1111_1111 });
+    t.same(await second!.apply('insert', own), {});
+    const sources = servers[0]!.log();
+    use(1);
+    await until(() => ask(IPPROTO_SCTP, CHUNK.data) === `${CHUNK.sack}`, { what: 'the association goes on' });
+    await until(() => ask(ESP, 0) === 'answered', { what: 'and so do packets without ports' });
+    const [before] = sources.trim().split('\n');
+    t.equal(servers[0]!.log().trim().split('\n').at(-1), before, 'with the same port');
+    await Promise.all([first!.kill(), second!.kill(), ...servers.map((one) => one.stop())]);
   });
 }

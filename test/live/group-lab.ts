@@ -30,6 +30,17 @@ export const FAMILIES = {
   },
 } as const;
 
+/**
+ * The kernel gives an association 3 s for each step of its beginning, too little where each is a process that a busy machine
+ * starts. For gateways that have conntrack already.
+ */
+export function waitForSctp(gateways: readonly Namespace[]): void {
+  const [wait, echoed] = ['wait', 'echoed'].map(
+    (step) => `net.netfilter.nf_conntrack_sctp_timeout_cookie_${step}`,
+  );
+  for (const gateway of gateways) gateway.sysctl({ [wait!]: 60, [echoed!]: 60 });
+}
+
 /** Makes the network in one family; both gateways forward, and translate nothing. */
 export function network(scope: Scope, family: 4 | 6) {
   const net = FAMILIES[family];

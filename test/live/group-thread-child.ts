@@ -9,11 +9,14 @@ import type { GroupSettings } from '../../agent/group/messages.ts';
 import type { GroupReport, GroupView } from '../../agent/group/model.ts';
 import { GroupThread } from '../../agent/group/thread.ts';
 import { type Address, FAMILIES } from '../../lib/prefix.ts';
+import { until } from '../support/netns.ts';
 
 export type ThreadCommand =
   | { do: 'show' }
   | { do: 'path'; member: Address; up: boolean }
   | { do: 'drain' }
+  /** Ends the thread by settings that it cannot use, and configures it again. */
+  | { do: 'crash' }
   | { do: 'lookup'; query: string }
   | { do: 'stop' };
 
@@ -36,7 +39,14 @@ const thread = new GroupThread({
   },
   answer: async (query) => ({ status: 200, body: query }),
 });
-await thread.configure(JSON.parse(process.argv[2]!) as GroupSettings);
+const settings = JSON.parse(process.argv[2]!) as GroupSettings;
+await thread.configure(settings);
+
+async function crash(): Promise<void> {
+  await thread.configure({ ...settings, configs: null as never });
+  await until(() => log.some((line) => line.startsWith('exchange of the group ended')), { what: 'its end' });
+  await thread.configure(settings);
+}
 
 for await (const line of createInterface({ input: process.stdin })) {
   const command = JSON.parse(line) as ThreadCommand;
@@ -44,6 +54,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   if (command.do === 'path') thread.setPath(command.member, command.up);
   else if (command.do === 'drain') thread.drain(5000);
   else if (command.do === 'lookup') answers = await thread.lookup(command.query, FAMILIES, 3000);
+  else if (command.do === 'crash') await crash();
   else if (command.do === 'stop') await thread.stop();
   const counts = thread.counts(4);
   const reply: ThreadReply = {

@@ -502,6 +502,16 @@ t.test(
       await until(async () => (await ask({ do: 'show' })).view?.ready, { what: 'ready', timeoutMs: 30_000 });
     }
     const [here, there] = hosts.map((host) => namespaces.get(host)!) as [Namespace, Namespace];
+    const sockets = () =>
+      there
+        .sh('cat /proc/net/netlink')
+        .split('\n')
+        .filter((line) => line.split(/\s+/)[1] === '12').length;
+    const before = sockets();
+    t.ok(before >= 3, `${before} sockets`);
+    await second({ do: 'crash' });
+    await until(async () => (await first({ do: 'show' })).view?.peers[0]?.inSync, { what: 'in sync again' });
+    await until(() => sockets() === before, { what: 'the sockets of the thread that ended are closed' });
     const { firstPort } = portSlice(slotOf(addressOf(4, 12)));
     const flow = '-p tcp -s 10.17.0.9 -d 172.17.0.1 --sport 4000 --dport 80';
     here.sh(
@@ -517,6 +527,10 @@ t.test(
     );
     t.match((await second({ do: 'lookup', query: 'q' })).answers, [{ answer: { status: 200, body: 'q' } }]);
     here.sh(`conntrack -D ${flow}`);
+    await until(() => here.run('conntrack', ['-L', '-p', 'tcp']).stdout.includes(`dport=${firstPort}`), {
+      what: 'the entry that another program has deleted',
+    });
+    here.sh(`conntrack -U ${flow} --state TIME_WAIT`);
     await until(() => !replica().includes('sport=4000'), { what: 'no replica' });
     await first({ do: 'drain' });
     await until(async () => (await first({ do: 'show' })).handedOver, { what: 'the handover' });
@@ -527,6 +541,47 @@ t.test(
     });
   },
 );
+
+t.test('a connection that is reset at one end is made again, and no flow is lost', async (t) => {
+  const key = keyFile('key');
+  const members = await start(t, () => ({ keyFile: key }), [13, 14]);
+  await settled(members, 1);
+  const [first, second] = members as [Member, Member];
+  let flows = 0;
+  // Who rejects keeps its socket, and the other end is reset: as by a packet that a stranger has made.
+  for (const [host, port, reset] of [
+    [14, '--dport', first],
+    [13, '--sport', second],
+    [14, '--dport', first],
+  ] as const) {
+    const reject = (action: '-I' | '-D') =>
+      namespaces
+        .get(host)!
+        .sh(`iptables ${action} INPUT -p tcp ${port} ${PORT} -j REJECT --reject-with tcp-reset`);
+    reject('-I');
+    await until(async () => (await reset.family(4)).view.peers[0]?.exchange === false, { what: 'the reset' });
+    for (const member of members) {
+      await member.ask({ do: 'open', family: 4, first: member.host * 1000 + flows, count: 100 });
+    }
+    flows += 100;
+    reject('-D');
+    await settled(members, 1);
+    for (const member of members) await hasFlows(member, 4, flows, flows);
+  }
+  // A stranger takes the address of a member, as far as a neighbour believes it, and can only connect.
+  const { key: refused = 0 } = (await second.family(4)).counts.rejected;
+  stranger.ip('addr add 10.16.0.12/32 dev eth0');
+  namespaces.get(12)!.ip('link set eth0 down');
+  await attack(
+    stranger,
+    `const options = { host: '10.16.0.14', port: ${PORT}, localAddress: '10.16.0.12', rejectUnauthorized: false };
+     require('node:tls').connect(options, () => process.exit(1)).on('error', () => {});`,
+  );
+  stranger.ip('addr del 10.16.0.12/32 dev eth0');
+  namespaces.get(12)!.ip('link set eth0 up\naddr replace fd00:10:16::12/64 dev eth0 nodad');
+  t.ok(((await second.family(4)).counts.rejected.key ?? 0) > refused, 'it is refused by its key');
+  await settled(members, 1);
+});
 
 /** Runs a script in a namespace to its end: connections to the port of a member. */
 const attack = async (ns: Namespace, script: string): Promise<void> => {
@@ -545,17 +600,19 @@ t.test('strangers, junk, half-open connections and a flood are refused, counted 
   const target = members[1]!;
   const rejected = async () => (await target.family(4)).counts.rejected;
   const before = (await target.ask({ do: 'show' })).memory;
-  const connectMany = (count: number, data: string) => `
+  const connectMany = (count: number, data: string, host = '10.16.0.14') => `
     const net = require('node:net');
     let left = ${count};
     const one = () => {
       if (left-- <= 0) return;
-      const socket = net.connect(${PORT}, '10.16.0.14', () => ${data});
+      const socket = net.connect(${PORT}, '${host}', () => ${data});
       socket.on('error', () => {}).on('close', one).setTimeout(8000, () => socket.destroy());
     };
     for (let i = 0; i < 50; i++) one();`;
   await attack(stranger, connectMany(3000, 'socket.write("x")'));
   t.ok((await rejected()).not_a_member! >= 2900, 'strangers are counted');
+  await attack(stranger, connectMany(300, 'socket.write("x")', 'fd00:10:16::14'));
+  t.ok((await target.family(6)).counts.rejected.not_a_member! >= 290, 'over IPv6 too');
   await attack(
     namespaces.get(12)!,
     connectMany(500, 'socket.write(require("node:crypto").randomBytes(2000))'),
@@ -569,7 +626,47 @@ t.test('strangers, junk, half-open connections and a flood are refused, counted 
     .run('ss', ['-Htn', 'state', 'established', `sport = :${PORT}`]).stdout;
   const open = listening.split('\n').filter((line) => line.includes('10.16.0.12'));
   t.ok(open.length <= 2, `${open.length} connections of the attacker are left`);
-  await members[0]!.ask({ do: 'open', family: 4, first: 1000, count: 100 });
+  await attack(
+    namespaces.get(12)!,
+    `const tls = require('node:tls');
+     const host = { host: '10.16.0.14', port: ${PORT}, rejectUnauthorized: false };
+     const psk = (identity) => ({
+       ciphers: 'TLS_AES_128_GCM_SHA256',
+       pskCallback: () => ({ psk: Buffer.alloc(32, 1), identity }),
+       checkServerIdentity: () => undefined,
+     });
+     const tries = [{}, { minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' }, psk('guess'), psk('')];
+     const next = () => {
+       const options = tries.shift();
+       if (options === undefined) return;
+       tls.connect({ ...host, ...options }, () => process.exit(1)).on('error', () => {}).on('close', next);
+     };
+     next();`,
+  );
+  const withoutKey = await rejected();
+  t.ok(withoutKey.key! > (junk.key ?? 0), 'TLS without the key is refused, and counted');
+  await attack(
+    namespaces.get(12)!,
+    `const record = Buffer.from('16030103e8010003e40303', 'hex');
+     for (let i = 0; i < 2; i++) {
+       const socket = require('node:net').connect(${PORT}, '10.16.0.14');
+       let sent = 0;
+       const timer = setInterval(() => socket.write(record.subarray(sent % 11, (sent++ % 11) + 1)), 300);
+       socket.on('error', () => {}).on('close', () => clearInterval(timer));
+     }`,
+  );
+  t.ok((await rejected()).handshake_timeout! >= 2, 'slow handshakes end, and are counted');
+  const flood = stranger.spawn(NODE, [`${ROOT}/test/live/group-flood.ts`, '10.16.0.14', `${PORT}`], {
+    name: 'flood',
+  });
+  await until(() => flood.log().includes('flooding'), { what: 'the flood of SYN' });
+  await members[0]!.kill();
+  const again = new Member(13, { keyFile: key });
+  t.teardown(() => again.kill());
+  await again.path(14, true);
+  await settled([again, target], 1);
+  await flood.stop();
+  await again.ask({ do: 'open', family: 4, first: 1000, count: 100 });
   await hasFlows(target, 4, 0, 100);
   const after = (await target.ask({ do: 'show' })).memory;
   t.ok(after - before < 40 << 20, `it took ${(after - before) >> 20} MiB`);

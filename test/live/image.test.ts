@@ -100,6 +100,9 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
   t.notMatch(said, /note:/, 'what root left in the state directory is no fault');
   t.notMatch(daemon.log(), /last good policy|cannot keep the policy/, 'nor is the last good policy');
   t.same(skeleton(said), skeleton(README_STATUS), 'README.md shows what status prints');
+  const begun = daemon.log();
+  t.ok(begun.indexOf(SEALED) < begun.indexOf('policy loaded'), 'sessions begin before the agent process');
+  t.notMatch(begun, /"trigger":"start","changes":[1-9]/, 'which finds everything in place');
   t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
   const livez = ['-s', '-m', '5', '-o', '/dev/null', '-w', '%{http_code}', 'http://10.16.0.12:10669/livez'];
   t.equal(router.run('curl', livez).stdout, '200', 'the kubelet’s GET /livez');
@@ -123,6 +126,62 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
   t.same(exec(...PROBE.live), { code: 1, stdout: '', stderr: '' });
   t.match(exec(...PROBE.status), { code: 1, stderr: /no answer from veg-agent/ });
   t.equal(natOf(gateway), NAT_LISTING, 'the rules stay');
+});
+
+/** What the BFD process says when sessions begin before there is an agent process, and when they do not. */
+const SEALED = 'sessions do not wait for the agent process';
+const UNSEALED = /"reason":"(.*?)","msg":"not as the init container left it/;
+
+t.test(
+  'sessions begin, and end, before there is an agent process: all is as the init container left it',
+  async (t) => {
+    const { root, gateway, server, init, start, frr } = pod(t, 'B');
+    t.equal(init().code, 0);
+    root.write('opt/veg-agent/dist/agent/child.js', 'setInterval(() => {}, 1e6);');
+    const daemon = start();
+    const peer = await frr();
+    await peerUp(peer, PATIENCE);
+    t.match(daemon.log(), SEALED);
+    t.equal(natOf(gateway), NAT_LISTING);
+    t.match(gateway.sh('iptables -t raw -S'), /-A OUTPUT -p udp -j VEG-NOTRACK/, 'past connection tracking');
+    t.match(gateway.sh('ip route'), /10\.255\.255\.255 via 10\.16\.0\.1 dev eth0/);
+
+    server.sh('ip addr del 172.17.0.1/16 dev eth0');
+    await until(() => /"from":"Up","to":"AdminDown"/.test(daemon.log()), { what: 'out of Up: no way out' });
+    server.sh('ip addr add 172.17.0.1/16 dev eth0');
+    await peerUp(peer, PATIENCE);
+    gateway.sh('ip rule del priority 1002');
+    await until(() => daemon.log().includes('no longer as the init container left it'), {
+      what: 'it is seen',
+    });
+    await until(() => daemon.log().split('"to":"AdminDown"').length === 3, {
+      what: 'out of Up: a rule is gone',
+    });
+  },
+);
+
+t.test('without an init container’s seal that holds, sessions wait for the agent process', async (t) => {
+  const { root, gateway, init, start, exec } = pod(t, 'B');
+  const damages: [damage: () => void, reason: string][] = [
+    [() => gateway.sh('iptables -t nat -D PREROUTING 1'), 'another kernel'],
+    [() => gateway.sh('sysctl -q net.ipv4.ip_forward=0'), 'another kernel'],
+    [() => gateway.sh('ip link set net1 mtu 1300'), 'another kernel'],
+  ];
+  for (const [damage, reason] of damages) {
+    t.equal(init().code, 0);
+    damage();
+    const daemon = start();
+    await until(() => UNSEALED.test(daemon.log()), { what: `${damage}`, timeoutMs: PATIENCE });
+    t.equal(UNSEALED.exec(daemon.log())?.[1], reason, `${damage}`);
+    t.notMatch(daemon.log(), SEALED);
+    await daemon.stop('SIGUSR2', PATIENCE);
+  }
+  // A policy of documents is the agent process's to read.
+  t.equal(init().code, 0);
+  root.write('etc/veg-agent/policy/gateway.yaml', '{}');
+  const daemon = start();
+  await until(() => exec(...PROBE.live).code === 0, { what: 'live', timeoutMs: PATIENCE });
+  t.notMatch(daemon.log(), SEALED);
 });
 
 t.test('variant A: the same behind the scripts of older releases', async (t) => {
@@ -177,12 +236,17 @@ t.test('an init container that cannot do its work says why', async (t) => {
     code: 1,
     stderr: /error: .*NO_SNAT_SOURCES_IPV4.*10\.18\.0\.0\/33/,
   });
+  const evpn = { ...INIT_ENV, ENABLE_BGP: 'true', ENABLE_EVPN: 'true' };
+  t.match(init(evpn), { code: 1, stderr: /error: .*VNI: is required with ENABLE_EVPN/ });
+  gateway.sh('ip link add vrf-vpn type bridge');
+  t.match(init({ ...evpn, VNI: '7' }), {
+    code: 1,
+    stdout: /^veg-agent: EVPN mode \(ENABLE_EVPN, VNI 7\): nothing is translated/m,
+    stderr: /error: .*link vrf-vpn: in_use: ip link add vrf-vpn .* type vrf table 2000/,
+  });
+  gateway.sh('ip link del vrf-vpn');
   gateway.sh('ip link set net1 down');
   t.match(init(), { code: 1, stderr: /error: .*net1 is down/ });
-  t.match(init({ ...INIT_ENV, ENABLE_BGP: 'true', ENABLE_EVPN: 'true', VNI: '7' }), {
-    code: 1,
-    stderr: /EVPN.*VNI 7.*spec\.image/,
-  });
   t.equal(natOf(gateway), before);
 });
 
@@ -191,7 +255,10 @@ t.test('BGP mode: nothing but forwarding is touched, BFD is answered, and so is 
   const before = natOf(gateway);
   const initialised = init({ ...INIT_ENV, ENABLE_BGP: 'true' });
   t.equal(initialised.code, 0, initialised.stdout + initialised.stderr);
-  t.match(initialised.stdout, /^veg-agent: BGP mode \(ENABLE_BGP\): nothing is translated, .*snat: true/m);
+  t.match(
+    initialised.stdout,
+    /^veg-agent: BGP mode \(ENABLE_BGP\): nothing is translated, .*snat: true.* policy with spec\.bgp/m,
+  );
   t.equal(gateway.sh('sysctl -n net.ipv4.ip_forward net.ipv4.conf.eth0.rp_filter'), '1\n0\n');
   // The CNI's, from the pod's annotations.
   gateway.sh('ip route add 10.255.255.255 via 10.16.0.1 dev eth0');
@@ -233,6 +300,40 @@ t.test('BGP mode in both families, with an external network in IPv4 alone, varia
   );
   await until(() => exec(...PROBE.healthcheck).code === 0, { what: 'healthy', timeoutMs: PATIENCE });
   t.ok(allPeersUp(exec(...PROBE.status).stdout, DUAL.bfd.BFD_PEER_IPS.split(',')));
+});
+
+t.test('BGP mode with a policy directory: its policy is in force, translates and announces', async (t) => {
+  const { gateway, client, server, root, init, start, exec, frr } = pod(t, 'B');
+  root.write(
+    'etc/veg-agent/policy/gateway.yaml',
+    `apiVersion: veg-agent.io/v1alpha1
+kind: GatewayPolicy
+metadata: { name: gateway1, namespace: default }
+spec:
+  internal: { gateways: [10.16.0.1] }
+  external: { gateways: [172.17.0.1] }
+  bfd: { enabled: true, peers: [10.255.255.255], minTX: 100, minRX: 100, multiplier: 5 }
+  policies: [{ name: forwarded, snat: false, ipBlocks: [10.18.0.0/16] }]
+  bgp: { localASN: 65001, neighbours: [{ address: 172.17.0.1, asn: 65000 }], announce: [forwarded] }
+`,
+  );
+  const initialised = init({ ...INIT_ENV, ENABLE_BGP: 'true' });
+  t.equal(initialised.code, 0, initialised.stdout + initialised.stderr);
+  t.match(
+    initialised.stdout,
+    /^veg-agent: BGP mode \(ENABLE_BGP\): the policy in \/etc\/veg-agent\/policy is in force/m,
+  );
+  t.notMatch(initialised.stdout, 'nothing is translated');
+  t.match(natOf(gateway), '-A VEG-MASQUERADE -j MASQUERADE --random-fully\n');
+  start();
+  await peerUp(await frr(), PATIENCE);
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
+  t.notMatch(exec('veg-agent', 'status').stdout, 'BGP mode (ENABLE_BGP)');
+  await startEchoServer(server);
+  t.match(await sourceSeen(client, ADDRESS.server[4]), `${ADDRESS.gatewayExternal[4]} `);
+  // Kube-OVN's CNI has a route of the block itself.
+  const announced = () => gateway.sh('ip route show metric 178').match(/^\S+/gm) ?? [];
+  await until(() => announced().join() === '10.18.0.0/17,10.18.128.0/17', { what: 'the block is announced' });
 });
 
 t.test('unsupported settings are refused at the start, by name', async (t) => {

@@ -66,9 +66,9 @@ export async function startMirror(ns: Namespace, port: number): Promise<Daemon> 
 const ASK = (host: string, port: number): string => `
   const socket = require('node:dgram').createSocket('${host.includes(':') ? 'udp6' : 'udp4'}');
   socket.on('message', (text) => { console.log(text.toString()); process.exit(0); });
-  setTimeout(() => process.exit(1), 1000);
+  setTimeout(() => process.exit(1), 2000);
   socket.send('?', ${port}, '${host}');`;
 
-/** Sends a datagram from a port of its own and returns the answer, empty if none came within a second. */
+/** Sends a datagram from a port of its own and returns the answer, empty if none came within 2 s. */
 export const ask = (ns: Namespace, host: string, port: number): string =>
   ns.run(NODE, ['-e', ASK(host, port)]).stdout.trim();

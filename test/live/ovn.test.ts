@@ -5,9 +5,10 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
+import { type AgentPod, stopForwarding } from '../support/agent-pod.ts';
 import type { BfdCapture } from '../support/capture.ts';
 import { type Failover, failover, failoverLine, now, Streams } from '../support/failover.ts';
-import { type AgentPod, Ovn, stopForwarding } from '../support/ovn.ts';
+import { Ovn } from '../support/ovn.ts';
 import { scopeOf } from '../support/tap.ts';
 
 /** Far below the 60 s that OVN sleeps. */

@@ -16,7 +16,10 @@ export const TENANTS = tenants('10.17.0.0/28', 'fd00:10:17::/124');
 /** The same sources in another order: 10.17.0.9 is number 1 instead of 9. */
 export const MOVED = tenants('10.17.0.8/29', 'fd00:10:17::8/125', '10.17.0.0/29', 'fd00:10:17::/125');
 
-/** Opens sockets on a source address, sends a datagram from each, and prints how the server saw those it answered. */
+/**
+ * Opens sockets on a source address, sends a datagram from each, and prints how the server saw those it answered: all of them,
+ * or those of the first 2 s.
+ */
 const BURST = `
   const [source, host, port, count] = process.argv.slice(1);
   const seen = [];
@@ -26,7 +29,7 @@ const BURST = `
     socket.on('message', (text) => { if (seen.push(text.toString('latin1', 8).trim()) == count) end(); });
     socket.bind(0, source, () => socket.send(Buffer.alloc(8), port, host));
   }
-  setTimeout(end, 700);`;
+  setTimeout(end, 2000);`;
 
 export function burst(ns: Namespace, family: 4 | 6, source: string, count: number): string[] {
   const args = ['-e', BURST, source, ADDRESS.server[family], `${ECHO_PORT}`, `${count}`];

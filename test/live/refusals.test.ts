@@ -219,10 +219,10 @@ t.test('nf_tables', async (t) => {
         mssClamp: true,
         uplink: { interval: '50ms', failures: 1, targets: ['192.0.2.1'] },
       } as never);
-      await refused(t, agent, { object: 'set', reason: 'failed' });
+      await refused(t, agent, { object: 'set', reason: 'unsupported' });
       t.same(ipv4(), before, 'nothing of it is left behind');
       await crash(agent);
-      await refused(t, agent, { object: 'set', reason: 'failed' });
+      await refused(t, agent, { object: 'set', reason: 'unsupported' });
       t.same(ipv4(), before);
       gateway.sh('iptables -t nat -F VEG-MASQUERADE');
       await until(() => nat(gateway).includes('--random-fully'), { what: 'the last good one is maintained' });
@@ -263,6 +263,32 @@ t.test('nf_tables', async (t) => {
     await recovered(t, agent);
   });
 
+  await t.test(
+    'a device that the kernel refuses is one refusal, and the last policy stays whole',
+    async (t) => {
+      // Where the kernel has VRFs, another program has one of that name.
+      const hasVrf = gateway.run('ip', ['link', 'add', 'vrf-vpn', 'type', 'vrf', 'table', '7']).code === 0;
+      const before = kernelState(gateway);
+      policy.set({
+        bfd: BFD,
+        policies: [DIRECT],
+        bgp: { localASN: 65002, neighbours: [{ address: ADDRESS.server[4], asn: 65001 }] },
+        evpn: { vni: 1016, routeTargets: ['65000:1016'] },
+      });
+      const told = { object: 'link', reason: hasVrf ? 'in_use' : 'unsupported', name: 'vrf-vpn' };
+      const { kernel } = await refused(t, agent, told);
+      t.equal(kernel.failed.length, 1, 'both families need it, and it is named once');
+      t.match(kernel.failed[0]!.message, hasVrf ? /another program has this name/ : /load the module vrf/);
+      t.same(kernelState(gateway), before);
+      const applied = agent.cli('apply');
+      t.equal(applied.code, 1);
+      t.equal(applied.stderr.match(/vrf-vpn/g)?.length, 2, applied.stderr);
+      if (hasVrf) gateway.sh('ip link del vrf-vpn');
+      policy.set({ bfd: BFD });
+      await recovered(t, agent);
+    },
+  );
+
   await t.test('a rule that only nft can list is named, and nothing is half written meanwhile', async (t) => {
     gateway.sh('nft add table ip filter');
     gateway.sh('nft add chain ip filter THEIRS');
@@ -273,8 +299,14 @@ t.test('nf_tables', async (t) => {
     t.match(kernel.failed, [{ family: 4, message: /`nft -a list table ip mangle` shows it/ }]);
     t.equal(kernel.failed.length, 1, 'a foreign table of that kind is no matter');
     const before = nat(gateway);
-    policy.set({ bfd: BFD, policies: [DIRECT, WEB, EXTRA] });
+    // A limit is in that table.
+    policy.set({ bfd: BFD, policies: [DIRECT, WEB, EXTRA], limits: { connectionsPerSource: 1000 } } as never);
     await until(() => nat(gateway, 6).includes('fd00:10:19::/64'), { what: 'the other family' });
+    await agent.statusUntil(
+      'a run of that policy is over',
+      ({ policy: { lastChange }, kernel: { lastReconcile } }) =>
+        Date.parse(lastReconcile!.at) >= Date.parse(lastChange!),
+    );
     await refused(t, agent, told);
     t.equal(nat(gateway), before);
     await crash(agent);
@@ -288,6 +320,9 @@ t.test('nf_tables', async (t) => {
     gateway.sh(`nft delete rule ip mangle FORWARD handle ${handle}`);
     await recovered(t, agent);
     t.match(nat(gateway), '-s 10.19.0.0/16 -j RETURN');
+    policy.set({ bfd: BFD, policies: [DIRECT, WEB, EXTRA] });
+    await recovered(t, agent);
+    await until(() => !gateway.sh('iptables -t mangle -S').includes('VEG-NEW'), { what: 'no limit' });
   });
 
   await t.test('what others have, whatever it is called, is passed over and stays', async (t) => {

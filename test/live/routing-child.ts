@@ -1,5 +1,5 @@
 /**
- * What routing.test.ts runs inside a namespace: `reconcile` reads an `Input` on stdin, `watch` prints
+ * What routing.test.ts runs inside a namespace: `reconcile` reads an `Input` on stdin, `links` steps, `watch` prints
  * what happens until it is ended, `overrun` blocks while others make more changes than its buffer holds.
  */
 
@@ -14,6 +14,7 @@ import { desiredRouting, type RoutingIntent } from '../../routing/desired.ts';
 import { diffRouting } from '../../routing/diff.ts';
 import { ROUTING_GROUPS } from '../../routing/events.ts';
 import { createRoutingKernel } from '../../routing/kernel.ts';
+import type { LinkStep } from '../../routing/links.ts';
 import { diffProxies, type ProxyNeighbour } from '../../routing/proxies.ts';
 import { renderStep } from '../../routing/render.ts';
 
@@ -41,6 +42,17 @@ async function reconcile(): Promise<void> {
     failures: failures.map(({ message }) => message),
     left: left.map(renderStep),
   });
+}
+
+/** Applies the steps that stdin has, each by itself, and prints what was refused and what devices are there then. */
+async function links(): Promise<void> {
+  const kernel = createRoutingKernel(new NetlinkSocket(Protocol.ROUTE));
+  const failures: string[] = [];
+  for (const step of JSON.parse(readFileSync(0, 'utf8')) as LinkStep[]) {
+    failures.push(...(await kernel.apply([step])).map(({ message }) => message));
+  }
+  const { links } = await kernel.observe();
+  print({ failures, links: links.filter(({ device }) => device !== undefined) });
 }
 
 async function watch(): Promise<void> {
@@ -90,5 +102,5 @@ async function sysctls(): Promise<void> {
   print(await settings.observe(desiredSysctls([4, 6], { internal: 'eth0', external: 'net1' }, false)));
 }
 
-const commands: Record<string, () => Promise<void>> = { reconcile, watch, overrun, sysctls };
+const commands: Record<string, () => Promise<void>> = { reconcile, links, watch, overrun, sysctls };
 await commands[process.argv[2]!]!();

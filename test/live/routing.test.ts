@@ -3,7 +3,9 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { address, prefix } from '../../lib/prefix.ts';
 import type { RoutingIntent } from '../../routing/desired.ts';
+import type { LinkStep, WantedLink } from '../../routing/links.ts';
 import type { ProxyNeighbour } from '../../routing/proxies.ts';
+import type { Link } from '../../routing/state.ts';
 import { type Namespace, NODE, Scope, until, veth } from '../support/netns.ts';
 
 const CHILD = fileURLToPath(new URL('routing-child.ts', import.meta.url));
@@ -112,6 +114,51 @@ t.test("with the CNI's routes in place the listings are Kube-OVN's, line for lin
   t.strictSame(reconcile(ns, [{ ...intent[0]!, peers: [] }]).steps, [], 'a second run does nothing');
   reconcile(ns, []);
   t.strictSame(listing(ns), before, 'cleanup leaves everything as it was');
+});
+
+t.test('a bridge and a VXLAN device are as iproute2 shows them, and read back', async (t) => {
+  const ns = pod();
+  const change = (steps: LinkStep[]) => {
+    const { stdout, stderr } = ns.run(NODE, [CHILD, 'links'], { input: JSON.stringify(steps) });
+    if (stderr !== '') throw new Error(stderr);
+    return JSON.parse(stdout) as { failures: string[]; links: Link[] };
+  };
+  const vxlan = {
+    kind: 'vxlan',
+    vni: 1016,
+    local: address('172.17.0.11'),
+    port: 4789,
+    learning: false,
+  } as const;
+  const add = (link: WantedLink): LinkStep => ({ kind: 'addLink', family: 4, link });
+  const bridge = add({ name: 'br-vpn', device: { kind: 'bridge' }, up: true });
+  const tunnel = { name: 'vxlan-vpn', device: vxlan, master: 'br-vpn', mtu: 1450, up: true } as const;
+  const made = change([bridge, add(tunnel)]);
+  t.strictSame(made.failures, []);
+  t.match(made.links, [
+    { name: 'br-vpn', group: 178, up: true, device: { kind: 'bridge' } },
+    { name: 'vxlan-vpn', group: 178, up: true, mtu: 1450, master: made.links[0]!.index },
+  ]);
+  t.strictSame(made.links[1]!.device, vxlan);
+  const shown = ns.sh('ip -d link show vxlan-vpn');
+  t.match(shown, /mtu 1450 .*master br-vpn .*group 178/);
+  t.match(shown, /vxlan id 1016 local 172\.17\.0\.11 .*dstport 4789 .*nolearning/);
+
+  const again = { ...vxlan, local: address('fd00:172:17::11'), vni: 16_777_215 };
+  const changed = change([
+    { kind: 'setLink', family: 4, link: { name: 'eth0', master: 'br-vpn' } },
+    { kind: 'delLink', family: 4, link: { name: 'vxlan-vpn' } },
+    { kind: 'delLink', family: 4, link: { name: 'vxlan-vpn' } },
+    add({ ...tunnel, device: again, mtu: 1430 }),
+    bridge,
+    add({ ...tunnel, name: 'other', device: again }),
+  ]);
+  t.match(changed.failures, [
+    /^ip link add br-vpn group 178 up type bridge: .*\(EEXIST\); a device of another program has this name/,
+    /^ip link add other .*\(EEXIST\); .* or this VNI/,
+  ]);
+  t.strictSame(changed.links[1]!.device, again);
+  t.match(ns.sh('ip link show eth0'), /master br-vpn/);
 });
 
 t.test('from bare interfaces both families are complete, and go again', async (t) => {

@@ -33,6 +33,8 @@ const SAID: [string, NatErrorKind][] = [
     'unsupported',
   ],
   ['ipset v7.17: Cannot open session to kernel.\n', 'unsupported'],
+  // A kernel without ip_set.
+  ['ipset v7.17: Kernel error received: Invalid argument\n', 'unsupported'],
   ['iptables-restore: line 2 failed\n', 'changed'],
   ['iptables-nft-restore: line 2 failed: Chain already exists.\n', 'changed'],
   ['iptables-nft-restore: line 2 failed: Bad rule (does a matching rule exist in that chain?).\n', 'changed'],

@@ -25,6 +25,7 @@ function member(family: Family, group: Partial<GroupNat> = {}): FamilyNat {
       },
     ],
     group: { shared, externalInterface: 'net1', forward: OTHERS, ...group },
+    groupIcmp: true,
   };
 }
 
@@ -40,24 +41,38 @@ const MEMBER_CHAINS = {
 };
 
 t.test('what arrives for the ports of another member gets its mark and is not tracked, in IPv4', (t) => {
+  const start = '0x0>>0x16&0x3c@';
+  const error = `${start}0x0>>0x18=0x3,0xb:0xc&&${start}0x10>>0x10&0xff`;
+  const inner = `${start}0x8>>0x16&0x3c@`;
+  const icmp = (range: string, slot: number) => [
+    `-p icmp -m icmp --icmp-type 0 -m u32 --u32 "${start}0x4>>0x10=${range}" -g VEG-GROUP-${slot}`,
+    `-p icmp -m u32 --u32 "${error}=0x6,0x11,0x84&&${inner}0x8>>0x10=${range}" -g VEG-GROUP-${slot}`,
+    `-p icmp -m u32 --u32 "${error}=0x1&&${inner}0xc>>0x10=${range}" -g VEG-GROUP-${slot}`,
+  ];
   t.strictSame(chains(desiredNat([member(4)]), 4, 'raw'), {
     PREROUTING: ['-d 172.17.0.50/32 -i net1 -j VEG-GROUP'],
     'VEG-GROUP': [
       '-p tcp -m tcp --dport 45376:49407 -g VEG-GROUP-11',
       '-p udp -m udp --dport 45376:49407 -g VEG-GROUP-11',
       '-p sctp -m sctp --dport 45376:49407 -g VEG-GROUP-11',
-      '-p icmp -m icmp --icmp-type 0 -m u32 --u32 "0x0>>0x16&0x3c@0x4>>0x10=0xb140:0xc0ff" -g VEG-GROUP-11',
       '-p tcp -m tcp --dport 49408:53439 -g VEG-GROUP-12',
       '-p udp -m udp --dport 49408:53439 -g VEG-GROUP-12',
       '-p sctp -m sctp --dport 49408:53439 -g VEG-GROUP-12',
-      '-p icmp -m icmp --icmp-type 0 -m u32 --u32 "0x0>>0x16&0x3c@0x4>>0x10=0xc100:0xd0bf" -g VEG-GROUP-12',
+      '-p icmp -j VEG-GROUP-ICMP',
     ],
+    'VEG-GROUP-ICMP': [...icmp('0xb140:0xc0ff', 11), ...icmp('0xc100:0xd0bf', 12)],
     ...MEMBER_CHAINS,
   });
   t.end();
 });
 
 t.test('it does in IPv6 too, where a rule also keeps redirects from leaving outside', (t) => {
+  const error = '0x28>>0x18=0x1:0x4&&0x34>>0x8&0xff';
+  const icmp = (range: string, slot: number) => [
+    `-p ipv6-icmp -m icmp6 --icmpv6-type 129 -m u32 --u32 "0x2c>>0x10=${range}" -g VEG-GROUP-${slot}`,
+    `-p ipv6-icmp -m u32 --u32 "${error}=0x6,0x11,0x84&&0x58>>0x10=${range}" -g VEG-GROUP-${slot}`,
+    `-p ipv6-icmp -m u32 --u32 "${error}=0x3a&&0x5c>>0x10=${range}" -g VEG-GROUP-${slot}`,
+  ];
   t.strictSame(chains(desiredNat([member(6)]), 6, 'raw'), {
     PREROUTING: ['-d fd00:172::50/128 -i net1 -j VEG-GROUP'],
     OUTPUT: ['-o net1 -p ipv6-icmp -m icmp6 --icmpv6-type 137 -j VEG-REDIRECT'],
@@ -65,15 +80,26 @@ t.test('it does in IPv6 too, where a rule also keeps redirects from leaving outs
       '-p tcp -m tcp --dport 45376:49407 -g VEG-GROUP-11',
       '-p udp -m udp --dport 45376:49407 -g VEG-GROUP-11',
       '-p sctp -m sctp --dport 45376:49407 -g VEG-GROUP-11',
-      '-p ipv6-icmp -m icmp6 --icmpv6-type 129 -m u32 --u32 "0x2c>>0x10=0xb140:0xc0ff" -g VEG-GROUP-11',
       '-p tcp -m tcp --dport 49408:53439 -g VEG-GROUP-12',
       '-p udp -m udp --dport 49408:53439 -g VEG-GROUP-12',
       '-p sctp -m sctp --dport 49408:53439 -g VEG-GROUP-12',
-      '-p ipv6-icmp -m icmp6 --icmpv6-type 129 -m u32 --u32 "0x2c>>0x10=0xc100:0xd0bf" -g VEG-GROUP-12',
+      '-p ipv6-icmp -j VEG-GROUP-ICMP',
     ],
+    'VEG-GROUP-ICMP': [...icmp('0xb140:0xc0ff', 11), ...icmp('0xc100:0xd0bf', 12)],
     'VEG-REDIRECT': ['-j DROP'],
     ...MEMBER_CHAINS,
   });
+  t.end();
+});
+
+t.test('a kernel without xt_u32 gets everything but what is of ICMP', (t) => {
+  const { 'VEG-GROUP': ports, 'VEG-GROUP-ICMP': icmp } = chains(
+    desiredNat([{ ...member(4), groupIcmp: false }]),
+    4,
+    'raw',
+  );
+  t.equal(ports!.length, 6);
+  t.equal(icmp, undefined);
   t.end();
 });
 
@@ -82,7 +108,7 @@ for (const family of [4, 6] as const) {
 
   t.test(`IPv${family}: a member that is alone forwards no ports, and its hook stays`, (t) => {
     const raw = chains(desiredNat([member(family, { forward: [] })]), family, 'raw');
-    t.strictSame(raw['VEG-GROUP'], []);
+    t.strictSame([raw['VEG-GROUP']!.length, raw['VEG-GROUP-ICMP']], [1, []]);
     t.strictSame(raw.PREROUTING, [`-d ${shared}/${bits} -i net1 -j VEG-GROUP`]);
     t.notOk('VEG-GROUP-11' in raw);
     t.end();

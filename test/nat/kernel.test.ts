@@ -1,7 +1,10 @@
 import t from 'tap';
 import type { Exec } from '../../lib/exec.ts';
-import { prefix } from '../../lib/prefix.ts';
+import { type Family, prefix } from '../../lib/prefix.ts';
 import type { NatStep } from '../../nat/diff.ts';
+import { NatError } from '../../nat/errors.ts';
+import type { GateStep } from '../../nat/gate.ts';
+import { GateError, type GateKernel } from '../../nat/gate-kernel.ts';
 import { createNatKernel } from '../../nat/kernel.ts';
 
 interface Fake {
@@ -27,7 +30,9 @@ function fake({ answers, names = {} }: Fake) {
     if (/^E[A-Z]+$/.test(text)) throw Object.assign(new Error(text), { code: text });
     return text;
   };
-  return { calls, exec, readFile, commands: () => calls.map((call) => call.command) };
+  const isInstalled = (program: string) =>
+    Object.keys(answers).some((command) => command.split(' ')[0] === program);
+  return { calls, exec, isInstalled, readFile, commands: () => calls.map((call) => call.command) };
 }
 
 const NFT = {
@@ -43,6 +48,10 @@ const LEGACY = {
   'ip6tables-legacy-restore': '',
 };
 const IPSET = { ipset: '' };
+/** nf_tables without a gate. */
+const NO_GATE: GateKernel = {
+  ...{ observe: () => ({}), lack: () => undefined, apply() {}, refused: () => undefined },
+};
 const save = (...rules: string[]): string =>
   ['*nat', ':POSTROUTING ACCEPT [0:0]', ':VEG-MASQUERADE - [0:0]', ...rules, 'COMMIT', ''].join('\n');
 const OURS = save('[1:60] -A POSTROUTING -j VEG-MASQUERADE');
@@ -130,6 +139,19 @@ t.test(
     t.same(legacy.commands().sort(), ['ipset save', 'iptables-save -c']);
   },
 );
+
+t.test('ipset is not run while the agent has no set', async (t) => {
+  const system = fake({ answers: { ...NFT, ...IPSET } });
+  const commands = async (exist: boolean | undefined) => {
+    system.calls.length = 0;
+    const kernel = createNatKernel({ ...system, setsExist: () => exist });
+    t.equal((await kernel.observe({ families: [4], sets: [4] })).sets.size, 0);
+    return system.commands().filter((command) => command.startsWith('ipset'));
+  };
+  t.same(await commands(false), []);
+  t.same(await commands(true), ['ipset save']);
+  t.same(await commands(undefined), ['ipset save']);
+});
 
 t.test('no iptables at all is an error that says what to install', async (t) => {
   const { failed } = await createNatKernel(fake({ answers: IPSET })).observe({ families: [4] });
@@ -292,10 +314,69 @@ COMMIT
     const chains = ['VEG-REFUSED', 'VEG-LIMIT'];
     t.strictSame(await kernel.counts([4, 6], chains), [], 'nothing was observed yet');
     await kernel.observe({ families: [4, 6] });
-    t.strictSame(await kernel.counts([4, 6], chains), [{ family: 4, chain: 'VEG-REFUSED', packets: 7 }]);
+    t.strictSame(await kernel.counts([4, 6], chains), [
+      { family: 4, table: 'mangle', chain: 'VEG-REFUSED', packets: 7 },
+    ]);
     t.strictSame(await kernel.counts([6], chains), []);
+    const gate = { ...NO_GATE, refused: (family: Family) => (family === 4 ? 5 : undefined) };
+    const gated = createNatKernel({ ...system, gate });
+    await gated.observe({ families: [4, 6] });
+    t.strictSame(await gated.counts([4, 6], chains), [
+      { family: 4, table: 'gate', chain: 'VEG-REFUSED', packets: 5 },
+    ]);
+    t.strictSame(await gated.counts([4], ['VEG-LIMIT']), [], 'the gate counts nothing else');
   },
 );
+
+t.test('the gate is part of the state, and its steps are carried out among the others', async (t) => {
+  const system = fake({ answers: { ...NFT, ...IPSET } });
+  const there = { hooked: true, rules: new Map([['forward', ['']]]) };
+  const applied: string[] = [];
+  const gate: GateKernel = {
+    ...NO_GATE,
+    observe: () => ({ 4: there }),
+    lack: () => 'no nf_tables',
+    apply: (steps) => void applied.push(...steps.map(({ type }) => type)),
+  };
+  const kernel = createNatKernel({ ...system, gate });
+  t.strictSame((await kernel.observe({ families: [4] })).gates, { 4: there });
+  t.equal(kernel.gateLack(), 'no nf_tables');
+  t.equal(createNatKernel(system).gateLack(), undefined);
+  const open: GateStep = {
+    ...{ type: 'write-gate', family: 4, there: undefined },
+    gate: { family: 4, internalInterface: 'eth0', closed: true, open: [] },
+  };
+  const rule: NatStep = { type: 'new-chain', family: 4, table: 'nat', chain: 'VEG-X' };
+  const before = system.calls.length;
+  await kernel.apply([open, rule, { type: 'delete-gate', family: 4 }]);
+  t.strictSame(applied, ['write-gate', 'delete-gate']);
+  t.equal(system.calls.length, before + 1, 'the rule between them');
+
+  const refusing = (error: Error) =>
+    createNatKernel({
+      ...system,
+      gate: {
+        ...gate,
+        observe() {
+          throw error;
+        },
+        apply() {
+          throw error;
+        },
+      },
+    });
+  const refused = new GateError('unsupported', 'no');
+  t.equal(
+    await refusing(refused)
+      .apply([open, rule])
+      .catch((error: unknown) => error),
+    refused,
+  );
+  t.equal(system.calls.length, before + 1, 'nothing comes behind a refusal');
+  const denied = new NatError('not-permitted', 'no');
+  t.equal((await refusing(denied).observe({ families: [4] })).failed[4], denied);
+  await t.rejects(refusing(new TypeError('a mistake')).observe({ families: [4] }), TypeError);
+});
 
 t.test('whether a table that only nft can list still leads to our chains', async (t) => {
   const listed = (...exprs: object[][]) =>

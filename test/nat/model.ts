@@ -5,10 +5,11 @@
 
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import type { NatStep, RuleStep } from '../../nat/diff.ts';
+import { type Gate, type GateStep, type GateTable, gateTable } from '../../nat/gate.ts';
 import { sumOf } from '../../nat/nftables.ts';
 import { parseSets, parseTables } from '../../nat/parse.ts';
 import type { PortStep } from '../../nat/port-steps.ts';
-import { isRuleStep, isSetStep, rulesInput, setsInput } from '../../nat/render.ts';
+import { isGateStep, isRuleStep, isSetStep, rulesInput, setsInput } from '../../nat/render.ts';
 import type { SetStep } from '../../nat/sets.ts';
 import type { NatState, Rule, Tables } from '../../nat/state.ts';
 
@@ -22,6 +23,9 @@ export class Model {
   tables: { 4: Tables; 6: Tables };
   sets = new Map<string, ModelSet>();
   ports: NonNullable<NatState['ports']> = {};
+  gates: NonNullable<NatState['gates']> = {};
+  /** What the gates have been made from. */
+  readonly madeFrom: Partial<Record<Family, Gate>> = {};
 
   constructor() {
     const builtIn = (...chains: string[]) => new Map(chains.map((c) => [c, { policy: 'ACCEPT', rules: [] }]));
@@ -143,9 +147,13 @@ export class Model {
     const there = this.ports[family];
     if (step.type === 'create-port-table') {
       if ((there !== undefined) !== step.replace) throw new Error('the table is there, or is not');
-      this.ports[family] = { intact: true, policies: new Map(), slices: new Map() };
+      const { hasSlices } = step;
+      this.ports[family] = { intact: true, hasSlices, policies: new Map(), slices: new Map() };
     } else if (there === undefined) throw new Error('no table');
-    else if (step.type === 'delete-port-table') delete this.ports[family];
+    else if (step.type === 'add-slices') {
+      if (there.hasSlices) throw new Error('the map of slices is there');
+      there.hasSlices = true;
+    } else if (step.type === 'delete-port-table') delete this.ports[family];
     else if (step.type === 'delete-port-blocks') there.policies.delete(step.mark);
     else if (step.type === 'delete-slice') there.slices.delete(step.mark);
     else if (step.type === 'write-slice') {
@@ -179,15 +187,40 @@ export class Model {
       .join('');
   }
 
+  /** What gate-kernel.ts does, and refuses what nf_tables refuses. */
+  changeGate(step: GateStep): void {
+    const { family } = step;
+    const there = this.gates[family];
+    if (step.type === 'delete-gate') {
+      if (there === undefined) throw new Error('no table');
+      delete this.gates[family];
+      delete this.madeFrom[family];
+      return;
+    }
+    if (textOf(step.there) !== textOf(there)) throw new Error('another table');
+    this.gates[family] = bare(gateTable(step.gate));
+    this.madeFrom[family] = step.gate;
+  }
+
   /** What kernel.ts would observe. */
   observe(): NatState {
     return {
       tables: { 4: parseTables(this.saveRules(4), 4), 6: parseTables(this.saveRules(6), 6) },
       sets: parseSets(this.saveSets()),
       ports: structuredClone(this.ports),
+      gates: { ...this.gates },
     };
   }
 }
+
+/** A gate as it is observed. */
+const bare = ({ hooked, rules }: GateTable): GateTable => ({
+  hooked,
+  rules: new Map([...rules].sort(([a], [b]) => (a < b ? -1 : 1))),
+});
+
+const textOf = (table: GateTable | undefined): string =>
+  table === undefined ? 'none' : JSON.stringify([table.hooked, ...bare(table).rules]);
 
 /** Random numbers from a seed (mulberry32): `random()` in [0, 1), `random.below(n)` an integer in [0, n). */
 export function seeded(seed: number): { (): number; below(n: number): number } {
@@ -201,7 +234,8 @@ export function seeded(seed: number): { (): number; below(n: number): number } {
   return Object.assign(random, { below: (n: number) => Math.floor(random() * n) });
 }
 
-const kindOf = (step: NatStep): string => (isRuleStep(step) ? 'rules' : isSetStep(step) ? 'sets' : 'ports');
+const kindOf = (step: NatStep): string =>
+  isRuleStep(step) ? 'rules' : isSetStep(step) ? 'sets' : isGateStep(step) ? step.type : 'ports';
 
 /** Carries steps out on the model, as kernel.ts does it; `after` is called between what is not one transaction. */
 export function carryOut(model: Model, steps: readonly NatStep[], after: () => void = () => {}): void {
@@ -213,6 +247,7 @@ export function carryOut(model: Model, steps: readonly NatStep[], after: () => v
       const batch = own.slice(i, end < 0 ? undefined : end);
       if (kind === 'rules') model.restoreRules(family, rulesInput(batch as RuleStep[]));
       else if (kind === 'sets') model.restoreSets(setsInput(batch as SetStep[]), after);
+      else if (isGateStep(batch[0]!)) model.changeGate(batch[0]);
       else for (const step of batch) model.changePorts(step as PortStep);
       after();
       i += batch.length;

@@ -11,6 +11,7 @@ import {
   familyOf,
   type Prefix,
 } from '../../lib/prefix.ts';
+import { type Gate, gateChains } from '../../nat/gate.ts';
 import { blockOf } from '../../nat/port-blocks.ts';
 import { DECISION_MASK, PORT_BLOCKS_MARK } from '../../nat/rules.ts';
 import type { Chain, NatState, Table } from '../../nat/state.ts';
@@ -23,7 +24,7 @@ export interface Packet {
   dst: Address;
   proto: 'tcp' | 'udp' | 'sctp' | 'icmp';
   dport: number;
-  state: 'NEW' | 'ESTABLISHED' | 'INVALID' | 'UNTRACKED';
+  state: 'NEW' | 'ESTABLISHED' | 'RELATED' | 'INVALID' | 'UNTRACKED';
 }
 
 export interface Outcome {
@@ -33,7 +34,7 @@ export interface Outcome {
   destination: string;
 }
 
-interface Walk {
+export interface Walk {
   packet: Packet;
   mark: number;
   /** The destination before translation, when there was one. */
@@ -170,6 +171,40 @@ function walkChain(state: NatState, table: Table, chain: Chain | undefined, walk
   return 'return';
 }
 
+/** Whether a condition of nf_tables holds, in the words of nat/expressions.ts. */
+function holds(text: string, { packet, original }: Walk): boolean {
+  const [, field = '', not, value = ''] =
+    /^(iifname|oifname|ct state|ct status|ip6? [sd]addr) (?:& dnat )?(!= )?(\S+)$/.exec(text) ?? [];
+  const is = (matched: boolean): boolean => matched === (not === undefined);
+  if (text === 'meta iif 0') return packet.in === '';
+  if (field === 'iifname') return is(value === `"${packet.in}"`);
+  if (field === 'oifname') return is(value === `"${packet.out}"`);
+  if (field === 'ct state') return is(value === packet.state.toLowerCase());
+  // What belongs to no connection has no status, and no comparison with it holds.
+  if (field === 'ct status') return original !== undefined && packet.state === 'NEW';
+  if (field.endsWith('saddr')) return contains(value as Prefix, packet.src);
+  if (field.endsWith('daddr')) return contains(value as Prefix, packet.dst);
+  throw new Error(`condition not understood: ${text}`);
+}
+
+/** Whether a gate lets a packet pass. */
+export function passesGate(gate: Gate, walk: Walk): boolean {
+  const chains = gateChains(gate);
+  let chain = 'postrouting';
+  for (let at = 0; at < chains.get(chain)!.length; at++) {
+    const parts = chains
+      .get(chain)!
+      [at]!.map(({ text }) => text)
+      .filter((text) => text !== 'counter');
+    const verdict = parts.pop()!;
+    if (!parts.every((text) => holds(text, walk))) continue;
+    if (verdict === 'accept' || verdict === 'drop') return verdict === 'accept';
+    chain = verdict.replace('goto ', '');
+    at = -1;
+  }
+  return true;
+}
+
 /** Sends the first packet of a connection through. */
 export function send(state: NatState, family: Family, packet: Packet): Outcome {
   const walk: Walk = { packet, mark: 0 };
@@ -180,7 +215,9 @@ export function send(state: NatState, family: Family, packet: Packet): Outcome {
   };
   const tracked = packet.state === 'NEW';
   if (tracked) hook('nat', 'PREROUTING');
-  const passed = packet.in === '' || hook('mangle', 'FORWARD');
+  const gate = state.gates?.[family]?.source?.gate;
+  const forwarded = packet.in === '' || hook('mangle', 'FORWARD');
+  const passed = forwarded && (gate === undefined || passesGate(gate, walk));
   if (passed && tracked) hook('nat', 'POSTROUTING');
   if (walk.translation === undefined && (walk.mark & PORT_BLOCKS_MARK) >>> 0 === PORT_BLOCKS_MARK) {
     const [ports, mark] = [state.ports?.[family], (walk.mark & DECISION_MASK) >>> 0];

@@ -1,5 +1,6 @@
 // The formula of port blocks, both ways, and the messages that bring them into the kernel.
 import t from 'tap';
+import { transaction } from '../../lib/nft-codec.ts';
 import { address, addressBytes, addressFromBytes, prefix } from '../../lib/prefix.ts';
 import {
   addElement,
@@ -8,10 +9,9 @@ import {
   eachElement,
   elementMessages,
   elementsOf,
-  isIntact,
+  layoutOf,
   type PortElement,
   sumOf,
-  transaction,
 } from '../../nat/nftables.ts';
 import {
   BLOCK_PORTS,
@@ -135,19 +135,18 @@ t.test('a sum distinguishes contents in any order', async (t) => {
 
 t.test('a table is distinguished from one that another program has changed', async (t) => {
   for (const family of [4, 6] as const) {
-    const messages = createTable(family, 0x90000000, 0xffffbfff, false);
-    const [table, _slices, set, chain, ...rules] = messages.map(({ data }) => Buffer.from(data));
-    t.equal(rules.length, 3);
-    t.ok(isIntact(family, chain!, rules, set!));
-    t.notOk(isIntact(family, chain!, rules.slice(1), set!), 'a rule is gone');
-    t.notOk(isIntact(family, chain!, [...rules, rules[0]!], set!), 'there is one more');
-    t.notOk(isIntact(family, chain!, rules, table!), 'the map has other types');
-    t.notOk(isIntact(family, set!, rules, set!), 'the chain is not where it was');
-    t.equal(
-      createTable(family, 0x90000000, 0xffffbfff, true).length,
-      messages.length + 1,
-      'the old one goes',
-    );
+    const create = (options: { isThere: boolean; hasSlices: boolean }) =>
+      createTable(family, 0x90000000, 0xffffbfff, options).map(({ data }) => Buffer.from(data));
+    const [table, _slices, set, chain, ...rules] = create({ isThere: false, hasSlices: true });
+    const [, , , ...ofBlocks] = create({ isThere: false, hasSlices: false });
+    t.same([rules.length, ofBlocks.length], [5, 2]);
+    t.same(layoutOf(family, chain!, rules, set!), { hasSlices: true });
+    t.same(layoutOf(family, chain!, ofBlocks, set!), { hasSlices: false });
+    t.notOk(layoutOf(family, chain!, rules.slice(1), set!), 'a rule is gone');
+    t.notOk(layoutOf(family, chain!, [...rules, rules[0]!], set!), 'there is one more');
+    t.notOk(layoutOf(family, chain!, rules, table!), 'the map has other types');
+    t.notOk(layoutOf(family, set!, rules, set!), 'the chain is not where it was');
+    t.equal(create({ isThere: true, hasSlices: false }).length, 6, 'the old one goes');
     t.same(
       transaction([deleteTable(family)]).map(({ type }) => type),
       [16, 0xa02, 17],

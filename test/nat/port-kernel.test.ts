@@ -1,8 +1,10 @@
 /** Port blocks and slices against a fake nf_tables that keeps what transactions create. */
 import t from 'tap';
+import { NLM_F_APPEND } from '../../lib/linux.ts';
 import { Attributes, attribute, nest, nfgenHeader, u32Be } from '../../lib/netlink-codec.ts';
+import type { NftMessage } from '../../lib/nft-codec.ts';
 import { address, type Family, prefix } from '../../lib/prefix.ts';
-import { eachElement, type NftMessage, sumOf } from '../../nat/nftables.ts';
+import { eachElement, sumOf } from '../../nat/nftables.ts';
 import type { PortBlock, PortBlocks } from '../../nat/port-blocks.ts';
 import { createPortKernel, type NetfilterSocket } from '../../nat/port-kernel.ts';
 import { editPorts } from '../../nat/port-steps.ts';
@@ -76,7 +78,9 @@ class FakeNftables implements NetfilterSocket {
     const before = structuredClone(this.tables);
     this.transactions++;
     try {
-      for (const { type, data } of messages.slice(1, -1)) this.#carryOut(type, Buffer.from(data));
+      for (const { type, flags, data } of messages.slice(1, -1)) {
+        this.#carryOut(type, flags, Buffer.from(data));
+      }
       this.generation++;
     } catch (error) {
       // structuredClone makes Uint8Arrays of buffers.
@@ -106,7 +110,7 @@ class FakeNftables implements NetfilterSocket {
     return table;
   }
 
-  #carryOut(type: number, data: Buffer): void {
+  #carryOut(type: number, flags: number, data: Buffer): void {
     this.#check(type);
     if (type === NEW.table) {
       if (!this.tables.has(data[0]!)) {
@@ -117,7 +121,8 @@ class FakeNftables implements NetfilterSocket {
     const table = this.#table(data);
     if (type === DELETE.table) this.tables.delete(data[0]!);
     else if (type === NEW.chain) table.chain = data;
-    else if (type === NEW.rule) table.rules.push(data);
+    else if (type === NEW.rule && (flags & NLM_F_APPEND) !== 0) table.rules.push(data);
+    else if (type === NEW.rule) table.rules.unshift(data);
     else if (type === NEW.set) {
       table.sets.set(textIn(data, 2), data);
       table.elements.set(textIn(data, 2), new Map());
@@ -163,6 +168,7 @@ function tableOf(
     Object.entries(values).map(([mark, value]): [number, T] => [Number(mark), value]);
   return {
     intact: true,
+    hasSlices: Object.keys(slices).length > 0,
     policies: new Map(
       byMark(blocks).map(([mark, value]) => [mark, { ...sumOf(value, family), blocks: value }]),
     ),
@@ -171,8 +177,8 @@ function tableOf(
 }
 
 /** What is observed of a desired table: no blocks, only their sums. */
-const observedAs = ({ policies, slices }: PortTable): PortTable => ({
-  intact: true,
+const observedAs = ({ hasSlices, policies, slices }: PortTable): PortTable => ({
+  ...{ intact: true, hasSlices },
   policies: new Map([...policies].map(([mark, { elements, digest }]) => [mark, { elements, digest }])),
   slices,
 });
@@ -255,6 +261,19 @@ for (const family of [4, 6] as const) {
       }
     },
   );
+
+  t.test(`IPv${family}: a table of port blocks becomes one with slices in one transaction`, async (t) => {
+    const { nftables, kernel, reconcile } = setUp(family);
+    await reconcile(tableOf(family, { 1: blocksOf(family) }));
+    const blocks = nftables.elements(family, 'blocks');
+    const { transactions } = nftables;
+    const both = tableOf(family, { 1: blocksOf(family) }, { 5: sliceOf(family, 45_376) });
+    t.same(await reconcile(both), ['add-slices', 'write-slice']);
+    t.equal(nftables.transactions, transactions + 2, 'one for map and rules, one for the slice');
+    t.equal(nftables.elements(family, 'blocks'), blocks, 'the blocks are those that were there');
+    t.same(await kernel.observe(true), { [family]: observedAs(both) }, 'the rules are in their order');
+    t.same(await reconcile(both), []);
+  });
 
   t.test(`IPv${family}: only wrong elements are sent again`, async (t) => {
     const { nftables, reconcile } = setUp(family);

@@ -16,7 +16,7 @@ const slice = (family: Family, first: number, last: number): PortBlock => ({
   ...{ address: address(NETS[family].shared), first, last },
 });
 const table = (slices: [mark: number, slice: PortBlock][], more: Partial<PortTable> = {}): PortTable => ({
-  ...{ intact: true, policies: new Map(), slices: new Map(slices) },
+  ...{ intact: true, hasSlices: slices.length > 0, policies: new Map(), slices: new Map(slices) },
   ...more,
 });
 
@@ -31,7 +31,8 @@ for (const family of [4, 6] as const) {
     const own = slice(family, 45_376, 49_407);
     const write = { type: 'write-port-blocks', family, mark: MARK, repair: false } as const;
     const steps: PortStep[] = [
-      { type: 'create-port-table', family, replace: false },
+      { type: 'create-port-table', family, replace: false, hasSlices: true },
+      { type: 'add-slices', family },
       { ...write, blocks: blocks(more) },
       { ...write, blocks: blocks(one) },
       { type: 'write-slice', family, mark: MARK, slice: own, replace: false },
@@ -41,6 +42,7 @@ for (const family of [4, 6] as const) {
     ];
     const expected = [
       `nft add table ${nft} VEG-PORT-BLOCKS`,
+      `nft add map ${nft} VEG-PORT-BLOCKS slices`,
       `nft add element ${nft} VEG-PORT-BLOCKS blocks { 0x90000abc . ${source} : ${shared} . 1024-1087, and 3 more }`,
       `nft add element ${nft} VEG-PORT-BLOCKS blocks { 0x90000abc . ${source} : ${shared} . 1024-1087 }`,
       `nft add element ${nft} VEG-PORT-BLOCKS slices { 0x90000abc : ${shared} . 45376-49407 }`,
@@ -83,6 +85,24 @@ for (const family of [4, 6] as const) {
     },
   );
 
+  t.test(`IPv${family}: a table gets the map of slices when it needs one, and keeps it`, (t) => {
+    const own = slice(family, 1024, 5055);
+    const [without, withOne] = [table([]), table([[1, own]])];
+    t.strictSame(editPorts(undefined, without, family).before, [
+      { type: 'create-port-table', family, replace: false, hasSlices: false },
+    ]);
+    t.strictSame(editPorts(without, without, family), { before: [], after: [] });
+    t.strictSame(editPorts(without, withOne, family).before, [
+      { type: 'add-slices', family },
+      { type: 'write-slice', family, mark: 1, slice: own, replace: false },
+    ]);
+    t.strictSame(editPorts(withOne, without, family), {
+      before: [],
+      after: [{ type: 'delete-slice', family, mark: 1 }],
+    });
+    t.end();
+  });
+
   t.test(`IPv${family}: a table that somebody changed is made anew, with all slices`, (t) => {
     const own = slice(family, 1024, 5055);
     const observed = table(
@@ -94,7 +114,7 @@ for (const family of [4, 6] as const) {
     );
     t.strictSame(editPorts(observed, table([[1, own]]), family), {
       before: [
-        { type: 'create-port-table', family, replace: true },
+        { type: 'create-port-table', family, replace: true, hasSlices: true },
         { type: 'write-slice', family, mark: 1, slice: own, replace: false },
       ],
       after: [],

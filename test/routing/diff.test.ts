@@ -106,7 +106,7 @@ t.test('what is as wanted needs nothing', async (t) => {
 t.test(
   'onlink is part of a desired route, but a foreign route satisfies the agent with it or without',
   async (t) => {
-    const off = desiredRouting([{ ...intent, external: { ...intent.external, onlink: true } }]);
+    const off = desiredRouting([{ ...intent, external: { ...intent.external, onlink: true as const } }]);
     const said = 'ip route replace default via 172.17.0.1 dev net1 onlink proto 178';
     t.strictSame(
       steps(wanted, () => {}, off),
@@ -427,4 +427,32 @@ t.test('from any state to any wish, in one go, and foreign things survive', asyn
     }
   }
   t.pass('3000 rounds');
+});
+
+t.test('an announced route stands beside a foreign one, and the plain one follows it', async (t) => {
+  for (const plain of [intent, intent6]) {
+    const [block] = plain.internalBlocks as [(typeof plain.internalBlocks)[number]];
+    const marked = desiredRouting([{ ...plain, announced: [{ destination: block, to: 'inside' }] }]);
+    const unmarked = desiredRouting([plain]);
+    const [ip, text] =
+      plain.family === 4 ? ['ip', '10.17.0.0/16 via 10.16.0.1'] : ['ip -6', 'fd00:18::/64 via fd00:16::1'];
+    t.same(
+      steps(unmarked, () => {}, marked),
+      [`${ip} route add ${text} dev eth0 proto 178 metric 178`, `${ip} route del ${text} dev eth0 proto 178`],
+    );
+    t.same(
+      steps(marked, () => {}, unmarked),
+      [`${ip} route add ${text} dev eth0 proto 178`, `${ip} route del ${text} dev eth0 proto 178 metric 178`],
+    );
+    t.same(
+      steps(marked, () => {}),
+      [],
+    );
+    const foreign = route(block, plain.internal.gateway, 'eth0', { metric: 2000 });
+    t.same(
+      steps(marked, ({ routes }) => routes.push(foreign)),
+      [],
+      'which stays',
+    );
+  }
 });

@@ -2,7 +2,8 @@ import t from 'tap';
 import { address, prefix } from '../../lib/prefix.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
 import { createRoutingKernel, type RoutingNetlink } from '../../routing/kernel.ts';
-import { formatRoute, MessageType } from '../../routing/parse.ts';
+import type { LinkStep } from '../../routing/links.ts';
+import { formatNewLink, formatRoute, formatRule, MessageType } from '../../routing/parse.ts';
 import type { Route, Rule } from '../../routing/state.ts';
 
 const eth0 = Buffer.from('0000010003000000431001000000000009000300657468300000000008000400dc050000', 'hex');
@@ -219,4 +220,71 @@ t.test('answers that are lost are an error of the whole batch', async (t) => {
     transact: () => Promise.reject(lost),
   });
   await t.rejects(kernel.apply([{ kind: 'delRoute', route }]), lost);
+});
+
+t.test(
+  'with a VRF its table is read once; the rule that the kernel adds for it does not mean all tables',
+  async (t) => {
+    const asked: number[] = [];
+    const tablesOf = async (links: Buffer[]) => {
+      asked.length = 0;
+      const kernel = createRoutingKernel({
+        dump(type, data, parse) {
+          const rule: Rule = { family: 4, priority: 1000, table: 0, foreign: false };
+          const payloads = new Map<number, Buffer[]>([
+            [MessageType.GETLINK, links],
+            [MessageType.GETRULE, [Buffer.from(formatRule(rule))]],
+          ]);
+          // struct rtmsg, and RTA_TABLE.
+          if (type === MessageType.GETROUTE && data[0] === 2) asked.push(Buffer.from(data).readUInt32LE(16));
+          return (payloads.get(type) ?? []).flatMap((payload) => parse(payload) ?? []);
+        },
+        transact: async () => [],
+      });
+      await kernel.observe();
+      return asked;
+    };
+    const vrf = formatNewLink({ name: 'vrf-vpn', device: { kind: 'vrf', table: 2000 } }, undefined);
+    t.same(await tablesOf([eth0]), [254, 1000, 1001]);
+    t.same(await tablesOf([eth0, Buffer.from(vrf)]), [254, 1000, 1001, 2000]);
+  },
+);
+
+t.test('devices: their messages, and what to do about a refusal', async (t) => {
+  const vrf = { name: 'vrf-vpn', device: { kind: 'vrf', table: 2000 }, up: true } as const;
+  const step = (kind: 'addLink' | 'setLink' | 'delLink', link: object) =>
+    ({ kind, family: 4, link }) as LinkStep;
+  const made = transport([]);
+  t.strictSame(
+    await made.kernel.apply([
+      step('addLink', vrf),
+      step('setLink', { name: 'eth0', master: 'eth0' }),
+      step('delLink', { name: 'eth0' }),
+      step('delLink', { name: 'gone' }),
+    ]),
+    [],
+    'a device that is gone is deleted',
+  );
+  t.strictSame(
+    made.requests.map(({ type, flags }) => [type, flags]),
+    [
+      [16, 0x600],
+      [16, 0],
+      [17, 0],
+    ],
+  );
+  const refused = async (code: string, link: object = vrf) =>
+    (await transport([code]).kernel.apply([step('addLink', link)])).map(({ message }) => message)[0];
+  t.match(
+    await refused('EOPNOTSUPP'),
+    /^ip link add vrf-vpn .*; EVPN needs devices of kind vrf, .*modprobe vrf/,
+  );
+  t.match(await refused('EEXIST'), /a device of another program has this name or this VNI/);
+  t.match(await refused('EPERM'), /NET_ADMIN/);
+  t.match(
+    await refused('EBUSY'),
+    /^ip link add vrf-vpn group 178 up type vrf table 2000: the kernel says \(EBUSY\)$/,
+  );
+  const inside = { name: 'br-vpn', device: { kind: 'bridge' }, master: 'vrf-vpn' };
+  t.match(await refused('', inside), /: there is no interface vrf-vpn$/);
 });

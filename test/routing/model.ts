@@ -47,7 +47,7 @@ export class ModelKernel {
       (other) =>
         other.family === rule.family &&
         other.priority === rule.priority &&
-        other.table === rule.table &&
+        (rule.l3mdev === undefined ? other.table === rule.table : other.l3mdev === rule.l3mdev) &&
         (rule.from === undefined || other.from === rule.from) &&
         (rule.iif === undefined || other.iif === rule.iif) &&
         (rule.qualifier === undefined || other.qualifier === rule.qualifier),

@@ -214,6 +214,28 @@ t.test('links and addresses', async (t) => {
   );
 });
 
+t.test(
+  'rules of a VRF: the two of the agent’s priorities are its own, that of the kernel is not',
+  async (t) => {
+    const rule = (priority: number, l3mdev: 'lookup' | 'unreachable'): Rule => ({
+      ...{ family: 4, priority, l3mdev, table: 0, foreign: false },
+    });
+    for (const l3mdev of ['lookup', 'unreachable'] as const) {
+      const { message, ...read } = parseRule(Buffer.from(formatRule(rule(1002, l3mdev))))!;
+      t.strictSame(read, rule(1002, l3mdev));
+      t.ok(message, 'a delete sends it back');
+    }
+    t.equal(renderRule(rule(1001, 'lookup')), 'priority 1001 l3mdev');
+    t.equal(renderRule(rule(1002, 'unreachable')), 'priority 1002 l3mdev unreachable');
+    const kernels = parseRule(Buffer.from(formatRule(rule(1000, 'lookup'))))!;
+    t.match(kernels, { priority: 1000, foreign: true, qualifier: 'l3mdev 0x01' });
+    t.equal(kernels.message, undefined);
+    const blackhole = Buffer.from(formatRule(rule(1002, 'unreachable')));
+    blackhole[7] = 6;
+    t.match(parseRule(blackhole), { foreign: true, qualifier: 'l3mdev 0x01 action 6' });
+  },
+);
+
 t.test('what is written reads back the same', async (t) => {
   for (const [command, hex] of ROUTES) {
     const { message: _, ...route } = parseRoute(bytes(hex), nameOf)!;

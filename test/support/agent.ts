@@ -12,11 +12,16 @@ import { request } from 'node:http';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import type { StatusDocument } from '../../agent/show/status.ts';
+import { BFD_INTERVAL, SLOWNESS } from './machine.ts';
 import { type Daemon, type Namespace, NODE, type Output, ROOT, type Scope, until } from './netns.ts';
 
 /** The built program, as users get it. */
 export const AGENT = join(ROOT, 'dist/agent/main.js');
 export const BFDD_CONTROL = join(ROOT, 'images/gateway/bfdd-control');
+
+/** `VEG_IMAGE_ROOT`: the root of an image whose programs run instead. It has this machine's /proc, /run and /tmp (kernels-guest.sh). */
+const IMAGE = process.env.VEG_IMAGE_ROOT;
+const VEG_AGENT = IMAGE ? ['chroot', IMAGE, 'veg-agent'] : [NODE, AGENT];
 
 /** A directory that changes as a mounted ConfigMap does: a new `..data` directory is swapped in. */
 export class PolicyDirectory {
@@ -44,6 +49,12 @@ export class PolicyDirectory {
     }
   }
 
+  /** What is in it, one file after the other. */
+  text(): string {
+    const names = readdirSync(this.dir).filter((name) => !name.startsWith('..'));
+    return names.map((name) => readFileSync(join(this.dir, name), 'utf8')).join('---\n');
+  }
+
   /** Replaces all by the files of a directory below docs/examples. */
   copy(example: string): void {
     const from = join(ROOT, 'docs/examples', example);
@@ -61,22 +72,35 @@ export interface GatewaySpec {
   internal?: object;
   external?: object;
   bfd?: object;
-  policies?: { name?: string; snat?: boolean; ipBlocks?: string[]; egressIP?: object }[];
+  policies?: {
+    name?: string;
+    snat?: boolean;
+    ipBlocks?: string[];
+    egressIP?: object;
+    bandwidth?: object;
+  }[];
   group?: object;
   eips?: object[];
+  dnats?: object[];
+  bgp?: object | undefined;
+  evpn?: object;
+  uplink?: object;
   translationLog?: object;
+  mssClamp?: boolean;
+  fastPath?: boolean;
+  bandwidth?: object;
 }
 
 /** The policies of docs and seeds: 10.17.0.0/16 is translated, 10.18.0.0/16 is forwarded unchanged. */
 export const WEB = { name: 'web', snat: true, ipBlocks: ['10.17.0.0/16', 'fd00:10:17::/64'] };
 export const DIRECT = { name: 'direct', snat: false, ipBlocks: ['10.18.0.0/16', 'fd00:10:18::/64'] };
 
-/** BFD with the router's bfd@ port, 100 ms x 5. */
+/** BFD with the router's bfd@ port, 100 ms x 5 (on a slow machine longer). */
 export const BFD = {
   enabled: true,
   peers: ['10.255.255.255', 'fd00:ffff::1'],
-  minTX: 100,
-  minRX: 100,
+  minTX: BFD_INTERVAL,
+  minRX: BFD_INTERVAL,
   multiplier: 5,
 };
 
@@ -122,8 +146,7 @@ export class Agent {
     this.#options = options;
     const [file, ...args] = [
       ...(options.wrapper ?? []),
-      NODE,
-      AGENT,
+      ...VEG_AGENT,
       ...['run', '--policy-dir', options.policyDir, '--state-dir', options.stateDir],
       ...(options.args ?? []),
     ];
@@ -134,15 +157,18 @@ export class Agent {
   ask(method: 'GET' | 'POST', path: string, body = '', timeoutMs = 5000): Promise<Reply> {
     const socketPath = join(this.#options.stateDir, 'control.sock');
     return new Promise((resolve, reject) => {
-      const call = request({ socketPath, method, path, agent: false, timeout: timeoutMs }, (response) => {
-        let text = '';
-        response.setEncoding('utf8');
-        response.on('data', (part) => {
-          text += part;
-        });
-        response.on('end', () => resolve({ status: response.statusCode!, body: text }));
-      });
-      call.on('timeout', () => call.destroy(new Error(`no answer in ${timeoutMs} ms`)));
+      const call = request(
+        { socketPath, method, path, agent: false, timeout: timeoutMs * SLOWNESS },
+        (response) => {
+          let text = '';
+          response.setEncoding('utf8');
+          response.on('data', (part) => {
+            text += part;
+          });
+          response.on('end', () => resolve({ status: response.statusCode!, body: text }));
+        },
+      );
+      call.on('timeout', () => call.destroy(new Error(`no answer in ${timeoutMs * SLOWNESS} ms`)));
       call.on('error', reject);
       call.end(body);
     });
@@ -156,7 +182,7 @@ export class Agent {
   async statusUntil(
     what: string,
     accept: (status: StatusDocument) => boolean,
-    timeoutMs = 10_000,
+    timeoutMs = 30_000,
   ): Promise<StatusDocument> {
     let last: StatusDocument | undefined;
     try {
@@ -172,7 +198,9 @@ export class Agent {
         return status;
       });
     } catch (error) {
-      const seen = `${JSON.stringify(last?.reasons)}\n${this.daemon.log().slice(-4000)}`;
+      const group = last?.group?.length ? `\ngroup: ${JSON.stringify(last.group)}` : '';
+      const log = this.daemon.log().slice(-4000);
+      const seen = `${JSON.stringify(last?.reasons)}${group}\n${mainThreads(this.daemon.pid)}\n${log}`;
       throw new Error(`${(error as Error).message}\nreasons: ${seen}`);
     }
   }
@@ -191,7 +219,7 @@ export class Agent {
 
   /** Asks the HTTP port on loopback. Status 0 when nobody answers. */
   http(path: string): Reply {
-    const args = ['-s', '-m', '5', '-w', '\n%{http_code}', `http://127.0.0.1:10669${path}`];
+    const args = ['-s', '-m', `${5 * SLOWNESS}`, '-w', '\n%{http_code}', `http://127.0.0.1:10669${path}`];
     const { stdout } = this.#ns.run('curl', args);
     const cut = stdout.lastIndexOf('\n');
     return { status: Number(stdout.slice(cut + 1)), body: stdout.slice(0, cut) };
@@ -203,7 +231,8 @@ export class Agent {
   }
 
   bfddControl(...words: string[]): Output {
-    return this.#ns.run(BFDD_CONTROL, words, { env: { VEG_AGENT_STATE_DIR: this.#options.stateDir } });
+    const [file = '', ...args] = IMAGE ? ['chroot', IMAGE, 'bfdd-control'] : [BFDD_CONTROL];
+    return this.#ns.run(file, [...args, ...words], { env: { VEG_AGENT_STATE_DIR: this.#options.stateDir } });
   }
 
   stop(signal?: NodeJS.Signals, timeoutMs?: number): Promise<number> {
@@ -211,11 +240,35 @@ export class Agent {
   }
 }
 
+/**
+ * What the main threads of a process and its children have had of the processors, for a test that waited in vain: one that waited
+ * long for a processor was not given one, one that sleeps in a system call is blocked there.
+ */
+function mainThreads(pid: number): string {
+  const read = (file: string) => {
+    try {
+      return readFileSync(`/proc/${file}`, 'utf8');
+    } catch {
+      return '';
+    }
+  };
+  const children = read(`${pid}/task/${pid}/children`).trim().split(' ').filter(Boolean).map(Number);
+  const seconds = (ns = '0') => (Number(ns) / 1e9).toFixed(1);
+  return [pid, ...children]
+    .map((one) => {
+      const [ran, waited] = read(`${one}/schedstat`).split(' ');
+      const state = /\) (\S)/.exec(read(`${one}/stat`))?.[1] ?? 'gone';
+      const times = `ran ${seconds(ran)} s, waited ${seconds(waited)} s for a processor`;
+      return `process ${one}: ${times}, now ${state} ${read(`${one}/wchan`)}`;
+    })
+    .join('\n');
+}
+
 /** Runs one command of veg-agent to its end. */
 export function cli(ns: Namespace, options: AgentOptions, ...args: string[]): Output {
   const [file, ...words] = [
     ...(options.wrapper ?? []),
-    ...[NODE, AGENT, ...args, '--policy-dir', options.policyDir, '--state-dir', options.stateDir],
+    ...[...VEG_AGENT, ...args, '--policy-dir', options.policyDir, '--state-dir', options.stateDir],
   ];
   return ns.run(file!, words, options.env ? { env: options.env } : {});
 }

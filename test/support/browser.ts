@@ -116,6 +116,14 @@ export class Browser {
     return this.value(`document.querySelector(${JSON.stringify(selector)})?.innerText ?? ''`);
   }
 
+  /** Presses a key without text, such as `ArrowLeft`. */
+  async press(key: string): Promise<void> {
+    const virtualKey = { ArrowLeft: 37, ArrowRight: 39, Home: 36, End: 35 }[key];
+    for (const type of ['keyDown', 'keyUp']) {
+      await this.#call('Input.dispatchKeyEvent', { type, key, windowsVirtualKeyCode: virtualKey });
+    }
+  }
+
   /** A PNG of the view. */
   async screenshot(): Promise<Buffer> {
     const { data } = await this.#call('Page.captureScreenshot');

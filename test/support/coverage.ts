@@ -9,7 +9,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const FLOOR = join(ROOT, 'test/coverage-floor.json');
-const SOURCES = '{agent,bfd,lib,nat,routing}/**/*.ts';
+const SOURCES = '{agent,bfd,lib,nat,routing,shaping}/**/*.ts';
 
 /** What V8 counted in one script of one process. Ranges within a function are nested, the outer ones first. */
 export interface ScriptCoverage {

@@ -11,8 +11,9 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { GatewayPod } from './agent-pod.ts';
 import { type Namespace, NODE, ROOT, URGENTLY, until } from './netns.ts';
-import { type GatewayPod, type Ovn, SERVER_ADDRESSES } from './ovn.ts';
+import { type Ovn, SERVER_ADDRESSES } from './ovn.ts';
 import { roomySocket } from './udp.ts';
 
 /** Packets a second of each stream. */

@@ -1,18 +1,26 @@
 #!/bin/sh
-# The image that the tests run: image.sh builds it unless this checkout has built it from the same inputs before, and
-# image.sh --name prints its name, image.sh --inputs the hash of its inputs. One image a checkout: a new one replaces
-# the old one.
+# The images that the tests run: image.sh builds the gateway's unless this checkout has built it from the same inputs before, and
+# image.sh --frr SUITE that of FRR's container from a suite of Debian. With --name it prints the image's name, with --inputs the
+# hash of its inputs. One image of each a checkout: a new one replaces the old one.
 set -eu
 cd "$(dirname "$0")/../.."
 label=io.veg-agent.test-inputs
-name=localhost/veg-agent-test:$(pwd -P | sha256sum | cut -c 1-12)
+checkout=$(pwd -P | sha256sum | cut -c 1-12)
+name=localhost/veg-agent-test:$checkout suite=''
+if [ "${1:-}" = --frr ] && [ $# -gt 1 ]; then
+  suite=$2 name=localhost/veg-frr-test:$2-$checkout
+  shift 2
+fi
 
-# Whatever images/gateway/build.sh reads: its own files, the sources of the bundle, the npm packages, the archive.
+# Whatever the image's build.sh reads: its own files, the sources of the bundle, the npm packages, the archive.
 inputs() {
+  if [ -n "$suite" ]; then set -- images/frr; else
+    set -- LICENSE package.json package-lock.json tsconfig.json tsconfig.build.json agent bfd images/gateway \
+      lib nat routing shaping
+  fi
   {
-    printf '%s\n' "${DEBIAN_MIRROR:-}" "${DEBIAN_SECURITY_MIRROR:-}" "$(uname -m)"
-    find LICENSE package.json package-lock.json tsconfig.json tsconfig.build.json agent bfd images/gateway lib nat \
-      routing -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    printf '%s\n' "${DEBIAN_MIRROR:-}" "${DEBIAN_SECURITY_MIRROR:-}" "$suite" "$(uname -m)"
+    find "$@" images/slim.sh -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
   } | sha256sum | cut -d ' ' -f 1
 }
 
@@ -20,7 +28,7 @@ case ${1:-} in
   --name) printf '%s\n' "$name"; exit ;;
   --inputs) inputs; exit ;;
   '') ;;
-  *) echo 'usage: image.sh [--name|--inputs]' >&2; exit 2 ;;
+  *) echo 'usage: image.sh [--frr SUITE] [--name|--inputs]' >&2; exit 2 ;;
 esac
 
 wanted=$(inputs)
@@ -30,5 +38,9 @@ if [ "$(podman image inspect --format "{{index .Labels \"$label\"}}" "$name" 2>/
   exit
 fi
 old=$(id)
-sh images/gateway/build.sh --tag "$name" --label "$label=$wanted"
+if [ -n "$suite" ]; then
+  sh images/frr/build.sh --suite "$suite" --tag "$name" --label "$label=$wanted"
+else
+  sh images/gateway/build.sh --tag "$name" --label "$label=$wanted"
+fi
 [ -z "$old" ] || [ "$old" = "$(id)" ] || podman image rm "$old" >/dev/null 2>&1 || true

@@ -6,7 +6,7 @@ import { ROOT } from './netns.ts';
 
 const INPUTS = [
   ...['LICENSE', 'package.json', 'package-lock.json', 'tsconfig.json', 'tsconfig.build.json'],
-  ...['agent', 'bfd', 'images/gateway', 'lib', 'nat', 'routing'],
+  ...['agent', 'bfd', 'images/frr', 'images/gateway', 'images/slim.sh', 'lib', 'nat', 'routing', 'shaping'],
 ];
 
 t.test('an image is built anew when one of its inputs has changed, and only then', async (t) => {
@@ -15,8 +15,8 @@ t.test('an image is built anew when one of its inputs has changed, and only then
     mkdirSync(join(checkout, dirname(path)), { recursive: true });
     cpSync(join(ROOT, path), join(checkout, path), { recursive: true });
   }
-  const inputs = (env = {}) =>
-    execFileSync('sh', [join(checkout, 'test/support/image.sh'), '--inputs'], {
+  const inputs = (env = {}, args: string[] = []) =>
+    execFileSync('sh', [join(checkout, 'test/support/image.sh'), ...args, '--inputs'], {
       encoding: 'utf8',
       env: { ...process.env, ...env },
     });
@@ -30,4 +30,12 @@ t.test('an image is built anew when one of its inputs has changed, and only then
     seen.add(inputs());
   }
   t.equal(seen.size, 6, 'each change is seen');
+
+  const ofFrr = (suite: string) => inputs({}, ['--frr', suite]);
+  const frr = ofFrr('trixie');
+  t.not(ofFrr('bookworm'), frr);
+  appendFileSync(join(checkout, 'agent/main.ts'), '\n');
+  t.equal(ofFrr('trixie'), frr, 'of FRR’s image its own files are');
+  appendFileSync(join(checkout, 'images/slim.sh'), '\n');
+  t.not(ofFrr('trixie'), frr);
 });

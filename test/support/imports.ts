@@ -4,7 +4,7 @@ import { dirname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-export const AREAS = ['agent', 'bfd', 'lib', 'nat', 'routing'] as const;
+export const AREAS = ['agent', 'bfd', 'lib', 'nat', 'routing', 'shaping'] as const;
 
 /** The source files, by their path from the root. */
 export const sources = AREAS.flatMap((area) =>

@@ -10,14 +10,18 @@
  * what comes from the client's subnet over the gateways whose session is not down, by ECMP routes that carry the
  * BFD rows (this release has no `bfd_sessions` of policies, which Kube-OVN uses). No agent runs in the gateways.
  *
+ * VEG_OVN_ROOT names a root file system with another release of OVN (`mmdebstrap --variant=minbase
+ * --include=ovn-central,ovn-host,openvswitch-switch trixie DIR`): its programs run with its libraries.
+ *
  * Everything runs in the foreground as daemons of the scope, and goes with it.
  */
-import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { closeSync, lstatSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import koffi from 'koffi';
 import { close, libc, SystemError, socket } from '../../lib/libc.ts';
 import { AF_INET, SOCK_DGRAM } from '../../lib/linux.ts';
-import { Agent, cli, type GatewaySpec, PolicyDirectory, WEB } from './agent.ts';
+import { type GatewaySpec, PolicyDirectory, WEB } from './agent.ts';
+import { AgentPod, type GatewayPod } from './agent-pod.ts';
 import { BfdCapture } from './capture.ts';
 import { type Daemon, must, type Namespace, type Scope, URGENTLY, until, veth } from './netns.ts';
 import { type BfdPeer, startFrr } from './peers.ts';
@@ -39,17 +43,8 @@ export interface OvnOptions {
   multiplier?: number;
   /** IPv6 besides IPv4 (default false). */
   v6?: boolean;
-  /** Default 2. */
-  gateways?: 2 | 3;
-}
-
-/** A gateway pod as Kube-OVN's CNI leaves it: addresses and the default route, nothing else. */
-export interface GatewayPod {
-  name: string;
-  mac: string;
-  ns: Namespace;
-  internal: { 4: string; 6: string };
-  external: { 4: string; 6: string };
+  /** 2 (default) to 9. */
+  gateways?: number;
 }
 
 /** A change of a session's status in the northbound database: what moves traffic. */
@@ -58,6 +53,27 @@ export interface StatusChange {
   at: number;
   address: string;
   status: BfdStatus;
+}
+
+/** The root file system of another release of OVN; empty: this machine's. */
+const OVN_ROOT = process.env.VEG_OVN_ROOT ?? '';
+const PROGRAMS = [
+  ...['ovsdb-server', 'ovsdb-tool', 'ovsdb-client', 'ovs-vswitchd', 'ovs-vsctl'],
+  ...['ovn-northd', 'ovn-controller', 'ovn-nbctl', 'ovn-sbctl'],
+];
+
+/** Programs that run those of `OVN_ROOT` with its loader and libraries, in this directory. */
+function writePrograms(directory: string): void {
+  const loader = join(OVN_ROOT, 'lib64/ld-linux-x86-64.so.2');
+  const libraries = ['lib', 'usr/lib'].map((path) => join(OVN_ROOT, path, 'x86_64-linux-gnu')).join(':');
+  for (const program of PROGRAMS) {
+    // Alternatives are links that lead outside of the root.
+    const file = ['usr/lib/openvswitch-switch', 'usr/bin', 'usr/sbin']
+      .map((path) => join(OVN_ROOT, path, program))
+      .find((path) => lstatSync(path, { throwIfNoEntry: false })?.isFile());
+    const line = `exec ${loader} --library-path ${libraries} --argv0 ${program} ${file} "$@"`;
+    writeFileSync(join(directory, program), `#!/bin/sh\n${line}\n`, { mode: 0o755 });
+  }
 }
 
 /** What packets go through. The others of OVN may take a while, and would keep these from running. */
@@ -82,7 +98,7 @@ export const SERVER_ADDRESSES = {
 
 const podOf = (scope: Scope, i: number): GatewayPod => ({
   name: `gw${i + 1}`,
-  mac: `00:00:00:16:01:0${2 + i}`,
+  mac: `00:00:00:16:01:${(2 + i).toString(16).padStart(2, '0')}`,
   ns: scope.namespace(`gw${i + 1}`),
   internal: { 4: `10.16.0.${102 + i}`, 6: `fd00:10:16::${102 + i}` },
   external: { 4: `172.17.0.${11 + i}`, 6: `fd00:172:17::${11 + i}` },
@@ -107,9 +123,9 @@ export class Ovn {
     this.client = scope.namespace('client');
     this.server = scope.namespace('server');
     this.gateways = [podOf(scope, 0), podOf(scope, 1)];
-    if (this.options.gateways === 3) this.gateways.push(podOf(scope, 2));
+    for (let i = 2; i < this.options.gateways; i++) this.gateways.push(podOf(scope, i));
     this.#dir = scope.directory('ovn');
-    for (const name of ['run', 'log', 'db', 'etc']) mkdirSync(join(this.#dir, name));
+    for (const name of ['run', 'log', 'db', 'etc', 'bin']) mkdirSync(join(this.#dir, name));
     // Both projects' tools look for these; with them nothing meets an OVN that this machine may have.
     this.#env = Object.fromEntries(
       ['OVS', 'OVN'].flatMap((project) => [
@@ -119,6 +135,11 @@ export class Ovn {
         [`${project}_SYSCONFDIR`, join(this.#dir, 'etc')],
       ]),
     );
+    if (OVN_ROOT !== '') {
+      const programs = join(this.#dir, 'bin');
+      writePrograms(programs);
+      this.#env.PATH = `${programs}:${process.env.PATH}`;
+    }
   }
 
   /** Brings it all up and waits until OVN has programmed it. Takes two or three seconds. */
@@ -212,9 +233,11 @@ export class Ovn {
 
   async #database(name: 'ovs' | 'nb' | 'sb', schema: string): Promise<void> {
     const file = join(this.#dir, 'db', `${name}.db`);
-    must('ovsdb-tool', ['create', file, schema]);
+    must('ovsdb-tool', ['create', file, join(OVN_ROOT, schema)], { env: this.#env });
     this.#daemon('ovsdb-server', [file, `--remote=p${this.#socket(name)}`], `ovsdb-${name}`);
-    await until(() => must('ovsdb-client', ['list-dbs', this.#socket(name)]), { what: `database ${name}` });
+    await until(() => must('ovsdb-client', ['list-dbs', this.#socket(name)], { env: this.#env }), {
+      what: `database ${name}`,
+    });
   }
 
   async #startSwitch(): Promise<void> {
@@ -440,86 +463,6 @@ export class Ovn {
     policy.set(this.policy());
     return new AgentPod(this.#scope, pod, policy);
   }
-}
-
-/** A gateway pod with an agent in it, one after the other. */
-export class AgentPod {
-  readonly pod: GatewayPod;
-  readonly policy: PolicyDirectory;
-  stateDir: string;
-  readonly #scope: Scope;
-  #agent: Agent | undefined;
-
-  constructor(scope: Scope, pod: GatewayPod, policy: PolicyDirectory) {
-    this.#scope = scope;
-    this.pod = pod;
-    this.policy = policy;
-    this.stateDir = scope.directory('state');
-  }
-
-  /** The agent that runs, or ran last. */
-  get agent(): Agent {
-    if (this.#agent === undefined) throw new Error(`no agent was started in ${this.pod.name}`);
-    return this.#agent;
-  }
-
-  /** Starts an agent with the state that the one before left. */
-  start(wrapper: string[] = []): Agent {
-    const { policy, stateDir } = this;
-    // As docs/operations.md advises: OVN may act five seconds late.
-    const args = ['--drain-timeout', '20s'];
-    this.#agent = new Agent(this.pod.ns, { policyDir: policy.dir, stateDir, args, wrapper });
-    return this.#agent;
-  }
-
-  /** As `start`, not held up by what else runs on this machine: the peer's Detection Time is running. */
-  startUrgently(): Agent {
-    return this.start(URGENTLY);
-  }
-
-  /** As `start` in a pod that was made anew: with an empty state directory. */
-  startFresh(): Agent {
-    this.stateDir = this.#scope.directory('state');
-    return this.start();
-  }
-
-  /** Programs the kernel as the policy says, and leaves nothing running: what the FRR baseline stands on. */
-  apply(): void {
-    const { code, stderr } = cli(
-      this.pod.ns,
-      { policyDir: this.policy.dir, stateDir: this.stateDir },
-      'apply',
-    );
-    if (code !== 0) throw new Error(`apply in ${this.pod.name}: ${stderr}`);
-  }
-
-  /** Leaves the kernel as a new pod has it: without what the agent made, and without a connection. */
-  clean(): void {
-    cli(this.pod.ns, { policyDir: this.policy.dir, stateDir: this.stateDir }, 'cleanup');
-    this.pod.ns.run('conntrack', ['-F']);
-  }
-
-  get running(): boolean {
-    return this.#agent !== undefined && this.#agent.daemon.exitCode === undefined;
-  }
-
-  /** Kills every process of the agent, if there is one. What is in the kernel stays, and forwards. */
-  async kill(): Promise<void> {
-    if (!this.running) return;
-    process.kill(-this.agent.daemon.pid, 'SIGKILL');
-    await this.agent.daemon.ended();
-  }
-
-  /** The pod dies: nothing is forwarded any more, and every process of the agent is killed at the same time. */
-  async die(): Promise<void> {
-    stopForwarding(this.pod);
-    await this.kill();
-  }
-}
-
-/** What a pod's death means for packets that still come to it. */
-export function stopForwarding({ ns }: GatewayPod): void {
-  ns.sysctl({ 'net.ipv4.ip_forward': 0, 'net.ipv6.conf.all.forwarding': 0 });
 }
 
 /**

@@ -2,16 +2,22 @@
 import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { BFDD_CONTROL } from './agent.ts';
+import { frrCommand } from './bgp.ts';
+import { BFD_INTERVAL } from './machine.ts';
 import { type Daemon, must, type Namespace, NODE, ROOT, run, type Scope, until } from './netns.ts';
 
 export interface PeerOptions {
   /** Pairs of own address and the gateway's address. */
   sessions: { local: string; remote: string }[];
-  /** Milliseconds; default 100. */
+  /** Milliseconds; default 100, on a slow machine longer. */
   minTX?: number;
   minRX?: number;
   /** Default 5. */
   multiplier?: number;
+  /** RFC 5883, FRR alone. */
+  multihop?: boolean;
+  /** The state directory of `veg-bfdd`; default: one of its own. */
+  dir?: string;
 }
 
 /** A session as the peer sees it. */
@@ -50,13 +56,15 @@ const FRR_STATES: Record<string, PeerSession['state']> = {
   shutdown: 'AdminDown',
 };
 
+const [BFDD, ...BFDD_WORDS] = frrCommand('/usr/lib/frr/bfdd');
+
 /** Starts FRR's bfdd, and nothing else of FRR, with a directory of its own. */
 export async function startFrr(scope: Scope, ns: Namespace, options: PeerOptions): Promise<BfdPeer> {
-  const { sessions, minTX = 100, minRX = 100, multiplier = 5 } = options;
+  const { sessions, minTX = BFD_INTERVAL, minRX = BFD_INTERVAL, multiplier = 5, multihop = false } = options;
   const dir = scope.directory('frr');
   chmodSync(dir, 0o755);
   const peers = sessions.map(
-    ({ local, remote }) => ` peer ${remote} local-address ${local}
+    ({ local, remote }) => ` peer ${remote}${multihop ? ' multihop' : ''} local-address ${local}
   detect-multiplier ${multiplier}
   receive-interval ${minRX}
   transmit-interval ${minTX}
@@ -65,12 +73,16 @@ export async function startFrr(scope: Scope, ns: Namespace, options: PeerOptions
   writeFileSync(join(dir, 'bfdd.conf'), `bfd\n${peers.join('\n')}\nexit\n`);
   writeFileSync(join(dir, 'vtysh.conf'), '');
   must('chown', ['-R', 'frr:frr', dir]);
-  const args = ['-i', join(dir, 'bfdd.pid'), '-z', join(dir, 'zserv.api'), '--vty_socket', dir];
-  const daemon = ns.spawn(
-    '/usr/lib/frr/bfdd',
-    [...args, '--bfdctl', join(dir, 'bfdd.sock'), '-f', join(dir, 'bfdd.conf'), '-A', '127.0.0.1', '-P', '0'],
-    { name: 'frr-bfdd' },
-  );
+  const args = [
+    ...BFDD_WORDS,
+    ...['-i', join(dir, 'bfdd.pid'), '-z', join(dir, 'zserv.api'), '--vty_socket', dir],
+    ...['-f', join(dir, 'bfdd.conf'), '-A', '127.0.0.1', '-P', '0'],
+    // Newer ones, as Debian 13's 10.3, have no control socket.
+    ...(run(BFDD, [...BFDD_WORDS, '--help']).stdout.includes('--bfdctl')
+      ? ['--bfdctl', join(dir, 'bfdd.sock')]
+      : []),
+  ];
+  const daemon = ns.spawn(BFDD, args, { name: 'frr-bfdd' });
   const vtysh = (command: string) => run('vtysh', ['--vty_socket', dir, '-d', 'bfdd', '-c', command]);
   const frr: BfdPeer = {
     daemon,
@@ -94,8 +106,8 @@ export async function startFrr(scope: Scope, ns: Namespace, options: PeerOptions
 
 /** Starts veg-bfdd, our own engine without an agent, as the active side. */
 export async function startVegBfdd(scope: Scope, ns: Namespace, options: PeerOptions): Promise<BfdPeer> {
-  const { sessions, minTX = 100, minRX = 100, multiplier = 5 } = options;
-  const dir = scope.directory('veg-bfdd');
+  const { sessions, minTX = BFD_INTERVAL, minRX = BFD_INTERVAL, multiplier = 5 } = options;
+  const { dir = scope.directory('veg-bfdd') } = options;
   const daemon = ns.spawn(NODE, [join(ROOT, 'dist/bfd/main.js'), '--active', '--state-dir', dir], {
     name: 'veg-bfdd',
     env: {

@@ -26,6 +26,7 @@ const COLOURS: Record<string, string> = {
   lib: '#ececec',
   nat: '#dcf0e3',
   routing: '#f3e3f0',
+  shaping: '#fdf3d0',
 };
 
 /** The graph in the DOT language. */

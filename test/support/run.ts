@@ -2,7 +2,7 @@
  * The test runner. Each test file is a process of its own, several run at a time, and each is a line of output.
  *
  *     run.ts all|unit|live|image    a suite
- *     run.ts FILE…                  these files
+ *     run.ts FILE…                  these files; `lab` among them is the lab
  *     run.ts --singly FILE…         each test of these files in a process of its own, the last one first
  *     run.ts --raise-floor unit     as unit, and raises test/coverage-floor.json to what was reached
  *
@@ -11,17 +11,18 @@
  * missing first.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { coverage, report as coverageReport, raise } from './coverage.ts';
+import { SLOWNESS } from './machine.ts';
 import { readTap } from './tap-output.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** A test file fails by itself after this time, s. */
-const TIMEOUT = 600;
+const TIMEOUT = 600 * Math.min(SLOWNESS, 5);
 /** It is sent SIGTERM when it has not ended this much later, and SIGKILL after as much again, s. */
 const GRACE = 15;
 /** Code compiled by V8, which every test file of the `tap` package would compile anew. */
@@ -51,26 +52,31 @@ interface Ended {
 // What runs -------------------------------------------------------------------------------------------------
 
 const TEST_FILE = /\.test\.ts$/;
-/** A live test mostly waits. */
-const CORES = { unit: 1, live: 0.4, image: 0.4 } as const;
-type Suite = keyof typeof CORES;
+type Suite = 'unit' | 'live' | 'image' | 'kernels';
+/** A live test mostly waits; on a slow machine it has it for itself. */
+const WAITING = SLOWNESS > 1 ? availableParallelism() : 0.4;
+const CORES: Record<Suite, number> = { unit: 1, live: WAITING, image: WAITING, kernels: WAITING };
 
 /** Files that keep all cores busy. */
 const ALONE = /^test\/live\/punctual\.test\.ts$/;
+/** Files whose Open vSwitch has a core for itself, in real time. */
+const REAL_TIME = /^test\/live\/group-ovn\.test\.ts$/;
 /** Files that take longest begin first. */
 const LONG =
-  /^test\/(?:live\/(?:agent-bad-policy|crash|image|nat|ovn|processes|refusals|soak)|images\/container(?:-\w+)?)\.test\.ts$/;
+  /^test\/(?:live\/(?:agent-bad-policy|egress|group(?:-\w+)?|image|nat-policies|order|ovn|processes)|images\/container(?:-\w+)?)\.test\.ts$/;
 
 const file = (name: string, suite: Suite, more: Partial<Task> = {}): Task => ({
   name,
   argv: [process.execPath, name],
-  cores: CORES[suite],
+  cores: REAL_TIME.test(name) ? CORES.unit : CORES[suite],
   alone: ALONE.test(name),
   ...more,
 });
 
-const suiteOf = (name: string): Suite =>
-  name.startsWith('test/live/') ? 'live' : name.startsWith('test/images/') ? 'image' : 'unit';
+/** Folders of tests that need more than Node. What needs another kernel is no suite: kernels.ts runs it in a machine. */
+const FOLDERS: Readonly<Record<string, Suite>> = { live: 'live', images: 'image', kernels: 'kernels' };
+
+const suiteOf = (name: string): Suite => FOLDERS[name.split('/')[1]!] ?? 'unit';
 
 /** All test files of a suite. */
 function filesOf(suite: Suite): string[] {
@@ -203,6 +209,7 @@ function report({ task, good, output, seconds, cpu }: Ended): void {
   const line = `${task.name} (${count}${seconds.toFixed(1)} s, CPU ${cpu.toFixed(1)} s)`;
   if (fail === 0) {
     console.log(`ok      ${line}`);
+    for (const [text] of tap?.detail.matchAll(/^ *# measured: .*/gm) ?? []) console.log(text.trim());
     return;
   }
   console.log(`FAILED  ${line}\n${tap?.detail ?? output}`);
@@ -266,10 +273,37 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.exit(130);
   });
 }
+
+// The kernel's queue of received packets --------------------------------------------------------------------
+
+/** Packets that wait at a core, of all namespaces together: those of one test push out those of another. */
+const BACKLOG = '/proc/sys/net/core/netdev_max_backlog';
+/** With 1000, the kernel's own, up to 800 packets of a run were dropped. */
+const BACKLOG_LENGTH = 100_000;
+
+/** Packets that found the queue full, since the machine started (net/core/net-procfs.c, the second column). */
+function droppedPackets(): number {
+  const lines = readFileSync('/proc/net/softnet_stat', 'utf8').trim().split('\n');
+  return lines.reduce((sum, line) => sum + Number.parseInt(line.split(/\s+/)[1]!, 16), 0);
+}
+
+/** Makes the queue longer until this process ends, and says then what was dropped all the same. */
+function lengthenBacklog(): void {
+  const [before, dropped] = [readFileSync(BACKLOG, 'utf8'), droppedPackets()];
+  writeFileSync(BACKLOG, `${BACKLOG_LENGTH}`);
+  process.on('exit', () => {
+    writeFileSync(BACKLOG, before);
+    const count = droppedPackets() - dropped;
+    if (count > 0) console.log(`the kernel dropped ${count} packets because its queue was full`);
+  });
+}
+
 const tasks: Task[] = [];
 for (const word of positionals) {
   if (word === 'all') tasks.push(...(['unit', 'live', 'image'] as const).flatMap(tasksOf));
   else if (word === 'unit' || word === 'live' || word === 'image') tasks.push(...tasksOf(word));
+  else if (word === 'lab')
+    tasks.push(command(`${process.execPath} test/lab/main.ts run builtin 0 --no-color`));
   else if (values.singly) tasks.push(...(await singly(word)));
   else tasks.push(file(word, suiteOf(word)));
 }
@@ -277,6 +311,7 @@ process.on('exit', () => {
   if (coverageDirectory !== undefined) rmSync(coverageDirectory, { recursive: true, force: true });
 });
 if (!values.singly) tasks.sort((a, b) => rank(a) - rank(b));
+if (tasks.some(({ name }) => suiteOf(name) !== 'unit' && TEST_FILE.test(name))) lengthenBacklog();
 await runAll(tasks, availableParallelism());
 if (coverageDirectory !== undefined) reportCoverage(coverageDirectory, values['raise-floor']);
 if (failures.length > 0) console.log(`failed:\n${failures.join('\n')}`);

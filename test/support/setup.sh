@@ -5,8 +5,12 @@
 #   setup.sh frr    and FRR, for the lab's --peer frr
 #   setup.sh ovn    and OVN and Open vSwitch instead
 #   setup.sh live   and what the live tests need
+#   setup.sh bench  and what the benchmarks compare with
 #   setup.sh build  what building the image needs
 #   setup.sh image  and what testing it in containers needs
+#   setup.sh release  what `build` has, and what building the image for the other architecture needs
+#   setup.sh kernels  what emulates machines with other kernels, of both architectures
+#   setup.sh releases  what `live` has, and what makes a root of another Debian
 #   setup.sh all    all of it
 # Says what it does on stderr, and nothing when all is there.
 set -u
@@ -19,26 +23,37 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
 # --- Debian packages, each known by a file or command of its own ---------------------------------------
 
-lab='ip:iproute2 sysctl:procps iptables:iptables ipset:ipset curl:curl nc.openbsd:netcat-openbsd'
+lab='ip:iproute2 sysctl:procps iptables:iptables ipset:ipset conntrack:conntrack curl:curl nc.openbsd:netcat-openbsd'
 frr='/usr/lib/frr/bfdd:frr vtysh:frr'
 ovn='ovs-vswitchd:openvswitch-switch ovn-northd:ovn-central ovn-controller:ovn-host'
-tools='ping:iputils-ping conntrack:conntrack nft:nftables tcpdump:tcpdump traceroute:traceroute setcap:libcap2-bin'
+tools='ping:iputils-ping nft:nftables tcpdump:tcpdump traceroute:traceroute setcap:libcap2-bin'
 # Ubuntu has Chromium as a snap only: there test/live/page.test.ts asks for a browser to be installed by hand.
 browser='chromium-headless-shell:chromium-headless-shell'
 grep -qs '^ID=ubuntu' /etc/os-release && browser=''
-live="$lab $frr $ovn $tools bird:bird2 promtool:prometheus $browser"
+live="$lab $frr $ovn $tools bird:bird2 gobgpd:gobgpd promtool:prometheus $browser"
+bench="$live conntrackd:conntrackd"
 build='mmdebstrap:mmdebstrap buildah:buildah setcap:libcap2-bin strip:binutils'
 image="$lab $frr $tools $build podman:podman runc:runc"
+case $(uname -m) in
+  x86_64) foreign='qemu-aarch64-static:qemu-user-static aarch64-linux-gnu-strip:binutils-aarch64-linux-gnu' ;;
+  *) foreign='qemu-x86_64-static:qemu-user-static x86_64-linux-gnu-strip:binutils-x86-64-linux-gnu' ;;
+esac
+release="$build $foreign arch-test:arch-test update-binfmts:binfmt-support"
+machines='qemu-system-x86_64:qemu-system-x86 qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs cpio:cpio depmod:kmod xz:xz-utils'
 case ${1:-} in
   unit) wanted='' ;;
   lab) wanted=$lab ;;
   frr) wanted="$lab $frr" ;;
   ovn) wanted="$lab $ovn" ;;
   live) wanted=$live ;;
+  bench) wanted=$bench ;;
   build) wanted=$build ;;
   image) wanted=$image ;;
-  all) wanted="$live $image" ;;
-  *) die 'usage: setup.sh unit|lab|frr|ovn|live|build|image|all' ;;
+  release) wanted=$release ;;
+  releases) wanted="$live mmdebstrap:mmdebstrap" ;;
+  kernels) wanted="$release $machines" ;;
+  all) wanted="$bench $image" ;;
+  *) die 'usage: setup.sh unit|lab|frr|ovn|live|bench|build|image|release|releases|kernels|all' ;;
 esac
 
 packages() { # the packages of $wanted that are not there
@@ -106,7 +121,7 @@ node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.ex
 # --- build ------------------------------------------------------------------------------------------------
 
 if [ ! -e dist/.built ] ||
-  [ -n "$(find agent bfd lib nat routing package.json tsconfig.json tsconfig.build.json -newer dist/.built -print | head -n 1)" ]; then
+  [ -n "$(find agent bfd lib nat routing shaping package.json tsconfig.json tsconfig.build.json -newer dist/.built -print | head -n 1)" ]; then
   say 'building'
   npm run --silent build >&2 || die 'the build failed (its message is above)'
   touch dist/.built

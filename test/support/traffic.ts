@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface, type Interface } from 'node:readline';
 import type { Report } from './echo.ts';
+import { SLOWNESS } from './machine.ts';
 import { type Daemon, type Namespace, NODE, ROOT, URGENTLY, until } from './netns.ts';
 
 export type { Report } from './echo.ts';
@@ -30,7 +31,7 @@ export class Traffic {
     this.#lines = createInterface({ input: child.stdout! });
   }
 
-  /** Opens `tcp:HOST`, `udp:HOST` and `new:HOST` paths (see echo.ts) and waits until each has had an answer. */
+  /** Opens `tcp:HOST`, `udp:HOST`, `new:HOST` and `dial:HOST` paths (see echo.ts) and waits until each has had an answer. */
   static async open(ns: Namespace, paths: string[]): Promise<Traffic> {
     const program = [...URGENTLY, NODE, PROGRAM, 'client', `${ECHO_PORT}`, ...paths];
     const child = spawn('ip', ['netns', 'exec', ns.name, ...program], { stdio: ['pipe', 'pipe', 'inherit'] });
@@ -42,7 +43,9 @@ export class Traffic {
   }
 
   async #next(): Promise<Report[]> {
-    const [line] = (await once(this.#lines, 'line', { signal: AbortSignal.timeout(20_000) })) as [string];
+    const [line] = (await once(this.#lines, 'line', { signal: AbortSignal.timeout(20_000 * SLOWNESS) })) as [
+      string,
+    ];
     return JSON.parse(line) as Report[];
   }
 
@@ -50,6 +53,13 @@ export class Traffic {
   async report(): Promise<Report[]> {
     const next = this.#next();
     this.#child.stdin!.write('\n');
+    return next;
+  }
+
+  /** What each path has seen since the last time, from when they count anew. */
+  async restart(): Promise<Report[]> {
+    const next = this.#next();
+    this.#child.stdin!.write('restart\n');
     return next;
   }
 

@@ -16,12 +16,13 @@ import {
   CTA_TUPLE_REPLY,
   decodeEntry,
   encodeTuple,
+  isIcmp,
   isReplica,
   PROTOCOL,
   REPLICA_MARK,
   type Tuple,
 } from '../../../nat/conntrack/wire.ts';
-import type { GroupFlow, TcpInfo } from '../model.ts';
+import type { GroupFlow, SctpInfo, TcpInfo } from '../model.ts';
 
 // enum ctattr_type
 const CTA_STATUS = 3;
@@ -44,6 +45,12 @@ const CTA_PROTOINFO_TCP_WSCALE_REPLY = 3;
 const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL = 4;
 const CTA_PROTOINFO_TCP_FLAGS_REPLY = 5;
 
+const CTA_PROTOINFO_SCTP = 3;
+// enum ctattr_protoinfo_sctp
+const CTA_PROTOINFO_SCTP_STATE = 1;
+const CTA_PROTOINFO_SCTP_VTAG_ORIGINAL = 2;
+const CTA_PROTOINFO_SCTP_VTAG_REPLY = 3;
+
 // enum ip_conntrack_status
 const IPS_SEEN_REPLY = 1 << 1;
 const IPS_ASSURED = 1 << 2;
@@ -53,6 +60,9 @@ const IPS_SRC_NAT = 1 << 4;
 // enum tcp_conntrack
 const TCP_CONNTRACK_ESTABLISHED = 3;
 const TCP_CONNTRACK_TIME_WAIT = 7;
+// enum sctp_conntrack
+const SCTP_CONNTRACK_ESTABLISHED = 4;
+const SCTP_CONNTRACK_SHUTDOWN_ACK_SENT = 7;
 
 // linux/netfilter/nf_conntrack_tcp.h
 const IP_CT_TCP_FLAG_WINDOW_SCALE = 0x01;
@@ -83,59 +93,81 @@ const isSame = (a: Uint8Array, b: Uint8Array): boolean => {
   return true;
 };
 
-function decodeTcp(protocols: Attributes): TcpInfo | undefined {
+type ProtocolInfo = Pick<GroupFlow, 'tcp' | 'sctp'>;
+
+function decodeProtocol(protocols: Attributes): ProtocolInfo {
   while (protocols.next()) {
-    if (protocols.type !== CTA_PROTOINFO_TCP) continue;
-    const info: TcpInfo = { state: 0, originalScale: 0, replyScale: 0, originalFlags: 0, replyFlags: 0 };
-    const tcp = protocols.nested;
-    while (tcp.next()) {
-      switch (tcp.type) {
-        case CTA_PROTOINFO_TCP_STATE:
-          info.state = tcp.u8;
-          break;
-        case CTA_PROTOINFO_TCP_WSCALE_ORIGINAL:
-          info.originalScale = tcp.u8;
-          break;
-        case CTA_PROTOINFO_TCP_WSCALE_REPLY:
-          info.replyScale = tcp.u8;
-          break;
-        case CTA_PROTOINFO_TCP_FLAGS_ORIGINAL:
-          info.originalFlags = tcp.u8 & TCP_FLAGS;
-          break;
-        case CTA_PROTOINFO_TCP_FLAGS_REPLY:
-          info.replyFlags = tcp.u8 & TCP_FLAGS;
-          break;
-      }
-    }
-    return info;
+    if (protocols.type === CTA_PROTOINFO_TCP) return { tcp: decodeTcp(protocols.nested) };
+    if (protocols.type === CTA_PROTOINFO_SCTP) return { sctp: decodeSctp(protocols.nested) };
   }
-  return undefined;
+  return {};
 }
 
-/** TCP that has not begun to end; of another protocol, an answer was seen. */
-const isEstablished = (status: number, tcp: TcpInfo | undefined): boolean =>
-  tcp === undefined
-    ? (status & IPS_SEEN_REPLY) !== 0
-    : tcp.state >= TCP_CONNTRACK_ESTABLISHED && tcp.state < TCP_CONNTRACK_TIME_WAIT;
+function decodeTcp(tcp: Attributes): TcpInfo {
+  const info: TcpInfo = { state: 0, originalScale: 0, replyScale: 0, originalFlags: 0, replyFlags: 0 };
+  while (tcp.next()) {
+    switch (tcp.type) {
+      case CTA_PROTOINFO_TCP_STATE:
+        info.state = tcp.u8;
+        break;
+      case CTA_PROTOINFO_TCP_WSCALE_ORIGINAL:
+        info.originalScale = tcp.u8;
+        break;
+      case CTA_PROTOINFO_TCP_WSCALE_REPLY:
+        info.replyScale = tcp.u8;
+        break;
+      case CTA_PROTOINFO_TCP_FLAGS_ORIGINAL:
+        info.originalFlags = tcp.u8 & TCP_FLAGS;
+        break;
+      case CTA_PROTOINFO_TCP_FLAGS_REPLY:
+        info.replyFlags = tcp.u8 & TCP_FLAGS;
+        break;
+    }
+  }
+  return info;
+}
+
+function decodeSctp(sctp: Attributes): SctpInfo {
+  const info: SctpInfo = { state: 0, originalTag: 0, replyTag: 0 };
+  while (sctp.next()) {
+    if (sctp.type === CTA_PROTOINFO_SCTP_STATE) info.state = sctp.u8;
+    else if (sctp.type === CTA_PROTOINFO_SCTP_VTAG_ORIGINAL) info.originalTag = sctp.u32Be;
+    else if (sctp.type === CTA_PROTOINFO_SCTP_VTAG_REPLY) info.replyTag = sctp.u32Be;
+  }
+  return info;
+}
+
+/** TCP that has not begun to end, SCTP that has not ended; of another protocol, an answer was seen. */
+function isEstablished(status: number, { tcp, sctp }: ProtocolInfo): boolean {
+  if (tcp !== undefined) {
+    return tcp.state >= TCP_CONNTRACK_ESTABLISHED && tcp.state < TCP_CONNTRACK_TIME_WAIT;
+  }
+  if (sctp !== undefined) {
+    return sctp.state >= SCTP_CONNTRACK_ESTABLISHED && sctp.state <= SCTP_CONNTRACK_SHUTDOWN_ACK_SENT;
+  }
+  return (status & IPS_SEEN_REPLY) !== 0;
+}
 
 /**
  * The entry in the payload of a message, from its nfgenmsg header on; undefined if it is not translated to one of the
- * shared addresses. Its addresses are views of the payload.
+ * shared addresses, or of a protocol that is not replicated (GRE). Its addresses are views of the payload.
  */
 export function decodeGroupEntry(payload: Buffer, shared: readonly Uint8Array[]): GroupEntry | undefined {
   const entry = decodeEntry(payload, 0, payload.length);
   if (entry === undefined) return undefined;
   const { protocol, status, mark = 0, original, reply } = entry;
+  // The kernel (to 6.18 at least) lets an inserted entry of GRE expire with its first packet. Without ports none is needed.
+  if (protocol === PROTOCOL.gre) return undefined;
   // A connection to a shared address itself has it in its original direction as well.
   if ((status & IPS_SRC_NAT) === 0 || !shared.some((address) => isSame(address, reply.destination))) {
     return undefined;
   }
   let timeout = 0;
-  let tcp: TcpInfo | undefined;
+  let info: ProtocolInfo = {};
   const attributes = new Attributes(payload, NFGEN_HEADER);
   while (attributes.next()) {
     if (attributes.type === CTA_TIMEOUT) timeout = attributes.u32Be;
-    else if (attributes.type === CTA_PROTOINFO) tcp = decodeTcp(attributes.nested);
+    else if (attributes.type === CTA_PROTOINFO) info = decodeProtocol(attributes.nested);
   }
   const { source, sourcePort, destination, destinationPort, icmpType = 0, icmpCode = 0 } = original;
   return {
@@ -143,9 +175,9 @@ export function decodeGroupEntry(payload: Buffer, shared: readonly Uint8Array[])
       ...{ protocol, source, sourcePort, destination, destinationPort, icmpType, icmpCode },
       ...{ shared: reply.destination, sharedPort: reply.destinationPort },
       ...{ mark: (mark & ~OWNER_BITS) >>> 0, timeout },
-      ...(tcp !== undefined && { tcp }),
+      ...info,
     },
-    established: isEstablished(status, tcp),
+    established: isEstablished(status, info),
     ...(isReplica(entry) && { replica: (mark & GENERATION) === 0 ? 0 : 1 }),
   };
 }
@@ -202,25 +234,31 @@ function sourceNat(family: Family, { shared, sharedPort }: GroupFlow): Buffer {
 const tcpFlags = (flags: number): Buffer => Buffer.of(flags | IP_CT_TCP_FLAG_BE_LIBERAL, TCP_FLAGS);
 
 /** A window that another gateway has tracked is not known here, so the entry is liberal about it. */
-const protocolInfo = ({ tcp }: GroupFlow): Buffer[] =>
-  tcp === undefined
-    ? []
-    : [
-        nest(
-          CTA_PROTOINFO,
-          nest(
-            CTA_PROTOINFO_TCP,
-            attribute(CTA_PROTOINFO_TCP_STATE, u8(tcp.state)),
-            attribute(CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, u8(tcp.originalScale)),
-            attribute(CTA_PROTOINFO_TCP_WSCALE_REPLY, u8(tcp.replyScale)),
-            attribute(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, tcpFlags(tcp.originalFlags)),
-            attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, tcpFlags(tcp.replyFlags)),
-          ),
-        ),
-      ];
+function protocolInfo({ tcp, sctp }: GroupFlow): Buffer[] {
+  if (tcp !== undefined) {
+    const attributes = [
+      attribute(CTA_PROTOINFO_TCP_STATE, u8(tcp.state)),
+      attribute(CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, u8(tcp.originalScale)),
+      attribute(CTA_PROTOINFO_TCP_WSCALE_REPLY, u8(tcp.replyScale)),
+      attribute(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, tcpFlags(tcp.originalFlags)),
+      attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, tcpFlags(tcp.replyFlags)),
+    ];
+    return [nest(CTA_PROTOINFO, nest(CTA_PROTOINFO_TCP, ...attributes))];
+  }
+  if (sctp === undefined) return [];
+  const attributes = [
+    attribute(CTA_PROTOINFO_SCTP_STATE, u8(sctp.state)),
+    attribute(CTA_PROTOINFO_SCTP_VTAG_ORIGINAL, u32Be(sctp.originalTag)),
+    attribute(CTA_PROTOINFO_SCTP_VTAG_REPLY, u32Be(sctp.replyTag)),
+  ];
+  return [nest(CTA_PROTOINFO, nest(CTA_PROTOINFO_SCTP, ...attributes))];
+}
 
-const markOf = ({ mark }: GroupFlow, replica: Generation | undefined): number =>
-  replica === undefined ? mark : (mark | REPLICA_MARK | (replica === 1 ? GENERATION : 0)) >>> 0;
+/** The octet of a replica is ours, whatever the flow's mark has in it. */
+const markOf = ({ mark }: GroupFlow, replica: Generation | undefined): number => {
+  const own = replica === undefined ? 0 : REPLICA_MARK | (replica === 1 ? GENERATION : 0);
+  return ((mark & ~OWNER_BITS) | own) >>> 0;
+};
 
 const key = (family: Family, flow: GroupFlow): Buffer[] => [
   nfgenHeader(familyCode(family)),
@@ -233,11 +271,14 @@ export interface EntryRequest {
   data: Uint8Array;
 }
 
-/** Creates a replica that expires after `timeout` seconds. With NLM_F_CREATE | NLM_F_EXCL. */
+/**
+ * Creates an entry that expires after `timeout` seconds. With NLM_F_CREATE | NLM_F_EXCL. `replica` undefined makes it a flow
+ * of our own.
+ */
 export function insertRequest(
   family: Family,
   flow: GroupFlow,
-  replica: Generation,
+  replica: Generation | undefined,
   timeout: number,
 ): EntryRequest {
   const data = Buffer.concat([
@@ -297,8 +338,23 @@ export function timeoutRequest(family: Family, flow: GroupFlow, timeout: number)
   };
 }
 
-/** A request about an entry by its addresses and ports alone: `CT_GET` or `CT_DELETE`. */
+/** A request about the entry with the flow's addresses and ports, whatever it is translated to: `CT_GET` or `CT_DELETE`. */
 export const keyRequest = (type: number, family: Family, flow: GroupFlow): EntryRequest => ({
   type,
   data: Buffer.concat(key(family, flow)),
 });
+
+/** A request about the entry that the flow's answers belong to: `CT_GET` or `CT_DELETE`. The translation is in it. */
+export function answersRequest(type: number, family: Family, flow: GroupFlow): EntryRequest {
+  const { shared, sharedPort } = flow;
+  const answer = answerTuple(flow);
+  const port = isIcmp(flow.protocol) ? { sourcePort: sharedPort } : {};
+  const tuple = { ...answer, ...port, destination: shared, destinationPort: sharedPort };
+  return {
+    type,
+    data: Buffer.concat([
+      nfgenHeader(familyCode(family)),
+      encodeTuple(CTA_TUPLE_REPLY, family, flow.protocol, tuple),
+    ]),
+  };
+}

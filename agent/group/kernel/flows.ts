@@ -3,18 +3,21 @@
  * the replicas of the flows of others. Runs in the exchange's thread.
  *
  * An **own flow** is an entry without the mark of a replica: it was allocated here, or adopted. It is reported when it is
- * established, when its TCP state changes, and when it ends. A **replica** is kept alive until it is removed or adopted,
- * also if another program deletes it. Its timeout is `KEEP`: it does not outlive this process by more than that.
+ * established, when its state changes, when it ends, and when another program deletes it. A **replica** is kept alive
+ * until it is removed or adopted; that another program deletes it is reported too. Its timeout is `KEEP`: it does not outlive this process
+ * by more than that. What contradicts the policy is deleted by this program (flow-cleaner.ts, known by its netlink port), and has
+ * ended.
  *
- * Events are read as they arrive. If the kernel dropped some, the whole table is read again.
+ * Events are read as they arrive. If the kernel dropped some, those that wait are older than the gap: they are read, and then
+ * the whole table.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import * as libc from '../../../lib/libc.ts';
 import {
   AF_INET,
   AF_INET6,
   AF_NETLINK,
   EAGAIN,
-  IPPROTO_TCP,
   NETLINK_ADD_MEMBERSHIP,
   NETLINK_NETFILTER,
   NLM_F_CREATE,
@@ -35,10 +38,13 @@ import {
 } from '../../../lib/netlink.ts';
 import { Messages, nfgenHeader } from '../../../lib/netlink-codec.ts';
 import { type Address, addressBytes, type Family } from '../../../lib/prefix.ts';
-import { CT_DELETE, CT_GET, CT_NEW, NFNLGRP_CONNTRACK_DESTROY } from '../../../nat/conntrack/wire.ts';
-import type { FlowChange, FlowEvent, FlowKernel, GroupFlow, TcpInfo } from '../model.ts';
+import { CT_DELETE, CT_GET, NFNLGRP_CONNTRACK_DESTROY } from '../../../nat/conntrack/wire.ts';
+import { FLOW_CLEANER_PORT } from '../../../routing/numbers.ts';
+import type { FlowChange, FlowEvent, FlowKernel, GroupFlow } from '../model.ts';
+import { decodeFlow, encodeFlow, hashOf, keySize, recordSize } from '../records.ts';
 import { slotOfPort } from '../slices.ts';
 import {
+  answersRequest,
   changeRequest,
   decodeGroupEntry,
   type EntryRequest,
@@ -50,7 +56,7 @@ import {
   liberalRequest,
   timeoutRequest,
 } from './entry.ts';
-import { inBatches, PackedMessages } from './packed-messages.ts';
+import { inBatches, PackedRecords } from './packed-records.ts';
 
 /** enum nfnetlink_groups */
 const NFNLGRP_CONNTRACK_UPDATE = 2;
@@ -58,6 +64,11 @@ const NFNLGRP_CONNTRACK_UPDATE = 2;
 const RECEIVE_BUFFER = 8 << 20;
 /** How long a wait for events lasts before the thread looks whether it has to end, ms. */
 const WAIT = 500;
+/**
+ * Between two turns of reading while there are events, ms: what wakes a thread, is encrypted, acknowledged and sent for one
+ * flow serves all that came meanwhile. The first event after a pause does not wait.
+ */
+const GATHER = 4;
 /** Datagrams that are read before other work of the thread gets its turn. */
 const DATAGRAMS_PER_TURN = 512;
 /** Events that are reported together. */
@@ -68,8 +79,15 @@ const KEEP = 90;
 const SWEEP_INTERVAL = 20;
 /** A sweep may be late by this much, s; a timeout that is shorter still was set by a packet. */
 const SWEEP_LATENESS = 10;
-/** An adopted flow lives at least this long, s. */
-const LEAST_ADOPTED = 60;
+/** How often an entry that is in the way is replaced. */
+const REPLACEMENTS = 5;
+/** An adopted or restored flow lives at least this long, s. */
+const LEAST_TIMEOUT = 60;
+
+/** Who has deleted an entry: it expired, the exchange, the flow cleaner, or another program. */
+type Cause = 'kernel' | 'exchange' | 'policy' | 'other';
+
+type Insertion = FlowChange & { type: 'insert' | 'restore' };
 
 export interface FlowsOptions {
   family: Family;
@@ -92,6 +110,15 @@ export class ConntrackFlows implements FlowKernel {
   readonly #buffer = Buffer.allocUnsafeSlow(DATAGRAM_SIZE);
   #report: (events: readonly FlowEvent[]) => void = () => {};
   #generation: Generation = 0;
+  /** Events were dropped: the table has to be read. */
+  #overrun = false;
+  /** Another program has deleted entries since. */
+  #deleted = false;
+  /** Entries that a restored flow has replaced: their events are older than that. */
+  readonly #replaced = new Set<string>();
+  /** Hashes of the flows that were put back where they had been deleted, since the events were read to their end, and before. */
+  #putBack = new Set<number>();
+  #putBackBefore = new Set<number>();
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
@@ -115,6 +142,11 @@ export class ConntrackFlows implements FlowKernel {
     for (const group of [NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY]) {
       libc.setsockopt(this.#events, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group);
     }
+  }
+
+  /** The sockets, as file descriptors: the end of a thread does not close them. */
+  get descriptors(): number[] {
+    return [this.#events, this.#changes.fd, this.#sweeps.fd];
   }
 
   start(report: (events: readonly FlowEvent[]) => void): void {
@@ -148,7 +180,13 @@ export class ConntrackFlows implements FlowKernel {
     const refused: Record<string, number> = {};
     changes.forEach((change, i) => {
       const code = this.#resolve(change, results[i]?.code);
-      if (code !== undefined) refused[code] = (refused[code] ?? 0) + 1;
+      if (code === undefined) {
+        if (isPuttingBack(change)) this.#putBack.add(hashOfTranslation(change.flow));
+        return;
+      }
+      refused[code] = (refused[code] ?? 0) + 1;
+      // The port may be another flow's by now.
+      if (change.type === 'restore') this.#report([{ type: 'end', flow: change.flow }]);
     });
     return refused;
   }
@@ -171,7 +209,12 @@ export class ConntrackFlows implements FlowKernel {
       case 'remove':
         return this.#remove(flow);
       case 'adopt':
-        return changeRequest(this.#family, flow, undefined, Math.max(flow.timeout, LEAST_ADOPTED));
+        return changeRequest(this.#family, flow, undefined, Math.max(flow.timeout, LEAST_TIMEOUT));
+      case 'restore':
+        return {
+          ...insertRequest(this.#family, flow, undefined, Math.max(flow.timeout, LEAST_TIMEOUT)),
+          flags: NLM_F_CREATE | NLM_F_EXCL,
+        };
       case 'release':
         return changeRequest(this.#family, flow, this.#generation, KEEP);
       case 'refresh':
@@ -179,31 +222,66 @@ export class ConntrackFlows implements FlowKernel {
     }
   }
 
-  readonly #remove = (flow: GroupFlow): EntryRequest => keyRequest(CT_DELETE, this.#family, flow);
+  readonly #remove = (flow: GroupFlow): EntryRequest => answersRequest(CT_DELETE, this.#family, flow);
 
   /** What is left of a refusal: an insert of an entry that exists changes it, and one that is gone needs no removal. */
-  #resolve(change: FlowChange, code: string | undefined): string | undefined {
+  #resolve(change: FlowChange, refusal: string | undefined): string | undefined {
     const { type, flow } = change;
-    if (code === 'ENOENT' && type !== 'adopt') return undefined;
-    if (code !== 'EEXIST' || type !== 'insert') return code;
-    const present = this.#find(flow);
-    const isSame =
-      present !== undefined &&
-      present.flow.sharedPort === flow.sharedPort &&
-      Buffer.compare(present.flow.shared, flow.shared) === 0;
-    // A packet that came here before the replica has begun a flow of its own, with another translation.
-    const requests = isSame
-      ? [changeRequest(this.#family, flow, this.#generation, KEEP)]
-      : [this.#remove(flow), this.#requestOf(change)];
+    if (refusal === 'ENOENT' && type !== 'adopt') return undefined;
+    if (change.type !== 'insert' && change.type !== 'restore') return refusal;
+    let code = refusal;
+    // A packet between the removal and the insert begins another flow.
+    for (let i = 0; code === 'EEXIST' && i < REPLACEMENTS; i++) {
+      const present = this.#find(keyRequest(CT_GET, this.#family, flow));
+      code = present === 'none' ? this.#takePort(change) : this.#replace(change, present);
+    }
+    return code;
+  }
+
+  /** Puts a flow into the place of the entry that is there. Returns the kernel's refusal. */
+  #replace(change: Insertion, present: GroupEntry | undefined): string | undefined {
+    const { type, flow } = change;
+    const isDeleted = isPuttingBack(change);
+    if (present === undefined) {
+      // It is not translated to a shared address: of a policy before this one, or by the one in force.
+      if (type === 'restore') return 'EEXIST';
+      const removal = keyRequest(CT_DELETE, this.#family, flow);
+      return this.#transact([removal, this.#requestOf(change)])[1]?.code;
+    }
+    if (isSameTranslation(present.flow, flow)) {
+      const [owner, timeout] =
+        type === 'insert' ? [this.#generation, KEEP] : [undefined, Math.max(flow.timeout, LEAST_TIMEOUT)];
+      return this.#transact([changeRequest(this.#family, flow, owner, timeout)])[0]?.code;
+    }
+    // A flush takes a while: this one began during it, was deleted by it too, and is the later of the two.
+    if (isDeleted && this.#wasPutBack(present.flow)) return 'EEXIST';
+    // A packet that came here before this entry has begun a flow of its own, with another translation.
+    const isOwn = present.replica === undefined;
+    if (!isDeleted && isOwn && present.established) return 'EEXIST';
+    if (isDeleted && isOwn) this.#replaced.add(translationOf(present.flow));
+    return this.#transact([this.#remove(present.flow), this.#requestOf(change)])[1]?.code;
+  }
+
+  /** Inserts a flow whose port another one has, or had until now. Returns the kernel's refusal. */
+  #takePort(change: Insertion): string | undefined {
+    const { flow } = change;
+    const other = this.#find(answersRequest(CT_GET, this.#family, flow));
+    const requests = [this.#requestOf(change)];
+    if (other !== undefined && other !== 'none' && isPuttingBack(change)) {
+      // It has the port since the flow was deleted.
+      if (other.replica !== undefined || this.#wasPutBack(other.flow)) return 'EEXIST';
+      this.#replaced.add(translationOf(other.flow));
+      requests.unshift(this.#remove(other.flow));
+    }
     return this.#transact(requests).at(-1)?.code;
   }
 
-  #find(flow: GroupFlow): GroupEntry | undefined {
+  /** The entry that a request asks for; undefined: one that is no flow of the group. */
+  #find({ type, data }: EntryRequest): GroupEntry | undefined | 'none' {
     try {
-      const { type, data } = keyRequest(CT_GET, this.#family, flow);
       return decodeGroupEntry(this.#changes.ask(type, data), this.#shared);
     } catch (error) {
-      if (error instanceof NetlinkError) return undefined;
+      if (error instanceof NetlinkError) return 'none';
       throw error;
     }
   }
@@ -221,24 +299,24 @@ export class ConntrackFlows implements FlowKernel {
 
   /** The flows of the entries that are wanted. */
   #entries(isWanted: (entry: GroupEntry) => boolean): Iterable<GroupFlow> {
-    const found = new PackedMessages();
+    const found = new PackedRecords(recordSize(this.#family));
     this.#changes.dump(...this.#dump, this.#pack(found, isWanted));
     return this.#flowsIn(found);
   }
 
-  /** Keeps the messages of entries that are wanted, and returns nothing that a dump would keep. */
-  #pack(found: PackedMessages, isWanted: (entry: GroupEntry) => boolean) {
+  /** Keeps the flows of entries that are wanted, and returns nothing that a dump would keep. */
+  #pack(found: PackedRecords, isWanted: (entry: GroupEntry) => boolean) {
     return (payload: Buffer): undefined => {
       const entry = this.#parse(payload);
-      if (entry !== undefined && isWanted(entry)) found.add(payload);
+      if (entry !== undefined && isWanted(entry)) found.add(encodeFlow(entry.flow));
     };
   }
 
   /** Without those whose address is no longer shared: the policy may change between the parts of a sweep. */
-  *#flowsIn(messages: PackedMessages): Generator<GroupFlow> {
-    for (const message of messages) {
-      const entry = this.#parse(message);
-      if (entry !== undefined) yield entry.flow;
+  *#flowsIn(records: PackedRecords): Generator<GroupFlow> {
+    for (const record of records) {
+      const flow = decodeFlow(record);
+      if (this.#shared.some((address) => Buffer.compare(address, flow.shared) === 0)) yield flow;
     }
   }
 
@@ -268,21 +346,25 @@ export class ConntrackFlows implements FlowKernel {
   }
 
   /** Reports every own flow that is in the table. */
-  #list(): void {
+  #list(deleted = false): void {
+    this.#replaced.clear();
     this.#report([{ type: 'listing' }]);
     const own = this.#entries(({ replica, established }) => replica === undefined && established);
     for (const flows of inBatches(own, BATCH)) {
       this.#makeLiberal(flows);
       this.#report(flows.map((flow) => ({ type: 'update', flow })));
     }
-    this.#report([{ type: 'listed' }]);
+    this.#report([{ type: 'listed', deleted }]);
   }
 
   async #read(): Promise<void> {
-    while (!this.#closed) {
-      if (!(await libc.readable(this.#events, WAIT)) || this.#closed) continue;
+    for (let taken = 0; !this.#closed; ) {
+      const isBusy = taken > 0 && taken < DATAGRAMS_PER_TURN;
+      if (isBusy) await sleep(GATHER);
+      else if (!(await libc.readable(this.#events, WAIT))) continue;
+      if (this.#closed) break;
       try {
-        this.#take();
+        taken = this.#take();
       } catch (error) {
         this.#log.error({ err: error }, 'cannot read conntrack events of the group, retrying');
       }
@@ -290,41 +372,121 @@ export class ConntrackFlows implements FlowKernel {
     libc.close(this.#events);
   }
 
-  /** Reads the events that wait, and reports them. */
-  #take(): void {
+  /** Reads the events that wait, and reports them. Returns how many datagrams there were. */
+  #take(): number {
     let events: FlowEvent[] = [];
-    const lost: GroupFlow[] = [];
-    for (let i = 0; i < DATAGRAMS_PER_TURN; i++) {
+    let hasDeleted = false;
+    const flush = (): void => {
+      this.#makeLiberal(events.flatMap((event) => (event.type === 'update' ? event.flow : [])));
+      this.#reportAll(events);
+      events = [];
+      hasDeleted = false;
+    };
+    let taken = 0;
+    let isEmpty = false;
+    while (taken < DATAGRAMS_PER_TURN && !isEmpty) {
       const length = libc.recv(this.#events, this.#buffer);
-      if (length === -EAGAIN) break;
+      if (length === -EAGAIN) {
+        isEmpty = true;
+        continue;
+      }
+      taken++;
       if (length < 0) {
         // ENOBUFS: events were dropped.
-        events = [];
-        this.#list();
+        this.#overrun = true;
         continue;
       }
       const messages = new Messages(Buffer.from(this.#buffer.subarray(0, length)));
       while (messages.next()) {
-        if (messages.port === this.#changes.port || messages.port === this.#sweeps.port) continue;
         const entry = this.#parse(messages.data);
         if (entry === undefined) continue;
-        if (entry.replica === undefined) events.push(eventOf(messages.type, entry));
-        else if (messages.type === CT_DELETE && entry.replica === this.#generation) lost.push(entry.flow);
+        const { type, port } = messages;
+        const cause = type === CT_DELETE ? this.#causeOf(port) : undefined;
+        if (cause === 'other' && this.#overrun) this.#deleted = true;
+        const event =
+          entry.replica === undefined ? this.#eventOf(entry, cause, port) : this.#lossOf(entry, cause);
+        // What is restored replaces an entry that began since, so it comes first.
+        if (event?.type === 'update' && hasDeleted) flush();
+        if (event === undefined || this.#isReplaced(event.flow, cause !== undefined)) continue;
+        events.push(event);
+        hasDeleted ||= event.type === 'deleted';
       }
     }
-    this.#makeLiberal(events.flatMap((event) => (event.type === 'update' ? event.flow : [])));
-    this.#reportAll(events);
-    if (lost.length > 0) this.apply(lost.map((flow) => ({ type: 'insert', flow: withState(flow) })));
+    if (isEmpty) {
+      this.#putBackBefore = this.#putBack;
+      this.#putBack = new Set();
+    }
+    flush();
+    if (isEmpty && this.#overrun) {
+      this.#overrun = false;
+      this.#report([{ type: 'overrun' }]);
+      this.#list(this.#deleted);
+      this.#deleted = false;
+    }
+    return taken;
   }
 
-  *#keepAlive(replicas: PackedMessages): Generator<NetlinkRequest> {
+  /** Who has deleted an entry, by the netlink port in the event. */
+  #causeOf(port: number): Cause {
+    if (port === 0) return 'kernel';
+    if (port === FLOW_CLEANER_PORT) return 'policy';
+    return this.#isOurs(port) ? 'exchange' : 'other';
+  }
+
+  /**
+   * Whether a flow was put back so lately that events of what took its place in between may still come: those were queued
+   * before it was.
+   */
+  #wasPutBack(flow: GroupFlow): boolean {
+    const hash = hashOfTranslation(flow);
+    return this.#putBack.has(hash) || this.#putBackBefore.has(hash);
+  }
+
+  #isOurs(port: number): boolean {
+    return port === this.#changes.port || port === this.#sweeps.port;
+  }
+
+  /** The event of an entry that is no replica; undefined: a change of our own. `cause`: of its deletion. */
+  #eventOf(
+    { flow, established }: GroupEntry,
+    cause: Cause | undefined,
+    port: number,
+  ): (FlowEvent & { flow: GroupFlow }) | undefined {
+    if (cause === 'other') return { type: 'deleted', flow };
+    if (cause !== undefined) return { type: 'end', flow };
+    if (this.#isOurs(port)) return undefined;
+    return { type: established ? 'update' : 'end', flow };
+  }
+
+  /** The event of a replica that neither the exchange nor the policy has deleted. */
+  #lossOf(
+    { flow, replica }: GroupEntry,
+    cause: Cause | undefined,
+  ): (FlowEvent & { flow: GroupFlow }) | undefined {
+    const isLost = replica === this.#generation && (cause === 'other' || cause === 'kernel');
+    return isLost ? { type: 'deleted', flow } : undefined;
+  }
+
+  /**
+   * Whether an event is about an entry that a restored flow has replaced, and older than that. Its deletion is the last one,
+   * and counts: the entry was reported if the table was read since it began.
+   */
+  #isReplaced(flow: GroupFlow, isDeletion: boolean): boolean {
+    if (this.#replaced.size === 0) return false;
+    const text = translationOf(flow);
+    if (!isDeletion) return this.#replaced.has(text);
+    this.#replaced.delete(text);
+    return false;
+  }
+
+  *#keepAlive(replicas: PackedRecords): Generator<NetlinkRequest> {
     for (const flow of this.#flowsIn(replicas)) yield timeoutRequest(this.#family, flow, KEEP);
   }
 
   /** Restarts the timeouts of the replicas, and reports those that packets have used. */
   async #sweep(): Promise<void> {
     try {
-      const replicas = new PackedMessages();
+      const replicas = new PackedRecords(recordSize(this.#family));
       const isReplica = ({ replica }: GroupEntry): boolean => replica === this.#generation;
       await this.#sweeps.dumpInTurns(...this.#dump, this.#pack(replicas, isReplica));
       await this.#sweeps.transact(this.#keepAlive(replicas));
@@ -339,16 +501,23 @@ export class ConntrackFlows implements FlowKernel {
   }
 }
 
-const ESTABLISHED: TcpInfo = { state: 3, originalScale: 0, replyScale: 0, originalFlags: 0, replyFlags: 0 };
-
 /** A packet has set the timeout of its protocol: it is longer than a replica's, or shorter than a sweep leaves it. */
 const wasUsed = (timeout: number): boolean =>
   timeout > KEEP || timeout < KEEP - SWEEP_INTERVAL - SWEEP_LATENESS;
 
-function eventOf(type: number, { flow, established }: GroupEntry): FlowEvent {
-  return type === CT_NEW && established ? { type: 'update', flow } : { type: 'end', flow };
+/** Whether a change puts a flow back that another program has deleted. */
+const isPuttingBack = (change: FlowChange): boolean =>
+  change.type === 'restore' || (change.type === 'insert' && change.again === true);
+
+const keyOf = (flow: GroupFlow): Buffer =>
+  encodeFlow(flow).subarray(0, keySize(flow.source.length === 4 ? 4 : 6));
+
+const translationOf = (flow: GroupFlow): string => keyOf(flow).toString('latin1');
+
+function hashOfTranslation(flow: GroupFlow): number {
+  const key = keyOf(flow);
+  return hashOf(key, 0, key.length, 0);
 }
 
-/** The kernel does not report the TCP state of an entry that it destroys; a replica's was established. */
-const withState = (flow: GroupFlow): GroupFlow =>
-  flow.protocol !== IPPROTO_TCP || flow.tcp !== undefined ? flow : { ...flow, tcp: ESTABLISHED };
+const isSameTranslation = (a: GroupFlow, b: GroupFlow): boolean =>
+  a.sharedPort === b.sharedPort && Buffer.compare(a.shared, b.shared) === 0;

@@ -1,6 +1,13 @@
 /** `spec.group` and the addresses that a group shares. Pure. */
 
-import { type Address, FAMILIES, familyOf, parseAddress } from '../../../lib/prefix.ts';
+import {
+  type Address,
+  contains,
+  FAMILIES,
+  familyOf,
+  parseAddress,
+  parsePrefix,
+} from '../../../lib/prefix.ts';
 import type { CredentialFiles } from '../../group/credentials.ts';
 import { slotConflicts } from '../../group/slices.ts';
 import type { GroupPolicy } from '../model.ts';
@@ -9,6 +16,7 @@ import type { GatewayPolicy, GroupSpec } from './resource.ts';
 
 /** Shared addresses of one family: the most that xt_cluster can choose from. */
 const MAX_SHARED = 32;
+const LINK_LOCAL = parsePrefix('fe80::/10')!;
 const CERTIFICATE_FIELDS = ['certFile', 'certKeyFile', 'caFile'] as const;
 
 /** Translates `spec.group`. */
@@ -39,6 +47,9 @@ function checkMembers(document: GatewayPolicy, { members }: GroupSpec): void {
       return;
     }
     seen.set(member, i);
+    const problem = misnamed(document, member);
+    if (problem !== undefined)
+      document.fail(path, `${text} is ${problem}; name members by their internal addresses`);
     const conflict = conflicts.find((one) => one.member === member);
     if (conflict === undefined) return;
     document.fail(
@@ -46,6 +57,15 @@ function checkMembers(document: GatewayPolicy, { members }: GroupSpec): void {
       `${member} and ${conflict.other} have the same last four bits, which select a member's ports; choose another address`,
     );
   });
+}
+
+/** What an address is that no gateway has inside; undefined: a member may have it. */
+function misnamed({ value: { spec } }: GatewayPolicy, member: Address): string | undefined {
+  if (familyOf(member) === 6 && contains(LINK_LOCAL, member)) return 'link-local';
+  if (addresses(spec?.internal?.gateways).includes(member)) return "the internal gateway's address";
+  if (addresses(spec?.external?.gateways).includes(member)) return "the external gateway's address";
+  const isEgress = spec?.policies?.some(({ egressIP }) => addresses(egressIP?.address).includes(member));
+  return isEgress ? 'an egress address' : undefined;
 }
 
 function translateCredentials(document: GatewayPolicy, spec: GroupSpec): CredentialFiles {

@@ -1,6 +1,7 @@
 /** `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own, as the policy model. Pure. */
 import { anyPrefix, type Family, parseAddress } from '../../../lib/prefix.ts';
 import { parseDuration } from '../../../lib/units.ts';
+import { translateBandwidth } from '../bandwidth.ts';
 import { addDnats, addEips, type Inbound } from '../inbound.ts';
 import {
   type BfdPolicy,
@@ -13,8 +14,17 @@ import {
 } from '../model.ts';
 import type { Path } from '../parse.ts';
 import { quote } from '../quote.ts';
-import { addresses, checkOneGatewayAFamily, each, prefixes, programmedFamilies } from '../resolve.ts';
+import {
+  addresses,
+  checkOneGatewayAFamily,
+  each,
+  forwardingOnly,
+  prefixes,
+  programmedFamilies,
+} from '../resolve.ts';
 import { translateTranslationLog } from '../translation-log.ts';
+import { translateBgp } from './bgp.ts';
+import { translateEvpn } from './evpn.ts';
 import { checkShared, translateGroup } from './group.ts';
 import { checkPortBlocks } from './port-blocks.ts';
 import type { BfdSpec, GatewayPolicy, PolicySpec, SideSpec, UplinkSpec } from './resource.ts';
@@ -33,11 +43,15 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
   }
   const internal = translateSide(spec.internal);
   const external = translateExternal(spec.external);
-  const rules = translateRules(document, programmedFamilies({ internal, external }));
+  const evpn = spec.evpn && translateEvpn(document, spec.evpn);
+  const rules = translateRules(document, programmedFamilies({ internal, external, evpn }));
   addEips(inbound, document, spec.eips);
   addDnats(inbound, document, spec.dnats);
+  const bandwidth = translateBandwidth(document, ['spec', 'bandwidth'], spec.bandwidth);
+  const addressLimits = translateAddressLimits(document);
   const group = spec.group && translateGroup(document, spec.group);
   checkShared(document, group);
+  const bgp = spec.bgp && translateBgp(document, spec.bgp, evpn ? ['forwarded'] : undefined);
   const log = translateTranslationLog(document, ['spec', 'translationLog'], spec.translationLog);
   return {
     name: document.name,
@@ -47,11 +61,16 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
     bfd: translateBfd(spec.bfd ?? {}),
     rules,
     ...(spec.defaultAction && { defaultAction: spec.defaultAction }),
+    ...(evpn && forwardingOnly(evpn)),
     ...(spec.inbound && { inbound: spec.inbound }),
     ...(spec.limits && { limits: { connectionsPerSource: 0, ...spec.limits } }),
+    ...(bandwidth && { bandwidth }),
+    ...(addressLimits.length > 0 && { addressLimits }),
     ...(spec.mssClamp !== undefined && { mssClamp: spec.mssClamp }),
+    ...(spec.fastPath && { fastPath: true }),
     ...(spec.uplink && { uplink: translateUplink(document, spec.uplink) }),
     ...(group && { group }),
+    ...(bgp && { bgp }),
     ...(log && { translationLog: log }),
     warnings:
       group === undefined || rules.some(({ egressIP }) => egressIP?.shared)
@@ -111,6 +130,7 @@ function translateRule(
 ): EgressRule {
   const { snat = true, destinationCIDRs, excludedCIDRs, priority, portBlockSize } = policy;
   const blocks = prefixes(policy.ipBlocks);
+  const bandwidth = translateBandwidth(document, [...path, 'bandwidth'], policy.bandwidth);
   const anything = document.sound && blocks.length === 0;
   for (const field of ['egressIP', 'portBlockSize'] as const) {
     if (!snat && policy[field]) document.fail([...path, field], 'has no effect with snat: false', 'key');
@@ -124,10 +144,21 @@ function translateRule(
     ...(priority !== undefined && { priority }),
     ...(policy.egressIP && { egressIP: translateEgressIP(document, [...path, 'egressIP'], policy.egressIP) }),
     ...(portBlockSize && { portBlockSize }),
+    ...(bandwidth && { bandwidth }),
   };
   if (snat) checkPortBlocks(document, path, rule);
   return rule;
 }
+
+/** The limits of `spec.eips`. */
+const translateAddressLimits = (document: GatewayPolicy): NonNullable<Policy['addressLimits']> =>
+  each(document.value.spec?.eips, ({ externalIP, bandwidth: spec }, i) => {
+    const path = ['spec', 'eips', i, 'bandwidth'];
+    const bandwidth = translateBandwidth(document, path, spec);
+    const address = parseAddress(externalIP ?? '');
+    if (bandwidth?.perSource) document.fail([...path, 'perSource'], 'has no effect: an EIP is one address');
+    return bandwidth && address ? [{ name: `eip/${address}`, addresses: [address], bandwidth }] : [];
+  }).flat();
 
 function translateEgressIP(
   document: GatewayPolicy,

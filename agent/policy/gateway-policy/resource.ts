@@ -2,9 +2,11 @@
 
 import type { AuthTypeName } from '../../../bfd/intent.ts';
 import type { DefaultAction } from '../../../nat/egress.ts';
+import type { BandwidthSpec } from '../bandwidth.ts';
 import type { PolicyDocument } from '../documents.ts';
 import type { DnatSpec, EipSpec } from '../inbound.ts';
-import type { InboundAccess, Limits } from '../model.ts';
+import type { Announce, Announced, InboundAccess, Limits } from '../model.ts';
+import type { EvpnSpec } from '../resolve.ts';
 import type { TranslationLogSpec } from '../translation-log.ts';
 
 /** What is read of a `GatewayPolicy`; all of it is optional, see `PolicyDocument`. */
@@ -15,13 +17,17 @@ export interface GatewayPolicyResource {
     bfd?: BfdSpec;
     policies?: PolicySpec[];
     defaultAction?: DefaultAction;
-    eips?: EipSpec[];
+    eips?: (EipSpec & { bandwidth?: BandwidthSpec })[];
     dnats?: DnatSpec[];
     inbound?: InboundAccess;
     limits?: Partial<Limits>;
     mssClamp?: boolean;
+    fastPath?: boolean;
+    bandwidth?: BandwidthSpec;
     uplink?: UplinkSpec;
     group?: GroupSpec;
+    bgp?: BgpSpec;
+    evpn?: EvpnSpec;
     translationLog?: TranslationLogSpec;
   };
 }
@@ -51,8 +57,9 @@ export interface PolicySpec {
   destinationCIDRs?: string[];
   excludedCIDRs?: string[];
   priority?: number;
-  egressIP?: { address?: string[]; announce?: boolean; owner?: string; shared?: boolean };
+  egressIP?: { address?: string[]; announce?: Announce; owner?: string; shared?: boolean };
   portBlockSize?: number;
+  bandwidth?: BandwidthSpec;
 }
 
 export interface UplinkSpec {
@@ -73,6 +80,25 @@ export interface GroupSpec {
   minTX?: number;
   minRX?: number;
   multiplier?: number;
+}
+
+export interface BgpSpec {
+  localASN?: number;
+  routerID?: string;
+  neighbours?: BgpNeighbourSpec[];
+  announce?: Announced[];
+  required?: boolean;
+}
+
+export interface BgpNeighbourSpec {
+  address?: string;
+  asn?: number;
+  passwordFile?: string;
+  holdTime?: string;
+  keepaliveTime?: string;
+  ebgpMultihop?: number;
+  bfd?: boolean;
+  gracefulRestart?: boolean;
 }
 
 /** The document, read and checked. */

@@ -1,5 +1,7 @@
 /** The schema of `GatewayPolicy` (veg-agent.io/v1alpha1), the resource of our own. Pure. */
 import { AUTH_TYPES } from '../../../bfd/constants.ts';
+import { MAX_ASN } from '../bgp.ts';
+import { MAX_VNI } from '../evpn.ts';
 import {
   document,
   flag,
@@ -15,6 +17,7 @@ import {
   withDefault,
 } from '../json-schema.ts';
 import { VEG_AGENT } from '../kinds.ts';
+import { ANNOUNCED } from '../model.ts';
 import { TRANSLATION_LOG_SCHEMA } from '../translation-log-schema.ts';
 
 const side = (where: string, more: Record<string, Schema> = {}): Schema =>
@@ -32,6 +35,7 @@ const side = (where: string, more: Record<string, Schema> = {}): Schema =>
   );
 
 const owner = text('The pod or node that holds the address; every one when absent.');
+const asn = (description: string): Schema => integer(1, MAX_ASN, description);
 const cidrs = (description: string): Schema => list(formatted('prefix'), description);
 const ports: Schema = {
   type: ['integer', 'string'],
@@ -40,6 +44,24 @@ const ports: Schema = {
   format: 'port-range',
   description: 'A port, or a range of as many ports on both sides: "8000-8010".',
 };
+
+const bits = (description: string): Schema => ({
+  type: ['number', 'string'],
+  format: 'bit-rate',
+  description,
+});
+/** The limit of something. */
+const bandwidth = (description: string): Schema =>
+  object(
+    {
+      egress: bits('Towards the outside: a number is Mbit/s, "100M" and "1Gi" are bit/s; absent: no limit.'),
+      ingress: bits('Towards the VPC; absent: no limit.'),
+      burst: bits('What may pass at once after a pause: a number is Mbit, "1M" is bits.'),
+      perSource: withDefault(flag('Each address inside has the limit by itself.'), false),
+    },
+    [],
+    description,
+  );
 
 /** `GatewayPolicy`, the resource of our own: `docs/gateway-policy.schema.json` is this value. */
 export const GATEWAY_POLICY_SCHEMA: Schema = {
@@ -101,7 +123,15 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
                   ...list(formatted('host-address'), 'The addresses that sources get.'),
                   minItems: 1,
                 },
-                announce: withDefault(flag('Hold and announce the addresses (ARP, NDP).'), true),
+                announce: withDefault(
+                  {
+                    type: ['boolean', 'string'],
+                    enum: [true, false, 'arp', 'bgp'],
+                    description:
+                      'How the network learns of the addresses. arp: held on the external link (ARP, NDP); bgp: announced to the neighbours of spec.bgp; true: both where they apply; false: neither.',
+                  },
+                  true,
+                ),
                 owner,
                 shared: withDefault(
                   flag('The addresses are those of the whole group: every member translates to them.'),
@@ -112,6 +142,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
               'The address that sources get; absent: that of the external interface.',
             ),
             portBlockSize: withDefault(integer(0, 64512, 'Ports for each source; 0: no blocks.'), 0),
+            bandwidth: bandwidth('The limit of what the policy applies to.'),
           }),
           'What happens to which sources. The first match decides.',
         ),
@@ -125,6 +156,7 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
               externalIP: formatted('host-address', 'The address outside.'),
               internalIP: formatted('host-address', 'The address that it belongs to.'),
               owner,
+              bandwidth: bandwidth('The limit of the address.'),
             },
             ['externalIP', 'internalIP'],
           ),
@@ -165,7 +197,12 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
           [],
           'Limits per source.',
         ),
+        bandwidth: bandwidth('The limit of the whole gateway.'),
         mssClamp: withDefault(flag('Clamp the MSS of TCP to the path MTU.'), false),
+        fastPath: withDefault(
+          flag('Forward established TCP and UDP connections by a flowtable; needs translationLog.'),
+          false,
+        ),
         uplink: object(
           {
             probe: withDefault(
@@ -209,6 +246,55 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
           },
           ['members'],
           'Gateways that share egress addresses, and keep each other’s connections.',
+        ),
+        bgp: object(
+          {
+            localASN: asn('The autonomous system of the gateway.'),
+            routerID: formatted('ipv4-host', 'The BGP identifier; found by FRR when absent.'),
+            neighbours: {
+              ...list(
+                object(
+                  {
+                    address: formatted('host-address', 'The router, of either family.'),
+                    asn: asn('Its autonomous system.'),
+                    passwordFile: formatted('absolute-path', 'The file that holds the password (RFC 2385).'),
+                    holdTime: withDefault(formatted('duration', 'Whole seconds, 0s or 3s to 65535s.'), '9s'),
+                    keepaliveTime: withDefault(
+                      formatted('duration', 'Whole seconds, at most a third of holdTime.'),
+                      '3s',
+                    ),
+                    ebgpMultihop: withDefault(integer(1, 255, 'Hops to the router.'), 1),
+                    bfd: withDefault(flag('Also detect its failure by BFD.'), false),
+                    gracefulRestart: withDefault(
+                      flag('The router keeps the routes while FRR restarts (RFC 4724).'),
+                      false,
+                    ),
+                  },
+                  ['address', 'asn'],
+                ),
+                'The routers outside.',
+              ),
+              minItems: 1,
+            },
+            announce: withDefault(
+              list(oneOf(ANNOUNCED), 'What the neighbours learn.'),
+              ANNOUNCED.filter((one) => one !== 'forwarded'),
+            ),
+            required: withDefault(flag('true: the gateway is not ready without a session.'), false),
+          },
+          ['localASN', 'neighbours'],
+          'What the routers outside learn by BGP. FRR runs the sessions.',
+        ),
+        evpn: object(
+          {
+            vni: integer(1, MAX_VNI, 'The VXLAN network identifier.'),
+            routeTargets: {
+              ...list(formatted('route-target'), 'Which routes are imported and exported: "65000:1016".'),
+              minItems: 1,
+            },
+          },
+          ['vni', 'routeTargets'],
+          'A VXLAN tunnel to other sites, in place of translation; FRR exchanges the routes with the neighbours of bgp.',
         ),
         translationLog: TRANSLATION_LOG_SCHEMA,
       },

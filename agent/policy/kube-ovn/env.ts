@@ -1,5 +1,6 @@
 /** The environment variables that Kube-OVN gives to the containers of a gateway pod, as the policy model. Pure. */
 import { type Address, type Family, familyOf, type Prefix } from '../../../lib/prefix.ts';
+import { MAX_VNI } from '../evpn.ts';
 import { FORMATS } from '../formats.ts';
 import type { Policy, PolicyError, PolicyResult } from '../model.ts';
 import { describe } from '../quote.ts';
@@ -17,11 +18,14 @@ type Environment = Readonly<Record<string, string | undefined>>;
 const GATEWAY_VARIABLES = ['INTERNAL_GATEWAY_IPV4', 'INTERNAL_GATEWAY_IPV6'];
 /** All variables of the policy. */
 const POLICY_VARIABLES =
-  /^(?:(?:INTERNAL|EXTERNAL)_GATEWAY_IPV[46]|NO_SNAT_SOURCES_IPV[46]|BFD_[A-Z_]+|ENABLE_BGP)$/;
+  /^(?:(?:INTERNAL|EXTERNAL)_GATEWAY_IPV[46]|NO_SNAT_SOURCES_IPV[46]|BFD_[A-Z_]+|ENABLE_BGP|ENABLE_EVPN|VNI)$/;
 
 /** What ENABLE_BGP means for a gateway. */
 const BGP_MODE =
-  "BGP mode (ENABLE_BGP): nothing is translated, not even for policies with snat: true, as in Kube-OVN's own image; FRR routes, the agent turns forwarding on and answers BFD";
+  "BGP mode (ENABLE_BGP): nothing is translated, not even for policies with snat: true, as in Kube-OVN's own image; FRR routes, the agent turns forwarding on and answers BFD; to translate as well, use a policy with spec.bgp (veg-agent render kubernetes)";
+
+const EVPN_MODE =
+  "EVPN mode (ENABLE_EVPN): nothing is translated, not even for policies with snat: true, as in Kube-OVN's own image; what comes from the VPC follows the routes that FRR learns, through the VXLAN tunnel";
 
 /** Those of the variables that the policy is made from. */
 export const policyVariables = (env: Environment): Record<string, string> =>
@@ -33,8 +37,8 @@ export const policyVariables = (env: Environment): Record<string, string> =>
 
 /**
  * Reads the policy from the environment; undefined when no internal gateway is set there. What it does not
- * forward (NO_SNAT_SOURCES) is masqueraded, but nothing with ENABLE_BGP. Errors carry the file `environment` and the
- * variable's name.
+ * forward (NO_SNAT_SOURCES) is masqueraded, but nothing with ENABLE_BGP; with ENABLE_EVPN it is what the tunnel is for.
+ * Errors carry the file `environment` and the variable's name.
  */
 export function policyFromEnv(env: Environment): PolicyResult | undefined {
   if (!GATEWAY_VARIABLES.some((name) => env[name])) return undefined;
@@ -52,6 +56,10 @@ export function policyFromEnv(env: Environment): PolicyResult | undefined {
   ];
   const peers = addresses(reader.list('BFD_PEER_IPS', 'host-address'));
   const forwardOnly = env.ENABLE_BGP === 'true';
+  const evpn = env.ENABLE_EVPN === 'true';
+  const vni = evpn ? reader.number('VNI', 1, MAX_VNI, 0) : 0;
+  if (evpn && !env.VNI?.trim()) reader.fail('VNI', 'is required with ENABLE_EVPN');
+  if (evpn && !forwardOnly) reader.fail('ENABLE_EVPN', 'needs ENABLE_BGP=true, as with Kube-OVN');
   const policy: Policy = {
     name: 'environment',
     origin: { file: 'environment', kind: 'Environment', name: 'environment' },
@@ -67,7 +75,8 @@ export function policyFromEnv(env: Environment): PolicyResult | undefined {
     },
     rules: blocks.length === 0 ? [] : [{ name: 'no-snat-sources', snat: false, ipBlocks: blocks }],
     ...(forwardOnly && { forwardOnly, defaultAction: 'forward' }),
-    warnings: forwardOnly ? [{ message: BGP_MODE }] : [],
+    ...(evpn && { evpn: { vni, routeTargets: [] } }),
+    warnings: forwardOnly ? [{ message: evpn ? EVPN_MODE : BGP_MODE }] : [],
   };
   if (!forwardOnly && errors.length === 0 && programmedFamilies(policy).length === 0) {
     reader.fail(

@@ -20,11 +20,21 @@ import type { DocumentSet, PolicyDocument } from '../documents.ts';
 import { splitPair } from '../formats.ts';
 import { KUBE_OVN } from '../kinds.ts';
 import { checkSelector, type Pods, selects } from '../kubernetes/selectors.ts';
-import type { BfdPolicy, EgressRule, Policy } from '../model.ts';
+import type { BfdPolicy, EgressRule, EvpnPolicy, Policy, PolicyWarning } from '../model.ts';
 import type { Path } from '../parse.ts';
 import { quote } from '../quote.ts';
-import { addDocument, byName, each, familyName, KUBE_OVN_BFD, prefixes } from '../resolve.ts';
+import {
+  addDocument,
+  byName,
+  each,
+  familyName,
+  forwardingOnly,
+  KUBE_OVN_BFD,
+  prefixes,
+  toEvpn,
+} from '../resolve.ts';
 import { type TranslationLogSpec, translateTranslationLog } from '../translation-log.ts';
+import { type BgpConf, type EvpnConf, translateBgpConf } from './bgp.ts';
 import { checkWorkload, type WorkloadSpec } from './rules.ts';
 
 /** What is read of the documents; all of it is optional, see `PolicyDocument`. */
@@ -77,6 +87,12 @@ export interface Network {
   pools: Map<string, IPPool>;
   /** A document that is missing may be among those that could not be read. */
   incomplete: boolean;
+}
+
+/** The documents that a gateway may name in `bgpConf` and `evpnConf`, by name. */
+export interface Confs {
+  bgp: ReadonlyMap<string, BgpConf>;
+  evpn: ReadonlyMap<string, EvpnConf>;
 }
 
 /** Collects the Subnets, Vpcs and IPPools, and checks each Subnet on its own, used or not. */
@@ -134,7 +150,12 @@ function firstAddress(block: Prefix): Address[] {
 }
 
 /** Translates the gateway. Its errors are reported through it; the result counts only when there are none. */
-export function translateVpcEgressGateway(gateway: Gateway, network: Network, pods: Pods): Policy {
+export function translateVpcEgressGateway(
+  gateway: Gateway,
+  network: Network,
+  pods: Pods,
+  confs: Confs,
+): Policy {
   const spec = gateway.value.spec ?? {};
   const vpc = spec.vpc || DEFAULT_VPC;
   checkWorkload(gateway, spec);
@@ -146,6 +167,8 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network, po
   checkPool(gateway, network, 'internalIPPool', internal);
   checkPool(gateway, network, 'externalIPPool', external || undefined);
   if (external) checkProvider(gateway, external);
+  const bgpConf = confs.bgp.get(spec.bgpConf ?? '');
+  const evpn = evpnOf(gateway, confs, network.incomplete);
   const log = translateTranslationLog(
     gateway,
     ['spec', 'observability', 'conntrack', 'log'],
@@ -161,13 +184,11 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network, po
     rules: [...translateRules(gateway, network), ...selectorRules(gateway, pods)].sort(
       (a, b) => Number(a.snat) - Number(b.snat),
     ),
+    ...(bgpConf && { bgp: translateBgpConf(bgpConf) }),
+    ...(evpn && forwardingOnly(evpn)),
     ...(log && { translationLog: log }),
     warnings: [
-      ...(['bgpConf', 'evpnConf'] as const)
-        .filter((field) => spec[field])
-        .map((field) => ({
-          message: `${field} ${quote(spec[field]!)} has no effect: this agent does not run ${field === 'bgpConf' ? 'BGP' : 'EVPN'} for it`,
-        })),
+      ...unusedConfs(spec, bgpConf !== undefined, network.incomplete),
       ...each(spec.policies, ({ ipBlocks, subnets }, i) =>
         ipBlocks?.length || subnets?.length
           ? []
@@ -175,6 +196,39 @@ export function translateVpcEgressGateway(gateway: Gateway, network: Network, po
       ).flat(),
     ],
   };
+}
+
+/**
+ * EVPN, if the gateway asks for it. Without one of the documents the gateway would translate instead: that is an error.
+ */
+function evpnOf(gateway: Gateway, confs: Confs, incomplete: boolean): EvpnPolicy | undefined {
+  const { bgpConf, evpnConf } = gateway.value.spec ?? {};
+  if (!bgpConf || !evpnConf) return undefined;
+  const missing = (field: string, kind: string, name: string) =>
+    gateway.fail(
+      ['spec', field],
+      `${kind} ${quote(name)} is not in the policy directory; ${addDocument(incomplete)}`,
+    );
+  if (!confs.bgp.has(bgpConf)) missing('bgpConf', 'BgpConf', bgpConf);
+  const conf = confs.evpn.get(evpnConf);
+  if (conf === undefined) missing('evpnConf', 'EvpnConf', evpnConf);
+  return conf && toEvpn(conf.value.spec ?? {});
+}
+
+/** Documents that the gateway names and that say nothing here. */
+function unusedConfs(
+  { bgpConf, evpnConf }: NonNullable<VpcEgressGatewayResource['spec']>,
+  hasBgp: boolean,
+  incomplete: boolean,
+): PolicyWarning[] {
+  const missing = (name: string) =>
+    `bgpConf ${quote(name)} has no effect: BgpConf ${quote(name)} is not in the policy directory; ${addDocument(incomplete)}`;
+  return [
+    ...(bgpConf && !hasBgp ? [{ message: missing(bgpConf) }] : []),
+    ...(evpnConf && !bgpConf
+      ? [{ message: `evpnConf ${quote(evpnConf)} has no effect without bgpConf, as with Kube-OVN` }]
+      : []),
+  ];
 }
 
 /** Reports what Kube-OVN's controller would refuse of the addresses that the pods are to have on a side. */

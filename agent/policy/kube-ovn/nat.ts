@@ -26,6 +26,7 @@ import type { EgressRule, Policy } from '../model.ts';
 import { quote } from '../quote.ts';
 import { byName, familyName, missingDocument } from '../resolve.ts';
 import { type Network, subnetBlocks } from './gateway.ts';
+import { type QosPolicy, qosBandwidth } from './qos.ts';
 
 interface EipResource {
   spec?: {
@@ -79,6 +80,27 @@ export function addKubeOvnNat(
   );
   policy.rules.push(...merged(rules));
   policy.warnings.push(...eips.warnings());
+  addLimits(policy, eips.used, byName(set, KUBE_OVN, 'QoSPolicy'));
+}
+
+/** The limits of EIPs: those of the QoSPolicies that they name. */
+function addLimits(policy: Policy, eips: readonly EipDocument[], policies: Map<string, QosPolicy>): void {
+  const warnings = new Set<string>();
+  const limits = eips.flatMap((eip) => {
+    const name = eip.value.spec?.qosPolicy;
+    if (!name) return [];
+    const qos = policies.get(name);
+    if (qos === undefined) {
+      const missing = `QoSPolicy ${quote(name)} is not in the policy directory: its bandwidth is not limited`;
+      warnings.add(`IptablesEIP ${quote(eip.name)}: ${missing}`);
+      return [];
+    }
+    const { bandwidth, omitted } = qosBandwidth(qos);
+    for (const message of omitted) warnings.add(message);
+    return bandwidth ? [{ name: `kube-ovn/${eip.name}`, addresses: addressesOf(eip), bandwidth }] : [];
+  });
+  if (limits.length > 0) policy.addressLimits = [...(policy.addressLimits ?? []), ...limits];
+  policy.warnings.push(...[...warnings].map((message) => ({ message })));
 }
 
 /** The EIPs of a directory by name, and which of them are used. */
@@ -94,6 +116,11 @@ class Eips {
 
   get all(): EipDocument[] {
     return [...this.#eips.values()];
+  }
+
+  /** Those that a rule names. */
+  get used(): EipDocument[] {
+    return this.all.filter(({ name }) => this.#used.has(name));
   }
 
   /** The addresses of the EIP that a rule names; undefined when there are none, which has been reported. */
@@ -124,7 +151,6 @@ class Eips {
     };
     const warn = (documents: EipDocument[], what: string) =>
       documents.length > 0 ? [{ message: `${named(documents)} ${what}` }] : [];
-    const having = (field: 'macAddress' | 'qosPolicy') => this.all.filter(({ value }) => value.spec?.[field]);
     const gateways = new Set(this.all.flatMap(({ value }) => value.spec?.natGwDp || []));
     return [
       ...warn(
@@ -132,10 +158,9 @@ class Eips {
         'is named by no rule and is not held',
       ),
       ...warn(
-        having('macAddress'),
+        this.all.filter(({ value }) => value.spec?.macAddress),
         'has a macAddress, which is not used: the address is announced with that of the interface',
       ),
-      ...warn(having('qosPolicy'), 'has a qosPolicy, which is not supported: bandwidth is not limited'),
       ...(gateways.size > 1
         ? [
             {

@@ -1,4 +1,6 @@
 /** The schemas of Kube-OVN's resources (kubeovn.io/v1): the fields of its CRDs. Pure. */
+import { MAX_ASN } from '../bgp.ts';
+import { MAX_VNI } from '../evpn.ts';
 import { MOST_BANDWIDTH } from '../formats.ts';
 import {
   anyList,
@@ -170,6 +172,35 @@ const IP_POOL_SCHEMA = document(KUBE_OVN, 'IPPool', false, {
   status: anyObject,
 });
 
+/** Go leaves nothing out: what is not set is there as an empty text or as `0s`. */
+const BGP_CONF_SCHEMA = document(KUBE_OVN, 'BgpConf', false, {
+  spec: object(
+    {
+      localASN: integer(1, MAX_ASN),
+      peerASN: integer(1, MAX_ASN),
+      routerId: formatted('ipv4-host-or-empty'),
+      neighbours: { ...list(formatted('host-address')), minItems: 1 },
+      password: text(),
+      holdTime: formatted('go-duration'),
+      keepaliveTime: formatted('go-duration'),
+      connectTime: formatted('go-duration'),
+      ebgpMultiHop: flag(),
+      gracefulRestart: flag(),
+    },
+    ['localASN', 'peerASN', 'neighbours'],
+  ),
+});
+
+const EVPN_CONF_SCHEMA = document(KUBE_OVN, 'EvpnConf', false, {
+  spec: object(
+    {
+      vni: integer(1, MAX_VNI),
+      routeTargets: { ...list(formatted('route-target')), minItems: 1 },
+    },
+    ['vni', 'routeTargets'],
+  ),
+});
+
 /** The resources of the VPC NAT gateway: required is what its webhook requires. */
 const NAT_SPECS: Record<string, Schema> = {
   IptablesEIP: object({
@@ -194,6 +225,22 @@ const NAT_SPECS: Record<string, Schema> = {
     },
     ['eip', 'externalPort', 'protocol', 'internalIp', 'internalPort'],
   ),
+  QoSPolicy: object({
+    bindingType: text(),
+    shared: flag(),
+    bandwidthLimitRules: list(
+      object({
+        name: text(),
+        interface: text(),
+        rateMax: formatted('number'),
+        burstMax: formatted('number'),
+        priority: { type: 'integer' },
+        direction: oneOf(['ingress', 'egress', '']),
+        matchType: text(),
+        matchValue: text(),
+      }),
+    ),
+  }),
   IptablesSnatRule: object({ eip: eipName, internalCIDR: formatted('prefix-pair') }, ['eip', 'internalCIDR']),
 };
 
@@ -202,6 +249,8 @@ export const KUBE_OVN_SCHEMAS: Schemas = {
   Subnet: SUBNET_SCHEMA,
   Vpc: VPC_SCHEMA,
   IPPool: IP_POOL_SCHEMA,
+  BgpConf: BGP_CONF_SCHEMA,
+  EvpnConf: EVPN_CONF_SCHEMA,
   ...Object.fromEntries(
     Object.entries(NAT_SPECS).map(([kind, spec]) => [
       kind,

@@ -29,7 +29,10 @@ t.test('new flows are what the mark rule of the nat table has counted', async (t
 });
 
 /** A watch over counters that grow by `rate` packets a second, on a clock of its own. */
-function watch(t: Test, { exec }: { exec?: DrainParts['exec'] } = {}) {
+function watch(
+  t: Test,
+  { exec, fast }: { exec?: DrainParts['exec']; fast?: { inForce: boolean; rate: number } } = {},
+) {
   const clock = new ManualClock();
   const state = { peer: 'Up' as SessionStateName, rate: 0, readable: true };
   const calls: string[] = [];
@@ -54,8 +57,14 @@ function watch(t: Test, { exec }: { exec?: DrainParts['exec'] } = {}) {
       return name === 'snmp' ? `Ip: Forwarding ForwDatagrams\nIp: 1 ${count()}\n` : '';
     },
     report: () => ({ draining: true, sessions: [{ remoteState: state.peer }] }) as unknown as EngineReport,
-    observation: () => ({ plan: { interfaces: { internal: 'eth0' } }, backend: { 4: 'nft' } }) as never,
+    observation: () =>
+      ({
+        plan: { interfaces: { internal: 'eth0' } },
+        backend: { 4: 'nft' },
+        fastPath: fast?.inForce ?? false,
+      }) as never,
     clock,
+    ...(fast && { carried: () => Math.floor((clock.now() / 1000) * fast.rate) }),
   });
   t.teardown(() => drain.close());
   /** The result of a drain, and how long it took. */
@@ -89,6 +98,39 @@ t.test('a drain waits until the peers know, then until nothing is forwarded, and
   t.match(await drained(200), { result: false }, 'after an undrain it starts over');
   t.ok(calls.includes('iptables-save'), 'the plain program is used where the one of the backend is missing');
 });
+
+t.test(
+  'before a drain new flows are counted every thirty seconds, until they are known every ten',
+  async (t) => {
+    let works = false;
+    let calls = 0;
+    const exec = async () => {
+      calls++;
+      return { stdout: works ? SAVE(42) : '', stderr: '', exitCode: works ? 0 : 1 };
+    };
+    const { clock } = watch(t, { exec });
+    await clock.advance(20_000);
+    t.equal(calls, 3);
+    works = true;
+    await clock.advance(60_000);
+    t.equal(calls, 5, 'at 30 and 60 s');
+  },
+);
+
+t.test(
+  'a drain begins to judge when the fast path is out of force, by what it usually carried',
+  async (t) => {
+    const fast = { inForce: true, rate: 4 };
+    const { drained, clock, state } = watch(t, { fast });
+    await clock.advance(60_000);
+    state.peer = 'Down';
+    t.match(await drained(3000), { result: false, after: 3000 }, 'nothing forwarded is counted');
+    fast.inForce = false;
+    const { result, after } = await drained(10_000);
+    t.equal(result, true);
+    t.ok(after >= 2000, 'the next packet of a slow stream is waited for');
+  },
+);
 
 t.test('packets that go on coming hold a drain until its timeout', async (t) => {
   const { drained, clock, state } = watch(t);

@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import pino from 'pino';
 import t from 'tap';
-import { FlowCleaner } from '../../../agent/flows/flow-cleaner.ts';
+import { deleteEntries, FlowCleaner } from '../../../agent/flows/flow-cleaner.ts';
 import type { Plan } from '../../../agent/plan/plan.ts';
 import type { ConntrackEntry } from '../../../nat/conntrack/wire.ts';
 import { entry } from '../../nat/conntrack/entries.ts';
@@ -20,7 +20,7 @@ const FLOW = entry({ flow: '10.18.0.9 5000 1.1.1.1 53', protocol: 17 });
 function setUp(remove: (isStale: (entry: ConntrackEntry) => boolean) => Promise<number>) {
   const log: { msg: string }[] = [];
   const logger = pino({ base: null }, { write: (line: string) => void log.push(JSON.parse(line)) });
-  return { cleaner: new FlowCleaner(logger, remove), log };
+  return { cleaner: new FlowCleaner(logger, (work) => work(), remove), log };
 }
 
 t.test('flows that contradict the plan are removed, and counted in the log', async (t) => {
@@ -73,4 +73,42 @@ t.test('a table that cannot be read is logged, and the next plan is followed', a
   await turn();
   await turn();
   t.match(log[1], { flows: 1 });
+});
+
+/** A kernel that answers these codes to each attempt in turn; empty: deleted. */
+function deletions(...attempts: string[][]) {
+  const calls: string[] = [];
+  const requests = attempts[0]!.map((_, i) => ({ type: i, data: new Uint8Array() }));
+  const transact = async (asked: readonly { type: number }[]) => {
+    calls.push(asked.map(({ type }) => type).join());
+    return attempts
+      .shift()!
+      .map((code) => (code === '' ? undefined : Object.assign(new Error(code), { code })));
+  };
+  const without = async (work: () => Promise<void>) => {
+    calls.push('no fast path');
+    await work();
+    calls.push('fast path');
+  };
+  const result = deleteEntries(requests, transact, without, async () => void calls.push('wait'));
+  return { calls, result };
+}
+
+t.test('entries are deleted at once where the kernel lets them go', async (t) => {
+  const { calls, result } = deletions(['', 'ENOENT', '']);
+  t.equal(await result, 2);
+  t.same(calls, ['0,1,2']);
+});
+
+t.test('those that are held by the fast path are deleted while there is none', async (t) => {
+  const { calls, result } = deletions(['', 'EBUSY', 'EBUSY'], ['EBUSY', ''], ['']);
+  t.equal(await result, 3);
+  t.same(calls, ['0,1,2', 'no fast path', '1,2', 'wait', '1', 'fast path']);
+});
+
+t.test('an entry that stays there, and any other refusal, is an error', async (t) => {
+  const held = deletions(...Array.from({ length: 41 }, () => ['EBUSY']));
+  await t.rejects(held.result, { code: 'EBUSY' });
+  t.equal(held.calls.at(-1), 'fast path', 'the fast path is back all the same');
+  await t.rejects(deletions(['', 'EPERM']).result, { code: 'EPERM' });
 });

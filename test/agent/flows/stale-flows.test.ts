@@ -1,7 +1,7 @@
 import t from 'tap';
 import { staleFlows } from '../../../agent/flows/stale-flows.ts';
 import { address, addressBytes, type Family, familyOf, prefix } from '../../../lib/prefix.ts';
-import { type ConntrackEntry, PROTOCOL } from '../../../nat/conntrack/wire.ts';
+import { type ConntrackEntry, IPS_OFFLOAD, PROTOCOL } from '../../../nat/conntrack/wire.ts';
 import type { FamilyNat } from '../../../nat/desired.ts';
 
 const OWN = ['10.16.0.12', '172.17.0.11', 'fd00:10:16::12', 'fd00:172:17::11'].map(address);
@@ -88,6 +88,16 @@ t.test('established TCP goes on, attempts do not', async (t) => {
   t.equal(tcp(8, '10.17.0.9:1000'), true, 'CLOSE');
   t.equal(tcp(3, '172.17.0.99:1000'), true, 'but without its address it cannot live');
   t.equal(tcp(3, '172.17.0.11:1000'), false);
+});
+
+t.test('TCP in a flowtable is established, although the kernel does not say so', async (t) => {
+  const entry = (protocol: 'tcp' | 'udp', status: number) => ({
+    ...outwards('10.17.0.9:1000', '10.17.0.9:1000', { protocol }),
+    status,
+  });
+  t.equal(stale(entry('tcp', IPS_OFFLOAD)), false);
+  t.equal(stale(entry('tcp', 0)), true);
+  t.equal(stale(entry('udp', IPS_OFFLOAD)), true, 'UDP follows the policy');
 });
 
 t.test('the pod’s own flows and what is never forwarded stay', async (t) => {

@@ -1,5 +1,6 @@
 import t from 'tap';
 import { TrafficMeter } from '../../../agent/flows/traffic.ts';
+import { policyVolumes } from '../../../nat/conntrack/totals.ts';
 import type { Total } from '../../../nat/conntrack/tracker.ts';
 
 const total = (more: Partial<Total>): Total => ({
@@ -16,17 +17,22 @@ const total = (more: Partial<Total>): Total => ({
   ...more,
 });
 
+const volumes = (...totals: Total[]) => ({
+  snat: policyVolumes(totals, 'snat'),
+  forward: policyVolumes(totals, 'forward'),
+});
+
 t.test('a policy has the sum of its flows, out and in as seen from the VPC', async (t) => {
   const meter = new TrafficMeter();
   t.equal(meter.traffic, undefined);
   meter.update(
-    [
+    volumes(
       total({}),
       total({ family: 6 }),
       total({ protocol: 17, inbound: true, counters: [1, 100, 2, 200] }),
       total({ verdict: 'forwarded' }),
       total({ verdict: 'local', policy: '' }),
-    ],
+    ),
     [{ policy: 'web', treatment: 'snat', flows: 5 }],
     0,
   );
@@ -46,9 +52,9 @@ t.test('a policy has the sum of its flows, out and in as seen from the VPC', asy
 
 t.test('rates are the growth between two readings, by the second', async (t) => {
   const meter = new TrafficMeter();
-  meter.update([total({})], [], 10_000);
+  meter.update(volumes(total({})), [], 10_000);
   meter.update(
-    [total({ started: 13, counters: [110, 5000, 20, 2000] }), total({ policy: 'new', started: 4 })],
+    volumes(total({ started: 13, counters: [110, 5000, 20, 2000] }), total({ policy: 'new', started: 4 })),
     [],
     12_000,
   );
@@ -56,6 +62,6 @@ t.test('rates are the growth between two readings, by the second', async (t) => 
     { rates: { connections: 5, packets: { out: 50, in: 0 }, bytes: { out: 2000, in: 0 } } },
     { policy: 'new', rates: { connections: 2, packets: { out: 5, in: 10 } } },
   ]);
-  meter.update([total({ started: 1 })], [], 13_000);
+  meter.update(volumes(total({ started: 1 })), [], 13_000);
   t.equal(meter.traffic?.[0]?.rates?.connections, 0, 'never below nothing');
 });

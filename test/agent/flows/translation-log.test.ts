@@ -36,7 +36,7 @@ function setUp({ directory = mkdtempSync(join(ROOT, 'd')), ...parts }: Partial<T
   let time = START;
   let due: (() => void) | undefined;
   let tracker!: Tracker;
-  let onDump = () => {};
+  let onDump = (_began: number): void => {};
   const log = new TranslationLog(
     {
       directory: dir,
@@ -68,7 +68,7 @@ function setUp({ directory = mkdtempSync(join(ROOT, 'd')), ...parts }: Partial<T
       tracker.beginDump();
       tracker.applyPart(entries, time);
       tracker.endDump(time);
-      onDump();
+      onDump(time);
     },
     /** Time passes, and the thread has its turn. */
     pass(ms: number) {

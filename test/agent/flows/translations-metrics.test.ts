@@ -20,6 +20,7 @@ const total = (more: Partial<Total>): Total => ({
 });
 
 const SNAPSHOT: Snapshot = {
+  began: 0,
   totals: [
     total({}),
     total({ protocol: 17, started: 1, ended: 1, counters: [1, 100, 2, 200] }),
@@ -50,7 +51,8 @@ net1:9034 139 0 0 0 0 0 0 8772 130 0 0 0 0 0 0
 
 let snapshot: Snapshot | undefined = SNAPSHOT;
 const registry = new Registry();
-addTranslationMetrics(registry, () => snapshot);
+const counters = { refresh: async () => {}, volumes: () => undefined };
+addTranslationMetrics(registry, () => snapshot, counters);
 addKubeOvnMetrics(registry, {
   snapshot: () => snapshot,
   identity: () => ({ namespace: 'default', name: 'gw', pod: 'gw-0', node: 'n1' }),

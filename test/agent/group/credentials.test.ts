@@ -34,9 +34,28 @@ t.test('what is no key: short, long, missing, a directory, readable by others', 
   t.throws(() => readGroupKey(write(path, KEY, 0o604)), /mode 0604: other users can read it/);
   t.doesNotThrow(() => readGroupKey(write(path, KEY, 0o440)));
   t.throws(() => readGroupKey(join(dir, 'none')), /ENOENT/);
-  chmodSync(dir, 0o700);
-  t.throws(() => readGroupKey(dir), /is a directory, not a regular file/);
+  for (const mode of [0o700, 0o755]) {
+    chmodSync(dir, mode);
+    t.throws(() => readGroupKey(dir), /is a directory, not a regular file/);
+  }
 });
+
+t.test(
+  'other files: the former key is accepted for a while, and stays in force while they cannot be read',
+  async (t) => {
+    const dir = t.testdir();
+    const credentials = new Credentials({ keyFile: write(join(dir, 'a'), KEY) }, 1000);
+    credentials.refresh(0);
+    const [former] = credentials.identities;
+    credentials.use({ keyFile: join(dir, 'b') });
+    t.match(credentials.refresh(1), { changed: false, problem: /ENOENT.*\/b/ });
+    t.same(credentials.identities, [former]);
+    write(join(dir, 'b'), 'b'.repeat(40));
+    t.same(credentials.refresh(2), { changed: true });
+    t.equal(credentials.identities[1], former);
+    t.equal(credentials.keys.length, 2);
+  },
+);
 
 t.test(
   'a new key is used first, the former one is accepted for a while, and an error keeps both',

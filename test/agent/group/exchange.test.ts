@@ -124,10 +124,15 @@ t.test(
       external: address('172.17.0.12'),
       shared: [SHARED[4]],
     } as const;
-    one.exchange.configure({ ...config, members: [on(12)] });
+    one.exchange.configure({ ...config, members: [on(12)] }, { keyFile: path });
     t.same([view.peers.length, one.exchange.view.peers.length], [1, 0]);
     await until(() => two.exchange.view.peers[0]!.exchange === false, { what: 'disconnected' });
-    one.exchange.configure({ ...config, members: [on(12), on(13)] });
+    one.exchange.configure({ ...config, members: [on(12), on(13)] }, { keyFile: path });
+    await settled([one, two]);
+    // The key of other files is not there: the former one stays in use.
+    one.exchange.configure({ ...config, members: [on(12)] }, { keyFile: '/nowhere' });
+    await until(() => two.exchange.view.peers[0]!.exchange === false, { what: 'disconnected again' });
+    one.exchange.configure({ ...config, members: [on(12), on(13)] }, { keyFile: '/nowhere' });
     await settled([one, two]);
   },
 );

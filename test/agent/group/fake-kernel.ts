@@ -9,7 +9,7 @@ export class FakeKernel implements FlowKernel {
 
   start(report: (events: readonly FlowEvent[]) => void): void {
     this.#report = report;
-    report([{ type: 'listing' }, { type: 'listed' }]);
+    report([{ type: 'listing' }, { type: 'listed', deleted: false }]);
   }
 
   settle(): void {}
@@ -22,7 +22,7 @@ export class FakeKernel implements FlowKernel {
       const key = keyOf(flow);
       if (type === 'remove') this.flows.delete(key);
       else if (type === 'insert' || type === 'release') this.flows.set(key, { kind: 'replica', flow });
-      else if (type === 'adopt') this.flows.set(key, { kind: 'own', flow });
+      else if (type === 'adopt' || type === 'restore') this.flows.set(key, { kind: 'own', flow });
     }
     return {};
   }
@@ -46,7 +46,7 @@ export class FakeKernel implements FlowKernel {
   list(): void {
     const own = [...this.flows.values()].filter(({ kind }) => kind === 'own');
     const updates = own.map(({ flow }) => ({ type: 'update' as const, flow }));
-    this.#report([{ type: 'listing' }, ...updates, { type: 'listed' }]);
+    this.#report([{ type: 'listing' }, ...updates, { type: 'listed', deleted: false }]);
   }
 
   /** Packets of all replicas are seen. */

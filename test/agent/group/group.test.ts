@@ -1,6 +1,7 @@
 // What BFD, a drain and a former process mean for the exchange of a group, with a thread that only remembers.
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { mock } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import t from 'tap';
 import { Group, HANDOVER_TIMEOUT } from '../../../agent/group/group.ts';
@@ -186,6 +187,24 @@ t.test('a view that a process keeps is used by the next one in the 10 s after', 
   }
 });
 
+t.test('a kept view gives way 5 s after the first one of the exchange, which need not change', async (t) => {
+  const dir = t.testdir();
+  keptAt(dir, 1000);
+  mock.timers.enable({ apis: ['setTimeout'] });
+  t.teardown(() => mock.timers.reset());
+  const { group, facts, report } = groupIn(dir);
+  group.configure(settingsOf(4));
+  mock.timers.tick(60_000);
+  // The other members died meanwhile.
+  const alone: GroupView = { ...VIEW, forward: [] };
+  facts.length = 0;
+  report({ type: 'view', view: alone });
+  mock.timers.tick(4999);
+  t.same(facts, [], 'the exchange may hear them yet, however late its thread started');
+  mock.timers.tick(1);
+  t.same(facts, [[4, groupFacts(alone)]]);
+});
+
 t.test('a view of a member that is not ready is not kept', async (t) => {
   const dir = t.testdir();
   const { report } = configured(dir, 4);
@@ -193,6 +212,18 @@ t.test('a view of a member that is not ready is not kept', async (t) => {
   t.notOk(existsSync(join(dir, 'group.json')));
   report({ type: 'view', view: VIEW });
   t.ok(existsSync(join(dir, 'group.json')));
+});
+
+t.test('a view in which only counts have changed is not written again', async (t) => {
+  const dir = t.testdir();
+  const path = join(dir, 'group.json');
+  const { report } = configured(dir, 4);
+  report({ type: 'view', view: VIEW });
+  rmSync(path);
+  report({ type: 'view', view: { ...VIEW, flows: VIEW.flows + 1, replicas: 7 } });
+  t.notOk(existsSync(path));
+  report({ type: 'view', view: { ...VIEW, held: [] } });
+  t.ok(existsSync(path));
 });
 
 t.test('a kept view that is damaged is not used', async (t) => {
@@ -226,6 +257,18 @@ t.test('a member that stops leaves no view for the next process', async (t) => {
   await group.stop();
   t.notOk(existsSync(path));
   t.same(calls, [['stop']]);
+});
+
+t.test('a member that stops keeps no view of a family that leaves after the other one', async (t) => {
+  const dir = t.testdir();
+  const { group, report } = configured(dir, 4, 6);
+  const view6: GroupView = { ...VIEW, family: 6, self: A6, holders: [], held: [], forward: [] };
+  report({ type: 'view', view: VIEW });
+  report({ type: 'view', view: view6 });
+  const stopped = group.stop();
+  report({ type: 'view', view: { ...VIEW, state: 'left', ready: false } });
+  await stopped;
+  t.notOk(existsSync(join(dir, 'group.json')));
 });
 
 t.test('a first plan without a group withdraws what a former process kept', async (t) => {

@@ -3,6 +3,7 @@ import t from 'tap';
 import type { Claim } from '../../../agent/group/codec.ts';
 import {
   BALANCE_AFTER,
+  FORWARDED_AFTER,
   JOIN_LIMIT,
   JOIN_WAIT,
   type Membership,
@@ -80,7 +81,40 @@ t.test('a member joins when it has the table of every member that it can reach',
   t.equal(one.view.state, 'joining', 'and for its table');
   one.do({ type: 'synced', member: B });
   t.equal(one.view.state, 'live', 'C was not to be reached for 3 s');
-  t.ok(one.view.ready);
+});
+
+t.test('a member is ready a second after it is live, when the others forward its slice', async (t) => {
+  const one = new One(A).meet(B).meet(C);
+  t.same([one.view.state, one.view.ready], ['live', false]);
+  t.notOk(one.pass(FORWARDED_AFTER - 100).view.ready);
+  t.ok(one.pass(100).view.ready);
+  one.do({ type: 'drain' });
+  t.ok(one.view.ready, 'and goes on while it drains');
+  one.do({ type: 'undrain' });
+  t.same([one.view.state, one.view.ready], ['live', true], 'the others have not stopped');
+  t.notOk(one.do({ type: 'leave' }).view.ready);
+  const alone = new One(A).pass(JOIN_WAIT);
+  t.ok(alone.view.ready, 'with no other member there is nothing to wait for');
+  t.ok(alone.meet(B).view.ready, 'nor with one that comes later');
+});
+
+t.test('the reason for another holder is what became of the former one', async (t) => {
+  const holderB = () => new One(A, [X], [A, B]).meet(B, [{ address: X, term: 7 }]);
+  const last = ({ actions }: One) => actions.findLast(({ type }) => type === 'holder');
+  t.match(last(holderB()), { from: undefined, to: B, reason: 'none before' });
+  const config: GroupConfig = { family: 4, self: A, members: [A], external: outside(A), shared: [X] };
+  for (const [reason, event] of [
+    ['unreachable', (one: One) => one.do({ type: 'path', member: B, up: false })],
+    ['draining', (one: One) => one.hear(B, [{ address: X, term: 7 }], 'draining')],
+    ['left', (one: One) => one.hear(B, [{ address: X, term: 7 }], 'left')],
+    ['joining', (one: One) => one.hear(B, [], 'joining')],
+    ['no member', (one: One) => one.do({ type: 'configure', config })],
+  ] as const) {
+    t.match(last(event(holderB())), { from: B, to: A, reason });
+  }
+  const other = holderB().do({ type: 'path', member: B, up: false });
+  other.do({ type: 'path', member: B, up: true }).hear(B, [{ address: X, term: 99 }]);
+  t.match(last(other), { from: A, to: B, reason: 'claimed' });
 });
 
 t.test('a member that can reach nobody is live after 3 s and holds what is shared', async (t) => {
@@ -136,6 +170,33 @@ t.test('a member keeps its claim when the exchange is down, and is not made hold
   alone.do({ type: 'path', member: C, up: false });
   t.same(alone.view.held, [X], 'nobody is reachable');
 });
+
+t.test(
+  'a member without one of its links holds nothing, and waits for the others when it is back',
+  async (t) => {
+    const one = new One(A).meet(B).meet(C);
+    one.hear(B, [], 'draining').hear(C, [], 'draining');
+    t.same(one.view.held, [X]);
+    const { config } = one.state;
+    one.do({ type: 'configure', config: { ...config, cutOff: true } });
+    t.same([one.view.held, one.view.state], [[], 'live'], 'its flows are its own still');
+    t.match(
+      one.actions.findLast(({ type }) => type === 'holder'),
+      { from: A, reason: 'unreachable' },
+    );
+    for (const member of [B, C]) {
+      one.do({ type: 'path', member, up: false }).do({ type: 'disconnected', member });
+    }
+    t.same(one.pass(JOIN_WAIT * 2).view.held, [], 'although it reaches nobody');
+    one.do({ type: 'configure', config }).pass(JOIN_WAIT - 100);
+    t.same(one.view.held, [], 'BFD with the holder takes a while');
+    const met = new One(A).meet(B).meet(C);
+    met.state = one.state;
+    met.now = one.now;
+    t.same(met.meet(C, [{ address: X, term: 9 }]).pass(JOIN_WAIT).view.held, [], 'another one holds it');
+    t.same(one.pass(100).view.held, [X], 'nobody else is there');
+  },
+);
 
 t.test('of two holders the higher term stays; the winner announces when the other has let go', async (t) => {
   const winner = new One(A).pass(JOIN_WAIT);

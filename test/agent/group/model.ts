@@ -49,6 +49,10 @@ class Member {
   /** Index of the policy that it has. */
   policy: number;
   draining = false;
+  /** Own flows when its drain began, and the instances of the members that it knew then. */
+  handover: { keys: string[]; instances: Map<Address, number> } | undefined;
+  /** Its internal link is down. */
+  cutOff = false;
   /** Peers that it believes to have a path to, and a connection. */
   readonly paths = new Set<Address>();
   readonly connections = new Set<Address>();
@@ -126,8 +130,10 @@ export class Model {
     else if (kind < 0.82) this.#cut();
     else if (kind < 0.86) this.#heal();
     else if (kind < 0.9) this.#drain();
-    else if (kind < 0.93) this.#configure();
+    else if (kind < 0.92) this.#configure();
+    else if (kind < 0.93) this.#unplug();
     else if (kind < 0.95) this.#list();
+    else if (kind < 0.96) this.#empty();
     else this.#notice(this.random() < 0.5);
   }
 
@@ -137,7 +143,8 @@ export class Model {
 
   #config(self: Address, policy: number): GroupConfig {
     const external = address(self.replace('10.16', '172.17'));
-    return { family: FAMILY, self, members: this.policies[policy]!, external, shared: SHARED };
+    const cutOff = this.members.get(self)?.cutOff && { cutOff: true as const };
+    return { family: FAMILY, self, members: this.policies[policy]!, external, shared: SHARED, ...cutOff };
   }
 
   /** A member of the newest policy, or of the one before, starts. */
@@ -194,6 +201,20 @@ export class Model {
     this.#say(`${a} is cut off (${how}) from ${others}`);
   }
 
+  /** A member loses its internal link, or has it again. */
+  #unplug(member = this.#pick([...this.members.values()])): void {
+    if (member === undefined) return;
+    member.cutOff = !member.cutOff;
+    this.#say(`${member.address} ${member.cutOff ? 'loses its link' : 'has its link again'}`);
+    for (const other of UNIVERSE.filter((one) => one !== member.address)) {
+      if (member.cutOff) this.cuts.set(pairOf(member.address, other), 'all');
+      else this.cuts.delete(pairOf(member.address, other));
+      this.queues.delete(`${member.address} ${other}`);
+      this.queues.delete(`${other} ${member.address}`);
+    }
+    this.#step(member, { type: 'configure', config: this.#config(member.address, member.policy) });
+  }
+
   #heal(): void {
     const pair = this.#pick([...this.cuts.keys()]);
     if (pair === undefined) return;
@@ -207,6 +228,7 @@ export class Model {
     if (member === undefined) return;
     if (!member.draining) {
       member.draining = true;
+      member.handover = this.#toHandOver(member);
       this.#say(`${member.address} drains`);
       this.#step(member, { type: 'drain', limit: 5000 });
     } else if (this.random() < 0.5) {
@@ -283,7 +305,7 @@ export class Model {
   }
 
   /** The table of a member is read, as at the start and after lost events. */
-  #list(member = this.#pick([...this.members.values()])): void {
+  #list(member = this.#pick([...this.members.values()]), deleted = false): void {
     if (member === undefined) return;
     const own = [...member.kernel].filter(([, kind]) => kind === 'own').map(([key]) => this.truths.get(key)!);
     this.#step(member, {
@@ -291,9 +313,29 @@ export class Model {
       events: [
         { type: 'listing' },
         ...own.map(({ flow }) => ({ type: 'update' as const, flow })),
-        { type: 'listed' },
+        { type: 'listed', deleted },
       ],
     });
+  }
+
+  /** Another program empties the table of a member, which may miss the events. */
+  #empty(): void {
+    const member = this.#pick([...this.members.values()]);
+    if (member === undefined) return;
+    const missed = this.random() < 0.5;
+    this.#say(`the table of ${member.address} is emptied${missed ? ', and the events are lost' : ''}`);
+    if (missed) {
+      member.kernel.clear();
+      this.#list(member, true);
+    } else {
+      for (const key of member.stale) member.kernel.delete(key);
+      for (const key of [...member.kernel.keys()]) {
+        const { flow } = this.truths.get(key)!;
+        member.kernel.delete(key);
+        this.#step(member, { type: 'flows', events: [{ type: 'deleted', flow }] });
+      }
+    }
+    member.stale.clear();
   }
 
   #pass(ms: number): void {
@@ -384,6 +426,36 @@ export class Model {
       this.#settle(member, action.slots);
     } else if (action.type === 'announce') {
       this.announcements++;
+    } else if (action.type === 'handed-over' && action.complete) {
+      this.#checkHandedOver(member);
+    }
+  }
+
+  #toHandOver(member: Member): Member['handover'] {
+    const keys = [...member.kernel].filter(([, kind]) => kind === 'own').map(([key]) => key);
+    const known = viewGroup(member.state).peers.filter(
+      ({ state }) => state !== undefined && state !== 'left',
+    );
+    const instances = new Map<Address, number>();
+    for (const { member: peer } of known) {
+      const there = this.members.get(peer);
+      if (there !== undefined) instances.set(peer, there.instance);
+    }
+    return { keys, instances };
+  }
+
+  /** What a member had when its drain began, every member has that it reached all the time since. */
+  #checkHandedOver(member: Member): void {
+    const { keys, instances } = member.handover!;
+    for (const [peer, instance] of instances) {
+      const there = this.members.get(peer);
+      if (there?.instance !== instance || !member.paths.has(peer)) continue;
+      if (!this.policies[there.policy]!.includes(member.address)) continue;
+      for (const key of keys) {
+        if (member.kernel.get(key) !== 'own' || this.truths.get(key)?.ended !== false) continue;
+        if (!there.kernel.has(key))
+          throw new Error(`${peer} lacks a flow that ${member.address} has handed over`);
+      }
     }
   }
 
@@ -425,6 +497,9 @@ export class Model {
       if (there === 'own') throw new Error(`${self} is to remove a flow of its own`);
       if (this.truths.get(key)?.ended !== true) throw new Error(`${self} is to remove a flow that lives`);
       kernel.delete(key);
+    } else if (type === 'restore') {
+      if (there !== undefined) throw new Error(`${self} is to restore a flow that is there`);
+      kernel.set(key, 'own');
     } else if (type === 'adopt') {
       if (there === 'replica') kernel.set(key, 'own');
     } else if (type === 'release') {
@@ -436,6 +511,9 @@ export class Model {
   #check(): void {
     const slots = new Map<number, Address>();
     for (const member of this.members.values()) {
+      if (member.cutOff && viewGroup(member.state).held.length > 0) {
+        throw new Error(`${member.address} holds an address without its link`);
+      }
       if (!member.allocates) continue;
       const { slice } = viewGroup(member.state);
       const other = slots.get(slice.slot);
@@ -446,6 +524,7 @@ export class Model {
 
   /** Everything heals, everybody has one policy, and time passes: then all must agree. */
   #quiet(): void {
+    for (const member of this.members.values()) if (member.cutOff) this.#unplug(member);
     this.cuts.clear();
     while ([...this.members.values()].some((member) => member.policy < this.policy)) this.#configure();
     for (const self of this.policies[this.policy]!) {

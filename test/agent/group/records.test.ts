@@ -14,6 +14,8 @@ import { flowOf } from './flows.ts';
 
 const tcp = { state: 3, originalScale: 7, replyScale: 14, originalFlags: 0x2b, replyFlags: 0x23 };
 
+const sctp = { state: 4, originalTag: 0xffff_fffe, replyTag: 7 };
+
 t.test('a flow comes back as it was, of both families', async (t) => {
   for (const family of FAMILIES) {
     for (const flow of [
@@ -25,6 +27,7 @@ t.test('a flow comes back as it was, of both families', async (t) => {
         destinationPort: 9,
         icmpType: 8,
       }),
+      flowOf(family, 4, 1030, { protocol: 132, sctp }),
       flowOf(family, 3, 0, { protocol: 47, sourcePort: 0, destinationPort: 0 }),
     ]) {
       const record = encodeFlow(flow);
@@ -55,20 +58,27 @@ t.test('what the kernel must not be given is no record', async (t) => {
     return copy;
   };
   t.notOk(isRecord(encodeFlow(flowOf(4, 1, 2000, { protocol: 0 }))), 'protocol 0');
-  t.notOk(isRecord(changed(-8, 0x7f)), 'a timeout of years');
-  t.notOk(isRecord(changed(-4, 10)), 'a TCP state that there is not');
-  t.notOk(isRecord(changed(-3, 0xf0)), 'a window scale of 15');
-  t.notOk(isRecord(changed(-3, 0x0f)), 'a window scale of 15, the other way');
+  t.notOk(isRecord(changed(-16, 0x7f)), 'a timeout of years');
+  t.notOk(isRecord(changed(-12, 10)), 'a TCP state that there is not');
+  t.notOk(isRecord(changed(-11, 0xf0)), 'a window scale of 15');
+  t.notOk(isRecord(changed(-11, 0x0f)), 'a window scale of 15, the other way');
+  t.notOk(isRecord(changed(-1, 1)), 'a tag of SCTP');
   const udp = encodeFlow(flowOf(4, 1, 2000));
-  udp[udp.length - 4] = 3;
-  t.notOk(isRecord(udp), 'TCP state of another protocol');
+  udp[udp.length - 12] = 3;
+  t.notOk(isRecord(udp), 'a state of UDP');
+  const association = encodeFlow(flowOf(4, 1, 2000, { protocol: 132, sctp }));
+  association[association.length - 10] = 1;
+  t.notOk(isRecord(association), 'TCP flags of SCTP');
   t.equal(decodeFlow(encodeFlow(flowOf(4, 1, 2000, { timeout: 2 ** 33 }))).timeout, MAX_TIMEOUT);
 });
 
-t.test('two states of a flow differ by mark and TCP, not by the timeout', async (t) => {
+t.test('two states of a flow differ by mark and state, not by the timeout', async (t) => {
   const record = encodeFlow(flowOf(4, 1, 2000, { protocol: 6, tcp }));
   const other = (more: object) => encodeFlow(flowOf(4, 1, 2000, { protocol: 6, tcp, ...more }));
   t.ok(isSameState(record, other({ timeout: 5 })));
   t.notOk(isSameState(record, other({ mark: 1 })));
   t.notOk(isSameState(record, other({ tcp: { ...tcp, state: 7 } })));
+  const tagged = (more: object) =>
+    encodeFlow(flowOf(4, 1, 2000, { protocol: 132, sctp: { ...sctp, ...more } }));
+  t.notOk(isSameState(tagged({}), tagged({ replyTag: 8 })));
 });

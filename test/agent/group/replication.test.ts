@@ -222,7 +222,7 @@ t.test(
     t.equal(pair.b.own, 2);
     // The same member, another process: it lists what its kernel has.
     const again = new Pair();
-    again.a.report([{ type: 'listing' }, ...update(kept), { type: 'listed' }], 0);
+    again.a.report([{ type: 'listing' }, ...update(kept), { type: 'listed', deleted: false }], 0);
     pair.a.disconnect(B);
     Object.assign(pair, { a: again.a });
     pair.connect(99);
@@ -235,6 +235,12 @@ t.test(
   },
 );
 
+t.test('events that the kernel dropped are counted', async (t) => {
+  const pair = new Pair();
+  pair.a.report([{ type: 'overrun' }, { type: 'listing' }, { type: 'listed', deleted: false }], 0);
+  t.same(pair.a.flushOutbox().rejected, { events_lost: 1 });
+});
+
 t.test('what is not listed any more has ended', async (t) => {
   const pair = new Pair().connect();
   const flows = flowsOf(3, PORT[A]!);
@@ -243,9 +249,84 @@ t.test('what is not listed any more has ended', async (t) => {
     0,
   );
   pair.settle();
-  pair.a.report([{ type: 'listing' }, ...update(flows[0]!), { type: 'listed' }], 0);
+  pair.a.report([{ type: 'listing' }, ...update(flows[0]!), { type: 'listed', deleted: false }], 0);
   pair.settle();
   t.same([pair.a.own, pair.b.replicas], [1, 1]);
+});
+
+t.test('what another program deletes is restored, and is reported to no member as ended', async (t) => {
+  const pair = new Pair().connect();
+  const flows = flowsOf(3, PORT[A]!);
+  pair.a.report(
+    flows.flatMap((flow) => update(flow)),
+    0,
+  );
+  const replica = flowOf(4, 9, PORT[B]!);
+  pair.b.report(update(replica), 0);
+  pair.settle();
+  const sent = pair.sum((box) => box.sent);
+  pair.changes[A] = [];
+  pair.a.report(
+    [flows[0]!, replica, flowOf(4, 10, PORT[A]!)].map((flow) => ({ type: 'deleted', flow })),
+    0,
+  );
+  pair.settle();
+  t.match(pair.changes[A], [
+    { type: 'restore', flow: { sharedPort: flows[0]!.sharedPort } },
+    { type: 'insert', flow: { sharedPort: replica.sharedPort }, again: true },
+  ]);
+  t.equal(pair.changes[A]!.length, 2, 'a flow that was never established is not');
+
+  pair.changes[A] = [];
+  pair.a.report([{ type: 'listing' }, ...update(flows[0]!), { type: 'listed', deleted: true }], 0);
+  pair.a.restore();
+  pair.settle();
+  const restored = pair.changes[A]!.map(({ type, flow }) => `${type} ${flow.sharedPort}`).sort();
+  t.same(restored, [
+    `insert ${replica.sharedPort}`,
+    `restore ${flows[1]!.sharedPort}`,
+    `restore ${flows[2]!.sharedPort}`,
+  ]);
+  t.same([pair.a.own, pair.b.replicas, pair.a.replicas], [3, 3, 1]);
+  t.ok(pair.sum((box) => box.sent) <= sent + 1, 'no more than the flow that was listed');
+});
+
+t.test('a large table is restored in steps, and what ends meanwhile is not', async (t) => {
+  const { a } = new Pair();
+  a.report(
+    flowsOf(3000, PORT[A]!).flatMap((flow) => update(flow)),
+    0,
+  );
+  a.report([{ type: 'listing' }, { type: 'listed', deleted: true }], 0);
+  const restore = () => {
+    a.restore();
+    return a.flushOutbox().changes.length;
+  };
+  const first = restore();
+  t.ok(first >= 1024 && first < 1100, `${first} at once`);
+  a.report([{ type: 'listing' }, { type: 'listed', deleted: false }], 0);
+  t.equal(a.own, 3000, 'a listing meanwhile ends nothing');
+  let all = 0;
+  for (let count = restore(); count > 0; count = restore()) all += count;
+  t.equal(all, 3000);
+  t.equal(restore(), 0);
+});
+
+t.test('replicas of an address that is not shared any more come again with it', async (t) => {
+  const pair = new Pair().connect();
+  const flow = flowOf(4, 1, PORT[A]!);
+  pair.a.report(update(flow), 0);
+  pair.settle();
+  pair.b.configure([A], []);
+  t.equal(pair.b.replicas, 0);
+  pair.now += DIGEST_PERIOD;
+  pair.settle();
+  t.equal(pair.b.replicas, 0);
+  pair.b.configure([A], [SHARED[4]]);
+  pair.now += DIGEST_PERIOD;
+  pair.settle();
+  t.match(pair.changes[B], [{ type: 'insert' }, { type: 'insert', flow: { sharedPort: flow.sharedPort } }]);
+  t.equal(pair.b.replicas, 1);
 });
 
 t.test('packets that another member sees start the timeout of the owner again', async (t) => {
@@ -264,7 +345,7 @@ t.test('a handover is over when the other member confirms that it has everything
     flowsOf(2000, PORT[A]!).flatMap((flow) => update(flow)),
     0,
   );
-  pair.a.beginHandover(0);
+  pair.a.beginHandover(0, [B]);
   pair.a.flush(0);
   t.same(
     pair.boxes.flatMap(({ handedOver }) => handedOver),

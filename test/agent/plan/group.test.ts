@@ -34,14 +34,15 @@ const POLICY = {
     },
   ],
 } as unknown as Policy;
-const OWN = { internal: [address('10.16.0.12')], external: address('172.17.0.11') };
+const OWN = { internal: [address('10.16.0.12')], external: address('172.17.0.11'), carrier: true };
 const FACTS: GroupFacts = {
-  ...{ self: address('10.16.0.12'), state: 'live', slice: portSlice(12), ready: true, takingOverFrom: [] },
+  ...{ self: address('10.16.0.12'), state: 'live', slice: portSlice(12), ready: true },
+  ...{ takingOverFrom: [], notConnectedWith: [] },
   ...{ held: [SHARED], forward: [{ slice: portSlice(13), via: address('172.17.0.12') }] },
 };
 
-const group = (facts?: GroupFacts) => {
-  const found = familyGroup(POLICY, 4, OWN, facts);
+const group = (facts?: GroupFacts, own = OWN) => {
+  const found = familyGroup(POLICY, 4, own, facts);
   if (found === undefined || 'reason' in found) throw new Error('not a member');
   return found;
 };
@@ -55,6 +56,10 @@ t.test('a gateway is a member by its internal address, and the reason names what
   t.same(familyGroup(POLICY, 4, stranger, undefined), {
     reason:
       'none of the internal addresses (10.16.0.99) is among spec.group.members (10.16.0.12, 10.16.0.13)',
+  });
+  const outside = { ...stranger, external: address('10.16.0.13') };
+  t.match(familyGroup(POLICY, 4, outside, undefined), {
+    reason: /\(10.16.0.12, 10.16.0.13\); 10.16.0.13 is the external one, name members by their internal one$/,
   });
   t.same(familyGroup(POLICY, 4, { ...OWN, external: undefined }, undefined), {
     reason: 'the external interface has no IPv4 address, and the other members of the group forward to it',
@@ -98,11 +103,35 @@ t.test('NAT, routing and proxies follow the view', async (t) => {
   t.same(groupProxies(group(), 'net1'), []);
 });
 
+t.test('without its internal link a gateway answers for no address at once', async (t) => {
+  const cutOff = group(FACTS, { ...OWN, carrier: false });
+  t.ok(cutOff.config.cutOff, 'and the exchange gives up its claims');
+  t.same(groupProxies(cutOff, 'net1'), [], 'whatever it has reported before');
+});
+
 t.test('a family carries no traffic before the tables of the others are here', async (t) => {
   t.equal(groupObstacle(group(FACTS)), undefined);
-  t.equal(groupObstacle(group()), 'taking over the flows of the group');
-  const joining = { ...FACTS, ready: false, takingOverFrom: [address('10.16.0.13')] };
+  t.equal(groupObstacle(group()), 'waiting until the exchange of the group starts');
+  const joining = {
+    ...FACTS,
+    state: 'joining' as const,
+    ready: false,
+    takingOverFrom: [address('10.16.0.13')],
+  };
   t.equal(groupObstacle(group(joining)), 'taking over the flows of the group from 10.16.0.13');
+  t.equal(
+    groupObstacle(group({ ...joining, notConnectedWith: [address('10.16.0.14')] })),
+    'taking over the flows of the group from 10.16.0.13, not connected with 10.16.0.14',
+  );
+  t.equal(
+    groupObstacle(group({ ...joining, takingOverFrom: [] })),
+    'taking over the flows of the group',
+    'it waits for members that it may reach soon',
+  );
+  t.equal(
+    groupObstacle(group({ ...FACTS, ready: false })),
+    'waiting until the group forwards the answers for this gateway to it',
+  );
   const empty = { ...POLICY, rules: [] } as unknown as Policy;
   const found = familyGroup(empty, 4, OWN, undefined);
   t.equal(found && 'config' in found && groupObstacle(found), undefined, 'nothing is shared');
@@ -129,4 +158,7 @@ t.test('what the plan needs of a view leaves out what changes all the time', asy
   t.same(groupFacts(view).takingOverFrom, ['10.16.0.13']);
   t.same(groupFacts(view), groupFacts({ ...view, flows: 4, replicas: 8, peers: [{ ...peer, replicas: 8 }] }));
   t.same(groupFacts({ ...view, ready: true }).takingOverFrom, []);
+  const apart = { ...view, peers: [{ ...peer, exchange: false }] };
+  t.same(groupFacts(apart).notConnectedWith, ['10.16.0.13']);
+  t.same(groupFacts({ ...apart, peers: [{ ...apart.peers[0]!, path: false }] }).notConnectedWith, []);
 });

@@ -3,51 +3,7 @@ import { makePlan } from '../../../agent/plan/plan.ts';
 import type { Facts } from '../../../agent/pod/interfaces.ts';
 import type { Policy } from '../../../agent/policy/model.ts';
 import { address, prefix } from '../../../lib/prefix.ts';
-
-const link = (index: number, name: string, up = true) => ({
-  index,
-  name,
-  up,
-  carrier: up,
-  mtu: 1500,
-  mac: '',
-});
-const on = (ifindex: number, text: string, flags = 0) => {
-  const [host, length] = text.split('/') as [string, string];
-  const value = address(host);
-  return {
-    family: (value.includes(':') ? 6 : 4) as 4 | 6,
-    ifindex,
-    address: value,
-    prefixLength: Number(length),
-    scope: 0,
-    flags,
-  };
-};
-
-/** The pod of the seeds, dual stack. */
-const POD: Facts = {
-  links: [link(1, 'lo'), link(2, 'eth0'), link(3, 'net1')],
-  addresses: [
-    on(2, '10.16.0.12/16'),
-    on(2, 'fd00:10:16::12/64'),
-    on(3, '172.17.0.11/16'),
-    on(3, 'fd00:172:17::11/64'),
-  ],
-  connected: [
-    { dev: 'eth0', network: prefix('10.16.0.0/16') },
-    { dev: 'eth0', network: prefix('fd00:10:16::/64') },
-    { dev: 'net1', network: prefix('172.17.0.0/16') },
-    { dev: 'net1', network: prefix('fd00:172:17::/64') },
-  ],
-  routes: [],
-  podIPs: [],
-  services: [],
-  networks: [],
-  missing: [],
-  names: ['gateway1-0', 'node1'],
-  notes: [],
-};
+import { link, on, POD } from './pod.ts';
 
 const POLICY: Policy = {
   name: 'default/gateway1',
@@ -282,7 +238,7 @@ t.test('an EIP or DNAT is translated everywhere, and held by its owner', async (
 
 t.test('an address that the agent has added is not one that the pod sends from', async (t) => {
   const addresses = [...POD.addresses, { ...on(3, '172.17.0.50/32'), metric: 178 }];
-  t.strictSame(makePlan(POLICY, { ...POD, addresses }, {}).routing[0]!.external.addresses, ['172.17.0.11']);
+  t.strictSame(makePlan(POLICY, { ...POD, addresses }, {}).routing[0]!.external!.addresses, ['172.17.0.11']);
 });
 
 t.test(
@@ -367,11 +323,11 @@ t.test(
 t.test('a gateway off the networks of its link is reached by onlink routes', async (t) => {
   const off = { ...POD, connected: POD.connected.filter(({ dev }) => dev === 'eth0') };
   for (const { internal, external } of makePlan(POLICY, off, {}).routing) {
-    t.strictSame([internal.onlink, external.onlink], [undefined, true]);
+    t.strictSame([internal.onlink, external!.onlink], [undefined, true]);
   }
   const gateways = [address('172.17.0.1'), address('fe80::1')];
   const local = makePlan({ ...POLICY, external: { gateways } }, POD, {}).routing;
-  t.equal(local[1]!.external.onlink, undefined, 'a link-local one is on its link');
+  t.equal(local[1]!.external!.onlink, undefined, 'a link-local one is on its link');
   t.strictSame(makePlan(POLICY, POD, {}).notes, []);
 });
 

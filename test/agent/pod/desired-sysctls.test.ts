@@ -1,5 +1,10 @@
 import t from 'tap';
-import { desiredSysctls, isOwnChange } from '../../../agent/pod/desired-sysctls.ts';
+import {
+  desiredSysctls,
+  guardsAddresses,
+  isOwnChange,
+  vpnSysctls,
+} from '../../../agent/pod/desired-sysctls.ts';
 import type { Family } from '../../../lib/prefix.ts';
 
 const INTERFACES = { internal: 'eth0', external: 'net1' };
@@ -55,6 +60,11 @@ t.test('a group needs the events of conntrack, also where flows are not counted'
   t.strictSame(netfilter([4, 6], false, [4, 6]), [
     { path: EVENTS, value: '1', otherwise: 'the group does not learn of new connections' },
   ]);
+  t.match(
+    netfilter([4], true, [4]).find(({ path }) => path === EVENTS)?.otherwise,
+    'the group does not learn of new connections',
+    'what the group lacks matters more than what the log does',
+  );
   for (const groups of [[], [4], [6], [4, 6]] as Family[][]) {
     t.strictSame(
       netfilter([4, 6], true, groups).map(({ path }) => path),
@@ -71,3 +81,19 @@ t.test('whatever is set can be set back: cleanup takes each for the agent’s ow
     }
   }
 });
+
+t.test(
+  'those of a VRF can be restored, and the one that keeps addresses is set before the interface enters it',
+  async (t) => {
+    const settings = vpnSysctls([4, 6], 'eth0', true);
+    for (const { path, value } of settings) t.ok(isOwnChange(path, '0', value), path);
+    t.ok(isOwnChange('net/ipv6/conf/eth0/keep_addr_on_down', '-1', '1'));
+    t.notOk(isOwnChange('net/ipv6/conf/eth0/keep_addr_on_down', '7', '1'));
+    t.same(
+      settings.filter(({ path }) => guardsAddresses(path)).map(({ path }) => path),
+      ['net/ipv6/conf/eth0/keep_addr_on_down'],
+    );
+    t.same(vpnSysctls([4], 'eth0', false), []);
+    t.same(vpnSysctls([], 'eth0', true), [], 'a VRF of another program is no matter');
+  },
+);

@@ -6,7 +6,15 @@ import { address, prefix } from '../../../lib/prefix.ts';
 import type { Route } from '../../../routing/state.ts';
 
 const observed = { links: [], addresses: [], routes: [] };
-const found = { links: [], addresses: [], connected: [], routes: [], podIPs: [], services: [] };
+const found = {
+  links: [],
+  addresses: [],
+  connected: [],
+  announced: [],
+  routes: [],
+  podIPs: [],
+  services: [],
+};
 const NO_RESOLV_CONF = '/nonexistent';
 
 t.test('a network-status file is optional, and an invalid one is noted and ignored', async (t) => {

@@ -21,7 +21,7 @@ t.test('the two first examples mean the same', async (t) => {
 
 t.test('every example is a policy, or adds to one', async (t) => {
   const [gateway] = examples;
-  t.equal(examples.length, 8);
+  t.equal(examples.length, 10);
   for (const text of examples) {
     if (/kind: (GatewayPolicy|VpcEgressGateway)/.test(text)) {
       t.doesNotThrow(() => policyOf({ 'gateway.yaml': text }));

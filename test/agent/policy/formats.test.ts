@@ -132,12 +132,39 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       ]),
     ),
   },
+  'go-duration': {
+    good: ['90s', '1m30s', '1h0m0s', '0s', '1.5s'],
+    bad: Object.fromEntries(
+      ['90', '1m 30s', '-1s', '1d', ''].map((text) => [
+        text,
+        `${JSON.stringify(text)} is not a duration: write it like 90s or 1m30s`,
+      ]),
+    ),
+  },
   quantity: {
     good: ['1', '0.5', '.5', '5.', '500m', '64Mi', '1e3', '1E3', '1E', '-1', '+2k'],
     bad: Object.fromEntries(
       ['64MB', '64 Mi', '1ki', 'x', '.', ''].map((text) => [
         text,
         `${JSON.stringify(text)} is not a Kubernetes quantity: write it like 500m, 64Mi or 2`,
+      ]),
+    ),
+  },
+  number: {
+    good: ['0', '1', '0.5', '100.25'],
+    bad: Object.fromEntries(
+      ['', '-1', '1e3', '.5', '1M', '1234567890123456'].map((text) => [
+        text,
+        `${JSON.stringify(text)} is not a number`,
+      ]),
+    ),
+  },
+  'bit-rate': {
+    good: ['0', '100', '1.5', '.5G', '500k', '64Ki', '100M', '1Gi', '1T'],
+    bad: Object.fromEntries(
+      ['', '-1', '1e3', '100K', '1P', '10Mbit', '1 M', 'M'].map((text) => [
+        text,
+        `${JSON.stringify(text)} is not a bandwidth: write Mbit/s as a number, or bits per second like 500k, 100M, 1.5G or 1Gi`,
       ]),
     ),
   },
@@ -196,6 +223,26 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
   },
   ipv6: { good: ['fd00::1'], bad: { '10.0.0.1': '"10.0.0.1" is not an IPv6 address' } },
   'ipv4-or-empty': { good: ['', '10.0.0.1'], bad: { 'fd00::1': '"fd00::1" is not an IPv4 address' } },
+  'route-target': {
+    good: ['65000:1016', '65000:4294967295', '4200000000:65535', '172.17.0.1:1016', '0:0'],
+    bad: Object.fromEntries(
+      [
+        ...['65000', '*:1016', '65536:65536', '65000:4294967296', '4294967296:1', '172.17.0.1:65536'],
+        ...['172.17.0:1', 'fd00::1:1'],
+      ].map((text) => [
+        text,
+        `"${text}" is not a route target: write it like 65000:1016, an AS number or IPv4 address and a number`,
+      ]),
+    ),
+  },
+  'ipv4-host': {
+    good: ['10.0.0.1'],
+    bad: {
+      '': '"" is not an IPv4 address',
+      'fd00::1': '"fd00::1" is not an IPv4 address',
+      '0.0.0.0': '"0.0.0.0" is not the address of a host',
+    },
+  },
   'ipv4-host-or-empty': {
     good: ['', '10.0.0.1'],
     bad: {

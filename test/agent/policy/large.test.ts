@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { parse } from 'yaml';
-import { SMALL_SET } from '../../../agent/policy/documents.ts';
+import { SMALL_SET } from '../../../agent/policy/bounds.ts';
 import { loadPolicy } from '../../../agent/policy/load.ts';
 import { readPlain, Texts } from '../../../agent/policy/plain-yaml.ts';
 import { sieve } from '../../../agent/policy/sieve.ts';

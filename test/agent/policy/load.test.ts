@@ -1,7 +1,7 @@
 // The file set as a whole: what is read, in which order errors come, how they are printed, what is refused.
 import { readFileSync } from 'node:fs';
 import t from 'tap';
-import { MAX_FILE_SIZE } from '../../../agent/policy/documents.ts';
+import { MAX_FILE_SIZE } from '../../../agent/policy/bounds.ts';
 import { formatError } from '../../../agent/policy/error-text.ts';
 import { loadPolicy } from '../../../agent/policy/load.ts';
 import type { PolicyFile } from '../../../agent/policy/model.ts';

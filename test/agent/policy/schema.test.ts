@@ -57,11 +57,11 @@ t.test('the example with every field is valid', async (t) => {
   };
   // Filters and tuples are each of one kind, wherever they stand.
   const plain = (path: string) => path.replace('include[]', 'exclude[]').replace('translated', 'original');
-  // What excludes another field of the group.
-  const [other] = parseDocuments(
-    read('test/fixtures/policy/gateway-policy/group-certificates.yaml'),
-  ).documents;
-  const specs = [document, other].map((one) => (one!.value as { spec: unknown }).spec);
+  // What excludes another field.
+  const others = ['group-certificates', 'evpn', 'fast-path'].flatMap(
+    (name) => parseDocuments(read(`test/fixtures/policy/gateway-policy/${name}.yaml`)).documents,
+  );
+  const specs = [document, ...others].map((one) => (one!.value as { spec: unknown }).spec);
   const fields = new Set(specs.flatMap((one) => given(one, '')).map(plain));
   for (const [path] of within(spec)) {
     if (/\.[A-Za-z]+$/.test(path)) t.ok(fields.has(plain(path)), `${path} is in it`);

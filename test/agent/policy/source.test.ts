@@ -29,9 +29,9 @@ const keptFiles = (source: string, name: string): KeptPolicy => ({
 });
 
 /** What is told at the start, as `source: name` or `source: invalid`. */
-function told(t: Test, directory: string, env: Record<string, string>, kept?: KeptPolicy) {
+async function told(t: Test, directory: string, env: Record<string, string>, kept?: KeptPolicy) {
   const loaded: LoadedPolicy[] = [];
-  const watch = watchSource(directory, env, kept, (one) => loaded.push(one));
+  const watch = await watchSource(directory, env, kept, (one) => loaded.push(one));
   t.teardown(() => watch.close());
   const summary = ({ source, result, since }: LoadedPolicy) =>
     `${source}: ${result.ok ? result.policy.name : 'invalid'}${since === undefined ? '' : ', as before'}`;
@@ -40,32 +40,35 @@ function told(t: Test, directory: string, env: Record<string, string>, kept?: Ke
 
 t.test('an invalid policy comes after the last good one, which is in force since it came', async (t) => {
   const dir = t.testdir({ 'a.yaml': 'kind: Nonsense' });
-  const { lines, loaded, watch } = told(t, dir, {}, keptFiles(dir, 'one'));
+  const { lines, loaded, watch } = await told(t, dir, {}, keptFiles(dir, 'one'));
   t.same(lines(), [`${dir}: default/one, as before`, `${dir}: invalid`]);
   t.equal(loaded[0]?.since, SINCE);
-  watch.reread();
+  await watch.reread();
   t.same(lines().slice(2), [`${dir}: invalid`], 'it is told once');
   fs.writeFileSync(join(dir, 'a.yaml'), text('two'));
-  watch.reread();
+  await watch.reread();
   t.same(lines().slice(3), [`${dir}: default/two`], 'and the next good one takes over');
 });
 
 t.test('a valid policy comes alone; the very one of before is no newer', async (t) => {
   const dir = t.testdir({ 'a.yaml': text('one') });
-  t.same(told(t, dir, {}, keptFiles(dir, 'one')).lines(), [`${dir}: default/one, as before`]);
-  t.same(told(t, dir, {}, keptFiles(dir, 'two')).lines(), [`${dir}: default/one`]);
-  t.same(told(t, dir, {}).lines(), [`${dir}: default/one`]);
+  t.same((await told(t, dir, {}, keptFiles(dir, 'one'))).lines(), [`${dir}: default/one, as before`]);
+  t.same((await told(t, dir, {}, keptFiles(dir, 'two'))).lines(), [`${dir}: default/one`]);
+  t.same((await told(t, dir, {})).lines(), [`${dir}: default/one`]);
 });
 
 t.test('a directory whose policy was in force is not given up for the environment', async (t) => {
   const root = t.testdir({ empty: {} });
   for (const dir of [join(root, 'gone'), join(root, 'empty')]) {
     const kept = keptFiles(`${dir}/`, 'one');
-    t.same(told(t, dir, ENVIRONMENT, kept).lines(), [`${dir}/: default/one, as before`, `${dir}: invalid`]);
-    t.equal(readSource(dir, ENVIRONMENT, kept).result.ok, false, 'nor by a command');
-    t.same(told(t, dir, ENVIRONMENT).lines(), ['environment: environment'], 'a first start takes it');
+    t.same((await told(t, dir, ENVIRONMENT, kept)).lines(), [
+      `${dir}/: default/one, as before`,
+      `${dir}: invalid`,
+    ]);
+    t.equal((await readSource(dir, ENVIRONMENT, kept)).result.ok, false, 'nor by a command');
+    t.same((await told(t, dir, ENVIRONMENT)).lines(), ['environment: environment'], 'a first start takes it');
     t.same(
-      told(t, dir, ENVIRONMENT, keptFiles('/another', 'one')).lines(),
+      (await told(t, dir, ENVIRONMENT, keptFiles('/another', 'one'))).lines(),
       ['environment: environment'],
       'and so does one that was given another directory',
     );
@@ -74,12 +77,16 @@ t.test('a directory whose policy was in force is not given up for the environmen
 
 t.test('the policy of the environment is kept as well: all of it, and nothing else', async (t) => {
   const root = t.testdir({ bad: { 'a.yaml': 'kind: Nonsense' } });
-  const [first] = told(t, join(root, 'gone'), ENVIRONMENT).loaded;
+  const {
+    loaded: [first],
+  } = await told(t, join(root, 'gone'), ENVIRONMENT);
   const content = first!.content as { environment: Record<string, string> };
   t.notOk('PATH' in content.environment);
   const kept = { source: 'environment', since: SINCE, content };
-  t.same(told(t, join(root, 'gone'), ENVIRONMENT, kept).lines(), ['environment: environment, as before']);
-  const { lines, loaded } = told(t, join(root, 'bad'), {}, kept);
+  t.same((await told(t, join(root, 'gone'), ENVIRONMENT, kept)).lines(), [
+    'environment: environment, as before',
+  ]);
+  const { lines, loaded } = await told(t, join(root, 'bad'), {}, kept);
   t.same(lines(), ['environment: environment, as before', `${join(root, 'bad')}: invalid`]);
   const policy = (one: LoadedPolicy) => (one.result as { policy: Policy }).policy;
   t.same(policy(loaded[0]!), policy(first!));
@@ -88,6 +95,6 @@ t.test('the policy of the environment is kept as well: all of it, and nothing el
 t.test('a last good policy that this version refuses is told with its errors, and not obeyed', async (t) => {
   const dir = t.testdir({ 'a.yaml': 'kind: Nonsense' });
   const content = { files: [{ name: 'a.yaml', text: text('one').replace('spec:', 'spec:\n  colour: red') }] };
-  const { lines } = told(t, dir, {}, { source: dir, since: SINCE, content });
+  const { lines } = await told(t, dir, {}, { source: dir, since: SINCE, content });
   t.same(lines(), [`the last good policy, from ${dir}: invalid`, `${dir}: invalid`]);
 });

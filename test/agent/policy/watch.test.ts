@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import { MAX_FILE_SIZE, MAX_SET_SIZE } from '../../../agent/policy/documents.ts';
+import { MAX_FILE_SIZE, MAX_SET_SIZE } from '../../../agent/policy/bounds.ts';
 import { loadPolicy } from '../../../agent/policy/load.ts';
 import { type PolicySource, readPolicy, watchPolicy } from '../../../agent/policy/watch.ts';
 

@@ -22,7 +22,14 @@ const SETTING = { line: 'sysctl -w net.ipv4.ip_forward=1' } as Changes['sysctl']
 const NEIGHBOUR = {
   line: 'ip neigh del 172.17.0.1 dev net1',
 } as NonNullable<Changes['neighbours']>[number];
-const changes: Changes = { nat: [], routing: [ADDRESS, PROXY], sysctl: [SETTING] };
+const changes: Changes = {
+  nat: [],
+  counters: [],
+  fastPath: [],
+  routing: [ADDRESS, PROXY],
+  sysctl: [SETTING],
+  shaping: [],
+};
 
 t.test('lines come in the order in which they are applied; a clean-up goes the other way', async (t) => {
   const lines = changeLines(changes);

@@ -35,6 +35,18 @@ t.test(
   },
 );
 
+t.test('a link that went or came back is no consequence of a change of the agent', async (t) => {
+  const history = createChangeHistory();
+  observationBegins(history, 0);
+  recordOwnChange(history, 5);
+  recordChange(history, 'link', 'link eth0 is up', 10);
+  recordChange(history, 'kernel', 'route removed: default', 11);
+  observationBegins(history, 20);
+  t.strictSame(causeOf(history, true), { by: 'kernel', who: 'the kernel (link eth0 is up)' });
+  observationBegins(history, 30);
+  t.equal(causeOf(history, true).by, 'unknown', 'it was seen twice');
+});
+
 t.test(
   'the kernel is named where no program changed anything, and none where nothing is known',
   async (t) => {

@@ -1,6 +1,8 @@
 // What a look reads of the kernel, with models of iptables and of routing in its place.
 import t from 'tap';
+import { portSlice } from '../../../agent/group/slices.ts';
 import { waysOut } from '../../../agent/plan/plan.ts';
+import type { Facts } from '../../../agent/pod/interfaces.ts';
 import { type LastGood, NOTHING_MISSING } from '../../../agent/policy/last-good.ts';
 import { DEFAULT_UPLINK, type Policy } from '../../../agent/policy/model.ts';
 import { changeLines, countChanges } from '../../../agent/reconcile/changes.ts';
@@ -10,13 +12,21 @@ import { routeKey, ruleKey } from '../../../agent/reconcile/targets.ts';
 import { type Address, address, type Prefix, prefix } from '../../../lib/prefix.ts';
 import type { NatStep } from '../../../nat/diff.ts';
 import { incompatible, NatError } from '../../../nat/errors.ts';
+import { createFastPathKernel } from '../../../nat/fast-path/kernel.ts';
+import { GateError } from '../../../nat/gate-kernel.ts';
 import type { ObservedNat } from '../../../nat/kernel.ts';
 import { commandLines, isRuleStep } from '../../../nat/render.ts';
 import { RoutingError } from '../../../routing/kernel.ts';
-import { METRIC_VEG_AGENT } from '../../../routing/numbers.ts';
+import { METRIC_VEG_AGENT, RTPROT_VEG_AGENT } from '../../../routing/numbers.ts';
+import type { ObservedProxy } from '../../../routing/proxies.ts';
 import { renderStep } from '../../../routing/render.ts';
 import type { InterfaceAddress, Route, Rule } from '../../../routing/state.ts';
+import { createShapingKernel } from '../../../shaping/kernel.ts';
+import { classId, formatRoot, TC_H_ROOT } from '../../../shaping/tc-codec.ts';
+import { createCounterModel } from '../../nat/counters/model.ts';
+import { NftablesModel } from '../../nat/fast-path/model.ts';
 import { carryOut, Model } from '../../nat/model.ts';
+import { ShapingModel } from '../../shaping/model.ts';
 
 const policy = (...blocks: string[]): Policy => ({
   name: 'default/gateway1',
@@ -47,12 +57,16 @@ function pod(
   model = new Model(),
 ) {
   const refusals: Refusal[] = [];
+  const shaping = new ShapingModel();
   const refusal = (line: string) => refusals.find(([text]) => line.includes(text))?.[1];
   const announced: string[] = [];
   const added: Address[] = [];
+  /** What was applied, in order, as commands. */
+  const lines: string[] = [];
   const settings = new Map<string, string>();
   /** What was asked about tables that cannot be listed, and the chains of them that are not led to. */
   const [asked, gone]: [string[], Set<string>] = [[], new Set()];
+  const groups: NonNullable<Facts['groups']> = {};
   const trouble: Partial<Pick<ObservedNat, 'failed' | 'unreadable'>> = {};
   const on = (ifindex: number, text: string) => ({
     ...{ family: 4 as const, ifindex, address: address(text), prefixLength: 16, scope: 0, flags: 0 },
@@ -67,15 +81,20 @@ function pod(
   const counts = { reads: 0, routing: 0 };
   const routes: Route[] = [];
   const rules: Rule[] = [];
+  const proxies: ObservedProxy[] = [];
+  const counters = createCounterModel();
+  const nftables = new NftablesModel();
+  const gates: { lack?: string } = {};
   const kernels: Kernels = {
     routing: {
       observe: async () => {
         counts.routing++;
-        return structuredClone({ ...seen, routes, rules });
+        return structuredClone({ ...seen, routes, rules, proxies });
       },
       apply: async (steps) => {
         const refused: RoutingError[] = [];
         for (const step of steps) {
+          lines.push(renderStep(step));
           if (step.kind === 'addAddress') added.push(step.address.address);
           const error = refusal(renderStep(step));
           if (error !== undefined) refused.push(new RoutingError(step, error.code!, error.message));
@@ -90,7 +109,10 @@ function pod(
             const at = rules.findIndex((one) => ruleKey(one) === ruleKey(step.rule));
             rules.splice(at, 1);
           } else if (step.kind === 'addRule') rules.push(step.rule);
-          else if (step.kind === 'addAddress') {
+          else if (step.kind === 'delProxy') {
+            const at = proxies.findIndex((one) => one.address === step.proxy.address);
+            proxies.splice(at, 1);
+          } else if (step.kind === 'addAddress') {
             const { family, address } = step.address;
             if (family === 4)
               seen.addresses.push({ ...on(3, address), prefixLength: 32, metric: METRIC_VEG_AGENT });
@@ -99,6 +121,9 @@ function pod(
         return refused;
       },
     },
+    shaping: createShapingKernel({
+      ...{ tc: shaping, openFilter: () => shaping, indexes: () => shaping.indexes },
+    }),
     nat: {
       observe: async () => {
         counts.reads++;
@@ -112,6 +137,7 @@ function pod(
         for (const batch of batches(steps)) {
           const error = commandLines(batch).map(refusal).find(Boolean);
           if (error !== undefined) throw error;
+          lines.push(...commandLines(batch));
           carryOut(model, batch);
         }
       },
@@ -120,7 +146,10 @@ function pod(
         return hooks.find(({ target }) => gone.has(target));
       },
       counts: async () => [],
+      gateLack: () => gates.lack,
     },
+    counters,
+    fastPath: createFastPathKernel(() => nftables),
     sysctls: {
       observe: async (wanted) => ({
         steps: wanted
@@ -155,6 +184,7 @@ function pod(
       names: [],
       missing: [],
       notes: [],
+      groups,
     }),
   };
   const reconciler = new Reconciler(kernels, {}, lastGood);
@@ -162,17 +192,22 @@ function pod(
     reconciler.apply(await reconciler.observe(wanted, NONE, anew));
   return {
     model,
+    shaping,
     seen,
     routes,
     rules,
+    proxies,
     added,
+    lines,
     counts,
     refusals,
     announced,
     asked,
     gone,
     settings,
+    groups,
     trouble,
+    gates,
     reconciler,
     run,
   };
@@ -195,6 +230,77 @@ const ALL = { routing: true, nat: true };
 
 const blocks = (model: Model): string[] =>
   model.rules(4, 'nat', 'POSTROUTING').flatMap(({ text }) => /^-s (\S+) -j RETURN$/.exec(text)?.[1] ?? []);
+
+t.test('what nf_tables refuses of the gate iptables does, until another policy comes', async (t) => {
+  const { run, model, refusals, lines, gates } = pod();
+  refusals.push([
+    'nft add table ip VEG-GATE',
+    new GateError('unsupported', 'nf_tables: VEG-GATE: no (ENOENT)'),
+  ]);
+  const wanted = policy('10.18.0.0/16');
+  const first = await run(wanted);
+  t.same(first.families, { 4: 'applied', 6: 'applied' });
+  t.same(first.failures, []);
+  t.match(first.observation.notes, [/^what belongs to no connection .*no \(ENOENT\); load nf_tables/]);
+  t.equal(model.gates[4], undefined);
+  t.ok(model.tables[4].get('mangle')!.has('VEG-NEW'));
+  t.same(blocks(model), ['10.18.0.0/16']);
+
+  refusals.length = 0;
+  const second = await run(wanted);
+  t.same(second.observation.changes.nat, [], 'it is not asked again');
+  t.match(second.observation.notes, [/^what belongs to no connection/]);
+  const applied = lines.length;
+  await run(policy('10.18.0.0/16', '10.19.0.0/16'));
+  t.ok(lines.slice(applied).some((line) => line.startsWith('nft add table ip VEG-GATE')));
+  t.notOk(model.tables[4].get('mangle')!.has('VEG-NEW'));
+
+  gates.lack = 'no nf_tables';
+  const without = await run(policy('10.18.0.0/16'));
+  t.same(without.families, { 4: 'applied', 6: 'applied' });
+  t.match(without.observation.notes, [/no nf_tables/]);
+  t.same([model.gates[4], model.tables[4].get('mangle')!.has('VEG-NEW')], [undefined, true]);
+});
+
+t.test(
+  'limits that the kernel refuses take no family down, and only a full run tries them again',
+  async (t) => {
+    const { shaping, run, model } = pod();
+    shaping.unknownKinds.add('htb');
+    const wanted = { ...policy('10.18.0.0/16'), bandwidth: { egress: 1e6 } };
+    const first = await run(wanted);
+    t.same(first.families, { 4: 'applied', 6: 'applied' });
+    t.same(blocks(model), ['10.18.0.0/16']);
+    t.match(first.failures[0], { object: 'qdisc', name: 'net1', reason: 'unsupported', message: /sch_htb/ });
+    const repair = await run(wanted, false);
+    t.same(repair.observation.changes.shaping, [], 'a repair does not retry');
+    t.same(repair.failures, first.failures);
+    shaping.unknownKinds.clear();
+    t.same((await run(wanted)).failures, []);
+    t.same((await run(wanted)).observation.changes.shaping, []);
+    t.ok(shaping.qdiscs.some(({ ifindex }) => ifindex === 3));
+  },
+);
+
+t.test('a root qdisc of another program is a conflict, and no failure to retry', async (t) => {
+  const { shaping, run } = pod();
+  const data = Buffer.from(formatRoot(3, 0x42));
+  shaping.qdiscs.push({ ifindex: 3, handle: classId(0x42, 0), parent: TC_H_ROOT, data });
+  const outcome = await run({ ...policy('10.18.0.0/16'), bandwidth: { egress: 1e6, ingress: 1e6 } });
+  t.same(outcome.failures, []);
+  t.match(outcome.observation.conflicts, [
+    {
+      object: 'qdisc',
+      name: 'net1',
+      reason: 'in_use',
+      message: /^egress bandwidth is not limited: net1 has/,
+    },
+  ]);
+  t.ok(
+    shaping.qdiscs.some(({ ifindex }) => ifindex === 2),
+    'the other direction is limited',
+  );
+});
 
 t.test('a settled observation counts for a new policy as long as nothing has changed', async (t) => {
   const { model, counts, reconciler } = pod();
@@ -226,6 +332,34 @@ t.test('the same goes for routing', async (t) => {
     routing: false,
   });
   t.match(touched.changes.routing, [{ kind: 'addRoute', route: { destination: '10.19.0.0/16' } }]);
+});
+
+t.test('the way to a member of the group is there before packets are marked for it', async (t) => {
+  const { groups, lines, run } = pod();
+  const base = policy();
+  const shared = { addresses: [FREE], announce: true as const, shared: true as const };
+  groups[4] = {
+    ...{ self: address('10.16.0.12'), state: 'live', slice: portSlice(12), ready: true },
+    ...{ takingOverFrom: [], notConnectedWith: [] },
+    ...{ held: [], forward: [{ slice: portSlice(13), via: address('172.17.0.12') }] },
+  };
+  await run({
+    ...base,
+    rules: [{ name: 'web', snat: true, ipBlocks: [prefix('10.17.0.0/16')], egressIP: shared }],
+    group: {
+      ...{
+        members: ['10.16.0.12', '10.16.0.13'].map(address),
+        port: 10_667,
+        credentials: { keyFile: '/key' },
+      },
+      ...{ minTX: 100, minRX: 100, multiplier: 3 },
+    },
+  });
+  const at = (text: string) => lines.findIndex((line) => line.includes(text));
+  const marks = at('MARK --set-xmark 0x2d0000/0x2f0000');
+  t.ok(at('ip route replace default via 172.17.0.12 dev net1 table 1023') < at('ip rule add priority 1000'));
+  t.ok(at('ip rule add priority 1000') < marks, lines.join('\n'));
+  t.ok(marks < at('ip rule add priority 1001'), 'what leads packets to the translation comes after it');
 });
 
 t.test('what another program may have changed is read', async (t) => {
@@ -532,6 +666,23 @@ t.test(
       'neighbours are told where it is',
     );
     t.equal(settings.get('net/ipv4/ip_forward'), '1');
+  },
+);
+
+t.test(
+  'without its internal link a gateway answers for no address, and the rest stays as it is',
+  async (t) => {
+    const { seen, model, proxies, run } = pod();
+    await run(policy('10.18.0.0/16'));
+    const before = model.saveRules(4);
+    const proxy = { family: 4, address: address('172.17.0.50'), dev: 'net1' } as const;
+    proxies.push({ ...proxy, protocol: RTPROT_VEG_AGENT });
+    seen.links[0]!.up = false;
+    const { changes, plan } = (await run(policy('10.18.0.0/16'))).observation;
+    t.match(plan.families[0], { state: 'blocked', reason: /internal interface eth0 is down/ });
+    t.same(changes.routing, [{ kind: 'delProxy', proxy }]);
+    t.same(proxies, []);
+    t.equal(model.saveRules(4), before);
   },
 );
 

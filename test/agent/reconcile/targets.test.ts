@@ -5,7 +5,8 @@ import { desiredNat, type FamilyNat, OPTIONAL_PARTS } from '../../../nat/desired
 
 const NAT: FamilyNat = {
   ...{ family: 4, internalInterface: 'eth0', forward: [], policies: [], dropInvalid: true },
-  ...{ mssClamp: true, connectionsPerSource: 1000, notrackBfd: true },
+  ...{ mssClamp: true, connectionsPerSource: 1000, notrackBfd: true, groupIcmp: true },
+  group: { shared: [], externalInterface: 'net1', forward: [] },
 };
 
 t.test('a target without an optional part has neither its chain nor a rule that leads there', async (t) => {

@@ -183,6 +183,7 @@ const SCHEMAS: Record<string, Schema> = {
       propertyNames: { type: 'string', maxLength: 253, pattern: '^(?!\\.\\.)[-._a-zA-Z0-9]+$' },
     },
   }),
+  Secret: resource('v1', 'Secret', { type: { const: 'Opaque' }, stringData: map(text) }),
   // Its ReplicaSets have a dash and ten characters more.
   Deployment: resource(
     'apps/v1',

@@ -6,10 +6,10 @@ import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { parseAllDocuments, stringify } from 'yaml';
 import { parseTimeout, RUN_OPTIONS } from '../../../agent/options.ts';
+import { DEFAULT_TOKENS } from '../../../agent/policy/bounds.ts';
 import { readDocuments } from '../../../agent/policy/documents.ts';
 import { loadPolicy } from '../../../agent/policy/load.ts';
 import type { PolicyFile } from '../../../agent/policy/model.ts';
-import { DEFAULT_TOKENS } from '../../../agent/policy/parse.ts';
 import { type Gateway, readGateway } from '../../../agent/render/gateway.ts';
 import { renderKubernetes } from '../../../agent/render/kubernetes.ts';
 import { renderOvn } from '../../../agent/render/ovn.ts';
@@ -370,7 +370,7 @@ t.test('what cannot be rendered is said with its field', async (t) => {
   const of = (from: string | RegExp, to: string) => () => ovn(example((text) => text.replace(from, to)));
   t.throws(of(/ {2}internalIPs: .*\n/, ''), /spec\.internalIPs must have an IPv4 address for each of the 2/);
   t.throws(of('provider: macvlan1.default', 'provider: ""'), /spec\.provider .* NAME\.NAMESPACE/);
-  t.throws(of('  replicas: 2', '  bgpConf: bgp\n  replicas: 2'), /spec\.bgpConf/);
+  t.throws(of('  replicas: 2', '  bgpConf: bgp\n  replicas: 2'), /spec\.bgpConf: BgpConf "bgp" is not among/);
   t.match(read(withSpec('  trafficPolicy: Local\n')).warnings, [/^spec\.trafficPolicy Local/]);
   const twice = example().concat({ name: 'more/veg.yaml', text: 'apiVersion: v1\nkind: List\nitems: []\n' });
   t.throws(

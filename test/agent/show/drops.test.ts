@@ -3,7 +3,9 @@ import t from 'tap';
 import { Drops } from '../../../agent/show/drops.ts';
 import type { ChainCounts } from '../../../nat/kernel.ts';
 
-const counts = (packets: number): ChainCounts => [{ family: 4, chain: 'VEG-REFUSED', packets }];
+const counts = (packets: number): ChainCounts => [
+  { family: 4, table: 'mangle', chain: 'VEG-REFUSED', packets },
+];
 
 t.test('sums never go back, whatever becomes of the rule', async (t) => {
   let now = 0;
@@ -31,6 +33,10 @@ t.test('sums never go back, whatever becomes of the rule', async (t) => {
   t.equal(await read(), 11);
   next = async () => counts(5);
   t.equal(await read(), 16);
+  next = async () => [{ family: 4, table: 'gate', chain: 'VEG-REFUSED', packets: 6 }];
+  t.equal(await read(), 22, 'another table counts');
+  next = async () => counts(1);
+  t.equal(await read(), 23, 'and mangle again');
 });
 
 t.test('many who ask at once take one reading, and so do those that ask soon after', async (t) => {

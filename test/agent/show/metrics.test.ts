@@ -47,6 +47,7 @@ let conntrack: { entries: number; limit: number } | undefined = { entries: 5, li
 const translations = { snapshot: undefined, identity: { namespace: '', name: '', pod: '', node: '' } };
 const metrics = new Metrics({
   view: () => view,
+  counters: { refresh: async () => {}, volumes: () => undefined },
   conntrack: () => conntrack,
   insertFailures: () => conntrack && 7,
   pressure: () => conntrack && { refused: 4, evicted: 9 },

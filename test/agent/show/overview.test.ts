@@ -3,6 +3,7 @@ import { grouped, overview, plural, sourceRows, translationRow } from '../../../
 import { type AgentView, statusDocument } from '../../../agent/show/status.ts';
 import type { SessionReport } from '../../../bfd/intent.ts';
 import { address } from '../../../lib/prefix.ts';
+import { bgpView } from './bgp-view.ts';
 import { groupView } from './group-view.ts';
 
 const NOW = Date.parse('2026-11-21T14:03:00Z');
@@ -30,7 +31,11 @@ t.test('ready, draining and not ready are three states', async (t) => {
 });
 
 t.test('the notes of policy, kernel and uplink are one list', async (t) => {
-  t.strictSame(shown({ uplink: { families: [], probes: [], notes: ['u'] } }).notes, ['w', 'k', 'u']);
+  t.strictSame(shown({ uplink: { families: [], probes: [], notes: ['u'] } }).notes, [
+    { text: 'w', document: 'docs/policy.md#no-effect' },
+    { text: 'k', document: 'docs/operations.md#notes' },
+    { text: 'u', document: 'docs/operations.md#notes' },
+  ]);
 });
 
 t.test('an uplink of two families is up, partly up or down', async (t) => {
@@ -174,4 +179,27 @@ t.test('a member that is not live is a warning', async (t) => {
   for (const state of ['joining', 'draining'] as const) {
     t.same(shown({ group: [groupView({ state })] }).group[0]?.state, { severity: 'warn', text: state });
   }
+});
+
+t.test('BGP has each prefix and each session with its state', async (t) => {
+  t.same(shown({ bgp: bgpView() }).bgp, {
+    prefixes: [
+      {
+        ...{ prefix: '198.51.100.50/32', reasons: 'egressIPs, eips' },
+        state: { severity: 'good', text: 'announced' },
+      },
+      { prefix: 'fd00:10:18::/64', reasons: 'forwarded', state: { severity: 'warn', text: 'withdrawn' } },
+    ],
+    sessions: [
+      {
+        ...{ router: '172.17.0.1 AS 65000', age: '1m1s', sent: '1 prefix' },
+        state: { severity: 'good', text: 'Established' },
+      },
+      {
+        ...{ router: 'fd00:172:17::1 AS 65000', age: '3s', sent: '0 prefixes' },
+        state: { severity: 'bad', text: 'Active' },
+      },
+    ],
+  });
+  t.equal(shown().bgp, undefined, 'without BGP there is none');
 });

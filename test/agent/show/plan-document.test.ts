@@ -17,7 +17,7 @@ const observation = (parts: Partial<Observation> = {}) =>
       ],
       interfaces: { internal: 'eth0', external: 'net1' },
     },
-    changes: { nat: [], routing: [], sysctl: [] },
+    changes: { nat: [], counters: [], fastPath: [], routing: [], sysctl: [] },
     ...{ failed: [], notes: [] },
     ...parts,
   }) as unknown as Observation;
@@ -42,7 +42,14 @@ t.test(
   async (t) => {
     const line = 'sysctl -w net.ipv4.ip_forward=1';
     const seen = observation({
-      changes: { nat: [], routing: [], sysctl: [{ path: 'net/ipv4/ip_forward', value: '1', line }] },
+      changes: {
+        nat: [],
+        counters: [],
+        fastPath: [],
+        routing: [],
+        sysctl: [{ path: 'net/ipv4/ip_forward', value: '1', line }],
+        shaping: [],
+      },
       failed: [failure],
       notes: ['a note'],
     });

@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs';
 import { Ajv } from 'ajv';
 import t from 'tap';
+import type { PolicyTraffic } from '../../../agent/flows/traffic.ts';
 import { type AgentView, notReady, statusDocument } from '../../../agent/show/status.ts';
 import { statusText } from '../../../agent/show/text.ts';
 import type { SessionReport } from '../../../bfd/intent.ts';
 import { address, prefix } from '../../../lib/prefix.ts';
+import { bgpView } from './bgp-view.ts';
 import { groupView } from './group-view.ts';
 
 const NOW = Date.parse('2026-11-21T14:03:00Z');
@@ -184,9 +186,15 @@ t.test('the text names what a person looks for', async (t) => {
     text,
     /^ {2}172\.17\.0\.11 udp: 60000 of 64512 ports in use: they run out, 9 connections got none$/m,
   );
+  const shown = (view: AgentView) => statusText(statusDocument(view, NOW), NOW, false);
   t.match(
-    statusText(statusDocument({ ...healthy(), translationLog: false }, NOW), NOW, false),
-    /traffic {2}not counted: the policy has no translationLog/,
+    shown({ ...healthy(), translationLog: false }),
+    /^traffic {2}SNAT: 680 connections, 2\.40 MB out, 180 B in$/m,
+    'without a log',
+  );
+  t.match(
+    shown({ ...healthy(), traffic: undefined }),
+    /traffic {2}not counted yet, or not by this kernel: see the notes/,
   );
   t.notMatch(text, /\x1b/, 'without colours unless asked for');
 });
@@ -210,6 +218,19 @@ t.test(
     t.equal(policies[0]!.ipBlocks.length, 4);
   },
 );
+
+t.test('what no policy names is listed when it has carried something', async (t) => {
+  const carried = (out: number): PolicyTraffic => ({
+    ...{ policy: 'default', treatment: 'forward', open: 0, connections: 0 },
+    ...{ packets: { out, in: 0 }, bytes: { out: 60 * out, in: 0 } },
+  });
+  const listed = (out: number) =>
+    statusDocument({ ...healthy(), traffic: [carried(out)] }, NOW).policies.filter(
+      ({ configured }) => !configured,
+    );
+  t.same(listed(0), []);
+  t.match(listed(1), [{ name: 'default', snat: false, traffic: { packets: { out: 1 } } }]);
+});
 
 t.test('the text of a group has a line for each member and each shared address', async (t) => {
   const status = statusDocument({ ...healthy(), group: [groupView()] }, NOW);
@@ -257,3 +278,36 @@ t.test(
     t.notMatch(text([]), 'crowded');
   },
 );
+
+t.test('what is announced by BGP, with the sessions as far as FRR reports them', async (t) => {
+  const text = (bgp: ReturnType<typeof bgpView>) =>
+    statusText(statusDocument({ ...healthy(), bgp }, NOW), NOW, false)
+      .split('\n')
+      .filter((line) => /BGP|198\.51|fd00:1|AS 65000/.test(line));
+  t.same(text(bgpView()), [
+    'BGP      1 of 2 prefixes announced',
+    '  198.51.100.50/32 (egressIPs, eips)',
+    '  fd00:10:18::/64 (forwarded) withdrawn',
+    '  172.17.0.1 AS 65000 Established for 1m1s, 1 prefixes sent',
+    '  fd00:172:17::1 AS 65000 Active for 3s, 0 prefixes sent',
+  ]);
+  t.equal(
+    text(bgpView({ sessions: undefined }))[0],
+    'BGP      1 of 2 prefixes announced, FRR does not answer',
+  );
+  t.equal(statusDocument(healthy(), NOW).bgp, null);
+  for (const bgp of [bgpView(), bgpView({ sessions: undefined })]) {
+    const document = JSON.parse(JSON.stringify(statusDocument({ ...healthy(), bgp }, NOW)));
+    t.ok(validate(document), JSON.stringify(validate.errors));
+  }
+});
+
+t.test('readiness depends on BGP only where the policy requires it', async (t) => {
+  const reasons = (more: Parameters<typeof bgpView>[0]) => notReady({ ...healthy(), bgp: bgpView(more) });
+  const down = bgpView().sessions!.slice(1);
+  t.same(reasons({ sessions: undefined }), []);
+  t.same(reasons({ sessions: down }), []);
+  t.same(reasons({ required: true }), []);
+  t.match(reasons({ required: true, sessions: down }), [/^BGP: no session is established/]);
+  t.match(reasons({ required: true, sessions: undefined }), [/^BGP: FRR does not answer/]);
+});

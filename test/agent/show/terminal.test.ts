@@ -1,12 +1,13 @@
 import xterm from '@xterm/headless';
 import stringWidth from 'string-width';
 import t from 'tap';
-import { drawn } from '../../../agent/commands/status-watch.ts';
+import { drawn } from '../../../agent/commands/watch-screen.ts';
 import { type AgentView, statusDocument } from '../../../agent/show/status.ts';
-import { awayView, terminalView, type Watched } from '../../../agent/show/terminal.ts';
+import { awayView, FIRST_VIEW, terminalView, type Watched } from '../../../agent/show/terminal.ts';
 import type { SessionReport } from '../../../bfd/intent.ts';
 import { prefix } from '../../../lib/prefix.ts';
 import { groupView } from './group-view.ts';
+import { historyDocument } from './plots/history-document.ts';
 
 const NOW = Date.parse('2026-11-21T14:03:00Z');
 const SCREEN = { columns: 120, rows: 40, colours: false };
@@ -124,14 +125,67 @@ async function onTerminal(lines: readonly string[], columns: number, rows: numbe
 
 const plain = (text: string): string => text.replace(/\x1b\[\d+m/g, '');
 
+const history = historyDocument(NOW);
+
+t.test('plots have their newest and largest value, an axis with marks, and the marks in words', async (t) => {
+  const lines = terminalView(watched({}, { history }), NOW, { ...SCREEN, rows: 50 });
+  const at = lines.findIndex((line) => line.startsWith('plots'));
+  t.match(lines[at], /^plots {4}5 minutes, all policies, keys: 5 minutes, h hour/);
+  const cells = (line: string) =>
+    line
+      .slice(2)
+      .match(/.{1,38}(?: {2}|$)/g)!
+      .map((text) => text.trim());
+  t.match(cells(lines[at + 1]!), [
+    /^Out of the VPC +12\.0 kB\/s max 18\.0 kB\/s$/,
+    /^Into the VPC +120 B\/s max 180 B\/s$/,
+    /^New connections +6\/s max 9\/s$/,
+  ]);
+  t.match(cells(lines[at + 6]!), [
+    /^Open connections +30 max 30$/,
+    /^BFD lateness +2 ms max 2 ms$/,
+    /^Uplink/,
+  ]);
+  t.match(lines[at + 4], /^ {2}\S+⣷?\S+ /u);
+  t.match(lines[at + 5], /^ {2}─+A─+R─+ {2}─+A─+R─+ {2}─+A─+R─+$/);
+  t.match(lines.join('\n'), /R 14:02:40 repaired rule \(3 times\) · A 13:59:40 agent started/);
+});
+
+t.test('a policy is chosen, and the plots alone take the whole screen', async (t) => {
+  const text = (policy: string | undefined, alone: boolean) =>
+    terminalView(watched({}, { history }), NOW, SCREEN, { ...FIRST_VIEW, policy, alone }).join('\n');
+  t.match(text('batch', false), /Out of the VPC +2\.00 kB\/s max 3\.00 kB\/s/);
+  t.match(text('others', false), /5 minutes, others,.*\n.*Out of the VPC +6\.00 kB\/s max 9\.00 kB\/s/);
+  const alone = text(undefined, true);
+  t.match(alone, /● ready/);
+  t.notMatch(alone, 'drift repaired');
+  t.ok((alone.match(/^ {2}[\u2800-\u28ff]/gm)?.length ?? 0) >= 16, 'they are higher');
+  t.match(text('gone', false), /Out of the VPC +– max 0 B\/s/);
+});
+
+t.test('plots that do not fit are named, and an agent without plots has none', async (t) => {
+  const small = { columns: 80, rows: 24, colours: false };
+  t.match(
+    terminalView(watched({}, { history }), NOW, { ...SCREEN, columns: 60 }).join('\n'),
+    /^ {2}not shown: /m,
+  );
+  const alone = terminalView(watched({}, { history }), NOW, small, { ...FIRST_VIEW, alone: true }).join('\n');
+  for (const title of ['Out of', 'Into', 'New conn', 'Open', 'BFD lateness', 'Uplink']) t.match(alone, title);
+  t.match(terminalView(watched({}, { history }), NOW, small).join('\n'), /^plots +tab shows them alone$/m);
+  t.notMatch(terminalView(watched(), NOW, SCREEN).join('\n'), /^plots/m);
+});
+
 t.test('whatever the size of the terminal, no line and no frame is larger', async (t) => {
   for (const columns of [1, 20, 40, 60, 80, 110, 200]) {
     for (const rows of [1, 5, 12, 24, 60]) {
       for (const colours of [false, true]) {
-        const lines = terminalView(watched(WIDE), NOW, { columns, rows, colours });
-        t.ok(lines.length <= rows, `${rows} rows`);
-        const widest = Math.max(...lines.map((line) => stringWidth(line)));
-        t.ok(widest <= Math.max(2, columns), `${columns} columns`);
+        for (const alone of [false, true]) {
+          const shown = watched(WIDE, { history });
+          const lines = terminalView(shown, NOW, { columns, rows, colours }, { ...FIRST_VIEW, alone });
+          t.ok(lines.length <= rows, `${rows} rows`);
+          const widest = Math.max(...lines.map((line) => stringWidth(line)));
+          t.ok(widest <= Math.max(2, columns), `${columns} columns`);
+        }
       }
     }
   }
@@ -207,13 +261,14 @@ t.test('a screen that is too low says how many lines are below', async (t) => {
 });
 
 t.test('reasons come first, and a state can be read without its colour', async (t) => {
-  const [first, , reason] = terminalView(
+  const [first, , reason, ...below] = terminalView(
     watched({ draining: true, bfd: { ...view.bfd!, sessions: [] } }),
     NOW,
     SCREEN,
   );
   t.match(first, '◐ draining');
   t.match(reason, '▲ draining');
+  t.match(below.join('\n'), /^ {4}see docs\/operations\.md#draining, docs\/operations\.md#no-session-up$/m);
   const down = { ...session, state: 'Down' } as SessionReport;
   const text = terminalView(watched({ bfd: { ...view.bfd!, sessions: [down] } }), NOW, SCREEN).join('\n');
   t.match(text, '▲ not ready');
@@ -232,7 +287,7 @@ t.test('text from outside cannot steer the terminal', async (t) => {
 t.test('without a log it says so, and without BFD', async (t) => {
   const { status } = watched({ translationLog: false, traffic: undefined, bfdEnabled: false });
   const text = terminalView({ status }, NOW, SCREEN).join('\n');
-  t.match(text, 'the policy has no translationLog');
+  t.match(text, 'traffic is not counted yet, or not by this kernel');
   t.match(text, /^bfd +not used$/m);
   t.notMatch(text, 'TOP SOURCES');
 });

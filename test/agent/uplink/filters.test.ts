@@ -8,7 +8,6 @@ import {
 } from '../../../agent/uplink/filters.ts';
 import { neighbourEntry } from '../../../agent/uplink/neighbours.ts';
 import { ARP_REPLY, ARP_REQUEST, encodeArp } from '../../../lib/arp.ts';
-import type { Bpf } from '../../../lib/bpf.ts';
 import {
   encodeAdvertisement,
   encodeDuplicateQuestion,
@@ -16,20 +15,7 @@ import {
   solicitedNode,
 } from '../../../lib/ndp.ts';
 import { type Address, address } from '../../../lib/prefix.ts';
-
-/** What the kernel does with the instructions that the filters use: the octets that it lets through. */
-function accepts(program: Bpf, packet: Buffer): boolean {
-  let a = 0;
-  for (let pc = 0; ; pc++) {
-    const [code, jt, jf, k] = program[pc]!;
-    const width = { 32: 4, 40: 2, 48: 1 }[code];
-    if (width !== undefined) {
-      if (k + width > packet.length) return false;
-      a = packet.readUIntBE(k, width);
-    } else if (code === 0x15) pc += a === k >>> 0 ? jt : jf;
-    else return k > 0;
-  }
-}
+import { accepts } from '../../support/bpf.ts';
 
 const GATEWAY = { 4: address('172.17.0.1'), 6: address('fd00:172:17::1') };
 const OWN = { 4: address('172.17.0.11'), 6: address('fd00:172:17::11') };

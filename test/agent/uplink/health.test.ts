@@ -14,6 +14,7 @@ import {
   probeTimeout,
   RECOVERY,
   sent,
+  TOGETHER,
 } from '../../../agent/uplink/health.ts';
 
 const TIMING: ProbeTiming = { interval: 200, failures: 3 };
@@ -67,7 +68,27 @@ t.test(
         `${timing.failures} × ${timing.interval}: at ${now}`,
       );
     }
-    t.equal(probeTimeout({ interval: 200, failures: 1 }), 100, 'a single failure has half an interval more');
+    t.equal(
+      probeTimeout({ interval: 200, failures: 1 }, true),
+      100,
+      'a single failure has half an interval more',
+    );
+  },
+);
+
+t.test(
+  'an address that answers is probed at the multiples of the interval, and never later than after one',
+  async (t) => {
+    const path = createPath(130);
+    const probed = run(path, 130, 3000, () => true);
+    for (const [i, at] of probed.entries()) {
+      const pause = at - (probed[i - 1] ?? at);
+      t.ok(
+        i === 0 || (pause >= TIMING.interval * (1 - TOGETHER) && pause <= TIMING.interval),
+        `after ${pause}`,
+      );
+    }
+    t.strictSame(probed.slice(-3), [2600, 2800, 3000]);
   },
 );
 

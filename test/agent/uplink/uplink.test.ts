@@ -57,6 +57,7 @@ function setUp(t: Test) {
   const opened: { method: Method; origin: Origin; closed: boolean }[] = [];
   const changes: string[] = [];
   const lines: string[] = [];
+  const roundTrips: string[] = [];
   let arrive = () => {};
   const prober = (method: Method, origin: Origin): Prober => {
     if (state.openError) throw state.openError;
@@ -97,6 +98,7 @@ function setUp(t: Test) {
     logger: { debug: log, info: log, warn: log, error: log },
     onChange: () => void changes.push(JSON.stringify(uplink.readiness(4)?.ready)),
     onConflict: () => {},
+    onRoundTrip: (family, ms) => void roundTrips.push(`IPv${family} ${ms}`),
     sockets: {
       openProber: prober,
       listenNeighbours: () => ({ close: () => {} }),
@@ -110,7 +112,7 @@ function setUp(t: Test) {
     clock,
   });
   t.teardown(() => uplink.close());
-  return { uplink, clock, state, sent, opened, changes, lines };
+  return { uplink, clock, state, sent, opened, changes, lines, roundTrips };
 }
 
 t.test('a gateway that answers is up with its first answer, and probed alone from then on', async (t) => {
@@ -124,6 +126,21 @@ t.test('a gateway that answers is up with its first answer, and probed alone fro
   t.not(uplink.watchedAt, undefined);
   await clock.advance(1000);
   t.same([sent[0], sent.at(-1)], [`neighbour ${GATEWAY} all`, `neighbour ${GATEWAY} ${ROUTER}`]);
+});
+
+t.test('the answer of the gateway measures a round trip, and that of a target only without it', async (t) => {
+  const { uplink, clock, state, roundTrips } = setUp(t);
+  state.answering.set(TARGET, ROUTER);
+  uplink.configure([way({ targets: [TARGET] })]);
+  await clock.advance(1);
+  t.same(roundTrips, ['IPv4 1'], 'of two answers');
+  uplink.configure([way({ probe: 'none', targets: [TARGET] })]);
+  await clock.advance(1000);
+  t.ok(roundTrips.length > 1, 'a target stands for the family');
+  roundTrips.length = 0;
+  state.answering.clear();
+  await clock.advance(2000);
+  t.same(roundTrips, [], 'silence is no round trip');
 });
 
 t.test('silence is down after failures × interval, and up again after the hold', async (t) => {

@@ -94,6 +94,7 @@ t.test('the metric has a series for each gateway', async (t) => {
     insertFailures: () => undefined,
     pressure: () => undefined,
     drops: { refresh: async () => {}, of: () => [] },
+    counters: { refresh: async () => {}, volumes: () => undefined },
     translations,
   });
   const { body } = await metrics.text();

@@ -2,6 +2,13 @@
  * What the rules cost the packets: new connections a second, packets of an established one, and its round trip, through
  * gateways that the agent and the init script's way have programmed, side by side.
  */
+import { COUNTER_TABLE } from '../../../nat/counters/table.ts';
+import { desiredNat } from '../../../nat/desired.ts';
+import { diffNat } from '../../../nat/diff.ts';
+import { GATE } from '../../../nat/gate.ts';
+import { isRuleStep, rulesInput } from '../../../nat/render.ts';
+import { CHAIN_STRAY } from '../../../nat/rules.ts';
+import { emptyState } from '../../../nat/state.ts';
 import { AGENT, PolicyDirectory } from '../../support/agent.ts';
 import { must, type Namespace, NODE, type Scope, veth } from '../../support/netns.ts';
 import { block, blocks } from '../blocks.ts';
@@ -15,11 +22,22 @@ const NEW_MS = 200;
 const FLOW_MS = 80;
 const PINGS = 300;
 
-export type Kind = 'blocks' | 'policies' | 'linear';
+export type Kind =
+  | 'blocks'
+  | 'policies'
+  | 'linear'
+  | 'blocks uncounted'
+  | 'policies uncounted'
+  | 'blocks chained'
+  | 'blocks chained uncounted';
 
 const KINDS: Record<Kind, string> = {
   blocks: 'veg-agent, forwarded blocks',
   policies: 'veg-agent, policies',
+  'blocks uncounted': 'the same as blocks, without counters',
+  'policies uncounted': 'the same as policies, without counters',
+  'blocks chained': 'the same as blocks, VEG-NEW instead of the gate',
+  'blocks chained uncounted': 'the same, without counters',
   linear: 'two RETURN rules a block',
 };
 
@@ -38,7 +56,7 @@ export interface Gateway {
 }
 
 /** The i-th gateway's cables and addresses. */
-function wire(scope: Scope, client: Namespace, server: Namespace, i: number): Namespace {
+export function wire(scope: Scope, client: Namespace, server: Namespace, i: number): Namespace {
   const ns = scope.namespace(`gw${i}`);
   veth(client, `g${i}`, ns, 'eth0', 1400);
   veth(server, `g${i}`, ns, 'net1');
@@ -77,7 +95,7 @@ function programByAgent(scope: Scope, { kind, size, ns, i }: Gateway): void {
     spec: {
       internal: { gateways: [`10.100.${i}.1`] },
       external: { gateways: [`172.20.${i}.1`] },
-      policies: kind === 'policies' ? policies : size > 0 ? [forwarded] : [],
+      policies: kind.startsWith('policies') ? policies : size > 0 ? [forwarded] : [],
     },
   };
   policy.write({ 'gateway.json': JSON.stringify(document) });
@@ -87,10 +105,29 @@ function programByAgent(scope: Scope, { kind, size, ns, i }: Gateway): void {
     { timeoutMs: 120_000 },
   );
   if (applied.code !== 0) throw new Error(`apply of ${size} ${kind}: ${applied.stderr.slice(-2000)}`);
+  if (kind.startsWith('blocks chained')) chain(ns);
+  if (!kind.endsWith('uncounted')) return;
+  for (const family of ['ip', 'ip6']) ns.run('nft', ['delete', 'table', family, COUNTER_TABLE.name]);
+}
+
+/** mangle VEG-NEW, without forwarded blocks. */
+const CHAINS = rulesInput(
+  diffNat(
+    emptyState(),
+    desiredNat([{ family: 4, internalInterface: 'eth0', forward: [], notrackBfd: false, dropInvalid: true }]),
+  )
+    .filter(isRuleStep)
+    .filter(({ table, chain }) => table === 'mangle' && chain !== 'INPUT' && chain !== CHAIN_STRAY),
+);
+
+/** Lets iptables do what the gate does. */
+function chain(ns: Namespace): void {
+  ns.run('iptables-restore', ['--noflush'], { input: CHAINS });
+  ns.run('nft', ['delete', 'table', 'ip', GATE.name]);
 }
 
 /** Programs a gateway as the init script does: what its calls would leave in the kernel, a pair of rules a block. */
-function programLinear({ size, ns, i }: Gateway): void {
+export function programLinear({ size, ns, i }: Pick<Gateway, 'size' | 'ns' | 'i'>): void {
   ns.sysctl({ 'net.ipv4.ip_forward': 1 });
   ns.ip(
     `
@@ -172,6 +209,10 @@ export const part: Part = async (context) => {
         ['blocks', n],
       ]),
       ...[10, 1000, 5000].map((n): [Kind, number] => ['policies', n]),
+      ['blocks uncounted', 0],
+      ['blocks chained', 0],
+      ['blocks chained uncounted', 0],
+      ['policies uncounted', 1000],
     ],
     [
       ['linear', 0],
@@ -179,6 +220,10 @@ export const part: Part = async (context) => {
       ['linear', 1000],
       ['blocks', 1000],
       ['policies', 100],
+      ['blocks uncounted', 0],
+      ['blocks chained', 0],
+      ['blocks chained uncounted', 0],
+      ['policies uncounted', 100],
     ],
   );
   const gateways = await measureGateways(context, wanted, context.pick(40, 2), 5000);
@@ -210,7 +255,7 @@ export const part: Part = async (context) => {
         high: quantile(values(g), 0.75),
       })),
   });
-  const kinds = Object.keys(KINDS) as Kind[];
+  const kinds: Kind[] = ['blocks', 'policies', 'linear'];
   return {
     tables: [
       {
@@ -227,7 +272,7 @@ export const part: Part = async (context) => {
           'p99',
         ],
         rows,
-        note: `One core sends single packets and carries them through three namespaces (client, gateway, server); ${none.fresh.length} rounds, each through every gateway in turn; “against none” is the median of the ratios within a round to veg-agent without a block. Every source is translated, so that it passes all the rules. A policy has a block, destinations and one of 250 egress addresses of its own. At least ${Math.floor(Math.min(...gateways.map((g) => median(g.tracked))) * 100)} % of the connections sent stood in the table afterwards.`,
+        note: `One core sends single packets and carries them through three namespaces (client, gateway, server); ${none.fresh.length} rounds, each through every gateway in turn; “against none” is the median of the ratios within a round to veg-agent without a block. Every source is translated, so that it passes all the rules. A policy has a block, destinations and one of 250 egress addresses of its own. Without counters: the table VEG-COUNTERS is deleted. VEG-NEW: the table VEG-GATE is deleted, and mangle does its work. At least ${Math.floor(Math.min(...gateways.map((g) => median(g.tracked))) * 100)} % of the connections sent stood in the table afterwards.`,
       },
     ],
     panels: [

@@ -3,8 +3,9 @@
  * same kernel state, and the third takes the traffic. The two take turns.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type AgentPod, stopForwarding } from '../../support/agent-pod.ts';
 import { type Failover, failover, RATE } from '../../support/failover.ts';
-import { type AgentPod, Ovn, startFrrGateway, stopForwarding } from '../../support/ovn.ts';
+import { Ovn, startFrrGateway } from '../../support/ovn.ts';
 import type { BfdPeer } from '../../support/peers.ts';
 import type { Timers } from '../bfd-daemons.ts';
 import { inScope, type Part } from '../context.ts';

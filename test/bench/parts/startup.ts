@@ -2,8 +2,6 @@
  * From the start of the process to rules, to the first BFD packet, to Up; and what the agent takes of memory, idle and
  * with all it can have to do. Beside it today's way: a script of one program call a rule, then FRR's bfdd.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { answerEverything, sendMeanwhile } from '../../live/conntrack-load.ts';
@@ -17,13 +15,14 @@ import {
   WEB,
 } from '../../support/agent.ts';
 import { BfdCapture } from '../../support/capture.ts';
-import { type Daemon, must, NODE, ROOT, type Scope, until } from '../../support/netns.ts';
+import { type Daemon, must, type Scope, until } from '../../support/netns.ts';
 import { startFrr } from '../../support/peers.ts';
 import { ADDRESS, type Topology, topology } from '../../support/topology.ts';
+import { imageOptions, makeBundle } from '../as-in-image.ts';
 import { Counterpart } from '../bfd-daemons.ts';
 import { blocks } from '../blocks.ts';
 import { type Context, inScope, type Part } from '../context.ts';
-import { type Memory, MemoryGroup, memory, tree } from '../processes.ts';
+import { ControlGroup, type Memory, memory, tree } from '../processes.ts';
 import type { Cell } from '../report.ts';
 import { median, quantile } from '../stats.ts';
 
@@ -31,21 +30,6 @@ const TIMERS = { interval: 100, multiplier: 5 };
 const LOCAL = ADDRESS.gatewayInternal[4];
 const REMOTE = ADDRESS.bfdPort[4];
 const now = (): number => performance.timeOrigin + performance.now();
-
-/** How images/gateway starts Node in 64 MiB (its launch script). */
-const SMALL_FLAGS =
-  '--lite-mode --max-old-space-size=24 --max-semi-space-size=1 --single-threaded-gc --v8-pool-size=1';
-
-/** A wrapper that starts the bundled program instead of the built one, as the image does in 64 MiB. */
-const imageOptions = (bundle: string): Pick<AgentOptions, 'wrapper' | 'env'> => ({
-  wrapper: [
-    'sh',
-    '-c',
-    `node=$1; shift 2; exec "$node" ${SMALL_FLAGS} ${bundle}/dist/agent/main.js "$@"`,
-    'sh',
-  ],
-  env: { UV_THREADPOOL_SIZE: '1', MALLOC_ARENA_MAX: '1' },
-});
 
 /** The lines that the init script runs for the policy of the docs, the sysctls last. */
 const INIT_SCRIPT = `set -e
@@ -133,9 +117,18 @@ async function starts(context: Context, bundle: string): Promise<Start[]> {
         };
       },
     });
+    const { before } = context;
     const all: Start[] = [
       agent('veg-agent, as built', {}),
       agent('veg-agent, as in the image', imageOptions(bundle)),
+      ...(before === undefined
+        ? []
+        : [
+            agent(`commit ${before.commit}, as built`, {
+              wrapper: ['sh', '-c', `node=$1; shift 2; exec "$node" ${before.dist}/agent/main.js "$@"`, 'sh'],
+            }),
+            agent(`commit ${before.commit}, as in the image`, imageOptions(before.bundle, 64, before.flags)),
+          ]),
       {
         ...{ name: 'init script, then FRR bfdd', rules: [], packet: [], up: [] },
         async run() {
@@ -168,15 +161,15 @@ interface Usage {
 }
 
 /** A group of its own for memory, where groups may be made. */
-function memoryGroup(): MemoryGroup | undefined {
+function memoryGroup(): ControlGroup | undefined {
   try {
-    return new MemoryGroup(`veg-bench-${process.pid}`);
+    return new ControlGroup(`veg-bench-${process.pid}`);
   } catch {
     return undefined;
   }
 }
 
-const usage = (name: string, when: string, { pid }: Daemon, group: MemoryGroup | undefined): Usage => ({
+const usage = (name: string, when: string, { pid }: Daemon, group: ControlGroup | undefined): Usage => ({
   ...{ name, when, memory: memory(tree(pid)), charged: group?.charged(), workingSet: group?.workingSet() },
 });
 
@@ -240,9 +233,7 @@ const spread = (values: number[]): string =>
   `${Math.round(median(values))} (${[0, 0.9, 1].map((share) => Math.round(quantile(values, share))).join(', ')})`;
 
 export const part: Part = async (context) => {
-  const bundle = mkdtempSync(join(tmpdir(), 'veg-bundle-'));
-  process.on('exit', () => rmSync(bundle, { recursive: true, force: true }));
-  must(NODE, [join(ROOT, 'images/gateway/bundle.ts'), bundle]);
+  const bundle = makeBundle();
   const all = await starts(context, bundle);
   context.say('memory');
   const usages = [

@@ -15,14 +15,11 @@ import { Agent, BFD, DIRECT, gatewayPolicy, PolicyDirectory, WEB } from '../../s
 import { type Namespace, until } from '../../support/netns.ts';
 import { startVegBfdd } from '../../support/peers.ts';
 import { ADDRESS, topology } from '../../support/topology.ts';
+import { SMALL_FLAGS } from '../as-in-image.ts';
 import { type Context, inScope, type Part } from '../context.ts';
 import { memory, ownCpu, tree } from '../processes.ts';
 import type { Cell } from '../report.ts';
 import { figure, quantile } from '../stats.ts';
-
-/** Of images/gateway/rootfs/usr/libexec/veg-agent/launch. */
-const SMALL_FLAGS =
-  '--lite-mode --max-old-space-size=24 --max-semi-space-size=1 --single-threaded-gc --v8-pool-size=1';
 
 interface Kind {
   name: string;

@@ -1,6 +1,6 @@
 /** The reader on sockets and a clock of the test: lost events, refusals, and bounds of a turn. */
 import t from 'tap';
-import { formatMessage } from '../../../lib/netlink-codec.ts';
+import { formatDatagram } from '../../../lib/netlink-codec.ts';
 import { type ConntrackLibc, ConntrackReader } from '../../../nat/conntrack/reader.ts';
 import { type Gap, Tracker } from '../../../nat/conntrack/tracker.ts';
 import { VECTORS } from './vectors.ts';
@@ -64,7 +64,7 @@ function setUp({ dumps = (_seq: number): Queue => [], privileged = true } = {}) 
     const data = Buffer.alloc(4);
     data.writeInt32LE(-errno);
     const type = errno === 0 ? 3 : NLMSG_ERROR;
-    return Buffer.concat(formatMessage({ type, flags: 2, seq, port: 0, data }));
+    return formatDatagram([{ type, flags: 2, data }], seq, 0);
   };
   const reader = new ConntrackReader({
     ...{ libc, tracker, now: () => time, clock: () => time, dropCount: () => drops },
@@ -86,7 +86,7 @@ const showing =
   (...vectors: Buffer[]) =>
   (seq: number): Queue => [
     ...(vectors.length > 0 ? [partOf(seq, ...vectors)] : []),
-    Buffer.concat(formatMessage({ type: 3, flags: 2, seq, port: 0, data: Buffer.alloc(4) })),
+    formatDatagram([{ type: 3, flags: 2, data: Buffer.alloc(4) }], seq, 0),
   ];
 
 /** Turns until there is nothing more to do at once. */

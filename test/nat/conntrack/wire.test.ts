@@ -6,6 +6,7 @@ import {
   type ConntrackEntry,
   CT_DELETE,
   CT_NEW,
+  countRequest,
   decodeEntry,
   deleteRequest,
   dumpRequest,
@@ -165,6 +166,7 @@ t.test('mutated messages in a receive buffer never throw and never loop', async 
 });
 
 t.test('the request for a dump of both families', async (t) => {
+  t.equal(countRequest(7).toString('hex'), '14000000050101000700000000000000' + '00000000');
   t.equal(dumpRequest(7).toString('hex'), '14000000010101030700000000000000' + '00000000');
 });
 

@@ -1,9 +1,11 @@
 /** The page as a whole. Pure. */
 import { Fragment, h, type JSX } from 'preact';
 import { type Overview, overview } from '../../overview.ts';
+import { announcements } from './bgp.ts';
 import { capital } from './elements.ts';
 import { groups } from './groups.ts';
 import { header, notes, reasons, tiles } from './health.ts';
+import { plots } from './plots.ts';
 import { sessions } from './sessions.ts';
 import type { Actions, PageState } from './state.ts';
 import { policies, sources } from './traffic.ts';
@@ -28,8 +30,10 @@ export function app({ state, actions }: { state: PageState; actions: Actions }):
       tiles(shown),
       notes(shown),
       groups(shown.group),
-      sessions(status, shown, state, actions),
-      policies(shown.policies, status.translationLog),
+      announcements(shown.bgp),
+      plots(state, actions),
+      sessions(status, shown, state),
+      policies(shown.policies, status.snat !== null),
       status.translationLog && document !== undefined ? sources(document, state, actions) : undefined,
       status.translationLog ? translations(state, actions) : undefined,
     ),

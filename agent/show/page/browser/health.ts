@@ -1,5 +1,6 @@
 /** The head of the page: name and state, why it is not ready, a tile for each part, notes. Pure. */
 import { h, type JSX } from 'preact';
+import type { Explained } from '../../help.ts';
 import { type Overview, type State, timeOfDay } from '../../overview.ts';
 import { badge, capitalBadge } from './elements.ts';
 import type { PageState } from './state.ts';
@@ -38,15 +39,22 @@ const tile = (title: string, state: State, details: readonly string[]): JSX.Elem
     details.filter(Boolean).map((text) => h('p', {}, text)),
   );
 
+/** Texts with the paragraph that explains each, as text to copy; of several with the same one the first has it. */
+const explainedItems = (texts: readonly Explained[]): JSX.Element[] =>
+  texts.map(({ text, document }, i) =>
+    h(
+      'li',
+      {},
+      text,
+      document === texts[i - 1]?.document ? undefined : [' ', h('code', { class: 'document' }, document)],
+    ),
+  );
+
 export const reasons = ({ reasons }: Overview): JSX.Element =>
   h(
     'div',
     { id: 'why', role: 'status', hidden: reasons.length === 0 },
-    h(
-      'ul',
-      { id: 'reasons', 'aria-label': 'Why it is not ready' },
-      reasons.map((reason) => h('li', {}, reason)),
-    ),
+    h('ul', { id: 'reasons', 'aria-label': 'Why it is not ready' }, explainedItems(reasons)),
   );
 
 export const tiles = ({ policy, kernel, uplink, bfd, conntrack }: Overview): JSX.Element =>
@@ -69,8 +77,4 @@ export const tiles = ({ policy, kernel, uplink, bfd, conntrack }: Overview): JSX
   );
 
 export const notes = ({ notes }: Overview): JSX.Element =>
-  h(
-    'ul',
-    { id: 'notes', hidden: notes.length === 0, 'aria-label': 'Notes' },
-    notes.map((note) => h('li', {}, note)),
-  );
+  h('ul', { id: 'notes', hidden: notes.length === 0, 'aria-label': 'Notes' }, explainedItems(notes));

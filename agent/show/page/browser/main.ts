@@ -3,13 +3,16 @@ import { h, render } from 'preact';
 import type { SourcesDocument } from '../../../flows/translations.ts';
 import type { TranslationsDocument } from '../../../flows/translations-query.ts';
 import { overview } from '../../overview.ts';
+import type { HistoryDocument } from '../../plots/recorder.ts';
 import type { StatusDocument } from '../../status.ts';
 import { AgentClient } from './agent-client.ts';
 import { app, titleOf } from './app.ts';
-import { type Actions, asksForNewest, type PageState, type Question, questionOf } from './state.ts';
+import { type Actions, asksForNewest, type PageState, type Question, questionOf, RANGE_OF } from './state.ts';
 
 /** Between two requests, ms. */
 const PERIOD = 2000;
+/** The longest time between two requests for the plots, s. */
+const PLOT_PERIOD = 30;
 /** Translations of an answer: the newest, or those of a search. */
 const NEWEST = 30;
 const FOUND = 200;
@@ -24,6 +27,21 @@ function draw(): void {
   if (state.status !== undefined) document.title = titleOf(overview(state.status, state.now));
   document.documentElement.dataset.state = state.lost === undefined ? 'live' : 'away';
   render(h(app, { state, actions }), root);
+}
+
+/** When the plots were asked for, Unix ms by the clock here. */
+let plottedAt = Number.NEGATIVE_INFINITY;
+
+/** Asks for the plots of the chosen range, when they have changed or it is another one. */
+async function refreshPlots(): Promise<void> {
+  const range = RANGE_OF[state.span];
+  const { history } = state;
+  const fresh =
+    history?.range === range && Date.now() - plottedAt < 1000 * Math.min(history.step, PLOT_PERIOD);
+  if (fresh) return;
+  plottedAt = Date.now();
+  const found = await agent.get<HistoryDocument>(`data/history?range=${range}`);
+  if (range === RANGE_OF[state.span]) state.history = found;
 }
 
 async function search(): Promise<void> {
@@ -50,6 +68,7 @@ async function refresh(): Promise<void> {
     state.status = status;
     state.now = agent.now();
     delete state.lost;
+    await refreshPlots();
     draw();
     if (!status.translationLog) return;
     const [sources] = await Promise.all([
@@ -88,6 +107,12 @@ function ask(question: Question): void {
 const actions: Actions = {
   chooseSpan(span) {
     state.span = span;
+    state.point = undefined;
+    draw();
+    void poll();
+  },
+  choosePoint(point) {
+    state.point = point;
     draw();
   },
   chooseOrder(order) {

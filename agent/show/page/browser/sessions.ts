@@ -3,8 +3,8 @@ import { h, type JSX } from 'preact';
 import { duration } from '../../../../lib/units.ts';
 import { NONE, type Overview, type SessionRow, type Severity, sessionState } from '../../overview.ts';
 import type { StatusDocument } from '../../status.ts';
-import { badge, choice, faint, section, table, time } from './elements.ts';
-import type { Actions, PageState } from './state.ts';
+import { badge, faint, section, table, time } from './elements.ts';
+import type { PageState } from './state.ts';
 import { position, timeline } from './timeline.ts';
 
 /** State changes in the list, and states in the words of a strip. */
@@ -89,13 +89,10 @@ const changeItem = ({ at, remote, from, to, diagnostic }: Overview['bfd']['chang
     faint(diagnostic),
   );
 
-const SPANS = { 300: '5 minutes', 3600: 'hour', 86400: 'day' } as const;
-
 export function sessions(
   { bfd: { enabled } }: StatusDocument,
   { bfd }: Overview,
   state: PageState,
-  { chooseSpan }: Actions,
 ): JSX.Element {
   const content =
     bfd.total === 0
@@ -119,10 +116,5 @@ export function sessions(
             bfd.changes.slice(0, SHOWN_CHANGES).map((change) => changeItem(change, state.now)),
           ),
         );
-  return section(
-    'bfd-part',
-    'BFD sessions',
-    choice('Timeline of the last', 'span', SPANS, state.span, chooseSpan),
-    content,
-  );
+  return section('bfd-part', 'BFD sessions', undefined, content);
 }

@@ -1,18 +1,24 @@
 /** What the page shows, and what a person can do on it. Pure. */
 import type { SourcesDocument } from '../../../flows/translations.ts';
 import type { TranslationsDocument } from '../../../flows/translations-query.ts';
+import type { HistoryDocument } from '../../plots/recorder.ts';
+import type { Range } from '../../plots/series.ts';
 import type { StatusDocument } from '../../status.ts';
 
 export interface PageState {
   status?: StatusDocument;
+  /** Of the range that `span` names, or of the one before while it loads. */
+  history?: HistoryDocument;
   sources?: SourcesDocument;
   translations?: TranslationsDocument;
   /** The agent's clock at its last answer, Unix milliseconds. */
   now: number;
   /** The agent does not answer, since when by its clock; undefined: it never did. */
   lost?: { since: number | undefined };
-  /** Seconds of the timelines. */
+  /** Seconds of the timelines and plots. */
   span: '300' | '3600' | '86400';
+  /** Which value of the plots is read; undefined: the newest. */
+  point?: number | undefined;
   order: 'bytes' | 'connections';
   /** The parameters of the search; none: the newest translations. */
   question: Question;
@@ -32,10 +38,14 @@ export interface SearchFields {
 
 export interface Actions {
   chooseSpan(span: PageState['span']): void;
+  choosePoint(point: PageState['point']): void;
   chooseOrder(order: PageState['order']): void;
   search(fields: SearchFields): void;
   showNewest(): void;
 }
+
+/** The range of the plots, by the seconds of the timelines. */
+export const RANGE_OF: Readonly<Record<PageState['span'], Range>> = { 300: '5m', 3600: '1h', 86400: '1d' };
 
 /** The search that the fields ask for. */
 export function questionOf({ external, internal, at }: SearchFields): Question {

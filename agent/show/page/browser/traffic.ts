@@ -1,7 +1,7 @@
 /** What each policy carries, and the sources with most traffic. Pure. */
 import { h, type JSX } from 'preact';
 import type { SourcesDocument } from '../../../flows/translations.ts';
-import { NO_LOG, type PolicyRow, plural, sourceRows } from '../../overview.ts';
+import { NOT_COUNTED, type PolicyRow, plural, sourceRows } from '../../overview.ts';
 import { choice, faint, section, table } from './elements.ts';
 import type { Actions, PageState } from './state.ts';
 
@@ -35,11 +35,11 @@ const policyCells = (row: PolicyRow) => [
   ...[row.open, row.connections, row.sent, row.received].map((content) => ({ content })),
 ];
 
-export const policies = (rows: readonly PolicyRow[], translationLog: boolean): JSX.Element =>
+export const policies = (rows: readonly PolicyRow[], counted: boolean): JSX.Element =>
   section(
     'policies-part',
     'Policies',
-    h('p', { id: 'no-log', class: 'tail', hidden: translationLog }, NO_LOG),
+    h('p', { id: 'no-log', class: 'tail', hidden: counted }, NOT_COUNTED),
     h('div', { class: 'card' }, table('policies', 'Policies', POLICY_COLUMNS, rows.map(policyCells))),
   );
 

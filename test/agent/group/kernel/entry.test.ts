@@ -1,6 +1,7 @@
 /** Entries of a group's flows as conntrack messages. */
 import t from 'tap';
 import {
+  answersRequest,
   changeRequest,
   decodeGroupEntry,
   insertRequest,
@@ -11,7 +12,7 @@ import {
 import type { GroupFlow } from '../../../../agent/group/model.ts';
 import { Attributes, attribute, nest, nfgenHeader, u8, u32Be } from '../../../../lib/netlink-codec.ts';
 import { address, addressBytes, type Family } from '../../../../lib/prefix.ts';
-import { CT_NEW, encodeTuple } from '../../../../nat/conntrack/wire.ts';
+import { CT_DELETE, CT_NEW, encodeTuple } from '../../../../nat/conntrack/wire.ts';
 
 const bytes = (text: string): Buffer => Buffer.from(addressBytes(address(text)));
 const SHARED = { 4: bytes('172.17.0.50'), 6: bytes('fd00:172::50') };
@@ -165,6 +166,23 @@ for (const family of [4, 6] as const) {
   });
 }
 
+t.test('an own flow is restored without the mark of a replica', async (t) => {
+  t.match(fieldsOf(insertRequest(4, flowOf(4), undefined, 300).data), { 8: '00000007', 7: '0000012c' });
+});
+
+t.test('an entry is deleted by the direction that has its translation', async (t) => {
+  const hex = (value: Uint8Array) => Buffer.from(value).toString('hex');
+  const { destination } = flowOf(4);
+  const { type, data } = answersRequest(CT_DELETE, 4, flowOf(4));
+  t.equal(type, CT_DELETE);
+  t.same(fieldsOf(data), {
+    ...{ '2.1.1': hex(destination), '2.1.2': hex(SHARED[4]) },
+    ...{ '2.2.1': '06', '2.2.2': '01bb', '2.2.3': '13c0' },
+  });
+  const ping = { ...flowOf(6), protocol: 58, icmpType: 128, sourcePort: 77, destinationPort: 77 };
+  t.match(fieldsOf(answersRequest(CT_DELETE, 6, ping).data), { '2.2.7': '13c0', '2.2.8': '81' });
+});
+
 t.test('the answer to a replica of an echo request is an echo reply', async (t) => {
   const { tcp: _, ...flow } = { ...flowOf(4), protocol: 1, icmpType: 8, sourcePort: 77, destinationPort: 77 };
   const fields = fieldsOf(insertRequest(4, flow, 0, 90).data);
@@ -213,8 +231,33 @@ for (const family of [4, 6] as const) {
   });
 }
 
-t.test('an entry whose protocol has other information than TCP has none of TCP', async (t) => {
-  const { tcp: _, ...sctp } = { ...flowOf(4), protocol: 132 };
-  const message = Buffer.concat([messageOf(4, sctp), nest(4, nest(3, attribute(1, u8(3))))]);
-  t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: sctp, established: true });
+t.test('an association of SCTP has its state and its tags', async (t) => {
+  const { tcp: _, ...flow } = { ...flowOf(4), protocol: 132 };
+  for (const [state, established] of [
+    [3, false],
+    [4, true],
+    [7, true],
+    [8, false],
+  ] as const) {
+    const tags = [attribute(2, u32Be(0xffff_fffe)), attribute(3, u32Be(7))];
+    const message = Buffer.concat([messageOf(4, flow), nest(4, nest(3, attribute(1, u8(state)), ...tags))]);
+    const sctp = { state, originalTag: 0xffff_fffe, replyTag: 7 };
+    t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: { ...flow, sctp }, established });
+    const fields = attributesOf(
+      new Attributes(Buffer.from(insertRequest(4, { ...flow, sctp }, 0, 90).data), 4),
+      { ...NESTED, '4.3': true },
+    );
+    t.match(fields, { '4.3.1': `0${state}`, '4.3.2': 'fffffffe', '4.3.3': '00000007' });
+  }
+});
+
+t.test('GRE is not replicated', async (t) => {
+  const { tcp: _, ...gre } = { ...flowOf(4), protocol: 47 };
+  t.equal(decodeGroupEntry(messageOf(4, gre), [SHARED[4]]), undefined);
+});
+
+t.test('an entry of another protocol has no state', async (t) => {
+  const { tcp: _, ...dccp } = { ...flowOf(4), protocol: 33 };
+  const message = Buffer.concat([messageOf(4, dccp), nest(4, nest(2, attribute(1, u8(3))))]);
+  t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: dccp, established: true });
 });

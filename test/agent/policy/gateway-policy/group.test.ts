@@ -62,6 +62,16 @@ t.test('members', async (t) => {
   t.match(errors(`members: ["fd00::1", "fd00::11"], ${KEY}`), [/members\[1\]: fd00::11 and fd00::1 have/]);
   t.same(errors(`members: [10.16.0.12, "fd00:10:16::c"], ${KEY}`), [], 'families do not meet');
   t.match(errors(`members: [10.16.0.0/24], ${KEY}`), [/is a CIDR, not one address/]);
+  for (const [member, what] of [
+    ['"fe80::12"', 'link-local'],
+    ['10.16.0.1', "the internal gateway's address"],
+    ['172.17.0.1', "the external gateway's address"],
+    ['172.17.0.50', 'an egress address'],
+  ]) {
+    const [error, ...more] = errors(`members: [10.16.0.12, ${member}], ${KEY}`, `[{ egressIP: ${SHARED} }]`);
+    t.match(error, `members[1]: ${member!.replaceAll('"', '')} is ${what}; name members by their internal`);
+    t.same(more, []);
+  }
 });
 
 t.test('key and certificates', async (t) => {

@@ -297,7 +297,7 @@ const WRONG: [string, string, string[]][] = [
     'an unknown field of the spec',
     '  snat: true\n',
     [
-      'a.yaml:7:3: spec.snat: unknown field "snat"; the fields here are internal, external, bfd, policies, defaultAction, eips, dnats, inbound, limits, mssClamp, uplink, group, translationLog',
+      'a.yaml:7:3: spec.snat: unknown field "snat"; the fields here are internal, external, bfd, policies, defaultAction, eips, dnats, inbound, limits, bandwidth, mssClamp, fastPath, uplink, group, bgp, evpn, translationLog',
     ],
   ],
   [

@@ -57,13 +57,33 @@ t.test(
       policy: { forwardOnly: true, defaultAction: 'forward', bfd: { enabled: true } },
     });
     t.match(result?.ok && result.policy.warnings, [
-      { message: /^BGP mode \(ENABLE_BGP\): nothing is translated, not even for policies with snat: true/ },
+      {
+        message:
+          /^BGP mode \(ENABLE_BGP\): nothing is translated, not even for policies with snat: true.* policy with spec\.bgp/,
+      },
     ]);
     for (const off of ['', 'false']) {
       t.match(policyFromEnv({ ...ENV, ENABLE_BGP: off }), { ok: true, policy: { forwardOnly: undefined } });
     }
   },
 );
+
+t.test('EVPN mode is BGP mode with a tunnel, and needs its VNI', async (t) => {
+  const env = { ...ENV, ENABLE_BGP: 'true', ENABLE_EVPN: 'true' };
+  const result = policyFromEnv({ ...env, VNI: '1016' });
+  t.match(result, { ok: true, policy: { forwardOnly: true, evpn: { vni: 1016, routeTargets: [] } } });
+  t.match(result?.ok && result.policy.warnings, [
+    { message: /^EVPN mode \(ENABLE_EVPN\): nothing is translated/ },
+  ]);
+  t.match(policyFromEnv({ ...env, ENABLE_EVPN: '', VNI: '1016' }), { ok: true, policy: { evpn: undefined } });
+  const errorsOf = (more: Record<string, string>) => {
+    const wrong = policyFromEnv({ ...env, ...more });
+    return wrong?.ok === false ? wrong.errors.map(({ path, message }) => `${path}: ${message}`) : [];
+  };
+  t.same(errorsOf({}), ['VNI: is required with ENABLE_EVPN']);
+  t.same(errorsOf({ VNI: '0' }), ['VNI: must be a whole number between 1 and 16777215, is "0"']);
+  t.same(errorsOf({ VNI: '1', ENABLE_BGP: '' }), ['ENABLE_EVPN: needs ENABLE_BGP=true, as with Kube-OVN']);
+});
 
 t.test('everything that there can be', async (t) => {
   t.match(

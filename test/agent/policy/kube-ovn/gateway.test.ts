@@ -97,7 +97,6 @@ t.test('what belongs to the control plane is accepted and not used', async (t) =
   internalIPs: [10.16.0.101, "10.16.0.102,fd00:10:16::2"]
   externalIPs: [172.17.0.12, 172.17.0.13]
   bgpConf: x
-  evpnConf: x
   nodeSelector: [{ matchFields: [{ key: metadata.name, operator: In, values: [a] }], matchLabels: { a: b } }]
   tolerations: [{ key: a, operator: Exists, effect: NoExecute, tolerationSeconds: 5 }]
   trafficPolicy: Local
@@ -112,9 +111,41 @@ status: { ready: true, phase: Completed, internalIPs: [10.16.0.12] }
   t.equal(policy.rules.length, 0);
 });
 
-t.test('bgpConf and evpnConf have no effect, and say so', async (t) => {
-  const { warnings } = policyOf(directory('  bgpConf: x\n  evpnConf: y\n'));
-  t.match(warnings, [{ message: /^bgpConf "x" has no effect/ }, { message: /^evpnConf "y" has no effect/ }]);
+t.test(
+  'a bgpConf without its document has no effect, nor has evpnConf without bgpConf, and both say so',
+  async (t) => {
+    t.match(policyOf(directory('  bgpConf: x\n')).warnings, [{ message: /^bgpConf "x" has no effect/ }]);
+    t.match(policyOf(directory('  evpnConf: y\n')).warnings, [
+      { message: /^evpnConf "y" has no effect without bgpConf/ },
+    ]);
+  },
+);
+
+t.test('a gateway with EVPN needs both documents: without one it would translate', async (t) => {
+  const conf =
+    'apiVersion: kubeovn.io/v1\nkind: EvpnConf\nmetadata: { name: y }\nspec: { vni: 16777215, routeTargets: ["65000:1016", "65000:1016"] }\n';
+  const bgp =
+    'apiVersion: kubeovn.io/v1\nkind: BgpConf\nmetadata: { name: x }\nspec: { localASN: 1, peerASN: 2, neighbours: [172.17.0.1] }\n';
+  const both = directory(
+    '  bgpConf: x\n  evpnConf: y\n  policies: [{ snat: true, ipBlocks: [10.17.0.0/16] }, { snat: false, ipBlocks: [10.18.0.0/16] }]\n',
+  );
+  t.same(
+    printed(both).map((error) => error.replace(/^[^ ]+ /, '')),
+    [
+      'spec.bgpConf: BgpConf "x" is not in the policy directory; add its document',
+      'spec.evpnConf: EvpnConf "y" is not in the policy directory; add its document',
+    ],
+  );
+  const { evpn, forwardOnly, defaultAction, warnings } = policyOf({
+    ...both,
+    'confs.yaml': `${conf}---\n${bgp}`,
+  });
+  t.strictSame(evpn, { vni: 16_777_215, routeTargets: ['65000:1016'] });
+  t.strictSame([forwardOnly, defaultAction], [true, 'forward']);
+  t.match(warnings, [{ message: /^policy policy-0 has no effect: with EVPN nothing is translated/ }]);
+  t.same(printed({ ...both, 'confs.yaml': `${conf.replace('16777215', '16777216')}---\n${bgp}` }), [
+    'confs.yaml:4:14: spec.vni: must be between 1 and 16777215, is 16777216',
+  ]);
 });
 
 t.test('what Kube-OVN’s API server and controller refuse is refused', async (t) => {

@@ -229,8 +229,62 @@ t.test('what means nothing here is warned of', async (t) => {
     [
       'IptablesEIP "eip2" is named by no rule and is not held',
       'IptablesEIP "eip1" and 1 more has a macAddress, which is not used: the address is announced with that of the interface',
-      'IptablesEIP "eip1" has a qosPolicy, which is not supported: bandwidth is not limited',
       'the IptablesEIPs belong to the NAT gateways "gw1", "gw2"; this gateway uses all of them',
+      'IptablesEIP "eip1": QoSPolicy "slow" is not in the policy directory: its bandwidth is not limited',
     ],
   );
+});
+
+const limitRule = (direction: string, rateMax: string, more: object = {}) => ({
+  ...{ name: direction, direction, rateMax, burstMax: '1', priority: 1 },
+  ...more,
+});
+const qos = (name: string, bandwidthLimitRules: object[], bindingType = 'EIP'): string =>
+  document('QoSPolicy', name, { bindingType, shared: true, bandwidthLimitRules });
+
+t.test('the QoSPolicy of an EIP limits the connections of its addresses, whatever uses them', async (t) => {
+  const { addressLimits, warnings } = policy(
+    qos('slow', [limitRule('egress', '20'), limitRule('ingress', '0.5')]),
+    eip('eip1', { v4ip: '172.17.0.60', v6ip: 'fd00:172:17::60', qosPolicy: 'slow' }),
+    eip('eip2', { v4ip: '172.17.0.61', qosPolicy: 'slow' }),
+    fip('f', 'eip1', '10.17.0.9'),
+  );
+  // 1 MB is more than 0.5 Mbit/s let pass in ten seconds.
+  const bandwidth = { egress: 20e6, ingress: 5e5, burst: 8 * 2 ** 20 };
+  t.strictSame(addressLimits, [
+    { name: 'kube-ovn/eip1', addresses: ['172.17.0.60', 'fd00:172:17::60'], bandwidth },
+  ]);
+  t.same(
+    warnings.map(({ message }) => message),
+    ['IptablesEIP "eip2" is named by no rule and is not held'],
+  );
+});
+
+t.test('what a QoSPolicy has that no limit of an EIP can be is warned of', async (t) => {
+  const rules = [
+    limitRule('egress', '20', { name: 'second', priority: 2 }),
+    limitRule('egress', '10', { name: 'first' }),
+    limitRule('ingress', '5', { matchType: 'ip', matchValue: 'src 10.0.0.0/8' }),
+    limitRule('ingress', '0', { name: 'none' }),
+  ];
+  const named = (bindingType?: string) =>
+    policy(
+      qos('q', rules, bindingType),
+      eip('eip1', { v4ip: '172.17.0.60', qosPolicy: 'q' }),
+      fip('f', 'eip1', '10.17.0.9'),
+    );
+  const { addressLimits, warnings } = named();
+  t.match(addressLimits, [{ bandwidth: { egress: 10e6, ingress: undefined } }]);
+  t.same(warnings.map(({ message }) => message).sort(), [
+    'rule "ingress" of QoSPolicy "q" limits only what it matches, and is not used',
+    'rule "none" of QoSPolicy "q" has no direction or no rateMax, and is not used',
+    'rule "second" of QoSPolicy "q" is not used: another one limits egress before it',
+  ]);
+  const gateway = named('NATGW');
+  t.equal(gateway.addressLimits, undefined);
+  t.match(gateway.warnings, [{ message: /has the bindingType "NATGW", and limits no EIP/ }]);
+});
+
+t.test('a QoSPolicy with a rate that is none is refused', async (t) => {
+  t.match(errors(qos('q', [limitRule('egress', 'fast')])), [/rateMax: "fast" is not a number/]);
 });

@@ -4,16 +4,26 @@ import t from 'tap';
 import type { TranslationRecord } from '../../../../../agent/flows/translations-query.ts';
 import { overview } from '../../../../../agent/show/overview.ts';
 import { app, titleOf } from '../../../../../agent/show/page/browser/app.ts';
+import { path, plots } from '../../../../../agent/show/page/browser/plots.ts';
 import type { Actions, PageState } from '../../../../../agent/show/page/browser/state.ts';
+import type { Values } from '../../../../../agent/show/plots/recorder.ts';
 import { type AgentView, statusDocument } from '../../../../../agent/show/status.ts';
 import type { SessionReport } from '../../../../../bfd/intent.ts';
 import { prefix } from '../../../../../lib/prefix.ts';
+import { bgpView } from '../../bgp-view.ts';
 import { groupView } from '../../group-view.ts';
+import { historyDocument, values } from '../../plots/history-document.ts';
 
 const NOW = Date.parse('2026-11-21T14:03:00Z');
 const MINUTE = 60_000;
 
-const actions: Actions = { chooseSpan() {}, chooseOrder() {}, search() {}, showNewest() {} };
+const actions: Actions = {
+  chooseSpan() {},
+  choosePoint() {},
+  chooseOrder() {},
+  search() {},
+  showNewest() {},
+};
 const session = {
   ...{ local: '10.16.0.12', remote: '10.255.255.255', state: 'Up', since: NOW - 190_000 },
   ...{ transmitInterval: 100_000, detectionTime: 500_000 },
@@ -101,14 +111,113 @@ t.test('text from outside is text, in elements and in attributes', async (t) => 
 t.test('reasons come first, and the title of the tab warns', async (t) => {
   const state = pageState({ draining: true });
   t.match(text(state), '|Draining|');
+  t.match(text(state), '|draining |docs/operations.md#draining|');
+  t.match(text(state), '|w |docs/policy.md#no-effect|', 'a warning too');
   t.ok(text(state).indexOf('|draining|') < text(state).indexOf('|Policy|'), 'the reason is above the tiles');
   t.equal(titleOf(overview(state.status!, NOW)), '⚠ default/gateway1 · Draining');
   t.equal(titleOf(overview(pageState().status!, NOW)), 'default/gateway1 · Ready');
 });
 
+const history = historyDocument(NOW);
+
+t.test('plots have a line for each policy, and words for those who do not see them', async (t) => {
+  const markup = html(pageState({}, { history }));
+  const labels = [...markup.matchAll(/<svg[^>]*role="img" aria-label="([^"]*)"/g)].map(([, label]) => label);
+  t.equal(
+    labels[0],
+    'Out of the VPC: web 4.00 kB/s, at most 6.00 kB/s; batch 2.00 kB/s, at most 3.00 kB/s; others 6.00 kB/s, at most 9.00 kB/s',
+  );
+  t.match(labels[4], 'BFD lateness: mean 0.2 ms, at most 0.2 ms; at most 2 ms, at most 2 ms');
+  const [first = ''] = markup.match(/<figure id="plot-out".*?<\/figure>/s) ?? [];
+  t.same(
+    [...first.matchAll(/<path class="line (\w+)"/g)].map(([, name]) => name),
+    ['others', 'c0', 'c1'],
+    'the busiest is drawn last',
+  );
+  t.equal(first.match(/class="mark /g)?.length, 2);
+  t.match(
+    text(pageState({}, { history })),
+    '|web|batch|others|conntrack table|Out of the VPC|',
+    'the legend',
+  );
+});
+
+t.test('a gap is a gap in the line, and a value alone is a dot', async (t) => {
+  t.equal(path([0, 5, null, 10], 10), 'M125.0 100.0L375.0 50.0M875.0 0.0h.1');
+  t.equal(path([null, null], 1), '');
+});
+
+t.test('the numbers at a point in time are a table, the newest at first', async (t) => {
+  const newest = text(pageState({}, { history }));
+  t.match(newest, '|Values at |14:02:55 UTC|');
+  t.match(newest, '|web|4.00 kB/s|40 B/s|2/s|10|');
+  t.match(newest, '|others|6.00 kB/s|60 B/s|2/s|15|');
+  t.match(newest, '|conntrack table|–|–|–|40|');
+  const gap = text(pageState({}, { history, point: 57 }));
+  t.match(gap, '|Values at |14:02:45 UTC|');
+  t.match(gap, '|web|–|–|–|5|');
+  t.match(html(pageState({}, { history, point: 57 })), 'aria-valuetext="14:02:45 UTC"');
+});
+
+t.test('without a translation log open connections of a policy are not known, all of them are', async (t) => {
+  const unknown = <T extends { open: Values }>(one: T): T => ({ ...one, open: values() });
+  const { policies, others } = history;
+  const counted = { ...history, policies: policies.map(unknown), others: unknown(others!) };
+  const shown = text(pageState({}, { history: counted }));
+  t.match(shown, '|web|batch|others|conntrack table|Out of the VPC|');
+  t.match(shown, '|web|4.00 kB/s|40 B/s|2/s|–|');
+  t.match(shown, '|conntrack table|–|–|–|40|');
+});
+
+/** The handlers of the first element that has one of this name. */
+function handlerOf(node: unknown, name: string): ((event: object) => void) | undefined {
+  if (Array.isArray(node)) {
+    for (const one of node) {
+      const found = handlerOf(one, name);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+  const { props } = (node ?? {}) as { props?: Record<string, unknown> };
+  if (props === undefined) return undefined;
+  return typeof props[name] === 'function'
+    ? (props[name] as (event: object) => void)
+    : handlerOf(props.children, name);
+}
+
+t.test('the slider and the pointer choose the point in time', async (t) => {
+  const chosen: (number | undefined)[] = [];
+  const tree = plots(pageState({}, { history }), {
+    ...actions,
+    choosePoint: (point) => void chosen.push(point),
+  });
+  handlerOf(tree, 'onInput')!({ currentTarget: { valueAsNumber: 7 } });
+  const currentTarget = { getBoundingClientRect: () => ({ left: 100, width: 600 }) };
+  for (const clientX of [100, 399, 400, 700, 50])
+    handlerOf(tree, 'onPointerMove')!({ currentTarget, clientX });
+  handlerOf(tree, 'onPointerLeave')!({});
+  t.same(chosen, [7, 0, 29, 30, 59, 0, undefined]);
+});
+
+t.test('what happened is listed, the newest first', async (t) => {
+  t.match(
+    text(pageState({}, { history })),
+    '|14:02:40|repair|repaired rule (3 times)|13:59:40|start|agent started|',
+  );
+});
+
+t.test('before there is anything to plot it says so', async (t) => {
+  t.match(text(pageState()), '|Over time|Show the last |5 minutes|hour|day|Loading.|');
+  const nothing = historyDocument(NOW, {
+    ...{ policies: [], others: null, connections: values(), roundTrips: [], marks: [] },
+    lateness: { mean: values(), worst: values() },
+  });
+  t.match(text(pageState({}, { history: nothing })), '|Nothing measured yet.|');
+});
+
 t.test('the strip of a session has the chosen time, and words for those who do not see it', async (t) => {
   const label = (span: PageState['span']) =>
-    /<svg[^>]*aria-label="([^"]*)"/.exec(html(pageState({}, { span })))?.[1];
+    /<svg class="strip"[^>]*aria-label="([^"]*)"/.exec(html(pageState({}, { span })))?.[1];
   t.equal(label('3600'), '10.255.255.255: Up 15m0s, then Down 1m50s, then Up 3m10s');
   t.equal(label('300'), '10.255.255.255: Up 0s, then Down 1m50s, then Up 3m10s');
   const bars = [
@@ -121,7 +230,7 @@ t.test('the strip of a session has the chosen time, and words for those who do n
 
 t.test('without a log, without BFD and before the first answer it says so', async (t) => {
   const plain = text(pageState({ translationLog: false, bfdEnabled: false, bfd: undefined }));
-  t.match(plain, 'not counted: the policy has no translationLog');
+  t.match(plain, 'not counted yet, or not by this kernel: see the notes');
   t.match(plain, 'The policy does not use BFD.');
   t.notMatch(plain, 'Top sources');
   t.notMatch(plain, 'Seen outside as');
@@ -181,4 +290,13 @@ t.test('a group is a section, and without one there is none', async (t) => {
     t.ok(page.includes(text), text);
   }
   t.notOk(html(pageState()).includes('Shared address'));
+});
+
+t.test('BGP is a section, and without it there is none', async (t) => {
+  const page = html(pageState({ bgp: bgpView() }));
+  for (const text of ['198.51.100.50/32', 'announced', 'withdrawn', '172.17.0.1 AS 65000', 'Established']) {
+    t.ok(page.includes(text), text);
+  }
+  t.match(html(pageState({ bgp: bgpView({ sessions: undefined }) })), /FRR does not answer/);
+  t.notOk(html(pageState()).includes('id="bgp"'));
 });

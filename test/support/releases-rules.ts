@@ -1,0 +1,38 @@
+/** Pure. The table of `npm run test:releases` in docs/requirements.md. */
+import { withLines } from './document-table.ts';
+
+export interface ReleaseRow {
+  /** What the command line calls it, such as ovn-25.03. */
+  name: string;
+  /** The versions of the programs that ran. */
+  programs: string;
+  /** Names of the test files, without `.test.ts`. */
+  tests: readonly string[];
+  result: string;
+  /** ISO 8601, the day. */
+  date: string;
+  /** Abbreviated. */
+  commit: string;
+}
+
+const HEAD = ['release', 'programs', 'live tests', 'result', 'date', 'commit'];
+
+const code = (names: readonly string[]): string => names.map((name) => `\`${name}\``).join(' ');
+
+/** The document with a line for each of these rows; lines of other releases in `order` stay as they are, of all others go. */
+export function withTable(document: string, rows: readonly ReleaseRow[], order: readonly string[]): string {
+  const cells = rows.map(({ name, programs, tests, result, date, commit }) => [
+    ...[name, programs, code(tests), result, date, commit],
+  ]);
+  return withLines(document, 'test:releases', HEAD, cells, order);
+}
+
+/** Whether apt refused an archive because its metadata is out of date, from its output. */
+export const isExpired = (output: string): boolean =>
+  /is expired \(invalid since|is not valid yet \(invalid for/.test(output);
+
+/** Passed and failed, from the last line of run.ts; one failed when it printed none. */
+export function countsOf(output: string): [passed: number, failed: number] {
+  const [, passed, failed] = /(\d+) passed, (\d+) failed(?:, \d+ skipped)?\s*$/.exec(output) ?? [];
+  return passed === undefined ? [0, 1] : [Number(passed), Number(failed)];
+}
