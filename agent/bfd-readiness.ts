@@ -4,11 +4,9 @@
  */
 import type { BfdIntent, FamilyReadiness, PeerIntent } from '../bfd/intent.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../lib/prefix.ts';
-import type { FamilyOutcome, Outcome } from './reconcile/reconciler.ts';
+import type { Outcome } from './reconcile/reconciler.ts';
+import { INTACT } from './reconcile/targets.ts';
 import { WATCHDOG } from './watchdog.ts';
-
-/** The outcomes of a family that may carry traffic: it is intact (reconcile/targets.ts). */
-export const INTACT: ReadonlySet<FamilyOutcome> = new Set(['applied', 'held'] as const);
 
 export interface BfdReadiness {
   /** Whether the translation and routes of a family are in the kernel; undefined: not known yet. */

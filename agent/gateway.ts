@@ -8,7 +8,7 @@ import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import type { Logger } from '../lib/log.ts';
 import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { isRuleStep } from '../nat/render.ts';
-import { bfdIntent, createBfdReadiness, INTACT, recordOutcome } from './bfd-readiness.ts';
+import { bfdIntent, createBfdReadiness, recordOutcome } from './bfd-readiness.ts';
 import { Withdrawal } from './bgp/withdrawal.ts';
 import { REPAIRS, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
@@ -39,6 +39,7 @@ import { kernelLacks } from './reconcile/kernel-lacks.ts';
 import type { Kernels, Observation, ObservedState } from './reconcile/observation.ts';
 import { ReconcileLog } from './reconcile/reconcile-log.ts';
 import { type Outcome, Reconciler } from './reconcile/reconciler.ts';
+import { INTACT } from './reconcile/targets.ts';
 import type { Metrics } from './show/metrics.ts';
 import type { AgentView } from './show/status.ts';
 import type { Uplink } from './uplink/uplink.ts';
@@ -62,8 +63,8 @@ export interface GatewayParts {
   /** Called when the intent for the BFD process may have changed. */
   onIntent(intent: BfdIntent): void;
   /**
-   * Called after each run with which the policy is in the kernel, of at least one family; with the policy when it is
-   * new, and with what is missing of it.
+   * Called after each run with which the policy is in force in every family that worked before, and in at least one; with
+   * the policy when it is new, and with what is missing of it.
    */
   onInForce(fresh: KeptPolicy | undefined, missing: Missing): void;
   /** What an earlier process applied. */
@@ -395,7 +396,7 @@ export class Gateway {
       this.#parts.onApplied(observation.plan);
     }
     this.#parts.view.kernel.fastPath = policy.fastPath && observation.fastPath;
-    this.#publishOutcome(policy, outcome);
+    this.#publishOutcome(outcome);
     await this.#parts.onObserved(observation);
   }
 
@@ -472,9 +473,9 @@ export class Gateway {
   }
 
   /** Hands on what a run means for the last good policy, the uplink and the sessions. */
-  #publishOutcome(policy: Policy, outcome: Outcome): void {
+  #publishOutcome(outcome: Outcome): void {
     const { onInForce, uplink } = this.#parts;
-    const { policies, missing, observation } = outcome;
+    const { policies, missing, inForce, observation } = outcome;
     const seenAt = this.#visibility.familySeenAt;
     recordOutcome(
       this.#readiness,
@@ -482,8 +483,7 @@ export class Gateway {
       (family) => seenAt[family] ?? this.#wantedSince ?? 0,
       this.#clock.now(),
     );
-    const newest = FAMILIES.every((family) => policies[family] === policy);
-    if (newest && FAMILIES.some((family) => this.#readiness.programmed[family]?.ready)) {
+    if (inForce && FAMILIES.some((family) => this.#readiness.programmed[family]?.ready)) {
       onInForce(this.#fresh, missing);
       this.#fresh = undefined;
     }

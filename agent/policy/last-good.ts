@@ -12,12 +12,14 @@ export interface Missing {
   without: Readonly<Record<Family, readonly OptionalPart[]>>;
   /** Routing steps that were refused, by `stepKey` (reconcile/targets.ts). */
   lacking: readonly string[];
+  /** The families that are not in force, and never were since there has been a policy in the state directory. */
+  broken: readonly Family[];
 }
 
-/** The policy that an earlier process brought the kernel to, and what of it was missing. */
+/** The policy that an earlier process brought the kernel to, in every family that worked, and what of it was missing. */
 export interface LastGood {
   policy: Policy;
   missing: Missing;
 }
 
-export const NOTHING_MISSING: Missing = { without: { 4: [], 6: [] }, lacking: [] };
+export const NOTHING_MISSING: Missing = { without: { 4: [], 6: [] }, lacking: [], broken: [] };

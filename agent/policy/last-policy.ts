@@ -74,10 +74,11 @@ function parse(compressed: Buffer): KeptPolicy {
 /** Whether a value is a `Missing`, or absent. */
 function isMissing(missing: Missing | undefined): boolean {
   if (missing === undefined) return true;
-  const { without, lacking } = missing;
+  const { without, lacking, broken = [] } = missing;
   const known = (part: OptionalPart) => OPTIONAL_PARTS.some((one) => one.part === part);
   return (
     FAMILIES.every((family) => without[family].every(known)) &&
+    broken.every((family) => FAMILIES.includes(family)) &&
     lacking.every((key) => typeof key === 'string')
   );
 }

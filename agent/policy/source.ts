@@ -117,7 +117,9 @@ function restore({ source, since, content }: KeptPolicy): LoadedPolicy | undefin
  */
 export function lastGood(kept: KeptPolicy | undefined): LastGood | undefined {
   const result = kept && restore(kept)?.result;
-  return result?.ok ? { policy: result.policy, missing: kept?.missing ?? NOTHING_MISSING } : undefined;
+  // An earlier version wrote less.
+  const missing = { ...NOTHING_MISSING, ...kept?.missing };
+  return result?.ok ? { policy: result.policy, missing } : undefined;
 }
 
 /** What is read now, since when it is in force if it is what was in force last. */

@@ -26,18 +26,16 @@ import {
 import type { Kernels, Observation, Unchanged } from './observation.ts';
 import { Observer } from './observer.ts';
 import { TargetPlanner } from './target-planner.ts';
-import { fallbacks, missingOf, sameTarget, sysctlFamily, type Target, targetAt } from './targets.ts';
-
-/** The outcome of a run in one family. */
-export type FamilyOutcome =
-  /** As the newest policy says. */
-  | 'applied'
-  /** Intact (targets.ts), but not all as the newest policy says. */
-  | 'held'
-  /** It does not translate or route as any good policy said. */
-  | 'broken'
-  /** It could not be observed. */
-  | 'unknown';
+import {
+  type FamilyOutcome,
+  fallbacks,
+  INTACT,
+  missingOf,
+  sameTarget,
+  sysctlFamily,
+  type Target,
+  targetAt,
+} from './targets.ts';
 
 /** The outcome of a run. */
 export interface Outcome {
@@ -49,6 +47,11 @@ export interface Outcome {
   policies: Record<Family, Policy>;
   /** What the families at the newest policy lack of it. */
   missing: Missing;
+  /**
+   * Whether the newest policy may replace the last good one: every family that worked with that one works with the newest.
+   * A family that could not be observed may be at either.
+   */
+  inForce: boolean;
 }
 
 /** How a run ended, for status and metrics. */
@@ -141,6 +144,7 @@ export class Reconciler {
       families: { 4: 'applied', 6: 'applied' },
       policies: { 4: policy, 6: policy },
       missing: NOTHING_MISSING,
+      inForce: false,
     };
     const refused = await this.#applySysctls(observation, undefined);
     for (const family of FAMILIES) {
@@ -154,7 +158,14 @@ export class Reconciler {
     this.#refused = [...this.#refused, ...refused.map(bareFailure)];
     outcome.failures = distinct([...outcome.observation.failed.map(bareFailure), ...this.#refused]);
     for (const family of FAMILIES) outcome.policies[family] = this.#targets.of(family).policy;
-    outcome.missing = missingOf({ 4: this.#targets.appliedNewest(4), 6: this.#targets.appliedNewest(6) });
+    const broken = FAMILIES.filter((family) => !INTACT.has(outcome.families[family]));
+    const applied = { 4: this.#targets.appliedNewest(4), 6: this.#targets.appliedNewest(6) };
+    outcome.missing = missingOf(applied, broken);
+    outcome.inForce = FAMILIES.every((family) =>
+      broken.includes(family)
+        ? this.#targets.applied(family) === undefined
+        : outcome.policies[family] === policy,
+    );
     return outcome;
   }
 

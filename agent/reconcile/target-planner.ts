@@ -65,12 +65,13 @@ export class TargetPlanner {
   #newestPlan: Newest | undefined;
   #planned: Planned | undefined;
   readonly #applied: Partial<Record<Family, Applied>> = {};
+  #hasReadLastGood = false;
   readonly #gateLack: () => string | undefined;
   /** Why iptables does the work of a family's gate (nat/gate.ts). */
   #gateRefusals = new Map<Family, string>();
 
   /**
-   * @param lastGood what an earlier process applied; called only when it is needed
+   * @param lastGood what an earlier process applied; called once, when it is needed
    * @param gateLack why no family can have a gate; undefined: each may
    */
   constructor(
@@ -90,6 +91,7 @@ export class TargetPlanner {
     fork.#planned = this.#planned;
     fork.#newestPlan = this.#newestPlan;
     Object.assign(fork.#applied, this.#applied);
+    fork.#hasReadLastGood = this.#hasReadLastGood;
     return fork;
   }
 
@@ -146,12 +148,14 @@ export class TargetPlanner {
   /** What was last applied in a family; undefined: nothing. */
   applied(family: Family, facts = this.#planned?.facts): Applied | undefined {
     const known = this.#applied[family];
-    if (known !== undefined || facts === undefined) return known;
+    if (known !== undefined || facts === undefined || this.#hasReadLastGood) return known;
+    this.#hasReadLastGood = true;
     const last = this.#lastGood();
     if (last === undefined) return undefined;
     const { policy, missing } = last;
     const nat = desiredNat(makePlan(policy, facts, this.#flags).nat, this.#hasGate);
     for (const one of FAMILIES) {
+      if (missing.broken.includes(one)) continue;
       this.#applied[one] ??= { target: targetLacking(policy, missing, one), tables: nat.tables[one] };
     }
     return this.#applied[family];

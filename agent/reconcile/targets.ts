@@ -42,6 +42,20 @@ import { guardsAddresses } from '../pod/desired-sysctls.ts';
 import type { Missing } from '../policy/last-good.ts';
 import type { Policy } from '../policy/model.ts';
 
+/** The outcome of a run in one family. */
+export type FamilyOutcome =
+  /** As the newest policy says. */
+  | 'applied'
+  /** Intact, but not all as the newest policy says. */
+  | 'held'
+  /** It does not translate or route as any good policy said. */
+  | 'broken'
+  /** It could not be observed. */
+  | 'unknown';
+
+/** The outcomes of a family that may carry traffic: it is intact. */
+export const INTACT: ReadonlySet<FamilyOutcome> = new Set(['applied', 'held'] as const);
+
 export interface Target {
   policy: Policy;
   /** Optional parts of the translation that are left out. */
@@ -50,10 +64,14 @@ export interface Target {
   lacking: ReadonlySet<string>;
 }
 
-/** What the targets lack. */
-export const missingOf = (targets: Readonly<Record<Family, Target | undefined>>): Missing => ({
+/** What the targets lack, of which some families are `broken`. */
+export const missingOf = (
+  targets: Readonly<Record<Family, Target | undefined>>,
+  broken: readonly Family[],
+): Missing => ({
   without: { 4: targets[4]?.without ?? [], 6: targets[6]?.without ?? [] },
   lacking: [...new Set([...(targets[4]?.lacking ?? []), ...(targets[6]?.lacking ?? [])])],
+  broken,
 });
 
 /** The target of a family at a policy of which something is missing. */

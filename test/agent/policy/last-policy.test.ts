@@ -21,6 +21,7 @@ const KEPT: KeptPolicy = {
 };
 
 const OTHER_PART = { version: 1, ...KEPT, missing: { without: { 4: ['x'], 6: [] }, lacking: [] } };
+const OTHER_FAMILY = { version: 1, ...KEPT, missing: { ...NOTHING_MISSING, broken: [5] } };
 const NO_MISSING = { version: 1, ...KEPT, missing: 1 };
 
 function reading(dir: string): { kept: KeptPolicy | undefined; warnings: string[] } {
@@ -56,7 +57,10 @@ t.test('what is kept comes back, of a directory and of the environment', async (
 t.test('what the kernel refused of it is kept with it, and written when it changes', async (t) => {
   const dir = t.testdir();
   const last = new LastPolicy(dir, silent);
-  const missing: Missing = { without: { 4: ['mssClamp'], 6: [] }, lacking: ['route 254 10.19.0.0/16 '] };
+  const missing: Missing = {
+    ...{ without: { 4: ['mssClamp'], 6: [] }, lacking: ['route 254 10.19.0.0/16 '] },
+    broken: [6],
+  };
   last.keep(KEPT, missing);
   t.same(reading(dir), { kept: { ...KEPT, missing }, warnings: [] });
   const first = inode(dir);
@@ -96,6 +100,7 @@ t.test('a damaged file, one of another version and what is no file are ignored w
       (file) => fs.writeFileSync(file, packed({ version: 1, ...KEPT, content: { files: [{ name: 1 }] } })),
     ],
     ['with missing parts that are none', (file) => fs.writeFileSync(file, packed(OTHER_PART))],
+    ['with a family that is none', (file) => fs.writeFileSync(file, packed(OTHER_FAMILY))],
     ['with missing things that are none', (file) => fs.writeFileSync(file, packed(NO_MISSING))],
     ['that never ends', (file) => fs.writeFileSync(file, gzipSync(Buffer.alloc(64 << 20)))],
     ['a directory', (file) => fs.mkdirSync(file)],

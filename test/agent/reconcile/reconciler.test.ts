@@ -519,6 +519,32 @@ t.test(
   },
 );
 
+t.test('a policy is in force where every family that worked before has it', async (t) => {
+  const [old, next] = [policy('10.18.0.0/16'), policy('10.18.0.0/16', '10.19.0.0/16')];
+  const { model, trouble, refusals, run } = pod();
+  t.match(await run(old), { inForce: true, missing: { broken: [] } });
+  const unreadable = new NatError('timed-out', 'no answer');
+  trouble.failed = { 4: unreadable };
+  t.match(await run(next), { families: { 4: 'unknown', 6: 'applied' }, inForce: false }, 'one was not observed');
+  delete trouble.failed;
+  // The last good policy cannot be put back either.
+  refusals.push(['10.19.0.0/16 -j RETURN', new NatError('failed', 'no')]);
+  model.rules(4, 'nat', 'POSTROUTING').length = 0;
+  refusals.push(['10.18.0.0/16 -j RETURN', new NatError('failed', 'no')]);
+  t.match(await run(next), { families: { 4: 'broken', 6: 'applied' }, inForce: false });
+  const restarted = pod({}, () => ({ policy: old, missing: NOTHING_MISSING }), model);
+  restarted.refusals.push(...refusals);
+  t.match(await restarted.run(next), { families: { 4: 'broken', 6: 'applied' }, inForce: false });
+
+  const first = pod();
+  first.refusals.push(...refusals);
+  const { inForce, missing } = await first.run(next);
+  t.match({ inForce, missing }, { inForce: true, missing: { broken: [4] } }, 'it never worked');
+  const second = pod({}, () => ({ policy: next, missing }), first.model);
+  second.refusals.push(...refusals);
+  t.match(await second.run(old), { inForce: true, missing: { broken: [4] } }, 'nor since');
+});
+
 t.test('a held lock is no matter to what is intact, and is to what is damaged', async (t) => {
   const { model, refusals, run } = pod();
   const old = policy('10.18.0.0/16');
