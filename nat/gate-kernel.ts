@@ -33,6 +33,8 @@ const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoExc
 
 /** What the kernel answers without the table, and without nf_tables. */
 const NO_TABLE: ReadonlySet<string> = new Set(['ENOENT', 'EINVAL', 'EOPNOTSUPP']);
+/** What it answers without nf_tables; the last two without netfilter's netlink at all. */
+const NO_NFTABLES: ReadonlySet<string> = new Set(['EINVAL', 'EOPNOTSUPP', 'EPROTONOSUPPORT', 'EAFNOSUPPORT']);
 /** What it answers when another program has changed the table since it was read. */
 const CHANGED: ReadonlySet<string> = new Set(['ENOENT', 'EEXIST', 'EBUSY']);
 
@@ -103,7 +105,8 @@ class NftablesGateKernel implements GateKernel {
       this.#generation();
       return undefined;
     } catch (error) {
-      return messageOf(error);
+      // Another error may pass, and says nothing of the kernel: `observe` reports it.
+      return NO_NFTABLES.has(codeOf(error) ?? '') ? messageOf(error) : undefined;
     }
   }
 

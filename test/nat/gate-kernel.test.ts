@@ -131,6 +131,7 @@ t.test('without nf_tables there is no gate, which is said; what cannot be read i
     };
     t.throws(() => kernel.observe(), { name: 'NatError', kind });
     t.throws(() => kernel.refused(4), { name: 'Error', code });
+    t.equal(kernel.lack(), undefined, 'it may pass');
   }
   t.end();
 });

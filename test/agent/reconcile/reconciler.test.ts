@@ -525,7 +525,11 @@ t.test('a policy is in force where every family that worked before has it', asyn
   t.match(await run(old), { inForce: true, missing: { broken: [] } });
   const unreadable = new NatError('timed-out', 'no answer');
   trouble.failed = { 4: unreadable };
-  t.match(await run(next), { families: { 4: 'unknown', 6: 'applied' }, inForce: false }, 'one was not observed');
+  t.match(
+    await run(next),
+    { families: { 4: 'unknown', 6: 'applied' }, inForce: false },
+    'one was not observed',
+  );
   delete trouble.failed;
   // The last good policy cannot be put back either.
   refusals.push(['10.19.0.0/16 -j RETURN', new NatError('failed', 'no')]);
