@@ -95,9 +95,13 @@ function learned(router: Container): Record<string, string> {
 const established = (frr: Container, count: number): Promise<boolean> =>
   until(
     () => {
-      type Neighbours = Record<string, { bgpState?: string }>;
-      const states = Object.values(show<Neighbours>(frr, 'show bgp neighbors') ?? {});
-      return states.filter(({ bgpState }) => bgpState === 'Established').length === count;
+      type Neighbours = Record<string, { bgpState?: string; lastResetDueTo?: string }>;
+      const neighbours = Object.entries(show<Neighbours>(frr, 'show bgp neighbors') ?? {});
+      if (neighbours.filter(([, { bgpState }]) => bgpState === 'Established').length === count) return true;
+      const states = neighbours.map(([name, { bgpState, lastResetDueTo }]) =>
+        [name, bgpState, lastResetDueTo].join(' '),
+      );
+      throw new Error(states.join(', ') || 'no answer');
     },
     { what: 'BGP is established', timeoutMs: PATIENCE },
   );

@@ -107,6 +107,17 @@ export async function until<T>(
   }
 }
 
+/** Lines of a log that say why a gateway did what it did. */
+const NOTABLE = /"level":"(warn|error|fatal)"|state changed|uplink|changing the kernel|watched again/;
+
+/** The end of a log, and before it the last of the notable lines that came earlier. */
+function digestOfLog(log: string): string {
+  const end = log.slice(-3000);
+  const before = log.slice(0, -3000).split('\n');
+  const notable = before.filter((line) => NOTABLE.test(line)).map((line) => line.slice(0, 400));
+  return [...notable.slice(-40), end].join('\n');
+}
+
 /** A process that goes on running, its output in a file. It does not keep its parent from ending. */
 export class Daemon {
   readonly pid: number;
@@ -336,11 +347,11 @@ export class Scope {
     return daemon;
   }
 
-  /** The end of what each daemon printed, for a test that failed. */
+  /** What each daemon printed that matters, for a test that failed. */
   logs(): string {
     const name = (file: string) => basename(dirname(file)).replace(/-[^-]*$/, '');
     return this.#daemons
-      .map((daemon) => `${name(daemon.logFile)} (${daemon.pid}):\n${daemon.log().slice(-3000)}`)
+      .map((daemon) => `${name(daemon.logFile)} (${daemon.pid}):\n${digestOfLog(daemon.log())}`)
       .join('\n');
   }
 
