@@ -419,12 +419,16 @@ export class Engine {
     if (draining || this.#stopping || managed.removeAt !== NEVER) {
       return { state: 'AdminDown', diagnostic: DIAG.administrativelyDown };
     }
-    const readiness = this.#gate.ready ? this.#intent.readiness[familyOf(managed.local)] : this.#gate;
+    const readiness = this.#readinessOf(managed);
     // AdminDown, not Down: a peer that sees Down may go to Init, and OVN forwards to a next hop in Init.
     if (readiness?.ready === false && !managed.intent.unconditional) {
       return { state: 'AdminDown', diagnostic: readiness.diagnostic };
     }
     return managed.forced;
+  }
+
+  #readinessOf({ local }: ManagedSession): FamilyReadiness | undefined {
+    return this.#gate.ready ? this.#intent.readiness[familyOf(local)] : this.#gate;
   }
 
   #applyHold(managed: ManagedSession): void {
@@ -594,9 +598,15 @@ export class Engine {
     if (known === undefined) managed.transitions.push({ from, to, diagnostic, count: 1 });
     else known.count++;
     const { remoteDiag: remoteDiagnostic } = managed.session;
+    const readiness = this.#readinessOf(managed);
+    // Why it is held.
+    const because =
+      to === 'AdminDown' && readiness?.ready === false && diagnostic === readiness.diagnostic
+        ? { reason: readiness.reason }
+        : {};
     this.log.info(
       'session',
-      { session: labelOf(managed), event, from, to, diagnostic, remoteDiagnostic },
+      { session: labelOf(managed), event, from, to, diagnostic, remoteDiagnostic, ...because },
       'BFD session state changed',
     );
     this.#options.onChange?.(this.report());

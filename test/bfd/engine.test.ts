@@ -216,6 +216,12 @@ t.test('a state change is logged with session, event, old and new state, diagnos
     level: 'info',
     fields: { session: { id: 1, local: a, remote: b }, event: 'received Up', from: 'Init', diagnostic: 0 },
   });
+  const held = () => passive.lines.filter(({ fields }) => fields.to === 'AdminDown').at(-1)?.fields;
+  passive.gate(NOT_READY);
+  t.match(held(), { diagnostic: 6, reason: 'the uplink is down' }, 'and why it is held');
+  passive.gate({ ready: true });
+  passive.drain();
+  t.match(held(), { diagnostic: 7, reason: undefined }, 'a drain is no reason of the gateway');
 });
 
 t.test('onChange comes with every change of state', async (t) => {
