@@ -11,7 +11,7 @@
  * missing first.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -274,27 +274,47 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   });
 }
 
-// The kernel's queue of received packets --------------------------------------------------------------------
+// What all network namespaces share --------------------------------------------------------------------------
 
-/** Packets that wait at a core, of all namespaces together: those of one test push out those of another. */
-const BACKLOG = '/proc/sys/net/core/netdev_max_backlog';
-/** With 1000, the kernel's own, up to 800 packets of a run were dropped. */
-const BACKLOG_LENGTH = 100_000;
+/** Settings of the whole machine: with the kernel's own, one test takes from another what it needs. */
+const SHARED_LIMITS = {
+  // Packets that wait at a core. With 1000, up to 800 packets of a run were dropped.
+  '/proc/sys/net/core/netdev_max_backlog': 100_000,
+  // Neighbour entries. With 1024, nobody answered ARP for seconds while one test made as many, and gateways left Up.
+  '/proc/sys/net/ipv4/neigh/default/gc_thresh3': 65_536,
+  '/proc/sys/net/ipv6/neigh/default/gc_thresh3': 65_536,
+} as const;
 
-/** Packets that found the queue full, since the machine started (net/core/net-procfs.c, the second column). */
-function droppedPackets(): number {
-  const lines = readFileSync('/proc/net/softnet_stat', 'utf8').trim().split('\n');
-  return lines.reduce((sum, line) => sum + Number.parseInt(line.split(/\s+/)[1]!, 16), 0);
+/** The sum of a column of hexadecimal numbers; 0 where this kernel has no such file. */
+function total(file: string, column: number): number {
+  if (!existsSync(file)) return 0;
+  const rows = readFileSync(file, 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/));
+  return rows.reduce((sum, row) => sum + (Number.parseInt(row[column] ?? '', 16) || 0), 0);
 }
 
-/** Makes the queue longer until this process ends, and says then what was dropped all the same. */
-function lengthenBacklog(): void {
-  const [before, dropped] = [readFileSync(BACKLOG, 'utf8'), droppedPackets()];
-  writeFileSync(BACKLOG, `${BACKLOG_LENGTH}`);
+/** How often something did not find room, since the machine started (net/core/net-procfs.c, net/core/neighbour.c). */
+const shortages = () => ({
+  'packets were dropped because the queue was full': total('/proc/net/softnet_stat', 1),
+  'ARP entries found no room': total('/proc/net/stat/arp_cache', 12),
+  'Neighbor Discovery entries found no room': total('/proc/net/stat/ndisc_cache', 12),
+});
+
+/** Raises the limits until this process ends, and says then what found no room all the same. */
+function raiseSharedLimits(): void {
+  const former = Object.entries(SHARED_LIMITS)
+    .filter(([file]) => existsSync(file))
+    .map(([file, value]) => ({ file, value, before: readFileSync(file, 'utf8') }));
+  const counts = shortages();
+  for (const { file, value } of former) writeFileSync(file, `${value}`);
   process.on('exit', () => {
-    writeFileSync(BACKLOG, before);
-    const count = droppedPackets() - dropped;
-    if (count > 0) console.log(`the kernel dropped ${count} packets because its queue was full`);
+    for (const { file, before } of former) writeFileSync(file, before);
+    for (const [what, count] of Object.entries(shortages())) {
+      const more = count - counts[what as keyof typeof counts];
+      if (more > 0) console.log(`${more} ${what}`);
+    }
   });
 }
 
@@ -311,7 +331,7 @@ process.on('exit', () => {
   if (coverageDirectory !== undefined) rmSync(coverageDirectory, { recursive: true, force: true });
 });
 if (!values.singly) tasks.sort((a, b) => rank(a) - rank(b));
-if (tasks.some(({ name }) => suiteOf(name) !== 'unit' && TEST_FILE.test(name))) lengthenBacklog();
+if (tasks.some(({ name }) => suiteOf(name) !== 'unit' && TEST_FILE.test(name))) raiseSharedLimits();
 await runAll(tasks, availableParallelism());
 if (coverageDirectory !== undefined) reportCoverage(coverageDirectory, values['raise-floor']);
 if (failures.length > 0) console.log(`failed:\n${failures.join('\n')}`);
