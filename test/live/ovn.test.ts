@@ -78,8 +78,7 @@ t.test('on a quiet chassis a lone gateway comes Up', async (t) => {
   await t.test('when it is new, in both families', (t) => comesUp(t, lone));
 
   await t.test('as a new pod at the address of one that was just killed', async (t) => {
-    // The new one is there before the Detection Time at OVN, or the session is Up for a moment at the end of it.
-    await lone({ multiplier: PATIENT });
+    await lone();
     await bothUp(first);
     await first.kill();
     await comesUp(t, () => first.startFresh());
