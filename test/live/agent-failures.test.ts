@@ -104,6 +104,7 @@ t.test('a held xtables lock is named, and waited for', async (t) => {
   // A lock file of its own: the one of this machine is shared by all namespaces.
   const lock = join(directory, 'xtables.lock');
   const holder = gateway.spawn('flock', [lock, 'sleep', '300'], { name: 'holder' });
+  await until(() => gateway.run('flock', ['-n', lock, 'true']).code !== 0, { what: 'the lock is held' });
   const agent = start({
     wrapper: mounted(`touch /run/xtables.lock; mount --bind ${lock} /run/xtables.lock`),
   });
