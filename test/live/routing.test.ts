@@ -64,8 +64,8 @@ function pod(): Namespace {
 
 function reconcile(ns: Namespace, wanted: RoutingIntent, proxies: ProxyNeighbour[] = []): Outcome {
   const input = JSON.stringify({ intent: wanted, proxies });
-  const { stdout, stderr } = ns.run(NODE, [CHILD, 'reconcile'], { input });
-  if (stderr !== '') throw new Error(stderr);
+  const { code, stdout, stderr } = ns.run(NODE, [CHILD, 'reconcile'], { input });
+  if (code !== 0 || stderr !== '') throw new Error(`exit code ${code}: ${stderr}`);
   return JSON.parse(stdout) as Outcome;
 }
 

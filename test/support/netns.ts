@@ -60,7 +60,7 @@ export function run(file: string, args: string[], options: RunOptions = {}): Out
     ...(options.input === undefined ? {} : { input: options.input }),
   });
   if (r.error && r.status === null && !r.signal) return { stdout: '', stderr: r.error.message, code: -1 };
-  return { stdout: r.stdout, stderr: r.stderr, code: r.status ?? 137 };
+  return { stdout: r.stdout, stderr: r.stderr, code: r.status ?? 128 + constants.signals[r.signal!] };
 }
 
 /** Runs a command and returns its stdout; throws with its stderr when it fails. */
