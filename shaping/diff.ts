@@ -108,13 +108,14 @@ function hasRange(
   return true;
 }
 
-const isClass = (found: ObservedClass, { parent, rate, ceil, burst, quantum }: ClassRange): boolean =>
+/** The kernel sets a quantum only while a class has no others below it (htb_change_class), and uses it only then. */
+const isClass = (found: ObservedClass, { parent, rate, ceil, burst, quantum, leaves }: ClassRange): boolean =>
   found.parent === parent &&
   found.rate === rate &&
   found.ceil === ceil &&
   found.buffer === ticks(burst, rate) &&
   found.cbuffer === ticks(burst, ceil) &&
-  found.quantum === quantum;
+  (leaves === undefined || found.quantum === quantum);
 
 /** fq_codel keeps times in units of 1024 ns (net/codel.h), and returns them rounded down. */
 const isTime = (found: number, us: number): boolean => found <= us && found >= us - 2;

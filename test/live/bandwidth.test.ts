@@ -129,6 +129,31 @@ t.test('with perSource each address has the limit by itself', async (t) => {
   t.match((await rows()).get('web egress'), { limitBits: 4 * MEGABIT, perSource: true, active: true });
 });
 
+t.test('after an edit of the whole gateway, or of the MTU, nothing more is changed', async (t) => {
+  /** `ceil`: how that of the whole gateway begins afterwards, in kbit/s. */
+  const settles = async (what: string, ceil: string, edit: () => unknown) => {
+    await edit();
+    await agent.ask('POST', '/v1/reconcile');
+    await agent.synced();
+    t.match(tc('class show dev net1'), new RegExp(`178:1 root .*ceil ${ceil}`), `${what}: the kernel has it`);
+    const { driftRepaired } = (await agent.status()).kernel;
+    for (let i = 0; i < 5; i++) {
+      const { body } = await agent.ask('POST', '/v1/reconcile');
+      t.match(JSON.parse(body), { ok: true, changes: 0 }, `${what}: in sync`);
+    }
+    t.same((await agent.status()).kernel.driftRepaired, driftRepaired, `${what}: nothing is repaired`);
+    t.equal(agent.cli('plan').code, 0, `${what}: nothing is left to do`);
+  };
+  const whole = (rate: string) => () =>
+    change(() => limited({ egress: 10 }, { bandwidth: { egress: rate, ingress: rate } }));
+  await settles('a limit of a policy alone', '1Tbit', () => change(() => limited({ egress: 10 })));
+  await settles('the whole gateway beside it', '100...Kbit', whole('100M'));
+  await settles('twice as much', '201...Kbit', whole('200M'));
+  await settles('little', '302.Kbit', whole('3M'));
+  await settles('another MTU', '3030Kbit', () => gateway.ip('link set net1 mtu 1400'));
+  gateway.ip('link set net1 mtu 1500');
+});
+
 t.test('BFD goes past a full limit, and an edit under open connections drops nothing', async (t) => {
   const echo = await startEchoServer(server);
   await change(() => limited({ egress: 2, ingress: 2 }, { bandwidth: { egress: 2, ingress: 2 } }));

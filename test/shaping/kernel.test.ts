@@ -93,6 +93,25 @@ t.test('a rate is changed in place, and nothing else is touched', async (t) => {
   );
 });
 
+t.test('an edit of the limit of the whole gateway, or of the MTU, is done after one run', async (t) => {
+  const at = (mbit: number): Limit => ({ ...WHOLE, rate: { egress: mbit * 1e6, ingress: mbit * 1e6 } });
+  const { lines, apply } = setUp();
+  for (const limits of [[WEB], [WEB, at(100)], [at(100)], [at(200)], [at(3)], [WEB, at(200)], [WEB]]) {
+    t.same(await apply(...limits), []);
+    t.same(lines(...limits), []);
+  }
+  const model = new ShapingModel();
+  const kernel = createShapingKernel({ tc: model, openFilter: () => model, indexes: () => model.indexes });
+  for (const mtu of [1500, 9000]) {
+    const { devices, ...rest } = intent(at(3));
+    const desired = desiredShaping({ ...rest, devices: devices.map((one) => ({ ...one, mtu })) });
+    const steps = () => diffShaping(kernel.observe(desired), desired);
+    t.not(steps().length, 0);
+    t.same(await kernel.apply(steps()), []);
+    t.same(steps(), [], `MTU ${mtu}`);
+  }
+});
+
 t.test('classes come before the rules that lead to them, and go after these', async (t) => {
   const { model, apply } = setUp();
   await apply(WEB);

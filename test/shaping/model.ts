@@ -10,6 +10,11 @@ import { classId, parseTc, TC_H_ROOT, TcMessage } from '../../shaping/tc-codec.t
 
 export const OWN_ROOT = classId(0x178, 0);
 
+/** In struct tcmsg. */
+const PARENT_AT = 12;
+/** Where a class has its quantum: behind tcmsg, the kind, two headers, two tc_ratespec, buffer and cbuffer. */
+const QUANTUM_AT = 20 + 8 + 4 + 4 + 2 * 12 + 8;
+
 const refusal = (code: string) => Object.assign(new Error(code), { code });
 const nameIn = (data: Uint8Array, type: number): string => {
   const attributes = new Attributes(Buffer.from(data), NFGEN_HEADER);
@@ -65,7 +70,7 @@ export class ShapingModel implements TcSocket, FilterSocket {
       case TcMessage.NEWTCLASS:
         this.log.push(`class ${key}`);
         if (!this.qdiscs.some((one) => one.ifindex === ifindex && one.parent === TC_H_ROOT)) return 'ENOENT';
-        this.classes.set(key, data);
+        this.#putClass(key, handle, data);
         return undefined;
       case TcMessage.DELTCLASS:
         this.log.push(`delete class ${key}`);
@@ -74,6 +79,18 @@ export class ShapingModel implements TcSocket, FilterSocket {
       default:
         throw new Error(`message ${type}`);
     }
+  }
+
+  /** A class that has others below it keeps its quantum (htb_change_class). */
+  #putClass(key: string, handle: number, data: Buffer): void {
+    const old = this.classes.get(key);
+    const [ifindex] = key.split(' ');
+    const hasChild = () =>
+      [...this.classes].some(
+        ([other, one]) => other.startsWith(`${ifindex} `) && one.readUInt32LE(PARENT_AT) === handle,
+      );
+    if (old !== undefined && hasChild()) old.copy(data, QUANTUM_AT, QUANTUM_AT, QUANTUM_AT + 4);
+    this.classes.set(key, data);
   }
 
   #putQdisc(qdisc: Qdisc, kind: string, flags: number): string | undefined {
