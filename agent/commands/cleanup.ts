@@ -1,4 +1,6 @@
 /** The command `veg-agent cleanup`: removes everything that the agent owns in this network namespace. */
+import { callControl, NoAgentError } from '../../lib/control/client.ts';
+import { socketPath } from '../../lib/control/path.ts';
 import { EXIT, type Options } from '../options.ts';
 import { removeLastPolicy } from '../policy/last-policy.ts';
 import { cleanupLines, countChanges } from '../reconcile/changes.ts';
@@ -6,9 +8,26 @@ import { cleanUp, planCleanup } from '../reconcile/cleanup.ts';
 import { complain, say } from './check.ts';
 import { withKernel } from './with-kernel.ts';
 
-/** `cleanup`: 0 nothing of the agent's is left, 1 something is. */
+/** Whether a daemon serves the control socket; one that hangs, or ends meanwhile, does. */
+async function isServed(stateDir: string): Promise<boolean> {
+  try {
+    await callControl(stateDir, 'GET', '/');
+    return true;
+  } catch (error) {
+    if (!(error instanceof NoAgentError)) throw error;
+    return !error.absent;
+  }
+}
+
+/** `cleanup`: 0 nothing of the agent's is left, 1 something is, or a daemon runs that would make it again. */
 export async function cleanup(options: Options): Promise<number> {
-  // First of all, so that no daemon applies it again by itself.
+  if (await isServed(options.stateDir)) {
+    complain(
+      `nothing was removed: a daemon serves ${socketPath(options.stateDir)} and would restore it; end the daemon and run cleanup again, or start the daemon with --on-exit remove, which cleans up when it ends`,
+    );
+    return EXIT.failed;
+  }
+  // Before the kernel, so that no daemon applies it again by itself.
   let forgotten = true;
   try {
     removeLastPolicy(options.stateDir);

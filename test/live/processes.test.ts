@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { AGENT, Agent, type AgentOptions, BFD, PolicyDirectory } from '../support/agent.ts';
+import { kernelState } from '../support/kernel.ts';
 import { must, type Namespace, NODE, ROOT, run, until } from '../support/netns.ts';
 import { peerUp, startFrr } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
@@ -84,6 +85,17 @@ t.test(
     t.equal(frr.sessions()[0]?.state, 'Up');
   },
 );
+
+t.test('cleanup beside the daemon is refused, and changes nothing', async (t) => {
+  const { agent, gateway: ns, stateDir } = await ready();
+  const before = kernelState(ns);
+  const { code, stdout, stderr } = agent.cli('cleanup');
+  t.same([code, stdout], [1, '']);
+  t.match(stderr, /^veg-agent: nothing was removed: a daemon serves \S+control\.sock .*end the daemon/);
+  t.same(kernelState(ns), before);
+  t.ok(existsSync(join(stateDir, 'last-policy.json.gz')), 'the last good policy is still there');
+  t.equal((await agent.status()).kernel.driftRepaired.chain ?? 0, 0, 'nothing had to be restored');
+});
 
 t.test('signals while the agent process starts neither open the inspector nor end it', async (t) => {
   const { agent, gateway: ns } = await ready();
