@@ -76,7 +76,7 @@ export interface ObservedClass {
   stats: TcStats;
 }
 
-/** Counters of a class or qdisc. */
+/** Counters of a class or qdisc: `bytes` has 64 bits, the others begin at 0 again after 2^32 (`packets` before Linux 5.5). */
 export interface TcStats {
   bytes: number;
   packets: number;

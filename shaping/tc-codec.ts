@@ -19,7 +19,8 @@ const minorOf = (handle: number): number => handle & 0xffff;
 export const classId = (major: number, minor: number): number => ((major << 16) | minor) >>> 0;
 
 const TCA = { KIND: 1, OPTIONS: 2, STATS2: 7 } as const;
-const STATS = { BASIC: 1, QUEUE: 3 } as const;
+/** PKT64: the packets in 64 bits; since Linux 5.5, where BASIC has not room for them. */
+const STATS = { BASIC: 1, QUEUE: 3, PKT64: 8 } as const;
 const HTB = { PARMS: 1, INIT: 2, DIRECT_QLEN: 5, RATE64: 6, CEIL64: 7 } as const;
 const FQ_CODEL = { TARGET: 1, LIMIT: 2, INTERVAL: 3, ECN: 4, FLOWS: 5, MEMORY_LIMIT: 9 } as const;
 /** struct tc_ratespec, with the rate behind cell_log, linklayer, overhead, cell_align and mpu. */
@@ -163,6 +164,9 @@ function readStats(list: Attributes, stats: TcStats): void {
     if (list.type === STATS.BASIC && content.length >= 12) {
       stats.bytes = u64At(content);
       stats.packets = content.readUInt32LE(8);
+    } else if (list.type === STATS.PKT64 && content.length >= 8) {
+      // Behind BASIC, always.
+      stats.packets = u64At(content);
     } else if (list.type === STATS.QUEUE && content.length >= 20) {
       stats.backlog = content.readUInt32LE(4);
       stats.drops = content.readUInt32LE(8);

@@ -1,6 +1,6 @@
 /**
- * What each bandwidth limit has passed, dropped and delayed. The kernel's counters begin at 0 when a class is made anew;
- * these sums never go back in the life of this process. Pure: `clock` is milliseconds of a monotonic clock.
+ * What each bandwidth limit has passed, dropped and delayed. The kernel's counters begin at 0 when a class is made anew,
+ * and those of 32 bits after 2^32; these sums never go back in the life of this process. Pure: `clock` is milliseconds of a monotonic clock.
  */
 import { BANDWIDTH_HANDLE } from '../../routing/numbers.ts';
 import { CLASS_REST, CLASS_WHOLE, type DesiredDevice, desiredShaping } from '../../shaping/desired.ts';
@@ -41,7 +41,8 @@ export class BandwidthUse {
   readonly #read: () => Counters;
   readonly #shaping: () => ShapingIntent | undefined;
   readonly #clock: () => number;
-  readonly #sums = new Map<string, { last: BandwidthCounts; sum: BandwidthCounts }>();
+  /** By limit and direction: the sum, and what was last read of each class. */
+  readonly #sums = new Map<string, { last: Map<number, BandwidthCounts>; sum: BandwidthCounts }>();
   #rows: BandwidthRow[] = [];
   #of: ShapingIntent | undefined;
   #readAt = Number.NEGATIVE_INFINITY;
@@ -77,39 +78,49 @@ export class BandwidthUse {
         ),
       );
       return device.shaped.map(({ limit, rate, first, count }): BandwidthRow => {
-        const now = { ...NOTHING };
+        const { direction } = device.device;
+        const key = `${direction} ${limit.name}`;
+        const before = this.#sums.get(key);
+        const last = new Map<number, BandwidthCounts>();
+        const sum = { ...(before?.sum ?? NOTHING) };
         let queueBytes = 0;
         for (let minor = first; minor < first + count; minor++) {
           const counted = classes?.get(minor)?.stats;
           if (counted === undefined) continue;
-          now.passedPackets += counted.packets;
-          now.passedBytes += counted.bytes;
-          now.delays += counted.overlimits;
-          queueBytes += counted.backlog;
           // The whole gateway has no queue of its own: what it drops has no other limit.
           const queue = classId(BANDWIDTH_HANDLE, minor === CLASS_WHOLE ? CLASS_REST : minor);
-          now.droppedPackets += queues.get(queue)?.stats.drops ?? 0;
+          const now = {
+            ...{ passedPackets: counted.packets, passedBytes: counted.bytes, delays: counted.overlimits },
+            droppedPackets: queues.get(queue)?.stats.drops ?? 0,
+          };
+          addSince(sum, now, before?.last.get(minor));
+          last.set(minor, now);
+          queueBytes += counted.backlog;
         }
-        const { direction } = device.device;
+        this.#sums.set(key, { last, sum });
         return {
           ...{ policy: limit.name, direction, limitBits: rate, perSource: limit.perSource },
-          ...{ active: isActive(classes, device, first), queueBytes },
-          ...this.#add(`${direction} ${limit.name}`, now),
+          ...{ active: isActive(classes, device, first), queueBytes, ...sum },
         };
       });
     });
   }
+}
 
-  /** Adds what was counted since the last reading. */
-  #add(key: string, now: BandwidthCounts): BandwidthCounts {
-    const { last, sum } = this.#sums.get(key) ?? { last: NOTHING, sum: NOTHING };
-    // Each sum is over the classes of a ring: all of them are made together.
-    const isNew = KINDS.some((kind) => now[kind] < last[kind]);
-    const next = { ...sum };
-    for (const kind of KINDS) next[kind] += isNew ? now[kind] : now[kind] - last[kind];
-    this.#sums.set(key, { last: now, sum: next });
-    return next;
-  }
+/** Adds what a class has counted since it was last read. Its octets, in 64 bits, show whether it was made anew. */
+function addSince(sum: BandwidthCounts, now: BandwidthCounts, last = NOTHING): void {
+  const isNew = now.passedBytes < last.passedBytes;
+  for (const kind of KINDS) sum[kind] += isNew ? now[kind] : increase(now[kind], last[kind]);
+}
+
+/**
+ * By how much a counter has grown. One that is less than before has gone past 2^32, or began anew: with a queue that was
+ * made anew below its class, or a class that has passed more than before already. Then it would have grown by most of 2^32.
+ */
+function increase(now: number, last: number): number {
+  if (now >= last) return now - last;
+  const past = (now - last) >>> 0;
+  return past < 2 ** 31 ? past : now;
 }
 
 const isActive = (

@@ -21,13 +21,13 @@ const RANGE: ClassRange = {
 };
 const nameOf = (index: number) => (index === 3 ? 'net1' : undefined);
 
-/** struct gnet_stats_basic with padding, and struct gnet_stats_queue. */
-function stats(): Buffer {
+/** struct gnet_stats_basic with padding, `more`, and struct gnet_stats_queue. */
+function stats(...more: Buffer[]): Buffer {
   const basic = Buffer.alloc(16);
   basic.writeBigUInt64LE(5_000_000_000n, 0);
   basic.writeUInt32LE(7, 8);
   const queue = Buffer.concat([u32(2), u32(3000), u32(4), u32(0), u32(9)]);
-  return attribute(7, attribute(1, basic), attribute(3, queue));
+  return attribute(7, attribute(1, basic), ...more, attribute(3, queue));
 }
 
 t.test('a class is read as it was written, with its counters', async (t) => {
@@ -37,6 +37,19 @@ t.test('a class is read as it was written, with its counters', async (t) => {
     ...{ buffer: ticks(20_000, 1_250_000), cbuffer: ticks(20_000, 12_500_000) },
     stats: { bytes: 5_000_000_000, packets: 7, drops: 4, overlimits: 9, backlog: 3000 },
   });
+});
+
+t.test('packets beyond 32 bits have an attribute of their own', async (t) => {
+  const packets = Buffer.alloc(8);
+  packets.writeBigUInt64LE(2n ** 32n + 7n);
+  const message = (pkt64: Buffer) =>
+    Buffer.concat([formatClass(3, 0x178, RANGE, 0x100), stats(attribute(8, pkt64))]);
+  t.match(parseClass(message(packets))!.stats, { packets: 2 ** 32 + 7, bytes: 5_000_000_000, drops: 4 });
+  t.match(
+    parseClass(message(packets.subarray(0, 4)))!.stats,
+    { packets: 7 },
+    'one that is cut off is nothing',
+  );
 });
 
 t.test('rates beyond 32 bits have an attribute of their own', async (t) => {

@@ -4,7 +4,7 @@ import t from 'tap';
 import { BandwidthUse } from '../../../agent/show/bandwidth.ts';
 import { addBandwidthMetrics } from '../../../agent/show/bandwidth-metrics.ts';
 import { CLASS_REST, CLASS_WHOLE, desiredShaping, RING } from '../../../shaping/desired.ts';
-import type { Limit, ObservedClass, ObservedQdisc, ShapingIntent } from '../../../shaping/state.ts';
+import type { Limit, ObservedClass, ObservedQdisc, ShapingIntent, TcStats } from '../../../shaping/state.ts';
 import { classId } from '../../../shaping/tc-codec.ts';
 
 const limit = (name: string, applies: Limit['applies'], perSource = false): Limit => ({
@@ -21,8 +21,8 @@ const firstOf = (name: string) => shaped.find((one) => one.limit.name === name)!
 function setUp() {
   const classes = new Map<number, ObservedClass>();
   const qdiscs: ObservedQdisc[] = [];
-  const count = (minor: number, bytes: number, drops = 0) => {
-    const stats = { bytes, packets: bytes / 100, drops: 0, overlimits: 2, backlog: 10 };
+  const count = (minor: number, bytes: number, drops = 0, more: Partial<TcStats> = {}) => {
+    const stats = { bytes, packets: bytes / 100, drops: 0, overlimits: 2, backlog: 10, ...more };
     const parameters = { parent: 1, rate: 1, ceil: 1, buffer: 1, cbuffer: 1, quantum: 1 };
     classes.set(minor, { minor, ...parameters, stats });
     const parent = classId(0x178, minor);
@@ -80,6 +80,44 @@ t.test('counts go on when a class is made anew, goes, or cannot be read', async 
   t.equal(row('web'), undefined);
   state.intent = undefined;
   t.equal(row('web'), undefined);
+});
+
+t.test('counters of 32 bits go past their end, each by itself', async (t) => {
+  const { count, row } = setUp();
+  const end = 2 ** 32;
+  const web = firstOf('web');
+  count(web, 5e12, end - 3, { packets: end - 4, overlimits: end - 1 });
+  const before = row('web');
+  t.match(before, { passedBytes: 5e12, passedPackets: end - 4, droppedPackets: end - 3, delays: end - 1 });
+  count(web, 5e12 + 15_000, 7, { packets: 6, overlimits: 999 });
+  t.match(row('web'), {
+    ...{ passedBytes: 5e12 + 15_000, passedPackets: end + 6, droppedPackets: end + 7, delays: end + 999 },
+  });
+  count(web, 5e12 + 16_000, 7, { packets: 16, overlimits: 999 });
+  t.match(row('web'), { passedPackets: end + 16, droppedPackets: end + 7, delays: end + 999 });
+});
+
+t.test('packets of 64 bits are those that were counted', async (t) => {
+  const { count, row } = setUp();
+  count(firstOf('web'), 1e12, 0, { packets: 3e9 });
+  t.equal(row('web').passedPackets, 3e9);
+  count(firstOf('web'), 9e12, 0, { packets: 11e9 });
+  t.equal(row('web').passedPackets, 11e9);
+});
+
+t.test('a queue, or one class of a ring, that is made anew takes nothing else with it', async (t) => {
+  const { count, row } = setUp();
+  count(firstOf('web'), 5000, 3);
+  t.match(row('web'), { passedBytes: 5000, droppedPackets: 3, delays: 2 });
+  count(firstOf('web'), 6000, 1);
+  t.match(row('web'), { passedBytes: 6000, droppedPackets: 4, delays: 2 }, 'the queue');
+  count(firstOf('web'), 7000, 1, { overlimits: 1 });
+  t.match(row('web'), { passedBytes: 7000, droppedPackets: 4, delays: 3 }, 'a class, overtaken');
+  count(firstOf('ring'), 5000);
+  count(firstOf('ring') + 1, 5000);
+  t.equal(row('ring').passedBytes, 10_000);
+  count(firstOf('ring'), 100);
+  t.equal(row('ring').passedBytes, 10_100, 'a class of a ring');
 });
 
 t.test('metrics have what is in the kernel', async (t) => {
