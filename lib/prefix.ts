@@ -102,6 +102,16 @@ export function parsePrefix(text: string): Prefix | undefined {
   return `${parsed.startAddress().correctForm()}/${parsed.subnetMask}` as Prefix;
 }
 
+const MAPPED = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})(?:\/(\d+))?$/;
+
+/** The IPv4 address or prefix that one inside ::ffff:0:0/96 stands for (RFC 4291 2.5.5.2); undefined for any other. */
+export function mappedIPv4(value: Address | Prefix): Address | Prefix | undefined {
+  const [, high, low, length] = MAPPED.exec(value) ?? [];
+  if (high === undefined) return undefined;
+  const address = text4(Number.parseInt(high, 16) * 65_536 + Number.parseInt(low!, 16));
+  return length === undefined ? address : (`${address}/${Number(length) - 96}` as Prefix);
+}
+
 /** An address that a trusted source (the kernel, a literal) gave. Throws `TypeError` when it is none. */
 export function address(text: string): Address {
   const parsed = parseAddress(text);

@@ -3,7 +3,7 @@
  * for it: Kubernetes resources, the commands for OVN, and FRR's configuration (also of a GatewayPolicy).
  */
 import { createHash } from 'node:crypto';
-import { type Address, parseAddress } from '../../lib/prefix.ts';
+import { type Address, mappedIPv4, parseAddress } from '../../lib/prefix.ts';
 import { VERSION } from '../../lib/version.ts';
 import { readPassword } from '../bgp/password-file.ts';
 import { EXIT, UsageError } from '../options.ts';
@@ -159,8 +159,10 @@ function gatewayOf(files: readonly PolicyFile[], chosen: string | undefined): Ga
 
 function sharedAddress(text: string): Address {
   const address = parseAddress(text);
-  if (address !== undefined) return address;
-  throw new UsageError(`--shared-address takes an IP address, not ${JSON.stringify(text)}`);
+  const mapped = address && mappedIPv4(address);
+  if (address !== undefined && mapped === undefined) return address;
+  const hint = mapped === undefined ? '' : `: it is IPv4-mapped, write ${mapped}`;
+  throw new UsageError(`--shared-address takes an IP address, not ${JSON.stringify(text)}${hint}`);
 }
 
 function imageOf(named: string | undefined): string {

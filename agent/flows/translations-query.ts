@@ -3,7 +3,7 @@
  * Pure.
  */
 
-import { type Address, addressBytes, parseAddress } from '../../lib/prefix.ts';
+import { type Address, addressBytes, mappedIPv4, parseAddress } from '../../lib/prefix.ts';
 import type { FlowView } from '../../nat/conntrack/flow.ts';
 import type { Endpoint, Lookup } from '../../nat/conntrack/lookup.ts';
 import { type FlowRecord, flowRecord, seconds } from '../../nat/conntrack/records.ts';
@@ -22,14 +22,15 @@ const refuse = (flag: string, expected: string, text: string): never => {
   throw new LookupError(`${flag} must be ${expected}, is ${JSON.stringify(text)}`);
 };
 
-/** `10.0.0.1`, `10.0.0.1:80`, `fd00::1`, `[fd00::1]:80`; undefined for anything else. */
+/** `10.0.0.1`, `10.0.0.1:80`, `fd00::1`, `[fd00::1]:80`; undefined for anything else, an IPv4-mapped address too. */
 export function parseEndpoint(text: string): Endpoint | undefined {
   const bare = parseAddress(text);
-  if (bare !== undefined) return { address: addressBytes(bare) };
+  if (bare !== undefined) return mappedIPv4(bare) === undefined ? { address: addressBytes(bare) } : undefined;
   const [, inBrackets, plain, digits] = /^(?:\[(.+:.*)\]|([0-9.]+)):(\d{1,5})$/.exec(text) ?? [];
   const address = parseAddress(inBrackets ?? plain ?? '');
   const port = Number(digits);
-  return address === undefined || port > 65_535 ? undefined : { address: addressBytes(address), port };
+  if (address === undefined || port > 65_535 || mappedIPv4(address) !== undefined) return undefined;
+  return { address: addressBytes(address), port };
 }
 
 const TIME = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)$/;
@@ -62,6 +63,14 @@ function parseProtocol(text: string): number[] | undefined {
   return NUMBERS[name];
 }
 
+/** The form of an endpoint. */
+function endpointForm(flag: string, text: string): string {
+  const [, inBrackets, port = ''] = /^\[(.+)\](:\d+)$/.exec(text) ?? [];
+  const mapped = mappedIPv4(parseAddress(inBrackets ?? text) ?? ('' as Address));
+  if (mapped !== undefined) return `an IPv4 address as such (${mapped}${port})`;
+  return flag === 'internal' ? 'an IP address' : 'IP or IP:PORT, an IPv6 address with a port in brackets';
+}
+
 /** Understands a question. Throws `LookupError`. */
 export function parseLookup(params: Partial<Record<string, string>>): Lookup {
   const lookup: Lookup = { from: 0, to: Number.MAX_SAFE_INTEGER, limit: DEFAULT_LIMIT };
@@ -70,8 +79,7 @@ export function parseLookup(params: Partial<Record<string, string>>): Lookup {
       case 'internal':
       case 'external':
       case 'dest':
-        lookup[flag] =
-          parseEndpoint(text) ?? refuse(flag, 'IP or IP:PORT, an IPv6 address with a port in brackets', text);
+        lookup[flag] = parseEndpoint(text) ?? refuse(flag, endpointForm(flag, text), text);
         break;
       case 'proto':
         lookup.protocols = parseProtocol(text) ?? refuse(flag, LOOKUP_OPTIONS.proto.help, text);

@@ -2,7 +2,15 @@
  * The forms of text that policy fields have, by the name that the schemas give them, each with its check and
  * with its error message. Everything that later reaches a command line or a label passes one of them. Pure.
  */
-import { type Family, familyOf, parseAddress, parsePrefix } from '../../lib/prefix.ts';
+import {
+  type Address,
+  type Family,
+  familyOf,
+  mappedIPv4,
+  type Prefix,
+  parseAddress as parseAnyAddress,
+  parsePrefix as parseAnyPrefix,
+} from '../../lib/prefix.ts';
 import { parseDuration, parseGoDuration } from '../../lib/units.ts';
 import { isRouteTarget } from './evpn.ts';
 import { quote } from './quote.ts';
@@ -15,6 +23,12 @@ export interface Format {
 /** The comma-separated parts of Kube-OVN's pairs: `10.16.0.0/16,fd00:10:16::/112`. */
 export const splitPair = (text: string): string[] =>
   text === '' ? [] : text.split(',').map((part) => part.trim());
+
+/** What is IPv4-mapped is no address of a packet (RFC 4291 2.5.5.2): a rule for it would never match. */
+const unlessMapped = <T extends Address | Prefix>(value: T | undefined): T | undefined =>
+  value === undefined || mappedIPv4(value) === undefined ? value : undefined;
+const parseAddress = (text: string): Address | undefined => unlessMapped(parseAnyAddress(text));
+const parsePrefix = (text: string): Prefix | undefined => unlessMapped(parseAnyPrefix(text));
 
 const isAddress = (text: string): boolean => parseAddress(text) !== undefined;
 const isPrefix = (text: string): boolean => parsePrefix(text) !== undefined;
@@ -40,6 +54,12 @@ const isText = (pattern: RegExp, max: number) => (text: string) => text.length <
 /** The reason why a text that resembles an address or CIDR is none. */
 function addressHint(text: string): string {
   if (isPrefix(text)) return '';
+  const mapped = splitPair(text)
+    .map((part) =>
+      mappedIPv4((part.includes('/') ? parseAnyPrefix(part) : parseAnyAddress(part)) ?? ('' as Address)),
+    )
+    .find((one) => one !== undefined);
+  if (mapped !== undefined) return `: it is IPv4-mapped and would match nothing, write ${mapped}`;
   const length = /^([0-9A-Fa-f.:]+)\/(\d+)$/.exec(text);
   if (length !== null && isAddress(length[1]!)) {
     return `: the length of an ${length[1]!.includes(':') ? 'IPv6 CIDR is 0 to 128' : 'IPv4 CIDR is 0 to 32'}`;

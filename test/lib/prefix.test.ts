@@ -7,6 +7,7 @@ import {
   addressFromBytes,
   around,
   contains,
+  mappedIPv4,
   parseAddress,
   parsePrefix,
   prefix,
@@ -92,6 +93,22 @@ t.test('addresses as octets, and back', async (t) => {
     t.equal(addressFromBytes(bytes), text);
   }
   t.same([...addressBytes(address('10.16.0.12'))], [10, 16, 0, 12]);
+});
+
+t.test('what is IPv4-mapped, and the IPv4 of it', async (t) => {
+  for (const [text, expected] of [
+    ['::ffff:172.17.0.50', '172.17.0.50/32'],
+    ['::ffff:ffff:ffff', '255.255.255.255/32'],
+    ['::ffff:10.17.0.0/112', '10.17.0.0/16'],
+    ['::ffff:0:0/96', '0.0.0.0/0'],
+    ['::ffff:0:0/95', undefined],
+    ['::ffff:1', undefined],
+    ['fd00::ffff:1:2', undefined],
+    ['10.17.0.0/16', undefined],
+  ] as const) {
+    t.equal(mappedIPv4(prefix(text)), expected, text);
+  }
+  t.equal(mappedIPv4(address('::ffff:172.17.0.50')), '172.17.0.50');
 });
 
 t.test('one block in another', async (t) => {

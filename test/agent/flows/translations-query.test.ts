@@ -33,6 +33,8 @@ t.test('an endpoint is an address of either family, with a port or without', asy
     '[fd00::1]',
     '1.2.3.4/24',
     ':80',
+    '::ffff:172.17.0.11',
+    '[::ffff:ac11:b]:80',
   ]) {
     t.equal(shown(wrong), undefined, wrong);
   }
@@ -84,6 +86,15 @@ t.test('an invalid query is refused, with the valid values', async (t) => {
   refused(
     { external: 'x' },
     'external must be IP or IP:PORT, an IPv6 address with a port in brackets, is "x"',
+  );
+  refused({ internal: 'x' }, 'internal must be an IP address, is "x"');
+  refused(
+    { internal: '::ffff:10.17.0.9' },
+    'internal must be an IPv4 address as such (10.17.0.9), is "::ffff:10.17.0.9"',
+  );
+  refused(
+    { external: '[::ffff:172.17.0.11]:80' },
+    'external must be an IPv4 address as such (172.17.0.11:80), is "[::ffff:172.17.0.11]:80"',
   );
   refused({ proto: 'tpc' }, 'proto must be tcp, udp, sctp, icmp, icmpv6, gre or a number, is "tpc"');
   refused({ proto: '256' }, 'proto must be tcp, udp, sctp, icmp, icmpv6, gre or a number, is "256"');

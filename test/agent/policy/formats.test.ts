@@ -5,7 +5,18 @@ import { FORMATS, parsePorts, quantityOf } from '../../../agent/policy/formats.t
 /** By format: texts that pass, and texts that do not with what is said of them. */
 const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
   prefix: {
-    good: ['10.0.0.0/8', '10.0.0.1', '0.0.0.0/0', '::/0', 'fd00::', 'fd00::1/128', '10.17.3.4/16'],
+    good: [
+      '10.0.0.0/8',
+      '10.0.0.1',
+      '0.0.0.0/0',
+      '::/0',
+      '::/80',
+      '::ffff:1',
+      '64:ff9b::10.0.0.1',
+      'fd00::',
+      'fd00::1/128',
+      '10.17.3.4/16',
+    ],
     bad: {
       '10.0.0.0/33': '"10.0.0.0/33" is not an address or CIDR: the length of an IPv4 CIDR is 0 to 32',
       'fd00::/129': '"fd00::/129" is not an address or CIDR: the length of an IPv6 CIDR is 0 to 128',
@@ -22,6 +33,10 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       '10.0.300.0/24': '"10.0.300.0/24" is not an address or CIDR',
       'fe80::1%eth0': '"fe80::1%eth0" is not an address or CIDR',
       'fd00::1::2': '"fd00::1::2" is not an address or CIDR',
+      '::ffff:10.17.0.0/112':
+        '"::ffff:10.17.0.0/112" is not an address or CIDR: it is IPv4-mapped and would match nothing, write 10.17.0.0/16',
+      '0:0:0:0:0:FFFF::/96':
+        '"0:0:0:0:0:FFFF::/96" is not an address or CIDR: it is IPv4-mapped and would match nothing, write 0.0.0.0/0',
       example: '"example" is not an address or CIDR',
       '': '"" is not an address or CIDR',
     },
@@ -58,6 +73,8 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       'ff02::1': '"ff02::1" is not the address of a host',
       '10.0.0.0/8': '"10.0.0.0/8" is a CIDR, not one address',
       '10.0.0.300': '"10.0.0.300" is not an address',
+      '::ffff:172.17.0.50':
+        '"::ffff:172.17.0.50" is not an address: it is IPv4-mapped and would match nothing, write 172.17.0.50',
     },
   },
   'address-pair': {

@@ -178,6 +178,10 @@ t.test('the command takes several addresses, and none for ovn', async (t) => {
     code: 2,
     stderr: /takes an IP address, not "172\.17\.0\.0\/24"/,
   });
+  t.match(render('kubernetes', ...image, '--shared-address', '::ffff:172.17.0.50'), {
+    code: 2,
+    stderr: /not "::ffff:172\.17\.0\.50": it is IPv4-mapped, write 172\.17\.0\.50/,
+  });
   t.match(render('kubernetes', ...image, '--shared-address', '172.17.0.11'), {
     code: 1,
     stderr: /externalIPs/,

@@ -154,6 +154,20 @@ t.test('every variable that is wrong is named at once', async (t) => {
   );
 });
 
+t.test('IPv4 written as IPv6 is refused', async (t) => {
+  const hint = 'it is IPv4-mapped and would match nothing, write';
+  t.same(
+    errors({
+      ...{ ...ENV, BFD_PEER_IPS: '::ffff:10.255.255.255' },
+      ...{ NO_SNAT_SOURCES_IPV6: '::ffff:10.18.0.0/112' },
+    }),
+    [
+      `environment: NO_SNAT_SOURCES_IPV6: "::ffff:10.18.0.0/112" is not an address or CIDR: ${hint} 10.18.0.0/16`,
+      `environment: BFD_PEER_IPS: "::ffff:10.255.255.255" is not an address: ${hint} 10.255.255.255`,
+    ],
+  );
+});
+
 t.test('one gateway a family', async (t) => {
   t.same(errors({ ...ENV, INTERNAL_GATEWAY_IPV4: '10.16.0.1,10.16.0.2' }), [
     'environment: INTERNAL_GATEWAY_IPV4: must be one address, is "10.16.0.1,10.16.0.2"',
