@@ -6,6 +6,7 @@ import {
   type FastPathStep,
   fastPathMessages,
   fastPathQuestion,
+  isOfTable,
   limitedQuestion,
   type ObservedFastPath,
 } from './table.ts';
@@ -56,8 +57,8 @@ class NetlinkFastPath implements FastPathKernel {
       if (codeOf(error) === 'ENOENT') return undefined;
       throw error;
     }
-    const list = (type: number): Promise<Buffer[]> =>
-      this.#socket.dumpInTurns(type, fastPathQuestion(), attributesOf);
+    const list = async (type: number): Promise<Buffer[]> =>
+      (await this.#socket.dumpInTurns(type, fastPathQuestion(), attributesOf)).filter(isOfTable);
     return {
       flowtables: await list(NFT_GET.flowtable),
       chains: await list(NFT_GET.chain),

@@ -19,7 +19,7 @@
  * the new one with their next packet from outside.
  */
 import { IPPROTO_TCP, IPPROTO_UDP, NFGEN_HEADER, NLM_F_APPEND, NLM_F_CREATE } from '../../lib/linux.ts';
-import { attribute, nest, u8, u32, u32Be, zeroEnded } from '../../lib/netlink-codec.ts';
+import { Attributes, attribute, nest, u8, u32, u32Be, zeroEnded } from '../../lib/netlink-codec.ts';
 import {
   expression,
   isPartOf,
@@ -161,15 +161,17 @@ function setMessages(intent: FastPathIntent): NftMessage[] {
       ...[attribute(3, u32Be(0)), attribute(4, u32Be(TYPE_MARK)), attribute(5, u32Be(4))],
       attribute(10, u32Be(1)),
     ),
-    nftCreate(
-      NFT_NEW.elements,
-      NFPROTO_INET,
-      table,
-      name,
-      nest(3, ...elements.map((element) => nest(1, element))),
+    ...chunks(elements, ELEMENTS_PER_MESSAGE).map((part) =>
+      nftCreate(NFT_NEW.elements, NFPROTO_INET, table, name, nest(3, ...part.map((one) => nest(1, one)))),
     ),
   ];
 }
+
+/** Far from what one attribute can hold: 64 KiB. */
+const ELEMENTS_PER_MESSAGE = 500;
+
+const chunks = <T>(list: readonly T[], size: number): T[][] =>
+  Array.from({ length: Math.ceil(list.length / size) }, (_, i) => list.slice(i * size, (i + 1) * size));
 
 const deleteTable = (): NftMessage => ({
   type: NFT_DELETE.table,
@@ -201,12 +203,28 @@ export const limitedQuestion = (): Buffer => nftPayload(NFPROTO_INET, table, att
 /** The attributes of an object in an answer. */
 export const attributesOf = (answer: Buffer): Buffer => Buffer.from(answer.subarray(NFGEN_HEADER));
 
+/** Whether an object in an answer is of the table: the kernel dumps the chains of all tables of a family. */
+export const isOfTable = (attributes: Buffer): boolean => isPartOf(table, attributes);
+
 const isWith = (parts: readonly Buffer[], observed: Buffer | undefined): boolean =>
   observed !== undefined && isPartOf(Buffer.concat(parts), observed);
 
 /** Whether each wanted object is there, and no other. */
 const isEach = (wanted: readonly Buffer[][], observed: readonly Buffer[]): boolean =>
   wanted.length === observed.length && wanted.every((parts) => observed.some((one) => isWith(parts, one)));
+
+/** The key of an element of the set, from its attributes. */
+function keyOf(element: Buffer): string {
+  const attributes = new Attributes(element);
+  while (attributes.next()) if (attributes.type === 1) return attributes.content.toString('latin1');
+  return '';
+}
+
+/** The same for elements, of which there may be thousands. */
+function sameElements(wanted: readonly Buffer[], observed: readonly Buffer[]): boolean {
+  const found = new Set(observed.map(keyOf));
+  return found.size === wanted.length && wanted.every((element) => found.has(keyOf(element)));
+}
 
 /** Whether the table is as it must be. The kernel dumps rules chain by chain, those of a chain in their order. */
 function isIntact(observed: ObservedFastPath, intent: FastPathIntent): boolean {
@@ -224,10 +242,7 @@ function isIntact(observed: ObservedFastPath, intent: FastPathIntent): boolean {
   return (
     isEach([flowtableParts(intent)], observed.flowtables) &&
     isEach([BASE, ENTER].map(chainParts), observed.chains) &&
-    isEach(
-      elementsOf(intent).map((element) => [element]),
-      observed.limited,
-    ) &&
+    sameElements(elementsOf(intent), observed.limited) &&
     observed.rules.length === rules.length &&
     [BASE, ENTER].every(isChain)
   );

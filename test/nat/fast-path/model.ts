@@ -1,5 +1,5 @@
 /** A model of the kernel's nf_tables with the table of the fast path: it keeps the messages, and dumps them with more. */
-import { attribute, nest, nfgenHeader, u32Be } from '../../../lib/netlink-codec.ts';
+import { attribute, nest, nfgenHeader, u32Be, zeroEnded } from '../../../lib/netlink-codec.ts';
 import { NFT_DELETE, NFT_GET, NFT_NEW, type NftMessage, nestedIn } from '../../../lib/nft-codec.ts';
 import type { NetfilterSocket } from '../../../nat/port-kernel.ts';
 
@@ -10,6 +10,11 @@ const GET_OF = new Map<number, number>([
   ...([[NFT_NEW.rule, NFT_GET.rule]] as const),
   ...([[NFT_NEW.elements, NFT_GET.elements]] as const),
 ]);
+
+/** A chain of another table of the same family: the kernel does not ask which table is meant. */
+const OTHER_CHAINS = [
+  Buffer.concat([nfgenHeader(1), attribute(1, zeroEnded('filter')), attribute(3, zeroEnded('forward'))]),
+];
 
 const errno = (code: string): Error => Object.assign(new Error(`refused (${code})`), { code });
 
@@ -33,7 +38,7 @@ export class NftablesModel implements NetfilterSocket {
 
   async dumpInTurns<T>(type: number, _data: Uint8Array, parse: (answer: Buffer) => T): Promise<T[]> {
     this.dumps++;
-    const answers = this.objects?.get(type) ?? [];
+    const answers = [...(this.objects?.get(type) ?? []), ...(type === NFT_GET.chain ? OTHER_CHAINS : [])];
     if (type === NFT_GET.elements && answers.length === 0) throw errno('ENOENT');
     return answers.map(parse);
   }

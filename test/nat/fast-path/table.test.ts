@@ -125,3 +125,12 @@ t.test(
     );
   },
 );
+
+t.test('thousands of limited policies are as many elements', async (t) => {
+  const { nftables, reconcile } = made();
+  const many = { ...INTENT, limited: Array.from({ length: 4096 }, (_, i) => i + 1) };
+  t.equal((await reconcile(many)).length, 1);
+  t.equal(nftables.elements, 4097);
+  t.same(await reconcile(many), []);
+  t.equal((await reconcile({ ...many, limited: many.limited.with(0, 5000) })).length, 1);
+});
