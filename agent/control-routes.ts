@@ -48,6 +48,8 @@ export interface ControlParts {
 /** The handlers by method and path. */
 export function controlRoutes(parts: ControlParts): Record<string, ControlHandler> {
   const { view, queries, gateway, bfd, drain, group, supervisorStatus } = parts;
+  /** Counts undrains: a drain that waits meanwhile is over. */
+  let undrains = 0;
   // A file that `bfdd-control load` names is read here, not in the process that answers BFD packets.
   const bfddControl = createScripts((words) => bfd.command(words));
   return {
@@ -60,8 +62,14 @@ export function controlRoutes(parts: ControlParts): Record<string, ControlHandle
       return { status: ok ? 200 : 400, body: `${text}\n` };
     },
     'GET /v1/bfdd-supervisor': async () => ({ status: 200, body: supervisorStatus() }),
-    'POST /v1/drain': ({ query }) => answer(query, drainNow(parts, query.get('timeout')), textOutput),
+    'POST /v1/drain': ({ query }) =>
+      answer(
+        query,
+        drainNow(parts, query.get('timeout'), () => undrains),
+        textOutput,
+      ),
     'POST /v1/undrain': ({ query }) => {
+      undrains++;
       gateway.withdraw(false);
       bfd.undrain();
       drain.undrain();
@@ -95,21 +103,27 @@ async function plan({ options, view, gateway }: ControlParts, named: URLSearchPa
   }
 }
 
-/** Drains, and waits for traffic to move away. `requested`: the longest wait, if the command names one. */
+const DRAIN_ENDED: ControlReply = { status: 409, body: 'the drain was ended by an undrain\n' };
+
+/**
+ * Drains, and waits for traffic to move away. `requested`: the longest wait, if the command names one. `undrains`: how many there
+ * were until now.
+ */
 async function drainNow(
   { options, bfd, drain, group, routersMove }: ControlParts,
   requested: string | null,
+  undrains: () => number,
 ): Promise<ControlReply> {
   const timeout = requested === null ? options.drainTimeout : parseTimeout(requested);
   if (timeout === undefined) return { status: 400, body: `timeout must be ${TIMEOUT}\n` };
   // Routers send replies to others, and the other members have every flow, before OVN sends packets to them.
   const end = performance.now() + timeout;
+  const before = undrains();
   const [handedOver] = await Promise.all([group.drain(handoverLimit(timeout)), routersMove(timeout)]);
-  if (!handedOver) {
-    return { status: 409, body: 'the drain was ended by an undrain\n' };
-  }
+  if (!handedOver || undrains() !== before) return DRAIN_ENDED;
   bfd.drain();
   const drained = await drain.drained(Math.max(0, end - performance.now()));
+  if (undrains() !== before) return DRAIN_ENDED;
   const rest = drained ? 'traffic has moved' : 'some traffic still came when the time was over';
   return { status: 200, body: `drained: ${rest}\n` };
 }

@@ -138,7 +138,8 @@ export class Gateway {
     this.#withdrawal = new Withdrawal({
       apply: (steps) => {
         this.#routingTouched = true;
-        return parts.kernels.routing.apply(steps);
+        recordOwnChange(this.#history, this.#clock.now());
+        parts.kernels.routing.applyAtOnce(steps);
       },
       routing: () => this.#observation?.plan.routing ?? [],
       onChange: () => {

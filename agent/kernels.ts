@@ -13,7 +13,7 @@ import { createGateKernel } from '../nat/gate-kernel.ts';
 import { createNatKernel } from '../nat/kernel.ts';
 import { createPortKernel } from '../nat/port-kernel.ts';
 import { SetHeaders } from '../nat/set-headers.ts';
-import { createRoutingKernel, readIndexes, readProxies } from '../routing/kernel.ts';
+import { createRoutingKernel, type RoutingKernel, readIndexes, readProxies } from '../routing/kernel.ts';
 import { createShapingKernel, type ShapingKernel } from '../shaping/kernel.ts';
 import type { KernelEvent } from './events.ts';
 import { type KernelWatch, watchKernel } from './events.ts';
@@ -25,6 +25,7 @@ import { Claims } from './uplink/claims.ts';
 import { permanentEntries, removeEntries } from './uplink/next-hop.ts';
 
 export interface OpenKernels extends Kernels {
+  routing: RoutingKernel;
   claims: Claims;
   shaping: ShapingKernel;
   /** What the rules of `counters` have counted until now. */

@@ -35,10 +35,18 @@ import type { InterfaceAddress, Link, Route, RoutingState } from './state.ts';
 /** What is needed of a NETLINK_ROUTE socket. Errors carry the errno's name. */
 export interface RoutingNetlink {
   dump<T>(type: number, data: Uint8Array, parse: (payload: Buffer) => T | undefined): T[];
-  transact(
-    requests: Iterable<{ type: number; flags?: number; data: Uint8Array }>,
-  ): Promise<((Error & { code: string }) | undefined)[]>;
+  transact(requests: Iterable<Request>): Promise<Result[]>;
+  /** The same before it returns. */
+  transactSync(requests: readonly Request[]): Result[];
 }
+
+interface Request {
+  type: number;
+  flags?: number;
+  data: Uint8Array;
+}
+
+type Result = (Error & { code: string }) | undefined;
 
 /** A step that the kernel refused. The message is the step as a command line, and the kernel's reason. */
 export class RoutingError extends Error {
@@ -62,6 +70,8 @@ export interface RoutingKernel {
    * delete what does not is none. Rejects with what the transport throws.
    */
   apply(steps: readonly RoutingStep[]): Promise<RoutingError[]>;
+  /** The same, done when it returns: nothing else runs meanwhile. Throws what the transport throws. */
+  applyAtOnce(steps: readonly RoutingStep[]): RoutingError[];
 }
 
 /**
@@ -244,8 +254,14 @@ function newLinkHint({ device }: WantedLink, code: string): string {
   return `; EVPN needs devices of kind ${kind}, which this kernel does not have: load the module ${kind} on the node (modprobe ${kind}), or run the gateway on a node whose kernel has it`;
 }
 
-async function apply(netlink: RoutingNetlink, steps: readonly RoutingStep[]): Promise<RoutingError[]> {
-  if (steps.length === 0) return [];
+/** The steps that can be asked for, and the failures of the others. */
+interface Prepared {
+  indexes: ReadonlyMap<string, number>;
+  possible: RoutingStep[];
+  failures: RoutingError[];
+}
+
+function prepare(netlink: RoutingNetlink, steps: readonly RoutingStep[]): Prepared {
   const indexes = readIndexes(netlink);
   const failures: RoutingError[] = [];
   const possible = steps.filter((step) => {
@@ -257,7 +273,15 @@ async function apply(netlink: RoutingNetlink, steps: readonly RoutingStep[]): Pr
     failures.push(new RoutingError(step, 'ENODEV', `there is no interface ${dev}`));
     return false;
   });
-  const results = await netlink.transact(requestsFor(possible, indexes));
+  return { indexes, possible, failures };
+}
+
+/** All failures, with what the kernel answered. */
+function failuresOf(
+  netlink: RoutingNetlink,
+  { indexes, possible, failures }: Prepared,
+  results: readonly Result[],
+): RoutingError[] {
   for (const [i, step] of possible.entries()) {
     const error = results[i];
     if (error === undefined || ALREADY_DONE[step.kind].includes(error.code)) continue;
@@ -272,5 +296,15 @@ async function apply(netlink: RoutingNetlink, steps: readonly RoutingStep[]): Pr
 
 export const createRoutingKernel = (netlink: RoutingNetlink): RoutingKernel => ({
   observe: async () => observe(netlink),
-  apply: (steps) => apply(netlink, steps),
+  apply: async (steps) => {
+    if (steps.length === 0) return [];
+    const prepared = prepare(netlink, steps);
+    const requests = requestsFor(prepared.possible, prepared.indexes);
+    return failuresOf(netlink, prepared, await netlink.transact(requests));
+  },
+  applyAtOnce: (steps) => {
+    const prepared = prepare(netlink, steps);
+    const requests = [...requestsFor(prepared.possible, prepared.indexes)];
+    return failuresOf(netlink, prepared, netlink.transactSync(requests));
+  },
 });

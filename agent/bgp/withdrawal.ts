@@ -27,7 +27,8 @@ export interface Gate {
 }
 
 export interface WithdrawalParts {
-  apply(steps: readonly RoutingStep[]): Promise<unknown>;
+  /** The kernel has done the steps, or refused some, when this returns or throws. */
+  apply(steps: readonly RoutingStep[]): void;
   /** The routing that was last desired. */
   routing(): Readonly<RoutingIntent>;
   /** Called when a reconcile would come to something else than before. */
@@ -98,8 +99,11 @@ export class Withdrawal {
       const steps = routing()
         .filter((one) => one.family === family && one.announced !== undefined)
         .flatMap(withdrawal);
-      // The kernel has done the first hundreds of them when this returns; a reconcile follows for what was refused.
-      if (steps.length > 0) apply(steps).catch(() => {});
+      try {
+        if (steps.length > 0) apply(steps);
+      } catch {
+        // A reconcile follows.
+      }
     }
     onChange();
   }

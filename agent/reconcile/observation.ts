@@ -17,7 +17,7 @@ import type { Failure } from './failures.ts';
 
 /** What a reconcile reads and writes; kernels.ts has the real one, tests a model. */
 export interface Kernels {
-  routing: RoutingKernel;
+  routing: Pick<RoutingKernel, 'observe' | 'apply'>;
   nat: NatKernel;
   counters: CounterKernel;
   fastPath: FastPathKernel;

@@ -87,7 +87,8 @@ export class TargetPlanner {
   /** A planner with the same memory and no targets yet. */
   fork(): TargetPlanner {
     const fork = new TargetPlanner(this.#flags, this.#lastGood, this.#gateLack);
-    fork.#gateRefusals = this.#gateRefusals;
+    fork.#newest = this.#newest;
+    fork.#gateRefusals = new Map(this.#gateRefusals);
     fork.#planned = this.#planned;
     fork.#newestPlan = this.#newestPlan;
     Object.assign(fork.#applied, this.#applied);

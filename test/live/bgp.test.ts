@@ -244,6 +244,13 @@ t.test('a drain withdraws before BFD sends AdminDown, an undrain announces again
   };
   const known = () => peer.sessions().some(({ drained }) => drained);
   await learns(router, all, 'all');
+  const driftRepaired = async () => (await agent.status()).kernel.driftRepaired;
+  const before = await driftRepaired();
+  t.equal((await agent.ask('POST', '/v1/bfdd', 'session all reset')).status, 200);
+  await until(() => marks(gateway) === '', { what: 'withdrawn', everyMs: 1 });
+  await learns(router, all, 'the session is back');
+  t.same(await driftRepaired(), before, 'a session that flaps is no drift');
+
   const drained = agent.ask('POST', '/v1/drain?timeout=3', '', 10_000);
   await until(() => known() || marks(gateway) === '', { what: 'something happens', everyMs: 1 });
   t.equal(marks(gateway), '', 'the routes first');

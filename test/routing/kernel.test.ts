@@ -32,10 +32,10 @@ function transport(answers: string[], dumps: Record<number, string> = {}) {
       const item = type === MessageType.GETLINK ? parse(eth0) : undefined;
       return item === undefined ? [] : [item];
     },
-    async transact(batch) {
-      const made = [...batch];
-      requests.push(...made);
-      return made.map((_, i) => (answers[i] ? refusal(answers[i]) : undefined));
+    transact: async (batch) => netlink.transactSync([...batch]),
+    transactSync(batch) {
+      requests.push(...batch);
+      return batch.map((_, i) => (answers[i] ? refusal(answers[i]) : undefined));
     },
   };
   return { kernel: createRoutingKernel(netlink), requests };
@@ -93,10 +93,20 @@ t.test('a missing capability is named', async (t) => {
   t.match(failure?.message, /^ip rule del .* \(EPERM\); the container needs the capability NET_ADMIN$/);
 });
 
+t.test('what is applied at once is done when the call returns, with the same failures', async (t) => {
+  const { kernel, requests } = transport(['EPERM', 'ESRCH']);
+  const steps = Array.from({ length: 300 }, (): RoutingStep => ({ kind: 'delRoute', route }));
+  const failures = kernel.applyAtOnce(steps);
+  t.equal(requests.length, 300);
+  t.match(failures, [{ code: 'EPERM', message: /NET_ADMIN/ }]);
+  t.equal(failures.length, 1, 'what is gone already is no failure');
+});
+
 t.test('nothing to do asks the kernel nothing', async (t) => {
   const kernel = createRoutingKernel({
     dump: () => t.fail('a dump') as never,
     transact: () => t.fail('a request') as never,
+    transactSync: () => t.fail('a request') as never,
   });
   t.strictSame(await kernel.apply([]), []);
 });
@@ -124,6 +134,7 @@ t.test(
         return item === undefined ? [] : [item];
       },
       transact: async () => [],
+      transactSync: () => [],
     });
     const { routes } = await kernel.observe();
     t.equal(routes.length, 3, 'one in each of the three tables of IPv4, none in those of IPv6');
@@ -218,8 +229,12 @@ t.test('answers that are lost are an error of the whole batch', async (t) => {
   const kernel = createRoutingKernel({
     dump: (_type, _data, parse) => [parse(eth0)!],
     transact: () => Promise.reject(lost),
+    transactSync: () => {
+      throw lost;
+    },
   });
   await t.rejects(kernel.apply([{ kind: 'delRoute', route }]), lost);
+  t.throws(() => kernel.applyAtOnce([{ kind: 'delRoute', route }]), lost);
 });
 
 t.test(
@@ -240,6 +255,7 @@ t.test(
           return (payloads.get(type) ?? []).flatMap((payload) => parse(payload) ?? []);
         },
         transact: async () => [],
+        transactSync: () => [],
       });
       await kernel.observe();
       return asked;

@@ -20,7 +20,7 @@ function setUp(routing: FamilyRouting[] = [ROUTING]) {
   const applied: string[] = [];
   const seen = { changes: 0 };
   const withdrawal = new Withdrawal({
-    async apply(steps) {
+    apply(steps) {
       applied.push(...steps.map(renderStep));
       throw new Error('refused');
     },

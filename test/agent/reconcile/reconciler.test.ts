@@ -232,7 +232,7 @@ const blocks = (model: Model): string[] =>
   model.rules(4, 'nat', 'POSTROUTING').flatMap(({ text }) => /^-s (\S+) -j RETURN$/.exec(text)?.[1] ?? []);
 
 t.test('what nf_tables refuses of the gate iptables does, until another policy comes', async (t) => {
-  const { run, model, refusals, lines, gates } = pod();
+  const { run, model, refusals, lines, gates, reconciler } = pod();
   refusals.push([
     'nft add table ip VEG-GATE',
     new GateError('unsupported', 'nf_tables: VEG-GATE: no (ENOENT)'),
@@ -247,6 +247,7 @@ t.test('what nf_tables refuses of the gate iptables does, until another policy c
   t.same(blocks(model), ['10.18.0.0/16']);
 
   refusals.length = 0;
+  t.same((await reconciler.preview(wanted)).changes.nat, [], 'a preview knows it, and forgets nothing');
   const second = await run(wanted);
   t.same(second.observation.changes.nat, [], 'it is not asked again');
   t.match(second.observation.notes, [/^what belongs to no connection/]);
