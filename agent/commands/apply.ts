@@ -3,7 +3,7 @@ import { EXIT, type Options } from '../options.ts';
 import { keepPolicy } from '../policy/last-policy.ts';
 import { changeLines, countChanges } from '../reconcile/changes.ts';
 import { observeAndSeal } from '../sealing.ts';
-import { failureText, obstacles } from '../show/plan-document.ts';
+import { failureText, isTemporary, obstacles } from '../show/plan-document.ts';
 import { complain, load, say, type ValidPolicy } from './check.ts';
 import { createReconciler, withKernel } from './with-kernel.ts';
 
@@ -24,7 +24,8 @@ export async function apply(options: Options): Promise<number> {
   return withKernel(options, async (kernels) => {
     const reconciler = createReconciler(kernels, options);
     const observation = await reconciler.observeSettled(policy);
-    for (const note of observation.notes) complain(`note: ${note}`);
+    const waiting = observation.conflicts.filter(isTemporary).map(({ message }) => message);
+    for (const note of [...observation.notes, ...waiting]) complain(`note: ${note}`);
     for (const line of changeLines(observation.changes)) say(line);
     const { failures } = await reconciler.apply(observation);
     for (const failure of failures) complain(failureText(failure));

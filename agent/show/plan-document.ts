@@ -17,12 +17,16 @@ export interface PlanDocument {
   obstacles: string[];
 }
 
-/** Why families cannot be programmed. */
-export function obstacles({ plan }: Observation): string[] {
-  return plan.families.flatMap(({ family, state, reason }) =>
+/** Why a part of the policy cannot be in force, and no change would put it there. */
+export function obstacles({ plan, conflicts }: Observation): string[] {
+  const blocked = plan.families.flatMap(({ family, state, reason }) =>
     state === 'blocked' ? [`IPv${family}: ${reason}`] : [],
   );
+  return [...blocked, ...conflicts.filter((conflict) => !isTemporary(conflict)).map(failureText)];
 }
+
+/** An address that another host has is taken when that gives it up, as the gateway that this one replaces will. */
+export const isTemporary = ({ object }: Failure): boolean => object === 'address';
 
 /** A failure on one line. */
 export const failureText = ({ object, name, reason, message }: Failure): string =>
@@ -33,7 +37,7 @@ export const planDocument = (observation: Observation): PlanDocument => ({
   changes: changeLines(observation.changes),
   families: observation.plan.families,
   interfaces: observation.plan.interfaces,
-  notes: observation.notes,
+  notes: [...observation.notes, ...observation.conflicts.filter(isTemporary).map(({ message }) => message)],
   // Changes of what could not be observed are unknown.
   obstacles: [...obstacles(observation), ...observation.failed.map(failureText)],
 });

@@ -204,6 +204,9 @@ t.test('a root qdisc of another program stays, is reported, and takes no session
   ]);
   t.equal(agent.metric('veg_agent_objects_failed{object="qdisc",reason="in_use"}'), 1);
   t.ok(bfd.sessions.some(({ state }) => state === 'Up'));
+  const plan = agent.cli('plan');
+  t.equal(plan.code, 1, 'nothing that could be changed makes it as the policy says');
+  t.match(plan.stderr, /qdisc net1: in_use: .*tbf 42: of another program/);
   t.match(tc('qdisc show dev net1 root'), /^qdisc tbf 42: /);
   t.match(tc('qdisc show dev eth0 root'), /^qdisc htb 178: /, 'the other direction is limited');
   tc('qdisc del dev net1 root');

@@ -1,4 +1,5 @@
 import t from 'tap';
+import type { Failure } from '../../../agent/reconcile/failures.ts';
 import type { Observation, ObserveFailure } from '../../../agent/reconcile/observation.ts';
 import { failureText, obstacles, planDocument } from '../../../agent/show/plan-document.ts';
 
@@ -17,8 +18,8 @@ const observation = (parts: Partial<Observation> = {}) =>
       ],
       interfaces: { internal: 'eth0', external: 'net1' },
     },
-    changes: { nat: [], counters: [], fastPath: [], routing: [], sysctl: [] },
-    ...{ failed: [], notes: [] },
+    changes: { nat: [], counters: [], fastPath: [], routing: [], sysctl: [], shaping: [] },
+    ...{ failed: [], notes: [], conflicts: [] },
     ...parts,
   }) as unknown as Observation;
 
@@ -32,6 +33,18 @@ t.test('a blocked family is an obstacle, in words; one that is programmed or unu
   };
   t.strictSame(obstacles(observation({ plan: plan as unknown as Observation['plan'] })), []);
 });
+
+t.test(
+  'what another program or host has in its way is told: a qdisc is an obstacle, an address is not',
+  async (t) => {
+    const conflict = (object: Failure['object'], name: string): Failure => ({
+      ...{ object, name, reason: 'in_use', message: `${name} is in use` },
+    });
+    const seen = observation({ conflicts: [conflict('address', '172.17.0.60'), conflict('qdisc', 'net1')] });
+    t.match(obstacles(seen), [/^IPv4/, 'qdisc net1: in_use: net1 is in use']);
+    t.strictSame(planDocument(seen).notes, ['172.17.0.60 is in use'], 'it may be given up');
+  },
+);
 
 t.test('a failure is one line: the object, why, and what happened', async (t) => {
   t.equal(failureText(failure), 'listing nat: locked: another program holds the xtables lock');
