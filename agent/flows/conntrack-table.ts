@@ -8,7 +8,7 @@ export interface ConntrackUse {
   limit: number;
 }
 
-/** Flows that began while the table was full: counters of the kernel. */
+/** Flows that began while the table was full: counters of the kernel, each a sum over processors of 32 bits. */
 export interface ConntrackPressure {
   /** First packets that were dropped because the table was full. */
   refused: number;

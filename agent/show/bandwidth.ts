@@ -1,7 +1,9 @@
 /**
  * What each bandwidth limit has passed, dropped and delayed. The kernel's counters begin at 0 when a class is made anew,
- * and those of 32 bits after 2^32; these sums never go back in the life of this process. Pure: `clock` is milliseconds of a monotonic clock.
+ * and those of 32 bits after 2^32; these sums never go back in the life of this process. Pure: `clock` is milliseconds of
+ * a monotonic clock.
  */
+import { increase } from '../../lib/counter.ts';
 import { BANDWIDTH_HANDLE } from '../../routing/numbers.ts';
 import { CLASS_REST, CLASS_WHOLE, type DesiredDevice, desiredShaping } from '../../shaping/desired.ts';
 import type { Direction, ShapingIntent, ShapingState } from '../../shaping/state.ts';
@@ -107,20 +109,13 @@ export class BandwidthUse {
   }
 }
 
-/** Adds what a class has counted since it was last read. Its octets, in 64 bits, show whether it was made anew. */
+/**
+ * Adds what a class has counted since it was last read. Its octets, in 64 bits, show whether it was made anew; but not where
+ * it has passed more than before already, nor whether its queue was.
+ */
 function addSince(sum: BandwidthCounts, now: BandwidthCounts, last = NOTHING): void {
   const isNew = now.passedBytes < last.passedBytes;
   for (const kind of KINDS) sum[kind] += isNew ? now[kind] : increase(now[kind], last[kind]);
-}
-
-/**
- * By how much a counter has grown. One that is less than before has gone past 2^32, or began anew: with a queue that was
- * made anew below its class, or a class that has passed more than before already. Then it would have grown by most of 2^32.
- */
-function increase(now: number, last: number): number {
-  if (now >= last) return now - last;
-  const past = (now - last) >>> 0;
-  return past < 2 ** 31 ? past : now;
 }
 
 const isActive = (

@@ -4,6 +4,7 @@
  */
 import { Counter, Histogram, Registry } from 'prom-client';
 import type { EngineReport } from '../../bfd/intent.ts';
+import { unending } from '../../lib/counter.ts';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { addScraped, type Sample, type ScrapedMetric, single } from '../../lib/scraped.ts';
 import { CHAIN_LIMIT, CHAIN_REFUSED } from '../../nat/rules.ts';
@@ -164,37 +165,43 @@ function bfdMetrics(view: () => AgentView): ScrapedMetric[] {
 }
 
 /** The conntrack table of this network namespace. */
-const conntrackMetrics = ({
+function conntrackMetrics({
   conntrack,
   insertFailures,
   pressure,
-}: Pick<MetricsSources, 'conntrack' | 'insertFailures' | 'pressure'>): ScrapedMetric[] => [
-  {
-    ...{ type: 'gauge', name: 'veg_conntrack_entries' },
-    help: 'Entries in the conntrack table.',
-    read: () => single(conntrack()?.entries),
-  },
-  {
-    ...{ type: 'gauge', name: 'veg_conntrack_limit' },
-    help: 'Maximum number of entries in the conntrack table.',
-    read: () => single(conntrack()?.limit),
-  },
-  {
-    ...{ type: 'counter', name: 'veg_conntrack_insert_failed_total' },
-    help: 'New connections whose first packet was dropped because they could not enter the conntrack table.',
-    read: () => single(insertFailures()),
-  },
-  {
-    ...{ type: 'counter', name: 'veg_conntrack_dropped_total' },
-    help: 'New connections whose first packet was dropped because the conntrack table was full.',
-    read: () => single(pressure()?.refused),
-  },
-  {
-    ...{ type: 'counter', name: 'veg_conntrack_evicted_total' },
-    help: 'Unanswered flows that the kernel removed to make room in a full conntrack table.',
-    read: () => single(pressure()?.evicted),
-  },
-];
+}: Pick<MetricsSources, 'conntrack' | 'insertFailures' | 'pressure'>): ScrapedMetric[] {
+  // A sum that goes back would count as one that begins anew.
+  const failures = unending(insertFailures);
+  const refused = unending(() => pressure()?.refused);
+  const evicted = unending(() => pressure()?.evicted);
+  return [
+    {
+      ...{ type: 'gauge', name: 'veg_conntrack_entries' },
+      help: 'Entries in the conntrack table.',
+      read: () => single(conntrack()?.entries),
+    },
+    {
+      ...{ type: 'gauge', name: 'veg_conntrack_limit' },
+      help: 'Maximum number of entries in the conntrack table.',
+      read: () => single(conntrack()?.limit),
+    },
+    {
+      ...{ type: 'counter', name: 'veg_conntrack_insert_failed_total' },
+      help: 'New connections whose first packet was dropped because they could not enter the conntrack table.',
+      read: () => single(failures()),
+    },
+    {
+      ...{ type: 'counter', name: 'veg_conntrack_dropped_total' },
+      help: 'New connections whose first packet was dropped because the conntrack table was full.',
+      read: () => single(refused()),
+    },
+    {
+      ...{ type: 'counter', name: 'veg_conntrack_evicted_total' },
+      help: 'Unanswered flows that the kernel removed to make room in a full conntrack table.',
+      read: () => single(evicted()),
+    },
+  ];
+}
 
 /** Packets dropped by rules of the agent. */
 function dropMetrics(drops: MetricsSources['drops']): ScrapedMetric[] {

@@ -4,6 +4,7 @@
  * The share in use is not enough: the kernel makes room by ending a flow without an answer. So the counters of what
  * it dropped decide.
  */
+import { increase } from '../../lib/counter.ts';
 
 /** Shares of the table, and of new flows. */
 export const CONNTRACK = {
@@ -42,8 +43,8 @@ export interface ConntrackObservation {
  */
 function fails(before: ConntrackHealth['pressure'], now: ConntrackHealth['pressure']): boolean | undefined {
   if (before === undefined || now === undefined) return undefined;
-  const refused = Math.max(0, now.refused - before.refused);
-  const evicted = Math.max(0, now.evicted - before.evicted);
+  const refused = increase(now.refused, before.refused);
+  const evicted = increase(now.evicted, before.evicted);
   if (refused + evicted === 0) return undefined;
   return refused >= CONNTRACK.failing * (refused + evicted);
 }

@@ -77,7 +77,10 @@ export function exhaustedRange(
   return fullest;
 }
 
-/** A number of all processors in the text of /proc/net/stat/nf_conntrack; undefined where it has none. */
+/**
+ * A number in the text of /proc/net/stat/nf_conntrack, the sum over processors of counters of 32 bits; undefined where it has
+ * none.
+ */
 export function statistic(text: string, name: string): number | undefined {
   const [head = '', ...lines] = text.trim().split('\n');
   const at = head.trim().split(/\s+/).indexOf(name);

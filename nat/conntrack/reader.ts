@@ -66,7 +66,7 @@ interface Dump {
   cost: number;
 }
 
-/** The drop counter of a netfilter socket. */
+/** The drop counter of a netfilter socket, 32 bits. */
 function readDropCount(port: number): number | undefined {
   for (const line of readFileSync('/proc/net/netlink', 'utf8').split('\n')) {
     const [, protocol, owner, , , , , , drops] = line.trim().split(/\s+/);
@@ -181,7 +181,7 @@ export class ConntrackReader {
     if (this.#overrunSince === undefined) return;
     const { tracker, now, dropCount } = this.#options;
     const dropped = dropCount(this.#events.port);
-    tracker.lost(this.#overrunSince, now(), dropped && dropped - this.#dropped);
+    tracker.lost(this.#overrunSince, now(), dropped && (dropped - this.#dropped) >>> 0);
     this.#dropped = dropped ?? this.#dropped;
     this.#overrunSince = undefined;
   }

@@ -44,12 +44,13 @@ const view: AgentView = {
   draining: false,
 };
 let conntrack: { entries: number; limit: number } | undefined = { entries: 5, limit: 1000 };
+let insertFailures = 7;
 const translations = { snapshot: undefined, identity: { namespace: '', name: '', pod: '', node: '' } };
 const metrics = new Metrics({
   view: () => view,
   counters: { refresh: async () => {}, volumes: () => undefined },
   conntrack: () => conntrack,
-  insertFailures: () => conntrack && 7,
+  insertFailures: () => conntrack && insertFailures,
   pressure: () => conntrack && { refused: 4, evicted: 9 },
   drops: {
     refresh: async () => {},
@@ -102,6 +103,11 @@ await has(
   'there before the first, so that an increase is seen',
 );
 await has('veg_agent_reconcile_duration_seconds_count 2');
+
+insertFailures = 2 ** 32 - 1;
+await has('veg_conntrack_insert_failed_total 4294967295');
+insertFailures = 4;
+await has('veg_conntrack_insert_failed_total 4294967300', 'a counter of 32 bits goes on past its end');
 
 conntrack = undefined;
 const { body } = await metrics.text();

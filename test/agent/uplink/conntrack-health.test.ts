@@ -31,6 +31,11 @@ t.test('the conntrack table: warned of early, and full only while new connection
   );
   t.same(levels([1000, 0, 0], [1000, 1, 0], [1000, 1, 99]), ['warn', 'full', 'warn'], 'or room is made');
   t.same(levels([1000, 9, 9], [1000, 0, 0]), ['warn', 'warn'], 'counters that begin anew');
+  t.same(
+    levels([1000, 2 ** 32 - 5, 0], [1000, 2 ** 32 - 1, 0], [1000, 3, 2]),
+    ['warn', 'full', 'full'],
+    'a counter of 32 bits that goes past its end',
+  );
 });
 
 t.test('where the kernel does not tell what it drops, the share of the table stands for it', async (t) => {

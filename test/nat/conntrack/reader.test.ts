@@ -123,6 +123,13 @@ t.test('ENOBUFS is a gap from the last empty queue to the next, with the kernelâ
   own.events.push(ENOBUFS);
   settle(own);
   t.match(own.gaps[1], { events: 3 }, 'the counter is the socketâ€™s, and goes on');
+  own.drop(2 ** 32 - 10);
+  own.events.push(ENOBUFS);
+  settle(own);
+  own.drop(4 - 2 ** 32);
+  own.events.push(ENOBUFS);
+  settle(own);
+  t.match(own.gaps[3], { events: 4 }, 'also past 2^32');
   t.equal(own.tracker.mustDump, false);
 });
 
