@@ -21,9 +21,14 @@ export const groupSecret = ({ workload }: Gateway, hash: Hash): string =>
 
 /**
  * The gateway with the policy of a group. Every source that is translated gets the shared addresses, also one that no policy
- * names. Throws `RenderError` for members or addresses that cannot make a group.
+ * names. Throws `RenderError` for members or addresses that cannot make a group, and with EVPN.
  */
 export function withGroup(gateway: Gateway, shared: readonly Address[]): Gateway {
+  if (gateway.policy.evpn !== undefined) {
+    throw new RenderError(
+      '--shared-address: with EVPN (spec.evpnConf) nothing is translated, so no address can be shared; leave one of them out',
+    );
+  }
   const members = gateway.internalIPs.flat();
   checkMembers(gateway, members);
   checkShared(gateway, shared);

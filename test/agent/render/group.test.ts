@@ -16,6 +16,7 @@ import { run } from '../../support/netns.ts';
 import { faults } from './kubernetes-schema.ts';
 
 const EXAMPLE = fileURLToPath(new URL('../../../images/kubernetes/veg.yaml', import.meta.url));
+const EVPN = new URL('../../../docs/examples/kube-ovn-evpn/', import.meta.url);
 const MAIN = fileURLToPath(new URL('../../../agent/main.ts', import.meta.url));
 const hash = (text: string): string => createHash('sha256').update(text).digest('hex');
 
@@ -154,6 +155,23 @@ t.test('what makes no group is refused, with the field and what to do', async (t
   refused(same, ['172.17.0.11'], /^--shared-address 172\.17\.0\.11: is in spec\.externalIPs/);
   refused(same, ['10.16.0.102'], /is in spec\.internalIPs/);
   refused(same, ['172.17.0.1'], /is the external gateway/);
+});
+
+t.test('a gateway with EVPN translates nothing, and is no group', async (t) => {
+  const files = ['gateway', 'cluster'].map((name) => ({
+    name,
+    text: readFileSync(new URL(`${name}.yaml`, EVPN), 'utf8')
+      .replace(
+        'externalSubnet: macvlan1',
+        'externalSubnet: macvlan1\n  internalIPs: [10.16.0.102, 10.16.0.103]',
+      )
+      .replace('provider: eth1.default', 'provider: macvlan1.default'),
+  }));
+  const gateway = readGateway(load(files), readDocuments(files, [], { tokens: DEFAULT_TOKENS }), files);
+  t.throws(
+    () => withGroup(gateway, [address('172.17.0.50')]),
+    Object.assign(new RenderError(), { message: /^--shared-address: with EVPN .*nothing is translated/ }),
+  );
 });
 
 t.test('a member that no pod is has a warning', async (t) => {
