@@ -93,6 +93,15 @@ t.test(
   },
 );
 
+t.test('every trigger of a reconcile is in the list of metrics', async (t) => {
+  const [, type = ''] = /export type Trigger =([^;]*);/.exec(read('agent/cadence.ts')) ?? [];
+  const [, list = ''] = /veg_agent_reconcile_total.*\| trigger: (.*) \|/.exec(read('docs/metrics.md')) ?? [];
+  t.same(
+    list.split(', '),
+    [...type.matchAll(/'(\w+)'/g)].map(([, trigger]) => trigger),
+  );
+});
+
 t.test('operators are sent to the port that BFD uses towards a VPC', async (t) => {
   t.match(read('docs/operations.md'), 'UDP 3784');
   t.notMatch(read('docs/operations.md'), '4784');
