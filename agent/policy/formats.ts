@@ -204,9 +204,12 @@ export const FORMATS: Record<string, Format> = {
     explain: (text) => `${quote(text)} is not a namespace: at most 63 lower case letters, digits and "-"`,
   },
   'policy-name': {
-    test: isText(LABEL, 63),
+    // In metrics, limits and records it is what no policy names (nat/conntrack/flow.ts).
+    test: (text) => text !== 'default' && isText(LABEL, 63)(text),
     explain: (text) =>
-      `${quote(text)} is not a policy name: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last`,
+      text === 'default'
+        ? '"default" is what metrics call traffic that no policy names: choose another name'
+        : `${quote(text)} is not a policy name: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last`,
   },
   'absolute-path': {
     test: isText(/^\/[\x20-\x7e]+$/, 4095),

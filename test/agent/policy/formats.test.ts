@@ -131,6 +131,7 @@ const CASES: Record<string, { good: string[]; bad: Record<string, string> }> = {
       'a b':
         '"a b" is not a policy name: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last',
       '-a': '"-a" is not a policy name: at most 63 letters, digits, ".", "_" and "-", a letter or digit first and last',
+      default: '"default" is what metrics call traffic that no policy names: choose another name',
     },
   },
   'absolute-path': {
