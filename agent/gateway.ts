@@ -10,7 +10,7 @@ import { FAMILIES, type Family } from '../lib/prefix.ts';
 import { isRuleStep } from '../nat/render.ts';
 import { bfdIntent, createBfdReadiness, recordOutcome } from './bfd-readiness.ts';
 import { Withdrawal } from './bgp/withdrawal.ts';
-import { REPAIRS, type RunResult, type Trigger } from './cadence.ts';
+import { CADENCE, REPAIRS, type RunResult, type Trigger } from './cadence.ts';
 import type { KernelEvent } from './events.ts';
 import { FlowCleaner } from './flows/flow-cleaner.ts';
 import type { GroupFacts } from './group/model.ts';
@@ -47,6 +47,8 @@ import { createVisibility, recordObservation, recordSeen } from './visibility.ts
 
 /** How often the kernel is checked for drift without a change event, ms. */
 const DRIFT_PERIOD = 200;
+/** How long the fast path may take to be removed, ms: some retries. */
+const LONGEST_REMOVAL = 5000;
 /** At most this many policy errors are named in one log line. */
 const LOGGED = 20;
 
@@ -338,9 +340,21 @@ export class Gateway {
     this.#pauseFastPath('flows', true);
     try {
       await this.#loop.complete('policy');
+      await this.#fastPathGone();
       await work();
     } finally {
       this.#pauseFastPath('flows', false);
+    }
+  }
+
+  /** Waits while the loop retries to remove the fast path that is no longer wanted. Throws when that takes too long. */
+  async #fastPathGone(): Promise<void> {
+    const end = this.#clock.now() + LONGEST_REMOVAL;
+    while (this.#parts.view.kernel.fastPath) {
+      if (this.#clock.now() >= end) throw new Error('the kernel refuses to remove the fast path');
+      await new Promise<void>((resolve) => {
+        this.#clock.after(CADENCE.retryFirst, resolve);
+      });
     }
   }
 
@@ -370,11 +384,15 @@ export class Gateway {
     const first = await this.#observe(policy, trigger);
     run.changes = countChanges(first.changes);
     // What was refused before and is retried is no repair.
-    const retries = !REPAIRS.has(trigger) && this.#parts.view.kernel.failed.length > 0;
+    const failed = this.#parts.view.kernel.failed.length > 0;
+    const retries = first.retries || (failed && !REPAIRS.has(trigger));
     run.repaired = run.changes > 0 && !this.#isNew(first.desired) && !retries;
     const cause = run.repaired ? (this.#unrepaired ?? this.#causeOf(first)) : undefined;
     if (run.changes > 0) {
-      this.#log.changes(first.changes, trigger, cause);
+      const { counters, fastPath } = first.changes;
+      // What the kernel lacks is retried each time, and noted.
+      if (!first.retries || run.changes > counters.length + fastPath.length)
+        this.#log.changes(first.changes, trigger, cause);
       recordOwnChange(this.#history, this.#clock.now());
     }
     this.#visibility.applyingSince = this.#clock.now();
@@ -396,7 +414,8 @@ export class Gateway {
       if (run.repaired && cause?.by !== 'agent') this.#countRepairs(first.changes);
       this.#parts.onApplied(observation.plan);
     }
-    this.#parts.view.kernel.fastPath = policy.fastPath && observation.fastPath;
+    this.#parts.view.kernel.fastPath =
+      policy.fastPath || observation.fastPath ? observation.fastPath : undefined;
     this.#publishOutcome(outcome);
     await this.#parts.onObserved(observation);
   }

@@ -20,6 +20,9 @@ export type NatErrorKind =
   /** Anything else: the program's own words are in the message. */
   | 'failed';
 
+/** What nf_tables answers when another program has changed a table since it was read. */
+export const CHANGED: ReadonlySet<string> = new Set(['ENOENT', 'EEXIST', 'EBUSY']);
+
 const HINTS: Record<NatErrorKind, string> = {
   'not-installed': 'install the packages iptables and ipset in the image, or put the program on PATH',
   'not-permitted':

@@ -2,7 +2,7 @@
 import { release as kernelRelease } from 'node:os';
 import { generationOf, generationQuestion, NFT_GET, type NftMessage, transaction } from '../lib/nft-codec.ts';
 import { FAMILIES, type Family } from '../lib/prefix.ts';
-import { NatError, type NatErrorKind } from './errors.ts';
+import { CHANGED, NatError, type NatErrorKind } from './errors.ts';
 import { GATE, type GateStep, type GateTable, gateMessages, REFUSED } from './gate.ts';
 import { chainQuestion, isHooked, type ObservedRule, parseRule, tableQuestion } from './own-table.ts';
 
@@ -35,8 +35,6 @@ const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoExc
 const NO_TABLE: ReadonlySet<string> = new Set(['ENOENT', 'EINVAL', 'EOPNOTSUPP']);
 /** What it answers without nf_tables; the last two without netfilter's netlink at all. */
 const NO_NFTABLES: ReadonlySet<string> = new Set(['EINVAL', 'EOPNOTSUPP', 'EPROTONOSUPPORT', 'EAFNOSUPPORT']);
-/** What it answers when another program has changed the table since it was read. */
-const CHANGED: ReadonlySet<string> = new Set(['ENOENT', 'EEXIST', 'EBUSY']);
 
 const messageOf = (error: unknown): string => `nf_tables: ${GATE.name}: ${(error as Error).message}`;
 

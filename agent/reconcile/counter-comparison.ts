@@ -1,35 +1,62 @@
 /**
  * Compares the kernel's counters of policies with what is to be counted. They are left out where the kernel has no
- * nf_tables or refuses them: `notes` says so, and the rest goes on.
+ * nf_tables or lacks what the table needs: `notes` says so, and the rest goes on.
  */
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
 import { type CounterStep, diffCounters } from '../../nat/counters/diff.ts';
 import type { CounterKernel } from '../../nat/counters/kernel.ts';
-import type { CounterIntent } from '../../nat/counters/table.ts';
+import { COUNTER_TABLE, type CounterIntent } from '../../nat/counters/table.ts';
+import { type ApplyFailure, isLack, tableFailure } from './kernel-errors.ts';
 
 type Observed = Awaited<ReturnType<CounterKernel['observe']>>;
 
-/** What a kernel answers that lacks a module; EINVAL without nf_tables (nfnetlink_rcv_msg of nfnetlink.c). */
-const UNSUPPORTED = /\((?:EAFNOSUPPORT|EINVAL|ENOENT|ENOTSUP|EOPNOTSUPP|EPROTONOSUPPORT)\)/;
-
-const note = (reason: string): string =>
-  `traffic of policies is not counted (veg_snat_*, veg_forward_*): nf_tables: ${reason}${UNSUPPORTED.test(reason) ? '; load nf_tables and nft_ct on the node' : ''}`;
+const COUNTED = 'traffic of policies is not counted';
+const METRICS = '(veg_snat_*, veg_forward_*): nf_tables:';
+const note = (error: Error): string =>
+  `${COUNTED} ${METRICS} ${error.message}${isLack(error) ? '; load nf_tables and nft_ct on the node' : ''}`;
 
 export class CounterComparison {
   readonly #kernel: Pick<CounterKernel, 'observe'>;
   /** What was compared without a difference. */
   #settled: { observed: Observed; intents: readonly CounterIntent[]; leftAlone: string } | undefined;
-  /** What the kernel refused, and why. */
-  #refused: { intents: readonly CounterIntent[]; reason: string } | undefined;
+  /** What the kernel refused since `retry`; with a note where it lacks something. */
+  readonly #refused = new Map<Family, { intents: readonly CounterIntent[]; note?: string }>();
 
   constructor(kernel: Pick<CounterKernel, 'observe'>) {
     this.#kernel = kernel;
   }
 
-  /** The kernel refused what these intents ask for. Returns the note. */
-  refused(intents: readonly CounterIntent[], reason: string): string {
-    this.#refused = { intents, reason };
-    return note(reason);
+  /** A comparison that knows what this kernel lacks. */
+  fork(): CounterComparison {
+    const fork = new CounterComparison(this.#kernel);
+    for (const [family, one] of this.#refused) if (one.note !== undefined) fork.#refused.set(family, one);
+    return fork;
+  }
+
+  /**
+   * The kernel refused a step to what these intents ask for: it is not asked again until `retry`. Returns the note where it
+   * lacks something that a new table needs, and a failure otherwise, since that may pass.
+   */
+  refused(
+    intents: readonly CounterIntent[],
+    step: CounterStep,
+    error: NodeJS.ErrnoException,
+  ): { note: string } | ApplyFailure {
+    const { family } = step;
+    if (step.type === 'create-counters' && isLack(error)) {
+      this.#refused.set(family, { intents, note: note(error) });
+      return { note: note(error) };
+    }
+    this.#refused.set(family, { intents });
+    const message = `${COUNTED} as the policy says ${METRICS} ${error.message}`;
+    return tableFailure({ family, name: COUNTER_TABLE.name }, error, message);
+  }
+
+  /** What was refused is asked for again. Returns whether anything was. */
+  retry(): boolean {
+    const any = this.#refused.size > 0;
+    this.#refused.clear();
+    return any;
   }
 
   /** The steps, and why there are none where there should be. `leftAlone`: families that are not changed. */
@@ -37,15 +64,11 @@ export class CounterComparison {
     intents: readonly CounterIntent[],
     leftAlone: ReadonlySet<Family>,
   ): Promise<{ steps: CounterStep[]; notes: string[] }> {
-    if (this.#refused !== undefined) {
-      if (this.#refused.intents === intents) return { steps: [], notes: [note(this.#refused.reason)] };
-      this.#refused = undefined;
-    }
     let observed: Observed;
     try {
       observed = await this.#kernel.observe();
     } catch (error) {
-      return { steps: [], notes: [note((error as Error).message)] };
+      return { steps: [], notes: [note(error as Error)] };
     }
     // Both stay the same objects as long as nothing changes: what follows takes as long as the policy is.
     const now = { observed, intents, leftAlone: [...leftAlone].join() };
@@ -63,6 +86,13 @@ export class CounterComparison {
           ),
     );
     this.#settled = steps.length === 0 ? now : undefined;
-    return { steps, notes: [] };
+    const refusedTo = ({ family }: CounterStep) => {
+      const refused = this.#refused.get(family);
+      return refused?.intents === intents ? refused : undefined;
+    };
+    return {
+      steps: steps.filter((step) => refusedTo(step) === undefined),
+      notes: [...new Set(steps.flatMap((step) => refusedTo(step)?.note ?? []))],
+    };
   }
 }

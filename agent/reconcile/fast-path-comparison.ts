@@ -1,45 +1,97 @@
 /**
- * Compares the kernel's fast path with the policy's. It is left out where the kernel has no flowtables or refuses it:
- * `notes` says so, and the rest goes on.
+ * Compares the kernel's fast path with the policy's. It is left out where the kernel has no flowtables: `notes` says so,
+ * and the rest goes on.
  */
 import type { FastPathKernel } from '../../nat/fast-path/kernel.ts';
-import { diffFastPath, type FastPathIntent, type FastPathStep } from '../../nat/fast-path/table.ts';
+import {
+  diffFastPath,
+  FAST_PATH_TABLE,
+  type FastPathIntent,
+  type FastPathStep,
+  type ObservedFastPath,
+} from '../../nat/fast-path/table.ts';
+import { type ApplyFailure, isLack, tableFailure } from './kernel-errors.ts';
 
-/** What a kernel answers that lacks a module. */
-const UNSUPPORTED = /\((?:EAFNOSUPPORT|EINVAL|ENOENT|ENOTSUP|EOPNOTSUPP|EPROTONOSUPPORT)\)/;
 const MODULES = 'nf_flow_table, nf_flow_table_inet and nft_flow_offload';
+const NOT_IN_FORCE = 'the fast path is not in force, the rest is';
+const FORMER_IN_FORCE = 'the former fast path is still in force, the rest is as the policy says';
 
-const note = (reason: string): string =>
-  `the fast path is not in force, the rest is: nf_tables: ${reason}${UNSUPPORTED.test(reason) ? `; load ${MODULES} on the node, or run the gateway on a node whose kernel has them` : ''}`;
+const note = (error: Error): string =>
+  `${NOT_IN_FORCE}: nf_tables: ${error.message}${isLack(error) ? `; load ${MODULES} on the node, or run the gateway on a node whose kernel has them` : ''}`;
 
 export class FastPathComparison {
   readonly #kernel: Pick<FastPathKernel, 'observe'>;
-  /** What the kernel refused, and why. */
-  #refused: { wanted: string; reason: string } | undefined;
+  /** What the kernel refused since `retry`; with a note where it lacks something. */
+  #refused: { wanted: string; note?: string } | undefined;
+  /** The table was there when it was last read. */
+  #there = false;
 
   constructor(kernel: Pick<FastPathKernel, 'observe'>) {
     this.#kernel = kernel;
   }
 
-  /** The kernel refused what was asked for. Returns the note. */
-  refused(intent: FastPathIntent | undefined, reason: string): string {
-    this.#refused = { wanted: JSON.stringify(intent), reason };
-    return note(reason);
+  /** A comparison that knows what this kernel lacks. */
+  fork(): FastPathComparison {
+    const fork = new FastPathComparison(this.#kernel);
+    if (this.#refused?.note !== undefined) fork.#refused = this.#refused;
+    fork.#there = this.#there;
+    return fork;
   }
 
-  /** The steps, and why there are none where there should be. What was refused is asked for again when it is another. */
-  async compare(intent: FastPathIntent | undefined): Promise<{ steps: FastPathStep[]; notes: string[] }> {
-    if (this.#refused !== undefined) {
-      if (this.#refused.wanted === JSON.stringify(intent)) {
-        return { steps: [], notes: [note(this.#refused.reason)] };
-      }
-      this.#refused = undefined;
+  /** The table is in the kernel, as of the last comparison. */
+  get isThere(): boolean {
+    return this.#there;
+  }
+
+  /**
+   * The kernel refused a step: it is not asked again until `retry`. Returns the note where it lacks something that a new table
+   * needs, and a failure otherwise, since that may pass.
+   */
+  refused(
+    intent: FastPathIntent | undefined,
+    step: FastPathStep,
+    error: NodeJS.ErrnoException,
+  ): { note: string } | ApplyFailure {
+    const wanted = JSON.stringify(intent);
+    // A kernel that has one lacks nothing.
+    if (step.type === 'put-fast-path' && !step.replace && isLack(error)) {
+      this.#refused = { wanted, note: note(error) };
+      return { note: note(error) };
     }
+    this.#refused = { wanted };
+    const message = `${this.#there ? FORMER_IN_FORCE : NOT_IN_FORCE}: nf_tables: ${error.message}`;
+    return tableFailure({ name: FAST_PATH_TABLE }, error, message);
+  }
+
+  /** What was refused is asked for again. Returns whether anything was. */
+  retry(): boolean {
+    const any = this.#refused !== undefined;
+    this.#refused = undefined;
+    return any;
+  }
+
+  /**
+   * The steps, and why there are none where there should be. `inForce`: the table is in the kernel after them; if it cannot
+   * be read, as it was.
+   */
+  async compare(
+    intent: FastPathIntent | undefined,
+  ): Promise<{ steps: FastPathStep[]; notes: string[]; inForce: boolean }> {
+    let observed: ObservedFastPath | undefined;
     try {
-      return { steps: diffFastPath(await this.#kernel.observe(), intent), notes: [] };
+      observed = await this.#kernel.observe();
     } catch (error) {
       // Without nf_tables there is nothing to remove either.
-      return { steps: [], notes: intent === undefined ? [] : [note((error as Error).message)] };
+      if (isLack(error as Error)) this.#there = false;
+      const notes = intent === undefined ? [] : [note(error as Error)];
+      return { steps: [], notes, inForce: this.#there };
     }
+    this.#there = observed !== undefined;
+    const steps = diffFastPath(observed, intent);
+    if (steps.length > 0 && this.#refused !== undefined && this.#refused.wanted === JSON.stringify(intent)) {
+      const { note } = this.#refused;
+      return { steps: [], notes: note === undefined ? [] : [note], inForce: this.#there };
+    }
+    return { steps, notes: [], inForce: intent !== undefined };
   }
 }

@@ -2,7 +2,7 @@
 import type { Family } from '../../lib/prefix.ts';
 import type { OptionalPart } from '../../nat/desired.ts';
 import type { NatStep } from '../../nat/diff.ts';
-import { NatError, type NatErrorKind } from '../../nat/errors.ts';
+import { CHANGED, NatError, type NatErrorKind } from '../../nat/errors.ts';
 import { isRuleStep, isSetStep } from '../../nat/render.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
 import type { RoutingError } from '../../routing/kernel.ts';
@@ -95,6 +95,22 @@ export function sysctlFailure(
 export const shapingFailure = ({ step, code, message }: ShapingError): ApplyFailure => ({
   ...{ object: shapingObject(step), name: 'dev' in step ? step.dev : 'VEG-BANDWIDTH' },
   ...{ reason: errnoReason(code), message },
+});
+
+/** What a kernel answers that lacks a module; EINVAL without nf_tables (nfnetlink_rcv_msg of nfnetlink.c). */
+const LACK = /\((?:EAFNOSUPPORT|EINVAL|ENOENT|ENOTSUP|EOPNOTSUPP|EPROTONOSUPPORT)\)/;
+
+/** Whether an answer of nf_tables to a new table, or to a question, says that the kernel lacks something. */
+export const isLack = ({ message }: Error): boolean => LACK.test(message);
+
+/** The failure of a table of nf_tables. */
+export const tableFailure = (
+  table: Pick<Failure, 'family' | 'name'>,
+  { code = '' }: NodeJS.ErrnoException,
+  message: string,
+): ApplyFailure => ({
+  ...{ object: 'table', ...table, message },
+  reason: CHANGED.has(code) ? 'changed' : errnoReason(code),
 });
 
 /** The failure of an observation. */

@@ -2,6 +2,8 @@
  * What the kernel lacks for the policy at hand, by what it has refused: which modules, which part of the policy goes without,
  * and what to do. Nothing is probed: a kernel that has all of it is asked nothing. Pure.
  */
+import { COUNTER_TABLE } from '../../nat/counters/table.ts';
+import { FAST_PATH_TABLE } from '../../nat/fast-path/table.ts';
 import { CHAIN_GROUP_ICMP, CHAIN_LIMIT, CHAIN_MSS } from '../../nat/rules.ts';
 import { BRIDGE, CHAIN_NOTRACK, MAX_FORWARD_RULES, VRF, VXLAN } from '../../routing/numbers.ts';
 import type { FailedKind, Failure } from './failures.ts';
@@ -30,6 +32,11 @@ const BY_NAME: Readonly<Record<string, Need>> = {
   [CHAIN_LIMIT]: ['xt_connlimit', 'limits.connectionsPerSource; the rest is in force'],
   [CHAIN_NOTRACK]: ['xt_CT, xt_addrtype', 'BFD past connection tracking; the rest is in force'],
   [CHAIN_GROUP_ICMP]: ['xt_u32', 'ICMP errors for other members of the group; the rest is in force'],
+  [COUNTER_TABLE.name]: ['nf_tables, nft_ct', 'counters of policies; the rest is in force'],
+  [FAST_PATH_TABLE]: [
+    'nf_flow_table, nf_flow_table_inet, nft_flow_offload',
+    'fastPath; the rest is in force',
+  ],
   [VRF]: ['vrf', `evpn, and so ${POLICY}`],
   [BRIDGE]: ['bridge', `evpn, and so ${POLICY}`],
   [VXLAN]: ['vxlan', `evpn, and so ${POLICY}`],

@@ -53,8 +53,10 @@ export interface Observation {
   /** The iptables backend of each family. */
   backend: ObservedNat['backend'];
   notes: string[];
-  /** The fast path is in the kernel, or is about to be. */
+  /** The fast path is in the kernel when the changes are applied; if it cannot be read, as it was. */
   fastPath: boolean;
+  /** What the counters or the fast path were refused before is among the changes again. */
+  retries?: boolean;
   /** The addresses to announce and defend, each with its link. */
   assigned: ReadonlyMap<Address, LinkIdentity>;
   /** Virtual addresses in use by another host, and interfaces with a root qdisc of another program. */

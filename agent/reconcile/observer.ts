@@ -5,7 +5,9 @@
  */
 import { digest } from '../../lib/digest.ts';
 import { type Address, FAMILIES, type Family, familyOf } from '../../lib/prefix.ts';
+import type { CounterStep } from '../../nat/counters/diff.ts';
 import { diffNat, type NatStep } from '../../nat/diff.ts';
+import type { FastPathStep } from '../../nat/fast-path/table.ts';
 import type { NatNeeds, ObservedNat } from '../../nat/kernel.ts';
 import type { NatState } from '../../nat/state.ts';
 import { diffAddresses, type VirtualAddress } from '../../routing/addresses.ts';
@@ -24,7 +26,7 @@ import { type Changes, routingFamily } from './changes.ts';
 import { CounterComparison } from './counter-comparison.ts';
 import type { Failure } from './failures.ts';
 import { FastPathComparison } from './fast-path-comparison.ts';
-import { explain, listingFailure, natReason } from './kernel-errors.ts';
+import { type ApplyFailure, explain, listingFailure, natReason } from './kernel-errors.ts';
 import { assignedAddresses, missingAddresses, unheldAddresses } from './link-addresses.ts';
 import type { Kernels, Observation, ObserveFailure, Unchanged } from './observation.ts';
 import type { Planned, TargetPlanner } from './target-planner.ts';
@@ -33,6 +35,12 @@ import { hooksOf, sameEssentials, stepKey, sysctlFamily } from './targets.ts';
 const NOTHING_UNCHANGED: Unchanged = { routing: false, nat: false };
 
 const hasCounters = (step: NatStep): boolean => step.type === 'insert-rule' && step.rule.packets > 0;
+
+/** A step that the kernel refused, and what it answered. */
+export interface Refusal<Step> {
+  step: Step;
+  error: NodeJS.ErrnoException;
+}
 
 /** The translation, compared. */
 interface NatComparison {
@@ -79,7 +87,7 @@ export class Observer {
 
   /** An observer with the same memory of what is the agent's. */
   fork(kernels: Kernels, targets: TargetPlanner): Observer {
-    const fork = new Observer(kernels, targets, this.#counters, this.#fastPath);
+    const fork = new Observer(kernels, targets, this.#counters.fork(), this.#fastPath.fork());
     fork.#previousNat = this.#previousNat;
     for (const table of this.#tables) fork.#tables.add(table);
     return fork;
@@ -94,16 +102,30 @@ export class Observer {
     this.#previousNat = state;
   }
 
-  /** The kernel refused to count: it is not asked again until what is counted changes. */
-  recordRefusedCounters({ plan, notes }: Observation, reason: string): void {
-    notes.push(this.#counters.refused(plan.counters, reason));
+  /** The kernel refused a step of the counters: it is no change until `retryRefused`. Returns the failure, if it may pass. */
+  recordRefusedCounters({ plan, notes }: Observation, { step, error }: Refusal<CounterStep>): ApplyFailure[] {
+    return failuresOf(this.#counters.refused(plan.counters, step, error), notes);
   }
 
   /** The same of the fast path. */
-  recordRefusedFastPath(observation: Observation, reason: string): void {
+  recordRefusedFastPath(observation: Observation, { step, error }: Refusal<FastPathStep>): ApplyFailure[] {
     const { plan, notes } = observation;
-    observation.fastPath = false;
-    notes.push(this.#fastPath.refused(plan.fastPath, reason));
+    // A transaction that is refused changes nothing.
+    observation.fastPath = this.#fastPath.isThere;
+    return failuresOf(this.#fastPath.refused(plan.fastPath, step, error), notes);
+  }
+
+  /** The step of a family's counters, compared once more. */
+  async compareCounters({ plan, failed }: Observation, family: Family): Promise<CounterStep | undefined> {
+    const { steps } = await this.#counters.compare(plan.counters, leftAloneOf(plan, failed));
+    return steps.find((step) => step.family === family);
+  }
+
+  /** The same of the fast path. */
+  async compareFastPath(observation: Observation): Promise<FastPathStep | undefined> {
+    const { steps, inForce } = await this.#fastPath.compare(observation.plan.fastPath);
+    observation.fastPath = inForce;
+    return steps[0];
   }
 
   /** The kernel refused a sysctl: it is not a change until `retryRefused`. */
@@ -116,9 +138,12 @@ export class Observer {
     this.#refusedShaping.add(renderShapingStep(step));
   }
 
-  retryRefused(): void {
+  /** What was refused is a change again. Returns whether that was counters or the fast path. */
+  retryRefused(): boolean {
     this.#refusedSysctls.clear();
     this.#refusedShaping.clear();
+    const refused = [this.#counters.retry(), this.#fastPath.retry()];
+    return refused.includes(true);
   }
 
   /** Observes and compares. Throws when the kernel's routing cannot be read. */
@@ -133,10 +158,7 @@ export class Observer {
     const nat = await this.#compareNat(plan, planned.nat, unchanged.nat);
     // A family that lacks something is left as it is: what is there may still work, and nothing better is known.
     // So is one that could not be observed, or where the desired state needs what could not be.
-    const leftAlone = new Set([
-      ...plan.leftAlone,
-      ...nat.failed.filter(({ verdict }) => verdict !== 'harmless').map(({ family }) => family),
-    ]);
+    const leftAlone = leftAloneOf(plan, nat.failed);
     const counters = await this.#counters.compare(plan.counters, leftAlone);
     const sysctl = await sysctls.observe(plan.sysctls);
     const addresses = this.#compareAddresses(plan, observed, leftAlone);
@@ -186,7 +208,7 @@ export class Observer {
         ...shaping.notes,
         ...fastPath.notes,
       ],
-      fastPath: plan.fastPath !== undefined && fastPath.notes.length === 0,
+      fastPath: fastPath.inForce,
       assigned: assignedAddresses(plan, observed),
       conflicts: [...claims.conflicts().map(addressConflict), ...shaping.foreign.map(qdiscConflict)],
     };
@@ -308,6 +330,19 @@ export class Observer {
       add: steps.filter(({ kind, address }) => kind === 'addAddress' && !isPending(address)),
     };
   }
+}
+
+const leftAloneOf = ({ leftAlone }: Plan, failed: readonly ObserveFailure[]): Set<Family> =>
+  new Set([
+    ...leftAlone,
+    ...failed.filter(({ verdict }) => verdict !== 'harmless').map(({ family }) => family),
+  ]);
+
+/** A failure; what the kernel lacks is only noted. */
+function failuresOf(refused: { note: string } | ApplyFailure, notes: string[]): ApplyFailure[] {
+  if (!('note' in refused)) return [refused];
+  notes.push(refused.note);
+  return [];
 }
 
 /** A digest of the desired state of each family. A virtual address is part of it once it is known to be free. */

@@ -6,6 +6,7 @@
  */
 import { type Address, FAMILIES, type Family } from '../../lib/prefix.ts';
 import { OPTIONAL_PARTS } from '../../nat/desired.ts';
+import { CHANGED } from '../../nat/errors.ts';
 import { GateError } from '../../nat/gate-kernel.ts';
 import type { NatState } from '../../nat/state.ts';
 import { precedesTranslation, type RoutingStep } from '../../routing/diff.ts';
@@ -24,7 +25,7 @@ import {
   sysctlFailure,
 } from './kernel-errors.ts';
 import type { Kernels, Observation, Unchanged } from './observation.ts';
-import { Observer } from './observer.ts';
+import { Observer, type Refusal } from './observer.ts';
 import { TargetPlanner } from './target-planner.ts';
 import {
   type FamilyOutcome,
@@ -124,12 +125,13 @@ export class Reconciler {
    * @param retry whether refused steps are tried again; if not, each family keeps the target that was applied
    */
   async observe(policy: Policy, unchanged?: Unchanged, retry = true): Promise<Observation> {
+    let retries = false;
     if (retry || !this.#targets.follows(policy)) {
       this.#targets.start(policy);
-      this.#observer.retryRefused();
+      retries = this.#observer.retryRefused();
       this.#refused = [];
     }
-    return this.#observer.observe(unchanged);
+    return { ...(await this.#observer.observe(unchanged)), retries };
   }
 
   /**
@@ -153,8 +155,8 @@ export class Reconciler {
       refused.push(...failures);
     }
     refused.push(...(await this.#applyShaping(outcome.observation)));
-    await this.#applyCounters(outcome.observation);
-    this.#applyFastPath(outcome.observation);
+    refused.push(...(await this.#applyCounters(outcome.observation)));
+    refused.push(...(await this.#applyFastPath(outcome.observation)));
     this.#refused = [...this.#refused, ...refused.map(bareFailure)];
     outcome.failures = distinct([...outcome.observation.failed.map(bareFailure), ...this.#refused]);
     for (const family of FAMILIES) outcome.policies[family] = this.#targets.of(family).policy;
@@ -335,20 +337,32 @@ export class Reconciler {
     return refused.map(shapingFailure);
   }
 
-  /** Counting is not what a gateway is for: without it the rest goes on. */
-  async #applyCounters(observation: Observation): Promise<void> {
-    await this.#kernels.counters.apply(observation.changes.counters).catch((error: Error) => {
-      this.#observer.recordRefusedCounters(observation, error.message);
-    });
+  /** Counting is not what a gateway is for: without it the rest goes on, also the other family's. Returns what was refused. */
+  async #applyCounters(observation: Observation): Promise<ApplyFailure[]> {
+    const failures: ApplyFailure[] = [];
+    for (const step of observation.changes.counters) {
+      const refused = await applyStep(
+        step,
+        (one) => this.#kernels.counters.apply([one]),
+        () => this.#observer.compareCounters(observation, step.family),
+      );
+      if (refused !== undefined) failures.push(...this.#observer.recordRefusedCounters(observation, refused));
+    }
+    return failures;
   }
 
   /** Nor is the fast path. */
-  #applyFastPath(observation: Observation): void {
-    try {
-      this.#kernels.fastPath.apply(observation.changes.fastPath);
-    } catch (error) {
-      this.#observer.recordRefusedFastPath(observation, (error as Error).message);
+  async #applyFastPath(observation: Observation): Promise<ApplyFailure[]> {
+    const failures: ApplyFailure[] = [];
+    for (const step of observation.changes.fastPath) {
+      const refused = await applyStep(
+        step,
+        async (one) => this.#kernels.fastPath.apply([one]),
+        () => this.#observer.compareFastPath(observation),
+      );
+      if (refused !== undefined) failures.push(...this.#observer.recordRefusedFastPath(observation, refused));
     }
+    return failures;
   }
 
   /** Applies the sysctls of a family, or those of both. Returns those that were refused. */
@@ -362,6 +376,23 @@ export class Reconciler {
     }
     return failures;
   }
+}
+
+/** Applies a step; once more after another comparison, if the kernel has changed in between. Returns what it refused. */
+async function applyStep<Step>(
+  step: Step,
+  apply: (step: Step) => Promise<void>,
+  compare: () => Promise<Step | undefined>,
+): Promise<Refusal<Step> | undefined> {
+  const attempt = (one: Step): Promise<Refusal<Step> | undefined> =>
+    apply(one).then(
+      () => undefined,
+      (error: NodeJS.ErrnoException) => ({ step: one, error }),
+    );
+  const refused = await attempt(step);
+  if (!CHANGED.has(refused?.error.code ?? '')) return refused;
+  const next = await compare();
+  return next && attempt(next);
 }
 
 /** The address that a step takes or gives up on its link; undefined for others. */

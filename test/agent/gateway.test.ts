@@ -285,7 +285,7 @@ t.test(
 );
 
 t.test('a kernel without flowtables gets everything else, and a note', async (t) => {
-  const { pod, clock, view, take } = setUp(t);
+  const { gateway, pod, clock, view, take } = setUp(t);
   pod.nftables.refuses = 'ENOENT';
   take({ ...POLICY, fastPath: true });
   await clock.advance(1000);
@@ -293,4 +293,70 @@ t.test('a kernel without flowtables gets everything else, and a note', async (t)
   t.match(view.kernel.notes, [/^the fast path is not in force, the rest is: .*; load nf_flow_table, /]);
   await clock.advance(60_000);
   t.match(view.kernel, { fastPath: false, notes: [/nft_flow_offload/], driftRepaired: {} });
+  t.equal(pod.nftables.attempts, 2, 'once more when nf_tables may have changed');
+  await Promise.all([gateway.reconcileNow(), clock.advance(1000)]);
+  t.equal(pod.nftables.attempts, 4, 'a run that is asked for retries');
+  t.match(view.kernel, { inSync: true, fastPath: false, driftRepaired: {} }, 'which is no drift');
+  pod.nftables.refuses = undefined;
+  await Promise.all([gateway.reconcileNow(), clock.advance(1000)]);
+  t.match(view.kernel, { fastPath: true, notes: [], driftRepaired: {} });
+});
+
+t.test('a fast path and counters that are refused for a moment are retried with a backoff', async (t) => {
+  const { gateway, pod, clock, view, take } = setUp(t);
+  pod.nftables.refuses = 'ENOMEM';
+  pod.counters.refuses = { 4: 'ENOBUFS' };
+  take({ ...POLICY, fastPath: true });
+  await clock.advance(1000);
+  t.match(view.kernel, { inSync: false, fastPath: false, notes: [], driftRepaired: {} });
+  t.same(view.kernel.failed.map(({ name }) => name).sort(), ['VEG-COUNTERS', 'VEG-FASTPATH']);
+  t.ok(view.kernel.families.every(({ state }) => state !== 'blocked'));
+  await clock.advance(60_000);
+  const [before, asked] = [pod.nftables.attempts, pod.counters.asked.length];
+  for (let i = 0; i < 20; i++) {
+    gateway.takeEvent({ object: 'netfilter', portid: 4711, what: 'nf_tables changed' });
+    await clock.advance(200);
+  }
+  t.ok(pod.nftables.attempts - before <= 1, 'events do not retry it');
+  t.ok(pod.counters.asked.length - asked <= 1);
+  pod.nftables.refuses = undefined;
+  pod.counters.refuses = {};
+  await clock.advance(CADENCE.retryLongest);
+  t.match(view.kernel, { inSync: true, fastPath: true, failed: [], driftRepaired: {} });
+});
+
+t.test('a fast path that the kernel refuses to remove is in force until it is gone', async (t) => {
+  const { gateway, pod, clock, view, take } = setUp(t);
+  take({ ...POLICY, fastPath: true });
+  await clock.advance(1000);
+  pod.nftables.refuses = 'EPERM';
+  gateway.withdraw(true);
+  await clock.advance(1000);
+  t.match(view.kernel, { fastPath: true, failed: [{ name: 'VEG-FASTPATH', reason: 'not_permitted' }] });
+  pod.nftables.refuses = undefined;
+  await clock.advance(CADENCE.retryLongest);
+  t.match(view.kernel, { fastPath: false, failed: [] });
+  gateway.withdraw(false);
+  await clock.advance(1000);
+  t.equal(view.kernel.fastPath, true);
+
+  pod.nftables.refuses = 'EPERM';
+  const seen: boolean[] = [];
+  const inForce = () => pod.nftables.objects !== undefined;
+  const work = gateway.withoutFastPath(async () => void seen.push(inForce()));
+  await clock.advance(500);
+  t.same(seen, [], 'the work waits');
+  pod.nftables.refuses = undefined;
+  await Promise.all([work, clock.advance(5000)]);
+  t.same(seen, [false]);
+  pod.nftables.refuses = 'EPERM';
+  const never = gateway.withoutFastPath(async () => void seen.push(inForce()));
+  await Promise.all([t.rejects(never, /refuses to remove the fast path/), clock.advance(10_000)]);
+  t.equal(seen.length, 1);
+
+  await Promise.all([take(POLICY), clock.advance(60_000)]);
+  t.equal(view.kernel.fastPath, true, 'also of a policy without one');
+  pod.nftables.refuses = undefined;
+  await clock.advance(CADENCE.retryLongest);
+  t.equal(view.kernel.fastPath, undefined);
 });

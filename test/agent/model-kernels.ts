@@ -59,7 +59,7 @@ export class PodModel {
   readonly conflicts = new Map<Address, string>();
   /** Why the tables of a family cannot be listed. */
   readonly unlistable = new Map<4 | 6, NatError>();
-  readonly #counters = createCounterModel();
+  readonly counters = createCounterModel();
   readonly nftables = new NftablesModel();
   readonly #fastPath = createFastPathKernel(() => this.nftables);
   refusals: Refusal[] = [];
@@ -92,7 +92,7 @@ export class PodModel {
         missingHook: async () => undefined,
         gateLack: () => undefined,
       },
-      counters: this.#counters,
+      counters: this.counters,
       fastPath: this.#fastPath,
       sysctls: {
         observe: async (wanted) => ({

@@ -2,6 +2,8 @@
  * What the kernel counts by policy, against a server that counts what it receives and sends: both families and both
  * backends, over edits, a flush of nat, the loss of the tables, and the death of each process.
  */
+import { chmodSync, existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
 import { Agent, cli, DIRECT, PolicyDirectory } from '../support/agent.ts';
 import { type Carried, carriedBy, countAt, type Family, NOTHING, scrape } from '../support/carried.ts';
@@ -93,6 +95,39 @@ for (const backend of ['nft', 'legacy'] as const) {
     t.equal(gateway.sh('nft list tables').includes('VEG-'), false, 'cleanup removes the tables');
   });
 }
+
+t.test('tables that are deleted between observation and edit are made again', async (t) => {
+  const scope = scopeOf(t);
+  const { gateway } = topology(scope);
+  const policy = new PolicyDirectory(scope);
+  policy.set({ policies: [] });
+  const tools = scope.directory('tools');
+  const tool = join(tools, 'iptables-nft-restore');
+  writeFileSync(
+    tool,
+    `#!/bin/sh
+if rm ${tools}/delete 2>/dev/null; then for ip in ip ip6; do nft delete table $ip VEG-COUNTERS; done; fi
+exec /usr/sbin/iptables-nft-restore "$@"
+`,
+  );
+  chmodSync(tool, 0o755);
+  const agent = new Agent(gateway, {
+    ...{ policyDir: policy.dir, stateDir: scope.directory('state') },
+    env: { PATH: `${tools}:${process.env.PATH}` },
+  });
+  await agent.synced();
+  writeFileSync(join(tools, 'delete'), '');
+  policy.set({ policies: [DIRECT, { name: 'other', ipBlocks: ['10.99.0.0/16', 'fd00:10:99::/64'] }] });
+  const { kernel } = await agent.statusUntil(
+    'the edit',
+    (status) => status.policy.generation > 1 && status.kernel.inSync,
+  );
+  t.equal(existsSync(join(tools, 'delete')), false, 'they were deleted in the meantime');
+  t.same([kernel.notes, kernel.failed], [[], []]);
+  for (const ip of ['ip', 'ip6'])
+    t.match(gateway.sh(`nft list table ${ip} VEG-COUNTERS`), 'hook postrouting');
+  t.equal(agent.cli('plan').code, 0, 'nothing to do');
+});
 
 interface LogRecord {
   policy: string;

@@ -35,14 +35,60 @@ t.test('without nf_tables there is a note in place of steps', async (t) => {
   }
 });
 
-t.test('what was refused is asked for again when it is something else', async (t) => {
-  const comparison = new CounterComparison(createCounterModel());
-  const note = comparison.refused(intents, 'no such expression (ENOENT)');
-  t.same(await comparison.compare(intents, NOBODY), { steps: [], notes: [note] });
-  t.match((await comparison.compare([...intents], NOBODY)).steps, [{ type: 'create-counters' }]);
+const answer = (code: string): Error => Object.assign(new Error(`no (${code})`), { code });
+
+/** A comparison of a kernel without tables, and the step that makes one. */
+async function refusing() {
+  const kernel = createCounterModel();
+  const comparison = new CounterComparison(kernel);
+  const [create] = (await comparison.compare(intents, NOBODY)).steps;
+  return { kernel, comparison, create: create! };
+}
+
+t.test(
+  'what the kernel lacks is a note, and asked for again by a retry or when it is something else',
+  async (t) => {
+    const { comparison, create } = await refusing();
+    const note =
+      'traffic of policies is not counted (veg_snat_*, veg_forward_*): nf_tables: no (ENOENT); load nf_tables and nft_ct on the node';
+    t.same(comparison.refused(intents, create, answer('ENOENT')), { note });
+    t.same(await comparison.compare(intents, NOBODY), { steps: [], notes: [note] });
+    t.same(await comparison.fork().compare(intents, NOBODY), { steps: [], notes: [note] });
+    t.match((await comparison.compare([...intents], NOBODY)).steps, [{ type: 'create-counters' }]);
+    t.equal(comparison.retry(), true);
+    t.match((await comparison.compare(intents, NOBODY)).steps, [{ type: 'create-counters' }]);
+    t.equal(comparison.retry(), false, 'nothing was refused since');
+  },
+);
+
+t.test('what may pass is a failure that names no module, until a retry', async (t) => {
+  const { comparison, create } = await refusing();
+  const failure = comparison.refused(intents, create, answer('ENOMEM'));
+  t.match(failure, { object: 'table', family: 4, name: 'VEG-COUNTERS', reason: 'failed' });
+  t.notMatch(JSON.stringify(failure), 'load nf_tables');
+  t.same(await comparison.compare(intents, NOBODY), { steps: [], notes: [] });
+  t.match((await comparison.fork().compare(intents, NOBODY)).steps, [{ type: 'create-counters' }]);
+  t.equal(comparison.retry(), true);
+  t.match((await comparison.compare(intents, NOBODY)).steps, [{ type: 'create-counters' }]);
 });
 
-t.test('what is no lack of the kernel names no module', async (t) => {
+t.test('an edit that finds no table says nothing of the kernel', async (t) => {
+  const { kernel, comparison, create } = await refusing();
+  await kernel.apply([create]);
+  const [remove] = (await comparison.compare([], NOBODY)).steps;
+  t.match(comparison.refused([], remove!, answer('ENOENT')), {
+    reason: 'changed',
+    message: /no \(ENOENT\)$/,
+  });
+});
+
+t.test('what one family is refused, the other is not', async (t) => {
+  const both = [...intents, { ...intents[0]!, family: 6 as const }];
   const comparison = new CounterComparison(createCounterModel());
-  t.notMatch(comparison.refused(intents, 'operation not permitted (EPERM)'), 'load nf_tables');
+  const { steps } = await comparison.compare(both, NOBODY);
+  comparison.refused(both, steps[1]!, answer('ENOENT'));
+  const now = await comparison.compare(both, NOBODY);
+  t.match(now.steps, [{ type: 'create-counters', family: 4 }]);
+  t.equal(now.steps.length, 1);
+  t.match(now.notes, [/load nf_tables/]);
 });

@@ -1,41 +1,79 @@
 import t from 'tap';
 import { FastPathComparison } from '../../../agent/reconcile/fast-path-comparison.ts';
 import { createFastPathKernel } from '../../../nat/fast-path/kernel.ts';
-import type { FastPathIntent } from '../../../nat/fast-path/table.ts';
+import type { FastPathIntent, FastPathStep } from '../../../nat/fast-path/table.ts';
 import { NftablesModel } from '../../nat/fast-path/model.ts';
 
 const INTENT: FastPathIntent = { internal: 'eth0', external: 'net1', limited: [] };
-const made = (lacks?: string) => {
+const PUT: FastPathStep = { type: 'put-fast-path', intent: INTENT, replace: false };
+const answer = (code: string): Error => Object.assign(new Error(`no (${code})`), { code });
+
+function made(lacks?: string) {
   const nftables = new NftablesModel();
   nftables.lacks = lacks;
-  return new FastPathComparison(createFastPathKernel(() => nftables));
-};
+  const kernel = createFastPathKernel(() => nftables);
+  return { nftables, kernel, comparison: new FastPathComparison(kernel) };
+}
 
 t.test(
-  'without flowtables there is a note with the modules, until something else is asked for',
+  'without flowtables there is a note with the modules, until a retry or something else is asked for',
   async (t) => {
-    const comparison = made();
+    const { comparison } = made();
+    t.match(await comparison.compare(INTENT), { steps: [{ type: 'put-fast-path' }], inForce: true });
+    const note =
+      'the fast path is not in force, the rest is: nf_tables: no (ENOENT); load nf_flow_table, nf_flow_table_inet and nft_flow_offload on the node, or run the gateway on a node whose kernel has them';
+    t.same(comparison.refused(INTENT, PUT, answer('ENOENT')), { note });
+    t.same(await comparison.compare({ ...INTENT }), { steps: [], notes: [note], inForce: false });
+    t.same(await comparison.fork().compare(INTENT), { steps: [], notes: [note], inForce: false });
+    t.same(await comparison.compare(undefined), { steps: [], notes: [], inForce: false });
+    t.match((await comparison.compare({ ...INTENT, limited: [7] })).steps, [{ type: 'put-fast-path' }]);
+    t.equal(comparison.retry(), true);
     t.match((await comparison.compare(INTENT)).steps, [{ type: 'put-fast-path' }]);
-    const note = comparison.refused(INTENT, 'no such file or directory (ENOENT)');
-    t.equal(
-      note,
-      'the fast path is not in force, the rest is: nf_tables: no such file or directory (ENOENT); load nf_flow_table, nf_flow_table_inet and nft_flow_offload on the node, or run the gateway on a node whose kernel has them',
-    );
-    t.same(await comparison.compare({ ...INTENT }), { steps: [], notes: [note] });
-    t.same(await comparison.compare(undefined), { steps: [], notes: [] });
-    t.match((await comparison.compare(INTENT)).steps, [{ type: 'put-fast-path' }]);
+    t.equal(comparison.retry(), false);
   },
 );
 
-t.test('what is no lack of the kernel names no module', async (t) => {
-  t.notMatch(made().refused(INTENT, 'operation not permitted (EPERM)'), 'nft_flow_offload');
+t.test('what may pass is a failure that names no module, until a retry', async (t) => {
+  const { comparison } = made();
+  await comparison.compare(INTENT);
+  const failure = comparison.refused(INTENT, PUT, answer('ENOMEM'));
+  t.match(failure, { object: 'table', name: 'VEG-FASTPATH', message: /^the fast path is not in force/ });
+  t.notMatch(JSON.stringify(failure), 'nft_flow_offload');
+  t.same(await comparison.compare(INTENT), { steps: [], notes: [], inForce: false });
+  t.match((await comparison.fork().compare(INTENT)).steps, [{ type: 'put-fast-path' }]);
+  comparison.retry();
+  t.match((await comparison.compare(INTENT)).steps, [{ type: 'put-fast-path' }]);
+});
+
+t.test('a table that the kernel refuses to remove or to replace is in force', async (t) => {
+  const { kernel, comparison } = made();
+  kernel.apply([PUT]);
+  for (const wanted of [undefined, { ...INTENT, limited: [7] }]) {
+    const [step] = (await comparison.compare(wanted)).steps;
+    t.match(comparison.refused(wanted, step!, answer('EINVAL')), {
+      ...{ object: 'table', message: /^the former fast path is still in force/ },
+    });
+    t.same(await comparison.compare(wanted), { steps: [], notes: [], inForce: true });
+    comparison.retry();
+    t.equal((await comparison.compare(wanted)).steps.length, 1);
+  }
+});
+
+t.test('a table that cannot be read is where it was', async (t) => {
+  const { nftables, kernel, comparison } = made();
+  kernel.apply([PUT]);
+  await comparison.compare(INTENT);
+  nftables.lacks = 'ENOBUFS';
+  t.match(await comparison.compare(undefined), { steps: [], inForce: true });
+  nftables.lacks = 'EINVAL';
+  t.match(await comparison.compare(undefined), { steps: [], inForce: false });
 });
 
 t.test(
   'without nf_tables there is a note where a fast path is wanted, and nothing to do where none is',
   async (t) => {
-    const comparison = made('EINVAL');
+    const { comparison } = made('EINVAL');
     t.match(await comparison.compare(INTENT), { steps: [], notes: [/not in force.*nf_flow_table_inet/] });
-    t.same(await comparison.compare(undefined), { steps: [], notes: [] });
+    t.same(await comparison.compare(undefined), { steps: [], notes: [], inForce: false });
   },
 );

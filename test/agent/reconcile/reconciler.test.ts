@@ -208,6 +208,8 @@ function pod(
     groups,
     trouble,
     gates,
+    counters,
+    nftables,
     reconciler,
     run,
   };
@@ -373,6 +375,49 @@ t.test('what another program may have changed is read', async (t) => {
   );
   t.equal(counts.reads, 3);
   t.same(blocks(model), ['10.18.0.0/16', '10.19.0.0/16']);
+});
+
+t.test('tables that another program deletes between observation and apply are made again', async (t) => {
+  const { reconciler, run, counters, nftables } = pod();
+  await run({ ...policy('10.18.0.0/16'), fastPath: true });
+  const edited = policy('10.19.0.0/16');
+  edited.rules.push({ name: 'web', snat: true, ipBlocks: [prefix('10.20.0.0/16')] });
+  const observation = await reconciler.observe(edited);
+  t.match(observation.changes.counters, [{ type: 'edit-counters' }]);
+  t.match(observation.changes.fastPath, [{ type: 'delete-fast-path' }]);
+  counters.flush();
+  nftables.flush();
+  const outcome = await reconciler.apply(observation);
+  t.same([outcome.failures, outcome.observation.notes], [[], []]);
+  t.match(counters.asked.at(-1), { type: 'create-counters', family: 4 });
+  t.equal(outcome.observation.fastPath, false);
+  const { changes } = await reconciler.observe(edited);
+  t.same([changes.counters, changes.fastPath], [[], []]);
+});
+
+t.test('a family whose counters are refused does not stop those of the other', async (t) => {
+  const { run, seen, counters } = pod();
+  seen.addresses.push(
+    ...['fd00:10::12', 'fd00:17::11'].map((text, i) => ({
+      ...{ family: 6 as const, ifindex: 2 + i, address: address(text), prefixLength: 64, scope: 0, flags: 0 },
+    })),
+  );
+  const both = policy('10.18.0.0/16', 'fd00:18::/64');
+  both.internal.gateways.push(address('fd00:10::1'));
+  both.external.gateways.push(address('fd00:17::1'));
+  counters.refuses[4] = 'ENOMEM';
+  const first = await run(both);
+  t.match(await counters.observe(), { 6: {} });
+  t.match(first.failures, [{ object: 'table', family: 4, name: 'VEG-COUNTERS' }]);
+  t.same(first.families, { 4: 'applied', 6: 'applied' });
+  counters.flush();
+  const asked = counters.asked.length;
+  const second = await run(both, false);
+  t.match(counters.asked.slice(asked), [{ family: 6 }], 'a repair does not retry what was refused');
+  t.match(second.failures, [{ family: 4 }]);
+  counters.refuses = {};
+  t.same((await run(both)).failures, []);
+  t.match(await counters.observe(), { 4: {}, 6: {} });
 });
 
 t.test('a rule that moves is read again, for its counters', async (t) => {

@@ -24,6 +24,8 @@ export class NftablesModel implements NetfilterSocket {
   generation = 1;
   /** The number of dumps. */
   dumps = 0;
+  /** The number of transactions that it was asked for. */
+  attempts = 0;
   /** What the kernel answers to a transaction, or to any question. */
   refuses: string | undefined;
   lacks: string | undefined;
@@ -44,19 +46,28 @@ export class NftablesModel implements NetfilterSocket {
   }
 
   sendAll(messages: readonly NftMessage[]): void {
+    this.attempts++;
     if (this.refuses !== undefined) throw errno(this.refuses);
     for (const message of messages) if (!BATCH.has(message.type)) this.#apply(message);
     this.generation++;
   }
 
   #apply({ type, data }: NftMessage): void {
-    if (type === NFT_DELETE.table) this.objects = undefined;
-    else if (type === NFT_NEW.table) this.objects = new Map();
+    if (type === NFT_DELETE.table) {
+      if (this.objects === undefined) throw errno('ENOENT');
+      this.objects = undefined;
+    } else if (type === NFT_NEW.table) this.objects = new Map();
     const question = GET_OF.get(type);
     if (question === undefined) return;
     // NFTA_*_HANDLE and the like: the kernel says more than it was told.
     const answer = Buffer.concat([data, nest(30, attribute(1, u32Be(7)))]);
     this.objects!.set(question, [...(this.objects!.get(question) ?? []), answer]);
+  }
+
+  /** Another program deletes the table: `nft flush ruleset`. */
+  flush(): void {
+    this.objects = undefined;
+    this.generation++;
   }
 
   /** The number of elements of the set. */
