@@ -56,6 +56,9 @@ export interface FilterSocket {
   sendAll(messages: readonly NftMessage[]): void;
 }
 
+/** EOPNOTSUPP, by its name in Node: what a kernel without traffic control (CONFIG_NET_SCHED) answers. */
+const NOT_SUPPORTED = 'ENOTSUP';
+
 /** A step that the kernel refused. The message is the step as a command line, and the kernel's reason. */
 export class ShapingError extends Error {
   readonly step: ShapingStep;
@@ -63,18 +66,19 @@ export class ShapingError extends Error {
   readonly code: string;
 
   constructor(step: ShapingStep, { code, message }: TcError) {
-    super(`${renderShapingStep(step)}: ${message}${hintOf(code)}`);
+    super(`${renderShapingStep(step)}: ${message}${hintOf(step, code)}`);
     this.name = 'ShapingError';
     this.step = step;
     this.code = code;
   }
 }
 
-function hintOf(code: string): string {
+function hintOf(step: ShapingStep, code: string): string {
   if (code === 'EPERM') return '; the container needs the capability NET_ADMIN';
-  if (code === 'ENOENT')
-    return '; the node needs the module sch_htb; the policy is in force without the limit';
-  return '';
+  if (code !== 'ENOENT' && code !== NOT_SUPPORTED) return '';
+  const ofTc = code === 'ENOENT' ? 'the module sch_htb' : 'a kernel with CONFIG_NET_SCHED and sch_htb';
+  const needs = 'dev' in step ? ofTc : 'the module nf_tables';
+  return `; the node needs ${needs}; the policy is in force without the limit`;
 }
 
 export interface ShapingKernel {
@@ -137,15 +141,23 @@ class NetlinkShaping implements ShapingKernel {
     const { tc } = this.#parts;
     const indexes = this.#parts.indexes();
     const names = new Map([...indexes].map(([name, index]) => [index, name]));
-    const qdiscs = tc.dump(TcMessage.GETQDISC, tcDump(), (data): ObservedQdisc | undefined =>
-      parseQdisc(data, (index) => names.get(index)),
-    );
+    const qdiscs = this.#qdiscs((index) => names.get(index));
     const classes = new Map<string, Map<number, ObservedClass>>();
     for (const { dev } of qdiscs.filter(isOwnRoot)) {
       const found = tc.dump(TcMessage.GETTCLASS, tcDump(indexes.get(dev) ?? 0), parseClass);
       classes.set(dev, new Map(found.map((one) => [one.minor, one])));
     }
     return { qdiscs, classes };
+  }
+
+  /** None where the kernel has no traffic control: to add one then fails with the reason. */
+  #qdiscs(nameOf: (ifindex: number) => string | undefined): ObservedQdisc[] {
+    try {
+      return this.#parts.tc.dump(TcMessage.GETQDISC, tcDump(), (data) => parseQdisc(data, nameOf));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === NOT_SUPPORTED) return [];
+      throw error;
+    }
   }
 
   async apply(steps: readonly ShapingStep[]): Promise<ShapingError[]> {

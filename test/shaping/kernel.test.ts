@@ -203,6 +203,38 @@ t.test(
   },
 );
 
+t.test('a kernel without traffic control has no qdiscs, and refuses limits with the reason', async (t) => {
+  const { model, apply, lines, observe } = setUp();
+  model.lacksTc = true;
+  t.match(observe(), { qdiscs: [], classes: new Map() });
+  t.same(lines(), [], 'without a limit there is nothing to do');
+  const [refused, ...others] = await apply(WEB);
+  t.match(
+    refused,
+    /^tc qdisc add dev net1 root handle 178: htb: ENOTSUP; .* needs a kernel with CONFIG_NET_SCHED and sch_htb/,
+  );
+  t.ok(others.length > 0);
+  t.ok(model.hasTable, 'the rest is applied');
+  t.same(await apply(), [], 'and removed');
+  t.notOk(model.hasTable);
+});
+
+t.test('what nf_tables refuses is said to be of nf_tables', async (t) => {
+  const { model, apply } = setUp();
+  model.sendAll = () => {
+    throw Object.assign(new Error('no such file or directory'), { code: 'ENOENT' });
+  };
+  t.match(await apply(WEB), [/^nft add table inet VEG-BANDWIDTH: .*the node needs the module nf_tables/]);
+});
+
+t.test('another error of a qdisc dump is thrown', async (t) => {
+  const { model, observe } = setUp();
+  model.dump = () => {
+    throw Object.assign(new Error('no buffer space'), { code: 'ENOBUFS' });
+  };
+  t.throws(observe, { code: 'ENOBUFS' });
+});
+
 t.test('a queue that waits is emptied before its class goes, at no rate', async (t) => {
   const { model, apply } = setUp();
   await apply(WEB);

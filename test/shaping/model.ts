@@ -2,6 +2,8 @@
  * A model of the kernel's traffic control and of the table VEG-BANDWIDTH: it keeps the messages that it gets and returns
  * them, as the kernel does for the attributes that the agent writes. Others change it with the methods below.
  */
+import { constants } from 'node:os';
+import { getSystemErrorName } from 'node:util';
 import { AF_INET, NFGEN_HEADER, NLM_F_EXCL } from '../../lib/linux.ts';
 import { Attributes, attribute, u32Be } from '../../lib/netlink-codec.ts';
 import { NFT_DELETE, NFT_GET, NFT_NEW, type NftMessage } from '../../lib/nft-codec.ts';
@@ -14,6 +16,9 @@ export const OWN_ROOT = classId(0x178, 0);
 const PARENT_AT = 12;
 /** Where a class has its quantum: behind tcmsg, the kind, two headers, two tc_ratespec, buffer and cbuffer. */
 const QUANTUM_AT = 20 + 8 + 4 + 4 + 2 * 12 + 8;
+
+/** EOPNOTSUPP by the name that lib/netlink.ts gives it. */
+const NOT_SUPPORTED = getSystemErrorName(-constants.errno.EOPNOTSUPP);
 
 const refusal = (code: string) => Object.assign(new Error(code), { code });
 const nameIn = (data: Uint8Array, type: number): string => {
@@ -42,6 +47,8 @@ export class ShapingModel implements TcSocket, FilterSocket {
   elements: { map: string; data: Buffer }[] = [];
   hasTable = false;
   unknownKinds = new Set<string>();
+  /** The kernel has no traffic control (CONFIG_NET_SCHED). */
+  lacksTc = false;
   /** Octets that wait in each class, for the next so many looks. */
   backlog = { octets: 0, looks: 0 };
   /** The types of the changes, in order. */
@@ -51,7 +58,7 @@ export class ShapingModel implements TcSocket, FilterSocket {
 
   async transact(requests: Iterable<{ type: number; flags?: number; data: Uint8Array }>) {
     return [...requests].map(({ type, flags = 0, data }) => {
-      const error = this.#change(type, flags, Buffer.from(data));
+      const error = this.lacksTc ? NOT_SUPPORTED : this.#change(type, flags, Buffer.from(data));
       return error === undefined ? undefined : refusal(error);
     });
   }
@@ -111,6 +118,8 @@ export class ShapingModel implements TcSocket, FilterSocket {
   }
 
   #answers(type: number, data: Buffer): Buffer[] {
+    if (this.lacksTc && (type === TcMessage.GETQDISC || type === TcMessage.GETTCLASS))
+      throw refusal(NOT_SUPPORTED);
     switch (type) {
       case TcMessage.GETQDISC:
         return this.qdiscs.map((one) => one.data);

@@ -6,6 +6,7 @@ import type { Facts } from '../../../agent/pod/interfaces.ts';
 import { type LastGood, NOTHING_MISSING } from '../../../agent/policy/last-good.ts';
 import { DEFAULT_UPLINK, type Policy } from '../../../agent/policy/model.ts';
 import { changeLines, countChanges } from '../../../agent/reconcile/changes.ts';
+import { planCleanup } from '../../../agent/reconcile/cleanup.ts';
 import type { Kernels } from '../../../agent/reconcile/observation.ts';
 import { Reconciler } from '../../../agent/reconcile/reconciler.ts';
 import { routeKey, ruleKey } from '../../../agent/reconcile/targets.ts';
@@ -210,6 +211,7 @@ function pod(
     gates,
     counters,
     nftables,
+    kernels,
     reconciler,
     run,
   };
@@ -282,6 +284,25 @@ t.test(
     t.same((await run(wanted)).failures, []);
     t.same((await run(wanted)).observation.changes.shaping, []);
     t.ok(shaping.qdiscs.some(({ ifindex }) => ifindex === 3));
+  },
+);
+
+t.test(
+  'a kernel without traffic control takes only limits away, and a clean-up does not need it',
+  async (t) => {
+    const { shaping, run, model, kernels } = pod();
+    shaping.lacksTc = true;
+    const wanted = policy('10.18.0.0/16');
+    t.match(await run(wanted), { families: { 4: 'applied', 6: 'applied' }, failures: [] });
+    const limited = await run({ ...policy('10.19.0.0/16'), bandwidth: { egress: 1e6 } });
+    t.same(limited.families, { 4: 'applied', 6: 'applied' });
+    t.same(blocks(model), ['10.19.0.0/16']);
+    t.match(limited.failures[0], {
+      ...{ object: 'qdisc', name: 'net1', reason: 'unsupported', message: /CONFIG_NET_SCHED/ },
+    });
+    t.match((await planCleanup(kernels)).changes.shaping, [{ kind: 'delete-filter' }]);
+    t.same((await run(wanted)).failures, []);
+    t.same((await planCleanup(kernels)).changes.shaping, []);
   },
 );
 
