@@ -435,7 +435,11 @@ class AgentProcess {
     const { logger, clock } = this.#effects;
     const limit = () => this.#view.policy.limits?.connectionsPerSource ?? 0;
     return new BusiestSources({
-      ...{ use: readConntrackUse, limit, read: readBusiestSources, logger, clock: () => clock.now() },
+      ...{ use: readConntrackUse, limit, logger, clock: () => clock.now() },
+      read: () =>
+        readBusiestSources(
+          (this.#view.policy.rules ?? []).flatMap(({ snat, ipBlocks }) => (snat ? [] : ipBlocks)),
+        ),
       async limited() {
         if (limit() > 0) await drops.refresh();
         return drops.of(CHAIN_LIMIT).reduce((sum, { packets }) => sum + packets, 0);

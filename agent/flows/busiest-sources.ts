@@ -2,10 +2,13 @@
  * Which sources have the most connections, while that matters: the connection tracking table fills, or a source has as
  * many as it may. Reading the table is expensive, so it is read only then, at most once a minute.
  */
+
+import { networkInterfaces } from 'node:os';
 import type { Logger } from '../../lib/log.ts';
-import { type Address, addressFromBytes } from '../../lib/prefix.ts';
+import { type Address, addressFromBytes, type Prefix, parsePrefix } from '../../lib/prefix.ts';
 import { Groups } from '../../nat/conntrack/groups.ts';
 import { type ConntrackEntry, isReplica } from '../../nat/conntrack/wire.ts';
+import { type PrefixMatcher, prefixMatcher } from '../../nat/prefix-matcher.ts';
 import { CONNTRACK } from '../uplink/conntrack-health.ts';
 import { eachConntrackEntry } from './conntrack-dump.ts';
 import type { ConntrackUse } from './conntrack-table.ts';
@@ -13,6 +16,13 @@ import type { ConntrackUse } from './conntrack-table.ts';
 export interface BusySource {
   source: Address;
   connections: number;
+}
+
+/** The sources with most connections, most first. */
+export interface Busiest {
+  all: BusySource[];
+  /** By the connections that the limit is about: those that the VPC has opened through the gateway. */
+  fromVpc: BusySource[];
 }
 
 /** The number of sources that are named. */
@@ -23,6 +33,21 @@ const FRESH = 60_000;
 /** Whether an entry leads to an EIP or DNAT: then its source is outside. */
 const isRedirected = ({ original, reply }: ConntrackEntry): boolean =>
   Buffer.compare(original.destination, reply.source) !== 0;
+
+/**
+ * Whether a connection comes out of the VPC: neither end is the gateway's own, and it is not one from outside to a block that
+ * is forwarded unchanged.
+ */
+export function isFromVpc(
+  { original, reply }: ConntrackEntry,
+  own: PrefixMatcher | undefined,
+  forwarded: PrefixMatcher | undefined,
+): boolean {
+  const { source, destination } = original;
+  if (own?.has(source) || own?.has(destination)) return false;
+  const translated = Buffer.compare(source, reply.destination) !== 0;
+  return translated || !forwarded?.has(destination) || forwarded.has(source);
+}
 
 /** Counts the connections of each source; a replica is a connection of another gateway. */
 export class SourceCounter {
@@ -64,7 +89,7 @@ export interface BusiestSourcesParts {
   /** The packets that the limit has dropped so far, both families. */
   limited(): Promise<number>;
   /** Reads the table. */
-  read(): Promise<BusySource[]>;
+  read(): Promise<Busiest>;
   logger: Pick<Logger, 'warn'>;
   /** Milliseconds of a monotonic clock. */
   clock(): number;
@@ -84,7 +109,7 @@ export class BusiestSources {
     this.#parts = parts;
   }
 
-  /** The sources with most connections, most first; empty while that does not matter. */
+  /** While the table fills those with most connections, else those at the limit, most first; empty while neither matters. */
   get sources(): readonly BusySource[] {
     return this.#parts.clock() - this.#mattersAt < FRESH ? this.#sources : [];
   }
@@ -119,24 +144,34 @@ export class BusiestSources {
     this.#mattersAt = now;
     if (now - this.#readAt < FRESH) return;
     this.#readAt = now;
-    this.#sources = await read();
-    const sources = this.#sources;
+    const { all, fromVpc } = await read();
+    const atLimit = fromVpc.filter(({ connections }) => connections >= limit());
+    this.#sources = fills ? all : atLimit;
     if (fills) {
       const what = 'the connection tracking table is filling up';
-      logger.warn({ entries, limit: room, sources }, what);
+      logger.warn({ entries, limit: room, sources: all }, what);
     }
     if (grew) {
       const [packets, connectionsPerSource] = [dropped - this.#logged, limit()];
       this.#logged = dropped;
       const what = 'connections beyond limits.connectionsPerSource are dropped';
-      logger.warn({ connectionsPerSource, packets, sources }, what);
+      logger.warn({ connectionsPerSource, packets, sources: atLimit }, what);
     }
   }
 }
 
-/** The sources with most entries in the kernel's table. Throws when it cannot be read. */
-export async function readBusiestSources(): Promise<BusySource[]> {
-  const counter = new SourceCounter();
-  await eachConntrackEntry((entry) => counter.add(entry));
-  return counter.top();
+/**
+ * The sources with most entries in the kernel's table. `forwarded`: the blocks that are forwarded unchanged. Throws when the
+ * table cannot be read.
+ */
+export async function readBusiestSources(forwarded: readonly Prefix[]): Promise<Busiest> {
+  const links = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+  const own = prefixMatcher(links.flatMap(({ address }) => parsePrefix(address) ?? []));
+  const blocks = prefixMatcher(forwarded);
+  const [all, fromVpc] = [new SourceCounter(), new SourceCounter()];
+  await eachConntrackEntry((entry) => {
+    all.add(entry);
+    if (isFromVpc(entry, own, blocks)) fromVpc.add(entry);
+  });
+  return { all: all.top(), fromVpc: fromVpc.top() };
 }

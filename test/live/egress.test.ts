@@ -266,7 +266,12 @@ t.test('a source that has as many connections as it may is named, but not in met
       ask(client, ADDRESS.server[4], MIRROR);
       return conntrack?.busiest.some(({ source }) => source === ADDRESS.client[4]) ?? false;
     });
-  await named();
+  const { conntrack } = await named();
+  t.same(
+    conntrack?.busiest.filter(({ source, connections }) => source !== ADDRESS.client[4] || connections < 3),
+    [],
+    'only sources of the VPC that are at the limit',
+  );
   t.ok((agent.metric(dropped) ?? 0) > 0);
   t.match(agent.daemon.log(), /beyond limits\.connectionsPerSource are dropped/);
   t.match(agent.daemon.log(), new RegExp(`"source":"${ADDRESS.client[4]}"`));
