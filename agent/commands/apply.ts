@@ -1,4 +1,5 @@
 /** The command `veg-agent apply`: one reconcile, for an init container. */
+import { callControl, NoAgentError } from '../../lib/control/client.ts';
 import { EXIT, type Options } from '../options.ts';
 import { keepPolicy } from '../policy/last-policy.ts';
 import { changeLines, countChanges } from '../reconcile/changes.ts';
@@ -16,11 +17,24 @@ function keep({ stateDir }: Options, { source, content, since = Date.now() }: Va
   }
 }
 
+/** Whether a daemon runs on this state directory. */
+const isRunning = (stateDir: string): Promise<boolean> =>
+  callControl(stateDir, 'GET', '/v1/status').then(
+    () => true,
+    (error: Error) => error instanceof NoAgentError && !error.absent,
+  );
+
 /** `apply`: 0 the kernel is as the policy says, 1 it is not, 3 the policy is invalid. */
 export async function apply(options: Options): Promise<number> {
   const found = await load(options);
   if (found === undefined) return EXIT.policyInvalid;
   const { policy } = found;
+  if (policy.group !== undefined && (await isRunning(options.stateDir))) {
+    complain(
+      'the daemon that runs here holds addresses and ports for its group, which only it knows: it applies the policy itself; `veg-agent plan` shows what is left to do',
+    );
+    return EXIT.failed;
+  }
   return withKernel(options, async (kernels) => {
     const reconciler = createReconciler(kernels, options);
     const observation = await reconciler.observeSettled(policy);

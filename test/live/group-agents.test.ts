@@ -434,6 +434,12 @@ t.test('each connection is found and counted once, whichever gateway is asked', 
     );
   await Promise.all([1, 3].map(replicas));
 
+  const [holder] = holders(members, SHARED[4]);
+  const applied = agents[holder! - 1]!.cli('apply');
+  t.equal(applied.code, 1);
+  t.match(applied.stderr, /^veg-agent: the daemon that runs here holds addresses and ports for its group/);
+  t.same(holders(members, SHARED[4]), [holder], 'apply takes nothing of the group away');
+
   for (const family of [4, 6] as const) {
     for (const n of [1, 2, 3]) {
       const { translations, members: others } = find(n, '--external', SHARED[family]);
