@@ -17,11 +17,19 @@ import type { GatewayPolicy, GroupSpec } from './resource.ts';
 /** Shared addresses of one family: the most that xt_cluster can choose from. */
 const MAX_SHARED = 32;
 const LINK_LOCAL = parsePrefix('fe80::/10')!;
+/** Ports of the pod's addresses that have another use: a member whose port is taken hears none of the others. */
+const TAKEN = new Map([
+  [10_666, "of Kube-OVN's flow observer"],
+  [10_669, 'of metrics and probes'],
+]);
 const CERTIFICATE_FIELDS = ['certFile', 'certKeyFile', 'caFile'] as const;
 
 /** Translates `spec.group`. */
 export function translateGroup(document: GatewayPolicy, spec: GroupSpec): GroupPolicy {
   checkMembers(document, spec);
+  const use = TAKEN.get(spec.port ?? 0);
+  if (use !== undefined)
+    document.fail(['spec', 'group', 'port'], `${spec.port} is the port ${use}; choose another`);
   return {
     members: addresses(spec.members),
     port: spec.port ?? 10_667,

@@ -82,6 +82,9 @@ t.test('key and certificates', async (t) => {
     /spec.group.caFile: keyFile and certificates exclude each other$/,
   ]);
   t.match(errors(`${members}, keyFile: k`), [/spec.group.keyFile: /], 'a relative path');
+  t.match(errors(`${members}, ${KEY}, port: 10669`), [
+    /spec.group.port: 10669 is the port of metrics and probes; choose another$/,
+  ]);
   t.match(errors(`${members}, ${KEY}, port: 0`), [/spec.group.port: must be between 1 and 65535, is 0/]);
 });
 
