@@ -187,7 +187,7 @@ class NetlinkShaping implements ShapingKernel {
         return this.#transact([{ type: TcMessage.NEWQDISC, flags: NLM_F_CREATE | NLM_F_EXCL, data }]);
       }
       case 'put-classes':
-        return this.#putClasses(ifindex, step.range);
+        return this.#putClasses(ifindex, step);
       case 'delete-classes': {
         const requests = minors(step).map((minor) => ({
           type: TcMessage.DELTCLASS,
@@ -202,26 +202,27 @@ class NetlinkShaping implements ShapingKernel {
     }
   }
 
-  async #putClasses(ifindex: number, range: ClassRange): Promise<TcError | undefined> {
+  async #putClasses(ifindex: number, { dev, range }: PutClasses): Promise<TcError | undefined> {
     const requests = minors(range).map((minor) => ({
       type: TcMessage.NEWTCLASS,
       flags: NLM_F_CREATE | NLM_F_REPLACE,
       data: formatClass(ifindex, BANDWIDTH_HANDLE, range, minor),
     }));
-    return (await this.#transact(requests)) ?? (await this.#putLeaves(ifindex, range));
+    return (await this.#transact(requests)) ?? (await this.#putLeaves(dev, ifindex, range));
   }
 
   /**
    * A new queue, or another limit for the one that is there; of the kinds the first that the kernel has. The first class
-   * of a range shows which that is: the kernel looks for a missing module each time.
+   * of a range shows which that is: the kernel looks for a missing module each time. ENOENT may also mean that another
+   * program has deleted the class since.
    */
-  async #putLeaves(ifindex: number, range: ClassRange): Promise<TcError | undefined> {
+  async #putLeaves(dev: string, ifindex: number, range: ClassRange): Promise<TcError | undefined> {
     let error: TcError | undefined;
     for (const leaf of range.leaves ?? []) {
       if (this.#unknownKinds.has(leaf.kind)) continue;
       const [first, ...others] = minors(range);
       error = await this.#putLeaf(ifindex, leaf, [first!]);
-      if (error?.code === 'ENOENT') {
+      if (error?.code === 'ENOENT' && this.counts().classes.get(dev)?.has(first!)) {
         this.#unknownKinds.add(leaf.kind);
         continue;
       }
@@ -349,6 +350,7 @@ class NetlinkShaping implements ShapingKernel {
   }
 }
 
+type PutClasses = Extract<ShapingStep, { kind: 'put-classes' }>;
 type Removal = Extract<ShapingStep, { kind: 'delete-classes' }> | { kind: 'delete-root'; dev: string };
 
 const isRemoval = (step: ShapingStep): step is Removal =>

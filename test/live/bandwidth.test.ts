@@ -5,20 +5,23 @@
  */
 import { chmodSync, chownSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { Agent, BFD, cli, DIRECT, type GatewaySpec, PolicyDirectory, WEB } from '../support/agent.ts';
 import { bulk, rateOf } from '../support/bulk.ts';
-import { type Namespace, until } from '../support/netns.ts';
+import { type Namespace, NODE, until, veth } from '../support/netns.ts';
 import { peerUp, startVegBfdd } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
 import { startEchoServer, Traffic } from '../support/traffic.ts';
+import type { Outcome } from './shaping-child.ts';
 
 const CAPABILITIES = '+net_admin,+net_raw,+net_bind_service';
 const AS_USER = [
   ...['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'],
   ...[`--inh-caps=${CAPABILITIES}`, `--ambient-caps=${CAPABILITIES}`],
 ];
+const SHAPING_CHILD = fileURLToPath(new URL('shaping-child.ts', import.meta.url));
 const MEGABIT = 1e6;
 const EIP = { externalIP: '172.17.0.60', internalIP: ADDRESS.client2[4] };
 
@@ -192,6 +195,27 @@ t.test('what others take away comes back', async (t) => {
   }
   const { driftRepaired } = (await agent.status()).kernel;
   t.match(driftRepaired, { qdisc: 1, class: Number, classifier: 1 });
+});
+
+t.test('a class that another program deletes before it has its queue gets the same one later', async (t) => {
+  const apply = (name: string, ...damage: string[]) => {
+    const alone = scope.namespace(name);
+    veth(alone, 'net1', alone, 'net2');
+    const { stdout, stderr } = alone.run(NODE, [SHAPING_CHILD, ...damage]);
+    t.equal(stderr, '');
+    return JSON.parse(stdout) as Outcome;
+  };
+  const { queues, ...undamaged } = apply('q0');
+  t.same(undamaged, { refused: [[], []], left: [] });
+  const last = '$(tc class show dev net1 | grep -o "178:[0-9a-f]\\{3,4\\}")';
+  for (const [name, damage] of [
+    ['q1', 'tc qdisc del dev net1 root'],
+    ['q2', `tc class del dev net1 classid ${last}`],
+  ] as const) {
+    const { refused, ...rest } = apply(name, damage);
+    t.match(refused[0], [/ENOENT/], damage);
+    t.same([refused[1], rest], [[], { queues, left: [] }], damage);
+  }
 });
 
 t.test('a root qdisc of another program stays, is reported, and takes no session down', async (t) => {

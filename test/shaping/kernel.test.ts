@@ -190,6 +190,24 @@ t.test('without fq_codel a short queue takes its place, also after a restart', a
 });
 
 t.test(
+  'a class or qdisc that another program deletes before it has a queue says nothing about fq_codel',
+  async (t) => {
+    for (const damage of [
+      (model: ShapingModel) => model.removeRoot(3),
+      (model: ShapingModel) => void model.classes.delete([...model.classes.keys()].at(-1)!),
+    ]) {
+      const { model, apply, observe, lines } = setUp();
+      model.beforeLeaf = () => damage(model);
+      t.match(await apply(EIP), [/^tc class replace dev net1 .*ENOENT/]);
+      t.same(await apply(EIP), []);
+      t.same(lines(EIP), []);
+      t.notOk(observe().qdiscs.some(isShortQueue));
+      t.ok(model.log.includes('qdisc fq_codel 3'));
+    }
+  },
+);
+
+t.test(
   'without HTB every step that needs it is refused with the reason, and the others are applied',
   async (t) => {
     const { model, apply } = setUp();

@@ -49,6 +49,8 @@ export class ShapingModel implements TcSocket, FilterSocket {
   unknownKinds = new Set<string>();
   /** The kernel has no traffic control (CONFIG_NET_SCHED). */
   lacksTc = false;
+  /** What another program does before the next request for a queue. */
+  beforeLeaf: (() => void) | undefined;
   /** Octets that wait in each class, for the next so many looks. */
   backlog = { octets: 0, looks: 0 };
   /** The types of the changes, in order. */
@@ -102,6 +104,11 @@ export class ShapingModel implements TcSocket, FilterSocket {
 
   #putQdisc(qdisc: Qdisc, kind: string, flags: number): string | undefined {
     const { ifindex, parent, data } = qdisc;
+    if (parent !== TC_H_ROOT) {
+      this.beforeLeaf?.();
+      this.beforeLeaf = undefined;
+      if (!this.classes.has(`${ifindex} ${parent}`)) return 'ENOENT';
+    }
     const at = this.qdiscs.findIndex((one) => one.ifindex === ifindex && one.parent === parent);
     if (at >= 0 && this.qdiscs[at]!.handle !== 0 && flags & NLM_F_EXCL) return 'EEXIST';
     if (this.unknownKinds.has(kind)) return 'ENOENT';
