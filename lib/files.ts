@@ -32,6 +32,23 @@ const CHUNK = 4096;
 /** The chunk of a large file, octets. */
 const LARGE_CHUNK = 64 << 10;
 
+/** Why a file cannot be read, by errno. */
+export const READ_ERRORS: Readonly<Record<string, string>> = {
+  ENOENT: 'no such file or directory',
+  EACCES: 'permission denied',
+  EPERM: 'permission denied',
+  EIO: 'input/output error',
+  ESTALE: 'stale file handle',
+  ENOTCONN: 'the mount is not connected',
+};
+
+/** The message of an error of reading a file; of an errno in words, with the file. */
+export function readProblem(error: Error): string {
+  const { code = '', path, message } = error as NodeJS.ErrnoException;
+  const reason = READ_ERRORS[code];
+  return reason === undefined || path === undefined ? message : `${path} cannot be read: ${reason}`;
+}
+
 /** Reads a mounted file, or one named on the command line. Throws unless it is a regular file of at most `maxBytes`. */
 export function readMounted(path: string, maxBytes: number): Buffer {
   // Opening a device may already have an effect.

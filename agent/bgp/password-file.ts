@@ -1,5 +1,5 @@
 /** The file that holds the password of a BGP session. */
-import { readSecret } from '../../lib/files.ts';
+import { readProblem, readSecret } from '../../lib/files.ts';
 import { passwordProblem } from './password.ts';
 
 const MAX_FILE = 4096;
@@ -20,6 +20,6 @@ export function passwordFileProblem(path: string): string | undefined {
     readPassword(path);
     return undefined;
   } catch (error) {
-    return (error as Error).message;
+    return readProblem(error as Error);
   }
 }

@@ -5,7 +5,7 @@
  */
 import { createHash, createPrivateKey, hkdfSync, X509Certificate } from 'node:crypto';
 import type { PeerCertificate } from 'node:tls';
-import { readMounted, readSecret, refuseReadableByOthers } from '../../lib/files.ts';
+import { readMounted, readProblem, readSecret, refuseReadableByOthers } from '../../lib/files.ts';
 import { LogOnChange } from '../../lib/log-on-change.ts';
 
 /** `spec.group`'s files. */
@@ -57,7 +57,7 @@ export function credentialProblem(
     else readCertificates(files);
     return undefined;
   } catch (error) {
-    return { field: 'keyFile' in files ? 'keyFile' : 'certFile', message: (error as Error).message };
+    return { field: 'keyFile' in files ? 'keyFile' : 'certFile', message: readProblem(error as Error) };
   }
 }
 
@@ -168,7 +168,7 @@ export class Credentials {
       this.#failures.ended();
       return { changed: changed || expired };
     } catch (error) {
-      const { message } = error as Error;
+      const message = readProblem(error as Error);
       return { changed: expired, ...(this.#failures.isNew(message) && { problem: message }) };
     }
   }

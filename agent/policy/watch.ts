@@ -12,7 +12,7 @@ import { StringDecoder } from 'node:string_decoder';
 import v8 from 'node:v8';
 import { systemClock, type Timer } from '../../lib/clock.ts';
 import { digest } from '../../lib/digest.ts';
-import { chunksOfMounted, kindOf, readMounted } from '../../lib/files.ts';
+import { chunksOfMounted, kindOf, READ_ERRORS, readMounted } from '../../lib/files.ts';
 import { DEFAULT_TOKENS, MAX_FILE_SIZE, MAX_RAW_SIZE, MAX_SET_SIZE, SMALL_SET } from './bounds.ts';
 import type { PolicyFile } from './model.ts';
 import { Sieve, type Sieved } from './sieve.ts';
@@ -57,15 +57,6 @@ const MAX_ATTEMPTS = 5;
 const isHidden = (name: string): boolean => name.startsWith('.');
 const isPolicyName = (name: string): boolean => !isHidden(name) && /\.(ya?ml|json)$/.test(name);
 
-const reasons: Record<string, string> = {
-  ENOENT: 'no such file or directory',
-  EACCES: 'permission denied',
-  EPERM: 'permission denied',
-  EIO: 'input/output error',
-  ESTALE: 'stale file handle',
-  ENOTCONN: 'the mount is not connected',
-};
-
 /**
  * Reads every `*.yaml`, `*.yml` and `*.json` of a directory in the order of their names, or the one file that
  * the path names, or standard input for `-`. A file beyond the bounds is not read, it comes with its size. The other
@@ -85,7 +76,7 @@ export function readPolicy(location: string): PolicySource {
       const gone = code === 'ENOENT' && fs.existsSync(location);
       if (gone && attempt < MAX_ATTEMPTS) continue;
       const where = (error as NodeJS.ErrnoException).path ?? location;
-      return { unreadable: `cannot read ${where}: ${reasons[code ?? ''] ?? message}` };
+      return { unreadable: `cannot read ${where}: ${READ_ERRORS[code ?? ''] ?? message}` };
     }
   }
 }
