@@ -43,14 +43,16 @@ export function precompiledValidators(formatTests: string): string {
   ].join('\n');
 }
 
-/** The schema without what people read of it, and with its parts replaced. */
+/** The schema without what only people read of it, and with its parts replaced. */
 function withParts(
-  { $schema, $id, title, description, default: _default, ...schema }: Schema,
+  { $schema, $id, title, description, default: value, ...schema }: Schema,
   replace: (schema: Schema) => Schema,
 ): Schema {
   const { properties, items, additionalProperties } = schema;
   return {
     ...schema,
+    // Its unit is in a message.
+    ...(schema.format === 'duration' && { default: value }),
     ...(properties !== undefined && {
       properties: Object.fromEntries(
         Object.entries(properties as Record<string, Schema>).map(([name, part]) => [name, replace(part)]),

@@ -57,6 +57,7 @@ function violation(error: ErrorObject, root: unknown): Violation {
 const MAX_LISTED = 25;
 
 function unknownField(name: string, known: readonly string[]): string {
+  if (name === '<<') return 'merge keys are YAML 1.1 and not read (this is YAML 1.2); write the fields out';
   const meant = closest(name, known);
   if (meant !== undefined) return `unknown field ${quote(name)}; did you mean ${quote(meant)}?`;
   const fields = known.length > MAX_LISTED ? '' : `; the fields here are ${known.join(', ')}`;
@@ -74,6 +75,8 @@ const TYPES: Record<string, string> = {
 
 function explain({ keyword, params, parentSchema, data, message }: ErrorObject): string {
   const schema = parentSchema as Schema;
+  const unitless = keyword === 'type' || keyword === 'format' ? unitHint(schema, data) : undefined;
+  if (unitless !== undefined) return unitless;
   switch (keyword) {
     case 'type': {
       const types = [schema.type].flat() as string[];
@@ -101,6 +104,13 @@ function explain({ keyword, params, parentSchema, data, message }: ErrorObject):
     default:
       return message!;
   }
+}
+
+/** The message about a duration that is only a number; its unit is most likely that of the default. */
+function unitHint({ format, default: value = 's' }: Schema, data: unknown): string | undefined {
+  if (format !== 'duration' && format !== 'go-duration') return undefined;
+  if (!/^\d+(\.\d+)?$/.test(String(data))) return undefined;
+  return `must have a unit, is ${describe(data)}; write ${data}${/[a-z]+$/.exec(String(value))![0]}`;
 }
 
 /** Why YAML read something else than what was meant. */

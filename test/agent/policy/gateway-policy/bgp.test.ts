@@ -136,7 +136,7 @@ t.test('timers, hops and files that cannot be', async (t) => {
   t.match(withNeighbour('holdTime: 0s, keepaliveTime: 3s'), [/must fit into holdTime 0s/]);
   t.match(withNeighbour('holdTime: 1500ms'), [/must be whole seconds between 0s and 65535s, is 1500ms/]);
   t.match(withNeighbour('holdTime: 20h'), [/must be whole seconds/]);
-  t.match(withNeighbour('holdTime: 9'), [/holdTime: must be a string, is 9; put it in quotes/]);
+  t.match(withNeighbour('holdTime: 9'), [/holdTime: must have a unit, is 9; write 9s/]);
   t.match(withNeighbour('ebgpMultihop: 0'), [/ebgpMultihop: must be between 1 and 255/]);
   t.match(withNeighbour('passwordFile: bgp'), [/passwordFile: "bgp" is not an absolute path/]);
   t.match(withNeighbour('password: x'), [

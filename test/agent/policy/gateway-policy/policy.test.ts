@@ -268,8 +268,18 @@ const IMPOSSIBLE: [string, string, string[]][] = [
   ],
   [
     'an interval without a unit',
-    '  uplink: { interval: 200 }\n',
-    ['a.yaml:7:23: spec.uplink.interval: must be a string, is 200; put it in quotes'],
+    '  uplink: { interval: 200, recovery: "2" }\n',
+    [
+      'a.yaml:7:23: spec.uplink.interval: must have a unit, is 200; write 200ms',
+      'a.yaml:7:38: spec.uplink.recovery: must have a unit, is "2"; write 2s',
+    ],
+  ],
+  [
+    'a merge key of YAML 1.1',
+    '  policies: [{ <<: { snat: false }, name: a }]\n',
+    [
+      'a.yaml:7:16: spec.policies[0]["<<"]: merge keys are YAML 1.1 and not read (this is YAML 1.2); write the fields out',
+    ],
   ],
   [
     'the log',

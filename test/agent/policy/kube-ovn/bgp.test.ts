@@ -94,7 +94,9 @@ t.test('what cannot be is an error in the BgpConf', async (t) => {
     /neighbours\[1\]: 172.17.0.1 is neigh/,
   ]);
   t.match(errors(`${REQUIRED}, neighbours: [172.17.0.1], holdTime: 2s`), [/spec.holdTime: must be 0s/]);
-  t.match(errors(`${REQUIRED}, neighbours: [172.17.0.1], holdTime: 9`), [/spec.holdTime: must be a string/]);
+  t.match(errors(`${REQUIRED}, neighbours: [172.17.0.1], holdTime: 9`), [
+    /spec.holdTime: must have a unit, is 9; write 9s$/,
+  ]);
   t.match(errors(`${REQUIRED}, neighbours: [172.17.0.1], routerId: "::1"`), [
     /spec.routerId: .* IPv4 address/,
   ]);
