@@ -8,7 +8,7 @@ import { readLastPolicy } from '../policy/last-policy.ts';
 import { loadPolicy } from '../policy/load.ts';
 import type { Policy, PolicyFile } from '../policy/model.ts';
 import type { Path } from '../policy/parse.ts';
-import { type LoadedPolicy, readSource } from '../policy/source.ts';
+import { type LoadedPolicy, placed, readSource } from '../policy/source.ts';
 import { affordableTokens, COMMAND_HEAP, readPolicy } from '../policy/watch.ts';
 
 export const say = (text: string): void => void process.stdout.write(`${text}\n`);
@@ -44,7 +44,7 @@ function readPaths(paths: readonly string[], tokens: number): LoadedPolicy {
     }
     files.push(...read);
   }
-  return { source, result: loadPolicy(files, tokens), content: { files } };
+  return { source, result: placed(loadPolicy(files, tokens), source), content: { files } };
 }
 
 /** What is wrong with the key or the certificates of the group, and with the passwords of BGP sessions. */

@@ -72,6 +72,11 @@ export function readDocuments(
       refuse(file.name, tooMuch);
       break;
     }
+    // No YAML has it (1.2.2, 5.1), and every second octet of UTF-16 is it.
+    if (file.text.includes('\0')) {
+      refuse(file.name, 'is not UTF-8 text; save it as UTF-8');
+      continue;
+    }
     let empty = true;
     for (const part of readParts(file.text, file.cuts ?? [], budget)) {
       empty = false;

@@ -76,6 +76,12 @@ function fromEnvironment(env: Environment): LoadedPolicy | undefined {
   return result && { source: 'environment', result, content: { environment: policyVariables(env) } };
 }
 
+/** The result with the errors about the directory as a whole under its path. */
+export const placed = (result: PolicyResult, source: string): PolicyResult =>
+  result.ok
+    ? result
+    : { ...result, errors: result.errors.map((one) => (one.file === '.' ? { ...one, file: source } : one)) };
+
 const fromFiles = (
   parse: Parser,
   source: string,
@@ -83,7 +89,7 @@ const fromFiles = (
   tokens = affordableTokens(),
 ): LoadedPolicy => ({
   source,
-  result: parse(files, tokens),
+  result: placed(parse(files, tokens), source),
   content: { files: files.filter(({ ignored }) => !ignored) },
 });
 

@@ -35,6 +35,29 @@ t.test('a file of the directory that is not read is a warning, hidden ones are n
   t.equal(check([join(dir, 'b.txt')]).status, 0, 'named, it is read');
 });
 
+t.test('what a directory lacks is said with its path', async (t) => {
+  const dir = t.testdir({
+    empty: {},
+    vpc: { 'a.yaml': 'apiVersion: kubeovn.io/v1\nkind: Vpc\nmetadata: { name: x }\n' },
+  });
+  t.ok(check([join(dir, 'empty')]).stderr.startsWith(`${dir}/empty: no policy: the directory holds no `));
+  t.ok(check(['--policy-dir', join(dir, 'empty')]).stderr.startsWith(`${dir}/empty: no policy: `));
+  t.ok(check([join(dir, 'vpc')]).stderr.startsWith(`${dir}/vpc: no gateway: one `));
+});
+
+t.test('a file in UTF-16 is refused as such', async (t) => {
+  const dir = t.testdir({
+    'be.yaml': Buffer.from(`\ufeff${GATEWAY}`, 'utf16le').swap16(),
+    'le.yaml': Buffer.from(`\ufeff${GATEWAY}`, 'utf16le'),
+    'without-mark.yaml': Buffer.from(GATEWAY, 'utf16le'),
+  });
+  const message = 'is not UTF-8 text; save it as UTF-8';
+  t.match(check([dir]), {
+    status: 3,
+    stderr: ['be', 'le', 'without-mark'].map((name) => `${name}.yaml:1:1: ${message}\n`).join(''),
+  });
+});
+
 t.test('every error of all files comes at once, missing documents with unreadable ones', async (t) => {
   const dir = t.testdir({
     'a.yaml': `apiVersion: kubeovn.io/v1
