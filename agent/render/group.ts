@@ -50,12 +50,13 @@ export function withGroup(gateway: Gateway, shared: readonly Address[]): Gateway
   };
 }
 
-function checkMembers({ families }: Gateway, members: readonly Address[]): void {
+function checkMembers({ families, internalIPPool }: Gateway, members: readonly Address[]): void {
   for (const family of FAMILIES) {
     const own = members.filter((member) => familyOf(member) === family);
     if (families.includes(family) && own.length === 0) {
+      const pool = internalIPPool === undefined ? '' : '; internalIPPool does not say them';
       throw new RenderError(
-        `spec.internalIPs: a group needs the ${familyName(family)} address of each replica; internalIPPool does not say them`,
+        `spec.internalIPs: a group needs the ${familyName(family)} address of each replica${pool}`,
       );
     }
     const [conflict] = slotConflicts(own);

@@ -138,7 +138,12 @@ t.test('what makes no group is refused, with the field and what to do', async (t
   refused(
     (text) => text.replace(/ {2}internalIPs: .*\n/, '  internalIPPool: pool\n'),
     shared,
-    /^spec\.internalIPs: a group needs the IPv4 address of each replica/,
+    /^spec\.internalIPs: a group needs the IPv4 address of each replica; internalIPPool does not say them$/,
+  );
+  refused(
+    (text) => text.replace(/ {2}internalIPs: .*\n/, ''),
+    shared,
+    /^spec\.internalIPs: a group needs the IPv4 address of each replica$/,
   );
   refused(
     (text) => text.replace('10.16.0.103', '10.16.0.118'),
