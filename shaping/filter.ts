@@ -221,7 +221,9 @@ function addLimit(filter: Filter, device: DesiredDevice, one: Shaped, families: 
     const next = expression('numgen', ...numbers(REG_2, share, 0, first));
     for (const address of insideAddress(device.device.direction, family)) {
       const source = [...ofFamily(family), ...address];
-      const known = [lookup(name, REG_2), setPriority(REG_2), remember(NFT_DYNSET.UPDATE)];
+      // nft 1.0.6 ends with a failed assertion where a map is told what `lookup` has found, and lists no table then.
+      const again = expression('meta', ...numbers(REG_2, META.PRIORITY));
+      const known = [lookup(name, REG_2), setPriority(REG_2), again, remember(NFT_DYNSET.UPDATE)];
       add(filter, chain, ...source, ...known, verdict(NF_ACCEPT));
       // A full map does not take the source, which then shares a class with others.
       add(filter, chain, ...source, next, setPriority(REG_2), remember(NFT_DYNSET.ADD));

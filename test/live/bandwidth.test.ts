@@ -130,6 +130,7 @@ t.test('with perSource each address has the limit by itself', async (t) => {
     passes(t, 'the first in IPv6', 4, [client, server, ADDRESS.server[6]]),
   ]);
   t.match((await rows()).get('web egress'), { limitBits: 4 * MEGABIT, perSource: true, active: true });
+  t.match(gateway.sh('nft list table inet VEG-BANDWIDTH'), /update @egress-\w+-4/, 'nft can list it');
 });
 
 t.test('after an edit of the whole gateway, or of the MTU, nothing more is changed', async (t) => {
