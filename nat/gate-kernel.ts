@@ -31,10 +31,10 @@ export class GateError extends NatError {}
 
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
 
-/** What the kernel answers without the table, and without nf_tables. */
-const NO_TABLE: ReadonlySet<string> = new Set(['ENOENT', 'EINVAL', 'EOPNOTSUPP']);
+/** What the kernel answers without the table, and without nf_tables. Node names EOPNOTSUPP ENOTSUP. */
+const NO_TABLE: ReadonlySet<string> = new Set(['ENOENT', 'EINVAL', 'ENOTSUP']);
 /** What it answers without nf_tables; the last two without netfilter's netlink at all. */
-const NO_NFTABLES: ReadonlySet<string> = new Set(['EINVAL', 'EOPNOTSUPP', 'EPROTONOSUPPORT', 'EAFNOSUPPORT']);
+const NO_NFTABLES: ReadonlySet<string> = new Set(['EINVAL', 'ENOTSUP', 'EPROTONOSUPPORT', 'EAFNOSUPPORT']);
 
 const messageOf = (error: unknown): string => `nf_tables: ${GATE.name}: ${(error as Error).message}`;
 

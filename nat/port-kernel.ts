@@ -59,7 +59,8 @@ const KINDS: Record<string, NatErrorKind> = {
   ENOENT: 'changed',
   EEXIST: 'changed',
   EBUSY: 'changed',
-  EOPNOTSUPP: 'unsupported',
+  // Node names errno 95, EOPNOTSUPP, so.
+  ENOTSUP: 'unsupported',
   EPROTONOSUPPORT: 'unsupported',
   EINVAL: 'unsupported',
 };

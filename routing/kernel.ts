@@ -249,7 +249,7 @@ function newLinkHint({ device }: WantedLink, code: string): string {
   if (code === 'EEXIST') {
     return `; a device of another program has this name or this VNI: find it (ip -d link show), and remove it or choose another VNI`;
   }
-  if (code !== 'EOPNOTSUPP' && code !== 'ENOTSUP') return '';
+  if (code !== 'ENOTSUP') return '';
   const { kind } = device!;
   return `; EVPN needs devices of kind ${kind}, which this kernel does not have: load the module ${kind} on the node (modprobe ${kind}), or run the gateway on a node whose kernel has it`;
 }

@@ -33,7 +33,7 @@ const ERRNO_REASONS: Record<string, FailureReason> = {
   ...{ EPERM: 'not_permitted', EACCES: 'not_permitted', EROFS: 'not_permitted' },
   ...{ ENETUNREACH: 'unreachable', EHOSTUNREACH: 'unreachable', ENETDOWN: 'unreachable' },
   ...{ ENODEV: 'unreachable', EADDRINUSE: 'in_use', EBUSY: 'in_use', EEXIST: 'in_use' },
-  ...{ EINVAL: 'invalid', EADDRNOTAVAIL: 'invalid', ERANGE: 'invalid', EOPNOTSUPP: 'unsupported' },
+  ...{ EINVAL: 'invalid', EADDRNOTAVAIL: 'invalid', ERANGE: 'invalid' },
   ...{ ENOTSUP: 'unsupported', EAFNOSUPPORT: 'unsupported', ENOENT: 'unsupported' },
 };
 
@@ -98,7 +98,7 @@ export const shapingFailure = ({ step, code, message }: ShapingError): ApplyFail
 });
 
 /** What a kernel answers that lacks a module; EINVAL without nf_tables (nfnetlink_rcv_msg of nfnetlink.c). */
-const LACK = /\((?:EAFNOSUPPORT|EINVAL|ENOENT|ENOTSUP|EOPNOTSUPP|EPROTONOSUPPORT)\)/;
+const LACK = /\((?:EAFNOSUPPORT|EINVAL|ENOENT|ENOTSUP|EPROTONOSUPPORT)\)/;
 
 /** Whether an answer of nf_tables to a new table, or to a question, says that the kernel lacks something. */
 export const isLack = ({ message }: Error): boolean => LACK.test(message);

@@ -26,7 +26,7 @@ export class FakeNft implements NetfilterSocket {
   dumps = 0;
   /** Messages of this type are refused, with this errno. */
   refuse: number | undefined;
-  code = 'EOPNOTSUPP';
+  code = 'ENOTSUP';
   /** The kernel has no nf_tables. */
   missing = false;
   #handles = 0;

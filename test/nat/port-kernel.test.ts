@@ -326,7 +326,7 @@ t.test('an error has the kind that decides about a retry', async (t) => {
     EPERM: 'not-permitted',
     EEXIST: 'changed',
     EBUSY: 'changed',
-    EOPNOTSUPP: 'unsupported',
+    ENOTSUP: 'unsupported',
     ENOBUFS: 'failed',
   };
   for (const [code, kind] of Object.entries(kinds)) {

@@ -149,7 +149,7 @@ t.test('a refused proxy entry is a failure of its own', async (t) => {
     { kind: 'delProxy', proxy },
     { kind: 'addRule', rule },
   ];
-  const { kernel, requests } = transport(['EPERM', 'EOPNOTSUPP', '']);
+  const { kernel, requests } = transport(['EPERM', 'ENOTSUP', '']);
   const failures = await kernel.apply(steps);
   t.equal(requests.length, 3, 'the steps after it are applied');
   t.strictSame(
@@ -159,7 +159,7 @@ t.test('a refused proxy entry is a failure of its own', async (t) => {
         'EPERM',
         'ip neigh add proxy 172.17.0.50 dev eth0 proto 178: the kernel says (EPERM); the container needs the capability NET_ADMIN',
       ],
-      ['EOPNOTSUPP', 'ip neigh del proxy 172.17.0.50 dev eth0: the kernel says (EOPNOTSUPP)'],
+      ['ENOTSUP', 'ip neigh del proxy 172.17.0.50 dev eth0: the kernel says (ENOTSUP)'],
     ],
   );
   t.strictSame(await transport(['EEXIST', 'ENOENT']).kernel.apply(steps.slice(0, 2)), []);
@@ -292,7 +292,7 @@ t.test('devices: their messages, and what to do about a refusal', async (t) => {
   const refused = async (code: string, link: object = vrf) =>
     (await transport([code]).kernel.apply([step('addLink', link)])).map(({ message }) => message)[0];
   t.match(
-    await refused('EOPNOTSUPP'),
+    await refused('ENOTSUP'),
     /^ip link add vrf-vpn .*; EVPN needs devices of kind vrf, .*modprobe vrf/,
   );
   t.match(await refused('EEXIST'), /a device of another program has this name or this VNI/);

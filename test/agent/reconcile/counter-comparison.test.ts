@@ -25,7 +25,7 @@ t.test('what differs is a step, until it is applied; a family that is left alone
 });
 
 t.test('without nf_tables there is a note in place of steps', async (t) => {
-  for (const answer of ['operation not supported (EOPNOTSUPP)', 'invalid argument (EINVAL)']) {
+  for (const answer of ['operation not supported (ENOTSUP)', 'invalid argument (EINVAL)']) {
     const comparison = new CounterComparison({ observe: async () => Promise.reject(new Error(answer)) });
     const { steps, notes } = await comparison.compare(intents, NOBODY);
     t.same(steps, []);

@@ -91,7 +91,7 @@ test('what another program changes is seen: rules, elements, a base chain', asyn
 test('a refusal is thrown with what the kernel answers', async (t) => {
   const { nft, kernel, steps } = made();
   nft.refuse = NFT_NEW.rule;
-  await t.rejects(kernel.apply(await steps(4, intentOf(4))), { code: 'EOPNOTSUPP' });
+  await t.rejects(kernel.apply(await steps(4, intentOf(4))), { code: 'ENOTSUP' });
   nft.refuse = undefined;
   t.match(
     await steps(4, intentOf(4)),
