@@ -107,12 +107,12 @@ export function checkState(path: string, maxBytes: number): boolean {
 }
 
 /** Replaces a state file atomically, mode 0600. If it throws, the old file is unchanged. */
-export function replaceState(path: string, content: readonly (string | Uint8Array)[]): void {
+export function replaceState(path: string, content: Iterable<string | Uint8Array>): void {
   closeSync(replaceOpen(path, content));
 }
 
 /** Replaces a state file as `replaceState` does, and returns the descriptor, open for writing. */
-export function replaceOpen(path: string, content: readonly (string | Uint8Array)[]): number {
+export function replaceOpen(path: string, content: Iterable<string | Uint8Array>): number {
   const draft = `${path}.new`;
   const fd = create(draft);
   try {

@@ -185,14 +185,33 @@ t.test('port-blocks.json', async (t) => {
 t.test('policy-counters.json', async (t) => {
   const file = join(directory(), 'policy-counters.json');
   const carried = { connections: 1, packets: { out: 7, in: 6 }, bytes: { out: 700, in: 6000 } };
-  const good = {
-    version: 1,
+  const good: SavedTotals = {
     labels: [{ mark: 0x123456, policy: 'web', inbound: false, forwarded: false }],
     tables: [{ family: 4, handle: 3, counts: [[0x123456, [1, 60, 6, 640, 6, 6000]]] }],
     sums: [{ policy: 'web', family: 4, treatment: 'snat', ...carried }],
+    log: [{ policy: 'web', family: 4, treatment: 'snat', ...carried, connections: -1 }],
   };
+  writePolicyCounters(file, good);
+  const text = readFileSync(file);
+  const end = text.indexOf('\n') + 1;
+  const rows = text
+    .toString('utf8', end)
+    .trim()
+    .split('\n')
+    .map((row) => JSON.parse(row));
+  const random = randomFrom(4);
+  const contents = [
+    ...damaged({ version: 2 }, 100),
+    ...[...damaged('', 10)].map((junk) => Buffer.concat([text.subarray(0, end), junk])),
+    ...Array.from({ length: 500 }, () => mutateOctets(text, random)),
+    ...Array.from({ length: 1000 }, () => {
+      const changed = mutateValue(rows, random);
+      const lines = Array.isArray(changed) ? changed.map((row) => `${JSON.stringify(row)}\n`) : [];
+      return Buffer.from(text.toString('utf8', 0, end) + lines.join(''));
+    }),
+  ];
   let kept = 0;
-  for (const content of damaged(good, 500)) {
+  for (const content of contents) {
     writeFileSync(file, content);
     let saved: SavedTotals | undefined;
     try {
@@ -208,11 +227,11 @@ t.test('policy-counters.json', async (t) => {
     const numbers = totals
       .volumes('snat')
       .flatMap(({ packets, bytes }) => Object.values({ ...packets, ...bytes }));
-    t.ok(numbers.every((number) => Number.isSafeInteger(number) && number >= 0));
+    t.ok(numbers.every((number) => Number.isInteger(number) && number >= 0));
   }
   t.ok(kept > 50, `${kept} had something of use`);
-  writePolicyCounters(file, good as unknown as SavedTotals);
-  t.same(readPolicyCounters(file), { labels: good.labels, tables: good.tables, sums: good.sums });
+  writePolicyCounters(file, good);
+  t.same(readPolicyCounters(file), good);
 });
 
 t.test('history.bin', async (t) => {
