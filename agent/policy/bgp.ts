@@ -127,7 +127,7 @@ const withoutBgp = ({ rules }: Policy): string[] =>
 
 /** What `announce` names and the policy does not have, and the other way round. */
 function unannounced({ rules, eips, dnats, bgp, internal, external }: Policy): string[] {
-  const { announce, neighbours, routerID } = bgp!;
+  const { localASN, announce, neighbours, routerID } = bgp!;
   const has4 = [...internal.gateways, ...external.gateways].some((gateway) => familyOf(gateway) === 4);
   const there: Record<Announced, boolean> = {
     egressIPs: rules.some(({ egressIP }) => egressIP !== undefined && byBgp(egressIP)),
@@ -135,6 +135,7 @@ function unannounced({ rules, eips, dnats, bgp, internal, external }: Policy): s
     dnats: !!dnats?.length,
     forwarded: rules.some(({ snat }) => !snat),
   };
+  const inside = neighbours.filter(({ asn, ebgpMultihop }) => asn === localASN && ebgpMultihop > 1);
   const silent = neighbours.filter(({ holdTime, bfd }) => holdTime === 0 && !bfd);
   return [
     ...(announce.some((one) => there[one])
@@ -150,6 +151,10 @@ function unannounced({ rules, eips, dnats, bgp, internal, external }: Policy): s
     ...(routerID === undefined && !has4
       ? ['spec.bgp has no routerID, and FRR finds none in a gateway without IPv4: set one']
       : []),
+    ...inside.map(
+      ({ address }) =>
+        `spec.bgp: ebgpMultihop of ${address} has no effect: it is in the gateway's own autonomous system`,
+    ),
     ...silent.map(
       ({ address }) => `spec.bgp: the failure of ${address} is not detected: holdTime is 0s and bfd is off`,
     ),

@@ -26,6 +26,7 @@ import { translateTranslationLog } from '../translation-log.ts';
 import { translateBgp } from './bgp.ts';
 import { translateEvpn } from './evpn.ts';
 import { checkShared, translateGroup } from './group.ts';
+import { idleParts } from './idle.ts';
 import { checkPortBlocks } from './port-blocks.ts';
 import type { BfdSpec, GatewayPolicy, PolicySpec, SideSpec, UplinkSpec } from './resource.ts';
 
@@ -72,10 +73,12 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
     ...(group && { group }),
     ...(bgp && { bgp }),
     ...(log && { translationLog: log }),
-    warnings:
-      group === undefined || rules.some(({ egressIP }) => egressIP?.shared)
+    warnings: [
+      ...(group === undefined || rules.some(({ egressIP }) => egressIP?.shared)
         ? []
-        : [{ message: 'spec.group has no effect: no policy has an egressIP with shared: true' }],
+        : [{ message: 'spec.group has no effect: no policy has an egressIP with shared: true' }]),
+      ...idleParts(document, rules),
+    ],
   };
 }
 

@@ -185,6 +185,14 @@ t.test('valid input without effect is a warning', async (t) => {
     warnings('localASN: 1, neighbours: [{ address: 172.17.0.1, asn: 2, holdTime: 0s }]', EGRESS)[0],
     /the failure of 172.17.0.1 is not detected/,
   );
+  t.match(
+    warnings('localASN: 1, neighbours: [{ address: 172.17.0.1, asn: 1, ebgpMultihop: 2 }]', EGRESS)[0],
+    /^spec.bgp: ebgpMultihop of 172.17.0.1 has no effect: it is in the gateway's own autonomous system$/,
+  );
+  t.notMatch(
+    warnings('localASN: 1, neighbours: [{ address: 172.17.0.1, asn: 1, ebgpMultihop: 1 }]', EGRESS).join(),
+    /ebgpMultihop/,
+  );
   const only6 = `${GATEWAY.replace(/10.16.0.1, /, '').replace(/172.17.0.1, /, '')}  bgp: { localASN: 1, neighbours: [{ address: "fd00:172:17::1", asn: 2 }] }
 ${EGRESS}`;
   t.match(

@@ -1,0 +1,82 @@
+/** Parts of a valid `GatewayPolicy` that have no effect. Pure. */
+import { anyPrefix, FAMILIES, familyOf, type Prefix, parseAddress } from '../../../lib/prefix.ts';
+import type { EgressRule, PolicyWarning } from '../model.ts';
+import { PrefixIndex } from '../overlap.ts';
+import { formatPath } from '../quote.ts';
+import { each, familyName } from '../resolve.ts';
+import type { GatewayPolicy } from './resource.ts';
+
+/** Items that a warning names; of the others the number. */
+const MAX_NAMED = 5;
+
+/** Warnings about the document; `rules` are its policies. */
+export function idleParts(document: GatewayPolicy, rules: readonly EgressRule[]): PolicyWarning[] {
+  const { bfd, policies, bgp, evpn } = document.value.spec ?? {};
+  const canonical = (text: string): string => parseAddress(text)!;
+  const messages = [
+    ...repeated('spec.bfd.peers', bfd?.peers, canonical),
+    ...each(policies, ({ egressIP }, i) =>
+      repeated(formatPath(['spec', 'policies', i, 'egressIP', 'address']), egressIP?.address, canonical),
+    ).flat(),
+    ...repeated('spec.bgp.announce', bgp?.announce),
+    ...repeated('spec.evpn.routeTargets', evpn?.routeTargets),
+    ...each(rules, otherFamilies).flat(),
+    ...each(rules, excludedWhole).flat(),
+  ];
+  return messages.map((message) => ({ message }));
+}
+
+/** Items that a list holds already. */
+function repeated(
+  path: string,
+  items: readonly string[] | undefined,
+  canonical = (text: string): string => text,
+): string[] {
+  const first = new Map<string, number>();
+  const found: string[] = [];
+  each(items, (item, i) => {
+    const value = canonical(item);
+    const at = first.get(value);
+    if (at === undefined) first.set(value, i);
+    else found.push(`${path}[${i}] has no effect: ${value} is item ${at} already`);
+  });
+  return shortened(found, path);
+}
+
+const shortened = (messages: string[], path: string): string[] =>
+  messages.length <= MAX_NAMED
+    ? messages
+    : [
+        ...messages.slice(0, MAX_NAMED),
+        `${path}: ${messages.length - MAX_NAMED} more items have no effect, they are there already`,
+      ];
+
+/** Destinations of a family that no source of the policy has. */
+function otherFamilies({ name, ipBlocks, destinationCIDRs = [] }: EgressRule): string[] {
+  if (ipBlocks.length === 0) return [];
+  const families = new Set(ipBlocks.map(familyOf));
+  return FAMILIES.filter((family) => !families.has(family)).flatMap((family) => {
+    const idle = destinationCIDRs.filter((one) => familyOf(one) === family);
+    if (idle.length === 0) return [];
+    const more = idle.length > MAX_NAMED ? ` and ${idle.length - MAX_NAMED} more` : '';
+    const named = `${idle.slice(0, MAX_NAMED).join(', ')}${more}`;
+    const verb = idle.length === 1 ? 'has' : 'have';
+    return [
+      `policy ${name}: ${named} of destinationCIDRs ${verb} no effect: its ipBlocks have no ${familyName(family)}`,
+    ];
+  });
+}
+
+/** A policy whose every destination is excepted. */
+function excludedWhole({ name, ipBlocks, destinationCIDRs = [], excludedCIDRs = [] }: EgressRule): string[] {
+  if (excludedCIDRs.length === 0) return [];
+  const families = new Set(ipBlocks.length === 0 ? FAMILIES : ipBlocks.map(familyOf));
+  const wanted: readonly Prefix[] =
+    destinationCIDRs.length === 0 ? FAMILIES.map(anyPrefix) : destinationCIDRs;
+  const destinations = wanted.filter((one) => families.has(familyOf(one)));
+  const excluded = new PrefixIndex<true>();
+  for (const one of excludedCIDRs) excluded.add(one, true);
+  if (destinations.length === 0 || !destinations.every((one) => excluded.holding(one).next().value))
+    return [];
+  return [`policy ${name} has no effect: its excludedCIDRs cover all of its destinations`];
+}
