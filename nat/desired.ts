@@ -35,6 +35,7 @@ import {
   CHAIN_EGRESS,
   CHAIN_GROUP,
   CHAIN_GROUP_ICMP,
+  CHAIN_GROUP_OWN,
   CHAIN_INGRESS,
   CHAIN_INVALID,
   CHAIN_INWARDS,
@@ -114,6 +115,8 @@ export interface FamilyNat {
 
 /** A gateway of a group, in one family: the addresses that it shares, and whose ports are other members'. */
 export interface GroupNat {
+  /** This gateway's address on the internal interface. */
+  self: Address;
   shared: Address[];
   externalInterface: string;
   /** The slices of other members: what arrives for their ports goes on to them. */
@@ -435,7 +438,9 @@ class FamilyBuilder {
   #addGroup(): void {
     const { family, group, groupIcmp } = this.#nat;
     if (group === undefined) return;
-    const { externalInterface, shared } = group;
+    const { externalInterface, self, shared } = group;
+    this.#add('nat', CHAIN_GROUP_OWN, ['-j ACCEPT']);
+    this.#hook('nat', 'POSTROUTING', `-s ${hostPrefix(self)} -o ${this.#internal} ${jump(CHAIN_GROUP_OWN)}`);
     const external = interfaceName(externalInterface);
     for (const [name, texts] of groupChains(group)) this.#add('raw', name, texts);
     if (groupIcmp) {

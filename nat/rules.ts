@@ -81,6 +81,8 @@ export const CHAIN_MSS = 'VEG-MSS';
 export const CHAIN_GROUP = 'VEG-GROUP';
 /** Likewise of ICMP. */
 export const CHAIN_GROUP_ICMP = 'VEG-GROUP-ICMP';
+/** nat POSTROUTING, by the internal interface: what the pod itself sends to other members of the group. It is not translated. */
+export const CHAIN_GROUP_OWN = 'VEG-GROUP-OWN';
 /** raw OUTPUT: ICMPv6 redirects, which would lead the network outside past the holder of a shared address. */
 export const CHAIN_REDIRECT = 'VEG-REDIRECT';
 /** nat POSTROUTING, into the VPC from outside: it keeps its source. */

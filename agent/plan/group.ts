@@ -84,6 +84,7 @@ export function sharedAction({ config }: FamilyGroup, addresses: Address[]): Egr
 
 /** NAT's part. */
 export const groupNat = ({ config, view }: FamilyGroup, externalInterface: string): GroupNat => ({
+  self: config.self,
   shared: [...config.shared],
   externalInterface,
   forward: (view?.forward ?? []).map(({ slice: { slot, firstPort, lastPort } }) => ({

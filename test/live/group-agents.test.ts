@@ -434,6 +434,10 @@ t.test('each connection is found and counted once, whichever gateway is asked', 
     );
   await Promise.all([1, 3].map(replicas));
 
+  for (const [i, agent] of agents.entries()) {
+    for (const own of Object.values(inside(i + 1)))
+      t.notOk(agent.http('/metrics').body.includes(`external_ip="${own}"`), 'the exchange is not translated');
+  }
   const [holder] = holders(members, SHARED[4]);
   const applied = agents[holder! - 1]!.cli('apply');
   t.equal(applied.code, 1);

@@ -36,7 +36,10 @@ function inputOf(family: 4 | 6, i: 0 | 1, { holds, forwards }: { holds: boolean;
             action: { snat: shared, slice },
           },
         ],
-        group: { shared, externalInterface: 'net1', forward: forwards ? [other] : [] },
+        group: {
+          ...{ self: own(net.inside[i])[0]!, shared },
+          ...{ externalInterface: 'net1', forward: forwards ? [other] : [] },
+        },
         groupIcmp: true,
       },
     ],

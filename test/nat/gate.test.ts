@@ -75,7 +75,7 @@ t.test('where more is done than to drop, the chain VEG-NEW stays', (t) => {
     'a limit': { connectionsPerSource: 50 },
     'a set of blocks': { forward: blocks(18, 51) },
     'a primary network': { primary: { interface: 'eth9', addresses: [] } },
-    'a group': { group: { shared: [], externalInterface: 'net1', forward: [] } },
+    'a group': { group: { self: address('10.16.0.12'), shared: [], externalInterface: 'net1', forward: [] } },
   })) {
     const [gate, chain] = [withGate(nat(more)), withChain(nat(more))];
     t.strictSame(gate.tables, chain.tables, name);

@@ -5,8 +5,14 @@ import { desiredNat, type FamilyNat, type GroupNat } from '../../nat/desired.ts'
 import type { NatState } from '../../nat/state.ts';
 
 const NETS = {
-  4: { client: '10.17.0.9/32', shared: '172.17.0.50', other: '172.17.0.51', bits: 32 },
-  6: { client: 'fd00:17::9/128', shared: 'fd00:172::50', other: 'fd00:172::51', bits: 128 },
+  4: { client: '10.17.0.9/32', shared: '172.17.0.50', other: '172.17.0.51', self: '10.16.0.12', bits: 32 },
+  6: {
+    client: 'fd00:17::9/128',
+    shared: 'fd00:172::50',
+    other: 'fd00:172::51',
+    self: 'fd00:16::12',
+    bits: 128,
+  },
 } as const;
 const OWN = { first: 41_344, last: 45_375 };
 const OTHERS = [
@@ -24,7 +30,7 @@ function member(family: Family, group: Partial<GroupNat> = {}): FamilyNat {
         action: { snat: shared, slice: OWN },
       },
     ],
-    group: { shared, externalInterface: 'net1', forward: OTHERS, ...group },
+    group: { self: address(NETS[family].self), shared, externalInterface: 'net1', forward: OTHERS, ...group },
     groupIcmp: true,
   };
 }
@@ -104,7 +110,7 @@ t.test('a kernel without xt_u32 gets everything but what is of ICMP', (t) => {
 });
 
 for (const family of [4, 6] as const) {
-  const { client, shared, other, bits } = NETS[family];
+  const { client, shared, other, self, bits } = NETS[family];
 
   t.test(`IPv${family}: a member that is alone forwards no ports, and its hook stays`, (t) => {
     const raw = chains(desiredNat([member(family, { forward: [] })]), family, 'raw');
@@ -134,6 +140,13 @@ for (const family of [4, 6] as const) {
       t.end();
     },
   );
+
+  t.test(`IPv${family}: what the pod itself sends to other members is not translated`, (t) => {
+    const { POSTROUTING: hooks, 'VEG-GROUP-OWN': own } = chains(desiredNat([member(family)]), family, 'nat');
+    t.equal(hooks![0], `-s ${self}/${bits} -o eth0 -j VEG-GROUP-OWN`, 'before anything is');
+    t.strictSame(own, ['-j ACCEPT']);
+    t.end();
+  });
 
   t.test(`IPv${family}: the mark of a source leads to the slice of this member`, (t) => {
     const state = desiredNat([member(family)]);

@@ -84,7 +84,12 @@ t.test('what the exchange reports of another address does not count', async (t) 
 t.test('NAT, routing and proxies follow the view', async (t) => {
   const { firstPort: first, lastPort: last } = portSlice(13);
   t.same(groupNat(group(FACTS), 'net1'), {
-    ...{ shared: ['172.17.0.50'], externalInterface: 'net1', forward: [{ slot: 13, first, last }] },
+    ...{
+      self: '10.16.0.12',
+      shared: ['172.17.0.50'],
+      externalInterface: 'net1',
+      forward: [{ slot: 13, first, last }],
+    },
   });
   t.same(
     groupRouting(group(FACTS), () => true),

@@ -1,12 +1,13 @@
 import t from 'tap';
 import type { Policy } from '../../../agent/policy/model.ts';
 import { targetAt, targetNat } from '../../../agent/reconcile/targets.ts';
+import { address } from '../../../lib/prefix.ts';
 import { desiredNat, type FamilyNat, OPTIONAL_PARTS } from '../../../nat/desired.ts';
 
 const NAT: FamilyNat = {
   ...{ family: 4, internalInterface: 'eth0', forward: [], policies: [], dropInvalid: true },
   ...{ mssClamp: true, connectionsPerSource: 1000, notrackBfd: true, groupIcmp: true },
-  group: { shared: [], externalInterface: 'net1', forward: [] },
+  group: { self: address('10.16.0.12'), shared: [], externalInterface: 'net1', forward: [] },
 };
 
 t.test('a target without an optional part has neither its chain nor a rule that leads there', async (t) => {
