@@ -4,6 +4,7 @@
  * changed by others with the command lines that a person would type.
  */
 import type { KernelEvent } from '../../agent/events.ts';
+import type { OpenKernels } from '../../agent/kernels.ts';
 import type { SysctlStep } from '../../agent/pod/sysctl.ts';
 import type { Kernels } from '../../agent/reconcile/observation.ts';
 import { type Address, address, familyOf, type Prefix, parsePrefix, prefix } from '../../lib/prefix.ts';
@@ -75,7 +76,7 @@ export class PodModel {
   }
 
   /** What reads and writes the model in place of the kernel. */
-  get kernels(): Kernels & { fingerprint(): string } {
+  get kernels(): Kernels & Pick<OpenKernels, 'routing'> & { fingerprint(): string } {
     return {
       routing: {
         observe: async () =>
@@ -84,6 +85,7 @@ export class PodModel {
             ...{ routes: this.routing.routes, rules: this.routing.rules },
           }),
         apply: async (steps) => steps.flatMap((step) => this.#applyRouting(step)),
+        applyAtOnce: (steps) => steps.flatMap((step) => this.#applyRouting(step)),
       },
       nat: {
         observe: async () => this.#observeNat(),

@@ -239,6 +239,8 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
   for (const protocol of ['tcp', 'udp'])
     for (const family of [4, 6]) at(via).ns.sh(`conntrack -D -f ipv${family} -p ${protocol}`);
   await goesOn('when entries were deleted', true);
+  // The others are told of what was put back, after they were told that it had gone.
+  await settled('after entries were deleted');
   await goesOnThrough([third, via], 'after entries were deleted');
 
   for (const n of [via, holder]) process.kill(agentProcess(at(n)), 'SIGKILL');
