@@ -73,7 +73,14 @@ const TYPES: Record<string, string> = {
   object: 'a map of fields',
 };
 
-function explain({ keyword, params, parentSchema, data, message }: ErrorObject): string {
+/** What to do about an empty list that could be taken for "any". */
+const EMPTY: Record<string, string> = {
+  ipBlocks: ': leave the field out for any source',
+  destinationCIDRs: ': leave the field out for any destination',
+  excludedCIDRs: ': leave the field out for none',
+};
+
+function explain({ keyword, instancePath, params, parentSchema, data, message }: ErrorObject): string {
   const schema = parentSchema as Schema;
   const unitless = keyword === 'type' || keyword === 'format' ? unitHint(schema, data) : undefined;
   if (unitless !== undefined) return unitless;
@@ -100,7 +107,7 @@ function explain({ keyword, params, parentSchema, data, message }: ErrorObject):
     case 'maxItems':
       return `must have at most ${schema.maxItems} items, has ${(data as unknown[]).length}`;
     case 'minItems':
-      return 'must not be empty';
+      return `must not be empty${EMPTY[instancePath.split('/').at(-1)!] ?? ''}`;
     default:
       return message!;
   }

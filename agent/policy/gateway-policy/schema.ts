@@ -36,7 +36,7 @@ const side = (where: string, more: Record<string, Schema> = {}): Schema =>
 
 const owner = text('The pod or node that holds the address; every one when absent.');
 const asn = (description: string): Schema => integer(1, MAX_ASN, description);
-const cidrs = (description: string): Schema => list(formatted('prefix'), description);
+const cidrs = (description: string): Schema => ({ ...list(formatted('prefix'), description), minItems: 1 });
 const ports: Schema = {
   type: ['integer', 'string'],
   minimum: 1,
@@ -113,8 +113,8 @@ export const GATEWAY_POLICY_SCHEMA: Schema = {
           object({
             name: formatted('policy-name', 'Its name in metrics; "policy-<index>" when absent.'),
             snat: withDefault(flag('false: forwarded unchanged, in both directions.'), true),
-            ipBlocks: cidrs('Sources, addresses or CIDRs; empty: any.'),
-            destinationCIDRs: cidrs('Destinations; empty: any.'),
+            ipBlocks: cidrs('Sources, addresses or CIDRs; absent: any.'),
+            destinationCIDRs: cidrs('Destinations; absent: any.'),
             excludedCIDRs: cidrs('Destinations that are excepted.'),
             priority: withDefault(integer(0, INT32_MAX, 'The lower wins; then the order.'), 1000),
             egressIP: object(

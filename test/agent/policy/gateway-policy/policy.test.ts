@@ -479,6 +479,19 @@ t.test('the head of the document', async (t) => {
   ]);
 });
 
+t.test('an empty list of CIDRs does not mean any', async (t) => {
+  for (const [field, hint] of [
+    ['ipBlocks', 'leave the field out for any source'],
+    ['destinationCIDRs', 'leave the field out for any destination'],
+    ['excludedCIDRs', 'leave the field out for none'],
+  ]) {
+    t.same(errorsWith(`  policies: [{ name: direct, snat: false, ${field}: [] }]\n`), [
+      `a.yaml:7:${45 + field!.length}: spec.policies[0].${field}: must not be empty: ${hint}`,
+    ]);
+  }
+  t.same(errorsWith('  policies: [{ name: direct, snat: false }]\n'), []);
+});
+
 t.test('the sides', async (t) => {
   const change = (from: string | RegExp, to: string) => printed({ 'a.yaml': GATEWAY.replace(from, to) });
   t.same(change(/ {2}external.*\n/, ''), ['a.yaml:4:1: spec.external: this field is required']);
