@@ -30,14 +30,20 @@ export const statusOutput = (document: StatusDocument, form: Form, now: number):
   exitCode: document.ready ? EXIT.ok : EXIT.notReady,
 });
 
-/** `plan`: 0 nothing to do, 4 changes pending, 1 unknown. Only changes are on stdout. */
+/** `plan`: 1 the kernel cannot be observed, 4 changes pending, 0 nothing to do. Only changes are on stdout. */
 export function planOutput(document: PlanDocument, form: Form): CommandOutput {
   const { changes, notes, obstacles } = document;
-  const exitCode = changes.length > 0 ? EXIT.changesPending : obstacles.length > 0 ? EXIT.failed : EXIT.ok;
+  const exitCode = planExitCode(document);
   if (form === 'json') return { stdout: json(document), stderr: messages(obstacles), exitCode };
   const nothing = exitCode === EXIT.ok ? ['nothing to do: the kernel is as the policy says'] : [];
   const about = [...notes.map((note) => `note: ${note}`), ...obstacles, ...nothing];
   return { stdout: lines(changes), stderr: messages(about), exitCode };
+}
+
+function planExitCode({ observed, changes, obstacles }: PlanDocument): number {
+  if (!observed) return EXIT.failed;
+  if (changes.length > 0) return EXIT.changesPending;
+  return obstacles.length > 0 ? EXIT.failed : EXIT.ok;
 }
 
 /** `translations`: 0 found, 6 none found. */

@@ -10,6 +10,8 @@ export interface PlanDocument {
   schemaVersion: 'v1';
   /** What a reconcile would change, as command lines. */
   changes: string[];
+  /** The kernel could be observed. If not, changes may be missing. */
+  observed: boolean;
   families: FamilyStatus[];
   interfaces: Plan['interfaces'];
   notes: string[];
@@ -35,6 +37,7 @@ export const failureText = ({ object, name, reason, message }: Failure): string 
 export const planDocument = (observation: Observation): PlanDocument => ({
   schemaVersion: 'v1',
   changes: changeLines(observation.changes),
+  observed: observation.failed.every(({ verdict }) => verdict === 'harmless'),
   families: observation.plan.families,
   interfaces: observation.plan.interfaces,
   notes: [...observation.notes, ...observation.conflicts.filter(isTemporary).map(({ message }) => message)],

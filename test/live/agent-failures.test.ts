@@ -76,6 +76,7 @@ t.test('missing NET_ADMIN is named', async (t) => {
   );
   t.equal(applied.code, 1);
   t.match(applied.stderr, /NET_ADMIN/, 'apply says it too');
+  t.match(agent.cli('plan'), { code: 1, stderr: /NET_ADMIN/ }, 'what would change cannot be told');
 });
 
 t.test('a missing interface is named, and used once it is there', async (t) => {

@@ -138,7 +138,14 @@ t.test('plan asks the daemon, and its exit code says what the answer comes to', 
       ),
     );
   };
-  const nothing = { schemaVersion: 'v1', changes: [], families: [], notes: [], obstacles: [] };
+  const nothing = {
+    schemaVersion: 'v1',
+    changes: [],
+    observed: true,
+    families: [],
+    notes: [],
+    obstacles: [],
+  };
   t.match(await plan({ status: 200, body: nothing }), {
     ...{ code: 0, stdout: '', stderr: 'veg-agent: nothing to do: the kernel is as the policy says\n' },
   });

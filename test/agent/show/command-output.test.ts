@@ -12,7 +12,13 @@ import type { PlanDocument } from '../../../agent/show/plan-document.ts';
 import { type AgentView, statusDocument } from '../../../agent/show/status.ts';
 
 const plan = (parts: Partial<PlanDocument>): PlanDocument => ({
-  ...{ schemaVersion: 'v1', changes: [], families: [], interfaces: { internal: 'eth0', external: 'net1' } },
+  ...{
+    schemaVersion: 'v1',
+    changes: [],
+    observed: true,
+    families: [],
+    interfaces: { internal: 'eth0', external: 'net1' },
+  },
   ...{ notes: [], obstacles: [] },
   ...parts,
 });
@@ -78,6 +84,10 @@ t.test('a plan has nothing but changes on stdout', async (t) => {
     ...{ stdout: '', stderr: 'veg-agent: IPv4: o\n', exitCode: 1 },
   });
   t.equal(planOutput(plan({ changes: ['a'], obstacles: ['o'] }), 'text').exitCode, 4);
+  for (const form of ['text', 'json'] as const) {
+    const unknown = planOutput(plan({ changes: ['a'], obstacles: ['o'], observed: false }), form);
+    t.match(unknown, { stderr: 'veg-agent: o\n', exitCode: 1 }, 'what is not observed may have more changes');
+  }
   t.match(planOutput(plan({}), 'json'), {
     stdout: /^\{\n {2}"schemaVersion": "v1",\n/,
     stderr: '',

@@ -46,6 +46,15 @@ t.test(
   },
 );
 
+t.test('a kernel counts as observed despite a listing that changes nothing', async (t) => {
+  const observed = (...verdicts: ObserveFailure['verdict'][]) =>
+    planDocument(observation({ failed: verdicts.map((verdict) => ({ ...failure, verdict })) })).observed;
+  t.ok(observed());
+  t.ok(observed('harmless'));
+  t.notOk(observed('harmless', 'unknown'));
+  t.notOk(observed('unusable'));
+});
+
 t.test('a failure is one line: the object, why, and what happened', async (t) => {
   t.equal(failureText(failure), 'listing nat: locked: another program holds the xtables lock');
 });
@@ -69,6 +78,7 @@ t.test(
     t.strictSame(planDocument(seen), {
       schemaVersion: 'v1',
       changes: [line],
+      observed: false,
       families: seen.plan.families,
       interfaces: { internal: 'eth0', external: 'net1' },
       notes: ['a note'],
