@@ -69,6 +69,7 @@ const ELSEWHERE: Readonly<Record<string, readonly string[]>> = {
   'runs a suite of this checkout': ['npm test', 'npm run test:', 'npm run -s test:', 'npm run bench'],
   'is of this checkout, and test/live runs it from there': [
     'npm ci && npm run build',
+    'export PATH=$PWD/node_modules/.bin:$PATH',
     'npm run check',
     'npm run format',
     'npm run release',
