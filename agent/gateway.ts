@@ -182,7 +182,9 @@ export class Gateway {
       const errors = result.errors.slice(0, LOGGED).map(formatError);
       logger.error(
         { source, errors, count: result.errors.length, inForce: view.policy.name ?? null },
-        'invalid policy; the policy in force stays in force',
+        view.policy.name === undefined
+          ? 'invalid policy; nothing is programmed'
+          : 'invalid policy; the policy in force stays in force',
       );
       return;
     }

@@ -236,12 +236,21 @@ t.test('stop ends reconciling, and remove takes everything of the agent away', a
 });
 
 t.test('an invalid policy is reported, and the one in force stays', async (t) => {
-  const { gateway, pod, clock, view, take } = setUp(t);
+  const errors: unknown[] = [];
+  const logger = {
+    ...{ debug() {}, info() {}, warn() {} },
+    error: ({ inForce }: { inForce: string | null }, text: string) => errors.push([inForce, text]),
+  } as unknown as GatewayParts['logger'];
+  const { gateway, pod, clock, view, take } = setUp(t, undefined, { logger });
+  const error = { file: 'p.yaml', line: 1, col: 2, path: 'spec', message: 'must be there' };
+  const invalid = { source: 'p', result: { ok: false, errors: [error] } } as unknown as LoadedPolicy;
+  gateway.takePolicy(invalid);
+  t.same(errors.splice(0), [[null, 'invalid policy; nothing is programmed']]);
   take(POLICY);
   await clock.advance(1000);
   pod.applied.length = 0;
-  const error = { file: 'p.yaml', line: 1, col: 2, path: 'spec', message: 'must be there' };
-  gateway.takePolicy({ source: 'p', result: { ok: false, errors: [error] } } as unknown as LoadedPolicy);
+  gateway.takePolicy(invalid);
+  t.same(errors, [[POLICY.name, 'invalid policy; the policy in force stays in force']]);
   await clock.advance(1000);
   t.match(view.policy, { valid: false, errors: [error], name: POLICY.name, generation: 1 });
   t.same(pod.applied, []);
