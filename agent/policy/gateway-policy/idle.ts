@@ -1,19 +1,31 @@
 /** Parts of a valid `GatewayPolicy` that have no effect. Pure. */
-import { anyPrefix, FAMILIES, familyOf, type Prefix, parseAddress } from '../../../lib/prefix.ts';
+import {
+  anyPrefix,
+  contains,
+  FAMILIES,
+  familyOf,
+  type Prefix,
+  parseAddress,
+  parsePrefix,
+} from '../../../lib/prefix.ts';
 import type { EgressRule, PolicyWarning } from '../model.ts';
 import { PrefixIndex } from '../overlap.ts';
 import { formatPath } from '../quote.ts';
 import { each, familyName } from '../resolve.ts';
-import type { GatewayPolicy } from './resource.ts';
+import type { GatewayPolicy, SideSpec } from './resource.ts';
 
 /** Items that a warning names; of the others the number. */
 const MAX_NAMED = 5;
+const LINK_LOCAL = parsePrefix('fe80::/10')!;
 
 /** Warnings about the document; `rules` are its policies. */
 export function idleParts(document: GatewayPolicy, rules: readonly EgressRule[]): PolicyWarning[] {
-  const { bfd, policies, bgp, evpn } = document.value.spec ?? {};
+  const { internal, external, bfd, policies, bgp, evpn, translationLog } = document.value.spec ?? {};
   const canonical = (text: string): string => parseAddress(text)!;
   const messages = [
+    ...bothSides(internal?.gateways, external?.gateways),
+    ...disabled('spec.bfd', bfd, ['peers', 'auth']),
+    ...disabled('spec.translationLog', translationLog, ['events', 'rateLimit', 'filters']),
     ...repeated('spec.bfd.peers', bfd?.peers, canonical),
     ...each(policies, ({ egressIP }, i) =>
       repeated(formatPath(['spec', 'policies', i, 'egressIP', 'address']), egressIP?.address, canonical),
@@ -24,6 +36,29 @@ export function idleParts(document: GatewayPolicy, rules: readonly EgressRule[])
     ...each(rules, excludedWhole).flat(),
   ];
   return messages.map((message) => ({ message }));
+}
+
+/** Gateways that are on both sides. A link-local address may be one of each link. */
+function bothSides(internal: SideSpec['gateways'] = [], external: SideSpec['gateways'] = []): string[] {
+  const inside = new Set(each(internal, (text) => parseAddress(text)!));
+  return each(external, (text) => parseAddress(text)!)
+    .filter((gateway) => inside.has(gateway) && !contains(LINK_LOCAL, gateway))
+    .map(
+      (gateway) =>
+        `spec.external.gateways: ${gateway} is the internal gateway too, packets from the VPC do not leave it; give the next hop outside`,
+    );
+}
+
+/** Fields of something that is not enabled. */
+function disabled<T extends { enabled?: boolean }>(
+  path: string,
+  part: T | undefined,
+  fields: readonly (keyof T & string)[],
+): string[] {
+  if (part === undefined || part.enabled) return [];
+  return fields
+    .filter((field) => part[field] !== undefined)
+    .map((field) => `${path}.${field} has no effect without enabled: true`);
 }
 
 /** Items that a list holds already. */

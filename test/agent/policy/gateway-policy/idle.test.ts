@@ -29,6 +29,39 @@ t.test('an item that its list holds already, however it is written', async (t) =
   ]);
 });
 
+t.test('what is not enabled', async (t) => {
+  const auth = 'auth: { type: keyed-sha1, keyID: 1, keyFile: /k }';
+  const bfd = ['spec.bfd.peers has no effect without enabled: true'];
+  t.strictSame(warnings('  bfd: { peers: [10.255.255.255] }\n'), bfd);
+  t.strictSame(warnings(`  bfd: { enabled: false, peers: [10.255.255.255], ${auth} }\n`), [
+    ...bfd,
+    'spec.bfd.auth has no effect without enabled: true',
+  ]);
+  t.strictSame(warnings('  bfd: { enabled: false, minTX: 100 }\n'), []);
+  const filters = 'filters: { include: [{ protocols: [tcp] }] }';
+  t.strictSame(warnings(`  translationLog: { events: [end], rateLimit: { burst: 1 }, ${filters} }\n`), [
+    'spec.translationLog.events has no effect without enabled: true',
+    'spec.translationLog.rateLimit has no effect without enabled: true',
+    'spec.translationLog.filters has no effect without enabled: true',
+  ]);
+  t.strictSame(warnings(`  translationLog: { enabled: true, ${filters} }\n`), []);
+});
+
+t.test('a gateway that is on both sides', async (t) => {
+  const of = (internal: string, external: string) =>
+    policyOf({
+      'a.yaml': GATEWAY.replace(/internal.*/, `internal: { gateways: [${internal}] }`).replace(
+        /external.*/,
+        `external: { gateways: [${external}] }`,
+      ),
+    }).warnings.map(({ message }) => message);
+  t.strictSame(of('10.16.0.1, "fd00::1"', '10.16.0.1, "FD00:0::1"'), [
+    'spec.external.gateways: 10.16.0.1 is the internal gateway too, packets from the VPC do not leave it; give the next hop outside',
+    'spec.external.gateways: fd00::1 is the internal gateway too, packets from the VPC do not leave it; give the next hop outside',
+  ]);
+  t.strictSame(of('"fe80::1"', '"fe80::1"'), [], 'of another link');
+});
+
 t.test('destinations of a family that the sources do not have', async (t) => {
   const of = (fields: string) => warnings(`  policies: [{ name: web, ${fields} }]\n`);
   t.strictSame(of('ipBlocks: [10.17.0.0/16], destinationCIDRs: [192.0.2.0/24, "2001:db8::/32"]'), [
