@@ -184,6 +184,7 @@ class AgentProcess {
       node: NODE_NAME,
       logger,
       onTotals: (began, volumes) => this.#counters.takeLog(began, volumes),
+      marked: () => this.#counters.marked,
     });
     this.#bandwidth = new BandwidthUse(
       () => kernels.shaping.counts(),

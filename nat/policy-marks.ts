@@ -53,6 +53,9 @@ export function policyNumbers(names: Iterable<string>): Map<string, number> {
   return new Map([...new Set(names)].sort().map((name) => [name, numberOf(name)]));
 }
 
+/** Whether a connection with that mark was opened from outside. */
+export const isOpenedFromOutside = (mark: number): boolean => (mark & INBOUND) !== 0;
+
 /** The mark of a connection, without the group's octet. */
 export const policyMark = (number: number, { inbound, forwarded }: Omit<PolicyLabel, 'policy'>): number =>
   number | (inbound ? INBOUND : 0) | (forwarded ? FORWARDED : 0);

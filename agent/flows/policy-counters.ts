@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { type Clock, type Timer, uptime } from '../../lib/clock.ts';
 import type { Logger } from '../../lib/log.ts';
 import { LogOnChange } from '../../lib/log-on-change.ts';
+import type { PolicyNumbers } from '../../nat/conntrack/flow.ts';
 import type { PolicyVolume, Treatment } from '../../nat/conntrack/totals.ts';
 import type { Reading } from '../../nat/counters/kernel.ts';
 import type { CounterIntent } from '../../nat/counters/table.ts';
@@ -101,6 +102,11 @@ export class PolicyCounters {
   get packets(): number {
     const { snat, forward } = this.#totals.all;
     return [...snat, ...forward].reduce((sum, { packets }) => sum + packets.out + packets.in, 0);
+  }
+
+  /** The policies that marks of connections have stood for, for the log. */
+  get marked(): PolicyNumbers {
+    return this.#totals.marked;
   }
 
   get #followsLog(): boolean {

@@ -16,7 +16,7 @@ import { LogOnChange } from '../../lib/log-on-change.ts';
 import { address, addressBytes } from '../../lib/prefix.ts';
 import { readCheckpoint, writeCheckpoint } from '../../nat/conntrack/checkpoint.ts';
 import { exhaustedRange } from '../../nat/conntrack/exhaustion.ts';
-import { classify, DEFAULT_POLICY, PolicyIndex } from '../../nat/conntrack/flow.ts';
+import { classify, DEFAULT_POLICY, PolicyIndex, type PolicyNumbers } from '../../nat/conntrack/flow.ts';
 import type { Lookup } from '../../nat/conntrack/lookup.ts';
 import { PORTS, portStatus } from '../../nat/conntrack/ports.ts';
 import { ConntrackReader } from '../../nat/conntrack/reader.ts';
@@ -83,6 +83,7 @@ export class TranslationLog {
   readonly #portWarnings = new PortWarnings();
   readonly #checkpointFailures = new LogOnChange();
   #policies!: PolicyIndex;
+  #marked: PolicyNumbers = new Map();
   /** Policies whose sources have ports of their own, and how many. */
   #blockSizes = new Map<string, number>();
   /** Addresses that are shared with other gateways. */
@@ -99,8 +100,10 @@ export class TranslationLog {
     const { directory, now, clock, openReader } = this.#parts;
     this.#retention = new RetentionClock(join(directory, '..'));
     this.#tracker = new Tracker(CAPACITY, {
-      classify: (flow) =>
-        classify(flow, this.#policies, this.#isOwn, (name) => this.#tracker.policyNumber(name)),
+      classify: (flow, mark) => {
+        const number = (name: string) => this.#tracker.policyNumber(name);
+        classify(flow, this.#policies, this.#isOwn, number, { mark, marked: this.#marked });
+      },
       started: (flow) => this.#records.add('start', flow, this.#policyName(flow), clock()),
       ended: (flow, at, estimated) => this.#onEnded(flow, { at, estimated }),
       repaired: (gap) => this.#onGap(gap),
@@ -124,7 +127,8 @@ export class TranslationLog {
   }
 
   /** Follows the settings of a new policy. Live flows keep their verdict and policy. */
-  configure({ log, rules, identity }: WorkerSettings): void {
+  configure({ log, rules, identity, marked = new Map() }: WorkerSettings): void {
+    this.#marked = marked;
     // There is no room for two with a hundred thousand blocks each.
     this.#policies = new PolicyIndex([]);
     this.#policies = new PolicyIndex(rules);

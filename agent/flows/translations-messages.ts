@@ -1,5 +1,5 @@
 /** Messages between the main thread and the thread of the translation log. */
-import type { FlowView, PolicyRule } from '../../nat/conntrack/flow.ts';
+import type { FlowView, PolicyNumbers, PolicyRule } from '../../nat/conntrack/flow.ts';
 import type { Lookup } from '../../nat/conntrack/lookup.ts';
 import type { PortStatus } from '../../nat/conntrack/ports.ts';
 import type { Identity, LogRules, RecordEvent } from '../../nat/conntrack/records.ts';
@@ -18,6 +18,8 @@ export interface WorkerSettings {
   log: LogRules;
   rules: PolicyRule[];
   identity: Identity;
+  /** What the marks of connections have stood for; absent: the kernel does not count. */
+  marked?: PolicyNumbers;
 }
 
 export type ToWorker =

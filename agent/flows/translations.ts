@@ -3,9 +3,11 @@
  * written, its figures go to metrics and status, and lookups are answered from it and from the history of port blocks.
  */
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import type { ControlReply } from '../../lib/control/server.ts';
 import type { Logger } from '../../lib/log.ts';
 import { FAMILIES, type Family } from '../../lib/prefix.ts';
+import type { PolicyNumbers } from '../../nat/conntrack/flow.ts';
 import type { PortStatus } from '../../nat/conntrack/ports.ts';
 import { addressText, type Identity } from '../../nat/conntrack/records.ts';
 import { policyVolumes } from '../../nat/conntrack/totals.ts';
@@ -43,6 +45,8 @@ export interface TranslationsOptions {
   logger: Logger;
   /** Called with the totals of each reading of the kernel's table, and when it began, ms since the machine started. */
   onTotals?(began: number, volumes: () => Volumes): void;
+  /** What the marks of connections have stood for until now; default: nothing is known of them. */
+  marked?(): PolicyNumbers;
   /** How the thread is made; default: a worker thread. */
   fork?: NonNullable<TranslationThreadParts['fork']>;
 }
@@ -104,8 +108,12 @@ export class Translations {
       this.#thread.stop().catch((error: Error) => this.#logError(error));
       return;
     }
-    const settings: WorkerSettings = { log, rules: inOrder(rules), identity: this.identity };
-    if (JSON.stringify(settings) === JSON.stringify(this.#settings)) return;
+    const marked = this.#options.marked?.();
+    const settings: WorkerSettings = {
+      ...{ log, rules: inOrder(rules), identity: this.identity },
+      ...(marked && { marked }),
+    };
+    if (isDeepStrictEqual(settings, this.#settings)) return;
     this.#settings = settings;
     this.#thread.configure(settings);
   }

@@ -2,6 +2,7 @@
  * What a flow is to the gateway: translated, forwarded or the pod's own, and which policy it belongs to. Pure.
  */
 import type { Address, Family, Prefix } from '../../lib/prefix.ts';
+import { isOpenedFromOutside, POLICY_NUMBER_MASK } from '../policy-marks.ts';
 import { PrefixMatcher, prefixMatcher } from '../prefix-matcher.ts';
 import type { Flow, Verdict } from './table.ts';
 import { type Counters, PROTOCOL } from './wire.ts';
@@ -53,6 +54,9 @@ export interface FlowView {
   endEstimated?: true;
   counters?: Counters;
 }
+
+/** The names of policies by the number in the connection mark (policy-marks.ts), also of those that were removed. */
+export type PolicyNumbers = ReadonlyMap<number, string>;
 
 /** The policy of flows that no rule names. */
 export const DEFAULT_POLICY = 'default';
@@ -141,15 +145,18 @@ export class PolicyIndex {
 
 /**
  * Decides on a new flow: verdict, policy and direction. The pod's own connections to the outside are translated as
- * others are, and belong to no policy.
+ * others are, and belong to no policy. Where the kernel counts, the policy is the one of the connection mark, which the flow
+ * began with, so that both count it for the same.
  * @param isLocal whether an address is the pod's own
  * @param number the number of a policy's name
+ * @param mark the connection mark, and what policies its number has stood for
  */
 export function classify(
   flow: Flow,
   policies: PolicyIndex,
   isLocal: (address: Uint8Array) => boolean,
   number: (name: string) => number,
+  { mark, marked }: { mark: number; marked: PolicyNumbers } = { mark: 0, marked: new Map() },
 ): void {
   const { snat, dnat, source, translatedDestination: destination } = flow;
   const translated = snat || dnat;
@@ -158,6 +165,12 @@ export function classify(
   flow.verdict =
     (own && toOwn) || (!translated && (own || toOwn)) ? 'local' : translated ? 'translated' : 'forwarded';
   if (own || toOwn) return;
+  const known = marked.get(mark & POLICY_NUMBER_MASK);
+  if (known !== undefined) {
+    flow.inbound = isOpenedFromOutside(mark);
+    flow.policy = number(known);
+    return;
+  }
   const outward = policies.find(source, destination, translated);
   // A flow that was opened from outside has its pod at the other end.
   const inward = outward?.named ? undefined : policies.find(destination, source, translated);

@@ -47,8 +47,8 @@ export interface Gap {
 
 /** Callbacks of the tracker. The cursors are valid during the call only. */
 export interface TrackerEvents {
-  /** Decides verdict, policy and direction of a new flow. */
-  classify(flow: Flow): void;
+  /** Decides verdict, policy and direction of a new flow. `mark`: of its connection; 0: none. */
+  classify(flow: Flow, mark: number): void;
   /** Not called for replicas, as `ended` is not. */
   started(flow: Flow): void;
   /** `estimated`: the end was not seen, only that the flow is no longer there. */
@@ -259,7 +259,7 @@ export class Tracker {
     flow.start = entry.startTime ?? entry.eventTime ?? now;
     flow.exactStart = entry.startTime !== undefined;
     flow.generation = this.#generation;
-    this.#out.classify(flow);
+    this.#out.classify(flow, entry.mark ?? 0);
     this.#setOwner(flow, entry);
   }
 

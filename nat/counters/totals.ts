@@ -11,7 +11,7 @@
 import type { Family } from '../../lib/prefix.ts';
 import { KEPT_NAMES, OTHERS } from '../conntrack/names.ts';
 import { type PolicyVolume, sumVolumes, type Treatment, type Volume } from '../conntrack/totals.ts';
-import type { PolicyLabel } from '../policy-marks.ts';
+import { POLICY_NUMBER_MASK, type PolicyLabel } from '../policy-marks.ts';
 import type { MarkCounts, Reading } from './kernel.ts';
 import { type CounterIntent, marksOf, OWN_POLICY, UNCOUNTED_MARK } from './table.ts';
 
@@ -150,6 +150,12 @@ export class CounterTotals {
       this.#last.set(family, { handle, counts: now });
     }
     return changed;
+  }
+
+  /** The names of the policies in force and of those of the past, by the number in the mark. */
+  get marked(): Map<number, string> {
+    const named = [...this.#labels].filter(([, { policy }]) => policy !== OWN_POLICY);
+    return new Map(named.map(([mark, { policy }]) => [mark & POLICY_NUMBER_MASK, policy]));
   }
 
   /** The totals, by policy and family. */

@@ -240,6 +240,48 @@ t.test('several policies, an EIP and forwarded blocks count what the translation
   await going.close();
 });
 
+t.test('a connection of a removed policy is in one series, also when the log begins after it', async (t) => {
+  const scope = scopeOf(t);
+  const { client2, gateway, server } = topology(scope);
+  // As an earlier log leaves it: without it the log has no counters of the connection.
+  gateway.sysctl({ 'net.netfilter.nf_conntrack_acct': 1 });
+  await startEchoServer(server);
+  const policy = new PolicyDirectory(scope);
+  policy.set({ policies: [{ ...DIRECT, name: 'legacy' }] });
+  const agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
+  await agent.synced();
+  const open = await Traffic.open(client2, [`udp:${ADDRESS.server[4]}`]);
+  policy.set({ policies: [DIRECT], fastPath: true, translationLog: { enabled: true } });
+  await agent.statusUntil('the edit', (s) => s.policy.generation === 2 && s.kernel.inSync);
+  // The log has the connection under whichever name.
+  const records = async () => {
+    const { body } = await agent.ask('GET', '/v1/translations');
+    const { translations } = JSON.parse(body) as { translations?: LogRecord[] };
+    return translations?.filter(({ original }) => original.sourceIP.startsWith('10.18.')) ?? [];
+  };
+  const first = await until(async () => [await records()].find((found) => found.length > 0), {
+    what: 'the log has read the table',
+  });
+  const packetsOf = (record: LogRecord | undefined) => record?.counters?.originalPackets ?? 0;
+  await until(async () => packetsOf((await records())[0]) > packetsOf(first[0]) + 800, {
+    what: 'the log has read it some times more, and its sums are followed',
+  });
+  t.same(
+    first.map((record) => record.policy),
+    ['legacy'],
+  );
+  const values = scrape(agent);
+  for (const name of ['default', 'direct']) {
+    for (const kind of ['snat', 'forward'] as const) {
+      const { packets } = carriedBy(values, kind, name, 4);
+      t.notOk(packets.out > 0 || packets.in > 0, `${kind} of ${name}`);
+    }
+  }
+  const [report] = await open.close();
+  const counted = carriedBy(scrape(agent), 'forward', 'legacy', 4).packets;
+  t.ok(counted.out > 800 && counted.out <= report!.sent, `${counted.out} of ${report!.sent} are counted`);
+});
+
 t.test('a table of more policies than a send buffer holds is made whole', async (t) => {
   const scope = scopeOf(t);
   const { gateway } = topology(scope);

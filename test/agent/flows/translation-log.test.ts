@@ -9,6 +9,7 @@ import { address, prefix } from '../../../lib/prefix.ts';
 import type { TranslationStore } from '../../../nat/conntrack/store.ts';
 import type { Tracker } from '../../../nat/conntrack/tracker.ts';
 import type { ConntrackEntry } from '../../../nat/conntrack/wire.ts';
+import { policyMark } from '../../../nat/policy-marks.ts';
 import { entry } from '../../nat/conntrack/entries.ts';
 
 const ROOT = mkdtempSync(join(tmpdir(), 'veg-log-'));
@@ -98,6 +99,22 @@ t.test('a flow has a record at its begin and its end, and can be looked up alive
     ['start', 'end'],
   );
   t.match((await own.log.find(lookup)).flows, [{ sourcePort: 2000, end: START + 900 }]);
+  own.log.stop();
+});
+
+t.test('a flow from before the policy belongs to the one of its mark, and so do its packets', async (t) => {
+  const own = setUp();
+  own.log.configure({ ...SETTINGS, marked: new Map([[7, 'legacy']]) });
+  const old = (packets: number) =>
+    entry({
+      ...{ flow: '10.18.0.9 1 1.1.1.1 443', id: 1, mark: policyMark(7, { inbound: false, forwarded: true }) },
+      counters: [packets, 100 * packets, 0, 0],
+    });
+  own.dump(old(10));
+  own.dump(old(15));
+  t.match(own.snapshot().totals, [
+    { policy: 'legacy', verdict: 'forwarded', inbound: false, counters: [5, 500, 0, 0] },
+  ]);
   own.log.stop();
 });
 

@@ -1,7 +1,14 @@
 import t from 'tap';
 import { address, addressBytes, prefix } from '../../../lib/prefix.ts';
-import { classify, PolicyIndex, type PolicyRule, viewFlow } from '../../../nat/conntrack/flow.ts';
+import {
+  classify,
+  PolicyIndex,
+  type PolicyNumbers,
+  type PolicyRule,
+  viewFlow,
+} from '../../../nat/conntrack/flow.ts';
 import { Flow } from '../../../nat/conntrack/table.ts';
+import { policyMark } from '../../../nat/policy-marks.ts';
 import { type EntrySpec, entry } from './entries.ts';
 
 const octets = (text: string) => addressBytes(address(text));
@@ -15,11 +22,14 @@ const RULES: PolicyRule[] = [
 ];
 
 /** `verdict policy in|out` of an entry under rules. */
-function decide(spec: EntrySpec, rules = RULES): string {
+function decide(spec: EntrySpec, rules = RULES, marked: PolicyNumbers = new Map()): string {
   const flow = new Flow();
   flow.set(entry(spec));
   const names = [''];
-  classify(flow, new PolicyIndex(rules), isLocal, (name) => names.push(name) - 1);
+  classify(flow, new PolicyIndex(rules), isLocal, (name) => names.push(name) - 1, {
+    mark: spec.mark ?? 0,
+    marked,
+  });
   return `${flow.verdict} ${names[flow.policy] || '-'} ${flow.inbound ? 'in' : 'out'}`;
 }
 
@@ -75,6 +85,37 @@ t.test('verdict and policy of a flow, by what the kernel did to it and by its so
     ],
   ];
   for (const [name, spec, expected] of cases) t.equal(decide(spec), expected, name);
+});
+
+t.test('the policy of the mark is that of the flow, also when no rule names it any more', async (t) => {
+  const forwarded = (number: number, inbound = false) => policyMark(number, { inbound, forwarded: true });
+  const marked = new Map([
+    [7, 'legacy'],
+    [8, 'web'],
+  ]);
+  const legacy: EntrySpec = { flow: '10.99.0.9 1 1.1.1.1 2' };
+  const cases: [string, EntrySpec, string][] = [
+    ['no mark', legacy, 'forwarded default out'],
+    ['a policy that was removed', { ...legacy, mark: forwarded(7) }, 'forwarded legacy out'],
+    ['the same in a group', { ...legacy, mark: (0xa700_0000 | forwarded(7)) >>> 0 }, 'forwarded legacy out'],
+    [
+      'opened from outside',
+      { flow: '1.1.1.1 2 10.99.0.9 1', mark: forwarded(7, true) },
+      'forwarded legacy in',
+    ],
+    [
+      'a rule names it differently',
+      { flow: '10.18.0.9 1 1.1.1.1 2', mark: forwarded(7) },
+      'forwarded legacy out',
+    ],
+    ['a number of no policy', { flow: '10.18.0.9 1 1.1.1.1 2', mark: forwarded(9) }, 'forwarded direct out'],
+    [
+      "the pod's own",
+      { flow: '172.17.0.11 1 1.1.1.1 2', snat: '172.17.0.11 3', mark: 8 },
+      'translated - out',
+    ],
+  ];
+  for (const [name, spec, expected] of cases) t.equal(decide(spec, RULES, marked), expected, name);
 });
 
 t.test('destinations and exclusions of a rule decide with the source', async (t) => {

@@ -2,6 +2,7 @@ import { test } from 'tap';
 import type { MarkCounts } from '../../../nat/counters/kernel.ts';
 import { type CounterIntent, marksOf, UNCOUNTED_MARK } from '../../../nat/counters/table.ts';
 import { CounterTotals } from '../../../nat/counters/totals.ts';
+import { POLICY_NUMBER_MASK } from '../../../nat/policy-marks.ts';
 
 const intentOf = (...names: string[]): CounterIntent => ({
   ...{ family: 4, internalInterface: 'eth0', names, fromOutside: true, forwardsRest: false },
@@ -116,6 +117,14 @@ test('the totals of all but the last thousand policies of the past are those of 
   t.equal(of(totals, 'snat', 'web'), undefined);
   t.same(of(totals, 'snat', '(others)'), volume(2, 7, 700, 6, 6000), 'sums stay the same');
   t.ok(totals.save().labels.length < 2 * 2 * 1100, 'labels of the forgotten are forgotten too');
+});
+
+test('what numbers stand for is known of policies in force and of removed ones, by whichever mark', async (t) => {
+  const totals = made();
+  totals.configure([intentOf('other')]);
+  const number = (policy: string) => markOf(policy, false, policy === 'direct') & POLICY_NUMBER_MASK;
+  t.same([totals.marked.get(number('direct')), totals.marked.get(number('web'))], ['direct', 'web']);
+  t.same([...totals.marked.values()].sort(), ['default', 'direct', 'other', 'web']);
 });
 
 /** The log's totals of `web` as of a reading of the table that began then. */
