@@ -39,7 +39,7 @@ function readPaths(paths: readonly string[], tokens: number): LoadedPolicy {
   for (const path of paths) {
     const read = readPolicy(path);
     if ('unreadable' in read) {
-      const error = { file: path, line: 0, col: 0, path: '', message: read.unreadable };
+      const error = { file: read.path, line: 0, col: 0, path: '', message: read.unreadable };
       return { source, result: { ok: false, errors: [error] } };
     }
     files.push(...read);

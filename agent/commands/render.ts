@@ -64,7 +64,7 @@ export function render({
   for (const path of paths) {
     const source = readPolicy(path);
     if ('unreadable' in source) {
-      complain(source.unreadable);
+      complain(`${source.path} ${source.unreadable}`);
       return EXIT.failed;
     }
     files.push(...source);

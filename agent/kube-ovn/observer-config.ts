@@ -11,6 +11,7 @@ import type { VpcEgressGatewayResource } from '../policy/kube-ovn/gateway.ts';
 import type { Policy, PolicyError, PolicyFile } from '../policy/model.ts';
 import { KUBE_OVN_BFD } from '../policy/resolve.ts';
 import { translateTranslationLog } from '../policy/translation-log.ts';
+import type { Unreadable } from '../policy/watch.ts';
 
 export interface ObserverConfig {
   /** The gateway's name and its log; it programs nothing. */
@@ -33,9 +34,9 @@ interface Written {
 
 /** Reads the configuration among the files of its directory. */
 export function readObserverConfig(
-  files: readonly PolicyFile[] | { unreadable: string },
+  files: readonly PolicyFile[] | Unreadable,
 ): ObserverConfig | { problem: string } {
-  if ('unreadable' in files) return { problem: files.unreadable };
+  if ('unreadable' in files) return { problem: `${files.path} ${files.unreadable}` };
   const file = files.find(({ name }) => name === 'config.json');
   if (file === undefined) return { problem: 'there is no config.json' };
   if (file.problem !== undefined) return { problem: `config.json ${file.problem}` };

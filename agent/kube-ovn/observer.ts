@@ -20,8 +20,7 @@ import { Translations } from '../flows/translations.ts';
 import { EXIT, parseListen } from '../options.ts';
 import { MAX_NETWORK_STATUS } from '../pod/facts.ts';
 import { parseNetworkStatus } from '../pod/interfaces.ts';
-import type { PolicyFile } from '../policy/model.ts';
-import { watchPolicy } from '../policy/watch.ts';
+import { type PolicySource, watchPolicy } from '../policy/watch.ts';
 import { answerOf, HTTP_LIMITS, listenable, shareMetrics } from '../show/http.ts';
 import { readObserverConfig } from './observer-config.ts';
 import { ObserverCounts } from './observer-counts.ts';
@@ -144,7 +143,7 @@ addKubeOvnMetrics(registry, {
 });
 
 /** Applies a configuration; an invalid one changes nothing. */
-function configure(files: PolicyFile[] | { unreadable: string }): void {
+function configure(files: PolicySource): void {
   const config = readObserverConfig(files);
   if ('problem' in config) {
     counts.add('error');

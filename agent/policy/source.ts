@@ -103,7 +103,7 @@ async function load(
   const environment = isEmpty(content) ? fromEnvironment(env) : undefined;
   if (environment !== undefined) return environment;
   if (!('unreadable' in content)) return fromFiles(await loadParser(), directory, content, tokens);
-  const error = { file: directory, line: 0, col: 0, path: '', message: content.unreadable };
+  const error = { file: content.path, line: 0, col: 0, path: '', message: content.unreadable };
   return { source: directory, result: { ok: false, errors: [error] } };
 }
 

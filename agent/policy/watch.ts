@@ -31,8 +31,14 @@ export function affordableTokens(besides = AGENT_HEAP): number {
   return Math.max(10_000, Math.min(DEFAULT_TOKENS, Math.floor(octets / 500)));
 }
 
+/** A path, and why it cannot be read. */
+export interface Unreadable {
+  path: string;
+  unreadable: string;
+}
+
 /** The files of the directory, or why they cannot be read. */
-export type PolicySource = PolicyFile[] | { unreadable: string };
+export type PolicySource = PolicyFile[] | Unreadable;
 
 export interface PolicyWatch {
   /** Reads now. The result counts as delivered: `onChange` is called for what differs from it. */
@@ -75,8 +81,10 @@ export function readPolicy(location: string): PolicySource {
       const { code, message } = error as NodeJS.ErrnoException;
       const gone = code === 'ENOENT' && fs.existsSync(location);
       if (gone && attempt < MAX_ATTEMPTS) continue;
-      const where = (error as NodeJS.ErrnoException).path ?? location;
-      return { unreadable: `cannot read ${where}: ${READ_ERRORS[code ?? ''] ?? message}` };
+      return {
+        path: (error as NodeJS.ErrnoException).path ?? location,
+        unreadable: `cannot be read: ${READ_ERRORS[code ?? ''] ?? message}`,
+      };
     }
   }
 }
@@ -279,6 +287,6 @@ function metadata(directory: string, data = dataDirectory(directory)): string {
 }
 
 function digestOf(source: PolicySource): string {
-  if ('unreadable' in source) return digest(source.unreadable);
+  if ('unreadable' in source) return digest(`${source.path} ${source.unreadable}`);
   return source.map(({ text, ...rest }) => digest(`${JSON.stringify(rest)}\0${text}`)).join('\0');
 }

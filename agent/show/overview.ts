@@ -38,8 +38,8 @@ export const policyLabel = (name: string): string => name || 'the gateway itself
 export const grouped = (count: number): string => String(count).replace(/\B(?=(\d{3})+$)/g, ',');
 
 /** `1 session`, `2 sessions`. */
-export const plural = (count: number, what: string): string =>
-  `${grouped(count)} ${what}${count === 1 ? '' : 's'}`;
+export const plural = (count: number, one: string, many = `${one}s`): string =>
+  `${grouped(count)} ${count === 1 ? one : many}`;
 
 /** `14:03:00`, in UTC as in the log. */
 export const timeOfDay = (time: number): string => new Date(time).toISOString().slice(11, 19);
@@ -98,10 +98,10 @@ function kernelOverview({ kernel }: StatusDocument, now: number) {
 }
 
 const PROBE_WORDS = {
-  unknown: 'has not answered yet',
-  answers: 'answers',
-  silent: 'does not answer',
-  blind: 'cannot be probed with',
+  unknown: (probe: string) => `has not answered ${probe} yet`,
+  answers: (probe: string) => `answers ${probe}`,
+  silent: (probe: string) => `does not answer ${probe}`,
+  blind: (probe: string) => `cannot be probed with ${probe}`,
 } as const;
 
 function uplinkOverview({ uplink }: StatusDocument) {
@@ -123,7 +123,7 @@ function uplinkOverview({ uplink }: StatusDocument) {
     reasons: families.flatMap(({ family, reason }) => (reason === null ? [] : [`IPv${family}: ${reason}`])),
     probes: (uplink?.probes ?? []).map(({ address, method, state: word, kernel }) => {
       const probe = method === 'icmp' ? 'ICMP echo' : address.includes(':') ? 'Neighbor Discovery' : 'ARP';
-      return `${address} ${PROBE_WORDS[word]} ${probe}${kernel === null ? '' : ` (kernel: ${kernel})`}`;
+      return `${address} ${PROBE_WORDS[word](probe)}${kernel === null ? '' : ` (kernel: ${kernel})`}`;
     }),
   };
 }

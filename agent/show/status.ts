@@ -21,6 +21,7 @@ import type { ReconcileResult } from '../reconcile/reconciler.ts';
 import type { UplinkView } from '../uplink/uplink-view.ts';
 import type { BandwidthRow } from './bandwidth.ts';
 import type { StateChange } from './history.ts';
+import { plural } from './overview.ts';
 
 /** Where the policy comes from and whether it is valid. */
 export interface PolicyView {
@@ -117,7 +118,7 @@ export function notReady(view: AgentView): string[] {
   if (!policy.valid) {
     const since = policy.lastChange === undefined ? '' : `, since ${iso(policy.lastChange)}`;
     reasons.push(
-      `policy invalid: ${policy.errors.length} error(s); ${policy.name ? `the last good policy stays in force: ${policy.name}${since}` : 'nothing is programmed'}`,
+      `policy invalid: ${plural(policy.errors.length, 'error')}; ${policy.name ? `the last good policy stays in force: ${policy.name}${since}` : 'nothing is programmed'}`,
     );
     reasons.push(...policy.errors.slice(0, 10).map((error) => `  ${formatError(error)}`));
   }

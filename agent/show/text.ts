@@ -2,9 +2,11 @@
 import { duration, scaled } from '../../lib/units.ts';
 import { documentsOf, type Explained, explained } from './help.ts';
 import {
+  grouped,
   NOT_COUNTED,
   type Overview,
   overview,
+  plural,
   policyLabel,
   type SessionRow,
   type State,
@@ -72,8 +74,9 @@ type Traffic = Pick<NonNullable<StatusDocument['snat']>, 'open' | 'connections' 
 /** `12 connections open, 340 in total, 1.20 MB out, 3.40 MB in`. */
 function trafficText({ open, connections, bytes }: Traffic): string {
   const volume = `${scaled(bytes.out, 'B')} out, ${scaled(bytes.in, 'B')} in`;
-  const living = open === null ? '' : `${open} connections open, `;
-  return `${living}${connections} ${open === null ? 'connections' : 'altogether'}, ${volume}`;
+  const living = open === null ? '' : `${plural(open, 'connection')} open, `;
+  const all = open === null ? plural(connections, 'connection') : `${grouped(connections)} altogether`;
+  return `${living}${all}, ${volume}`;
 }
 
 /** SNAT in total, each policy, and the ports of each external address. */
@@ -89,7 +92,7 @@ function trafficLines(status: StatusDocument, { strong, faint, bad }: Painter): 
     }),
     ...snat.ports.map(({ externalIP, protocol, used, of, runningOut, lacking }) => {
       const use = `${used} of ${of} ports in use`;
-      const dropped = lacking > 0 ? bad(`, ${lacking} connections got none`) : '';
+      const dropped = lacking > 0 ? bad(`, ${plural(lacking, 'connection')} got none`) : '';
       return `  ${externalIP} ${protocol}: ${runningOut ? bad(`${use}: they run out`) : use}${dropped}`;
     }),
   ];
@@ -115,7 +118,7 @@ function bgpLines({ bgp }: StatusDocument, { strong, bad }: Painter): string[] {
   if (bgp === null) return [];
   const { announced, sessions } = bgp;
   const now = announced.filter((one) => one.announced).length;
-  const head = `${strong('BGP')}      ${now} of ${announced.length} prefixes announced`;
+  const head = `${strong('BGP')}      ${now} of ${plural(announced.length, 'prefix', 'prefixes')} announced`;
   return [
     sessions === null ? `${head}, FRR does not answer` : head,
     ...announced.map(({ prefix, reasons, announced: isNow }) => {
@@ -124,7 +127,7 @@ function bgpLines({ bgp }: StatusDocument, { strong, bad }: Painter): string[] {
     }),
     ...(sessions ?? []).map(({ neighbour, asn, state, seconds, sent }) => {
       const shown = state === 'Established' ? state : bad(state);
-      return `  ${neighbour} AS ${asn} ${shown} for ${duration(seconds)}, ${sent} prefixes sent`;
+      return `  ${neighbour} AS ${asn} ${shown} for ${duration(seconds)}, ${plural(sent, 'prefix', 'prefixes')} sent`;
     }),
   ];
 }
@@ -172,7 +175,7 @@ export function statusText(document: StatusDocument, now: number, colours: boole
     ...bgpLines(status, paint),
     ...bandwidthLines(status, paint),
     ...trafficLines(status, paint),
-    `${strong('bfd')}      ${status.bfd.enabled ? `${bfd.total} session(s)` : 'not used'}`,
+    `${strong('bfd')}      ${status.bfd.enabled ? plural(bfd.total, 'session') : 'not used'}`,
     ...bfd.sessions.map(sessionLine),
   ];
   return `${lines.join('\n')}\n`;

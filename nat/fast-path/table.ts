@@ -262,7 +262,8 @@ export function diffFastPath(
 export function fastPathLine(step: FastPathStep): string {
   if (step.type === 'delete-fast-path') return `nft delete table inet ${FAST_PATH_TABLE}`;
   const { intent, replace } = step;
-  const left = intent.limited.length === 0 ? '' : `, without ${intent.limited.length} limited policies`;
+  const { length } = intent.limited;
+  const left = length === 0 ? '' : `, without ${length} limited ${length === 1 ? 'policy' : 'policies'}`;
   const verb = replace ? 'replace' : 'add';
   return `nft ${verb} table inet ${FAST_PATH_TABLE}: flowtable of ${intent.internal} and ${intent.external}${left}`;
 }

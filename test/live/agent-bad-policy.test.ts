@@ -274,11 +274,7 @@ t.test('the last good policy outlives the process, until a newer one is valid', 
       what: `${what}: nat, routes and rules are put back`,
     });
     const { reasons } = await started.agent.statusUntil(`${what}: told`, ({ kernel }) => kernel.inSync);
-    t.match(
-      reasons[0],
-      `policy invalid: 1 error(s); ${last}`,
-      `${what}: which one is in force, and since when`,
-    );
+    t.match(reasons[0], `policy invalid: 1 error; ${last}`, `${what}: which one is in force, and since when`);
     t.match(started.agent.http('/readyz'), { status: 503, body: last });
     t.equal(frr.sessions()[0]?.state, 'Up', `${what}: the peer has noticed nothing`);
   }

@@ -111,7 +111,7 @@ spec: { internalSubnet: a, externalSubnet: b, policies: [{ snat: true, subnets: 
   t.equal(check([join(dir, 'gateway.yaml'), join(dir, 'subnets/a.yaml')]).status, 3);
   t.match(
     check([join(dir, 'gateway.yaml'), join(dir, 'nothing')]).stderr,
-    /nothing: cannot read .*no such file/,
+    /nothing: cannot be read: no such file/,
   );
 });
 

@@ -48,7 +48,9 @@ t.test('nothing is observed that is not asked for', async (t) => {
 
 t.test('an invalid configuration is reported', async (t) => {
   t.match(readObserverConfig([]), { problem: 'there is no config.json' });
-  t.match(readObserverConfig({ unreadable: 'cannot read' }), { problem: 'cannot read' });
+  t.match(readObserverConfig({ path: '/etc/x', unreadable: 'cannot be read' }), {
+    problem: '/etc/x cannot be read',
+  });
   t.match(read('{'), { problem: /config\.json: / });
   t.match(read({ ...BASE, externalNetwork: undefined }), { problem: /externalNetwork must be there/ });
   t.match(read({ ...BASE, observability: { conntrack: { log: { enabled: true, events: ['middle'] } } } }), {

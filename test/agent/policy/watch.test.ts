@@ -112,9 +112,13 @@ t.test('what is no file is an error of its name, in a directory and by its path'
 t.test('what cannot be read is said with its path and the reason', async (t) => {
   const dir = t.testdir({ 'gone.yaml': t.fixture('symlink', 'nowhere') });
   t.same(readPolicy(join(dir, 'absent')), {
-    unreadable: `cannot read ${dir}/absent: no such file or directory`,
+    path: `${dir}/absent`,
+    unreadable: 'cannot be read: no such file or directory',
   });
-  t.same(readPolicy(dir), { unreadable: `cannot read ${dir}/gone.yaml: no such file or directory` });
+  t.same(readPolicy(dir), {
+    path: `${dir}/gone.yaml`,
+    unreadable: 'cannot be read: no such file or directory',
+  });
 });
 
 t.test('a file beyond the bounds is not read, and is refused with its size', async (t) => {
@@ -214,7 +218,7 @@ t.test('a directory that appears, goes and comes back is followed', async (t) =>
   const root = t.testdir();
   const dir = join(root, 'policy');
   const watch = watching(t, dir);
-  const absent = { unreadable: `cannot read ${dir}: no such file or directory` };
+  const absent = { path: dir, unreadable: 'cannot be read: no such file or directory' };
   t.same(watch.read(), absent);
   for (const text of ['1', '2']) {
     fs.mkdirSync(dir);

@@ -126,7 +126,7 @@ t.test('an invalid policy says every place, and what is in force', async (t) => 
     { file: 'a.yaml', line: 3, col: 5, path: 'spec.bfd.minTX', message: 'must be a number' },
   ];
   t.strictSame(notReady(view), [
-    'policy invalid: 1 error(s); the last good policy stays in force: default/gateway1, since 2026-11-21T14:02:00.000Z',
+    'policy invalid: 1 error; the last good policy stays in force: default/gateway1, since 2026-11-21T14:02:00.000Z',
     '  a.yaml:3:5: spec.bfd.minTX: must be a number',
   ]);
 });
@@ -166,6 +166,16 @@ t.test('failed objects are listed one by one, with their age', async (t) => {
   t.equal(status.kernel.failed[3]!.since, new Date(NOW - 61_000).toISOString());
   t.ok(validate(JSON.parse(JSON.stringify(status))), JSON.stringify(validate.errors));
   t.match(statusText(status, NOW, false), /^ {2}address 172\.17\.0\.3: in_use, for 1m1s$/m);
+});
+
+t.test('the text counts one as one', async (t) => {
+  const view = healthy();
+  const traffic = view.traffic!.map((one) => ({ ...one, open: 1, connections: 1 }));
+  const shown = (parts: Partial<AgentView>) =>
+    statusText(statusDocument({ ...view, ...parts }, NOW), NOW, false);
+  t.match(shown({ traffic }), /web \(translated\): 1 connection open, 1 altogether,/);
+  t.match(shown({ traffic, translationLog: false }), /web \(translated\): 1 connection, /);
+  t.match(shown({}), /^bfd {6}1 session$/m);
 });
 
 t.test('the text names what a person looks for', async (t) => {
@@ -288,7 +298,7 @@ t.test('what is announced by BGP, with the sessions as far as FRR reports them',
     'BGP      1 of 2 prefixes announced',
     '  198.51.100.50/32 (egressIPs, eips)',
     '  fd00:10:18::/64 (forwarded) withdrawn',
-    '  172.17.0.1 AS 65000 Established for 1m1s, 1 prefixes sent',
+    '  172.17.0.1 AS 65000 Established for 1m1s, 1 prefix sent',
     '  fd00:172:17::1 AS 65000 Active for 3s, 0 prefixes sent',
   ]);
   t.equal(

@@ -64,6 +64,18 @@ t.test('a blocked family is one reason', async (t) => {
   t.strictSame(notReady(view({ kernel: { ...kernel, families } })), ['IPv4: net1 is down']);
 });
 
+t.test('a probe that has no answer yet', async (t) => {
+  const probes = UPLINK.probes.map((probe) => ({ ...probe, state: 'unknown' as const, kernel: null }));
+  t.match(
+    statusText(statusDocument(view({ uplink: { ...UPLINK, probes } }), 1000), 1000, false),
+    [
+      '  172.17.0.1 has not answered ARP yet',
+      '  fd00:172:17::1 has not answered Neighbor Discovery yet',
+      '  192.0.2.1 has not answered ICMP echo yet',
+    ].join('\n'),
+  );
+});
+
 t.test('the status shows families, probes and notes, and is what its schema says', async (t) => {
   const document = statusDocument(view(), 1000);
   const text = statusText(document, 1000, false);

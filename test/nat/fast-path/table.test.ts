@@ -36,7 +36,7 @@ t.test(
     t.equal(nftables.elements, 3, 'and what has no policy yet');
     t.same(await reconcile(LIMITED), []);
     t.same(await reconcile({ ...LIMITED, limited: [0x1234] }), [
-      'nft replace table inet VEG-FASTPATH: flowtable of eth0 and net1, without 1 limited policies',
+      'nft replace table inet VEG-FASTPATH: flowtable of eth0 and net1, without 1 limited policy',
     ]);
     t.same(await reconcile({ ...INTENT, external: 'net2' }), [
       'nft replace table inet VEG-FASTPATH: flowtable of eth0 and net2',
