@@ -13,6 +13,15 @@ export class NoAgentError extends Error {
   }
 }
 
+/** Why no agent answers on the socket, and what to do. */
+export function noAnswer(socket: string, { message, code }: NodeJS.ErrnoException): string {
+  const help =
+    code === 'EACCES'
+      ? "run the command as the daemon's user"
+      : 'is `veg-agent run` running, with the same --state-dir?';
+  return `no agent answers on ${socket} (${message}); ${help}`;
+}
+
 /**
  * Calls a running agent. `path` is for example `/v1/status`, with its query. An infinite `timeoutMs` waits as long as the
  * agent takes. Throws `NoAgentError` if nothing listens, the agent exits, or no response comes within `timeoutMs`.
@@ -29,8 +38,7 @@ export function callControl(
     let late = false;
     const fail = (error: Error) => {
       const away = `the agent on ${socket} closed the connection before it answered (${error.message})`;
-      const absent = `no agent answers on ${socket} (${error.message}); is \`veg-agent run\` running, with the same --state-dir?`;
-      reject(new NoAgentError(connected && !late ? away : absent, !connected && !late));
+      reject(new NoAgentError(connected && !late ? away : noAnswer(socket, error), !connected && !late));
     };
     const call = request(
       {
