@@ -22,6 +22,8 @@ const START = '/usr/libexec/veg-frr/start';
 const PASSWORD = 'between-routers';
 /** For programs that start on a busy machine, ms. */
 const PATIENCE = 60_000;
+/** Between two attempts to connect, s: on a machine that takes a second for a handshake, a shorter time ends each attempt. */
+const CONNECT = 3;
 const [GATEWAY, ROUTER] = [ADDRESS.gatewayExternal, ADDRESS.server];
 
 /** FRR's image from a suite of Debian: built unless it is there. */
@@ -64,7 +66,12 @@ class Frr {
       volumes: { '/etc/frr:ro': config, '/var/run/frr': run },
     });
     t.teardown(() => {
-      if (!t.passing()) t.comment(this.container.log().slice(-5000));
+      if (!t.passing()) {
+        const seen = ns.sh(
+          'ss -Htanie sport = 179 or dport = 179; ip neigh; nstat -az | grep -i md5 || true',
+        );
+        t.comment(`${this.container.log().slice(-5000)}\n${seen}`);
+      }
       this.container.remove();
     });
   }
@@ -139,7 +146,9 @@ const speaker = ({ own, other, neighbours, each, family: commands = [], router =
     ...['frr defaults traditional', `router bgp ${own}`, ' bgp log-neighbor-changes'],
     ...[' no bgp ebgp-requires-policy', ' no bgp default ipv4-unicast', ...router],
     ...neighbours.flatMap((address) =>
-      [`remote-as ${other}`, 'timers connect 1', ...each].map((command) => ` neighbor ${address} ${command}`),
+      [`remote-as ${other}`, `timers connect ${CONNECT}`, ...each].map(
+        (command) => ` neighbor ${address} ${command}`,
+      ),
     ),
     ...['ipv4', 'ipv6'].flatMap((family) => [
       ` address-family ${family} unicast`,
@@ -227,7 +236,7 @@ apiVersion: kubeovn.io/v1
 kind: BgpConf
 metadata: { name: bgp }
 spec:
-  { localASN: 65001, peerASN: 65000, neighbours: [${ROUTER[4]}, "${ROUTER[6]}"], password: ${PASSWORD}, holdTime: 9s, connectTime: 1s, gracefulRestart: true }
+  { localASN: 65001, peerASN: 65000, neighbours: [${ROUTER[4]}, "${ROUTER[6]}"], password: ${PASSWORD}, holdTime: 9s, connectTime: ${CONNECT}s, gracefulRestart: true }
 ---
 apiVersion: kubeovn.io/v1
 kind: Vpc
