@@ -122,6 +122,8 @@ export class Gateway {
   readonly #history = createChangeHistory();
   /** The cause of a drift that could not be repaired yet. */
   #unrepaired: Cause | undefined;
+  /** The cause of the deletion of a virtual address that is probed for. */
+  #deletion: Cause | undefined;
   readonly #visibility = createVisibility();
   readonly #readiness = createBfdReadiness();
   readonly #withdrawal: Withdrawal;
@@ -389,7 +391,9 @@ export class Gateway {
     const failed = this.#parts.view.kernel.failed.length > 0;
     const retries = first.retries || (failed && !REPAIRS.has(trigger));
     run.repaired = run.changes > 0 && !this.#isNew(first.desired) && !retries;
-    const cause = run.repaired ? (this.#unrepaired ?? this.#causeOf(first)) : undefined;
+    const deletion = first.awaits ? undefined : this.#deletion;
+    const cause = run.repaired ? (this.#unrepaired ?? deletion ?? this.#causeOf(first)) : undefined;
+    this.#deletion = first.awaits ? (this.#deletion ?? this.#causeOf(first)) : undefined;
     if (run.changes > 0) {
       const { counters, fastPath } = first.changes;
       // What the kernel lacks is retried each time, and noted.

@@ -57,6 +57,8 @@ export interface Observation {
   fastPath: boolean;
   /** What the counters or the fast path were refused before is among the changes again. */
   retries?: boolean;
+  /** Another program has deleted a virtual address, and it is restored when a probe has found it free. */
+  awaits?: boolean;
   /** The addresses to announce and defend, each with its link. */
   assigned: ReadonlyMap<Address, LinkIdentity>;
   /** Virtual addresses in use by another host, and interfaces with a root qdisc of another program. */

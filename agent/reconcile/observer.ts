@@ -70,6 +70,8 @@ export class Observer {
   #settledRouting: RoutingState | undefined;
   readonly #refusedSysctls = new Set<string>();
   readonly #refusedShaping = new Set<string>();
+  /** The planned virtual addresses that were there or known to be free, by `placeOf`. */
+  readonly #ownable = new Map<string, Pick<VirtualAddress, 'family' | 'address'>>();
   /** The tables that held something of the agent's, or were to. */
   readonly #tables = new Set<string>();
 
@@ -191,12 +193,14 @@ export class Observer {
       shaping: shaping.steps,
     };
     this.#settledRouting = changes.routing.length === 0 ? observed : undefined;
+    const digests = this.#desiredDigests(planned, plan, addresses);
     return {
       plan,
       changes,
       failed: [...nat.failed, ...heldBack],
       desiredNat: planned.nat,
-      desired: desiredDigests(planned, plan, addresses),
+      desired: digests,
+      awaits: [...this.#ownable.values()].some(addresses.isPending),
       backend: nat.observed.backend,
       notes: [
         ...plan.notes,
@@ -330,7 +334,40 @@ export class Observer {
       add: steps.filter(({ kind, address }) => kind === 'addAddress' && !isPending(address)),
     };
   }
+
+  /**
+   * A digest of the desired state of each family. A virtual address is part of it once it is known to be free, and stays when
+   * another program deletes it and it is probed for again: its return is a repair.
+   */
+  #desiredDigests(
+    planned: Planned,
+    { addresses, proxies, leftAlone }: Plan,
+    { isPending }: AddressComparison,
+  ): Observation['desired'] {
+    const digests: Observation['desired'] = {};
+    const wanted = new Set([...addresses, ...proxies].map(placeOf));
+    for (const [place, { family }] of this.#ownable) {
+      if (!wanted.has(place) && !leftAlone.includes(family)) this.#ownable.delete(place);
+    }
+    const isOwnable = (one: Pick<VirtualAddress, 'family' | 'address' | 'dev'>): boolean => {
+      const { family, address } = one;
+      if (!isPending(one)) this.#ownable.set(placeOf(one), { family, address });
+      return this.#ownable.has(placeOf(one));
+    };
+    for (const family of FAMILIES) {
+      if (leftAlone.includes(family)) continue;
+      const own = addresses.filter((address) => address.family === family && isOwnable(address));
+      const answered = proxies.filter(
+        (proxy) => proxy.family === family && (proxy.contested || isOwnable(proxy)),
+      );
+      digests[family] = digest(JSON.stringify([planned.digests[family], own, answered]));
+    }
+    return digests;
+  }
 }
+
+/** An address on its interface. */
+const placeOf = ({ address, dev }: Pick<VirtualAddress, 'address' | 'dev'>): string => `${address} ${dev}`;
 
 const leftAloneOf = ({ leftAlone }: Plan, failed: readonly ObserveFailure[]): Set<Family> =>
   new Set([
@@ -343,24 +380,6 @@ function failuresOf(refused: { note: string } | ApplyFailure, notes: string[]): 
   if (!('note' in refused)) return [refused];
   notes.push(refused.note);
   return [];
-}
-
-/** A digest of the desired state of each family. A virtual address is part of it once it is known to be free. */
-function desiredDigests(
-  planned: Planned,
-  { addresses, proxies, leftAlone }: Plan,
-  { isPending }: AddressComparison,
-): Observation['desired'] {
-  const digests: Observation['desired'] = {};
-  for (const family of FAMILIES) {
-    if (leftAlone.includes(family)) continue;
-    const own = addresses.filter((address) => address.family === family && !isPending(address));
-    const answered = proxies.filter(
-      (proxy) => proxy.family === family && (proxy.contested || !isPending(proxy)),
-    );
-    digests[family] = digest(JSON.stringify([planned.digests[family], own, answered]));
-  }
-  return digests;
 }
 
 /** A family is blocked when its forwarding is off and cannot be turned on from here. */

@@ -293,6 +293,57 @@ t.test(
   },
 );
 
+t.test('a virtual address that another program deletes is a repair, and hides no other one', async (t) => {
+  let free = false;
+  const repairs: object[] = [];
+  const warn = (fields: object, message: string) => message === 'repairing drift' && repairs.push(fields);
+  const { gateway, pod, clock, view, take } = setUp(
+    t,
+    ({ claims }) => ({
+      claims: { ...claims, probe: (links) => (free ? claims.probe(links) : new Set()) },
+    }),
+    { logger: { debug() {}, info() {}, warn, error() {} } as unknown as GatewayParts['logger'] },
+  );
+  const { kernel } = view;
+  const probed = async () => {
+    await clock.advance(1000);
+    free = true;
+    gateway.request('address');
+    await clock.advance(1000);
+    free = false;
+  };
+  const eips = [{ externalIP: address('172.17.0.60'), internalIP: address('10.17.0.9') }];
+  take({ ...POLICY, eips });
+  await probed();
+  t.match(pod.applied.at(-1), 'ip addr add 172.17.0.60/32 dev net1');
+  t.same(kernel.driftRepaired, {}, 'the first time it is none');
+
+  const other = (command: string) => gateway.takeEvent(pod.run(command)!);
+  other('ip addr del 172.17.0.60/32 dev net1');
+  await probed();
+  t.same(kernel.driftRepaired, { address: 1 });
+  t.match(repairs, [{ writer: 'pid 4711 (ip addr del 172.17.0.60/32 dev net1)' }]);
+
+  other('ip addr del 172.17.0.60/32 dev net1');
+  other('ip route del 10.18.0.0/16');
+  await clock.advance(1000);
+  t.same(kernel.driftRepaired, { address: 1, route: 1 }, 'what need not be probed for');
+  await probed();
+  t.same(kernel.driftRepaired, { address: 2, route: 1 });
+
+  take(POLICY);
+  await probed();
+  take({ ...POLICY, eips });
+  await probed();
+  t.same(kernel.driftRepaired, { address: 2, route: 1 }, 'one that was removed by the policy is new again');
+
+  pod.addInterface('net2', ['172.17.0.12/16']);
+  take({ ...POLICY, external: { ...POLICY.external, interface: 'net2' }, eips });
+  await probed();
+  t.match(pod.applied.at(-1), 'ip addr add 172.17.0.60/32 dev net2');
+  t.same(kernel.driftRepaired, { address: 2, route: 1 }, 'and so is one on another interface');
+});
+
 t.test('a kernel without flowtables gets everything else, and a note', async (t) => {
   const { gateway, pod, clock, view, take } = setUp(t);
   pod.nftables.refuses = 'ENOENT';

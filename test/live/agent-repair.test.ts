@@ -3,6 +3,7 @@ import t from 'tap';
 import { checksum } from '../../lib/checksum.ts';
 import { addressBytes, address as canonical } from '../../lib/prefix.ts';
 import { Agent, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
+import { scrape } from '../support/carried.ts';
 import { type Backend, kernelState } from '../support/kernel.ts';
 import { type Namespace, NODE, ROOT, until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
@@ -221,6 +222,41 @@ for (const backend of ['nft', 'legacy'] as const) {
     );
   });
 }
+
+t.test('a virtual address that is deleted is a repair, and hides no other one', async (t) => {
+  const scope = scopeOf(t);
+  const { gateway } = topology(scope);
+  const policy = new PolicyDirectory(scope);
+  policy.set({ eips: [{ externalIP: '172.17.0.60', internalIP: '10.17.0.9' }] });
+  const agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
+  const { kernel } = await agent.synced();
+  t.same(kernel.driftRepaired, {}, 'the first time it is none');
+  const hasAddress = () => gateway.sh('ip addr show dev net1').includes(' 172.17.0.60/32 ');
+  const repaired = () => {
+    const values = scrape(agent);
+    return (object: string) => values.get(`veg_agent_drift_repairs_total{object="${object}"}`) ?? Number.NaN;
+  };
+  await until(hasAddress, { what: 'the address' });
+  t.equal(repaired()('address'), 0);
+
+  gateway.ip('addr del 172.17.0.60/32 dev net1');
+  await agent.statusUntil('the address is restored', (s) => (s.kernel.driftRepaired.address ?? 0) > 0);
+  t.ok(hasAddress());
+  t.equal(repaired()('address'), 1);
+  t.match(agent.daemon.log(), /"writer":"pid [0-9]+ \([^"]*172\.17\.0\.60[^"]*","msg":"repairing drift"/);
+
+  for (const command of [
+    'ip addr del 172.17.0.60/32 dev net1',
+    'ip route flush table 1000',
+    'sysctl -qw net.ipv4.ip_forward=0',
+    'nft delete table ip VEG-COUNTERS',
+  ])
+    gateway.sh(command);
+  await agent.statusUntil('all is restored', (s) => s.kernel.driftRepaired.address === 2 && s.kernel.inSync);
+  const now = repaired();
+  t.ok(hasAddress());
+  for (const object of ['route', 'sysctl', 'set']) t.ok(now(object) > 0, `${object}: ${now(object)}`);
+});
 
 /** A router advertisement of fe80::1 to all nodes, a default route for half an hour, as an Ethernet frame in hex. */
 function routerAdvertisement(mac: string): string {
