@@ -225,17 +225,6 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
     for (const n of flushed) at(n).ns.sh('conntrack -F');
     await goesOn(`when gateways ${flushed} have no entries`, true);
   }
-  // Many flows: some take the ports of others during a flush, or come and go in it.
-  const many = await Traffic.open(
-    client,
-    Object.values(SERVER).flatMap((host) => Array.from({ length: 40 }, () => `udp:${host}`)),
-  );
-  const manyBegan = await many.report();
-  for (let i = 0; i < 5; i++) {
-    at(via).ns.sh('conntrack -F');
-    await unbroken(t, many, manyBegan, `when ${manyBegan.length} flows were deleted`, true);
-  }
-  await many.close();
   for (const protocol of ['tcp', 'udp'])
     for (const family of [4, 6]) at(via).ns.sh(`conntrack -D -f ipv${family} -p ${protocol}`);
   await goesOn('when entries were deleted', true);
@@ -344,6 +333,19 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
   await settled('with another key');
   await goesOnThrough([1, 2], 'with another key');
   await traffic.close();
+
+  use(via);
+  // Many flows: some take the ports of others during a flush, or come and go in it.
+  const many = await Traffic.open(
+    client,
+    Object.values(SERVER).flatMap((host) => Array.from({ length: 40 }, () => `udp:${host}`)),
+  );
+  const manyBegan = await many.report();
+  for (let i = 0; i < 5; i++) {
+    at(via).ns.sh('conntrack -F');
+    await unbroken(t, many, manyBegan, `when ${manyBegan.length} flows were deleted`, true);
+  }
+  await many.close();
 });
 
 t.test('BFD is Up until the others have every flow, and a drain or SIGTERM loses no packet', async (t) => {
