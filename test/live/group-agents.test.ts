@@ -221,15 +221,15 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
     process.kill(stopped, 'SIGCONT');
     await goesOn(`when the agent of gateway ${n} runs again`, true);
   }
-  for (const flushed of [[third], [via], [holder], [via], [1, 2, 3]]) {
-    for (const n of flushed) at(n).ns.sh('conntrack -F');
-    await goesOn(`when gateways ${flushed} have no entries`, true);
-  }
   for (const protocol of ['tcp', 'udp'])
     for (const family of [4, 6]) at(via).ns.sh(`conntrack -D -f ipv${family} -p ${protocol}`);
   await goesOn('when entries were deleted', true);
-  // The others are told of what was put back, after they were told that it had gone.
-  await settled('after entries were deleted');
+  // The third at last: it may lack a replica of what was deleted where traffic goes (docs/group.md), and inserts all of them again.
+  for (const flushed of [[via], [holder], [via], [1, 2, 3], [third]]) {
+    for (const n of flushed) at(n).ns.sh('conntrack -F');
+    await goesOn(`when gateways ${flushed} have no entries`, true);
+    await settled(`after gateways ${flushed} had no entries`);
+  }
   await goesOnThrough([third, via], 'after entries were deleted');
 
   for (const n of [via, holder]) process.kill(agentProcess(at(n)), 'SIGKILL');
