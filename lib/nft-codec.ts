@@ -83,6 +83,32 @@ export const nftCreate = (type: number, protocol: number, ...attributes: Uint8Ar
   data: nftPayload(protocol, ...attributes),
 });
 
+/** Elements of a message: an attribute has at most 64 KiB. */
+const ELEMENTS_PER_MESSAGE = 500;
+
+/** The messages that add elements, each an attribute, to a set or map. `table`: the attribute with its name. */
+export function* elementMessages(
+  protocol: number,
+  table: Uint8Array,
+  set: string,
+  elements: readonly Buffer[],
+): Generator<NftMessage> {
+  for (let i = 0; i < elements.length; i += ELEMENTS_PER_MESSAGE) {
+    const part = elements.slice(i, i + ELEMENTS_PER_MESSAGE);
+    yield nftCreate(NFT_NEW.elements, protocol, table, attribute(2, zeroEnded(set)), nest(3, ...part));
+  }
+}
+
+/**
+ * Whether the attributes from `start` on are of an object of a table: the kernel dumps the chains of all tables of a family.
+ * @param start octets
+ */
+export function isOfTable(object: Buffer, name: string, start = 0): boolean {
+  const attributes = new Attributes(object, start);
+  while (attributes.next()) if (attributes.type === 1) return attributes.string === name;
+  return false;
+}
+
 /** The transaction that holds messages: all of them are carried out, or none. */
 export function transaction(messages: readonly NftMessage[]): NftMessage[] {
   const frame = (type: number): NftMessage => ({ type, flags: 0, data: nfgenHeader(AF_UNSPEC, SUBSYSTEM) });

@@ -12,6 +12,7 @@
 import { NLA_HEADER, NLM_F_APPEND, NLM_F_CREATE } from '../lib/linux.ts';
 import { Attributes, attribute, nest, u32, u32Be, zeroEnded } from '../lib/netlink-codec.ts';
 import {
+  elementMessages,
   expression,
   isPartOf,
   NF_INET_POST_ROUTING,
@@ -276,16 +277,6 @@ function mapMessage({ name, keyType, keyLength, elements }: FilterMap, id: numbe
   );
 }
 
-/** Elements of a message: an attribute has at most 64 KiB. */
-const ELEMENTS_PER_MESSAGE = 500;
-
-function* elementMessages({ name, elements = [] }: FilterMap): Generator<NftMessage> {
-  for (let i = 0; i < elements.length; i += ELEMENTS_PER_MESSAGE) {
-    const part = elements.slice(i, i + ELEMENTS_PER_MESSAGE);
-    yield nftCreate(NFT_NEW.elements, NFPROTO_INET, table, attribute(2, zeroEnded(name)), nest(3, ...part));
-  }
-}
-
 /** The messages that make the table, in place of one that is there. */
 export function filterMessages(shaping: DesiredShaping, isThere: boolean): NftMessage[] {
   const filter = filterOf(shaping);
@@ -295,7 +286,9 @@ export function filterMessages(shaping: DesiredShaping, isThere: boolean): NftMe
     nftCreate(NFT_NEW.table, NFPROTO_INET, table),
     ...[CHAIN, ...filter.chains].map((name) => nftCreate(NFT_NEW.chain, NFPROTO_INET, ...chainPart(name))),
     ...filter.maps.map((map, i) => mapMessage(map, i + 1)),
-    ...filter.maps.flatMap((map) => [...elementMessages(map)]),
+    ...filter.maps.flatMap(({ name, elements = [] }) => [
+      ...elementMessages(NFPROTO_INET, table, name, elements),
+    ]),
     ...filter.rules.map(({ chain: name, expressions }) => ({
       ...nftCreate(NFT_NEW.rule, NFPROTO_INET, ...rulePart(name, expressions)),
       flags: NLM_F_CREATE | NLM_F_APPEND,

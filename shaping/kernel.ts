@@ -7,10 +7,10 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NFGEN_HEADER, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from '../lib/linux.ts';
-import { Attributes } from '../lib/netlink-codec.ts';
 import {
   generationOf,
   generationQuestion,
+  isOfTable,
   NFT_GET,
   type NftMessage,
   nestedIn,
@@ -104,7 +104,6 @@ const ALREADY_GONE: readonly string[] = ['ENOENT', 'ENODEV', 'EINVAL'];
 const DRAIN_TIMEOUT = 250;
 const DRAIN_PERIOD = 10;
 
-const NFTA_TABLE = 1;
 const NFTA_SET_ELEM_LIST_ELEMENTS = 3;
 
 type TcError = Error & { code: string };
@@ -324,7 +323,7 @@ class NetlinkShaping implements ShapingKernel {
     }
     const ofTable = (type: number): Buffer[] =>
       socket.dump(type, filterQuestion(), (answer) =>
-        isOfTable(answer) ? answer.subarray(NFGEN_HEADER) : undefined,
+        isOfTable(answer, BANDWIDTH_TABLE, NFGEN_HEADER) ? answer.subarray(NFGEN_HEADER) : undefined,
       );
     return {
       chains: ofTable(NFT_GET.chain),
@@ -365,10 +364,3 @@ const minors = ({ first, count }: { first: number; count: number }): number[] =>
 
 const unlessGone = (error: TcError | undefined): TcError | undefined =>
   error !== undefined && ALREADY_GONE.includes(error.code) ? undefined : error;
-
-/** Whether an answer about a chain or rule is about the agent's table. */
-function isOfTable(answer: Buffer): boolean {
-  const attributes = new Attributes(answer, NFGEN_HEADER);
-  while (attributes.next()) if (attributes.type === NFTA_TABLE) return attributes.string === BANDWIDTH_TABLE;
-  return false;
-}

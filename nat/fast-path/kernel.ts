@@ -1,12 +1,19 @@
 /** Reads and writes the table of the fast path over netlink; reads it again only after a transaction of nf_tables. */
-import { generationOf, generationQuestion, NFT_GET, nestedIn, transaction } from '../../lib/nft-codec.ts';
+import {
+  generationOf,
+  generationQuestion,
+  isOfTable,
+  NFT_GET,
+  nestedIn,
+  transaction,
+} from '../../lib/nft-codec.ts';
 import type { NetfilterSocket } from '../port-kernel.ts';
 import {
   attributesOf,
+  FAST_PATH_TABLE,
   type FastPathStep,
   fastPathMessages,
   fastPathQuestion,
-  isOfTable,
   limitedQuestion,
   type ObservedFastPath,
 } from './table.ts';
@@ -58,7 +65,9 @@ class NetlinkFastPath implements FastPathKernel {
       throw error;
     }
     const list = async (type: number): Promise<Buffer[]> =>
-      (await this.#socket.dumpInTurns(type, fastPathQuestion(), attributesOf)).filter(isOfTable);
+      (await this.#socket.dumpInTurns(type, fastPathQuestion(), attributesOf)).filter((object) =>
+        isOfTable(object, FAST_PATH_TABLE),
+      );
     return {
       flowtables: await list(NFT_GET.flowtable),
       chains: await list(NFT_GET.chain),

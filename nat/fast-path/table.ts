@@ -21,6 +21,7 @@
 import { IPPROTO_TCP, IPPROTO_UDP, NFGEN_HEADER, NLM_F_APPEND, NLM_F_CREATE } from '../../lib/linux.ts';
 import { Attributes, attribute, nest, u8, u32, u32Be, zeroEnded } from '../../lib/netlink-codec.ts';
 import {
+  elementMessages,
   expression,
   isPartOf,
   NFPROTO_INET,
@@ -151,27 +152,23 @@ const elementsOf = ({ limited }: FastPathIntent): Buffer[] =>
 function setMessages(intent: FastPathIntent): NftMessage[] {
   const elements = elementsOf(intent);
   if (elements.length === 0) return [];
-  const name = attribute(2, zeroEnded(SET));
   return [
     nftCreate(
       NFT_NEW.set,
       NFPROTO_INET,
       table,
-      name,
+      attribute(2, zeroEnded(SET)),
       ...[attribute(3, u32Be(0)), attribute(4, u32Be(TYPE_MARK)), attribute(5, u32Be(4))],
       attribute(10, u32Be(1)),
     ),
-    ...chunks(elements, ELEMENTS_PER_MESSAGE).map((part) =>
-      nftCreate(NFT_NEW.elements, NFPROTO_INET, table, name, nest(3, ...part.map((one) => nest(1, one)))),
+    ...elementMessages(
+      NFPROTO_INET,
+      table,
+      SET,
+      elements.map((one) => nest(1, one)),
     ),
   ];
 }
-
-/** Far from what one attribute can hold: 64 KiB. */
-const ELEMENTS_PER_MESSAGE = 500;
-
-const chunks = <T>(list: readonly T[], size: number): T[][] =>
-  Array.from({ length: Math.ceil(list.length / size) }, (_, i) => list.slice(i * size, (i + 1) * size));
 
 const deleteTable = (): NftMessage => ({
   type: NFT_DELETE.table,
@@ -202,9 +199,6 @@ export const limitedQuestion = (): Buffer => nftPayload(NFPROTO_INET, table, att
 
 /** The attributes of an object in an answer. */
 export const attributesOf = (answer: Buffer): Buffer => Buffer.from(answer.subarray(NFGEN_HEADER));
-
-/** Whether an object in an answer is of the table: the kernel dumps the chains of all tables of a family. */
-export const isOfTable = (attributes: Buffer): boolean => isPartOf(table, attributes);
 
 const isWith = (parts: readonly Buffer[], observed: Buffer | undefined): boolean =>
   observed !== undefined && isPartOf(Buffer.concat(parts), observed);

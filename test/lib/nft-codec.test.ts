@@ -1,6 +1,14 @@
 import t from 'tap';
 import { attribute, nest, u32Be, zeroEnded } from '../../lib/netlink-codec.ts';
-import { expression, isPartOf, nftValue, nftVerdict, numbers } from '../../lib/nft-codec.ts';
+import {
+  elementMessages,
+  expression,
+  isOfTable,
+  isPartOf,
+  nftValue,
+  nftVerdict,
+  numbers,
+} from '../../lib/nft-codec.ts';
 
 const rule = (...expressions: Buffer[]): Buffer => nest(4, ...expressions);
 const meta = expression('meta', ...numbers(1, 3));
@@ -32,4 +40,21 @@ t.test('a damaged dump is another object', async (t) => {
 t.test('a verdict that leads to a chain names it', async (t) => {
   t.notOk(isPartOf(nftVerdict(2, -3, 'a'), nftVerdict(2, -3, 'b')));
   t.ok(isPartOf(nftVerdict(2, -3, 'a'), nftVerdict(2, -3, 'a')));
+});
+
+t.test('elements are split so that none of their messages is too long', async (t) => {
+  const table = attribute(1, zeroEnded('VEG-X'));
+  const elements = Array.from({ length: 1001 }, (_, i) => nest(1, nftValue(1, u32Be(i))));
+  const messages = [...elementMessages(1, table, 'numbers', elements)];
+  t.equal(messages.length, 3);
+  t.ok(messages.every(({ data }) => isOfTable(Buffer.from(data), 'VEG-X', 4)));
+  t.same([...elementMessages(1, table, 'numbers', [])], []);
+});
+
+t.test('an object of another table, or of none, is not of this one', async (t) => {
+  const named = (name: string) =>
+    Buffer.concat([attribute(3, zeroEnded('forward')), attribute(1, zeroEnded(name))]);
+  t.ok(isOfTable(named('VEG-X'), 'VEG-X'));
+  t.notOk(isOfTable(named('VEG-XY'), 'VEG-X'));
+  t.notOk(isOfTable(attribute(3, zeroEnded('VEG-X')), 'VEG-X'));
 });
