@@ -128,6 +128,9 @@ function replicate(state: GroupState, event: GroupEvent, now: number): GroupStat
       const { handover: _, ...rest } = state;
       return rest;
     }
+    case 'tick':
+      replication.insertAbsent();
+      break;
     default:
       break;
   }

@@ -78,7 +78,7 @@ export interface GroupFlow {
   sctp?: SctpInfo;
 }
 
-/** What the kernel side reports. Of replicas it reports only `active` and `deleted`. */
+/** What the kernel side reports. Of replicas it reports only `active`, `deleted` and `absent`. */
 export type FlowEvent =
   /** A flow of our own is established, or its state or mark has changed. */
   | { type: 'update'; flow: GroupFlow }
@@ -86,6 +86,8 @@ export type FlowEvent =
   | { type: 'end'; flow: GroupFlow }
   /** The entry was deleted by another program, or that of a replica has expired. */
   | { type: 'deleted'; flow: GroupFlow }
+  /** The replica has no entry: another flow has its place, or the kernel has refused it. */
+  | { type: 'absent'; flow: GroupFlow }
   /** Packets of a replica were seen here; at most once in 20 s for each. */
   | { type: 'active'; flow: GroupFlow }
   /** The kernel has dropped events that were not read in time. */
@@ -102,9 +104,10 @@ export type FlowEvent =
 export type FlowChange =
   /**
    * Insert the entry as a replica, or change the one that is there. It is kept alive until `remove` or `adopt`. `again`: it
-   * was deleted by another program, and replaces a flow that packets have begun since.
+   * was deleted by another program, and replaces a flow that packets have begun since. `ifFree`: it was `absent`, and
+   * replaces nothing.
    */
-  | { type: 'insert'; flow: GroupFlow; again?: true }
+  | { type: 'insert'; flow: GroupFlow; again?: true; ifFree?: true }
   /** Delete the replica. */
   | { type: 'remove'; flow: GroupFlow }
   /** The replica is a flow of our own from now on: let it expire, and report `update` and `end` of it. */
@@ -130,7 +133,10 @@ export interface FlowKernel {
   settle(slots: readonly number[]): void;
   /** Other shared addresses: own flows of those that are not among them any more have ended. */
   configure(shared: readonly Address[]): void;
-  /** Carries out changes, in order, before it returns. Returns how many the kernel refused, by reason. */
+  /**
+   * Carries out changes, in order, before it returns. Returns how many the kernel refused, by reason; a refused `ifFree`
+   * was counted before.
+   */
   apply(changes: readonly FlowChange[]): Record<string, number>;
   close(): void;
 }

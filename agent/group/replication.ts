@@ -29,6 +29,10 @@ export const MAX_PENDING = 8192;
 const WINDOW = 8;
 /** Flows that are adopted or restored at once: what is to be done for each is in memory until it is done. */
 const AT_ONCE = 1024;
+/** Absent replicas that are kept in mind. If there were more, all replicas are inserted once these are. */
+const MAX_ABSENT = 8192;
+/** Absent replicas that are tried at once. */
+const ABSENT_AT_ONCE = 64;
 /** Between two comparisons, ms. */
 export const DIGEST_PERIOD = 10_000;
 /** Between two comparisons during a handover that find differences, ms. */
@@ -105,6 +109,9 @@ export class Replication {
   #generation = 1;
   /** The first bucket that is still to be restored; `BUCKETS`: none. */
   #restoring = BUCKETS;
+  /** Keys of replicas that the kernel does not have, in latin1, and whether there were more. */
+  readonly #absent = new Set<string>();
+  #moreAbsent = false;
   #out = emptyOutbox();
 
   constructor(family: Family, self: Address, capacity = CAPACITY) {
@@ -181,6 +188,7 @@ export class Replication {
       else if (event.type === 'update') this.#update(encodeFlow(event.flow), now);
       else if (event.type === 'end') this.#end(encodeFlow(event.flow), now);
       else if (event.type === 'deleted') this.#deleted(encodeFlow(event.flow));
+      else if (event.type === 'absent') this.#keepAbsent(encodeFlow(event.flow));
       else this.#active(encodeFlow(event.flow));
     }
   }
@@ -258,6 +266,22 @@ export class Replication {
         }
       }
     }
+  }
+
+  /** Inserts replicas that are absent, a bounded number at once, where their place has become free. */
+  insertAbsent(): void {
+    let tried = 0;
+    for (const text of this.#absent) {
+      if (tried++ === ABSENT_AT_ONCE) return;
+      this.#absent.delete(text);
+      const place = this.#table.find(Buffer.from(text, 'latin1'));
+      if (place < 0 || this.#table.ownerAt(place) === this.#slot) continue;
+      const flow = decodeFlow(Buffer.from(this.#table.at(place)));
+      this.#out.changes.push({ type: 'insert', flow, ifFree: true });
+    }
+    if (!this.#moreAbsent) return;
+    this.#moreAbsent = false;
+    this.#restoring = 0;
   }
 
   /** These members, which are connected, are to confirm that they have all own flows. */
@@ -490,6 +514,12 @@ export class Replication {
     const flow = decodeFlow(Buffer.from(this.#table.at(place)));
     const isOwn = this.#table.ownerAt(place) === this.#slot;
     this.#out.changes.push(isOwn ? { type: 'restore', flow } : { type: 'insert', flow, again: true });
+  }
+
+  #keepAbsent(key: Buffer): void {
+    if (this.#table.find(key) < 0) return;
+    if (this.#absent.size < MAX_ABSENT) this.#absent.add(this.#text(key));
+    else this.#moreAbsent = true;
   }
 
   #listed(deleted: boolean, now: number): void {

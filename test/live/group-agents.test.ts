@@ -6,6 +6,7 @@
 import { chmodSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import { forwardedPackets } from '../../agent/drain/drain.ts';
 import type { TranslationsDocument } from '../../agent/flows/translations-query.ts';
 import { Agent, BFD, type GatewaySpec, gatewayPolicy, PolicyDirectory } from '../support/agent.ts';
 import { type Namespace, Scope, until, veth } from '../support/netns.ts';
@@ -224,13 +225,29 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
   for (const protocol of ['tcp', 'udp'])
     for (const family of [4, 6]) at(via).ns.sh(`conntrack -D -f ipv${family} -p ${protocol}`);
   await goesOn('when entries were deleted', true);
-  // The third at last: it may lack a replica of what was deleted where traffic goes (docs/group.md), and inserts all of them again.
-  for (const flushed of [[via], [holder], [via], [1, 2, 3], [third]]) {
+  await goesOnThrough([third, via], 'after entries were deleted');
+  for (const flushed of [[via], [holder], [third], [via], [1, 2, 3]]) {
     for (const n of flushed) at(n).ns.sh('conntrack -F');
     await goesOn(`when gateways ${flushed} have no entries`, true);
     await settled(`after gateways ${flushed} had no entries`);
   }
-  await goesOnThrough([third, via], 'after entries were deleted');
+  await goesOnThrough([third, via], 'after gateways had no entries');
+
+  // Many flows: some take the ports of others during a flush, or come and go in it.
+  const many = await Traffic.open(
+    client,
+    Object.values(SERVER).flatMap((host) => Array.from({ length: 40 }, () => `udp:${host}`)),
+  );
+  const manyBegan = await many.report();
+  for (let i = 0; i < 5; i++) {
+    at(via).ns.sh('conntrack -F');
+    await unbroken(t, many, manyBegan, `when ${manyBegan.length} flows were deleted`, true);
+  }
+  for (const n of [third, via]) {
+    use(n);
+    await unbroken(t, many, manyBegan, `when ${manyBegan.length} flows were deleted, through gateway ${n}`);
+  }
+  await many.close();
 
   for (const n of [via, holder]) process.kill(agentProcess(at(n)), 'SIGKILL');
   await goesOn('when agent processes were killed');
@@ -333,19 +350,6 @@ t.test('open connections outlive gateways, faults, drift and edits of the policy
   await settled('with another key');
   await goesOnThrough([1, 2], 'with another key');
   await traffic.close();
-
-  use(via);
-  // Many flows: some take the ports of others during a flush, or come and go in it.
-  const many = await Traffic.open(
-    client,
-    Object.values(SERVER).flatMap((host) => Array.from({ length: 40 }, () => `udp:${host}`)),
-  );
-  const manyBegan = await many.report();
-  for (let i = 0; i < 5; i++) {
-    at(via).ns.sh('conntrack -F');
-    await unbroken(t, many, manyBegan, `when ${manyBegan.length} flows were deleted`, true);
-  }
-  await many.close();
 });
 
 t.test('BFD is Up until the others have every flow, and a drain or SIGTERM loses no packet', async (t) => {
@@ -396,6 +400,7 @@ t.test('BFD is Up until the others have every flow, and a drain or SIGTERM loses
   block('-D');
   await until(() => !isUp(first), { what: 'BFD is AdminDown when they have them', timeoutMs: 40_000 });
   use(last);
+  const forwarded = () => forwardedPackets(ns.sh('cat /proc/net/snmp'), '');
   const goesOn = async (what: string) => {
     for (const { broken } of await late.report()) t.equal(broken, undefined, what);
     const report = await load.report();
@@ -403,7 +408,9 @@ t.test('BFD is Up until the others have every flow, and a drain or SIGTERM loses
     t.same({ lost: report.lost, broken: report.broken }, { lost: 0, broken: 0 }, what);
   };
   t.equal(await ended, 0);
+  const atTheEnd = forwarded();
   await goesOn('SIGTERM of the gateway that they go through');
+  t.equal(forwarded(), atTheEnd, 'nothing is sent to a gateway whose agent has ended');
 
   const drain = agents[holder - 1]!.ask('POST', '/v1/drain?timeout=60s', '', 70_000);
   await until(() => !isUp(holder), { what: 'BFD with the holder is AdminDown', timeoutMs: 40_000 });

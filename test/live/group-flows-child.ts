@@ -44,7 +44,7 @@ if (import.meta.main) {
       print({ type: 'settled' });
       return;
     }
-    const changes = (JSON.parse(line) as { type: FlowChange['type']; flow: FlowText; again?: true }[]).map(
+    const changes = (JSON.parse(line) as (Omit<FlowChange, 'flow'> & { flow: FlowText })[]).map(
       ({ flow, ...change }): FlowChange => ({ ...change, flow: flowOf(flow) }),
     );
     print({ type: 'applied', refused: flows.apply(changes) });

@@ -16,7 +16,7 @@ import { FAMILIES, network, waitForSctp } from './group-lab.ts';
 
 type Event =
   | Exclude<FlowEvent, { flow: unknown }>
-  | { type: 'update' | 'end' | 'deleted' | 'active'; flow: FlowText };
+  | { type: 'update' | 'end' | 'deleted' | 'absent' | 'active'; flow: FlowText };
 type Line = Event | { type: 'applied'; refused: Record<string, number> } | { type: 'settled' };
 
 /** ConntrackFlows in a gateway. */
@@ -35,7 +35,7 @@ class Child {
   }
 
   /** The flows that events of a type were about so far. */
-  flows(type: 'update' | 'end' | 'deleted' | 'active'): FlowText[] {
+  flows(type: 'update' | 'end' | 'deleted' | 'absent' | 'active'): FlowText[] {
     return this.lines.flatMap((line) => (line.type === type ? [(line as { flow: FlowText }).flow] : []));
   }
 
@@ -63,7 +63,7 @@ class Child {
   async apply(
     type: FlowChange['type'],
     flows: readonly FlowText[],
-    more: { again?: true } = {},
+    more: { again?: true; ifFree?: true } = {},
   ): Promise<Record<string, number>> {
     const before = this.lines.filter((line) => line.type === 'applied').length;
     this.#child.stdin!.write(`${JSON.stringify(flows.map((flow) => ({ type, flow, ...more })))}\n`);
@@ -101,6 +101,8 @@ function translate(gateways: readonly Namespace[], family: 4 | 6): void {
 
 /** IP protocol number. */
 const ESP = 50;
+
+const ports = (flows: readonly FlowText[]): number[] => flows.map(({ sharedPort }) => sharedPort);
 
 const listing = (gateway: Namespace, family: 4 | 6): string =>
   gateway.sh(`conntrack -L -f ipv${family} -d ${FAMILIES[family].server}`);
@@ -152,7 +154,18 @@ for (const family of [4, 6] as const) {
     t.same(await second!.apply('insert', [{ ...udp!, sharedPort: udp!.sharedPort + 1 }]), {}, 'replaced');
     t.same(await second!.apply('remove', [udp!]), {});
     t.match(listing(gateways[1], family), /udp /, 'a flow with another port is not removed');
-    t.same(await second!.apply('insert', [udp!]), {});
+    t.same(ports(second!.flows('absent')), [udp!.sharedPort], 'the one that was replaced is absent');
+    const [former, present] = [udp!, { ...udp!, sharedPort: udp!.sharedPort + 1 }];
+    t.same(
+      await second!.apply('insert', [former], { ifFree: true }),
+      {},
+      'its place is taken: it is not counted again',
+    );
+    t.same(ports(second!.flows('absent')), [former.sharedPort, former.sharedPort], 'but reported again');
+    t.same(await second!.apply('remove', [present]), {});
+    t.same(await second!.apply('insert', [former], { ifFree: true }), {});
+    t.match(listing(gateways[1], family), new RegExp(`udp .*dport=${former.sharedPort} .*mark=2785017856`));
+    t.equal(second!.flows('absent').length, 2);
 
     use(1);
     const before = await traffic.report();
@@ -228,6 +241,13 @@ for (const family of [4, 6] as const) {
     };
     const present = (sourcePort: number, sharedPort: number): boolean =>
       new RegExp(` sport=${sourcePort} .* dport=${sharedPort} `).test(listing(gateways[0], family));
+    // A flow to be adopted that has no entry gets one, unless another has its place: then it has ended.
+    t.same(await child.apply('adopt', [flow]), {});
+    t.ok(present(1000, 5000), 'adopted');
+    t.same(await child.apply('adopt', [{ ...flow, sharedPort: 5002 }]), { EEXIST: 1 });
+    await until(() => ports(child.flows('end')).includes(5002), { what: 'that it has ended is reported' });
+    t.ok(present(1000, 5000), 'the one that has its place stays');
+    t.same(await child.apply('remove', [flow]), {});
     const thief = { ...flow, sourcePort: 1001 };
     for (const change of ['insert', 'adopt'] as const) t.same(await child.apply(change, [thief]), {});
     // One that came and went during the flush, and the one that has had the port meanwhile, are deleted by it too.

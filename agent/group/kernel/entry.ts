@@ -56,6 +56,7 @@ const IPS_SEEN_REPLY = 1 << 1;
 const IPS_ASSURED = 1 << 2;
 const IPS_CONFIRMED = 1 << 3;
 const IPS_SRC_NAT = 1 << 4;
+const IPS_DYING = 1 << 9;
 
 // enum tcp_conntrack
 const TCP_CONNTRACK_ESTABLISHED = 3;
@@ -85,6 +86,8 @@ export interface GroupEntry {
   replica?: Generation;
   /** The flow has seen packets in both directions and has not begun to end. */
   established: boolean;
+  /** It is deleted, and in the table for a moment still: what is inserted or changed now is lost with it. */
+  dying: boolean;
 }
 
 const isSame = (a: Uint8Array, b: Uint8Array): boolean => {
@@ -178,6 +181,7 @@ export function decodeGroupEntry(payload: Buffer, shared: readonly Uint8Array[])
       ...info,
     },
     established: isEstablished(status, info),
+    dying: (status & IPS_DYING) !== 0,
     ...(isReplica(entry) && { replica: (mark & GENERATION) === 0 ? 0 : 1 }),
   };
 }
@@ -260,6 +264,15 @@ const markOf = ({ mark }: GroupFlow, replica: Generation | undefined): number =>
   return ((mark & ~OWNER_BITS) | own) >>> 0;
 };
 
+/** Names the entry that the flow's answers belong to: the translation is in it. */
+function answersKey(family: Family, flow: GroupFlow): Buffer[] {
+  const { shared, sharedPort } = flow;
+  const answer = answerTuple(flow);
+  const port = isIcmp(flow.protocol) ? { sourcePort: sharedPort } : {};
+  const tuple = { ...answer, ...port, destination: shared, destinationPort: sharedPort };
+  return [nfgenHeader(familyCode(family)), encodeTuple(CTA_TUPLE_REPLY, family, flow.protocol, tuple)];
+}
+
 const key = (family: Family, flow: GroupFlow): Buffer[] => [
   nfgenHeader(familyCode(family)),
   encodeTuple(CTA_TUPLE_ORIG, family, flow.protocol, originalTuple(flow)),
@@ -293,7 +306,9 @@ export function insertRequest(
   return { type: CT_NEW, data };
 }
 
-/** Changes mark, timeout and TCP state of an entry that is there. `replica` undefined makes it a flow of our own. */
+/**
+ * Changes mark, timeout and TCP state of the entry with this translation. `replica` undefined makes it a flow of our own.
+ */
 export function changeRequest(
   family: Family,
   flow: GroupFlow,
@@ -301,7 +316,7 @@ export function changeRequest(
   timeout: number,
 ): EntryRequest {
   const data = Buffer.concat([
-    ...key(family, flow),
+    ...answersKey(family, flow),
     attribute(CTA_TIMEOUT, u32Be(timeout)),
     attribute(CTA_MARK, u32Be(markOf(flow, replica))),
     ...protocolInfo(flow),
@@ -317,7 +332,7 @@ export const isStrict = ({ tcp }: GroupFlow): boolean =>
 export function liberalRequest(family: Family, flow: GroupFlow): EntryRequest {
   const flags = Buffer.of(IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL);
   const data = Buffer.concat([
-    ...key(family, flow),
+    ...answersKey(family, flow),
     nest(
       CTA_PROTOINFO,
       nest(
@@ -334,7 +349,7 @@ export function liberalRequest(family: Family, flow: GroupFlow): EntryRequest {
 export function timeoutRequest(family: Family, flow: GroupFlow, timeout: number): EntryRequest {
   return {
     type: CT_NEW,
-    data: Buffer.concat([...key(family, flow), attribute(CTA_TIMEOUT, u32Be(timeout))]),
+    data: Buffer.concat([...answersKey(family, flow), attribute(CTA_TIMEOUT, u32Be(timeout))]),
   };
 }
 
@@ -344,17 +359,8 @@ export const keyRequest = (type: number, family: Family, flow: GroupFlow): Entry
   data: Buffer.concat(key(family, flow)),
 });
 
-/** A request about the entry that the flow's answers belong to: `CT_GET` or `CT_DELETE`. The translation is in it. */
-export function answersRequest(type: number, family: Family, flow: GroupFlow): EntryRequest {
-  const { shared, sharedPort } = flow;
-  const answer = answerTuple(flow);
-  const port = isIcmp(flow.protocol) ? { sourcePort: sharedPort } : {};
-  const tuple = { ...answer, ...port, destination: shared, destinationPort: sharedPort };
-  return {
-    type,
-    data: Buffer.concat([
-      nfgenHeader(familyCode(family)),
-      encodeTuple(CTA_TUPLE_REPLY, family, flow.protocol, tuple),
-    ]),
-  };
-}
+/** A request about the entry that the flow's answers belong to: `CT_GET` or `CT_DELETE`. */
+export const answersRequest = (type: number, family: Family, flow: GroupFlow): EntryRequest => ({
+  type,
+  data: Buffer.concat(answersKey(family, flow)),
+});

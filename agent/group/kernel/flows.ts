@@ -5,7 +5,8 @@
  * An **own flow** is an entry without the mark of a replica: it was allocated here, or adopted. It is reported when it is
  * established, when its state changes, when it ends, and when another program deletes it. A **replica** is kept alive
  * until it is removed or adopted; that another program deletes it is reported too. Its timeout is `KEEP`: it does not outlive this process
- * by more than that. What contradicts the policy is deleted by this program (flow-cleaner.ts, known by its netlink port), and has
+ * by more than that. A replica that the kernel does not take, and one that gives its place to another flow, is reported as
+ * **absent**. What contradicts the policy is deleted by this program (flow-cleaner.ts, known by its netlink port), and has
  * ended.
  *
  * Events are read as they arrive. If the kernel dropped some, those that wait are older than the gap: they are read, and then
@@ -81,6 +82,10 @@ const SWEEP_INTERVAL = 20;
 const SWEEP_LATENESS = 10;
 /** How often an entry that is in the way is replaced. */
 const REPLACEMENTS = 5;
+/** The kernel reports a deletion before the entry leaves the table; then it is waited for that, ms. */
+const DYING_WAIT = 10;
+/** What is in the way is dying. */
+const DYING = 'dying';
 /** An adopted or restored flow lives at least this long, s. */
 const LEAST_TIMEOUT = 60;
 
@@ -119,6 +124,8 @@ export class ConntrackFlows implements FlowKernel {
   /** Hashes of the flows that were put back where they had been deleted, since the events were read to their end, and before. */
   #putBack = new Set<number>();
   #putBackBefore = new Set<number>();
+  /** Flows to be inserted that met a dying entry. */
+  #delayed: GroupFlow[] = [];
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
@@ -184,9 +191,16 @@ export class ConntrackFlows implements FlowKernel {
         if (isPuttingBack(change)) this.#putBack.add(hashOfTranslation(change.flow));
         return;
       }
-      refused[code] = (refused[code] ?? 0) + 1;
+      if (code === DYING) {
+        this.#delay(change.flow);
+        return;
+      }
+      const isRetry = change.type === 'insert' && change.ifFree === true;
+      if (!isRetry) refused[code] = (refused[code] ?? 0) + 1;
       // The port may be another flow's by now.
-      if (change.type === 'restore') this.#report([{ type: 'end', flow: change.flow }]);
+      if (change.type === 'restore' || change.type === 'adopt')
+        this.#report([{ type: 'end', flow: change.flow }]);
+      else if (change.type === 'insert') this.#report([{ type: 'absent', flow: change.flow }]);
     });
     return refused;
   }
@@ -227,24 +241,31 @@ export class ConntrackFlows implements FlowKernel {
   /** What is left of a refusal: an insert of an entry that exists changes it, and one that is gone needs no removal. */
   #resolve(change: FlowChange, refusal: string | undefined): string | undefined {
     const { type, flow } = change;
-    if (refusal === 'ENOENT' && type !== 'adopt') return undefined;
+    if (refusal === 'ENOENT') return type === 'adopt' ? this.#insertOwn(flow) : undefined;
     if (change.type !== 'insert' && change.type !== 'restore') return refusal;
     let code = refusal;
     // A packet between the removal and the insert begins another flow.
     for (let i = 0; code === 'EEXIST' && i < REPLACEMENTS; i++) {
       const present = this.#find(keyRequest(CT_GET, this.#family, flow));
+      if (isDying(present)) return DYING;
       code = present === 'none' ? this.#takePort(change) : this.#replace(change, present);
     }
     return code;
+  }
+
+  /** A flow to be adopted that has no entry gets one where nothing is in its way. Returns the kernel's refusal. */
+  #insertOwn(flow: GroupFlow): string | undefined {
+    return this.#transact([this.#requestOf({ type: 'restore', flow })])[0]?.code;
   }
 
   /** Puts a flow into the place of the entry that is there. Returns the kernel's refusal. */
   #replace(change: Insertion, present: GroupEntry | undefined): string | undefined {
     const { type, flow } = change;
     const isDeleted = isPuttingBack(change);
+    const isRetry = type === 'insert' && change.ifFree === true;
     if (present === undefined) {
       // It is not translated to a shared address: of a policy before this one, or by the one in force.
-      if (type === 'restore') return 'EEXIST';
+      if (type === 'restore' || isRetry) return 'EEXIST';
       const removal = keyRequest(CT_DELETE, this.#family, flow);
       return this.#transact([removal, this.#requestOf(change)])[1]?.code;
     }
@@ -253,12 +274,14 @@ export class ConntrackFlows implements FlowKernel {
         type === 'insert' ? [this.#generation, KEEP] : [undefined, Math.max(flow.timeout, LEAST_TIMEOUT)];
       return this.#transact([changeRequest(this.#family, flow, owner, timeout)])[0]?.code;
     }
+    if (isRetry) return 'EEXIST';
     // A flush takes a while: this one began during it, was deleted by it too, and is the later of the two.
     if (isDeleted && this.#wasPutBack(present.flow)) return 'EEXIST';
     // A packet that came here before this entry has begun a flow of its own, with another translation.
     const isOwn = present.replica === undefined;
     if (!isDeleted && isOwn && present.established) return 'EEXIST';
-    if (isDeleted && isOwn) this.#replaced.add(translationOf(present.flow));
+    if (!isOwn) this.#report([{ type: 'absent', flow: decodeFlow(encodeFlow(present.flow)) }]);
+    else if (isDeleted) this.#replaced.add(translationOf(present.flow));
     return this.#transact([this.#remove(present.flow), this.#requestOf(change)])[1]?.code;
   }
 
@@ -266,6 +289,7 @@ export class ConntrackFlows implements FlowKernel {
   #takePort(change: Insertion): string | undefined {
     const { flow } = change;
     const other = this.#find(answersRequest(CT_GET, this.#family, flow));
+    if (isDying(other)) return DYING;
     const requests = [this.#requestOf(change)];
     if (other !== undefined && other !== 'none' && isPuttingBack(change)) {
       // It has the port since the flow was deleted.
@@ -274,6 +298,16 @@ export class ConntrackFlows implements FlowKernel {
       requests.unshift(this.#remove(other.flow));
     }
     return this.#transact(requests).at(-1)?.code;
+  }
+
+  /** Reports a flow as deleted once more when the entry that is in its way has left the table. */
+  #delay(flow: GroupFlow): void {
+    if (this.#delayed.push(flow) > 1) return;
+    setTimeout(() => {
+      const flows = this.#delayed;
+      this.#delayed = [];
+      if (!this.#closed) this.#report(flows.map((one) => ({ type: 'deleted', flow: one })));
+    }, DYING_WAIT);
   }
 
   /** The entry that a request asks for; undefined: one that is no flow of the group. */
@@ -504,6 +538,8 @@ export class ConntrackFlows implements FlowKernel {
 /** A packet has set the timeout of its protocol: it is longer than a replica's, or shorter than a sweep leaves it. */
 const wasUsed = (timeout: number): boolean =>
   timeout > KEEP || timeout < KEEP - SWEEP_INTERVAL - SWEEP_LATENESS;
+
+const isDying = (entry: GroupEntry | undefined | 'none'): boolean => typeof entry === 'object' && entry.dying;
 
 /** Whether a change puts a flow back that another program has deleted. */
 const isPuttingBack = (change: FlowChange): boolean =>

@@ -10,6 +10,7 @@ import {
   type Outbox,
   Replication,
 } from '../../../agent/group/replication.ts';
+import { slotOf } from '../../../agent/group/slices.ts';
 import { address } from '../../../lib/prefix.ts';
 import { flowOf, SHARED } from './flows.ts';
 
@@ -290,6 +291,66 @@ t.test('what another program deletes is restored, and is reported to no member a
   t.same([pair.a.own, pair.b.replicas, pair.a.replicas], [3, 3, 1]);
   t.ok(pair.sum((box) => box.sent) <= sent + 1, 'no more than the flow that was listed');
 });
+
+t.test('an absent replica is tried again until it is there, has ended or is an own flow', async (t) => {
+  const pair = new Pair().connect();
+  const [one, ended, adopted, unknown] = flowsOf(4, PORT[B]!) as [GroupFlow, GroupFlow, GroupFlow, GroupFlow];
+  pair.b.report([one, ended, adopted].flatMap(update), 0);
+  pair.settle();
+  const absent = (flow: GroupFlow) => pair.a.report([{ type: 'absent', flow }], 0);
+  const tried = () => {
+    pair.a.insertAbsent();
+    return pair.a.flushOutbox().changes;
+  };
+  for (const flow of [one, ended, unknown]) absent(flow);
+  t.match(tried(), [
+    { type: 'insert', flow: { sharedPort: one.sharedPort, source: one.source }, ifFree: true },
+    { type: 'insert', flow: { source: ended.source }, ifFree: true },
+  ]);
+  t.same(tried(), [], 'what is not reported once more is there');
+  for (const flow of [one, ended, adopted]) absent(flow);
+  pair.b.report([{ type: 'end', flow: ended }], 0);
+  pair.settle();
+  pair.a.report(update(adopted), 0);
+  pair.settle();
+  t.equal(pair.a.own, 0, 'it is in the slice of the other');
+  pair.a.disconnect(B);
+  pair.a.orphan(slotOf(B));
+  pair.a.adopt(slotOf(B), 0);
+  pair.a.flushOutbox();
+  t.same(tried(), [], 'a flow that has ended or is our own is not inserted');
+});
+
+t.test(
+  'many absent replicas are tried a bounded number at once, and all are inserted if they were too many',
+  async (t) => {
+    const pair = new Pair(12_000).connect();
+    const flows = flowsOf(9000, PORT[B]!);
+    pair.b.report(flows.flatMap(update), 0);
+    for (let i = 0; i < 3; i++) {
+      pair.now += DIGEST_PERIOD;
+      pair.settle();
+    }
+    t.equal(pair.a.replicas, 9000);
+    pair.a.flushOutbox();
+    pair.a.report(
+      flows.map((flow) => ({ type: 'absent', flow })),
+      0,
+    );
+    const inserted = (): FlowChange[] => {
+      pair.a.insertAbsent();
+      pair.a.restore();
+      return pair.a.flushOutbox().changes;
+    };
+    t.equal(inserted().length, 64);
+    let last: FlowChange[] = [];
+    for (let i = 0; i < 126; i++) last = inserted();
+    t.ok(last.every((change) => change.type === 'insert' && change.ifFree));
+    let all = 0;
+    for (let some = inserted(); some.length > 0; some = inserted()) all += some.length;
+    t.equal(all, 64 + 9000, 'the last of those, and then all');
+  },
+);
 
 t.test('a large table is restored in steps, and what ends meanwhile is not', async (t) => {
   const { a } = new Pair();

@@ -102,7 +102,7 @@ for (const family of [4, 6] as const) {
     async (t) => {
       const flow = flowOf(family);
       const shared = [SHARED[family]];
-      t.same(decodeGroupEntry(messageOf(family, flow), shared), { flow, established: true });
+      t.same(decodeGroupEntry(messageOf(family, flow), shared), { flow, established: true, dying: false });
       t.equal(decodeGroupEntry(messageOf(family, flow), []), undefined, 'to another address');
       t.equal(
         decodeGroupEntry(messageOf(family, flow, { status: 0x0e }), shared),
@@ -196,6 +196,12 @@ t.test('a change says the mark of what the entry becomes, and a timeout nothing 
   t.same([fields[7], fields[8], fields['4.1.1']], ['0000005a', undefined, undefined]);
 });
 
+t.test('an entry that is deleted and still in the table is dying', async (t) => {
+  const isDying = (status: number): boolean =>
+    decodeGroupEntry(messageOf(4, flowOf(4), { status }), [SHARED[4]])!.dying;
+  t.same([isDying(0x1e), isDying(0x21e)], [false, true]);
+});
+
 t.test('an entry of TCP is strict until both directions are liberal about windows', async (t) => {
   const strictWith = (originalFlags: number, replyFlags: number): boolean => {
     const flow = { ...flowOf(4), tcp: { ...flowOf(4).tcp!, originalFlags, replyFlags } };
@@ -242,7 +248,7 @@ t.test('an association of SCTP has its state and its tags', async (t) => {
     const tags = [attribute(2, u32Be(0xffff_fffe)), attribute(3, u32Be(7))];
     const message = Buffer.concat([messageOf(4, flow), nest(4, nest(3, attribute(1, u8(state)), ...tags))]);
     const sctp = { state, originalTag: 0xffff_fffe, replyTag: 7 };
-    t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: { ...flow, sctp }, established });
+    t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: { ...flow, sctp }, established, dying: false });
     const fields = attributesOf(
       new Attributes(Buffer.from(insertRequest(4, { ...flow, sctp }, 0, 90).data), 4),
       { ...NESTED, '4.3': true },
