@@ -62,6 +62,9 @@ import { Uplink } from './uplink/uplink.ts';
 /** Errors of a netlink socket that no retry mends. */
 const NO_NETLINK: ReadonlySet<string> = new Set(['EACCES', 'EAFNOSUPPORT', 'EPERM', 'EPROTONOSUPPORT']);
 
+/** How long a member that has left goes on forwarding answers that the others still send to it, at most, ms. */
+const MEMBERS_MOVE = 3000;
+
 /** What this process uses of the system; tests replace some of it. */
 export interface ProcessEffects {
   logger: Logger;
@@ -334,14 +337,14 @@ class AgentProcess {
     this.#sampleTimer?.cancel();
     this.#plots.save();
     this.#uplink.close();
-    this.#drain.close();
     this.#frr.close();
-    await Promise.all([
-      this.#group.stop(),
-      this.#gateway.stop(),
-      this.#counters.stop(),
-      this.#translations.stop(),
-    ]);
+    const isMember = Object.keys(this.#group.self).length > 0;
+    // What is in the kernel stays as it is while the other members stop to send answers here.
+    await this.#gateway.stop();
+    await this.#group.stop();
+    if (isMember && drained) await this.#drain.idle(Math.min(MEMBERS_MOVE, Math.max(0, end - clock.now())));
+    this.#drain.close();
+    await Promise.all([this.#counters.stop(), this.#translations.stop()]);
     if (remove) {
       this.#last.remove();
       await this.#gateway.remove();

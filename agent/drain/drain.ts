@@ -19,6 +19,8 @@ import { isDrained, type Rates, ratesBetween, type Sample } from './drained.ts';
 /** How often samples are taken before a drain and during one, ms. */
 const USUAL_PERIOD = 10_000;
 const DRAIN_PERIOD = 100;
+/** No packet was forwarded for so long: none comes any more, ms. */
+const IDLE = 300;
 /** Counting new flows starts two processes: not with every sample of a drain. */
 const FLOWS_EVERY = 5;
 /** New flows are counted with every third of the samples before a drain. */
@@ -115,6 +117,21 @@ export class DrainWatch {
       return true;
     }
     return false;
+  }
+
+  /**
+   * Waits until no packet is forwarded any more, at most `timeoutMs`. A drain does not wait for answers to what left here before:
+   * the other members of a group send them here until they know that this one has left.
+   */
+  async idle(timeoutMs: number): Promise<void> {
+    const end = this.#clock.now() + timeoutMs;
+    let last = await this.#sample(false);
+    for (let now = this.#clock.now(); now < end; now = this.#clock.now()) {
+      await this.#sleep(Math.min(DRAIN_PERIOD, end - now));
+      const sample = await this.#sample(false);
+      if (sample?.packets !== last?.packets) last = sample;
+      else if (last !== undefined && this.#clock.now() - last.at >= IDLE) return;
+    }
   }
 
   /** The drain was ended. */

@@ -22,6 +22,28 @@ const SAVE = (packets: number) => `*nat
 COMMIT
 `;
 
+t.test('idle is when no packet is forwarded any more, and not longer than the limit', async (t) => {
+  const { drain, clock, state } = watch(t);
+  const idle = async (timeoutMs: number, meanwhile: (after: number) => void = () => {}) => {
+    const began = clock.now();
+    let done = false;
+    void drain.idle(timeoutMs).then(() => {
+      done = true;
+    });
+    for (; !done; await clock.advance(10)) meanwhile(clock.now() - began);
+    return clock.now() - began;
+  };
+  t.equal(await idle(3000), 300);
+  state.rate = 1000;
+  t.equal(await idle(3000), 3000, 'packets come all the time');
+  const after = await idle(3000, (ms) => {
+    if (ms >= 1000) state.rate = 0;
+  });
+  t.ok(after > 1200 && after < 1500, `${after} ms`);
+  state.readable = false;
+  t.equal(await idle(1000), 1000, 'unknown is not idle');
+});
+
 t.test('new flows are what the mark rule of the nat table has counted', async (t) => {
   t.equal(flowsCounted(SAVE(42), 4, 'eth0'), 42);
   t.equal(flowsCounted(SAVE(42), 4, 'eth1'), 0, 'not there');
