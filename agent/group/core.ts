@@ -34,6 +34,8 @@ export interface GroupState {
   orphans: ReadonlyMap<number, { since: number; adopted: number }>;
   /** The members that have not acknowledged the handover yet, and when it is given up. */
   handover?: { waiting: ReadonlySet<Address>; until: number };
+  /** What keeps the exchange from connections, as of `GroupView`. */
+  problem?: string | undefined;
   /** The last view that was reported, as text. */
   shown: string;
 }
@@ -45,7 +47,9 @@ export type GroupEvent =
   | { type: 'message'; member: Address; message: Message }
   | { type: 'flows'; events: readonly FlowEvent[] }
   /** Hand over within this many ms. */
-  | { type: 'drain'; limit: number };
+  | { type: 'drain'; limit: number }
+  /** Something keeps the exchange from connections; undefined: nothing does any more. */
+  | { type: 'problem'; problem: string | undefined };
 
 export type GroupAction =
   | { type: 'send'; member: Address; message: Message }
@@ -131,6 +135,8 @@ function replicate(state: GroupState, event: GroupEvent, now: number): GroupStat
     case 'tick':
       replication.insertAbsent();
       break;
+    case 'problem':
+      return { ...state, problem: event.problem };
     default:
       break;
   }
@@ -154,6 +160,7 @@ const receivers = ({ peers }: Membership): Set<Address> =>
 function membershipEvents(event: GroupEvent, now: number): MembershipEvent[] {
   switch (event.type) {
     case 'flows':
+    case 'problem':
       return [];
     case 'message':
       return event.message.type === 'state'
@@ -246,7 +253,7 @@ function show(state: GroupState, event: GroupEvent, actions: GroupAction[], alwa
   return { ...state, shown };
 }
 
-export function viewGroup({ membership, replication }: GroupState): GroupView {
+export function viewGroup({ membership, replication, problem }: GroupState): GroupView {
   const view = viewMembership(membership);
   return {
     ...view,
@@ -257,5 +264,6 @@ export function viewGroup({ membership, replication }: GroupState): GroupView {
     })),
     flows: replication.own,
     replicas: replication.replicas,
+    ...(problem !== undefined && { problem }),
   };
 }

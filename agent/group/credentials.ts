@@ -6,7 +6,6 @@
 import { createHash, createPrivateKey, hkdfSync, X509Certificate } from 'node:crypto';
 import type { PeerCertificate } from 'node:tls';
 import { readMounted, readProblem, readSecret, refuseReadableByOthers } from '../../lib/files.ts';
-import { LogOnChange } from '../../lib/log-on-change.ts';
 
 /** `spec.group`'s files. */
 export type CredentialFiles = { keyFile: string } | { certFile: string; certKeyFile: string; caFile: string };
@@ -126,7 +125,6 @@ export class Credentials {
   #certificates: Certificates | undefined;
   /** The present one first. */
   #identities: readonly string[] = [];
-  readonly #failures = new LogOnChange();
 
   /** @param grace how long a former key is accepted, ms */
   constructor(files: CredentialFiles, grace = GRACE) {
@@ -155,7 +153,7 @@ export class Credentials {
 
   /**
    * Reads the files again. What was read before stays in force while they cannot be read. Returns whether anything
-   * changed, and why they cannot be read, once for each cause.
+   * changed, and why they cannot be read.
    */
   refresh(now: number): { changed: boolean; problem?: string } {
     const expired = this.#identities.length > 1 && now >= this.#formerUntil;
@@ -164,12 +162,9 @@ export class Credentials {
       this.#identities = this.#identities.slice(0, 1);
     }
     try {
-      const changed = this.#read(now);
-      this.#failures.ended();
-      return { changed: changed || expired };
+      return { changed: this.#read(now) || expired };
     } catch (error) {
-      const message = readProblem(error as Error);
-      return { changed: expired, ...(this.#failures.isNew(message) && { problem: message }) };
+      return { changed: expired, problem: readProblem(error as Error) };
     }
   }
 

@@ -105,6 +105,8 @@ export class Exchange {
   #server: Server | undefined;
   #tls: TlsServer | undefined;
   #refreshDue = 0;
+  /** Why the credentials cannot be read, and why it cannot listen. */
+  readonly #problems: { credentials?: string; listen?: string } = {};
   #closed = false;
 
   constructor(options: ExchangeOptions) {
@@ -275,8 +277,7 @@ export class Exchange {
   #refresh(now: number): void {
     const { credentials } = this.#options;
     const { changed, problem } = credentials.refresh(now);
-    if (problem !== undefined)
-      this.#log.error({ reason: problem }, 'cannot read the credentials of the group');
+    this.#noteCredentials(problem);
     if (changed) {
       this.#log.info({}, 'credentials of the group changed');
       this.#useCredentials();
@@ -285,6 +286,28 @@ export class Exchange {
       }
     }
     if (this.#server === undefined && this.#tls !== undefined) this.#listen();
+  }
+
+  #noteCredentials(problem: string | undefined): void {
+    if (problem === undefined) {
+      this.#failures.ended('credentials');
+      this.#setProblem('credentials', undefined);
+      return;
+    }
+    if (this.#failures.isNew(problem, 'credentials')) {
+      this.#log.error({ reason: problem }, 'cannot read the credentials of the group');
+    }
+    const isUsed = this.#options.credentials.identities.length > 0;
+    const rest = isUsed ? '; what was read before stays in use' : '';
+    this.#setProblem('credentials', `cannot read the credentials of the group: ${problem}${rest}`);
+  }
+
+  /** Puts what is wrong here into the view. */
+  #setProblem(of: 'credentials' | 'listen', text: string | undefined): void {
+    if (text === undefined) delete this.#problems[of];
+    else this.#problems[of] = text;
+    const problem = Object.values(this.#problems).join('; ') || undefined;
+    if (problem !== this.#state.problem) this.#step({ type: 'problem', problem });
   }
 
   #useCredentials(): void {
@@ -326,17 +349,21 @@ export class Exchange {
       this.#server = undefined;
       this.#cannotListen(error);
     });
+    server.once('listening', () => {
+      if (this.#failures.ended('listen')) this.#log.info({}, 'listening for group members');
+      this.#setProblem('listen', undefined);
+    });
     server.listen({ fd }, BACKLOG);
     this.#server = server;
-    if (this.#failures.ended('listen')) this.#log.info({}, 'listening for group members');
   }
 
   #cannotListen(error: Error): void {
+    const { self } = this.#config;
+    const { port } = this.#options;
     if (this.#failures.isNew(error.message, 'listen')) {
-      const { self } = this.#config;
-      const { port } = this.#options;
       this.#log.error({ err: error, address: self, port }, 'cannot listen for group members, retrying');
     }
+    this.#setProblem('listen', `cannot listen for group members on ${self} port ${port}: ${error.message}`);
   }
 
   #accept(socket: Socket): void {

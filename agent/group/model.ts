@@ -189,6 +189,8 @@ export interface GroupView {
   /** Own flows, and replicas of all others. */
   flows: number;
   replicas: number;
+  /** What keeps this member from connections with others, until it is remedied here. */
+  problem?: string;
 }
 
 /** The part of a view that the plan follows from: it changes only when the kernel has to. */

@@ -8,6 +8,8 @@ export type Told = 'reason' | 'warning' | 'note';
 const OPERATIONS = 'docs/operations.md';
 const POLICY = 'docs/policy.md';
 
+const GROUP_PROBLEM = /^IPv[46]: cannot (?:read the credentials of the group|listen for group members)/;
+
 /** By the beginning or a part of the text; the first that matches decides. */
 const PARAGRAPHS: Record<Told, readonly [pattern: RegExp, document: string][]> = {
   reason: [
@@ -20,6 +22,7 @@ const PARAGRAPHS: Record<Told, readonly [pattern: RegExp, document: string][]> =
     [/^kernel not in sync: /, `${OPERATIONS}#kernel-not-in-sync`],
     [/uplink: the connection tracking table /, `${OPERATIONS}#the-connection-tracking-table`],
     [/^IPv[46] uplink: /, `${OPERATIONS}#uplink-down`],
+    [GROUP_PROBLEM, `${OPERATIONS}#key-and-port-of-a-group`],
     [/^IPv[46]: .*\bgroup\b/, `${OPERATIONS}#group-not-ready`],
     [/^IPv[46]: /, `${OPERATIONS}#interface-unusable`],
     [/^BFD: /, `${OPERATIONS}#no-session-up`],
@@ -35,6 +38,7 @@ const PARAGRAPHS: Record<Told, readonly [pattern: RegExp, document: string][]> =
     [/^spec\.bgp /, 'docs/bgp.md#what-is-announced'],
     [/^(?:BGP|EVPN) mode /, 'docs/image.md#what-kube-ovn-calls'],
     [/ with EVPN /, 'docs/bgp.md#evpn'],
+    [GROUP_PROBLEM, `${OPERATIONS}#key-and-port-of-a-group`],
   ],
   note: [
     [/^the connection tracking table /, `${OPERATIONS}#the-connection-tracking-table`],

@@ -184,6 +184,13 @@ const groupOverview = ({ group }: StatusDocument) =>
     })),
   }));
 
+/** What keeps members of groups from connections with others, where it is not among the reasons. */
+const groupWarnings = ({ group, reasons }: StatusDocument): string[] =>
+  group.flatMap(({ family, problem }) => {
+    const text = `IPv${family}: ${problem}`;
+    return problem === null || reasons.includes(text) ? [] : [text];
+  });
+
 export type GroupRow = ReturnType<typeof groupOverview>[number];
 
 /** What is announced by BGP; undefined without. */
@@ -294,11 +301,12 @@ export function overview(status: StatusDocument, now: number) {
     uplink: uplinkOverview(status),
     conntrack: conntrackOverview(status),
     group: groupOverview(status),
+    groupWarnings: groupWarnings(status),
     bgp: bgpOverview(status),
     bfd: bfdOverview(status, now),
     policies: status.policies.map(policyRow),
     notes: [
-      ...explained('warning', policy.warnings),
+      ...explained('warning', [...policy.warnings, ...groupWarnings(status)]),
       ...explained('note', [...kernel.notes, ...(uplink?.notes ?? [])]),
     ],
   };

@@ -126,7 +126,10 @@ export function notReady(view: AgentView): string[] {
     const blocked = kernel.families.filter(({ state }) => state === 'blocked');
     for (const { family, reason } of blocked) reasons.push(`IPv${family}: ${reason}`);
     for (const { family, pending } of kernel.families) {
-      if (pending !== undefined) reasons.push(`IPv${family}: ${pending}`);
+      if (pending === undefined) continue;
+      reasons.push(`IPv${family}: ${pending}`);
+      const problem = view.group?.find((group) => group.family === family)?.problem;
+      if (problem !== undefined) reasons.push(`IPv${family}: ${problem}`);
     }
     if (kernel.last === undefined) reasons.push('kernel not in sync: not reconciled yet');
     for (const { message } of kernel.failed.slice(0, NAMED_FAILURES)) {
@@ -214,7 +217,6 @@ const bgpOf = ({ required, prefixes, sessions }: BgpView) => ({
   sessions: sessions === undefined ? null : sessions.map((session) => ({ ...session })),
 });
 
-/** The body of `GET /v1/status`. */
 /** A group as `status` shows it. */
 const groupOf = ({
   family,
@@ -227,8 +229,9 @@ const groupOf = ({
   held,
   flows,
   replicas,
+  problem,
 }: GroupView) => ({
-  ...{ family, self, state, ready, flows, replicas },
+  ...{ family, self, state, ready, flows, replicas, problem: problem ?? null },
   ports: { first: slice.firstPort, last: slice.lastPort },
   members: peers.map(({ member, external, reachability, path, exchange, inSync, replicas: own }) => ({
     ...{ member, external: external ?? null, state: reachability, bfdUp: path, connected: exchange, inSync },
@@ -239,6 +242,7 @@ const groupOf = ({
   })),
 });
 
+/** The body of `GET /v1/status`. */
 export function statusDocument(view: AgentView, now: number) {
   const { policy, kernel } = view;
   const reasons = notReady(view);

@@ -172,6 +172,8 @@ export function statusText(document: StatusDocument, now: number, colours: boole
       ? []
       : [`${strong('crowded')}  most connections: ${conntrack.busiest.join(', ')}`]),
     ...groupLines(shown, paint),
+    ...notes(shown.groupWarnings, 'warning'),
+    ...seeLines(explained('warning', shown.groupWarnings), paint),
     ...bgpLines(status, paint),
     ...bandwidthLines(status, paint),
     ...trafficLines(status, paint),

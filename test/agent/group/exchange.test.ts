@@ -1,12 +1,13 @@
 // Exchanges on addresses of loopback, with kernels that are maps. Namespaces, paths that break and floods are in
 // test/live/group.test.ts.
+import { once } from 'node:events';
 import { chmodSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { Credentials } from '../../../agent/group/credentials.ts';
 import { Exchange } from '../../../agent/group/exchange.ts';
-import type { GroupReport } from '../../../agent/group/model.ts';
+import type { GroupReport, GroupView } from '../../../agent/group/model.ts';
 import { portSlice } from '../../../agent/group/slices.ts';
 import { type Address, address } from '../../../lib/prefix.ts';
 import { until } from '../../support/netns.ts';
@@ -71,6 +72,10 @@ const settled = (members: readonly Running[], peers = members.length - 1): Promi
       }),
     { what: 'in sync' },
   );
+
+/** The last view that was reported. */
+const lastView = ({ reports }: Running): GroupView | undefined =>
+  reports.findLast((report) => report.type === 'view')?.view;
 
 const flows = (host: number, count: number) => {
   const { firstPort } = portSlice(host % 16);
@@ -189,9 +194,36 @@ t.test('a member that resumes is ready before it has met anybody', async (t) => 
   t.same([one.exchange.view.ready, one.exchange.view.held], [true, []]);
 });
 
-t.test('without a key it neither listens nor connects, and says why once', async (t) => {
+t.test(
+  'without a key it neither listens nor connects, and the view says why until there is one',
+  async (t) => {
+    t.testdir({});
+    const path = join(t.testdirName, 'key');
+    const one = start(t, 12, path);
+    const problem = () => lastView(one)?.problem;
+    const missing = `cannot read the credentials of the group: ${path} cannot be read: no such file or directory`;
+    await until(() => problem() === missing, { what: 'the problem' });
+    t.same(one.log, ['cannot read the credentials of the group']);
+    key(t, 'key', 'k');
+    await until(() => problem() === undefined, { what: 'the key read' });
+    chmodSync(path, 0o644);
+    await until(() => problem() !== undefined, { what: 'another problem' });
+    t.match(problem(), /^cannot read .* has mode 0644: .*; what was read before stays in use$/);
+    t.equal(one.log.filter((line) => line.startsWith('cannot read')).length, 2, 'each is logged once');
+  },
+);
+
+t.test('while another program has the port, the view says so', async (t) => {
   t.testdir({});
-  const one = start(t, 12, join(t.testdirName, 'none'));
-  await until(() => one.log.length > 0, { what: 'a message' });
-  t.same(one.log, ['cannot read the credentials of the group']);
+  const other = createServer().listen(PORT, on(13));
+  await once(other, 'listening');
+  const one = start(t, 13, key(t, 'key', 'k'));
+  await until(() => lastView(one)?.problem !== undefined, { what: 'the problem' });
+  t.equal(
+    lastView(one)!.problem,
+    `cannot listen for group members on 127.0.0.13 port ${PORT}: bind: address already in use (EADDRINUSE)`,
+  );
+  other.close();
+  await until(() => lastView(one)!.problem === undefined, { what: 'listening' });
+  t.ok(one.log.includes('listening for group members'));
 });

@@ -30,9 +30,14 @@ t.test('ready, draining and not ready are three states', async (t) => {
   });
 });
 
-t.test('the notes of policy, kernel and uplink are one list', async (t) => {
-  t.strictSame(shown({ uplink: { families: [], probes: [], notes: ['u'] } }).notes, [
+t.test('the notes of policy, group, kernel and uplink are one list', async (t) => {
+  const group = [groupView({ problem: 'cannot read the credentials of the group: …' })];
+  t.strictSame(shown({ group, uplink: { families: [], probes: [], notes: ['u'] } }).notes, [
     { text: 'w', document: 'docs/policy.md#no-effect' },
+    {
+      text: 'IPv4: cannot read the credentials of the group: …',
+      document: 'docs/operations.md#key-and-port-of-a-group',
+    },
     { text: 'k', document: 'docs/operations.md#notes' },
     { text: 'u', document: 'docs/operations.md#notes' },
   ]);

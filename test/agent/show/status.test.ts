@@ -269,6 +269,31 @@ t.test('the text of a group has a line for each member and each shared address',
 });
 
 t.test(
+  'what keeps a member from connections is a reason while it is not ready, and then a warning',
+  async (t) => {
+    const problem = 'cannot listen for group members on 10.16.0.12 port 10667: …';
+    const shown = (pending?: string) => {
+      const view = { ...healthy(), group: [groupView({ problem })] };
+      view.kernel.families = [{ family: 4, state: 'programmed', ...(pending && { pending }) }];
+      const document = statusDocument(view, NOW);
+      t.ok(validate(JSON.parse(JSON.stringify(document))), JSON.stringify(validate.errors));
+      return { reasons: document.reasons, text: statusText(document, NOW, false) };
+    };
+    const see = '  see docs/operations.md#key-and-port-of-a-group';
+    const ready = shown();
+    t.same(ready.reasons, []);
+    t.match(ready.text, `  warning: IPv4: ${problem}\n${see}\n`);
+    const joining = shown('taking over the flows of the group');
+    t.same(joining.reasons, ['IPv4: taking over the flows of the group', `IPv4: ${problem}`]);
+    t.match(
+      joining.text,
+      /^ {2}see docs\/operations.md#group-not-ready, docs\/operations.md#key-and-port-of-a-group$/m,
+    );
+    t.notMatch(joining.text, 'warning: IPv4');
+  },
+);
+
+t.test(
   'when the conntrack table fills up, the text names the sources with the most connections',
   async (t) => {
     const text = (busiest: NonNullable<AgentView['conntrack']>['busiest']) =>
