@@ -1,6 +1,6 @@
 /** The bandwidth limits of a policy for the pod's two interfaces. Pure. */
 import type { Family } from '../../lib/prefix.ts';
-import { DEFAULT_POLICY } from '../../nat/conntrack/flow.ts';
+import { DEFAULT_POLICY } from '../../nat/conntrack/names.ts';
 import { OWN_POLICY } from '../../nat/counters/table.ts';
 import { POLICY_NUMBER_MASK, policyNumbers } from '../../nat/policy-marks.ts';
 import type { Limit, ShapedDevice, ShapingIntent } from '../../shaping/state.ts';

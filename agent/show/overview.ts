@@ -6,6 +6,7 @@
 import { DIAGNOSTICS } from '../../bfd/constants.ts';
 import type { SessionStateName } from '../../bfd/intent.ts';
 import { duration, endpoint, scaled } from '../../lib/units.ts';
+import { DEFAULT_POLICY } from '../../nat/conntrack/names.ts';
 import type { SourcesDocument } from '../flows/translations.ts';
 import type { TranslationRecord } from '../flows/translations-query.ts';
 import { explained } from './help.ts';
@@ -33,6 +34,10 @@ export const NONE = '–';
 
 /** The name of a policy; the gateway's own connections belong to none. */
 export const policyLabel = (name: string): string => name || 'the gateway itself';
+
+/** Whether what is counted is of a policy that was removed, or treated its sources otherwise then. */
+export const isRemoved = ({ name, configured }: StatusDocument['policies'][number]): boolean =>
+  !configured && name !== '' && name !== DEFAULT_POLICY;
 
 /** `1,234,567`. */
 export const grouped = (count: number): string => String(count).replace(/\B(?=(\d{3})+$)/g, ',');
@@ -255,25 +260,22 @@ const octets = (count: number | undefined): string => (count === undefined ? NON
 /** Counts that may grow large. */
 const counted = (count: number): string => (count < 1e6 ? grouped(count) : scaled(count));
 
-function policyRow({
-  name,
-  snat,
-  configured,
-  ipBlocks,
-  blocks,
-  traffic,
-}: StatusDocument['policies'][number]) {
+function policyRow(policy: StatusDocument['policies'][number]) {
+  const { name, snat, configured, ipBlocks, blocks, traffic } = policy;
+  const removed = isRemoved(policy);
   const rates = traffic?.rates;
   const rate = (count: number | undefined): string => (count === undefined ? NONE : scaled(count));
   const more = blocks > ipBlocks.length ? ` and ${grouped(blocks - ipBlocks.length)} more` : '';
   return {
-    policy: policyLabel(name),
+    policy: `${policyLabel(name)}${removed ? ' (removed)' : ''}`,
     treatment: snat ? 'translated' : 'forwarded',
     sources: configured
       ? `${ipBlocks.join(', ') || 'any source'}${more}`
-      : name === ''
-        ? 'probes, metrics'
-        : 'sources without a policy',
+      : removed
+        ? 'no longer in the policy'
+        : name === ''
+          ? 'probes, metrics'
+          : 'sources without a policy',
     newRate: rate(rates?.connections),
     packetsOutRate: rate(rates?.packets.out),
     packetsInRate: rate(rates?.packets.in),

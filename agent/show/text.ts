@@ -3,6 +3,7 @@ import { duration, scaled } from '../../lib/units.ts';
 import { documentsOf, type Explained, explained } from './help.ts';
 import {
   grouped,
+  isRemoved,
   NOT_COUNTED,
   type Overview,
   overview,
@@ -86,8 +87,10 @@ function trafficLines(status: StatusDocument, { strong, faint, bad }: Painter): 
   if (snat === null) return [`${title}  ${faint(NOT_COUNTED)}`];
   return [
     `${title}  SNAT: ${trafficText(snat)}`,
-    ...policies.map(({ name, snat, traffic }) => {
-      const what = `  ${policyLabel(name)} (${snat ? 'translated' : 'forwarded'}): `;
+    ...policies.map((policy) => {
+      const { name, snat, traffic } = policy;
+      const removed = isRemoved(policy) ? ', removed from the policy' : '';
+      const what = `  ${policyLabel(name)} (${snat ? 'translated' : 'forwarded'}${removed}): `;
       return what + (traffic === null ? 'nothing yet' : trafficText(traffic));
     }),
     ...snat.ports.map(({ externalIP, protocol, used, of, runningOut, lacking }) => {

@@ -4,6 +4,7 @@
 import type { Address, Family, Prefix } from '../../lib/prefix.ts';
 import { isOpenedFromOutside, POLICY_NUMBER_MASK } from '../policy-marks.ts';
 import { PrefixMatcher, prefixMatcher } from '../prefix-matcher.ts';
+import { DEFAULT_POLICY } from './names.ts';
 import type { Flow, Verdict } from './table.ts';
 import { type Counters, PROTOCOL } from './wire.ts';
 
@@ -57,9 +58,6 @@ export interface FlowView {
 
 /** The names of policies by the number in the connection mark (policy-marks.ts), also of those that were removed. */
 export type PolicyNumbers = ReadonlyMap<number, string>;
-
-/** The policy of flows that no rule names. */
-export const DEFAULT_POLICY = 'default';
 
 /** A view of a flow that lives on when the cursor moves. */
 export function viewFlow(flow: Flow, policy: string, end?: number): FlowView {

@@ -3,6 +3,8 @@
  * back, so that however many policies come and go, over restarts too, there is one for the next. Pure.
  */
 
+/** The policy of flows that no rule names. */
+export const DEFAULT_POLICY = 'default';
 /** What is counted of policies whose names were forgotten, and of those beyond what can be numbered. No policy is called so. */
 export const OTHERS = '(others)';
 /** Its number. */

@@ -24,7 +24,7 @@ import {
   type Prefix,
   prefixLength,
 } from '../../lib/prefix.ts';
-import { DEFAULT_POLICY } from '../conntrack/flow.ts';
+import { DEFAULT_POLICY } from '../conntrack/names.ts';
 import {
   accept,
   byEnd,

@@ -1,4 +1,5 @@
 import t from 'tap';
+import type { PolicyTraffic } from '../../../agent/flows/traffic.ts';
 import { grouped, overview, plural, sourceRows, translationRow } from '../../../agent/show/overview.ts';
 import { type AgentView, statusDocument } from '../../../agent/show/status.ts';
 import type { SessionReport } from '../../../bfd/intent.ts';
@@ -145,6 +146,28 @@ t.test(
     t.equal(translationRow({ ...flow, endTime: '2026-11-21T14:03:00.000Z' }).lasted, '1s');
   },
 );
+
+t.test('a policy that was removed is marked, and so is one that treated its sources otherwise', async (t) => {
+  const carried = (policy: string, treatment: 'snat' | 'forward'): PolicyTraffic => ({
+    ...{ policy, treatment, open: 0, connections: 3, packets: { out: 9, in: 8 }, bytes: { out: 90, in: 80 } },
+  });
+  const rules = [{ name: 'web', snat: true, ipBlocks: [] }];
+  const traffic = [
+    ...['web', 'old', 'default', ''].map((policy) => carried(policy, 'snat')),
+    carried('web', 'forward'),
+  ];
+  const { policies } = shown({ policy: { ...view().policy, rules }, traffic });
+  t.strictSame(
+    policies.map(({ policy, treatment, sources }) => [policy, treatment, sources]),
+    [
+      ['web', 'translated', 'any source'],
+      ['old (removed)', 'translated', 'no longer in the policy'],
+      ['default', 'translated', 'sources without a policy'],
+      ['the gateway itself', 'translated', 'probes, metrics'],
+      ['web (removed)', 'forwarded', 'no longer in the policy'],
+    ],
+  );
+});
 
 t.test('counts are grouped, and have their noun in the right number', async (t) => {
   t.strictSame([0, 999, 1000, 1_234_567].map(grouped), ['0', '999', '1,000', '1,234,567']);

@@ -189,7 +189,8 @@ t.test('the text names what a person looks for', async (t) => {
   t.match(text, /Up {8}10\.16\.0\.12 → 10\.255\.255\.255, for 3m10s, every 100 ms, detection 500 ms/);
   t.match(text, /^ {2}legacy \(forwarded\): nothing yet$/m);
   t.match(text, /web \(translated\): 12 connections open, 340 altogether, 1\.20 MB out, 90 B in/);
-  t.match(text, /the gateway itself \(translated\)/);
+  t.match(text, /^ {2}the gateway itself \(translated\): /m);
+  t.match(text, /^ {2}direct \(forwarded, removed from the policy\): /m);
   t.match(text, /^traffic {2}SNAT: 24 connections open, 680 altogether, 2\.40 MB out, 180 B in$/m);
   t.match(text, /^ {2}172\.17\.0\.11 tcp: 321 of 64512 ports in use$/m);
   t.match(
