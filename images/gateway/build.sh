@@ -64,7 +64,7 @@ mmdebstrap --quiet --architectures="$arch" --variant=essential --skip=cleanup/ru
   --customize-hook="cp -R '$work/tree/.' \"\$1\"" \
   --customize-hook='sh images/gateway/prepare.sh "$1"' \
   --customize-hook='sh images/gateway/slim.sh "$1"' \
-  --customize-hook='node images/gateway/sbom.ts "$1"' \
+  --customize-hook='node images/sbom.ts "$1"' \
   bookworm "$work/root.tar" \
   "deb $mirror bookworm main" "deb $mirror bookworm-updates main" "deb $security bookworm-security main"
 

@@ -2,7 +2,7 @@
  * FRR's container (images/frr) beside the gateway's, with the FRR of Debian 12 and 13: Kube-OVN's BGP mode, and the pod that
  * `render kubernetes` makes of a gateway with bgpConf. The router outside is FRR as well.
  */
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import t, { type Test } from 'tap';
@@ -340,5 +340,26 @@ t.test('FRR’s container ends with the reason when it cannot do its work', asyn
       code: 1,
       log: /privs_init.*error: \w+ ended at its start .* SYS_ADMIN/s,
     });
+  }
+});
+
+t.test('FRR’s image holds its parts list', async (t) => {
+  for (const suite of ['bookworm', 'trixie']) {
+    const image = frrImage(suite);
+    const root = must('podman', ['image', 'mount', image]).trim();
+    t.teardown(() => must('podman', ['image', 'unmount', image]));
+    const { packages } = JSON.parse(readFileSync(join(root, 'usr/share/veg-frr/sbom.spdx.json'), 'utf8')) as {
+      packages: { name: string; externalRefs: [{ referenceLocator: string }] }[];
+    };
+    const locators = new Map(
+      packages.map(({ name, externalRefs: [{ referenceLocator }] }) => [name, referenceLocator]),
+    );
+    t.match(locators.get('frr'), new RegExp(`^pkg:deb/debian/frr@.*distro=${suite}$`));
+    const installed = readdirSync(join(root, 'usr/share/doc'));
+    t.ok(locators.has('veg-frr') && installed.length > 20, suite);
+    t.same(
+      installed.filter((name) => !locators.has(name)),
+      [],
+    );
   }
 });

@@ -14,13 +14,13 @@ fi
 
 # Whatever the image's build.sh reads: its own files, the sources of the bundle, the npm packages, the archive.
 inputs() {
-  if [ -n "$suite" ]; then set -- images/frr; else
+  if [ -n "$suite" ]; then set -- images/frr package.json; else
     set -- LICENSE package.json package-lock.json tsconfig.json tsconfig.build.json agent bfd images/gateway \
       lib nat routing shaping
   fi
   {
     printf '%s\n' "${DEBIAN_MIRROR:-}" "${DEBIAN_SECURITY_MIRROR:-}" "$suite" "$(uname -m)"
-    find "$@" images/slim.sh -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    find "$@" images/slim.sh images/sbom.ts -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
   } | sha256sum | cut -d ' ' -f 1
 }
 

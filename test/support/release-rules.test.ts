@@ -73,8 +73,8 @@ t.test('the notes have the section of the changelog, the commit and every file',
   const names = [
     files.source,
     files.checksums,
-    ...files.images.flatMap(({ image, frr, sbom }) => [image, frr, sbom]),
+    ...files.images.flatMap(({ image, frr, sbom, frrSbom }) => [image, frr, sbom, frrSbom]),
   ];
-  t.equal(names.length, 8);
+  t.equal(names.length, 10);
   for (const name of names) t.ok(notes.includes(`| ${name} |`), name);
 });

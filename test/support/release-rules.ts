@@ -59,8 +59,8 @@ export interface ReleaseFiles {
   source: string;
   notes: string;
   checksums: string;
-  /** `image`, `frr`: OCI archives. `sbom`: SPDX, of `image`. */
-  images: { architecture: Architecture; image: string; frr: string; sbom: string }[];
+  /** `image`, `frr`: OCI archives. `sbom`, `frrSbom`: SPDX, of either. */
+  images: { architecture: Architecture; image: string; frr: string; sbom: string; frrSbom: string }[];
 }
 
 /** The names of a release's files. */
@@ -76,6 +76,7 @@ export function filesOf(version: string, architectures: readonly Architecture[])
         image: `veg-agent-${platform}.oci.tar`,
         frr: `veg-frr-${platform}.oci.tar`,
         sbom: `veg-agent-${platform}.spdx.json`,
+        frrSbom: `veg-frr-${platform}.spdx.json`,
       };
     }),
   };
@@ -86,10 +87,11 @@ export function releaseNotes(checkout: Checkout, files: ReleaseFiles): string {
   const { version, commit, changelog } = checkout;
   const rows = [
     [files.source, 'the sources'],
-    ...files.images.flatMap(({ architecture, image, frr, sbom }) => [
+    ...files.images.flatMap(({ architecture, image, frr, sbom, frrSbom }) => [
       [image, `the image for linux/${architecture}, an OCI archive`],
       [sbom, 'what that image contains (SPDX 2.3)'],
       [frr, `the image of the FRR container for linux/${architecture}`],
+      [frrSbom, 'what that image contains (SPDX 2.3)'],
     ]),
     [files.checksums, 'the checksums of all of these: `sha256sum --check SHA256SUMS`'],
   ];

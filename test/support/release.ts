@@ -156,15 +156,16 @@ function stepsOf(checkout: Checkout, files: ReleaseFiles, directory: string): St
     at(files.source),
     'HEAD',
   ];
-  const images = files.images.flatMap(({ architecture, image, frr, sbom }): Step[] => {
-    const common = (name: string, file: string) => [
+  const images = files.images.flatMap(({ architecture, image, frr, sbom, frrSbom }): Step[] => {
+    const options = (name: string, file: string, parts: string) => [
       ...['--tag', `localhost/${name}-release-${architecture}:${version}`],
-      ...['--arch', architecture, '--archive', at(file)],
+      ...['--arch', architecture, '--archive', at(file), '--sbom', at(parts)],
     ];
-    const gateway = [...common('veg-agent', image), '--sbom', at(sbom)];
+    const gateway = options('veg-agent', image, sbom);
+    const router = options('veg-frr', frr, frrSbom);
     return [
       { what: image, run: () => command(['sh', 'images/gateway/build.sh', ...gateway]) },
-      { what: frr, run: () => command(['sh', 'images/frr/build.sh', ...common('veg-frr', frr)]) },
+      { what: frr, run: () => command(['sh', 'images/frr/build.sh', ...router]) },
     ];
   });
   const checksums = async (): Promise<void> => {
@@ -182,7 +183,7 @@ function stepsOf(checkout: Checkout, files: ReleaseFiles, directory: string): St
 
 const namesOf = ({ source, notes, checksums, images }: ReleaseFiles): string[] => [
   ...[source, notes, checksums],
-  ...images.flatMap(({ image, frr, sbom }) => [image, frr, sbom]),
+  ...images.flatMap(({ image, frr, sbom, frrSbom }) => [image, frr, sbom, frrSbom]),
 ];
 
 /** Throws when the directory has files that this release would not replace. */

@@ -1,11 +1,14 @@
 /**
- * Writes the SBOM of the image: `node images/gateway/sbom.ts ROOT` writes ROOT/opt/veg-agent/sbom.spdx.json (SPDX 2.3)
- * with Debian's packages in ROOT, and the npm packages in the bundle, Node among them, as `npm sbom` describes them.
+ * Writes the SBOM (SPDX 2.3) of an image whose root file system is ROOT:
+ *
+ *     sbom.ts ROOT                    of the gateway: ROOT/opt/veg-agent/sbom.spdx.json, with Debian's packages, and the
+ *                                     npm packages in the bundle, Node among them, as `npm sbom` describes them
+ *     sbom.ts ROOT NAME VERSION       of another one: ROOT/usr/share/NAME/sbom.spdx.json, with Debian's packages
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 
 /** A package of SPDX, as far as it is of use here. */
 interface Package {
@@ -29,6 +32,9 @@ const toPackage = (name: string, version: string, license: string, purl: string)
 
 /** Debian's packages; their licences are in /usr/share/doc/PACKAGE/copyright. */
 function debianPackages(root: string): Package[] {
+  const release = readFileSync(join(root, 'usr/lib/os-release'), 'utf8');
+  const suite = /^VERSION_CODENAME=(\w+)$/m.exec(release)?.[1];
+  if (suite === undefined) throw new Error(`${root}/usr/lib/os-release has no VERSION_CODENAME`);
   // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own
   const format = '${Package} ${Version} ${Architecture}\n';
   const text = execFileSync('dpkg-query', [`--admindir=${join(root, 'var/lib/dpkg')}`, '-W', '-f', format], {
@@ -39,7 +45,7 @@ function debianPackages(root: string): Package[] {
     .split('\n')
     .map((line) => {
       const [name = '', version = '', architecture = ''] = line.split(' ');
-      const purl = `pkg:deb/debian/${name}@${encodeURIComponent(version)}?arch=${architecture}&distro=bookworm`;
+      const purl = `pkg:deb/debian/${name}@${encodeURIComponent(version)}?arch=${architecture}&distro=${suite}`;
       return toPackage(name, version, 'NOASSERTION', purl);
     });
 }
@@ -69,7 +75,7 @@ function document(image: Package, contents: readonly Package[]): object {
     documentNamespace: `https://veg-agent.io/spdx/${image.name}-${image.versionInfo}-${sha256(JSON.stringify(packages))}`,
     creationInfo: {
       created: new Date(Number(process.env.SOURCE_DATE_EPOCH) * 1000).toISOString().replace('.000', ''),
-      creators: ['Tool: veg-agent-images-gateway-sbom'],
+      creators: ['Tool: veg-agent-images-sbom'],
     },
     documentDescribes: [image.SPDXID],
     packages: [image, ...packages].map((each) => ({ ...each, ...common })),
@@ -81,15 +87,26 @@ function document(image: Package, contents: readonly Package[]): object {
   };
 }
 
-const [root] = process.argv.slice(2);
-if (root === undefined) throw new Error('usage: node images/gateway/sbom.ts ROOT');
-const application = join(root, 'opt/veg-agent');
-const read = (name: string) => JSON.parse(readFileSync(join(application, name), 'utf8'));
-const { name, version, license } = read('package.json');
-const image = toPackage(name, version, license, `pkg:generic/${name}@${version}`);
-const contents = [...debianPackages(root), ...(read('npm.json') as Package[])];
+/** The packages that the bundle of the gateway has, as bundle.ts has left them, and the package itself. */
+function bundled(application: string): { image: Package; contents: Package[] } {
+  const read = (file: string) => JSON.parse(readFileSync(join(application, file), 'utf8'));
+  const { name, version, license } = read('package.json');
+  const contents = read('npm.json') as Package[];
+  rmSync(join(application, 'npm.json'));
+  return { image: toPackage(name, version, license, `pkg:generic/${name}@${version}`), contents };
+}
+
+const [root, name, version] = process.argv.slice(2);
+if (root === undefined || (name !== undefined && version === undefined))
+  throw new Error('usage: node images/sbom.ts ROOT [NAME VERSION]');
+const directory = join(root, name === undefined ? 'opt/veg-agent' : `usr/share/${name}`);
+const { image, contents } =
+  name === undefined
+    ? bundled(directory)
+    : { image: toPackage(name, version!, 'NOASSERTION', `pkg:generic/${name}@${version}`), contents: [] };
+const file = join(directory, 'sbom.spdx.json');
+mkdirSync(dirname(file), { recursive: true });
 writeFileSync(
-  join(application, 'sbom.spdx.json'),
-  `${JSON.stringify(document(image, contents), undefined, 1)}\n`,
+  file,
+  `${JSON.stringify(document(image, [...debianPackages(root), ...contents]), undefined, 1)}\n`,
 );
-rmSync(join(application, 'npm.json'));
