@@ -82,7 +82,8 @@ export function desiredSysctls(
   if (proxied.includes(6)) {
     settings.push(
       {
-        path: `net/ipv6/conf/${external}/proxy_ndp`,
+        // With that of the interface alone the kernel answers no solicitation that is sent to the address itself (ip6_forward).
+        path: 'net/ipv6/conf/all/proxy_ndp',
         value: '1',
         otherwise: 'the IPv6 addresses that this gateway answers for get no answer',
       },

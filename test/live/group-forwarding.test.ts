@@ -174,7 +174,7 @@ for (const family of [4, 6] as const) {
           [`net.ipv${family}.neigh.net1.proxy_delay`]: 0,
           'net.ipv4.conf.all.send_redirects': 0,
           'net.ipv4.conf.net1.send_redirects': 0,
-          'net.ipv6.conf.net1.proxy_ndp': 1,
+          'net.ipv6.conf.all.proxy_ndp': 1,
         });
       }
       server.ip(`neigh del ${net.shared} dev eth0`);
@@ -198,6 +198,13 @@ for (const family of [4, 6] as const) {
           t.ok(Number(port) >= first && Number(port) <= last, `from its slice: ${port}`);
         }
       }
+
+      const neighbour = () => server.sh(`ip neigh show ${net.shared}`);
+      server.ip(`neigh change ${net.shared} dev eth0 nud probe`);
+      await until(() => !neighbour().includes('PROBE'), {
+        what: 'the server knows whether it is still there',
+      });
+      t.match(neighbour(), 'REACHABLE', 'what is sent to the address itself is answered too');
 
       t.ok(Number(sendDatagram(client, family, net.server, ECHO_PORT, 4000)) > 4000, 'UDP in fragments');
       errorsReach(t, family, lab);

@@ -48,7 +48,7 @@ t.test('one on the external Ethernet is answered for, and is no address of the i
   const plan = planOf(egress('address: [172.17.0.50, "fd00:172:17::50"]'));
   t.same([held(plan), proxied(plan)], [[], ['172.17.0.50 false', 'fd00:172:17::50 false']]);
   const names = plan.sysctls.map(({ path }) => path);
-  t.ok(names.includes('net/ipv6/conf/net1/proxy_ndp') && names.includes('net/ipv4/neigh/net1/proxy_delay'));
+  t.ok(names.includes('net/ipv6/conf/all/proxy_ndp') && names.includes('net/ipv4/neigh/net1/proxy_delay'));
 });
 
 t.test('announce says by which way', async (t) => {

@@ -46,7 +46,7 @@ t.test(
       'net/ipv4/conf/net1/send_redirects=0',
       'net/ipv4/neigh/net1/proxy_delay=0',
     ];
-    const six = ['net/ipv6/conf/net1/proxy_ndp=1', 'net/ipv6/neigh/net1/proxy_delay=0'];
+    const six = ['net/ipv6/conf/all/proxy_ndp=1', 'net/ipv6/neigh/net1/proxy_delay=0'];
     t.strictSame(pairs([], false, [4]), [...four, `${EVENTS}=1`]);
     t.strictSame(pairs([], false, [6]), [...six, `${EVENTS}=1`]);
     t.strictSame(pairs([], false, [4, 6]), [...four, ...six, `${EVENTS}=1`]);
