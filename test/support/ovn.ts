@@ -299,6 +299,12 @@ export class Ovn {
     this.#startController();
   }
 
+  /** Frames that the switch was too slow to read, so far: a busy machine loses them, not a gateway. */
+  get dropped(): number {
+    const drops = this.host.sh('ss -0nmO').matchAll(/skmem:\([^)]*,d(\d+)\)/g);
+    return [...drops].reduce((sum, [, count]) => sum + Number(count), 0);
+  }
+
   // The logical network ------------------------------------------------------------------------------------
 
   #program(): void {
