@@ -41,7 +41,7 @@ import { ReconcileLog } from './reconcile/reconcile-log.ts';
 import { type Outcome, Reconciler } from './reconcile/reconciler.ts';
 import { INTACT } from './reconcile/targets.ts';
 import type { Metrics } from './show/metrics.ts';
-import type { AgentView } from './show/status.ts';
+import type { AgentView, KernelFamily } from './show/status.ts';
 import type { Uplink } from './uplink/uplink.ts';
 import { createVisibility, recordObservation, recordSeen } from './visibility.ts';
 
@@ -420,6 +420,7 @@ export class Gateway {
       if (run.repaired && cause?.by !== 'agent') this.#countRepairs(first.changes);
       this.#parts.onApplied(observation.plan);
     }
+    this.#parts.view.kernel.families = familiesOf(outcome);
     this.#parts.view.kernel.fastPath =
       policy.fastPath || observation.fastPath ? observation.fastPath : undefined;
     this.#publishOutcome(outcome);
@@ -482,11 +483,11 @@ export class Gateway {
   /** Records an observation, and the fingerprint of the kernel before it. */
   #record(observation: Observation, fingerprint: string | undefined): void {
     const { kernels, view } = this.#parts;
-    const { families, interfaces } = observation.plan;
+    const { interfaces } = observation.plan;
     const backends = [...new Set([observation.backend[4], observation.backend[6]])].filter(Boolean);
     kernels.claims.setAssigned(observation.assigned);
     this.#log.notes(observation.notes);
-    Object.assign(view.kernel, { families, interfaces, notes: observation.notes });
+    Object.assign(view.kernel, { interfaces, notes: observation.notes });
     if (backends.length > 0) view.kernel.backend = backends.join(', ');
     // What is changed now has to be observed once more.
     const quiet =
@@ -541,5 +542,13 @@ export class Gateway {
     }
   }
 }
+
+/** What became of the families: one that is planned and not intact is not programmed. */
+const familiesOf = ({ observation, families }: Outcome): KernelFamily[] =>
+  observation.plan.families.map((one) =>
+    one.state === 'programmed' && families[one.family] === 'broken'
+      ? { family: one.family, state: 'failed' }
+      : one,
+  );
 
 const isIntact = ({ families }: Outcome): boolean => FAMILIES.every((family) => INTACT.has(families[family]));

@@ -186,10 +186,10 @@ export class Reconciler {
       if (target !== good) return this.#addParts(family, outcome, target);
       return { result: 'held', failures: [...first.failures, ...next.failures] };
     }
-    if (targets.length > 0) {
-      this.#targets.set(family, newest);
-      outcome.observation = await this.#observer.observe();
-    }
+    if (targets.length > 0) this.#targets.set(family, newest);
+    // Devices that were made before the refused one are there for the other family.
+    const isLink = first.failures.some(({ step }) => step !== undefined && 'link' in step);
+    if (targets.length > 0 || isLink) outcome.observation = await this.#observer.observe();
     return first;
   }
 
@@ -253,7 +253,7 @@ export class Reconciler {
     if (failed !== undefined) return { result: 'broken', failures: [failed] };
 
     const isVpn = plan.routing.some((one) => one.family === family && 'vpn' in one);
-    const made = isVpn ? await this.#applyLinks(family, observation) : undefined;
+    const made = isVpn ? await this.#applyLinks(observation) : undefined;
     if (made !== undefined) return made;
     const failures = await this.#applyRouting(family, observation, precedesTranslation);
     const error = await this.#applyNat(family, observation);
@@ -263,7 +263,7 @@ export class Reconciler {
     }
     // Routes must not lead packets past a translation that is not there.
     if (error !== undefined) return { result: 'broken', failures: [error] };
-    const removed = isVpn ? undefined : await this.#applyLinks(family, observation);
+    const removed = isVpn ? undefined : await this.#applyLinks(observation, family);
     if (removed !== undefined) return removed;
     failures.push(...(await this.#applyRouting(family, observation, (step) => !precedesTranslation(step))));
     const refused = failures.flatMap(({ step }) => step ?? []);
@@ -293,9 +293,14 @@ export class Reconciler {
     }
   }
 
-  /** Applies the changes of devices one by one, up to one that is refused: each needs the one before. Undefined: none. */
-  async #applyLinks(family: Family, { changes }: Observation): Promise<Attempt | undefined> {
-    const steps = changes.routing.filter((step) => 'link' in step && step.family === family);
+  /**
+   * Applies the changes of devices one by one, up to one that is refused: each needs the one before. Undefined: none.
+   * @param family only those that come with this family; a family with a VRF needs all
+   */
+  async #applyLinks({ changes }: Observation, family?: Family): Promise<Attempt | undefined> {
+    const steps = changes.routing.filter(
+      (step) => 'link' in step && (family === undefined || step.family === family),
+    );
     for (const step of steps) {
       const refused = await this.#kernels.routing.apply([step]);
       if (refused.length > 0) return { result: 'broken', failures: refused.map(routingFailure) };

@@ -79,7 +79,7 @@ function kernelOverview({ kernel }: StatusDocument, now: number) {
     state: kernel.inSync ? state('good', 'in sync') : state('bad', 'not in sync'),
     families: families.map(
       ({ family, state, source, tunnel }) =>
-        `IPv${family} ${state}${source ? ` as ${source}` : ''}${tunnel ? ` through VNI ${tunnel.vni} from ${tunnel.local}` : ''}`,
+        `IPv${family} ${state === 'failed' ? 'not programmed' : state}${source ? ` as ${source}` : ''}${tunnel ? ` through VNI ${tunnel.vni} from ${tunnel.local}` : ''}`,
     ),
     interfaces: interfaces === null ? [] : [`${interfaces.internal} → ${interfaces.external}`],
     backend: [

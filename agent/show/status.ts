@@ -44,11 +44,17 @@ export interface PolicyView {
   bgp?: { required: boolean } | undefined;
 }
 
+/** What became of one address family. */
+export interface KernelFamily extends Omit<FamilyStatus, 'state'> {
+  /** `failed`: planned, and in the kernel as no good policy says; the failures say why. */
+  state: FamilyStatus['state'] | 'failed';
+}
+
 /** What the last reconciles found and did. */
 export interface KernelView {
   /** The last observation found the kernel as the policy wants it. */
   inSync: boolean;
-  families: FamilyStatus[];
+  families: KernelFamily[];
   interfaces?: { internal: string; external: string };
   /** The iptables backend: `nft` or `legacy`. */
   backend?: string;

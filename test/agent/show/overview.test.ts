@@ -31,6 +31,17 @@ t.test('ready, draining and not ready are three states', async (t) => {
   });
 });
 
+t.test('a family that the kernel refused is not programmed', async (t) => {
+  const families = [
+    { family: 4 as const, state: 'programmed' as const, source: address('172.17.0.11') },
+    { family: 6 as const, state: 'failed' as const },
+  ];
+  t.strictSame(shown({ kernel: { ...view().kernel, families } }).kernel.families, [
+    'IPv4 programmed as 172.17.0.11',
+    'IPv6 not programmed',
+  ]);
+});
+
 t.test('the notes of policy, group, kernel and uplink are one list', async (t) => {
   const group = [groupView({ problem: 'cannot read the credentials of the group: …' })];
   t.strictSame(shown({ group, uplink: { families: [], probes: [], notes: ['u'] } }).notes, [
