@@ -30,12 +30,15 @@ export function assignedAddresses(plan: Plan, observed: RoutingState): Map<Addre
     }
     for (const { address, contested } of plan.proxies) {
       if (observed.proxies?.some((found) => found.address === address && found.dev === name)) {
-        assigned.set(address, { ...link, ...(contested && { contested }) });
+        assigned.set(address, { ...link, proxied: true, ...(contested && { contested }) });
       }
     }
   }
   return assigned;
 }
+
+/** An address that is to be held, on its interface or by a proxy entry. */
+type Unheld = VirtualAddress & { proxied?: true };
 
 /**
  * The addresses that this gateway is to hold, on its interface or by a proxy entry, and has in neither form: it probes for
@@ -45,7 +48,7 @@ export function unheldAddresses(
   plan: Plan,
   { addresses, proxies = [] }: RoutingState,
   steps: readonly AddressStep[],
-): VirtualAddress[] {
+): Unheld[] {
   const entries = new Set(
     proxies.filter(({ protocol }) => protocol === RTPROT_VEG_AGENT).map(({ address }) => address),
   );
@@ -54,19 +57,19 @@ export function unheldAddresses(
     ...steps.filter(({ kind }) => kind === 'addAddress').map(({ address }) => address),
     ...plan.proxies
       .filter(({ contested }) => !contested)
-      .map(({ family, address, dev }) => ({ family, address, dev })),
+      .map(({ family, address, dev }): Unheld => ({ family, address, dev, proxied: true })),
   ].filter(({ address }) => !entries.has(address) && !held.has(address));
 }
 
 /** The missing addresses whose link can hold them, each with its link. */
 export function missingAddresses(
-  missing: readonly VirtualAddress[],
+  missing: readonly Unheld[],
   observed: RoutingState,
 ): Map<Address, LinkIdentity> {
   return new Map(
-    missing.flatMap(({ address, dev }) => {
+    missing.flatMap(({ address, dev, proxied }) => {
       const link = linkIdentity(dev, observed);
-      return link === undefined ? [] : [[address, link] as const];
+      return link === undefined ? [] : [[address, { ...link, ...(proxied && { proxied }) }] as const];
     }),
   );
 }

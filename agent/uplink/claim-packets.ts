@@ -40,6 +40,12 @@ export function announcementPackets(address: Address, mac: string): ClaimPacket[
   ];
 }
 
+/** The answer to the host that probes for an IPv4 address: it is at the Ethernet address `mac`. */
+export const answerPacket = (address: Address, mac: string, prober: string): ClaimPacket => ({
+  ...arpPacket(ARP_REPLY, mac, address, prober, NO_ADDRESS[4]),
+  to: prober,
+});
+
 const arpPacket = (
   operation: number,
   senderMac: string,

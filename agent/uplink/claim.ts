@@ -11,8 +11,8 @@
  *   answer └───── conflict ◄─────────────┘ the same
  *
  * Of several hosts that probe at the same time the lowest Ethernet address precedes. Probes of others are received
- * until the kernel gets the address, and from then on the kernel answers them: so exactly one host gets it. An
- * assigned address is never given up: the policy decides whose it is.
+ * until the kernel gets the address, and from then on they are answered, by the kernel or where it does not by claims.ts:
+ * so exactly one host gets it. An assigned address is never given up: the policy decides whose it is.
  */
 import { type Conflicts, createConflicts, isContested, recordConflict } from './conflicts.ts';
 
@@ -99,7 +99,7 @@ export function receive(
   random: number,
 ): boolean {
   if (claim.state === 'assigned') {
-    // The kernel answers a probe.
+    // A probe is answered.
     if (kind === 'claim') {
       if (!isContested(claim.conflicts, now)) claim.pause = CLAIM.defendFirst;
       recordConflict(claim.conflicts, mac, now);

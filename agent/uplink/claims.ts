@@ -4,12 +4,12 @@
  *
  * Announced and defended promises: when an address, its link or its Ethernet address is new, it is announced
  * within a second; when another host claims it, it is announced again at once and then with a growing pause, once a
- * second at least, and the conflict is logged, noted and counted, unless it is contested. Both need a packet socket; without one a note says
- * so.
+ * second at least, and the conflict is logged, noted and counted, unless it is contested; a host that probes for it is
+ * answered. Both need a packet socket; without one a note says so.
  */
 import { type Clock, systemClock, type Timer } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
-import type { Address } from '../../lib/prefix.ts';
+import { type Address, familyOf } from '../../lib/prefix.ts';
 import {
   announced,
   assign,
@@ -23,7 +23,7 @@ import {
   refuse,
   setFree,
 } from './claim.ts';
-import { announcementPackets, probePacket } from './claim-packets.ts';
+import { announcementPackets, answerPacket, probePacket } from './claim-packets.ts';
 import { type ClaimSockets, PacketClaimSockets, type ReceivedClaim } from './claim-sockets.ts';
 import { conflictsToLog, recentConflicts } from './conflicts.ts';
 
@@ -34,6 +34,8 @@ export interface LinkIdentity {
   mac: string;
   /** How often the link has lost or got its carrier. */
   carrierChanges: number;
+  /** The kernel answers for the address by a proxy entry, and so answers no probe for one of IPv4. */
+  proxied?: true;
   /** Another gateway of the group may hold the address too: claims by others are ignored. */
   contested?: true;
 }
@@ -271,6 +273,9 @@ export class Claims {
     const entry = this.#entries.get(address);
     if (entry === undefined || entry.link.ifindex !== ifindex || entry.link.mac === message.mac) return false;
     const { claim, link } = entry;
+    if (claim.state === 'assigned' && link.proxied && message.kind === 'probe') {
+      this.#answer(address, link, message.mac);
+    }
     if (claim.state === 'assigned' && link.contested) return false;
     const { logger, onChange, onConflict } = this.#listener;
     if (receive(claim, message, link.mac, now, this.#random())) onChange(address);
@@ -296,6 +301,16 @@ export class Claims {
       if (entry.problem !== undefined) return;
       entry.problem = (error as Error).message;
       this.#listener.onChange(address);
+    }
+  }
+
+  /** Answers a probe that the kernel does not answer. */
+  #answer(address: Address, { ifindex, mac }: LinkIdentity, prober: string): void {
+    if (familyOf(address) === 6) return;
+    try {
+      this.#sockets.send(address, ifindex, answerPacket(address, mac, prober));
+    } catch {
+      // The link is gone.
     }
   }
 

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { Agent, type AgentOptions, BFD, cli, DIRECT, PolicyDirectory, WEB } from '../support/agent.ts';
 import { type BgpRouter, Frr, type Learned, startBird, startGoBgp } from '../support/bgp.ts';
-import { type Namespace, type Scope, until, veth } from '../support/netns.ts';
+import { type Namespace, NODE, ROOT, type Scope, until, veth } from '../support/netns.ts';
 import { startVegBfdd } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
 import { type Topology, topology } from '../support/topology.ts';
@@ -131,6 +131,22 @@ exit
     return frr;
   };
 
+/** What a host outside finds that probes for an address before it takes it. */
+function probeFor(host: Namespace, address: string): string {
+  const program = `
+    import { readFileSync } from 'node:fs';
+    import { Claims } from '${ROOT}/agent/uplink/claims.ts';
+    const read = (name) => readFileSync('/sys/class/net/eth0/' + name, 'utf8').trim();
+    const link = { ifindex: Number(read('ifindex')), mac: read('address'), carrierChanges: 0 };
+    const claims = new Claims();
+    claims.probe(new Map([['${address}', link]]));
+    await claims.settled();
+    console.log(JSON.stringify(claims.conflicts()));
+    claims.close();`;
+  const { stdout, stderr } = host.run(NODE, ['--input-type=module', '-e', program]);
+  return stdout + stderr;
+}
+
 const marks = (gateway: Namespace): string =>
   gateway.sh('ip route show metric 178') + gateway.sh('ip -6 route show metric 178');
 
@@ -193,6 +209,11 @@ t.test('FRR learns what the policy announces and nothing else, and traffic follo
     server.run('ping', ['-c', '1', '-W', '1', address]);
     t.match(server.sh(`ip neigh show ${address}`), /lladdr/, `${address} is answered for`);
     server.ip(`route del ${address} dev eth0 metric 1`);
+    t.match(
+      probeFor(server, address),
+      `"address":"${address}"`,
+      'who probes for it learns that it is in use',
+    );
   }
 
   await startEchoServer(far);

@@ -25,6 +25,7 @@ function kindOf({ packet }: ClaimPacket): string {
 function setUp(t: Test, faults: { listen?: string; send?: Error } = {}) {
   const clock = new ManualClock();
   const sent: string[] = [];
+  const packets: ClaimPacket[] = [];
   const received: ReceivedClaim[] = [];
   const changes: Address[] = [];
   const lines: string[] = [];
@@ -39,6 +40,7 @@ function setUp(t: Test, faults: { listen?: string; send?: Error } = {}) {
     receive: () => received.splice(0),
     send(to, _ifindex, packet) {
       if (faults.send) throw faults.send;
+      packets.push(packet);
       sent.push(`${kindOf(packet)} ${to}`);
     },
     onArrival(run) {
@@ -58,7 +60,7 @@ function setUp(t: Test, faults: { listen?: string; send?: Error } = {}) {
   });
   t.teardown(() => claims.close());
   return {
-    ...{ claims, clock, sent, changes, lines, faults },
+    ...{ claims, clock, sent, packets, changes, lines, faults },
     conflicts: () => conflicts,
     listened: () => listened,
     /** Another host sends something about an address. */
@@ -215,6 +217,49 @@ t.test(
     t.equal(conflicts(), 1);
   },
 );
+
+t.test('a probe for an IPv4 address with a proxy entry is answered, to the host that probes', async (t) => {
+  const six = address('fd00:172:17::50');
+  for (const more of [{}, { contested: true as const }]) {
+    const { claims, clock, packets, hear, conflicts } = setUp(t);
+    const link = { ...LINK, proxied: true as const, ...more };
+    claims.setAssigned(
+      new Map([
+        [VIRTUAL, link],
+        [SECOND, LINK],
+        [six, link],
+      ]),
+    );
+    await clock.advance(10_000);
+    packets.length = 0;
+    for (const one of [VIRTUAL, SECOND, six]) hear(one, 'probe');
+    await clock.advance(10_000);
+    t.equal(packets.length, 1, 'the kernel answers the others');
+    const [{ packet, to }] = packets as [ClaimPacket];
+    t.same(
+      [to, decodeArp(Buffer.from(packet))],
+      [
+        OTHER,
+        {
+          ...{ operation: ARP_REPLY, senderMac: OWN, senderAddress: VIRTUAL },
+          ...{ targetMac: OTHER, targetAddress: address('0.0.0.0') },
+        },
+      ],
+    );
+    t.equal(conflicts(), 0);
+  }
+});
+
+t.test('one that was probed for and got its proxy entry answers probes from then on', async (t) => {
+  const { claims, clock, sent, hear } = setUp(t);
+  claims.probe(new Map([[VIRTUAL, { ...LINK, proxied: true as const }]]));
+  await clock.advance(CLAIM.probes * CLAIM.probeInterval);
+  claims.assigned(VIRTUAL);
+  await clock.advance(10_000);
+  sent.length = 0;
+  hear(VIRTUAL, 'probe');
+  t.same(sent, [`reply ${VIRTUAL}`]);
+});
 
 t.test('what is no longer wanted or assigned is forgotten, and closing stops everything', async (t) => {
   const { claims, clock, listened } = setUp(t);
