@@ -17,11 +17,18 @@ function keep({ stateDir }: Options, { source, content, since = Date.now() }: Va
   }
 }
 
-/** Whether a daemon runs on this state directory. */
-const isRunning = (stateDir: string): Promise<boolean> =>
+const RUNS =
+  'the daemon that runs here holds addresses and ports for its group, which only it knows: it applies the policy itself; `veg-agent plan` shows what is left to do';
+
+/** Why a daemon on this state directory keeps the command from applying the policy of a group; undefined: there is none. */
+const daemonObstacle = (stateDir: string): Promise<string | undefined> =>
   callControl(stateDir, 'GET', '/v1/status').then(
-    () => true,
-    (error: Error) => error instanceof NoAgentError && !error.absent,
+    () => RUNS,
+    (error: unknown) => {
+      if (!(error instanceof NoAgentError)) throw error;
+      if (error.why === 'absent') return undefined;
+      return error.why === 'denied' ? error.message : RUNS;
+    },
   );
 
 /** `apply`: 0 the kernel is as the policy says, 1 it is not, 3 the policy is invalid. */
@@ -29,10 +36,9 @@ export async function apply(options: Options): Promise<number> {
   const found = await load(options);
   if (found === undefined) return EXIT.policyInvalid;
   const { policy } = found;
-  if (policy.group !== undefined && (await isRunning(options.stateDir))) {
-    complain(
-      'the daemon that runs here holds addresses and ports for its group, which only it knows: it applies the policy itself; `veg-agent plan` shows what is left to do',
-    );
+  const obstacle = policy.group && (await daemonObstacle(options.stateDir));
+  if (obstacle !== undefined) {
+    complain(obstacle);
     return EXIT.failed;
   }
   return withKernel(options, async (kernels) => {

@@ -8,23 +8,23 @@ import { cleanUp, planCleanup } from '../reconcile/cleanup.ts';
 import { complain, say } from './check.ts';
 import { withKernel } from './with-kernel.ts';
 
-/** Whether a daemon serves the control socket; one that hangs, or ends meanwhile, does. */
-async function isServed(stateDir: string): Promise<boolean> {
+/** Why nothing may be removed: a daemon, which may hang or end meanwhile, or one that this user cannot see. */
+async function daemonObstacle(stateDir: string): Promise<string | undefined> {
   try {
     await callControl(stateDir, 'GET', '/');
-    return true;
   } catch (error) {
     if (!(error instanceof NoAgentError)) throw error;
-    return !error.absent;
+    if (error.why === 'absent') return undefined;
+    if (error.why === 'denied') return error.message;
   }
+  return `a daemon serves ${socketPath(stateDir)} and would restore it; end the daemon and run cleanup again, or start the daemon with --on-exit remove, which cleans up when it ends`;
 }
 
 /** `cleanup`: 0 nothing of the agent's is left, 1 something is, or a daemon runs that would make it again. */
 export async function cleanup(options: Options): Promise<number> {
-  if (await isServed(options.stateDir)) {
-    complain(
-      `nothing was removed: a daemon serves ${socketPath(options.stateDir)} and would restore it; end the daemon and run cleanup again, or start the daemon with --on-exit remove, which cleans up when it ends`,
-    );
+  const obstacle = await daemonObstacle(options.stateDir);
+  if (obstacle !== undefined) {
+    complain(`nothing was removed: ${obstacle}`);
     return EXIT.failed;
   }
   // Before the kernel, so that no daemon applies it again by itself.

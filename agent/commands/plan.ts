@@ -24,7 +24,7 @@ async function ask(
     return status === 404 || status === 409 ? undefined : print(errorOutput(status, body));
   } catch (error) {
     if (!(error instanceof NoAgentError)) throw error;
-    if (error.absent) return undefined;
+    if (error.why === 'absent') return undefined;
     return print(errorOutput(0, error.message));
   }
 }

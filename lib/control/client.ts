@@ -2,29 +2,39 @@
 import { request } from 'node:http';
 import { socketPath } from './path.ts';
 
+/**
+ * Why no agent answered: nothing listens on the socket; this user may not use it, so that nobody knows; or what listens did not
+ * answer.
+ */
+export type NoAgentCause = 'absent' | 'denied' | 'silent';
+
 /** No agent answered on the socket. */
 export class NoAgentError extends Error {
-  /** Nothing listens on the socket. */
-  readonly absent: boolean;
+  readonly why: NoAgentCause;
 
-  constructor(message: string, absent = false) {
+  constructor(message: string, why: NoAgentCause = 'silent') {
     super(message);
-    this.absent = absent;
+    this.why = why;
   }
 }
 
-/** Why no agent answers on the socket, and what to do. */
-export function noAnswer(socket: string, { message, code }: NodeJS.ErrnoException): string {
-  const help =
-    code === 'EACCES'
-      ? "run the command as the daemon's user"
-      : 'is `veg-agent run` running, with the same --state-dir?';
-  return `no agent answers on ${socket} (${message}); ${help}`;
+/** The error of a socket that cannot be connected to, with what to do. */
+function unreachable(socket: string, { message, code = '' }: NodeJS.ErrnoException): NoAgentError {
+  if (code === 'EACCES' || code === 'EPERM') {
+    const help = 'run the command as root, or as the user of the daemon';
+    return new NoAgentError(`this user may not ask an agent on ${socket} (${message}); ${help}`, 'denied');
+  }
+  // EAGAIN: connections wait to be accepted.
+  return new NoAgentError(noAnswer(socket, message), code === 'EAGAIN' ? 'silent' : 'absent');
 }
+
+const noAnswer = (socket: string, reason: string): string =>
+  `no agent answers on ${socket} (${reason}); is \`veg-agent run\` running, with the same --state-dir?`;
 
 /**
  * Calls a running agent. `path` is for example `/v1/status`, with its query. An infinite `timeoutMs` waits as long as the
- * agent takes. Throws `NoAgentError` if nothing listens, the agent exits, or no response comes within `timeoutMs`.
+ * agent takes. Throws `NoAgentError` if nothing listens, this user may not ask, the agent exits, or no response comes within
+ * `timeoutMs`.
  */
 export function callControl(
   stateDir: string,
@@ -38,7 +48,8 @@ export function callControl(
     let late = false;
     const fail = (error: Error) => {
       const away = `the agent on ${socket} closed the connection before it answered (${error.message})`;
-      reject(new NoAgentError(connected && !late ? away : noAnswer(socket, error), !connected && !late));
+      if (late) reject(new NoAgentError(noAnswer(socket, error.message)));
+      else reject(connected ? new NoAgentError(away) : unreachable(socket, error));
     };
     const call = request(
       {

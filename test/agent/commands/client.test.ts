@@ -1,7 +1,7 @@
 /** The commands that ask a daemon. */
 
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,6 +14,17 @@ import { serveControl } from '../../../lib/control/server.ts';
 import { silentLog } from '../../bfd/silent.ts';
 
 const MAIN = fileURLToPath(new URL('../../../agent/main.ts', import.meta.url));
+
+/** The policy of a member of a group. */
+const GROUP = `
+apiVersion: veg-agent.io/v1alpha1
+kind: GatewayPolicy
+metadata: { name: gateway1, namespace: default }
+spec:
+  internal: { gateways: [10.16.0.1] }
+  external: { gateways: [172.17.0.1] }
+  group: { members: [10.16.0.12, 10.16.0.13], keyFile: KEY }
+`;
 
 /** A daemon whose drain takes some time, ms; what it was asked, and how many drains have ended. */
 async function daemon(t: Test, takes: number) {
@@ -167,6 +178,43 @@ t.test('plan asks the daemon, and its exit code says what the answer comes to', 
   t.equal(elsewhere.code, 3, 'another directory is looked at by the command itself');
   t.same(asked.at(0), '');
   t.match(asked.at(-1), /^policy-dir=/);
+});
+
+t.test('a user who may not use the socket gets an error, not what a missing daemon means', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'veg-client-'));
+  const [stateDir, policyDir, keyFile] = ['state', 'policy', 'key'].map((name) => join(dir, name)) as [
+    string,
+    string,
+    string,
+  ];
+  mkdirSync(stateDir, { mode: 0o000 });
+  t.teardown(() => rmSync(dir, { recursive: true }));
+  writeFileSync(keyFile, 'k'.repeat(40), { mode: 0o600 });
+  mkdirSync(policyDir);
+  writeFileSync(join(policyDir, 'policy.yaml'), GROUP.replace('KEY', keyFile));
+  const may = `this user may not ask an agent on ${socketPath(stateDir)} (connect EACCES ${socketPath(stateDir)}); run the command as root, or as the user of the daemon`;
+  const expected = {
+    status: may,
+    plan: may,
+    apply: may,
+    cleanup: `nothing was removed: ${may}`,
+    drain: may,
+    undrain: may,
+    translations: may,
+  };
+  const user = process.getuid?.() === 0 ? ['setpriv', '--bounding-set=-all', '--inh-caps=-all'] : [];
+  for (const [name, stderr] of Object.entries(expected)) {
+    // Without a program to list the kernel with: what runs on this machine stays as it is.
+    const [command = '', ...args] = [...user, 'env', 'PATH=/nonexistent', process.execPath, MAIN, name];
+    args.push('--state-dir', stateDir, '--policy-dir', policyDir);
+    const ended = await new Promise<{ code: number; stdout: string; stderr: string }>((resolve) =>
+      execFile(command, args, (error, stdout, stderr) =>
+        resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
+      ),
+    );
+    t.match(ended, { code: 1, stdout: '' }, name);
+    t.ok(ended.stderr.endsWith(`veg-agent: ${stderr}\n`), ended.stderr);
+  }
 });
 
 t.test('a command beside the daemon lets the kernel kill it first', async (t) => {
