@@ -5,6 +5,7 @@ import type { NatStep } from '../../nat/diff.ts';
 import { type FastPathStep, fastPathLine } from '../../nat/fast-path/table.ts';
 import { commandLines, eachCommandLine, isGateStep, isRuleStep } from '../../nat/render.ts';
 import type { RoutingStep } from '../../routing/diff.ts';
+import { isAnnouncement } from '../../routing/ownership.ts';
 import { renderStep } from '../../routing/render.ts';
 import type { ShapingStep } from '../../shaping/diff.ts';
 import { renderShapingStep } from '../../shaping/render.ts';
@@ -102,6 +103,10 @@ export function shapingObject({ kind }: ShapingStep): 'qdisc' | 'class' | 'class
   if (kind.endsWith('root')) return 'qdisc';
   return kind.endsWith('classes') ? 'class' : 'classifier';
 }
+
+/** Whether a step makes others send no packets here any more: it takes away what answers for an address, or announces a prefix. */
+export const endsOffer = (step: RoutingStep): boolean =>
+  step.kind === 'delProxy' || (step.kind === 'delRoute' && isAnnouncement(step.route));
 
 /** The family of a routing step. */
 export function routingFamily(step: RoutingStep): Family {

@@ -22,7 +22,7 @@ import { renderShapingStep } from '../../shaping/render.ts';
 import { isShortQueue, type ShapingIntent } from '../../shaping/state.ts';
 import type { FamilyStatus, Plan } from '../plan/plan.ts';
 import type { SysctlObservation } from '../pod/sysctl.ts';
-import { type Changes, routingFamily } from './changes.ts';
+import { type Changes, endsOffer, routingFamily } from './changes.ts';
 import { CounterComparison } from './counter-comparison.ts';
 import type { Failure } from './failures.ts';
 import { FastPathComparison } from './fast-path-comparison.ts';
@@ -180,8 +180,8 @@ export class Observer {
       ].filter(
         (step) =>
           this.#isOpen(step, leftAlone) ||
-          // Without one of its links a gateway forwards nothing, so it answers for nobody.
-          (step.kind === 'delProxy' && plan.leftAlone.includes(step.proxy.family)),
+          // Without one of its links a gateway forwards nothing, so it answers for nobody and announces nothing.
+          (endsOffer(step) && plan.leftAlone.includes(routingFamily(step))),
       ),
       nat: nat.steps.filter((step) => !leftAlone.has(step.family)),
       counters: counters.steps,

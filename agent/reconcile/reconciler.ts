@@ -14,7 +14,7 @@ import type { Trigger } from '../cadence.ts';
 import type { InterfaceFlags } from '../pod/interfaces.ts';
 import { type LastGood, type Missing, NOTHING_MISSING } from '../policy/last-good.ts';
 import type { Policy } from '../policy/model.ts';
-import { routingFamily } from './changes.ts';
+import { endsOffer, routingFamily } from './changes.ts';
 import { distinct, type Failure } from './failures.ts';
 import {
   type ApplyFailure,
@@ -242,10 +242,10 @@ export class Reconciler {
    */
   async #applyOnce(family: Family, observation: Observation): Promise<Attempt> {
     const { plan } = observation;
-    // Nothing is planned for a family that lacks an interface or an address, but that it answers for nobody.
+    // Nothing is planned for a family that lacks an interface or an address, but that packets are not sent here any more.
     const blocked = plan.families.some((one) => one.family === family && one.state === 'blocked');
     if (blocked && !plan.nat.some((one) => one.family === family)) {
-      const failures = await this.#applyRouting(family, observation, ({ kind }) => kind === 'delProxy');
+      const failures = await this.#applyRouting(family, observation, endsOffer);
       return { result: 'applied', failures };
     }
     const failed = observation.failed.find((one) => one.family === family && one.verdict !== 'harmless');

@@ -10,7 +10,7 @@ import { type BgpRouter, Frr, type Learned, startBird, startGoBgp } from '../sup
 import { type Namespace, NODE, ROOT, type Scope, until, veth } from '../support/netns.ts';
 import { startVegBfdd } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
-import { type Topology, topology } from '../support/topology.ts';
+import { INTERNAL_ADDRESSES, type Topology, topology } from '../support/topology.ts';
 import { sourceSeen, startEchoServer } from '../support/traffic.ts';
 
 const ROUTER = { 4: '172.17.0.1', 6: 'fd00:172:17::1' } as const;
@@ -297,10 +297,14 @@ t.test('a drain withdraws before BFD sends AdminDown, an undrain announces again
   t.equal(await agent.daemon.ended(), 0);
 });
 
-t.test('an uplink that is lost withdraws, a killed agent does not', async (t) => {
-  const spec = { policies: [DIRECT], bgp: bgpSpec({ announce: ['forwarded'] }), uplink: { recovery: '0s' } };
+t.test('a link that is lost withdraws, a killed agent does not', async (t) => {
+  const bgp = bgpSpec({ announce: ['egressIPs', 'forwarded'] });
+  const spec = { policies: [DIRECT, EGRESSED], bgp, uplink: { recovery: '0s' } };
   const { gateway, server, router, options, agent } = await start(t, spec, frrRouter());
-  const all = { ...hop4('10.18.0.0/16'), ...hop6('fd00:10:18::/64') };
+  const all = {
+    ...hop4('10.18.0.0/16', '198.51.100.50/32'),
+    ...hop6('fd00:10:18::/64', 'fd00:5::50/128'),
+  };
   await learns(router, all, 'all');
   agent.daemon.signal('SIGKILL');
   await agent.daemon.ended();
@@ -316,7 +320,20 @@ t.test('an uplink that is lost withdraws, a killed agent does not', async (t) =>
     addr replace fd00:172:17::1/64 dev eth0 nodad`);
   await until(() => marks(gateway) !== '', { what: 'the marks are back' });
   await learns(router, all, 'all again');
-  await next.stop();
+  gateway.ip('link set eth0 down');
+  await until(() => marks(gateway) === '', { what: 'the marks are gone without the internal link' });
+  await learns(router, {}, 'nothing without the internal link');
+  gateway.ip(`link set eth0 up${INTERNAL_ADDRESSES}`);
+  await learns(router, all, 'all with the internal link');
+  next.daemon.signal('SIGKILL');
+  await next.daemon.ended();
+  gateway.ip('link set eth0 down');
+  t.not(marks(gateway), '');
+  const third = new Agent(gateway, options);
+  await until(() => marks(gateway) === '', { what: 'one that starts without the internal link withdraws' });
+  gateway.ip(`link set eth0 up${INTERNAL_ADDRESSES}`);
+  await third.synced();
+  await third.stop();
   t.equal(cli(gateway, options, 'cleanup').code, 0);
   t.equal(marks(gateway), '');
 });

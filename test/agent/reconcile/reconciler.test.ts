@@ -10,6 +10,7 @@ import { planCleanup } from '../../../agent/reconcile/cleanup.ts';
 import type { Kernels } from '../../../agent/reconcile/observation.ts';
 import { Reconciler } from '../../../agent/reconcile/reconciler.ts';
 import { routeKey, ruleKey } from '../../../agent/reconcile/targets.ts';
+import { RTN_UNREACHABLE } from '../../../lib/linux.ts';
 import { type Address, address, type Prefix, prefix } from '../../../lib/prefix.ts';
 import type { NatStep } from '../../../nat/diff.ts';
 import { incompatible, NatError } from '../../../nat/errors.ts';
@@ -18,7 +19,12 @@ import { GateError } from '../../../nat/gate-kernel.ts';
 import type { ObservedNat } from '../../../nat/kernel.ts';
 import { commandLines, isRuleStep } from '../../../nat/render.ts';
 import { RoutingError } from '../../../routing/kernel.ts';
-import { METRIC_VEG_AGENT, RTPROT_VEG_AGENT } from '../../../routing/numbers.ts';
+import {
+  METRIC_ANNOUNCED,
+  METRIC_VEG_AGENT,
+  RTPROT_VEG_AGENT,
+  TABLE_MAIN,
+} from '../../../routing/numbers.ts';
 import type { ObservedProxy } from '../../../routing/proxies.ts';
 import { renderStep } from '../../../routing/render.ts';
 import type { InterfaceAddress, Route, Rule } from '../../../routing/state.ts';
@@ -767,18 +773,27 @@ t.test(
 );
 
 t.test(
-  'without its internal link a gateway answers for no address, and the rest stays as it is',
+  'without its internal link a gateway answers for no address and announces none, and the rest stays as it is',
   async (t) => {
-    const { seen, model, proxies, run } = pod();
+    const { seen, model, proxies, routes, run } = pod();
     await run(policy('10.18.0.0/16'));
     const before = model.saveRules(4);
     const proxy = { family: 4, address: address('172.17.0.50'), dev: 'net1' } as const;
     proxies.push({ ...proxy, protocol: RTPROT_VEG_AGENT });
+    const kept = structuredClone(routes);
+    const announced: Route = {
+      ...{ family: 4, table: TABLE_MAIN, destination: prefix('198.51.100.50/32'), metric: METRIC_ANNOUNCED },
+      ...{ protocol: RTPROT_VEG_AGENT, scope: 0, type: RTN_UNREACHABLE, foreign: false },
+    };
+    routes.push(announced);
     seen.links[0]!.up = false;
     const { changes, plan } = (await run(policy('10.18.0.0/16'))).observation;
     t.match(plan.families[0], { state: 'blocked', reason: /internal interface eth0 is down/ });
-    t.same(changes.routing, [{ kind: 'delProxy', proxy }]);
-    t.same(proxies, []);
+    t.same(changes.routing, [
+      { kind: 'delProxy', proxy },
+      { kind: 'delRoute', route: announced },
+    ]);
+    t.same([proxies, routes], [[], kept]);
     t.equal(model.saveRules(4), before);
   },
 );
