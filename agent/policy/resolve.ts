@@ -205,23 +205,60 @@ function familyWarnings(policy: Policy): PolicyWarning[] {
   });
 }
 
+/** The addresses of a family that a rule translates to; empty: that of the external interface. */
+const egressOf = ({ egressIP }: EgressRule, family: Family): Address[] =>
+  egressIP?.addresses.filter((address) => familyOf(address) === family) ?? [];
+
+/** How the packets of a rule leave. */
+interface Treatment {
+  /** In words. */
+  text: string;
+  /** Two treatments are the same if this is. */
+  key: string;
+  /** Translated to the address of the external interface, as by default. */
+  plain: boolean;
+}
+
+function treatmentOf(rule: EgressRule, family: Family): Treatment {
+  const { snat, portBlockSize: ports } = rule;
+  if (!snat) return { text: 'forwarded', key: 'forwarded', plain: false };
+  const addresses = egressOf(rule, family);
+  const [first, ...more] = addresses;
+  const to = first === undefined ? '' : ` to ${first}${more.length === 0 ? '' : ` and ${more.length} more`}`;
+  const text = `translated${to}${ports === undefined ? '' : ` with ${ports} ports for each source`}`;
+  return { text, key: `${addresses.toSorted().join()} ${ports}`, plain: first === undefined };
+}
+
+/** Whether a rule would have done otherwise. Who would masquerade loses nothing by an address that an earlier rule gives. */
+const isConflict = (own: Treatment, actual: Treatment): boolean =>
+  own.key !== actual.key && !(own.plain && actual.key !== 'forwarded');
+
 /** A block that lies wholly in one that an earlier rule treats otherwise, whatever the destination. */
 function conflictWarnings(policy: Policy): PolicyWarning[] {
-  const decided = { true: new PrefixIndex<string>(), false: new PrefixIndex<string>() };
-  const verb = (snat: boolean) => (snat ? 'translated' : 'forwarded');
-  return byPriority(policy.rules).flatMap((rule) => {
-    const { name, snat } = rule;
-    const lost = sources(rule).flatMap((block) => {
-      const [by] = decided[`${!snat}`].holding(block);
-      return by === undefined ? [] : [{ block, by }];
+  const families = programmedFamilies(policy);
+  const decided = new PrefixIndex<{ rule: EgressRule; at: number }>();
+  return byPriority(policy.rules).flatMap((rule, at) => {
+    const { name, egressIP } = rule;
+    const blocks = sources(rule).filter((block) => {
+      const family = familyOf(block);
+      return families.includes(family) && (!egressIP || egressOf(rule, family).length > 0);
     });
-    if (isForAll(rule)) for (const block of sources(rule)) decided[`${snat}`].add(block, name);
-    const named: PolicyWarning[] = lost.slice(0, MAX_NAMED).map(({ block, by }) => ({
-      message: `conflict: ${block} is ${verb(snat)} by ${name} and ${verb(!snat)} by ${by}; it is ${verb(!snat)}`,
-    }));
+    const lost = blocks.flatMap((block) => {
+      const [first] = [...decided.holding(block)].sort((a, b) => a.at - b.at);
+      if (first === undefined) return [];
+      const own = treatmentOf(rule, familyOf(block));
+      const actual = treatmentOf(first.rule, familyOf(block));
+      if (!isConflict(own, actual)) return [];
+      return `conflict: ${block} is ${own.text} by ${name} and ${actual.text} by ${first.rule.name}; it is ${actual.text}`;
+    });
+    if (isForAll(rule)) for (const block of blocks) decided.add(block, { rule, at });
+    const named: PolicyWarning[] = lost.slice(0, MAX_NAMED).map((message) => ({ message }));
     if (lost.length <= MAX_NAMED) return named;
     const others = lost.length - MAX_NAMED;
-    return [...named, { message: `conflict: ${others} more blocks of ${name} are ${verb(!snat)} as well` }];
+    return [
+      ...named,
+      { message: `conflict: earlier policies treat ${others} more blocks of ${name} otherwise as well` },
+    ];
   });
 }
 

@@ -11,7 +11,7 @@ t.test('an item that its list holds already, however it is written', async (t) =
   ]);
   t.strictSame(
     warnings(
-      '  policies: [{ name: a }, { egressIP: { address: [172.17.0.50, 172.17.0.51, 172.17.0.50] } }]\n',
+      '  policies: [{ name: a, ipBlocks: [10.1.0.0/16] }, { egressIP: { address: [172.17.0.50, 172.17.0.51, 172.17.0.50] } }]\n',
     ),
     ['spec.policies[1].egressIP.address[2] has no effect: 172.17.0.50 is item 0 already'],
   );

@@ -604,9 +604,51 @@ t.test('a translated block that is forwarded all the same is a conflict', async 
     ).slice(4),
     [
       'conflict: 10.4.0.0/16 is translated by t and forwarded by f; it is forwarded',
-      'conflict: 3 more blocks of t are forwarded as well',
+      'conflict: earlier policies treat 3 more blocks of t otherwise as well',
     ],
   );
+});
+
+t.test('a block that an earlier policy translates to other addresses is a conflict', async (t) => {
+  const warnings = (...rules: string[]) =>
+    policyWith(`  policies:\n${rules.map((rule) => `    - { ${rule} }\n`).join('')}`).warnings.map(
+      ({ message }) => message,
+    );
+  const egress = (...list: string[]) => `egressIP: { address: [${list.join(', ')}] }`;
+  const a = `name: a, ipBlocks: [10.1.0.0/16], ${egress('172.17.0.50')}`;
+  const block = 'ipBlocks: [10.1.1.0/24]';
+  t.same(warnings(a, `name: b, ${block}, ${egress('172.17.0.51', '172.17.0.52')}`), [
+    'conflict: 10.1.1.0/24 is translated to 172.17.0.51 and 1 more by b and translated to 172.17.0.50 by a; it is translated to 172.17.0.50',
+  ]);
+  t.same(warnings('name: m', `name: b, ${block}, ${egress('172.17.0.51')}, portBlockSize: 64`), [
+    'conflict: 10.1.1.0/24 is translated to 172.17.0.51 with 64 ports for each source by b and translated by m; it is translated',
+  ]);
+  t.same(warnings(a, `name: b, ${block}`), [], 'masquerading may be overridden');
+  t.same(warnings(a, `name: b, ${block}, ${egress('172.17.0.50')}`), [], 'the same addresses');
+  t.same(warnings(`${a}, destinationCIDRs: [203.0.113.0/24]`, `name: b, ${block}`), [], 'some destinations');
+  t.same(warnings(a, `name: b, ${block}, priority: 1`), [], 'an earlier one');
+});
+
+t.test('of several earlier policies the first decides', async (t) => {
+  const rules = [
+    '{ name: f, snat: false, ipBlocks: [10.0.0.0/8] }',
+    '{ name: t, ipBlocks: [10.1.0.0/16] }',
+    '{ name: g, snat: false, ipBlocks: [10.1.1.0/24] }',
+  ];
+  t.same(
+    policyWith(`  policies:\n${rules.map((rule) => `    - ${rule}\n`).join('')}`).warnings.map(
+      ({ message }) => message,
+    ),
+    ['conflict: 10.1.0.0/16 is translated by t and forwarded by f; it is forwarded'],
+  );
+});
+
+t.test('an egress policy says nothing about a family without an egress address', async (t) => {
+  const rules = [
+    '{ name: any, egressIP: { address: [172.17.0.50] } }',
+    '{ name: six, snat: false, ipBlocks: ["fd00:10:18::/64"] }',
+  ];
+  t.same(policyWith(`  policies:\n${rules.map((rule) => `    - ${rule}\n`).join('')}`).warnings, []);
 });
 
 t.test('an address belongs to one owner, and is not that of the external gateway', async (t) => {
