@@ -62,12 +62,15 @@ function pod(): Namespace {
   return inside;
 }
 
-function reconcile(ns: Namespace, wanted: RoutingIntent, proxies: ProxyNeighbour[] = []): Outcome {
-  const input = JSON.stringify({ intent: wanted, proxies });
-  const { code, stdout, stderr } = ns.run(NODE, [CHILD, 'reconcile'], { input });
-  if (code !== 0 || stderr !== '') throw new Error(`exit code ${code}: ${stderr}`);
-  return JSON.parse(stdout) as Outcome;
+/** What a command of routing-child.ts prints. */
+function run(ns: Namespace, command: string, input: unknown): unknown {
+  const { code, stdout, stderr } = ns.run(NODE, [CHILD, command], { input: JSON.stringify(input) });
+  if (code !== 0 || stderr !== '' || stdout === '') throw new Error(`exit code ${code}: ${stderr}`);
+  return JSON.parse(stdout);
 }
+
+const reconcile = (ns: Namespace, intent: RoutingIntent, proxies: ProxyNeighbour[] = []): Outcome =>
+  run(ns, 'reconcile', { intent, proxies }) as Outcome;
 
 const lines = (text: string): string[] =>
   text
@@ -118,11 +121,7 @@ t.test("with the CNI's routes in place the listings are Kube-OVN's, line for lin
 
 t.test('a bridge and a VXLAN device are as iproute2 shows them, and read back', async (t) => {
   const ns = pod();
-  const change = (steps: LinkStep[]) => {
-    const { stdout, stderr } = ns.run(NODE, [CHILD, 'links'], { input: JSON.stringify(steps) });
-    if (stderr !== '') throw new Error(stderr);
-    return JSON.parse(stdout) as { failures: string[]; links: Link[] };
-  };
+  const change = (steps: LinkStep[]) => run(ns, 'links', steps) as { failures: string[]; links: Link[] };
   const vxlan = {
     kind: 'vxlan',
     vni: 1016,
