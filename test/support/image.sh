@@ -20,7 +20,7 @@ inputs() {
   fi
   {
     printf '%s\n' "${DEBIAN_MIRROR:-}" "${DEBIAN_SECURITY_MIRROR:-}" "$suite" "$(uname -m)"
-    find "$@" images/slim.sh images/sbom.ts -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    find "$@" images/common.sh images/slim.sh images/sbom.ts -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
   } | sha256sum | cut -d ' ' -f 1
 }
 
