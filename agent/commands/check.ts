@@ -3,9 +3,9 @@
 import { passwordFileProblem } from '../bgp/password-file.ts';
 import { credentialProblem } from '../group/credentials.ts';
 import { EXIT, type Options } from '../options.ts';
-import { formatError } from '../policy/error-text.ts';
+import { formatError, formatWarning } from '../policy/error-text.ts';
 import { readLastPolicy } from '../policy/last-policy.ts';
-import { loadPolicy } from '../policy/load.ts';
+import { type LoadOptions, loadPolicy } from '../policy/load.ts';
 import type { Policy, PolicyFile } from '../policy/model.ts';
 import type { Path } from '../policy/parse.ts';
 import { type LoadedPolicy, placed, readSource } from '../policy/source.ts';
@@ -26,14 +26,18 @@ function valid(loaded: LoadedPolicy): ValidPolicy | undefined {
   return undefined;
 }
 
-const read = ({ policyDir, stateDir }: Options, tokens = affordableTokens()): Promise<LoadedPolicy> =>
-  readSource(policyDir, process.env, readLastPolicy(stateDir, complain), tokens);
+const read = (
+  { policyDir, stateDir }: Options,
+  tokens = affordableTokens(),
+  options?: LoadOptions,
+): Promise<LoadedPolicy> =>
+  readSource(policyDir, process.env, readLastPolicy(stateDir, complain), tokens, options);
 
 /** The policy as a daemon with these directories reads it; undefined after its errors were printed. */
 export const load = async (options: Options): Promise<ValidPolicy | undefined> => valid(await read(options));
 
 /** What all the paths hold, as one policy. */
-function readPaths(paths: readonly string[], tokens: number): LoadedPolicy {
+function readPaths(paths: readonly string[], tokens: number, options: LoadOptions): LoadedPolicy {
   const source = paths.join(', ');
   const files: PolicyFile[] = [];
   for (const path of paths) {
@@ -44,7 +48,7 @@ function readPaths(paths: readonly string[], tokens: number): LoadedPolicy {
     }
     files.push(...read);
   }
-  return { source, result: placed(loadPolicy(files, tokens), source), content: { files } };
+  return { source, result: placed(loadPolicy(files, tokens, options), source), content: { files } };
 }
 
 /** What is wrong with the key or the certificates of the group, and with the passwords of BGP sessions. */
@@ -60,22 +64,15 @@ function inspect({ group, bgp }: Policy): { path: Path; message: string }[] {
   ];
 }
 
-/** The policy with the errors of the files that it names. */
-function inspected(loaded: LoadedPolicy, tokens: number): LoadedPolicy {
-  const { result, content } = loaded;
-  if (!result.ok || content === undefined || !('files' in content)) return loaded;
-  if (result.policy.group === undefined && result.policy.bgp === undefined) return loaded;
-  return { ...loaded, result: loadPolicy(content.files, tokens, undefined, inspect) };
-}
-
 /** `check`: 0 valid, 3 invalid. Without a path it is the policy directory; `-` is standard input. */
 export async function check(options: Options, paths: readonly string[] = []): Promise<number> {
   const tokens = affordableTokens(COMMAND_HEAP);
-  const loaded = paths.length === 0 ? await read(options, tokens) : readPaths(paths, tokens);
-  const found = valid(inspected(loaded, tokens));
+  const more = { inspect, places: true };
+  const loaded = paths.length === 0 ? await read(options, tokens, more) : readPaths(paths, tokens, more);
+  const found = valid(loaded);
   if (found === undefined) return EXIT.policyInvalid;
   const { policy } = found;
-  for (const { message } of policy.warnings) complain(`warning: ${message}`);
+  for (const warning of policy.warnings) process.stderr.write(`${formatWarning(warning)}\n`);
   const { rules, bfd } = policy;
   const count = `${rules.length} ${rules.length === 1 ? 'policy' : 'policies'}`;
   say(

@@ -137,7 +137,7 @@ function validPolicy(
   tokens: number,
   name: string | undefined,
 ): Policy | undefined {
-  const result = loadPolicy(files, tokens, name);
+  const result = loadPolicy(files, tokens, { chosen: name });
   if (result.ok) return result.policy;
   for (const error of result.errors) process.stderr.write(`${formatError(error)}\n`);
   return undefined;

@@ -85,9 +85,19 @@ function burstProblem({ egress, ingress, burst }: Bandwidth): string | undefined
   return `must be at most what passes in ${LONGEST_BURST} s, ${rate * LONGEST_BURST} bits, is ${burst}`;
 }
 
-/** Every limit of a policy, with what messages call it. */
-const limitsOf = ({ rules, addressLimits = [] }: Policy): { what: string; bandwidth: Bandwidth }[] => [
-  ...rules.flatMap(({ name, bandwidth }) => (bandwidth ? [{ what: `policy ${name}`, bandwidth }] : [])),
+interface NamedLimit {
+  /** What messages call it. */
+  what: string;
+  /** The name of the policy that has it. */
+  policy?: string;
+  bandwidth: Bandwidth;
+}
+
+/** Every limit of a policy. */
+const limitsOf = ({ rules, addressLimits = [] }: Policy): NamedLimit[] => [
+  ...rules.flatMap(({ name, bandwidth }) =>
+    bandwidth ? [{ what: `policy ${name}`, policy: name, bandwidth }] : [],
+  ),
   ...addressLimits.map(({ name, bandwidth }) => ({ what: name, bandwidth })),
 ];
 
@@ -105,15 +115,16 @@ export function checkLimits(document: Failing, policy: Policy): void {
 }
 
 /** Warns about limits that limit nothing. */
-export function bandwidthWarnings(policy: Policy): PolicyWarning[] {
-  const whole = policy.bandwidth?.perSource ? undefined : policy.bandwidth;
-  return limitsOf(policy).flatMap(({ what, bandwidth }) =>
+export function bandwidthWarnings(given: Policy): PolicyWarning[] {
+  const whole = given.bandwidth?.perSource ? undefined : given.bandwidth;
+  return limitsOf(given).flatMap(({ what, policy, bandwidth }) =>
     (['egress', 'ingress'] as const).flatMap((direction) => {
       const [most, own] = [whole?.[direction], bandwidth[direction]];
       if (most === undefined || own === undefined || own <= most) return [];
       return [
         {
           message: `${what}: bandwidth.${direction} is above that of the whole gateway, which limits it`,
+          ...(policy !== undefined && { about: { policy, path: ['bandwidth', direction] } }),
         },
       ];
     }),

@@ -112,18 +112,27 @@ export const byBgp = ({ announce }: EgressIP): boolean => announce === 'bgp' || 
 
 /** Parts of `bgp` and `announce` that have no effect. */
 export function bgpWarnings(policy: Policy): PolicyWarning[] {
-  const messages =
-    policy.bgp === undefined ? withoutBgp(policy) : [...unannounced(policy), ...unheard(policy)];
-  return messages.map((message) => ({ message }));
+  if (policy.bgp === undefined) {
+    return onlyByBgp(policy, ' without spec.bgp; nobody announces its addresses');
+  }
+  const ofBgp = (message: string): PolicyWarning => ({ message, about: { path: ['spec', 'bgp'] } });
+  return [
+    ...unannounced(policy).map(ofBgp),
+    ...(policy.bgp.announce.includes('egressIPs')
+      ? []
+      : onlyByBgp(policy, ': spec.bgp.announce lacks egressIPs')),
+    ...unheard(policy).map(ofBgp),
+  ];
 }
 
-const withoutBgp = ({ rules }: Policy): string[] =>
+/** Policies whose addresses are announced by BGP alone, which is not done. */
+const onlyByBgp = ({ rules }: Policy, why: string): PolicyWarning[] =>
   rules
     .filter(({ egressIP }) => egressIP?.announce === 'bgp')
-    .map(
-      ({ name }) =>
-        `policy ${name}: announce: bgp has no effect without spec.bgp; nobody announces its addresses`,
-    );
+    .map(({ name }) => ({
+      message: `policy ${name}: announce: bgp has no effect${why}`,
+      about: { policy: name, path: ['egressIP', 'announce'] },
+    }));
 
 /** What `announce` names and the policy does not have, and the other way round. */
 function unannounced({ rules, eips, dnats, bgp, internal, external }: Policy): string[] {
@@ -141,13 +150,6 @@ function unannounced({ rules, eips, dnats, bgp, internal, external }: Policy): s
     ...(announce.some((one) => there[one])
       ? []
       : ['spec.bgp announces nothing: the policy has none of what its announce names']),
-    ...(announce.includes('egressIPs')
-      ? []
-      : rules
-          .filter(({ egressIP }) => egressIP?.announce === 'bgp')
-          .map(
-            ({ name }) => `policy ${name}: announce: bgp has no effect: spec.bgp.announce lacks egressIPs`,
-          )),
     ...(routerID === undefined && !has4
       ? ['spec.bgp has no routerID, and FRR finds none in a gateway without IPv4: set one']
       : []),

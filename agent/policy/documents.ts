@@ -7,7 +7,7 @@ import { MAX_FILE_SIZE, MAX_SET_SIZE, SMALL_SET } from './bounds.ts';
 import { MAX_MISFITS } from './format-tests.ts';
 import { KINDS, type Kind, POD } from './kinds.ts';
 import { type Pod, podOf } from './kubernetes/pods.ts';
-import type { Origin, PolicyError, PolicyFile } from './model.ts';
+import type { FilePlace, Origin, PolicyError, PolicyFile } from './model.ts';
 import { isPassedOver, refusal } from './other-kinds.ts';
 import type { Budget, Path } from './parse.ts';
 import { type FilePart, readParts } from './parts.ts';
@@ -30,6 +30,8 @@ export interface PolicyDocument<Value = unknown> {
   sound: boolean;
   /** Reports an error at a field of this document. */
   fail(path: Path, message: string, at?: 'key' | 'value'): void;
+  /** Where a field of this document is written; of one that is not there, what it would be in. */
+  place(path: Path): FilePlace;
 }
 
 export interface DocumentSet {
@@ -221,6 +223,7 @@ class Reader {
       value: kind.condense?.(fields) ?? fields,
       sound: violations.length === 0,
       fail: (path, message, at = 'value') => this.#fail([...base, ...path], message, at),
+      place: (path) => ({ file: this.#file, ...this.#locate([...base, ...path], 'key') }),
     });
     // Nothing can refer to a resource whose name is not known.
     if (name === undefined) this.#set.incomplete = true;

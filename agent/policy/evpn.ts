@@ -33,10 +33,13 @@ export const evpnWarnings = ({ evpn, rules, ...policy }: Policy): PolicyWarning[
   return [
     ...rules
       .filter(({ snat }) => snat)
-      .map(
-        ({ name }) =>
-          `policy ${name} has no effect: with EVPN nothing is translated, and nothing leads back to its sources; use snat: false`,
-      ),
-    ...unused.map((field) => `${field} has no effect: with EVPN nothing is translated, limited or recorded`),
-  ].map((message) => ({ message }));
+      .map(({ name }) => ({
+        message: `policy ${name} has no effect: with EVPN nothing is translated, and nothing leads back to its sources; use snat: false`,
+        about: { policy: name, path: [] },
+      })),
+    ...unused.map((field) => ({
+      message: `${field} has no effect: with EVPN nothing is translated, limited or recorded`,
+      about: { path: ['spec', field] },
+    })),
+  ];
 };

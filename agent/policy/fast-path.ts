@@ -35,6 +35,11 @@ export function checkFastPath(document: Failing, policy: Policy): void {
 export const fastPathWarnings = ({ fastPath, rules }: Policy): PolicyWarning[] =>
   rules.flatMap(({ name, bandwidth }) =>
     fastPath && bandwidth
-      ? [{ message: `policy ${name} has a bandwidth limit: its connections do not use the fast path` }]
+      ? [
+          {
+            message: `policy ${name} has a bandwidth limit: its connections do not use the fast path`,
+            about: { policy: name, path: ['bandwidth'] },
+          },
+        ]
       : [],
   );

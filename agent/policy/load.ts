@@ -17,11 +17,12 @@ import { failNeighbour, readBgpConfs, readEvpnConfs } from './kube-ovn/bgp.ts';
 import { readNetwork, translateVpcEgressGateway } from './kube-ovn/gateway.ts';
 import { addKubeOvnNat } from './kube-ovn/nat.ts';
 import { Pods } from './kubernetes/selectors.ts';
-import type { Policy, PolicyError, PolicyFile, PolicyResult } from './model.ts';
+import type { Policy, PolicyError, PolicyFile, PolicyResult, PolicyWarning } from './model.ts';
 import type { Path } from './parse.ts';
 import { quote } from './quote.ts';
-import { addWarnings, programmedFamilies } from './resolve.ts';
+import { policyWarnings, programmedFamilies } from './resolve.ts';
 import { addSpidernet } from './spidernet/policy.ts';
+import { warningPlace } from './warning-place.ts';
 
 /** The kinds that define the two sides; a directory holds one of them. */
 const GATEWAYS = ['GatewayPolicy', 'VpcEgressGateway'];
@@ -29,16 +30,23 @@ const GATEWAYS = ['GatewayPolicy', 'VpcEgressGateway'];
 /** Errors that are reported at most. */
 const MAX_ERRORS = 500;
 
+export interface LoadOptions {
+  /** `NAMESPACE/NAME`: other gateways are ignored. */
+  chosen?: string | undefined;
+  /** Checks the files that a policy names. */
+  inspect?(policy: Policy): { path: Path; message: string }[];
+  /** Warnings have their places. A large document is parsed again for it. */
+  places?: boolean;
+}
+
 /**
  * Reads all policy files. The errors of all of them come in the order of the files and, in a file, of its
- * lines. `maxTokens` bounds the memory that reading takes, see `Budget`. With `chosen`, `NAMESPACE/NAME`, the other
- * gateways are ignored. `inspect` checks the files that a policy names. Never throws.
+ * lines. `maxTokens` bounds the memory that reading takes, see `Budget`. Never throws.
  */
 export function loadPolicy(
   files: readonly PolicyFile[],
   maxTokens = DEFAULT_TOKENS,
-  chosen?: string,
-  inspect: (policy: Policy) => { path: Path; message: string }[] = () => [],
+  { chosen, inspect = () => [], places = false }: LoadOptions = {},
 ): PolicyResult {
   const errors: PolicyError[] = [];
   const ignored = ignoredFiles(files);
@@ -73,7 +81,7 @@ export function loadPolicy(
     checkForeign(policy, (i, message) => failNeighbour(gateway, confs.bgp, i, message));
     checkLimits(gateway, policy);
     checkFastPath(gateway, policy);
-    for (const { path, message } of inspect(policy)) gateway.fail(path, message);
+    if (errors.length === 0) for (const { path, message } of inspect(policy)) gateway.fail(path, message);
   } else if (!isEmpty && !set.incomplete) {
     failDirectory(`no gateway: one ${GATEWAYS.join(' or ')} document is needed`);
   }
@@ -85,10 +93,19 @@ export function loadPolicy(
     gateway!.fail(['spec'], 'no address family has a gateway on both sides, internal and external', 'key');
   }
   if (policy === undefined || errors.length > 0) return { ok: false, errors: inOrder(files, errors) };
-  if (ignored !== undefined) policy.warnings.push({ message: ignored });
-  policy.warnings.push(...bandwidthWarnings(policy), ...fastPathWarnings(policy));
-  addWarnings(policy);
-  policy.warnings.push(...bgpWarnings(policy), ...evpnWarnings(policy));
+  const warnings: PolicyWarning[] = [
+    ...policy.warnings,
+    ...(ignored === undefined ? [] : [{ message: ignored }]),
+    ...bandwidthWarnings(policy),
+    ...fastPathWarnings(policy),
+    ...policyWarnings(policy),
+    ...bgpWarnings(policy),
+    ...evpnWarnings(policy),
+  ];
+  policy.warnings = warnings.map(({ message, about }) => {
+    const place = places && about ? warningPlace(about, gateway!, set) : undefined;
+    return { message, ...(place && { place }) };
+  });
   return { ok: true, policy };
 }
 

@@ -9,6 +9,7 @@ import type { LogRules } from '../../nat/conntrack/records.ts';
 import type { DefaultAction } from '../../nat/egress.ts';
 import type { Dnat, Eip } from '../../nat/inbound.ts';
 import type { CredentialFiles } from '../group/credentials.ts';
+import type { Path } from './parse.ts';
 import type { Cuts } from './sieve.ts';
 
 /** One side of the gateway. */
@@ -195,6 +196,19 @@ export interface Origin {
 /** A warning about a valid policy: something that the author might not have meant. */
 export interface PolicyWarning {
   message: string;
+  /** What it is about, until the policy is complete. */
+  about?: About;
+  /** Where that is written; of a policy that was loaded with places. */
+  place?: FilePlace;
+}
+
+/** A field of a document. */
+export interface About {
+  /** Absent: that of the gateway. */
+  document?: { place(path: Path): FilePlace };
+  /** The name of one of the policies, which `path` begins at. */
+  policy?: string;
+  path: Path;
 }
 
 export interface Policy {
@@ -236,13 +250,17 @@ export interface Policy {
   warnings: PolicyWarning[];
 }
 
-/** One thing wrong with the policy files. Printed as `file:line:col: field.path: message`. */
-export interface PolicyError {
+/** A place in a policy file. */
+export interface FilePlace {
   file: string;
   /** 1-based; 0 when the whole file is meant. */
   line: number;
   /** 1-based; 0 when the whole line is meant. */
   col: number;
+}
+
+/** One thing wrong with the policy files. Printed as `file:line:col: field.path: message`. */
+export interface PolicyError extends FilePlace {
   /** `spec.policies[0].ipBlocks[1]`; empty for the whole document. */
   path: string;
   message: string;

@@ -156,10 +156,12 @@ export const byPriority = (rules: readonly EgressRule[]): EgressRule[] =>
 /** Blocks that a warning names; of the others the number. */
 const MAX_NAMED = 5;
 
-/** Warns about parts of a valid policy that have no effect. */
-export function addWarnings(policy: Policy): void {
-  policy.warnings.push(...familyWarnings(policy), ...outsideWarnings(policy), ...conflictWarnings(policy));
-}
+/** Parts of a valid policy that have no effect. */
+export const policyWarnings = (policy: Policy): PolicyWarning[] => [
+  ...familyWarnings(policy),
+  ...outsideWarnings(policy),
+  ...conflictWarnings(policy),
+];
 
 /** A block that reaches as far as the external gateway cannot lead into the VPC as a whole. */
 function outsideWarnings({ rules, external, evpn }: Policy): PolicyWarning[] {
@@ -172,6 +174,7 @@ function outsideWarnings({ rules, external, evpn }: Policy): PolicyWarning[] {
       );
       return [...holders(blocks, [hostPrefix(gateway)])].map((block) => ({
         message: `policy ${name}: ${block} holds the external gateway ${gateway}; packets to it go outside, list only blocks that are inside`,
+        about: { policy: name, path: ['ipBlocks'] },
       }));
     }),
   );
@@ -201,7 +204,8 @@ function familyWarnings(policy: Policy): PolicyWarning[] {
       ...(peers > 0 ? [`${peers} ${name} BFD ${peers === 1 ? 'peer' : 'peers'}`] : []),
     ].join(' and ');
     const message = `${name} is not programmed: the ${where} no ${name} gateway`;
-    return [{ message: unused === '' ? message : `${message}; ${unused} left out` }];
+    const path = ['spec', external > 0 ? 'internal' : 'external', 'gateways'];
+    return [{ message: unused === '' ? message : `${message}; ${unused} left out`, about: { path } }];
   });
 }
 
@@ -252,13 +256,13 @@ function conflictWarnings(policy: Policy): PolicyWarning[] {
       return `conflict: ${block} is ${own.text} by ${name} and ${actual.text} by ${first.rule.name}; it is ${actual.text}`;
     });
     if (isForAll(rule)) for (const block of blocks) decided.add(block, { rule, at });
-    const named: PolicyWarning[] = lost.slice(0, MAX_NAMED).map((message) => ({ message }));
-    if (lost.length <= MAX_NAMED) return named;
     const others = lost.length - MAX_NAMED;
-    return [
-      ...named,
-      { message: `conflict: earlier policies treat ${others} more blocks of ${name} otherwise as well` },
-    ];
+    const more = `conflict: earlier policies treat ${others} more blocks of ${name} otherwise as well`;
+    const about = { policy: name, path: ['ipBlocks'] };
+    return [...lost.slice(0, MAX_NAMED), ...(others > 0 ? [more] : [])].map((message) => ({
+      message,
+      about,
+    }));
   });
 }
 

@@ -9,7 +9,7 @@ import { resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { policyFromEnv, policyVariables } from './kube-ovn/env.ts';
 import { type LastGood, type Missing, NOTHING_MISSING } from './last-good.ts';
-import type { loadPolicy } from './load.ts';
+import type { LoadOptions, loadPolicy } from './load.ts';
 import type { PolicyFile, PolicyResult } from './model.ts';
 import { affordableTokens, type PolicySource, readPolicy, watchPolicy } from './watch.ts';
 
@@ -87,9 +87,10 @@ const fromFiles = (
   source: string,
   files: readonly PolicyFile[],
   tokens = affordableTokens(),
+  options?: LoadOptions,
 ): LoadedPolicy => ({
   source,
-  result: placed(parse(files, tokens), source),
+  result: placed(parse(files, tokens, options), source),
   content: { files: files.filter(({ ignored }) => !ignored) },
 });
 
@@ -98,11 +99,14 @@ async function load(
   directory: string,
   content: PolicySource,
   env: Environment,
-  tokens = affordableTokens(),
+  tokens?: number,
+  options?: LoadOptions,
 ): Promise<LoadedPolicy> {
   const environment = isEmpty(content) ? fromEnvironment(env) : undefined;
   if (environment !== undefined) return environment;
-  if (!('unreadable' in content)) return fromFiles(await loadParser(), directory, content, tokens);
+  if (!('unreadable' in content)) {
+    return fromFiles(await loadParser(), directory, content, tokens, options);
+  }
   const error = { file: content.path, line: 0, col: 0, path: '', message: content.unreadable };
   return { source: directory, result: { ok: false, errors: [error] } };
 }
@@ -134,16 +138,17 @@ const dated = (loaded: LoadedPolicy, kept: KeptPolicy | undefined): LoadedPolicy
     ? { ...loaded, since: kept.since }
     : loaded;
 
-/** Reads the policy once, from a directory or file. `kept`: what was in force last; `tokens`: see `loadPolicy`. */
+/** Reads the policy once, from a directory or file. `kept`: what was in force last; `tokens`, `options`: see `loadPolicy`. */
 export async function readSource(
   location: string,
   env: Environment,
   kept?: KeptPolicy,
-  tokens = affordableTokens(),
+  tokens?: number,
+  options?: LoadOptions,
 ): Promise<LoadedPolicy> {
   const variables = isSourceOf(kept, location) ? {} : env;
   if (isOfDocuments(kept)) await loadParser();
-  return dated(await load(location, readPolicy(location), variables, tokens), kept);
+  return dated(await load(location, readPolicy(location), variables, tokens, options), kept);
 }
 
 /**

@@ -60,13 +60,14 @@ export function addDeckhouse(policy: Policy, set: DocumentSet, pods: Pods): void
     if (ipBlocks.length === 0) {
       policy.warnings.push({
         message: `EgressGatewayPolicy ${quote(document.name)} selects no pod with an address`,
+        about: { document, path: ['spec', 'selectors'] },
       });
       continue;
     }
     const egressIP = virtualAddress(gateway);
     const message = unheld(gateway.kind, gateway.name, 'status.activeNodeName');
     if (egressIP?.owner === '' && !policy.warnings.some((warning) => warning.message === message)) {
-      policy.warnings.push({ message });
+      policy.warnings.push({ message, about: { document: gateway, path: ['status', 'activeNodeName'] } });
     }
     policy.rules.push({
       name: `deckhouse/${document.name}`,

@@ -76,7 +76,12 @@ export function translateGatewayPolicy(document: GatewayPolicy, inbound: Inbound
     warnings: [
       ...(group === undefined || rules.some(({ egressIP }) => egressIP?.shared)
         ? []
-        : [{ message: 'spec.group has no effect: no policy has an egressIP with shared: true' }]),
+        : [
+            {
+              message: 'spec.group has no effect: no policy has an egressIP with shared: true',
+              about: { document, path: ['spec', 'group'] },
+            },
+          ]),
       ...idleParts(document, rules),
     ],
   };

@@ -6,9 +6,9 @@ import type { Policy, PolicyError, PolicyResult } from '../model.ts';
 import { describe } from '../quote.ts';
 import {
   addresses,
-  addWarnings,
   familyName,
   KUBE_OVN_BFD,
+  policyWarnings,
   prefixes,
   programmedFamilies,
 } from '../resolve.ts';
@@ -85,7 +85,7 @@ export function policyFromEnv(env: Environment): PolicyResult | undefined {
     );
   }
   if (errors.length > 0) return { ok: false, errors };
-  if (!forwardOnly) addWarnings(policy);
+  if (!forwardOnly) policy.warnings.push(...policyWarnings(policy).map(({ message }) => ({ message })));
   return { ok: true, policy };
 }
 

@@ -188,11 +188,16 @@ export function translateVpcEgressGateway(
     ...(evpn && forwardingOnly(evpn)),
     ...(log && { translationLog: log }),
     warnings: [
-      ...unusedConfs(spec, bgpConf !== undefined, network.incomplete),
+      ...unusedConfs(gateway, bgpConf !== undefined, network.incomplete),
       ...each(spec.policies, ({ ipBlocks, subnets }, i) =>
         ipBlocks?.length || subnets?.length
           ? []
-          : [{ message: `policy-${i} has no effect: its ipBlocks and subnets are empty` }],
+          : [
+              {
+                message: `policy-${i} has no effect: its ipBlocks and subnets are empty`,
+                about: { document: gateway, path: ['spec', 'policies', i] },
+              },
+            ],
       ).flat(),
     ],
   };
@@ -216,17 +221,20 @@ function evpnOf(gateway: Gateway, confs: Confs, incomplete: boolean): EvpnPolicy
 }
 
 /** Documents that the gateway names and that say nothing here. */
-function unusedConfs(
-  { bgpConf, evpnConf }: NonNullable<VpcEgressGatewayResource['spec']>,
-  hasBgp: boolean,
-  incomplete: boolean,
-): PolicyWarning[] {
+function unusedConfs(document: Gateway, hasBgp: boolean, incomplete: boolean): PolicyWarning[] {
+  const { bgpConf, evpnConf } = document.value.spec ?? {};
+  const at = (field: string) => ({ about: { document, path: ['spec', field] } });
   const missing = (name: string) =>
     `bgpConf ${quote(name)} has no effect: BgpConf ${quote(name)} is not in the policy directory; ${addDocument(incomplete)}`;
   return [
-    ...(bgpConf && !hasBgp ? [{ message: missing(bgpConf) }] : []),
+    ...(bgpConf && !hasBgp ? [{ message: missing(bgpConf), ...at('bgpConf') }] : []),
     ...(evpnConf && !bgpConf
-      ? [{ message: `evpnConf ${quote(evpnConf)} has no effect without bgpConf, as with Kube-OVN` }]
+      ? [
+          {
+            message: `evpnConf ${quote(evpnConf)} has no effect without bgpConf, as with Kube-OVN`,
+            ...at('evpnConf'),
+          },
+        ]
       : []),
   ];
 }

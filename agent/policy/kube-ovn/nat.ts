@@ -22,7 +22,8 @@ import type { DocumentSet, PolicyDocument } from '../documents.ts';
 import { parsePorts, splitPair } from '../formats.ts';
 import type { Inbound, Place } from '../inbound.ts';
 import { KUBE_OVN } from '../kinds.ts';
-import type { EgressRule, Policy } from '../model.ts';
+import type { EgressRule, Policy, PolicyWarning } from '../model.ts';
+import type { Path } from '../parse.ts';
 import { quote } from '../quote.ts';
 import { byName, familyName, missingDocument } from '../resolve.ts';
 import { type Network, subnetBlocks } from './gateway.ts';
@@ -85,22 +86,24 @@ export function addKubeOvnNat(
 
 /** The limits of EIPs: those of the QoSPolicies that they name. */
 function addLimits(policy: Policy, eips: readonly EipDocument[], policies: Map<string, QosPolicy>): void {
-  const warnings = new Set<string>();
+  const warnings = new Map<string, PolicyWarning>();
+  const warn = (document: PolicyDocument, path: Path, message: string) =>
+    warnings.set(message, { message, about: { document, path } });
   const limits = eips.flatMap((eip) => {
     const name = eip.value.spec?.qosPolicy;
     if (!name) return [];
     const qos = policies.get(name);
     if (qos === undefined) {
       const missing = `QoSPolicy ${quote(name)} is not in the policy directory: its bandwidth is not limited`;
-      warnings.add(`IptablesEIP ${quote(eip.name)}: ${missing}`);
+      warn(eip, ['spec', 'qosPolicy'], `IptablesEIP ${quote(eip.name)}: ${missing}`);
       return [];
     }
     const { bandwidth, omitted } = qosBandwidth(qos);
-    for (const message of omitted) warnings.add(message);
+    for (const message of omitted) warn(qos, ['spec'], message);
     return bandwidth ? [{ name: `kube-ovn/${eip.name}`, addresses: addressesOf(eip), bandwidth }] : [];
   });
   if (limits.length > 0) policy.addressLimits = [...(policy.addressLimits ?? []), ...limits];
-  policy.warnings.push(...[...warnings].map((message) => ({ message })));
+  policy.warnings.push(...warnings.values());
 }
 
 /** The EIPs of a directory by name, and which of them are used. */
@@ -144,27 +147,32 @@ class Eips {
   }
 
   /** What the documents ask for and is not supported. */
-  warnings(): { message: string }[] {
+  warnings(): PolicyWarning[] {
     const named = (documents: EipDocument[]): string => {
       const [first, ...others] = documents.map(({ name }) => name);
       return `IptablesEIP ${quote(first!)}${others.length > 0 ? ` and ${others.length} more` : ''}`;
     };
-    const warn = (documents: EipDocument[], what: string) =>
-      documents.length > 0 ? [{ message: `${named(documents)} ${what}` }] : [];
-    const gateways = new Set(this.all.flatMap(({ value }) => value.spec?.natGwDp || []));
+    const about = ([document]: EipDocument[], path: Path) => document && { about: { document, path } };
+    const warn = (documents: EipDocument[], path: Path, what: string) =>
+      documents.length > 0 ? [{ message: `${named(documents)} ${what}`, ...about(documents, path) }] : [];
+    const ofGateways = this.all.filter(({ value }) => value.spec?.natGwDp);
+    const gateways = new Set(ofGateways.map(({ value }) => value.spec!.natGwDp!));
     return [
       ...warn(
         this.all.filter(({ name }) => !this.#used.has(name)),
+        ['metadata', 'name'],
         'is named by no rule and is not held',
       ),
       ...warn(
         this.all.filter(({ value }) => value.spec?.macAddress),
+        ['spec', 'macAddress'],
         'has a macAddress, which is not used: the address is announced with that of the interface',
       ),
       ...(gateways.size > 1
         ? [
             {
               message: `the IptablesEIPs belong to the NAT gateways ${[...gateways].map(quote).join(', ')}; this gateway uses all of them`,
+              ...about(ofGateways, ['spec', 'natGwDp']),
             },
           ]
         : []),

@@ -59,26 +59,30 @@ export function addSpidernet(policy: Policy, set: DocumentSet, pods: Pods): void
   ] as const) {
     const slices = endpointsByPolicy(byName<SliceResource>(set, SPIDERNET, sliceKind));
     const policies = byName<PolicyResource>(set, SPIDERNET, kind);
-    for (const name of slices.keys()) {
+    for (const [name, { document }] of slices) {
       if (policies.has(name) || set.incomplete) continue;
       policy.warnings.push({
         message: `the ${sliceKind} documents of ${kind} ${quote(name)} have no effect: it is not in the policy directory`,
+        about: { document, path: ['metadata', 'name'] },
       });
     }
     for (const document of policies.values()) {
       checkPolicy(document);
       const gateway = gatewayOf(document, gateways, fallback, set, pods);
-      const ipBlocks = sourcesOf(document, slices.get(document.name), set, pods);
+      const ipBlocks = sourcesOf(document, slices.get(document.name)?.addresses, set, pods);
       if (gateway === undefined || ipBlocks === undefined) continue;
       const egressIP = egressAddress(document, gateway);
       if (ipBlocks.length === 0) {
         policy.warnings.push({
           message: `${kind} ${quote(document.name)} applies to no pod with an address`,
+          about: { document, path: ['spec', 'appliedTo'] },
         });
         continue;
       }
-      if (egressIP?.owner === '')
-        policy.warnings.push({ message: unheld(kind, document.name, 'status.node') });
+      if (egressIP?.owner === '') {
+        const message = unheld(kind, document.name, 'status.node');
+        policy.warnings.push({ message, about: { document, path: ['status', 'node'] } });
+      }
       const { destSubnet, priority } = document.value.spec ?? {};
       policy.rules.push({
         name: `spidernet/${document.name}`,
@@ -181,12 +185,18 @@ function gatewayOf(
   return gateway;
 }
 
+/** What the slices of a policy hold, and the first of them. */
+interface Endpoints {
+  document: PolicyDocument;
+  addresses: Prefix[];
+}
+
 /**
  * The endpoints of the slices by the full name of their policy: by their label, without one by the name
  * that Spidernet's controller gives, the policy's with five random characters.
  */
-function endpointsByPolicy(slices: Map<string, PolicyDocument<SliceResource>>): Map<string, Prefix[]> {
-  const found = new Map<string, Prefix[]>();
+function endpointsByPolicy(slices: Map<string, PolicyDocument<SliceResource>>): Map<string, Endpoints> {
+  const found = new Map<string, Endpoints>();
   for (const slice of slices.values()) {
     const { metadata, endpoints } = slice.value;
     const policy = metadata?.labels?.[POLICY_LABEL] ?? metadata?.name?.replace(/-[a-z0-9]{5}$/, '');
@@ -195,8 +205,8 @@ function endpointsByPolicy(slices: Map<string, PolicyDocument<SliceResource>>): 
     const addresses = each(endpoints, ({ ipv4, ipv6 }) =>
       [ipv4, ipv6].flatMap((texts) => each(texts, (text) => hostPrefix(parseAddress(text)!))),
     ).flat();
-    const all = found.get(name) ?? [];
-    for (const address of addresses) all.push(address);
+    const all = found.get(name) ?? { document: slice, addresses: [] };
+    for (const address of addresses) all.addresses.push(address);
     found.set(name, all);
   }
   return found;

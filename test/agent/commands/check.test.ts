@@ -35,6 +35,16 @@ t.test('a file of the directory that is not read is a warning, hidden ones are n
   t.equal(check([join(dir, 'b.txt')]).status, 0, 'named, it is read');
 });
 
+t.test('a warning has the place of what it is about, of paths and of the policy directory', async (t) => {
+  const policy = `${GATEWAY}  bfd: { peers: [10.255.255.255] }\n`;
+  const dir = t.testdir({ 'a.yaml': policy, 'b.txt': '' });
+  const stderr = `a.yaml:7:10: warning: spec.bfd.peers has no effect without enabled: true
+veg-agent: warning: ignoring file "b.txt": its name does not end in .yaml, .yml or .json
+`;
+  t.match(check([dir]), { status: 0, stderr });
+  t.match(check(['--policy-dir', dir]), { status: 0, stderr });
+});
+
 t.test('what a directory lacks is said with its path', async (t) => {
   const dir = t.testdir({
     empty: {},

@@ -22,9 +22,14 @@ function headOf(text: string): Record<string, string> {
 function verdict(name: string, beside: readonly string[]): string {
   const text = read(name).replace(/^(#.*\n)+/, '');
   const others = beside.map((other) => [`${other}.yaml`, read(`beside/${other}.yaml`)]);
-  const result = load({ manifest: text, ...Object.fromEntries(others) });
+  const result = load({ manifest: text, ...Object.fromEntries(others) }, { places: true });
   const lines = result.ok
-    ? ['valid', ...result.policy.warnings.map(({ message }) => `warning: ${message}`)]
+    ? [
+        'valid',
+        ...result.policy.warnings.map(({ message, place }) =>
+          [...(place ? [`${place.line}:${place.col}`] : []), 'warning', message].join(': '),
+        ),
+      ]
     : result.errors.map(({ line, col, path, message }) =>
         [...(line > 0 ? [`${line}:${col}`] : []), ...(path ? [path] : []), message].join(': '),
       );

@@ -5,7 +5,7 @@ import { formatError } from '../../../agent/policy/error-text.ts';
 import { translateGatewayPolicy } from '../../../agent/policy/gateway-policy/policy.ts';
 import { Inbound } from '../../../agent/policy/inbound.ts';
 import { Pods } from '../../../agent/policy/kubernetes/selectors.ts';
-import { loadPolicy } from '../../../agent/policy/load.ts';
+import { type LoadOptions, loadPolicy } from '../../../agent/policy/load.ts';
 import type { Policy, PolicyError, PolicyResult } from '../../../agent/policy/model.ts';
 import { addSpidernet } from '../../../agent/policy/spidernet/policy.ts';
 
@@ -30,8 +30,12 @@ export const DOCUMENT = {
 };
 
 /** Loads files given by name. */
-export const load = (files: Record<string, string>): PolicyResult =>
-  loadPolicy(Object.entries(files).map(([name, text]) => ({ name, text })));
+export const load = (files: Record<string, string>, options?: LoadOptions): PolicyResult =>
+  loadPolicy(
+    Object.entries(files).map(([name, text]) => ({ name, text })),
+    undefined,
+    options,
+  );
 
 /** The policy of files that are right; throws what is wrong with them. */
 export function policyOf(files: Record<string, string>): Policy {
