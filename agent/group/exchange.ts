@@ -371,7 +371,8 @@ export class Exchange {
     socket.on('error', () => {});
     const { self, members } = this.#config;
     if (member === undefined || !members.includes(member) || !precedes(member, self)) {
-      this.#reject('not_a_member');
+      const isMember = member !== undefined && members.includes(member);
+      this.#refuse(member, isMember ? 'wrong_direction' : 'not_a_member');
       socket.resetAndDestroy();
       return;
     }

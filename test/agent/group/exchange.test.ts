@@ -147,18 +147,20 @@ t.test(
   async (t) => {
     t.testdir({});
     const good = start(t, 13, key(t, 'good', 'g'), { hosts: [12, 13] });
-    start(t, 12, key(t, 'bad', 'b'), { hosts: [12, 13] });
+    const bad = start(t, 12, key(t, 'bad', 'b'), { hosts: [12, 13] });
     const rejected = () => good.exchange.counts.rejected;
     await until(() => rejected().key! > 1, { what: 'keys refused' });
-    const speak = (localAddress: string, octets: string) =>
+    const speak = (localAddress: string, octets: string, host = on(13)) =>
       new Promise<void>((resolve) => {
-        const socket = connect({ host: on(13), port: PORT, localAddress }, () => socket.write(octets));
+        const socket = connect({ host, port: PORT, localAddress }, () => socket.write(octets));
         socket.on('error', () => {}).on('close', () => resolve());
       });
     await speak('127.0.0.99', 'hello');
     t.equal(rejected().not_a_member, 1);
     await speak('127.0.0.14', 'hello');
-    t.equal(rejected().not_a_member, 2, 'a higher address has nothing to connect for');
+    t.equal(rejected().not_a_member, 2, 'no member of this group of two');
+    await speak('127.0.0.13', 'hello', on(12));
+    t.equal(bad.exchange.counts.rejected.wrong_direction, 1, 'a higher member has nothing to connect for');
     await speak('127.0.0.12', 'GET / HTTP/1.1\r\n\r\n'.repeat(10));
     t.ok(rejected().not_tls! + (rejected().handshake_ended ?? 0) >= 1);
     t.equal(good.exchange.view.peers[0]!.exchange, false);
