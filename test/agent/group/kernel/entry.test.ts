@@ -265,5 +265,5 @@ t.test('GRE is not replicated', async (t) => {
 t.test('an entry of another protocol has no state', async (t) => {
   const { tcp: _, ...dccp } = { ...flowOf(4), protocol: 33 };
   const message = Buffer.concat([messageOf(4, dccp), nest(4, nest(2, attribute(1, u8(3))))]);
-  t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: dccp, established: true });
+  t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: dccp, established: true, dying: false });
 });
