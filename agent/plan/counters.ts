@@ -24,7 +24,8 @@ export function familyCounters(policy: Policy, family: Family, internalInterface
   const forwardsRest = defaultAction === 'forward' || inbound === 'any';
   const opened = [...eips, ...dnats].some(({ externalIP }) => familyOf(externalIP) === family);
   return {
-    ...{ family, internalInterface, policies, names: policy.rules.map(({ name }) => name), forwardsRest },
+    ...{ family, internalInterface, policies, forwardsRest },
+    all: policy.rules.map(({ name, snat }) => ({ name, snat })),
     fromOutside: opened || forwardsRest || policies.some(({ snat }) => !snat),
   };
 }

@@ -73,8 +73,8 @@ export interface CounterIntent {
   internalInterface: string;
   /** In the order in which they decide. */
   policies: readonly CountedPolicy[];
-  /** The names of all policies, also those that the other family has alone: each has its number. */
-  names: readonly string[];
+  /** All policies, also those that the other family has alone: each has its number, and is counted as 0. */
+  all: readonly Pick<CountedPolicy, 'name' | 'snat'>[];
   /** There may be connections that were opened from outside. */
   fromOutside: boolean;
   /** Connections of no policy may be forwarded unchanged. */
@@ -138,8 +138,8 @@ const MAX_COMPARED = 4;
 const hashed = (kind: string, text: string): string => `${kind}-${hex8(hash(text))}${hex8(hash(`${text}#`))}`;
 
 /** The marks that connections can get, by what they count for. */
-export function marksOf({ policies, names, fromOutside }: CounterIntent): Map<number, PolicyLabel> {
-  const numbers = policyNumbers([OWN_POLICY, DEFAULT_POLICY, ...names]);
+export function marksOf({ policies, all, fromOutside }: CounterIntent): Map<number, PolicyLabel> {
+  const numbers = policyNumbers([OWN_POLICY, DEFAULT_POLICY, ...all.map(({ name }) => name)]);
   const marks = new Map<number, PolicyLabel>();
   const add = (policy: string, inbound: boolean, forwarded: boolean): void => {
     const label = { policy, inbound, forwarded };
@@ -182,7 +182,7 @@ class TableBuilder {
   constructor(intent: CounterIntent) {
     this.#intent = intent;
     this.#family = intent.family;
-    this.#numbers = policyNumbers([OWN_POLICY, DEFAULT_POLICY, ...intent.names]);
+    this.#numbers = policyNumbers([OWN_POLICY, DEFAULT_POLICY, ...intent.all.map(({ name }) => name)]);
   }
 
   build(kept: Iterable<number>, primary: number | undefined): CounterTable {

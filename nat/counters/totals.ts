@@ -76,13 +76,15 @@ export class CounterTotals {
   configure(intents: readonly CounterIntent[]): void {
     this.#inForce = new Set();
     for (const intent of intents) {
-      const { family } = intent;
+      const { family, all } = intent;
+      const use = (treatment: Treatment, policy: string): void => {
+        this.#inForce.add(keyOf(this.#sumOf(family, treatment, policy)));
+      };
       for (const [mark, label] of marksOf(intent)) {
         this.#labels.set(mark, label);
-        if (label.policy === OWN_POLICY) continue;
-        const { treatment, policy } = this.#sumOf(family, treatmentOf(label), label.policy);
-        this.#inForce.add(keyOf({ family, treatment, policy }));
+        if (label.policy !== OWN_POLICY) use(treatmentOf(label), label.policy);
       }
+      for (const { name, snat } of all) use(snat ? 'snat' : 'forward', name);
     }
     this.#forget();
   }

@@ -8,7 +8,7 @@ import { type CounterIntent, marksOf } from '../../../nat/counters/table.ts';
 import { ManualClock } from '../../support/clock.ts';
 
 const intent: CounterIntent = {
-  ...{ family: 4, internalInterface: 'eth0', policies: [], names: [] },
+  ...{ family: 4, internalInterface: 'eth0', policies: [], all: [] },
   ...{ fromOutside: false, forwardsRest: false },
 };
 const [mark] = marksOf(intent).keys();

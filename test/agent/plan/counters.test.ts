@@ -18,7 +18,7 @@ t.test('policies come in the order in which they decide, with the blocks of the 
     rule('to six', { destinationCIDRs: [prefix('2001:db8::/32')] }),
   ];
   t.match(of(rules), {
-    ...{ family: 4, internalInterface: 'eth0', names: rules.map(({ name }) => name) },
+    ...{ family: 4, internalInterface: 'eth0', all: rules.map(({ name, snat }) => ({ name, snat })) },
     policies: [
       { name: 'any', sources: [], excluded: ['10.0.0.0/8'] },
       { name: 'last', sources: ['10.17.0.0/16'], destinations: [] },

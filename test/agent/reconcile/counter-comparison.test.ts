@@ -5,7 +5,7 @@ import { createCounterModel } from '../../nat/counters/model.ts';
 
 const intents: CounterIntent[] = [
   {
-    ...{ family: 4, internalInterface: 'eth0', policies: [], names: [] },
+    ...{ family: 4, internalInterface: 'eth0', policies: [], all: [] },
     ...{ fromOutside: false, forwardsRest: false },
   },
 ];

@@ -6,7 +6,8 @@ import { markOfRule } from '../../../nat/own-table.ts';
 import { observedOf } from './model.ts';
 
 const intentOf = (...names: string[]): CounterIntent => ({
-  ...{ family: 4, internalInterface: 'eth0', names, fromOutside: false, forwardsRest: false },
+  ...{ family: 4, internalInterface: 'eth0', fromOutside: false, forwardsRest: false },
+  all: names.map((name) => ({ name, snat: true })),
   policies: names.map((name, i) => ({
     ...{
       name,

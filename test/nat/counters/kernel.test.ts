@@ -28,7 +28,8 @@ const BLOCKS: Record<Family, { sources: string[]; destinations: string[] }> = {
   6: { sources: ['fd00:17::/64'], destinations: ['2001:db8::/32', '2001:db9::1/128'] },
 };
 const intentOf = (family: Family, ...names: string[]): CounterIntent => ({
-  ...{ family, internalInterface: 'eth0', names, fromOutside: true, forwardsRest: true },
+  ...{ family, internalInterface: 'eth0', fromOutside: true, forwardsRest: true },
+  all: names.map((name, i) => ({ name, snat: i % 2 === 0 })),
   policies: names.map((name, i) => ({
     ...{ name, snat: i % 2 === 0, sources: BLOCKS[family].sources.map(prefix) },
     destinations: BLOCKS[family].destinations.map(prefix),

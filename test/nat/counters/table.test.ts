@@ -118,7 +118,7 @@ test('random policies and connections: the policy is the one that the translatio
       }),
     );
     const intent: CounterIntent = {
-      ...{ family: 4, internalInterface: 'eth0', policies, names: policies.map(({ name }) => name) },
+      ...{ family: 4, internalInterface: 'eth0', policies, all: policies },
       ...{ fromOutside: true, forwardsRest: true },
     };
     const table = counterTable(intent);
@@ -144,7 +144,7 @@ test('random policies and connections: the policy is the one that the translatio
 
 const NONE = { destinations: [], excluded: [] };
 const plain = (...policies: CountedPolicy[]): CounterIntent => ({
-  ...{ family: 4, internalInterface: 'eth0', policies, names: policies.map(({ name }) => name) },
+  ...{ family: 4, internalInterface: 'eth0', policies, all: policies },
   ...{ fromOutside: policies.some(({ snat }) => !snat), forwardsRest: false },
 });
 

@@ -5,7 +5,8 @@ import { CounterTotals } from '../../../nat/counters/totals.ts';
 import { POLICY_NUMBER_MASK } from '../../../nat/policy-marks.ts';
 
 const intentOf = (...names: string[]): CounterIntent => ({
-  ...{ family: 4, internalInterface: 'eth0', names, fromOutside: true, forwardsRest: false },
+  ...{ family: 4, internalInterface: 'eth0', fromOutside: true, forwardsRest: false },
+  all: names.map((name) => ({ name, snat: name !== 'direct' })),
   policies: names.map((name) => ({
     ...{ name, snat: name !== 'direct', sources: [], destinations: [], excluded: [] },
   })),
@@ -51,6 +52,24 @@ test('every policy and the default have totals of 0 before any traffic, the gate
   t.same(names('snat'), ['default', 'web']);
   t.same(names('forward'), ['default', 'direct']);
   t.same(of(made(), 'snat', 'web'), volume(0, 0, 0, 0, 0));
+});
+
+test('a policy has totals in each family that is served, also where it has no block of it', async (t) => {
+  const totals = new CounterTotals();
+  const six = { ...intentOf(), family: 6 as const, all: intent.all };
+  totals.configure([intent, six]);
+  const found = (treatment: 'snat' | 'forward', name: string) =>
+    totals.volumes(treatment).flatMap(({ policy, family }) => (policy === name ? [family] : []));
+  t.same(
+    [found('snat', 'web'), found('forward', 'direct')],
+    [
+      [4, 6],
+      [4, 6],
+    ],
+  );
+  t.same([found('forward', 'web'), found('snat', 'direct')], [[], []]);
+  totals.configure([intent]);
+  t.same(found('snat', 'web'), [4, 6], 'it keeps them');
 });
 
 test('the first packet is counted as a connection and as a packet, answers by the other direction', async (t) => {
