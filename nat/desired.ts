@@ -18,6 +18,7 @@ import {
   GROUP_MARK_MASK,
   groupMark,
   MAX_FORWARD_RULES,
+  NOWHERE_SET,
 } from '../routing/numbers.ts';
 import {
   type DefaultAction,
@@ -103,6 +104,8 @@ export interface FamilyNat {
    * nothing is forwarded to that network or from it.
    */
   primary?: { interface: string; addresses: Address[] };
+  /** External addresses that no interface has: what comes for one and belongs to no connection goes no further. */
+  nowhere?: Address[];
   /** BGP sessions of the pod: from its external addresses to routers. Absent: none. */
   bgp?: { own: Address[]; routers: Address[] };
   /** What a gateway of a group does besides. */
@@ -247,12 +250,12 @@ function groupIcmpRules(family: Family, { forward }: GroupNat): string[] {
 
 /**
  * What nf_tables drops of a family's packets that belong to no connection. Undefined where more is done with them than to drop
- * them, or they are compared with a set: policies that decide, groups, limits and many forwarded blocks need the chain VEG-NEW.
- * So does a primary network, to which the pod's Neighbor Discovery has to pass and nothing that it forwards.
+ * them, or they are compared with a set: policies that decide, groups, limits, many forwarded blocks and addresses that are on no
+ * interface need the chain VEG-NEW. So does a primary network, to which the pod's Neighbor Discovery has to pass and nothing that it forwards.
  */
 function gateOf(nat: FamilyNat, blocks: readonly Prefix[]): Gate | undefined {
   const { family, internalInterface, inbound = 'forwarded', connectionsPerSource = 0 } = nat;
-  const hasOthers = nat.group !== undefined || nat.primary !== undefined;
+  const hasOthers = nat.group !== undefined || nat.primary !== undefined || nat.nowhere !== undefined;
   const isMore = needsDecisions(nat) || hasOthers || connectionsPerSource > 0;
   if (!nat.dropInvalid || isMore || blocks.length > MAX_FORWARD_RULES) return undefined;
   return { family, internalInterface, closed: inbound === 'forwarded', open: blocks };
@@ -480,9 +483,22 @@ class FamilyBuilder {
       this.#add('mangle', CHAIN_REFUSED, ['-j DROP']);
       this.#starts.push(`! -i ${this.#internal} -o ${this.#internal} ${jump(CHAIN_INGRESS)}`);
     }
+    this.#addNowhere();
     if (this.#starts.length === 0) return;
     this.#add('mangle', CHAIN_NEW, this.#starts);
     this.#hook('mangle', 'FORWARD', `-m conntrack ! --ctstate RELATED,ESTABLISHED ${jump(CHAIN_NEW)}`);
+  }
+
+  /** Routers lead packets for these addresses here, and the VPC's router would send back what it gets of them. */
+  #addNowhere(): void {
+    const { family, nowhere = [] } = this.#nat;
+    const asSet = nowhere.length > MAX_FORWARD_RULES;
+    if (asSet) this.#addSet(NOWHERE_SET[family], unmarked(nowhere.map(hostPrefix)));
+    const out = `-o ${this.#internal}`;
+    const matches = asSet
+      ? [`${out} -m set --match-set ${NOWHERE_SET[family]} dst`]
+      : nowhere.map((address) => `-d ${hostPrefix(address)} ${out}`);
+    this.#starts.push(...matches.map((match) => `${match} -j DROP`));
   }
 
   #addTranslation(): void {

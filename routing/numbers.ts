@@ -130,6 +130,9 @@ export const OWNED_NAME_PREFIX = 'VEG-';
 /** The set of sources and destinations that are forwarded unchanged, by family. */
 export const FORWARD_SET = { 4: 'VEG-FORWARD-4', 6: 'VEG-FORWARD-6' } as const;
 
+/** The set of external addresses that are on no interface, by family. */
+export const NOWHERE_SET = { 4: 'VEG-NOWHERE-4', 6: 'VEG-NOWHERE-6' } as const;
+
 /** Up to this number of forwarded blocks are RETURN rules, as upstream's are; more are a set. */
 export const MAX_FORWARD_RULES = 32;
 

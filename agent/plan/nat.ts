@@ -1,6 +1,6 @@
 /** What NAT has to do in one family for a policy. Pure. */
 
-import { type Address, anyPrefix, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
+import { type Address, anyPrefix, type Family, familyOf, hostPrefix, type Prefix } from '../../lib/prefix.ts';
 import type { FamilyNat } from '../../nat/desired.ts';
 import type { EgressAction, EgressPolicy } from '../../nat/egress.ts';
 import type { MasqueradeSource } from '../../nat/rules.ts';
@@ -196,6 +196,29 @@ export const heldAddresses = (policy: Policy, family: Family, names: readonly st
       .map(({ address }) => address),
     family,
   );
+
+/**
+ * The external addresses of a family that are on no interface, and to which the policy lets connections from outside in. What
+ * belongs to none would go on into the VPC.
+ * @param held the addresses on the external interface
+ */
+export function nowhereAddresses(policy: Policy, family: Family, held: readonly Address[]): Address[] {
+  const { rules, dnats = [], inbound, defaultAction } = policy;
+  const onLink = new Set(held);
+  const external = [
+    ...rules.flatMap(({ snat, egressIP }) => (snat && !egressIP?.shared && egressIP?.addresses) || []),
+    ...dnats.map(({ externalIP }) => externalIP),
+  ];
+  const admitsAll =
+    inbound === 'any' ||
+    defaultAction === 'forward' ||
+    rules.some(({ snat, ipBlocks }) => !snat && ipBlocks.length === 0);
+  const forwarded = new PrefixIndex<true>();
+  for (const { snat, ipBlocks } of rules) if (!snat) for (const block of ipBlocks) forwarded.add(block, true);
+  const isAdmitted = (address: Address): boolean =>
+    admitsAll || !forwarded.holding(hostPrefix(address)).next().done;
+  return ofFamily(external, family).filter((address) => !onLink.has(address) && isAdmitted(address));
+}
 
 /** The external addresses that a policy gives to others in a family. */
 export function givenAddresses({ rules, eips = [], dnats = [] }: Policy, family: Family): Given {

@@ -44,6 +44,7 @@ import {
   inboundTargets,
   type Masquerade,
   masquerades,
+  nowhereAddresses,
   portNotes,
 } from './nat.ts';
 import { familyRouting } from './routing.ts';
@@ -202,16 +203,15 @@ function planFamily(
   const served = servedFamily(policy, facts, family, gateways, plan.interfaces, primaryName);
   const membership = membershipOf(served);
   const group = membership !== undefined && 'config' in membership ? membership : undefined;
-  const nat = natOf(served, group);
   const bgp = familyBgp(served);
+  const elsewhere = new Set([...bgp.proxied, ...bgp.remote]);
+  const held = heldAddresses(policy, family, facts.names).filter((address) => !elsewhere.has(address));
+  const nat = natOf(served, group, held);
   const { routing, notes } = familyRouting(served, inboundTargets(nat), group, bgp.routes);
   plan.nat.push(nat);
   plan.counters.push(familyCounters(policy, family, internal));
   plan.routing.push(routing);
-  const elsewhere = new Set([...bgp.proxied, ...bgp.remote]);
-  for (const address of heldAddresses(policy, family, facts.names)) {
-    if (!elsewhere.has(address)) plan.addresses.push({ family, address, dev: external });
-  }
+  for (const address of held) plan.addresses.push({ family, address, dev: external });
   for (const address of bgp.proxied) plan.proxies.push({ family, address, dev: external });
   plan.announcements.push(...bgp.prefixes);
   // With one interface for both sides nothing distinguishes what is inside.
@@ -253,14 +253,16 @@ const membershipOf = ({
     facts.groups?.[family],
   );
 
-/** NAT's part of the plan of a family. */
-function natOf(served: ServedFamily, group: FamilyGroup | undefined): FamilyNat {
+/** NAT's part of the plan of a family. `held`: the addresses of the policy on the external interface. */
+function natOf(served: ServedFamily, group: FamilyGroup | undefined, held: readonly Address[]): FamilyNat {
   const { policy, family, interfaces, primary, externalAddresses } = served;
   const routers = bgpRouters(policy, family);
+  const nowhere = nowhereAddresses(policy, family, held);
   return {
     ...familyNat(policy, family, interfaces.internal, masqueradeOf(served), group),
     ...(group && { group: groupNat(group, interfaces.external), groupIcmp: true }),
     ...(primary && { primary: { interface: primary.interface, addresses: primary.addresses } }),
+    ...(nowhere.length > 0 && { nowhere }),
     ...(routers.length > 0 && { bgp: { own: externalAddresses.map(({ address }) => address), routers } }),
   };
 }

@@ -90,6 +90,7 @@ function everything(family: Family, seed: number): FamilyNat {
     dropInvalid: random.below(2) === 0,
     inbound: random.below(3) === 0 ? 'any' : 'forwarded',
     connectionsPerSource: random.below(3) * 50,
+    nowhere: Array.from({ length: [0, 2, 34][random.below(3)]! }, (_, i) => outside(family, 4, i)),
   };
 }
 
@@ -371,6 +372,17 @@ for (const backend of BACKENDS) {
         await until(() => ask(server, ADDRESS.client[family], 9999) === ADDRESS.server[family], {
           what: `any: with its own source, IPv${family}`,
         });
+      }
+      await apply((family) => ({ inbound: 'any', nowhere: [address(ADDRESS.client[family])] }));
+      for (const family of FAMILIES) {
+        await until(() => ask(server, ADDRESS.client2[family], 9999) === ADDRESS.server[family], {
+          what: `any but an address on no interface, IPv${family}`,
+        });
+        t.equal(
+          ask(server, ADDRESS.client[family], 9999),
+          '',
+          `what is for that one ends here, IPv${family}`,
+        );
       }
     });
 

@@ -154,3 +154,29 @@ t.test(
     t.end();
   },
 );
+
+t.test(
+  'what comes for an address on no interface goes no further, behind what is refused anyhow',
+  async (t) => {
+    const fresh = (count: number, inbound?: 'any') => {
+      const nowhere = Array.from({ length: count }, (_, i) => address(`198.51.100.${i}`));
+      const state = desiredNat([{ ...nat(4, []), nowhere, ...(inbound && { inbound }) }], () => true);
+      return {
+        ...state,
+        rules: state.tables[4]
+          .get('mangle')!
+          .get('VEG-NEW')!
+          .rules.map(({ text }) => text),
+      };
+    };
+    t.same(fresh(1, 'any').rules, ['-d 198.51.100.0/32 -o eth0 -j DROP']);
+    t.same(fresh(2).rules, [
+      '! -i eth0 -o eth0 -j VEG-INGRESS',
+      '-d 198.51.100.0/32 -o eth0 -j DROP',
+      '-d 198.51.100.1/32 -o eth0 -j DROP',
+    ]);
+    const { rules, sets } = fresh(33, 'any');
+    t.same(rules, ['-o eth0 -m set --match-set VEG-NOWHERE-4 dst -j DROP']);
+    t.equal(sets.get('VEG-NOWHERE-4')?.elements.size, 33);
+  },
+);

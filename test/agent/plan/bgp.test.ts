@@ -182,3 +182,33 @@ t.test('the pod’s own sessions are not translated', async (t) => {
   const [nat] = planOf(forwards('10.18.0.0/16')).nat;
   t.same(nat!.bgp, { own: ['172.17.0.11'], routers: ['172.17.0.1'] });
 });
+
+t.test(
+  'an address on no interface is closed where the policy lets connections from outside in',
+  async (t) => {
+    const nowhere = (policies: string, more = '') =>
+      planOf(`  policies: [${policies}]\n${more}`).nat.map(({ nowhere = [] }) => nowhere.join());
+    const web = (fields = '') =>
+      `{ ipBlocks: [10.17.0.0/16], egressIP: { address: [172.17.0.50, 198.51.100.50]${fields} } }`;
+    const any = '  inbound: any\n';
+    t.same(nowhere(web()), ['', ''], 'it is refused');
+    t.same(nowhere(web(), any), ['172.17.0.50,198.51.100.50', '']);
+    t.same(nowhere(web(), '  defaultAction: forward\n'), ['172.17.0.50,198.51.100.50', '']);
+    t.same(nowhere(`{ snat: false }, ${web()}`), ['172.17.0.50,198.51.100.50', '']);
+    t.same(nowhere(`{ snat: false, ipBlocks: [198.51.100.0/24, 10.18.0.0/16] }, ${web()}`), [
+      '198.51.100.50',
+      '',
+    ]);
+    t.same(nowhere(web(', announce: arp'), any), ['', ''], 'they are on the interface');
+    t.same(
+      nowhere(web(', announce: false'), any),
+      ['172.17.0.50,198.51.100.50', ''],
+      'the network leads them here',
+    );
+    const dnat =
+      '  dnats: [{ externalIP: 198.51.100.60, protocol: tcp, externalPort: 80, internalIP: 10.17.0.9, internalPort: 80 }]\n';
+    t.same(nowhere('', any + dnat), ['198.51.100.60', ''], 'its other ports');
+    const eip = '  eips: [{ externalIP: 198.51.100.60, internalIP: 10.17.0.9 }]\n';
+    t.same(nowhere('', any + eip), ['', ''], 'all of it leads to its pod');
+  },
+);
