@@ -498,7 +498,7 @@ class AgentProcess {
       onObserved: (observation) => {
         const { plan, backend, fastPath } = observation;
         this.#lastObservation = { plan, backend, fastPath };
-        this.#counters.configure(plan.counters);
+        this.#counters.configure(plan.counters, plan.leftAlone);
         this.#group.configure(groupSettings(plan), plan.leftAlone);
         const { listenAddresses, interfaces } = plan;
         return this.#listen(listenAddresses, interfaces.external);

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { type Clock, type Timer, uptime } from '../../lib/clock.ts';
 import type { Logger } from '../../lib/log.ts';
 import { LogOnChange } from '../../lib/log-on-change.ts';
+import type { Family } from '../../lib/prefix.ts';
 import type { PolicyNumbers } from '../../nat/conntrack/flow.ts';
 import type { PolicyVolume, Treatment } from '../../nat/conntrack/totals.ts';
 import type { Reading } from '../../nat/counters/kernel.ts';
@@ -71,9 +72,9 @@ export class PolicyCounters {
     }
   }
 
-  /** Follows the plan. */
-  configure(intents: readonly CounterIntent[]): void {
-    if (intents !== this.#intents) this.#totals.configure(intents);
+  /** Follows the plan. The families in `leftAlone` are not in it: they lack a link or an address. */
+  configure(intents: readonly CounterIntent[], leftAlone: readonly Family[] = []): void {
+    if (intents !== this.#intents) this.#totals.configure(intents, leftAlone);
     this.#intents = intents;
     if (this.#timer !== undefined || this.#stopped) return;
     this.#timer = this.#parts.clock.every(PERIOD, () => this.#tick());

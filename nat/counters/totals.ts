@@ -72,8 +72,11 @@ export class CounterTotals {
   /** What the policy in force counts, by key. */
   #inForce = new Set<string>();
 
-  /** Follows the policy in force. What it may count is there from now on, with 0. */
-  configure(intents: readonly CounterIntent[]): void {
+  /**
+   * Follows the policy in force. What it may count is there from now on, with 0.
+   * @param leftAlone the families of which it is not known what is in force: their totals stay
+   */
+  configure(intents: readonly CounterIntent[], leftAlone: readonly Family[] = []): void {
     this.#inForce = new Set();
     for (const intent of intents) {
       const { family, all } = intent;
@@ -86,7 +89,7 @@ export class CounterTotals {
       }
       for (const { name, snat } of all) use(snat ? 'snat' : 'forward', name);
     }
-    this.#forget();
+    this.#forget(leftAlone);
   }
 
   /** The log is known to agree with the totals, so that it can be followed. */
@@ -224,8 +227,11 @@ export class CounterTotals {
   }
 
   /** Adds the totals of all but the last policies of the past to those of `OTHERS`, so that sums stay the same. */
-  #forget(): void {
-    const past = [...this.#sums].filter(([key, { policy }]) => !this.#inForce.has(key) && policy !== OTHERS);
+  #forget(leftAlone: readonly Family[]): void {
+    const past = [...this.#sums].filter(
+      ([key, { family, policy }]) =>
+        !this.#inForce.has(key) && !leftAlone.includes(family) && policy !== OTHERS,
+    );
     for (const [key, { family, treatment, ...volume }] of past.slice(
       0,
       Math.max(0, past.length - KEPT_NAMES),

@@ -138,6 +138,23 @@ test('the totals of all but the last thousand policies of the past are those of 
   t.ok(totals.save().labels.length < 2 * 2 * 1100, 'labels of the forgotten are forgotten too');
 });
 
+test('a family that lacks a link keeps the totals of all its policies', async (t) => {
+  const many = Array.from({ length: 1500 }, (_, i) => `p${i}`);
+  const all = intentOf('web', ...many);
+  const totals = new CounterTotals();
+  totals.configure([all]);
+  totals.add(reading(1, counts(markOf('web'), 2, 5, 6)));
+  const next = new CounterTotals();
+  next.load(JSON.parse(JSON.stringify(totals.save())));
+  for (const [what, one] of Object.entries({ 'it goes': totals, 'a process starts without it': next })) {
+    one.configure([], [4]);
+    t.same(of(one, 'snat', 'web'), volume(2, 7, 700, 6, 6000), what);
+    one.add(reading(1, counts(markOf('web'), 2, 8, 6)));
+    one.configure([all]);
+    t.same(of(one, 'snat', 'web'), volume(2, 10, 1000, 6, 6000), 'and it comes back');
+  }
+});
+
 test('what numbers stand for is known of policies in force and of removed ones, by whichever mark', async (t) => {
   const totals = made();
   totals.configure([intentOf('other')]);
