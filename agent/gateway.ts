@@ -483,11 +483,12 @@ export class Gateway {
   /** Records an observation, and the fingerprint of the kernel before it. */
   #record(observation: Observation, fingerprint: string | undefined): void {
     const { kernels, view } = this.#parts;
-    const { interfaces } = observation.plan;
+    const { interfaces, elsewhere } = observation.plan;
     const backends = [...new Set([observation.backend[4], observation.backend[6]])].filter(Boolean);
     kernels.claims.setAssigned(observation.assigned);
     this.#log.notes(observation.notes);
-    Object.assign(view.kernel, { interfaces, notes: observation.notes });
+    const notes = [...observation.notes, ...elsewhere.map(({ note }) => note)];
+    Object.assign(view.kernel, { interfaces, notes });
     if (backends.length > 0) view.kernel.backend = backends.join(', ');
     // What is changed now has to be observed once more.
     const quiet =

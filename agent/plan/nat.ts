@@ -156,13 +156,9 @@ export interface ExternalUse {
   egressIP?: EgressIP;
 }
 
-/**
- * The external addresses that belong to the gateway, when it is called by one of these names. Whoever names an owner for an
- * address decides for all that use it. Nobody owns what is neither held nor announced.
- */
-export function externalUses(policy: Policy, names: readonly string[]): ExternalUse[] {
-  const { rules, eips = [], dnats = [] } = policy;
-  const uses: (ExternalUse & Owned)[] = [
+/** What the policy has external addresses for. Nobody owns what is neither held nor announced. */
+function allUses({ rules, eips = [], dnats = [] }: Policy): (ExternalUse & Owned)[] {
+  return [
     ...rules.flatMap(({ snat, egressIP }) =>
       snat && egressIP?.announce
         ? egressIP.addresses.map((address) => ({
@@ -178,10 +174,49 @@ export function externalUses(policy: Policy, names: readonly string[]): External
       ...{ address, use: 'dnats' as const, ...(owner !== undefined && { owner }) },
     })),
   ];
-  const elsewhere = new Set(
-    uses.filter(({ owner }) => owner !== undefined && !names.includes(owner)).map(({ address }) => address),
+}
+
+/** The addresses that belong to others than the gateway, when it is called by one of these names, with their owners. */
+const ownersElsewhere = (policy: Policy, names: readonly string[]): Map<Address, string> =>
+  new Map(
+    allUses(policy).flatMap(({ address, owner }) =>
+      owner === undefined || names.includes(owner) ? [] : [[address, owner] as const],
+    ),
   );
-  return uses.filter(({ address }) => !elsewhere.has(address));
+
+/**
+ * The external addresses that belong to the gateway, when it is called by one of these names. Whoever names an owner for an
+ * address decides for all that use it.
+ */
+export function externalUses(policy: Policy, names: readonly string[]): ExternalUse[] {
+  const elsewhere = ownersElsewhere(policy, names);
+  return allUses(policy).filter(({ address }) => !elsewhere.has(address));
+}
+
+/** Addresses that a note names; of the others the number. */
+const MAX_NAMED = 5;
+
+/** The addresses of a family that the gateway leaves to others, a text for each owner; not those that the pod has itself. */
+export function ownerNotes(
+  policy: Policy,
+  family: Family,
+  names: readonly string[],
+  there: readonly Address[],
+): string[] {
+  const found = [...ownersElsewhere(policy, names)].filter(
+    ([address]) => familyOf(address) === family && !there.includes(address),
+  );
+  const self =
+    names.length > 0
+      ? `this gateway is ${names.join(' on ')}`
+      : 'this gateway has no name, for want of POD_NAME and NODE_NAME';
+  return [...Map.groupBy(found, ([, owner]) => owner)].map(([owner, group]) => {
+    const more = group.length > MAX_NAMED ? ` and ${group.length - MAX_NAMED} more` : '';
+    const named = group.slice(0, MAX_NAMED).map(([address]) => address);
+    const [verb, it] = group.length === 1 ? ['is', 'it'] : ['are', 'them'];
+    const why = owner === '' ? `no gateway owns ${it}` : `${owner} owns ${it}, and ${self}`;
+    return `${named.join(', ')}${more} ${verb} neither held nor announced here: ${why}`;
+  });
 }
 
 /** Whether an address is held on the external link by this gateway alone. */

@@ -45,6 +45,7 @@ import {
   type Masquerade,
   masquerades,
   nowhereAddresses,
+  ownerNotes,
   portNotes,
 } from './nat.ts';
 import { familyRouting } from './routing.ts';
@@ -101,6 +102,8 @@ export interface Plan {
   leftAlone: Family[];
   /** Parts of the policy that the plan leaves out, and why. */
   notes: string[];
+  /** Addresses that the policy gives to other gateways: notes about nothing that is amiss. */
+  elsewhere: { family: Family; note: string }[];
 }
 
 const milliseconds = (value: number): number => value * 1000;
@@ -139,6 +142,7 @@ export function makePlan(policy: Policy, facts: Facts, flags: InterfaceFlags): P
     families: [],
     leftAlone: [],
     notes: [],
+    elsewhere: [],
   };
   for (const family of FAMILIES) {
     plan.families.push(
@@ -218,6 +222,8 @@ function planFamily(
   if (internal !== external) plan.internalNetworks.push(...served.internalNetworks);
   const own = served.externalAddresses.map(({ address }) => address);
   plan.notes.push(...egressNotes(policy, family), ...portNotes(policy, own), ...notes, ...bgp.notes);
+  const there = usableAddresses(facts, external, family).map(({ address }) => address);
+  plan.elsewhere.push(...ownerNotes(policy, family, facts.names, there).map((note) => ({ family, note })));
   plan.peers.push(...sessions(policy, facts, internal, served.peers, internalGateway));
   if (group !== undefined) {
     plan.groups.push(group.config);

@@ -21,6 +21,7 @@ export function replaceFamily(plan: Plan, other: Plan, family: Family): void {
   plan.proxies = mix(plan.proxies, other.proxies, byFamily);
   plan.announcements = mix(plan.announcements, other.announcements, byFamily);
   plan.groups = mix(plan.groups, other.groups, byFamily);
+  plan.elsewhere = mix(plan.elsewhere, other.elsewhere, byFamily);
   plan.sysctls = mix(plan.sysctls, other.sysctls, ({ path }) => sysctlFamily(path));
   plan.interfacesOf = { ...plan.interfacesOf, [family]: other.interfacesOf[family] };
   plan.peers = mix(plan.peers, other.peers, ({ remote }) => familyOf(remote as Address));

@@ -47,6 +47,7 @@ const PARAGRAPHS: Record<Told, readonly [pattern: RegExp, document: string][]> =
     [/ is not taken: /, `${OPERATIONS}#address-of-another-host`],
     [/ restore sysctls|^sysctl |^net\./, 'docs/ownership.md#sysctls'],
     [/ uses? ports of its blocks too$/, `${POLICY}#ports-of-their-own`],
+    [/ neither held nor announced here: /, `${POLICY}#addresses-of-their-own`],
     [/ egress address and says nothing about /, `${POLICY}#addresses-of-their-own`],
     [/^bandwidth is not limited: |^this kernel has no fq_codel: /, `${POLICY}#bandwidth`],
     [/^the fast path /, `${POLICY}#fast-path`],

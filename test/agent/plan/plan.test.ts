@@ -236,6 +236,28 @@ t.test('an EIP or DNAT is translated everywhere, and held by its owner', async (
   t.strictSame(makePlan({ ...POLICY, rules, eips: [pair] }, POD, {}).addresses, []);
 });
 
+t.test('addresses of other owners are named, a note for each owner', async (t) => {
+  const notes = (owners: (string | undefined)[], facts = POD) => {
+    const eips = owners.map((owner, i) => ({
+      ...{ externalIP: address(`172.17.0.${60 + i}`), internalIP: address(`10.99.0.${i}`) },
+      ...(owner !== undefined && { owner }),
+    }));
+    return makePlan({ ...POLICY, eips }, facts, {}).elsewhere;
+  };
+  t.strictSame(notes([undefined, 'node1', 'gateway1-0']), []);
+  t.strictSame(notes(['node2', 'node1', '', 'node2']), [
+    {
+      family: 4,
+      note: '172.17.0.60, 172.17.0.63 are neither held nor announced here: node2 owns them, and this gateway is gateway1-0 on node1',
+    },
+    { family: 4, note: '172.17.0.62 is neither held nor announced here: no gateway owns it' },
+  ]);
+  t.match(notes(Array.from({ length: 7 }, () => 'a'))[0]!.note, /172\.17\.0\.64 and 2 more are neither/);
+  t.match(notes(['a'], { ...POD, names: [] })[0]!.note, /has no name, for want of POD_NAME and NODE_NAME$/);
+  const eips = [{ externalIP: address('172.17.0.11'), internalIP: address('10.99.0.9'), owner: 'node2' }];
+  t.strictSame(makePlan({ ...POLICY, eips }, POD, {}).elsewhere, [], 'the pod has it');
+});
+
 t.test('an address that the agent has added is not one that the pod sends from', async (t) => {
   const addresses = [...POD.addresses, { ...on(3, '172.17.0.50/32'), metric: 178 }];
   t.strictSame(makePlan(POLICY, { ...POD, addresses }, {}).routing[0]!.external!.addresses, ['172.17.0.11']);

@@ -92,6 +92,11 @@ t.test('notes and warnings of each part have their place', async (t) => {
       'policy web has no IPv6 egress address and says nothing about IPv6',
       'policy.md#addresses-of-their-own',
     ],
+    [
+      'note',
+      '172.17.0.50 is neither held nor announced here: gateway1-1 owns it, and this gateway is gateway1-0',
+      'policy.md#addresses-of-their-own',
+    ],
     ['note', 'IPv6 is left out: this kernel has no IPv6', 'policy.md#a-family-with-one-gateway'],
     ['note', 'ignoring network-status file /etc/podinfo/network-status: damaged', 'operations.md#notes'],
     ['warning', 'policy-0 has no effect: its ipBlocks and subnets are empty', 'policy.md#no-effect'],
