@@ -29,7 +29,7 @@ export const MAX_PENDING = 8192;
 const WINDOW = 8;
 /** Flows that are adopted or restored at once: what is to be done for each is in memory until it is done. */
 const AT_ONCE = 1024;
-/** Absent replicas that are kept in mind. If there were more, all replicas are inserted once these are. */
+/** Absent replicas that are kept in mind. If there were more, all replicas are inserted once few of these are left. */
 const MAX_ABSENT = 8192;
 /** Absent replicas that are tried at once. */
 const ABSENT_AT_ONCE = 64;
@@ -272,14 +272,15 @@ export class Replication {
   insertAbsent(): void {
     let tried = 0;
     for (const text of this.#absent) {
-      if (tried++ === ABSENT_AT_ONCE) return;
+      if (tried++ === ABSENT_AT_ONCE) break;
       this.#absent.delete(text);
       const place = this.#table.find(Buffer.from(text, 'latin1'));
       if (place < 0 || this.#table.ownerAt(place) === this.#slot) continue;
       const flow = decodeFlow(Buffer.from(this.#table.at(place)));
       this.#out.changes.push({ type: 'insert', flow, ifFree: true });
     }
-    if (!this.#moreAbsent) return;
+    // Some may be absent for long; the rest is tried when few are left.
+    if (!this.#moreAbsent || this.#absent.size >= AT_ONCE) return;
     this.#moreAbsent = false;
     this.#restoring = 0;
   }

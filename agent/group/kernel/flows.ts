@@ -169,11 +169,12 @@ export class ConntrackFlows implements FlowKernel {
     const former = this.#entries(({ replica }) => replica !== undefined && replica !== this.#generation);
     for (const flows of inBatches(former, BATCH)) {
       const own = flows.filter((flow) => !hasEnded(flow));
+      // One that cannot be adopted is reported as ended after that.
+      this.#reportAll(own.map((flow) => ({ type: 'update', flow })));
       this.apply([
         ...flows.filter(hasEnded).map((flow): FlowChange => ({ type: 'remove', flow })),
         ...own.map((flow): FlowChange => ({ type: 'adopt', flow })),
       ]);
-      this.#reportAll(own.map((flow) => ({ type: 'update', flow })));
     }
   }
 
