@@ -1,5 +1,5 @@
 /** The command `veg-agent apply`: one reconcile, for an init container. */
-import { callControl, NoAgentError } from '../../lib/control/client.ts';
+import { daemonObstacle } from '../../lib/control/client.ts';
 import { EXIT, type Options } from '../options.ts';
 import { keepPolicy } from '../policy/last-policy.ts';
 import { changeLines, countChanges } from '../reconcile/changes.ts';
@@ -20,23 +20,12 @@ function keep({ stateDir }: Options, { source, content, since = Date.now() }: Va
 const RUNS =
   'the daemon that runs here holds addresses and ports for its group, which only it knows: it applies the policy itself; `veg-agent plan` shows what is left to do';
 
-/** Why a daemon on this state directory keeps the command from applying the policy of a group; undefined: there is none. */
-const daemonObstacle = (stateDir: string): Promise<string | undefined> =>
-  callControl(stateDir, 'GET', '/v1/status').then(
-    () => RUNS,
-    (error: unknown) => {
-      if (!(error instanceof NoAgentError)) throw error;
-      if (error.why === 'absent') return undefined;
-      return error.why === 'denied' ? error.message : RUNS;
-    },
-  );
-
 /** `apply`: 0 the kernel is as the policy says, 1 it is not, 3 the policy is invalid. */
 export async function apply(options: Options): Promise<number> {
   const found = await load(options);
   if (found === undefined) return EXIT.policyInvalid;
   const { policy } = found;
-  const obstacle = policy.group && (await daemonObstacle(options.stateDir));
+  const obstacle = policy.group && (await daemonObstacle(options.stateDir, RUNS));
   if (obstacle !== undefined) {
     complain(obstacle);
     return EXIT.failed;

@@ -1,5 +1,5 @@
 /** The command `veg-agent cleanup`: removes everything that the agent owns in this network namespace. */
-import { callControl, NoAgentError } from '../../lib/control/client.ts';
+import { daemonObstacle } from '../../lib/control/client.ts';
 import { socketPath } from '../../lib/control/path.ts';
 import { EXIT, type Options } from '../options.ts';
 import { removeLastPolicy } from '../policy/last-policy.ts';
@@ -8,21 +8,12 @@ import { cleanUp, planCleanup } from '../reconcile/cleanup.ts';
 import { complain, say } from './check.ts';
 import { withKernel } from './with-kernel.ts';
 
-/** Why nothing may be removed: a daemon, which may hang or end meanwhile, or one that this user cannot see. */
-async function daemonObstacle(stateDir: string): Promise<string | undefined> {
-  try {
-    await callControl(stateDir, 'GET', '/');
-  } catch (error) {
-    if (!(error instanceof NoAgentError)) throw error;
-    if (error.why === 'absent') return undefined;
-    if (error.why === 'denied') return error.message;
-  }
-  return `a daemon serves ${socketPath(stateDir)} and would restore it; end the daemon and run cleanup again, or start the daemon with --on-exit remove, which cleans up when it ends`;
-}
-
 /** `cleanup`: 0 nothing of the agent's is left, 1 something is, or a daemon runs that would make it again. */
 export async function cleanup(options: Options): Promise<number> {
-  const obstacle = await daemonObstacle(options.stateDir);
+  const obstacle = await daemonObstacle(
+    options.stateDir,
+    `a daemon serves ${socketPath(options.stateDir)} and would restore it; end the daemon and run cleanup again, or start the daemon with --on-exit remove, which cleans up when it ends`,
+  );
   if (obstacle !== undefined) {
     complain(`nothing was removed: ${obstacle}`);
     return EXIT.failed;

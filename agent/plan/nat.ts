@@ -244,15 +244,15 @@ export function nowhereAddresses(policy: Policy, family: Family, held: readonly 
     ...rules.flatMap(({ snat, egressIP }) => (snat && !egressIP?.shared && egressIP?.addresses) || []),
     ...dnats.map(({ externalIP }) => externalIP),
   ];
+  const loose = ofFamily(external, family).filter((address) => !onLink.has(address));
   const admitsAll =
     inbound === 'any' ||
     defaultAction === 'forward' ||
     rules.some(({ snat, ipBlocks }) => !snat && ipBlocks.length === 0);
+  if (admitsAll || loose.length === 0) return loose;
   const forwarded = new PrefixIndex<true>();
   for (const { snat, ipBlocks } of rules) if (!snat) for (const block of ipBlocks) forwarded.add(block, true);
-  const isAdmitted = (address: Address): boolean =>
-    admitsAll || !forwarded.holding(hostPrefix(address)).next().done;
-  return ofFamily(external, family).filter((address) => !onLink.has(address) && isAdmitted(address));
+  return loose.filter((address) => !forwarded.holding(hostPrefix(address)).next().done);
 }
 
 /** The external addresses that a policy gives to others in a family. */

@@ -240,22 +240,21 @@ const isConflict = (own: Treatment, actual: Treatment): boolean =>
 /** A block that lies wholly in one that an earlier rule treats otherwise, whatever the destination. */
 function conflictWarnings(policy: Policy): PolicyWarning[] {
   const families = programmedFamilies(policy);
-  const decided = new PrefixIndex<{ rule: EgressRule; at: number }>();
+  const decided = new PrefixIndex<{ name: string; at: number; treatments: Map<Family, Treatment> }>();
   return byPriority(policy.rules).flatMap((rule, at) => {
     const { name, egressIP } = rule;
-    const blocks = sources(rule).filter((block) => {
-      const family = familyOf(block);
-      return families.includes(family) && (!egressIP || egressOf(rule, family).length > 0);
-    });
+    const treated = families.filter((family) => !egressIP || egressOf(rule, family).length > 0);
+    const treatments = new Map(treated.map((family) => [family, treatmentOf(rule, family)]));
+    const blocks = sources(rule).filter((block) => treatments.has(familyOf(block)));
     const lost = blocks.flatMap((block) => {
       const [first] = [...decided.holding(block)].sort((a, b) => a.at - b.at);
       if (first === undefined) return [];
-      const own = treatmentOf(rule, familyOf(block));
-      const actual = treatmentOf(first.rule, familyOf(block));
+      const own = treatments.get(familyOf(block))!;
+      const actual = first.treatments.get(familyOf(block))!;
       if (!isConflict(own, actual)) return [];
-      return `conflict: ${block} is ${own.text} by ${name} and ${actual.text} by ${first.rule.name}; it is ${actual.text}`;
+      return `conflict: ${block} is ${own.text} by ${name} and ${actual.text} by ${first.name}; it is ${actual.text}`;
     });
-    if (isForAll(rule)) for (const block of blocks) decided.add(block, { rule, at });
+    if (isForAll(rule)) for (const block of blocks) decided.add(block, { name, at, treatments });
     const others = lost.length - MAX_NAMED;
     const more = `conflict: earlier policies treat ${others} more blocks of ${name} otherwise as well`;
     const about = { policy: name, path: ['ipBlocks'] };

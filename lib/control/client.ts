@@ -28,6 +28,21 @@ function unreachable(socket: string, { message, code = '' }: NodeJS.ErrnoExcepti
   return new NoAgentError(noAnswer(socket, message), code === 'EAGAIN' ? 'silent' : 'absent');
 }
 
+/**
+ * Why a command may not do by itself what a daemon on this state directory does: `runs`, if one serves the socket, also one that
+ * hangs or ends meanwhile; or that this user cannot know. Undefined: there is none.
+ */
+export async function daemonObstacle(stateDir: string, runs: string): Promise<string | undefined> {
+  try {
+    await callControl(stateDir, 'GET', '/');
+  } catch (error) {
+    if (!(error instanceof NoAgentError)) throw error;
+    if (error.why === 'absent') return undefined;
+    if (error.why === 'denied') return error.message;
+  }
+  return runs;
+}
+
 const noAnswer = (socket: string, reason: string): string =>
   `no agent answers on ${socket} (${reason}); is \`veg-agent run\` running, with the same --state-dir?`;
 

@@ -196,8 +196,7 @@ export class ConntrackFlows implements FlowKernel {
         this.#delay(change.flow);
         return;
       }
-      const isRetry = change.type === 'insert' && change.ifFree === true;
-      if (!isRetry) refused[code] = (refused[code] ?? 0) + 1;
+      if (!isRetry(change)) refused[code] = (refused[code] ?? 0) + 1;
       // The port may be another flow's by now.
       if (change.type === 'restore' || change.type === 'adopt')
         this.#report([{ type: 'end', flow: change.flow }]);
@@ -263,10 +262,9 @@ export class ConntrackFlows implements FlowKernel {
   #replace(change: Insertion, present: GroupEntry | undefined): string | undefined {
     const { type, flow } = change;
     const isDeleted = isPuttingBack(change);
-    const isRetry = type === 'insert' && change.ifFree === true;
     if (present === undefined) {
       // It is not translated to a shared address: of a policy before this one, or by the one in force.
-      if (type === 'restore' || isRetry) return 'EEXIST';
+      if (type === 'restore' || isRetry(change)) return 'EEXIST';
       const removal = keyRequest(CT_DELETE, this.#family, flow);
       return this.#transact([removal, this.#requestOf(change)])[1]?.code;
     }
@@ -275,7 +273,7 @@ export class ConntrackFlows implements FlowKernel {
         type === 'insert' ? [this.#generation, KEEP] : [undefined, Math.max(flow.timeout, LEAST_TIMEOUT)];
       return this.#transact([changeRequest(this.#family, flow, owner, timeout)])[0]?.code;
     }
-    if (isRetry) return 'EEXIST';
+    if (isRetry(change)) return 'EEXIST';
     // A flush takes a while: this one began during it, was deleted by it too, and is the later of the two.
     if (isDeleted && this.#wasPutBack(present.flow)) return 'EEXIST';
     // A packet that came here before this entry has begun a flow of its own, with another translation.
@@ -541,6 +539,9 @@ const wasUsed = (timeout: number): boolean =>
   timeout > KEEP || timeout < KEEP - SWEEP_INTERVAL - SWEEP_LATENESS;
 
 const isDying = (entry: GroupEntry | undefined | 'none'): boolean => typeof entry === 'object' && entry.dying;
+
+/** Whether a change inserts a replica that was absent, where nothing is in its way. */
+const isRetry = (change: FlowChange): boolean => change.type === 'insert' && change.ifFree === true;
 
 /** Whether a change puts a flow back that another program has deleted. */
 const isPuttingBack = (change: FlowChange): boolean =>
