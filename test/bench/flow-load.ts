@@ -36,8 +36,8 @@ export function sendFlows(client: Namespace, source: string, rate: number, secon
   return client.spawn(file!, args, { name: 'flows' });
 }
 
-export async function sentBy(load: Daemon, timeoutMs: number): Promise<Sent> {
-  await load.ended(timeoutMs);
+export async function sentBy(load: Daemon): Promise<Sent> {
+  await load.ended();
   return JSON.parse(load.log()) as Sent;
 }
 

@@ -92,10 +92,9 @@ export function groupLab(scope: Scope, count: number): GroupLab {
 }
 
 /** Waits until a member is ready and has exactly the flows of this many others. */
-export const inSync = (agent: Agent, others: number, timeoutMs = 30_000) =>
+export const inSync = (agent: Agent, others: number) =>
   agent.statusUntil(
     'ready and in sync',
     ({ ready, group }) =>
       ready && group[0]?.members.filter((member) => member.connected && member.inSync).length === others,
-    timeoutMs,
   );

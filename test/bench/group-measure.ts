@@ -94,7 +94,7 @@ export function atMost({ bounds, counts }: Cumulative, share: number): number {
 }
 
 /** Waits until every member has exactly the flows of every other, and says so. Returns how long it took, ms. */
-export async function agreed(agents: readonly Agent[], timeoutMs: number): Promise<number> {
+export async function agreed(agents: readonly Agent[]): Promise<number> {
   const began = performance.now();
   await until(
     async () => {
@@ -106,7 +106,7 @@ export async function agreed(agents: readonly Agent[], timeoutMs: number): Promi
         ),
       );
     },
-    { what: 'every member has the flows of the others', timeoutMs, everyMs: 200 },
+    { what: 'every member has the flows of the others', everyMs: 200 },
   );
   return performance.now() - began;
 }

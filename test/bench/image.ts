@@ -140,7 +140,6 @@ async function firstPacket(scope: Scope, router: Namespace, act: () => Promise<v
   await act();
   const first = await until(() => capture.packets().find(({ from }) => from === '10.16.0.12'), {
     what: 'a packet',
-    timeoutMs: 60_000,
   });
   await caller.stop('SIGKILL');
   await capture.stop();
@@ -166,7 +165,7 @@ async function startOnce(setting: Setting, image: string, { packets, probes, cpu
   const toProbe = async ({ start }: Pod) => {
     const container = start(setting);
     const began = container.startedAt;
-    await until(() => container.exec(...setting.probe).code === 0, { what: 'a probe', timeoutMs: 60_000 });
+    await until(() => container.exec(...setting.probe).code === 0, { what: 'a probe' });
     probes.push(Date.now() - began);
   };
   await withPod(INIT_ENV, toPacket, image);
@@ -212,7 +211,6 @@ async function memory(): Promise<void> {
         const container = start(setting);
         await peerUp(
           await startFrr(scope, router, { sessions: [{ local: '10.255.255.255', remote: '10.16.0.12' }] }),
-          60_000,
         );
         await sleep(20_000);
         print('memory', { setting: setting.name, when: 'idle, 1000 blocks', ...row(container.memory) });

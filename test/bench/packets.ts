@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import koffi from 'koffi';
 import { bind, libc, recv, sendto, setsockopt, sockaddr, socket } from '../../lib/libc.ts';
 import { AF_INET, IPPROTO_ICMP, SO_SNDBUFFORCE, SOCK_DGRAM, SOCK_RAW, SOL_SOCKET } from '../../lib/linux.ts';
+import { PATIENCE } from '../support/machine.ts';
 import { type Namespace, NODE, ROOT, URGENTLY } from '../support/netns.ts';
 
 export type Job =
@@ -45,7 +46,7 @@ export class Packets {
   }
 
   async send(job: Job): Promise<Answer> {
-    const line = once(this.#lines, 'line', { signal: AbortSignal.timeout(20_000) }) as Promise<[string]>;
+    const line = once(this.#lines, 'line', { signal: AbortSignal.timeout(PATIENCE) }) as Promise<[string]>;
     this.#child.stdin!.write(`${JSON.stringify(job)}\n`);
     return JSON.parse((await line)[0]) as Answer;
   }

@@ -91,7 +91,7 @@ server.ip(`
   link set eth0 up
   addr add fd00:172:17::1/64 dev eth0 nodad
   route add 10.18.0.0/16 via 172.17.0.11`);
-await agent.statusUntil('ready again', ({ ready }) => ready, 20_000);
+await agent.statusUntil('ready again', ({ ready }) => ready);
 await sleep(AFTER * 1000);
 
 mkdirSync(IMAGES, { recursive: true });

@@ -34,7 +34,6 @@ async function soak(name: string): Promise<number> {
     const up = await agent.statusUntil(
       'both Up',
       ({ bfd }) => bfd.sessions.length === 2 && bfd.sessions.every(({ state }) => state === 'Up'),
-      30_000,
     );
     const count = (status: typeof up) =>
       status.bfd.sessions

@@ -20,8 +20,6 @@ import { RenderedPod } from './rendered.ts';
 const CAPABILITIES = ['NET_ADMIN', 'NET_BIND_SERVICE', 'NET_RAW', 'SYS_ADMIN'];
 const START = '/usr/libexec/veg-frr/start';
 const PASSWORD = 'between-routers';
-/** For programs that start on a busy machine, ms. */
-const PATIENCE = 60_000;
 /** Between two attempts to connect, s: on a machine that takes a second for a handshake, a shorter time ends each attempt. */
 const CONNECT = 3;
 const [GATEWAY, ROUTER] = [ADDRESS.gatewayExternal, ADDRESS.server];
@@ -110,7 +108,7 @@ const established = (frr: Container, count: number): Promise<boolean> =>
       );
       throw new Error(states.join(', ') || 'no answer');
     },
-    { what: 'BGP is established', timeoutMs: PATIENCE },
+    { what: 'BGP is established' },
   );
 
 const bfdUp = (frr: Container, count: number): Promise<boolean> =>
@@ -119,7 +117,7 @@ const bfdUp = (frr: Container, count: number): Promise<boolean> =>
       const peers = show<{ status: string }[]>(frr, 'show bfd peers') ?? [];
       return peers.filter(({ status }) => status === 'up').length === count;
     },
-    { what: 'BFD of FRR is Up', timeoutMs: PATIENCE },
+    { what: 'BFD of FRR is Up' },
   );
 
 /** What the neighbour said when it ended the session. */
@@ -183,8 +181,8 @@ for (const suite of ['bookworm', 'trixie'] as const) {
       });
       const beside = new Frr(t, scope, gateway, image, upstream).container;
       const container = supervisor(pod);
-      await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
-      await peerUp(ovn, PATIENCE);
+      await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready' });
+      await peerUp(ovn);
       await established(beside, 2);
       await bfdUp(outside, 2);
 
@@ -195,9 +193,8 @@ for (const suite of ['bookworm', 'trixie'] as const) {
       container.restart();
       await until(() => container.exec(...PROBE.ready).code === 0, {
         what: 'ready again',
-        timeoutMs: PATIENCE,
       });
-      await peerUp(ovn, PATIENCE);
+      await peerUp(ovn);
       await bfdUp(outside, 2);
 
       const rounds = Number(process.env.VEG_PROBE_ROUNDS ?? 20);
@@ -283,12 +280,11 @@ for (const suite of ['bookworm', 'trixie'] as const) {
           remote: ADDRESS.gatewayInternal[f],
         })),
       });
-      await peerUp(ovn, PATIENCE);
+      await peerUp(ovn);
       await established(outside, 2);
       const expected = { '10.18.0.0/16': GATEWAY[4], 'fd00:10:18::/64': GATEWAY[6] };
       await until(() => isDeepStrictEqual(learned(outside), expected), {
         what: `the router has ${JSON.stringify(expected)}, not ${JSON.stringify(learned(outside))}`,
-        timeoutMs: PATIENCE,
       });
       await startEchoServer(server);
       t.match(await sourceSeen(client, ROUTER[4]), `${GATEWAY[4]} `);

@@ -54,7 +54,7 @@ for (const [variant, memory] of [
     });
     const veg = (...args: string[]) => container.exec('veg-agent', ...args);
     await until(() => container.exec(...PROBE.status).stdout.includes('state=Up'), {
-      ...{ what: 'Up', timeoutMs: 30_000 },
+      ...{ what: 'Up' },
     });
     await until(() => veg('status').code === 0, { what: 'ready' });
     /** The processes that are children of the container's first: the agent. */

@@ -16,7 +16,7 @@ t.test('variant B: sessions that somebody took away come back without a restart'
     const { code, stdout } = container.exec(BFD_COMMAND.B[0], 'status');
     return code === 0 ? JSON.parse(stdout) : undefined;
   };
-  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready' });
   const { pid } = container;
   t.equal(container.exec(...TAKE_SESSIONS_AWAY).code, 0);
   await until(() => container.exec(...PROBE.status).stdout.startsWith('There are 0 sessions:'), {
@@ -32,9 +32,9 @@ t.test('variant B: sessions that somebody took away come back without a restart'
           session.Attempts > 0 && session.LastAction === 'ReplayConfiguration',
       );
     },
-    { what: 'the configuration is replayed', timeoutMs: 120_000, everyMs: 2000 },
+    { what: 'the configuration is replayed', everyMs: 2000 },
   );
-  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'Up again', timeoutMs: 30_000 });
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'Up again' });
   await peerUp(frr);
   t.equal(container.pid, pid);
 });
@@ -43,8 +43,7 @@ t.test('variant A: without sessions it is started again by its liveness probe', 
   const pod = await initialised(t, 'A');
   const frr = await pod.frr();
   const container = pod.start({ command: BFD_COMMAND.A, memory: 50, cpu: 200 });
-  const up = () =>
-    until(() => allPeersUp(container.exec(...PROBE.status).stdout, PEERS), { what: 'Up', timeoutMs: 30_000 });
+  const up = () => until(() => allPeersUp(container.exec(...PROBE.status).stdout, PEERS), { what: 'Up' });
   await up();
   t.equal(container.exec(...TAKE_SESSIONS_AWAY).code, 0);
   for (let failures = 0; failures < 3; failures++) {

@@ -51,7 +51,6 @@ t.test('variant B: probes at their times, limits, Kube-OVN’s own assertions, a
   t.equal(container.exec('printenv', 'BFD_PEER_IPS').stdout.trim(), PEERS.join());
   await until(() => container.exec(...PROBE.ready).code === 0, {
     what: 'every session Up',
-    timeoutMs: 20_000,
   });
   await peerUp(frr);
   t.ok(allPeersUp(container.exec(...PROBE.status).stdout, PEERS));
@@ -98,8 +97,8 @@ t.test('BGP mode: every probe answers, beside another bfdd on 0.0.0.0:3784, in e
   const ovn = await pod.frr();
   const first = await startFrr(scope, gateway, { sessions: routes });
   const container = supervisor(pod);
-  await until(() => container.exec(...PROBE.live).code === 0, { what: 'live', timeoutMs: 30_000 });
-  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
+  await until(() => container.exec(...PROBE.live).code === 0, { what: 'live' });
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready' });
   await peerUp(ovn);
   await peerUp(first);
 
@@ -135,7 +134,7 @@ t.test('variant A: the startup probe succeeds at its one call, on 200m and 50 Mi
   // Kubernetes: periodSeconds 5, failureThreshold 3.
   await sleep(5000);
   t.equal(container.exec(...PROBE.healthcheck).code, 0, 'the liveness probe');
-  await peerUp(frr, 20_000);
+  await peerUp(frr);
   await until(() => allPeersUp(container.exec(...PROBE.status).stdout, PEERS), { what: 'Up' });
   t.notOk(isSupervisor(container.exec('sh', '-c', DETECT_SUPERVISOR).stdout), 'no supervisor for Kube-OVN');
   const { charged, anonymous, peak } = container.memory;
@@ -182,7 +181,7 @@ t.test('both families: sessions, rules, and the way that forwarded packets take'
   const { gateway, client, client2, server } = pod;
   const frr = await pod.frr();
   const container = supervisor(pod);
-  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready' });
   await peerUp(frr);
   t.ok(allPeersUp(container.exec(...PROBE.status).stdout, DUAL.bfd.BFD_PEER_IPS.split(',')));
   t.match(gateway.sh('ip6tables -t nat -S'), /-A VEG-MASQUERADE -j MASQUERADE --random-fully/);
@@ -200,12 +199,12 @@ t.test('a container that was killed goes on where it was', async (t) => {
   const pod = await initialised(t, 'B');
   const frr = await pod.frr();
   const container = supervisor(pod);
-  await peerUp(frr, 30_000);
+  await peerUp(frr);
   process.kill(container.pid, 'SIGKILL');
   t.equal((await container.ended()).code, 137);
   t.equal(pod.gateway.sh('iptables -t nat -S'), NAT_LISTING, 'forwarding goes on');
   container.restart();
-  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready again', timeoutMs: 30_000 });
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready again' });
   await peerUp(frr);
 });
 
@@ -213,7 +212,7 @@ t.test('memory that runs out costs a restart at most, and no forwarding', async 
   const pod = await initialised(t, 'B');
   const frr = await pod.frr();
   const container = supervisor(pod);
-  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready' });
   t.equal(container.exec('tail', '/dev/zero').code, 137);
   t.equal(pod.gateway.sh('iptables -t nat -S'), NAT_LISTING, 'forwarding goes on');
   await until(
@@ -221,7 +220,7 @@ t.test('memory that runs out costs a restart at most, and no forwarding', async 
       if (!container.running) container.restart();
       return container.exec(...PROBE.ready).code === 0;
     },
-    { what: 'ready again', timeoutMs: 30_000 },
+    { what: 'ready again' },
   );
   await peerUp(frr);
   pod.gateway.sh('iptables -t nat -F');
@@ -234,7 +233,7 @@ t.test('a thousand blocks, repaired again and again beside the probes, in 64 MiB
   const pod = await initialised(t, 'B', { init, bfd: BFD_ENV });
   const frr = await pod.frr();
   const container = supervisor(pod);
-  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: 30_000 });
+  await until(() => container.exec(...PROBE.ready).code === 0, { what: 'ready' });
   const listing = () =>
     ['iptables -t nat -S', 'ip rule', 'ipset save'].map((c) => pod.gateway.sh(c)).join('');
   const programmed = listing();
@@ -281,7 +280,6 @@ t.test('the observer beside it: read-only, NET_ADMIN alone', async (t) => {
     'if [ ! -x /kube-ovn/vpc-egress-gateway-observer ]; then exit 0; fi; exec /kube-ovn/vpc-egress-gateway-observer --health-check';
   await until(() => observer.exec('/bin/sh', '-ec', check).code === 0, {
     what: 'healthy',
-    timeoutMs: 20_000,
   });
   const metrics = () => observer.exec('/bin/sh', '-c', 'curl -fsS http://127.0.0.1:10666/metrics').stdout;
   await until(() => /collector_up\{.*collector="conntrack"\} 1/.test(metrics()), {
@@ -295,7 +293,6 @@ t.test('the observer beside it: read-only, NET_ADMIN alone', async (t) => {
   observer.restart();
   await until(() => observer.exec('/bin/sh', '-ec', check).code === 0, {
     what: 'healthy again',
-    timeoutMs: 20_000,
   });
 });
 
@@ -310,11 +307,11 @@ t.test('the pod of images/kubernetes, as it is written there', async (t) => {
   const { startupProbe, livenessProbe, readinessProbe, lifecycle } = pod.container('agent');
   const probe = ({ httpGet }: { httpGet: { path: string } }) =>
     router.run('curl', ['-fsS', '-m', '5', `http://10.16.0.12:10669${httpGet.path}`]).code;
-  await until(() => probe(startupProbe) === 0, { what: 'started', timeoutMs: 30_000 });
+  await until(() => probe(startupProbe) === 0, { what: 'started' });
   const frr = await startFrr(scope, router, {
     sessions: [{ local: '10.255.255.255', remote: '10.16.0.12' }],
   });
-  await until(() => probe(readinessProbe) === 0, { what: 'ready', timeoutMs: 30_000 });
+  await until(() => probe(readinessProbe) === 0, { what: 'ready' });
   t.equal(probe(livenessProbe), 0);
   t.match(agent.exec('touch', '/file').stderr, /Read-only file system/);
   t.match(gateway.sh('iptables -t nat -S'), '-s 10.18.0.0/16 -j RETURN');

@@ -186,8 +186,8 @@ t.test(`they run beside the agent, in ${MEMORY} MiB`, async (t) => {
   const agent = start(['veg-agent', 'run']);
   // Where the parser is needed there is no room beside an agent (docs/image.md).
   const desk = start(['sleep', 'infinity']);
-  await peerUp(await startFrr(scope, router, { sessions: SESSIONS }), 30_000);
-  await until(() => agent.exec('veg-agent', 'status').code === 0, { what: 'ready', timeoutMs: 30_000 });
+  await peerUp(await startFrr(scope, router, { sessions: SESSIONS }));
+  await until(() => agent.exec('veg-agent', 'status').code === 0, { what: 'ready' });
   client.spawn('ping', ['-i', '0.3', '172.17.0.1'], { name: 'ping' });
   await until(() => agent.exec('conntrack', '-L', '-s', '10.17.0.9').stdout.includes('icmp'), {
     what: 'pings',
@@ -214,7 +214,7 @@ t.test('veg-bfdd of the documents listens', async (t) => {
   const security = { capabilities: CAPABILITIES.bfd };
   const daemon = Container.start(scope, gateway, { command: line!.split(' '), security, memory: MEMORY });
   t.teardown(() => daemon.remove());
-  await until(() => daemon.log().includes('listening for BFD'), { what: line!, timeoutMs: 30_000 });
+  await until(() => daemon.log().includes('listening for BFD'), { what: line! });
 });
 
 /**
@@ -276,7 +276,7 @@ for (const tool of ['podman', 'docker']) {
         .replaceAll('veg-state', `${name}-state`)
         .replaceAll(/(?<![\w/.-])gateway(?=-next|\s|$)/gm, name);
     const type = ({ place, text }: Block) => {
-      const { code, stdout, stderr } = run('bash', ['-euc', own(text)], { env, timeoutMs: 90_000 });
+      const { code, stdout, stderr } = run('bash', ['-euc', own(text)], { env });
       t.equal(code, 0, `${place}: ${code === 0 ? '' : stdout + stderr}`);
     };
     const peer = await startFrr(scope, router, { sessions: SESSIONS });
@@ -284,7 +284,7 @@ for (const tool of ['podman', 'docker']) {
     await peerUp(peer);
     type(upgrade!);
     const status = () => podman('exec', name, 'veg-agent', 'status');
-    await until(() => status().code === 0, { what: 'ready', timeoutMs: 30_000 });
+    await until(() => status().code === 0, { what: 'ready' });
     const { stdout, stderr } = podman('logs', name);
     t.notMatch(stdout + stderr, '"from":"Up"', 'the sessions were Up all the while');
     t.match(stdout + stderr, 'BFD session resumed');

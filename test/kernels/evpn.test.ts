@@ -18,7 +18,7 @@ const SPEC = {
   bgp: { localASN: ASN.gateway, neighbours: [{ address: '172.17.0.1', asn: ASN.peer }] },
   evpn: { vni: VNI, routeTargets: ['65000:1016'] },
 };
-const PATIENCE = { timeoutMs: 30_000, everyMs: 200 };
+const SLOWLY = { everyMs: 200 };
 
 /** Another program takes a part of the tunnel away: packets pass again. */
 const TUNNEL_DRIFT = [
@@ -131,7 +131,7 @@ const links = (ns: Namespace): string => ns.sh('ip -d link show');
 async function pingsThrough({ client2, gateway, frr, peer }: Lab, what: string): Promise<void> {
   for (const family of [4, 6] as const) {
     try {
-      await until(() => pings(client2, BACKEND[family]), { what: `${what}: IPv${family}`, ...PATIENCE });
+      await until(() => pings(client2, BACKEND[family]), { what: `${what}: IPv${family}`, ...SLOWLY });
     } catch (error) {
       const state = [
         ...[
@@ -157,7 +157,7 @@ const nothingToDo = (agent: Agent, what: string): Promise<boolean> =>
       if (code !== 0) throw new Error(stdout);
       return true;
     },
-    { what: `${what}: repaired`, ...PATIENCE },
+    { what: `${what}: repaired`, ...SLOWLY },
   );
 
 /** What Kube-OVN's end-to-end test asserts of the pod and of the other end. */
@@ -166,12 +166,12 @@ async function asUpstream(t: Test, { gateway, frr, peer }: Lab): Promise<void> {
   t.match(gateway.sh('ip -d link show vxlan-vpn'), new RegExp(`vxlan id ${VNI} `));
   t.match(gateway.sh('ip link show eth0'), /master vrf-vpn/);
   await until(() => frr.vtysh('show bgp l2vpn evpn').includes('[5]:[0]:[24]:[10.99.0.0]'), {
-    ...{ what: 'a type-5 route is learned', ...PATIENCE },
+    ...{ what: 'a type-5 route is learned', ...SLOWLY },
   });
-  await until(() => /^B.*10\.99\.0\.0\/24/m.test(routes(frr)), { what: 'it is in the VRF', ...PATIENCE });
+  await until(() => /^B.*10\.99\.0\.0\/24/m.test(routes(frr)), { what: 'it is in the VRF', ...SLOWLY });
   await until(() => routes(peer).includes('10.18.0.0/16'), {
     what: 'the peer learns the block',
-    ...PATIENCE,
+    ...SLOWLY,
   });
 }
 
@@ -198,7 +198,7 @@ t.test('as spec.evpn says it', async (t) => {
   t.same(frr.load(rendered.stdout).code, 0, 'vtysh -f');
   const agent = new Agent(gateway, { ...options, args: ['--frr-dir', frr.dir] });
   t.teardown(() => agent.stop().catch(() => {}));
-  await agent.synced(30_000);
+  await agent.synced();
   await asUpstream(t, made);
   await pingsThrough(made, 'the client pings through');
   t.match(gateway.sh('ip addr show eth0'), /inet6 fd00:10:16::12/, 'the VRF has taken no address');
@@ -209,14 +209,14 @@ t.test('as spec.evpn says it', async (t) => {
   t.match(client2.run('curl', ['-sm5', 'http://10.16.0.12:10669/livez']), { code: 0 }, 'probes answer');
 
   await until(() => client2.run('ping', ['-c1', '-W1', '192.0.2.1']).stdout.includes('Unreachable'), {
-    ...{ what: 'what the VRF has no route for goes nowhere', ...PATIENCE },
+    ...{ what: 'what the VRF has no route for goes nowhere', ...SLOWLY },
   });
   t.equal(pings(client2, '172.17.0.1'), false, 'the network outside is not part of it');
 
   await t.test('drift', async (t) => {
     for (const drift of TUNNEL_DRIFT) {
       gateway.sh(drift);
-      await agent.synced(30_000);
+      await agent.synced();
       await nothingToDo(agent, drift);
       await pingsThrough(made, drift);
       t.pass(drift);
@@ -224,7 +224,7 @@ t.test('as spec.evpn says it', async (t) => {
     for (const drift of ROUTING_DRIFT) {
       gateway.sh(drift);
       await nothingToDo(agent, drift);
-      await until(() => routes(peer).includes('10.18.0.0/16'), { what: `${drift}: announced`, ...PATIENCE });
+      await until(() => routes(peer).includes('10.18.0.0/16'), { what: `${drift}: announced`, ...SLOWLY });
       t.pass(drift);
     }
     gateway.ip(`
@@ -232,35 +232,35 @@ t.test('as spec.evpn says it', async (t) => {
       link add vxlan-vpn group 178 type vxlan id 7 dstport 4789 local 172.17.0.11`);
     await until(() => links(gateway).includes(`vxlan id ${VNI} `), {
       what: 'the VNI is repaired',
-      ...PATIENCE,
+      ...SLOWLY,
     });
     t.match((await agent.status()).kernel.driftRepaired, { link: Number, route: Number });
   });
 
   await t.test('a drain withdraws, and goes on forwarding', async () => {
     agent.cli('drain');
-    await until(() => !routes(peer).includes('10.18.0.0/16'), { what: 'withdrawn', ...PATIENCE });
+    await until(() => !routes(peer).includes('10.18.0.0/16'), { what: 'withdrawn', ...SLOWLY });
     agent.cli('undrain');
-    await until(() => routes(peer).includes('10.18.0.0/16'), { what: 'announced again', ...PATIENCE });
+    await until(() => routes(peer).includes('10.18.0.0/16'), { what: 'announced again', ...SLOWLY });
   });
 
   await t.test('another VNI in the policy', async () => {
     policies.set({ ...SPEC, evpn: { ...SPEC.evpn, vni: 2000 } });
-    await until(() => links(gateway).includes('vxlan id 2000 '), { what: 'the new VNI', ...PATIENCE });
+    await until(() => links(gateway).includes('vxlan id 2000 '), { what: 'the new VNI', ...SLOWLY });
     policies.set(SPEC);
-    await until(() => links(gateway).includes(`vxlan id ${VNI} `), { what: 'the old VNI', ...PATIENCE });
+    await until(() => links(gateway).includes(`vxlan id ${VNI} `), { what: 'the old VNI', ...SLOWLY });
   });
 
   await t.test('a policy without evpn translates again', async (t) => {
     policies.set({ policies: [DIRECT, WEB] });
     await until(() => !/v(rf|xlan)-vpn|br-vpn/.test(links(gateway)), {
       what: 'no device is left',
-      ...PATIENCE,
+      ...SLOWLY,
     });
-    await agent.synced(30_000);
+    await agent.synced();
     for (const family of [4, 6] as const) {
       const address = family === 4 ? '172.17.0.1' : 'fd00:172:17::1';
-      await until(() => pings(client, address), { what: `IPv${family} is translated`, ...PATIENCE });
+      await until(() => pings(client, address), { what: `IPv${family} is translated`, ...SLOWLY });
     }
     t.equal(agent.cli('plan').code, 0);
   });

@@ -38,7 +38,7 @@ daemons of its own. A BFD row for each gateway, and an ECMP route of the client'
   story.step('An agent starts in each gateway');
   for (const pod of pods) pod.start();
   const started = performance.now();
-  const isUp = ({ agent }: AgentPod) => agent.statusUntil('ready', ({ ready }) => ready, 20_000);
+  const isUp = ({ agent }: AgentPod) => agent.statusUntil('ready', ({ ready }) => ready);
   await Promise.all(pods.map(isUp));
   story.check(
     true,

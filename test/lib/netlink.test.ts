@@ -15,6 +15,7 @@ import {
 import { formatDatagram } from '../../lib/netlink-codec.ts';
 import { linkDump, MessageType, parseLink, routeDump } from '../../routing/parse.ts';
 import { accepts } from '../support/bpf.ts';
+import { PATIENCE } from '../support/machine.ts';
 
 const message = (type: number, flags: number, hex: string): NetlinkMessage => ({
   type,
@@ -87,7 +88,7 @@ t.test('a listener does not keep the process alive', async (t) => {
   `;
   const ended = spawnSync(process.execPath, ['--input-type=module-typescript', '-e', program], {
     encoding: 'utf8',
-    timeout: 20_000,
+    timeout: PATIENCE,
     env: { ...process.env, NODE_OPTIONS: '' },
   });
   t.strictSame([ended.status, ended.signal, ended.stdout.trim()], [0, null, 'listening'], ended.stderr);

@@ -40,10 +40,8 @@ const mounted = (script: string) => ['unshare', '-m', 'sh', '-ec', `${script}; e
 
 /** The reason stands in status, in /readyz and in the log. */
 async function told(t: Test, agent: Agent, reason: RegExp, where = 'reason'): Promise<void> {
-  const { reasons, ready } = await agent.statusUntil(
-    `${where} ${reason}`,
-    (status) => reason.test(status.reasons.join('\n')),
-    15_000,
+  const { reasons, ready } = await agent.statusUntil(`${where} ${reason}`, (status) =>
+    reason.test(status.reasons.join('\n')),
   );
   t.equal(ready, false);
   t.match(reasons.join('\n'), reason, 'told in status');
@@ -62,7 +60,7 @@ t.test('a missing iptables is named, and used once it is there', async (t) => {
   for (const name of readdirSync('/usr/sbin')) {
     if (/^(ip6?tables|xtables|ipset|ip$)/.test(name)) symlinkSync(join('/usr/sbin', name), join(bin, name));
   }
-  await agent.statusUntil('ready with iptables', ({ ready }) => ready, 40_000);
+  await agent.statusUntil('ready with iptables', ({ ready }) => ready);
   t.match(gateway.sh('iptables -t nat -S'), 'VEG-MASQUERADE');
 });
 
@@ -88,7 +86,7 @@ t.test('a missing interface is named, and used once it is there', async (t) => {
   server.ip('addr add 172.17.0.1/16 dev eth0\naddr add fd00:172:17::1/64 dev eth0 nodad');
   gateway.ip(EXTERNAL_ADDRESSES);
   gateway.ip(EXTERNAL_ADDRESSES_6);
-  await agent.statusUntil('ready with net1', ({ ready }) => ready, 5000);
+  await agent.statusUntil('ready with net1', ({ ready }) => ready);
   t.match(gateway.sh('ip rule show'), '1004:');
 });
 
@@ -111,7 +109,7 @@ t.test('a held xtables lock is named, and waited for', async (t) => {
   });
   await told(t, agent, /xtables lock/);
   process.kill(-holder.pid, 'SIGKILL');
-  const { kernel } = await agent.statusUntil('ready with the lock', ({ ready }) => ready, 40_000);
+  const { kernel } = await agent.statusUntil('ready with the lock', ({ ready }) => ready);
   t.equal(kernel.backend, 'legacy');
 });
 
@@ -132,7 +130,7 @@ t.test('a read-only /proc/sys is named with the sysctl, and seen when somebody e
     'net.ipv6.conf.all.forwarding': 1,
     'net.ipv4.conf.eth0.rp_filter': 0,
   });
-  await agent.statusUntil('ready with the sysctls', ({ ready }) => ready, 40_000);
+  await agent.statusUntil('ready with the sysctls', ({ ready }) => ready);
 });
 
 t.test('a read-only /proc/sys is no matter when the sysctls are right', async (t) => {

@@ -194,7 +194,7 @@ for (const backend of ['nft', 'legacy'] as const) {
           seen = kernelState(gateway, backend).filter(ours).join('\n');
           return seen === wanted;
         },
-        { what: `${name}: repaired`, everyMs: 10, timeoutMs: 20_000 },
+        { what: `${name}: repaired`, everyMs: 10 },
       ).catch(() => undefined);
       t.equal(seen, wanted, `${name}: repaired`);
       t.same(

@@ -7,8 +7,7 @@ import { until } from '../support/netns.ts';
 import { type Bird, lab, PAIRS, startBird, VegBfdd } from './bfd-lab.ts';
 
 const UP = ['10.99.0.1 Up', 'fd99::1 Up'];
-const birdUp = (bird: Bird) =>
-  until(() => bird.sessions().join() === UP.join(), { what: 'BIRD Up', timeoutMs: 15_000 });
+const birdUp = (bird: Bird) => until(() => bird.sessions().join() === UP.join(), { what: 'BIRD Up' });
 
 /** Whether BIRD's sessions stay Up while so many packets go both ways. */
 async function stays(bird: Bird, veg: VegBfdd, packets: number): Promise<boolean> {

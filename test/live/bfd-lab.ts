@@ -120,14 +120,13 @@ export class VegBfdd {
             now.packetsIn >= (before[i]?.packetsIn ?? 0) + packets &&
             now.packetsOut >= (before[i]?.packetsOut ?? 0) + packets,
         ),
-      { what: `${packets} packets of each session`, everyMs: 100, timeoutMs: 30_000 },
+      { what: `${packets} packets of each session`, everyMs: 100 },
     );
   }
 
   async up(count: number): Promise<void> {
     await until(async () => (await this.control('status')).split('state=Up').length - 1 === count, {
       what: `${count} sessions Up`,
-      timeoutMs: 15_000,
     });
   }
 }

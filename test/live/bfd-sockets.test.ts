@@ -230,7 +230,7 @@ t.test('5881 3 a packet from another interface is not accepted', async (t) => {
   // Somebody outside who says that he is the peer.
   const args = [join(ROOT, 'test/live/bfd-junk.ts'), GATEWAY[4], '1000', '1', PEER[4]];
   const spoofer = outside.spawn(NODE, args, { name: 'spoofer' });
-  t.equal(await spoofer.ended(20_000), 0);
+  t.equal(await spoofer.ended(), 0);
   t.notMatch(veg.daemon.log(), 'discarded', 'nothing of it arrived');
   await startBird(scope, peer, PAIRS);
   await veg.up(2);
@@ -256,7 +256,7 @@ t.test('50 000 junk packets a second: sessions stay Up, memory flat, log quiet, 
       '10.99.0.66',
     ];
     const junk = peer.spawn(NODE, args, { name: 'junk' });
-    t.equal(await junk.ended(60_000), 0);
+    t.equal(await junk.ended(), 0);
     t.equal(Number(junk.log()), 50_000 * seconds);
   };
   await flood(3);

@@ -101,7 +101,7 @@ const learns = (router: BgpRouter, expected: Learned, what: string): Promise<boo
       if (learned === JSON.stringify(expected)) return true;
       throw new Error(learned);
     },
-    { what: `the router learns ${what}`, timeoutMs: 20_000 },
+    { what: `the router learns ${what}` },
   );
 
 const hop4 = (...prefixes: string[]): Learned => Object.fromEntries(prefixes.map((one) => [one, GATEWAY[4]]));
@@ -186,7 +186,7 @@ t.test('FRR learns what the policy announces and nothing else, and traffic follo
   await until(() => installed()?.length === 3, { what: 'zebra installs what bgpd has learned' });
   t.same(installed(), ['10.18.0.0/16', '172.17.0.60', '198.51.100.50']);
   const isUp = () => /"peer":"172.17.0.1"[^}]*"status":"up"/.test(frr.vtysh('show bfd peers json'));
-  await until(isUp, { what: 'BFD with the router', timeoutMs: 20_000 });
+  await until(isUp, { what: 'BFD with the router' });
   t.notMatch(gateway.sh('ip route'), /proto bgp/, 'FRR installs nothing');
   const { bgp } = await agent.statusUntil(
     'ready, with both sessions',
@@ -276,7 +276,7 @@ t.test('a drain withdraws before BFD sends AdminDown, an undrain announces again
   await learns(router, all, 'the session is back');
   t.same(await driftRepaired(), before, 'a session that flaps is no drift');
 
-  const drained = agent.ask('POST', '/v1/drain?timeout=3', '', 10_000);
+  const drained = agent.ask('POST', '/v1/drain?timeout=3');
   await until(() => known() || marks(gateway) === '', { what: 'something happens', everyMs: 1 });
   t.equal(marks(gateway), '', 'the routes first');
   await until(known, { what: 'AdminDown' });

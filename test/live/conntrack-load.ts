@@ -159,7 +159,7 @@ export async function answerEverything(server: Namespace, device = 'eth0'): Prom
 
 /** Sends from a namespace, to the end. Throws when an answer is missing. */
 export function send(from: Namespace, ...args: (string | number)[]): Sent {
-  const { stdout, stderr, code } = from.run(NODE, [PROGRAM, ...args.map(String)], { timeoutMs: 120_000 });
+  const { stdout, stderr, code } = from.run(NODE, [PROGRAM, ...args.map(String)]);
   if (code !== 0) throw new Error(`${args.join(' ')}: ${stderr}`);
   const seen = JSON.parse(stdout) as Sent;
   if (seen.sent !== seen.received) throw new Error(`${args.join(' ')}: ${stdout}`);

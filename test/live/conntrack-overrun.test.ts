@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import t from 'tap';
+import { PATIENCE } from '../support/machine.ts';
 import { type Namespace, NODE, ROOT, until, veth } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 import type { Report } from './conntrack-child.ts';
@@ -39,7 +40,7 @@ function reader(receiveBuffer: number) {
   return {
     say: (word: 'pause' | 'resume') => void child.stdin.write(`${word}\n`),
     async report(): Promise<Report> {
-      const next = once(lines, 'line', { signal: AbortSignal.timeout(10_000) });
+      const next = once(lines, 'line', { signal: AbortSignal.timeout(PATIENCE) });
       child.stdin.write('report\n');
       return JSON.parse(((await next) as [string])[0]) as Report;
     },

@@ -34,7 +34,7 @@ const sessions = ([4, 6] as const).map((family) => ({
   remote: ADDRESS.gatewayInternal[family],
 }));
 const peer = await startVegBfdd(scope, router, { sessions });
-await agent.statusUntil('ready', ({ ready }) => ready, 30_000);
+await agent.statusUntil('ready', ({ ready }) => ready);
 await peerUp(peer);
 
 /** The agent process, the child of the BFD process. */
@@ -55,7 +55,6 @@ t.test('clients that read nothing block neither the HTTP port nor the agent', as
   for (const attacker of attackers) {
     await until(() => attacker.log().includes('attacking'), {
       what: 'all kinds of connections',
-      timeoutMs: 20_000,
     });
   }
   const times: number[] = [];
@@ -144,7 +143,7 @@ for (const [who, wrapper] of Object.entries({ root: [], 'uid 65534': AS_NOBODY }
       for (const place of [dirname(dir), policy.dir]) chmodSync(place, 0o755);
       policy.set({ bfd: BFD, translationLog: { enabled: true } });
       agent = new Agent(gateway, { policyDir: policy.dir, stateDir: dir, wrapper });
-      await agent.statusUntil('ready', ({ ready }) => ready, 20_000);
+      await agent.statusUntil('ready', ({ ready }) => ready);
       t.match(agent.daemon.log(), /bfd.json is a FIFO, not a regular file/);
       const own = ['bfd.json', 'last-policy.json.gz', 'translations/checkpoint', 'translations/flows.db'];
       await until(
@@ -165,7 +164,7 @@ for (const [who, wrapper] of Object.entries({ root: [], 'uid 65534': AS_NOBODY }
       writeFileSync(join(dir, 'sysctl.json'), JSON.stringify(change));
       for (const name of ['sysctl.json', 'bfd.json']) chownSync(join(dir, name), 1234, 1234);
       agent = new Agent(gateway, { policyDir: policy.dir, stateDir: dir, wrapper });
-      const { kernel } = await agent.statusUntil('ready', ({ ready }) => ready, 20_000);
+      const { kernel } = await agent.statusUntil('ready', ({ ready }) => ready);
       t.match(agent.daemon.log(), /bfd.json belongs to another user \(uid 1234\)/);
       t.match(kernel.notes.join('\n'), /sysctl.json belongs to another user \(uid 1234\); remove it/);
     },

@@ -138,7 +138,7 @@ t.test('new connections move, open ones go on, and the drain ends', async (t) =>
   t.same(sources(await moved.close()), [SECOND.external], 'new connections take the other gateway');
 
   // The end of a pod: SIGTERM finds the drain done, and does not wait for what has moved already.
-  t.equal(await agent.stop('SIGTERM', 60_000), 0);
+  t.equal(await agent.stop('SIGTERM'), 0);
 
   for (const [name, reports] of [
     ['open', await open.close()],

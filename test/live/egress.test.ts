@@ -289,7 +289,7 @@ t.test('the first policy again leaves nothing of all that', async (t) => {
 t.test('the commands that do one thing know virtual addresses', async (t) => {
   await edit({ policies: [{ ...WEB, egressIP: { address: values(BOTH) } }] });
   await taken(BOTH);
-  await agent.stop('SIGTERM', 20_000);
+  await agent.stop('SIGTERM');
   t.equal(agent.cli('plan').code, 0, 'nothing to do: the daemon left them there');
   gateway.ip('addr del 172.17.0.50/32 dev net1');
   const plan = agent.cli('plan');

@@ -30,7 +30,7 @@ await peerUp(frr);
 let load = await Load.start(client, ADDRESS.server[4]);
 
 const isUp = () => frr.sessions()[0]?.state === 'Up';
-const ready = () => agent.statusUntil('ready', (status) => status.ready, 90_000);
+const ready = () => agent.statusUntil('ready', (status) => status.ready);
 const planned = () => until(() => agent.cli('plan').code === 0, { what: 'the kernel as the policy says' });
 const child = () => run('pgrep', ['-P', `${agent.daemon.pid}`]).stdout.split('\n')[0];
 const nat = () => gateway.sh('iptables -t nat -S');
@@ -197,7 +197,6 @@ const ROWS: Row[] = [
     repaired: () =>
       until(() => gateway.sh('cat /proc/sys/net/ipv4/ip_forward').trim() === '1', {
         what: 'repair',
-        timeoutMs: 60_000,
       }),
   },
   {
@@ -221,7 +220,7 @@ const ROWS: Row[] = [
     repaired: async () => {
       await sleep(1000);
       server.ip('link set eth0 up\naddr replace fd00:172:17::1/64 dev eth0 nodad');
-      await peerUp(frr, 60_000);
+      await peerUp(frr);
       await ready();
     },
   },
@@ -231,7 +230,7 @@ const ROWS: Row[] = [
     repaired: async () => {
       await sleep(1000);
       gateway.ip(EXTERNAL_ADDRESSES);
-      await peerUp(frr, 60_000);
+      await peerUp(frr);
       await ready();
     },
   },
@@ -241,7 +240,7 @@ const ROWS: Row[] = [
     repaired: async () => {
       await sleep(1000);
       gateway.ip(`link set net1 up\n${EXTERNAL_ADDRESSES.trim()}\n${EXTERNAL_ADDRESSES_6.trim()}`);
-      await peerUp(frr, 90_000);
+      await peerUp(frr);
       await ready();
     },
   },
@@ -270,7 +269,7 @@ const ROWS: Row[] = [
       console.error(`  left Up after ${left === undefined ? 'never' : `${Math.round(left)} ms`}`);
     },
     repaired: async () => {
-      await peerUp(frr, 60_000);
+      await peerUp(frr);
       await ready();
     },
   },

@@ -23,7 +23,6 @@ const CONNECTIONS_PER_FAMILY = 8;
 /** A connection goes on when so many heartbeats were answered since. */
 const GOES_ON = 3;
 /** How long the group may take to be whole again after an event, ms: BFD, an uplink and a table are waited for. */
-const SETTLED = 60_000;
 /** Addresses that a policy may share beside `SHARED`. */
 const MORE = { 4: '172.17.0.51', 6: 'fd00:172:17::51' };
 
@@ -120,7 +119,7 @@ t.test(`${EVENTS} events from seed ${SEED} break no connection of a group`, asyn
       await back(pod);
     }),
     'one stops and starts': one(async (pod) => {
-      await pod.agent.stop('SIGTERM', 30_000);
+      await pod.agent.stop('SIGTERM');
       await back(pod);
     }),
     'a pod dies and is replaced': one(async (pod) => {
@@ -137,13 +136,13 @@ t.test(`${EVENTS} events from seed ${SEED} break no connection of a group`, asyn
       a.startFresh();
     }),
     'a pod drains and is replaced': one(async (pod) => {
-      await pod.agent.stop('SIGTERM', 30_000);
+      await pod.agent.stop('SIGTERM');
       stopForwarding(pod.pod);
       pod.clean();
       pod.startFresh();
     }),
     'drained and used again': one(async ({ agent }) => {
-      await agent.ask('POST', '/v1/drain?timeout=1', '', 10_000);
+      await agent.ask('POST', '/v1/drain?timeout=1');
       await agent.ask('POST', '/v1/undrain');
     }),
     'cut off inside': one((pod) => briefly('inside', 'cut', pod)),
@@ -179,7 +178,6 @@ t.test(`${EVENTS} events from seed ${SEED} break no connection of a group`, asyn
         kernel.inSync &&
         families.length === FAMILIES.length &&
         families.every(({ members }) => members.length === GATEWAYS - 1 && members.every((m) => m.inSync)),
-      SETTLED,
     );
   /** How many gateways answer for each shared address. */
   const holders = () => {
@@ -209,7 +207,6 @@ t.test(`${EVENTS} events from seed ${SEED} break no connection of a group`, asyn
     for (const pod of pods) await inSync(pod, `${pod.pod.name} has the others' flows after ${what}`);
     await until(() => holders().every((count) => count === 1), {
       what: `one holder of each address after ${what}`,
-      timeoutMs: SETTLED,
     });
     await network.used(pods);
     /** Those that have not gone on, or not with their source: a flow whose entry was deleted may have another port for a moment. */
@@ -226,7 +223,7 @@ t.test(`${EVENTS} events from seed ${SEED} break no connection of a group`, asyn
         last = await late();
         return last.length === 0;
       },
-      { what: `every connection goes on after ${what}`, timeoutMs: SETTLED },
+      { what: `every connection goes on after ${what}` },
     ).catch(() => {});
     t.same(last, [], `every connection goes on, with the source that it had, after ${what}`);
     for (const family of FAMILIES) {
@@ -235,7 +232,6 @@ t.test(`${EVENTS} events from seed ${SEED} break no connection of a group`, asyn
     }
     await until(() => pods.every((pod) => missing(pod).length === 0), {
       what: `every member has every connection after ${what}`,
-      timeoutMs: SETTLED,
     });
   };
 

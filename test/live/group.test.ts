@@ -14,6 +14,7 @@ import type { GroupConfig } from '../../agent/group/model.ts';
 import { portSlice, slotOf } from '../../agent/group/slices.ts';
 import { type Address, address, FAMILIES, type Family } from '../../lib/prefix.ts';
 import { SHARED } from '../agent/group/flows.ts';
+import { PATIENCE } from '../support/machine.ts';
 import { must, type Namespace, NODE, ROOT, until, veth } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 import type { ChildOptions, Command, FamilyReply, Reply } from './group-child.ts';
@@ -77,7 +78,7 @@ class Member {
   }
 
   async ask(command: Command): Promise<Reply> {
-    const next = once(this.#lines, 'line', { signal: AbortSignal.timeout(20_000) });
+    const next = once(this.#lines, 'line', { signal: AbortSignal.timeout(PATIENCE) });
     this.#child.stdin.write(`${JSON.stringify(command)}\n`);
     return JSON.parse(((await next) as [string])[0]) as Reply;
   }
@@ -152,7 +153,7 @@ const settled = (members: readonly Member[], peers = members.length - 1): Promis
       }
       return true;
     },
-    { what: 'members in sync', timeoutMs: 30_000 },
+    { what: 'members in sync' },
   );
 
 const holdersOf = async (members: readonly Member[], family: Family): Promise<number[]> => {
@@ -170,7 +171,7 @@ const hasFlows = (member: Member, family: Family, own: number, replicas: number)
       const reply = await member.family(family);
       return reply.own === own && reply.replicas === replicas;
     },
-    { what: `${own} flows and ${replicas} replicas at .${member.host}`, timeoutMs: 30_000 },
+    { what: `${own} flows and ${replicas} replicas at .${member.host}` },
   );
 
 t.test('members find each other, one holds the address, flows are replicated and go', async (t) => {
@@ -240,7 +241,6 @@ t.test('a killed member: its address and its flows are taken over, and it gets a
   }
   await until(async () => (await others[0]!.family(4)).own + (await others[1]!.family(4)).own === 900, {
     what: 'flows adopted',
-    timeoutMs: 30_000,
   });
   const back = new Member(dead.host, { keyFile: key });
   t.teardown(() => back.kill());
@@ -277,7 +277,7 @@ t.test(
     // Both sides go on, and the others' flows are adopted meanwhile.
     await cut.ask({ do: 'open', family: 4, first: 50_000, count: 10 });
     await others[0]!.ask({ do: 'open', family: 4, first: 51_000, count: 10 });
-    await until(async () => (await cut.family(4)).own === 160, { what: 'flows adopted', timeoutMs: 30_000 });
+    await until(async () => (await cut.family(4)).own === 160, { what: 'flows adopted' });
     bridge.ip(`link set p${cut.host} up`);
     await paths(true);
     await settled(members);
@@ -295,7 +295,7 @@ t.test(
           counts.reduce((all, { own }) => all + own, 0) === 170
         );
       },
-      { what: 'every flow everywhere, with one owner', timeoutMs: 30_000 },
+      { what: 'every flow everywhere, with one owner' },
     );
   },
 );
@@ -380,7 +380,6 @@ t.test(
         (await members[2]!.ask({ do: 'show' })).log.filter((line) => line.includes('changed')).length >= 3,
       {
         what: 'the former key forgotten',
-        timeoutMs: 30_000,
       },
     );
     const old = new Member(12, { keyFile: former });
@@ -394,7 +393,7 @@ t.test(
 
 t.test('certificates of one CA with a name in common are members; another name or CA is none', async (t) => {
   const dir = scope.directory('ca');
-  const openssl = (...args: string[]) => must('openssl', args, { timeoutMs: 60_000 });
+  const openssl = (...args: string[]) => must('openssl', args);
   const ca = (name: string) =>
     openssl(
       ...[
@@ -451,7 +450,7 @@ t.test('certificates of one CA with a name in common are members; another name o
   const connections = async () =>
     (await renewed[0]!.ask({ do: 'show' })).log.filter((line) => line.includes('member connected')).length;
   // One for each family, and again when the former certificate is not accepted any more.
-  await until(async () => (await connections()) >= 4, { what: 'connections made again', timeoutMs: 20_000 });
+  await until(async () => (await connections()) >= 4, { what: 'connections made again' });
   await settled(renewed, 1);
   await Promise.all(renewed.map((member) => member.kill()));
   for (const third of wrong) {
@@ -490,7 +489,7 @@ t.test(
       t.teardown(() => child.stdin.end());
       const lines = createInterface({ input: child.stdout });
       return async (command: ThreadCommand): Promise<ThreadReply> => {
-        const next = once(lines, 'line', { signal: AbortSignal.timeout(20_000) });
+        const next = once(lines, 'line', { signal: AbortSignal.timeout(PATIENCE) });
         child.stdin.write(`${JSON.stringify(command)}\n`);
         return JSON.parse(((await next) as [string])[0]) as ThreadReply;
       };
@@ -499,7 +498,7 @@ t.test(
     await first({ do: 'path', member: addressOf(4, 13), up: true });
     await second({ do: 'path', member: addressOf(4, 12), up: true });
     for (const ask of children) {
-      await until(async () => (await ask({ do: 'show' })).view?.ready, { what: 'ready', timeoutMs: 30_000 });
+      await until(async () => (await ask({ do: 'show' })).view?.ready, { what: 'ready' });
     }
     const [here, there] = hosts.map((host) => namespaces.get(host)!) as [Namespace, Namespace];
     const sockets = () =>

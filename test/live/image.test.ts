@@ -27,7 +27,6 @@ import { sourceSeen, startEchoServer } from '../support/traffic.ts';
 
 const NOBODY = { user: 'nobody' } as const;
 /** For programs that start on a busy machine, ms. */
-const PATIENCE = 30_000;
 
 interface Pod extends Topology {
   scope: Scope;
@@ -74,7 +73,7 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
   t.equal(natOf(gateway), NAT_LISTING);
 
   const daemon = start();
-  await until(() => exec(...PROBE.live).code === 0, { what: 'live', timeoutMs: PATIENCE });
+  await until(() => exec(...PROBE.live).code === 0, { what: 'live' });
   t.same(exec(...PROBE.live), { code: 0, stdout: '', stderr: '' }, 'a probe says nothing');
   t.same(exec(...PROBE.ready), { code: 1, stdout: '', stderr: '' }, 'not ready without a session');
   const status = () => JSON.parse(exec(BFD_COMMAND.B[0], 'status').stdout);
@@ -94,8 +93,8 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
     ChildCircuitOpen: false,
   });
 
-  await peerUp(await frr(), PATIENCE);
-  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
+  await peerUp(await frr());
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready' });
   const said = exec('veg-agent', 'status').stdout;
   t.notMatch(said, /note:/, 'what root left in the state directory is no fault');
   t.notMatch(daemon.log(), /last good policy|cannot keep the policy/, 'nor is the last good policy');
@@ -122,7 +121,7 @@ t.test('variant B: the supervisor is the agent, and keeps what the init containe
 
   t.match(exec(BFD_COMMAND.B[0], 'nonsense'), { code: 1, stderr: /usage:/ });
   t.match(exec(BFD_COMMAND.B[0]), { code: 1, stderr: /usage:/ });
-  t.equal(await daemon.stop('SIGTERM', 15_000), 0, 'a drain, and a clean end');
+  t.equal(await daemon.stop('SIGTERM'), 0, 'a drain, and a clean end');
   t.same(exec(...PROBE.live), { code: 1, stdout: '', stderr: '' });
   t.match(exec(...PROBE.status), { code: 1, stderr: /no answer from veg-agent/ });
   t.equal(natOf(gateway), NAT_LISTING, 'the rules stay');
@@ -140,7 +139,7 @@ t.test(
     root.write('opt/veg-agent/dist/agent/child.js', 'setInterval(() => {}, 1e6);');
     const daemon = start();
     const peer = await frr();
-    await peerUp(peer, PATIENCE);
+    await peerUp(peer);
     t.match(daemon.log(), SEALED);
     t.equal(natOf(gateway), NAT_LISTING);
     t.match(gateway.sh('iptables -t raw -S'), /-A OUTPUT -p udp -j VEG-NOTRACK/, 'past connection tracking');
@@ -149,7 +148,7 @@ t.test(
     server.sh('ip addr del 172.17.0.1/16 dev eth0');
     await until(() => /"from":"Up","to":"AdminDown"/.test(daemon.log()), { what: 'out of Up: no way out' });
     server.sh('ip addr add 172.17.0.1/16 dev eth0');
-    await peerUp(peer, PATIENCE);
+    await peerUp(peer);
     gateway.sh('ip rule del priority 1002');
     await until(() => daemon.log().includes('no longer as the init container left it'), {
       what: 'it is seen',
@@ -171,16 +170,16 @@ t.test('without an init container’s seal that holds, sessions wait for the age
     t.equal(init().code, 0);
     damage();
     const daemon = start();
-    await until(() => UNSEALED.test(daemon.log()), { what: `${damage}`, timeoutMs: PATIENCE });
+    await until(() => UNSEALED.test(daemon.log()), { what: `${damage}` });
     t.equal(UNSEALED.exec(daemon.log())?.[1], reason, `${damage}`);
     t.notMatch(daemon.log(), SEALED);
-    await daemon.stop('SIGUSR2', PATIENCE);
+    await daemon.stop('SIGUSR2');
   }
   // A policy of documents is the agent process's to read.
   t.equal(init().code, 0);
   root.write('etc/veg-agent/policy/gateway.yaml', '{}');
   const daemon = start();
-  await until(() => exec(...PROBE.live).code === 0, { what: 'live', timeoutMs: PATIENCE });
+  await until(() => exec(...PROBE.live).code === 0, { what: 'live' });
   t.notMatch(daemon.log(), SEALED);
 });
 
@@ -193,10 +192,9 @@ t.test('variant A: the same behind the scripts of older releases', async (t) => 
   t.equal(code, 0, stderr);
   await until(() => exec(...PROBE.status).code === 0, {
     what: 'the liveness probe of 1.14',
-    timeoutMs: PATIENCE,
   });
   await until(() => exec(...PROBE.healthcheck).code === 0, { what: 'that of 1.15.20' });
-  await peerUp(await frr(), PATIENCE);
+  await peerUp(await frr());
   await until(() => allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']), { what: 'Up' });
   gateway.sh('iptables -t nat -F');
   await until(() => natOf(gateway) === NAT_LISTING, { what: 'drift is repaired here too' });
@@ -218,8 +216,8 @@ t.test('an internal dual stack with an external network in IPv4 alone', async (t
   t.equal(natOf(gateway), NAT_LISTING);
   t.notMatch(gateway.sh('ip -6 rule'), /100[1-4]:/);
   start(DUAL.bfd);
-  await peerUp(await frr(), PATIENCE);
-  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
+  await peerUp(await frr());
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready' });
   t.match(
     exec(...PROBE.status).stdout,
     /^There are 1 sessions:/,
@@ -263,10 +261,10 @@ t.test('BGP mode: nothing but forwarding is touched, BFD is answered, and so is 
   // The CNI's, from the pod's annotations.
   gateway.sh('ip route add 10.255.255.255 via 10.16.0.1 dev eth0');
   const daemon = start();
-  await until(() => exec(...PROBE.live).code === 0, { what: 'live', timeoutMs: PATIENCE });
+  await until(() => exec(...PROBE.live).code === 0, { what: 'live' });
   t.equal(exec(...PROBE.ready).code, 1, 'not ready without a session');
-  await peerUp(await frr(), PATIENCE);
-  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
+  await peerUp(await frr());
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready' });
   t.ok(allPeersUp(exec(...PROBE.status).stdout, ['10.255.255.255']));
   t.match(JSON.parse(exec(BFD_COMMAND.B[0], 'status').stdout), { Live: true, Ready: true });
   t.match(exec('veg-agent', 'status').stdout, /^ready .*BGP mode \(ENABLE_BGP\)/s);
@@ -296,9 +294,8 @@ t.test('BGP mode in both families, with an external network in IPv4 alone, varia
         remote: ADDRESS.gatewayInternal[f],
       })),
     }),
-    PATIENCE,
   );
-  await until(() => exec(...PROBE.healthcheck).code === 0, { what: 'healthy', timeoutMs: PATIENCE });
+  await until(() => exec(...PROBE.healthcheck).code === 0, { what: 'healthy' });
   t.ok(allPeersUp(exec(...PROBE.status).stdout, DUAL.bfd.BFD_PEER_IPS.split(',')));
 });
 
@@ -326,8 +323,8 @@ spec:
   t.notMatch(initialised.stdout, 'nothing is translated');
   t.match(natOf(gateway), '-A VEG-MASQUERADE -j MASQUERADE --random-fully\n');
   start();
-  await peerUp(await frr(), PATIENCE);
-  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready', timeoutMs: PATIENCE });
+  await peerUp(await frr());
+  await until(() => exec(...PROBE.ready).code === 0, { what: 'ready' });
   t.notMatch(exec('veg-agent', 'status').stdout, 'BGP mode (ENABLE_BGP)');
   await startEchoServer(server);
   t.match(await sourceSeen(client, ADDRESS.server[4]), `${ADDRESS.gatewayExternal[4]} `);
@@ -416,14 +413,12 @@ t.test('the observer reports translated flows with the privileges of its contain
   const observer = root.spawn(gateway, [program, ...flags], identity);
   await until(() => root.run(gateway, [program, '--health-check'], identity).code === 0, {
     what: 'healthy',
-    timeoutMs: PATIENCE,
   });
 
   const metrics = () => gateway.run('curl', ['-fsS', 'http://127.0.0.1:10666/metrics']).stdout;
   const labels = 'namespace="default",name="gateway1",pod="gateway1-0",node="node1"';
   await until(() => metrics().includes(`collector_up{${labels},collector="conntrack"} 1`), {
     what: 'conntrack is read',
-    timeoutMs: PATIENCE,
   });
   await startEchoServer(server);
   await sourceSeen(client, '172.17.0.1');
@@ -472,7 +467,7 @@ t.test('the observer reports translated flows with the privileges of its contain
         /observability_errors_total\{.*collector="interface",operation="collect"\} [1-9]/.test(text)
       );
     },
-    { what: 'one collector goes on without the other', timeoutMs: PATIENCE },
+    { what: 'one collector goes on without the other' },
   );
   write(config(50));
   await until(() => metrics().includes(`config_reload_total{${labels},result="success"} 2`), {
@@ -486,7 +481,7 @@ t.test('the observer reports translated flows with the privileges of its contain
     text.match(/^\S+nat_flows_started_total\{[^}]*protocol="tcp"[^}]*\} (\d+)/m)?.[1];
   const before = Number(started(last));
   root.spawn(gateway, [program, ...flags], identity);
-  await until(() => Number(started(metrics())) >= before, { what: 'counters go on', timeoutMs: PATIENCE });
+  await until(() => Number(started(metrics())) >= before, { what: 'counters go on' });
   t.match(metrics(), `config_reload_total{${labels},result="success"} 3`);
 });
 

@@ -51,7 +51,7 @@ t.test('a gateway does what this kernel can, and names what it cannot', async (t
     remote: ADDRESS.gatewayInternal[family],
   }));
   const frr = await startFrr(scope, router, { sessions });
-  await peerUp(frr, 60_000);
+  await peerUp(frr);
   const { kernel } = await agent.statusUntil(
     'ready, with the fast path or a note about it',
     ({ ready, kernel: { fastPath, notes } }) =>

@@ -12,6 +12,7 @@ import { createConnection } from 'node:net';
 import { createInterface, type Interface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { PATIENCE } from '../support/machine.ts';
 import { type Namespace, NODE, URGENTLY } from '../support/netns.ts';
 import { ECHO_PORT } from '../support/traffic.ts';
 import { roomySocket } from '../support/udp.ts';
@@ -59,7 +60,7 @@ export class Load {
 
   /** What has happened since the last report. */
   async report(): Promise<LoadReport> {
-    const next = once(this.#lines, 'line', { signal: AbortSignal.timeout(10_000) }) as Promise<[string]>;
+    const next = once(this.#lines, 'line', { signal: AbortSignal.timeout(PATIENCE) }) as Promise<[string]>;
     this.#child.stdin!.write('\n');
     return JSON.parse((await next)[0]) as LoadReport;
   }

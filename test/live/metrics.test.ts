@@ -146,7 +146,7 @@ send(client2, 'udp', ADDRESS.server[4], 10_000, 20, 2);
 const failedBefore = agent.metric('veg_conntrack_insert_failed_total');
 const load = [join(ROOT, 'test/live/conntrack-load.ts'), 'bound', ADDRESS.server[4], 2049];
 const sources = [600, PRIVILEGED, ADDRESS.client[4], '10.17.0.10'];
-const { stdout } = client.run(NODE, [...load, ...sources].map(String), { timeoutMs: 30_000 });
+const { stdout } = client.run(NODE, [...load, ...sources].map(String));
 const { sent, received } = JSON.parse(stdout) as Sent;
 const exhausted = `veg_snat_port_exhaustion_total{external_ip="${ADDRESS.gatewayExternal[4]}",protocol="udp"}`;
 await until(() => agent.metric(exhausted) === sent - received, { what: 'whose ports they were' });
@@ -429,7 +429,6 @@ t.test('Prometheus runs the queries of the dashboard and the alerts over scrapes
   const query = (expr: string) => ask('query', { query: expr }) as { result: unknown[] } | undefined;
   await until(() => query('count_over_time(veg_agent_build_info[1m]) > 5')?.result.length === 1, {
     what: 'scrapes',
-    timeoutMs: 30_000,
   });
   await discardAndRepair();
   send(client, 'udp', ADDRESS.server[4], 10_000, 20, 2);

@@ -4,13 +4,13 @@
  */
 import t from 'tap';
 import { Agent, DIRECT, type GatewaySpec, PolicyDirectory, WEB } from '../support/agent.ts';
+import { PATIENCE } from '../support/machine.ts';
 import { type Namespace, NODE, until } from '../support/netns.ts';
 import { scopeOf } from '../support/tap.ts';
 import { ADDRESS, topology } from '../support/topology.ts';
 
 const SIZE = 1 << 20;
 /** A connection that has not come to an end by then stalls: those that do not take some milliseconds, ms. */
-const PATIENCE = 10_000;
 
 /** Sends a lot to whom says `down`, and counts what comes from others. */
 const SERVE = `
@@ -85,7 +85,7 @@ t.test('TCP from pods and through DNAT stalls without the clamp, and flows with 
       return { name, daemon: from.spawn(NODE, args, { name: 'bulk' }) };
     });
     for (const { name, daemon } of runs) {
-      await daemon.ended(30_000);
+      await daemon.ended();
       t.same(
         JSON.parse(daemon.log()),
         { down: expected, up: expected },

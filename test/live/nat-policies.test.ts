@@ -95,25 +95,21 @@ function everything(family: Family, seed: number): FamilyNat {
 }
 
 for (const backend of BACKENDS) {
-  t.test(
-    `${backend}: from any policies to any others, and a second reconcile finds nothing`,
-    { timeout: 120_000 },
-    async (t) => {
-      const { ns, kernel } = system(scope, 'policies', backend);
-      const tables = ['raw', 'mangle', 'nat'];
-      const found = () =>
-        FAMILIES.flatMap((family) => tables.flatMap((table) => rulesIn(ns, backend, family, table)));
-      const before = found();
-      for (let seed = 1; seed <= 8; seed++) {
-        const wanted: NatIntent = FAMILIES.map((family) => everything(family, seed));
-        await reconcile(kernel, wanted);
-        t.same(await reconcile(kernel, wanted), [], `seed ${seed}`);
-      }
-      await reconcile(kernel, []);
-      t.same(found(), before, 'cleanup leaves it as it was');
-      t.equal(ns.sh('ipset list -n'), '');
-    },
-  );
+  t.test(`${backend}: from any policies to any others, and a second reconcile finds nothing`, async (t) => {
+    const { ns, kernel } = system(scope, 'policies', backend);
+    const tables = ['raw', 'mangle', 'nat'];
+    const found = () =>
+      FAMILIES.flatMap((family) => tables.flatMap((table) => rulesIn(ns, backend, family, table)));
+    const before = found();
+    for (let seed = 1; seed <= 8; seed++) {
+      const wanted: NatIntent = FAMILIES.map((family) => everything(family, seed));
+      await reconcile(kernel, wanted);
+      t.same(await reconcile(kernel, wanted), [], `seed ${seed}`);
+    }
+    await reconcile(kernel, []);
+    t.same(found(), before, 'cleanup leaves it as it was');
+    t.equal(ns.sh('ipset list -n'), '');
+  });
 }
 
 const NET = {
@@ -175,7 +171,7 @@ function counted(ns: Namespace, save: string, table: string, rule: string): numb
   return Number(/^\[(\d+):/.exec(line)![1]);
 }
 
-t.test('packets meet the policies', { timeout: 120_000 }, async (t) => {
+t.test('packets meet the policies', async (t) => {
   const { client, client2, gateway, server } = topology(scopeOf(t), { cniRoutes: true });
   gateway.sysctl({
     'net.ipv4.ip_forward': 1,
@@ -323,7 +319,7 @@ t.test('packets meet the policies', { timeout: 120_000 }, async (t) => {
 });
 
 for (const backend of BACKENDS) {
-  t.test(`${backend}: what comes from outside and what is stray`, { timeout: 120_000 }, async (t) => {
+  t.test(`${backend}: what comes from outside and what is stray`, async (t) => {
     const { client, client2, gateway, server } = topology(scopeOf(t), { cniRoutes: true });
     gateway.sysctl({
       'net.ipv4.ip_forward': 1,

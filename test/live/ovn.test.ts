@@ -12,7 +12,6 @@ import { Ovn } from '../support/ovn.ts';
 import { scopeOf } from '../support/tap.ts';
 
 /** Far below the 60 s that OVN sleeps. */
-const SOON = 15_000;
 /**
  * Longer than the Detection Time at OVN. Its thread may sleep then, so that neither its database nor a packet shows that
  * it has noticed.
@@ -49,7 +48,6 @@ const bothUp = ({ agent }: AgentPod, since = 0) =>
     ({ bfd }) =>
       bfd.sessions.length === 2 &&
       bfd.sessions.every((s) => s.state === 'Up' && s.remoteState === 'Up' && s.since > since),
-    SOON,
   );
 
 // Sessions ---------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ t.test('plots show traffic by policy, BFD lateness, and round trips to both gate
       );
       return grown && history;
     },
-    { what: 'rates of a policy', timeoutMs: 30_000 },
+    { what: 'rates of a policy' },
   );
   const web = policies.find(({ policy }) => policy === 'web')!;
   for (const values of [web.out, web.in, web.connections, web.open]) t.ok(measured(values).at(-1)! > 0);
@@ -288,7 +288,7 @@ t.test('it requests nothing from elsewhere, and could not', async (t) => {
 
 t.test('plots continue over the death of the agent process, with a gap', async (t) => {
   const file = join(options.stateDir, 'history.bin');
-  await until(() => existsSync(file), { what: 'the file of the plots', timeoutMs: 20_000 });
+  await until(() => existsSync(file), { what: 'the file of the plots' });
   t.equal(statSync(file).mode & 0o777, 0o600);
   const saved = statSync(file).mtimeMs;
   const before = await historyOf('1d');
@@ -323,7 +323,7 @@ t.test('a terminal shows the same, and Ctrl-C ends it', async (t) => {
   // A frame is up to a second old: it may show the state before this test's.
   const text = await until(
     () => (/web +translated +[1-9]/.test(frame()) && /● ready/.test(frame()) ? frame() : undefined),
-    { what: 'a ready gateway and its rates on the terminal', timeoutMs: 30_000 },
+    { what: 'a ready gateway and its rates on the terminal' },
   );
   t.match(text, /^default\/gateway1 {2}● ready/);
   t.match(text, POD_NAME);

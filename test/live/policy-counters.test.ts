@@ -210,7 +210,7 @@ t.test('several policies, an EIP and forwarded blocks count what the translation
       };
       return JSON.stringify(found.counted) === JSON.stringify(found.logged);
     },
-    { what: 'both ways of counting agree', timeoutMs: 15_000 },
+    { what: 'both ways of counting agree' },
   ).catch(() => {});
   t.same(found.counted, found.logged);
   const { default: rest, web, direct } = found.counted as Record<string, Carried>;

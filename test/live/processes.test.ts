@@ -35,10 +35,9 @@ async function gatewayWithPeer(t: Test, options: Partial<AgentOptions> = {}) {
 const childOf = (pid: number): number | undefined =>
   Number(run('pgrep', ['-P', `${pid}`]).stdout.split('\n')[0]) || undefined;
 
-const newChild = (pid: number, before: number | undefined, timeoutMs?: number) =>
+const newChild = (pid: number, before: number | undefined) =>
   until(() => ![undefined, before].includes(childOf(pid)), {
     what: 'another agent process',
-    ...(timeoutMs && { timeoutMs }),
   });
 
 /** Whether Node's inspector can be reached in the namespace. */
@@ -49,7 +48,7 @@ const gateway = await gatewayWithPeer(t);
 /** The gateway with its agent running and its session Up. */
 async function ready(): Promise<typeof gateway> {
   if (gateway.agent.daemon.exitCode !== undefined) gateway.agent = gateway.start();
-  await gateway.agent.statusUntil('ready', (status) => status.ready, 20_000);
+  await gateway.agent.statusUntil('ready', (status) => status.ready);
   await peerUp(gateway.frr);
   return gateway;
 }
@@ -204,7 +203,7 @@ if (process.argv.includes('run')) ChildProcess.prototype.spawn = function (...ar
   limit(agent.daemon.pid, 'nproc', undefined, user);
   await newChild(agent.daemon.pid, undefined);
   await agent.statusUntil('it looks at the kernel', ({ kernel }) => kernel.lastReconcile !== null);
-  t.equal(await agent.stop('SIGTERM', 20_000), 0);
+  t.equal(await agent.stop('SIGTERM'), 0);
 });
 
 t.test('a start that cannot succeed ends with 1 and says why', async (t) => {
@@ -281,7 +280,7 @@ t.test('the first process of a container reaps orphans, and sees the end of its 
       await until(() => !/^Z/m.test(inside('ps -eo stat')), { what: 'no zombie' });
     }
     process.kill(first, 'SIGTERM');
-    t.equal(await outer.ended(20_000), 0);
+    t.equal(await outer.ended(), 0);
   }
 });
 
@@ -322,7 +321,7 @@ t.test('sessions leave Up a minute after the last look, and come back with the n
   const isUp = () => frr.sessions()[0]?.state === 'Up';
   if (gateway.agent.daemon.exitCode === undefined) await gateway.agent.stop('SIGKILL');
   const first = start({ env });
-  await first.statusUntil('ready', ({ ready }) => ready, 20_000);
+  await first.statusUntil('ready', ({ ready }) => ready);
   await peerUp(frr);
 
   // Looks that hang, in a process that goes on with a session of the one before: it hears of no intent at all.
@@ -330,7 +329,7 @@ t.test('sessions leave Up a minute after the last look, and come back with the n
   t.equal(await first.stop('SIGUSR2'), 0);
   const agent = start({ env });
   await until(() => agent.daemon.log().includes('BFD session resumed'), { what: 'the session is resumed' });
-  await until(() => !isUp(), { what: 'the session leaves Up', timeoutMs: 120_000, everyMs: 200 });
+  await until(() => !isUp(), { what: 'the session leaves Up', everyMs: 200 });
   t.match(agent.daemon.log(), /"level":"error".*the gateway is not watched; sessions are taken out of Up/);
   await until(() => agent.http('/livez').status === 503, { what: 'told in /livez' });
   const reason = /kernel and uplink were not observed for \d+ s: .*iptables/;
@@ -342,11 +341,11 @@ t.test('sessions leave Up a minute after the last look, and come back with the n
   unlinkSync(hang);
   const ends = () => agent.daemon.log().split('the agent process ended').length - 1;
   process.kill(childOf(agent.daemon.pid)!, 'SIGKILL');
-  await until(() => ends() >= 4, { what: 'agent processes die', timeoutMs: 20_000 });
+  await until(() => ends() >= 4, { what: 'agent processes die' });
   t.notOk(isUp(), 'which brings no session back');
 
   unlinkSync(die);
-  await until(isUp, { what: 'Up again', timeoutMs: 30_000 });
+  await until(isUp, { what: 'Up again' });
   await agent.statusUntil('ready', ({ ready }) => ready);
   t.equal(agent.http('/livez').status, 200);
   t.match(agent.daemon.log(), 'the gateway is watched again');

@@ -52,24 +52,19 @@ t.test(
     await agent.statusUntil(
       '10 000 blocks in the kernel',
       (s) => s.policy.generation === 2 && s.kernel.inSync,
-      60_000,
     );
     policy.write({ 'gateway.yaml': Buffer.alloc(OVERSIZED, 'a: [1, 2]\n') });
-    const refused = await agent.statusUntil('100 MB refused', ({ policy: { valid } }) => !valid, 60_000);
+    const refused = await agent.statusUntil('100 MB refused', ({ policy: { valid } }) => !valid);
     t.match(
       refused.policy.errors[0],
       /^gateway\.yaml:1:1: holds 100 MiB, more than 4 MiB$/,
       'with its reason',
     );
     policy.set({ bfd });
-    await agent.statusUntil(
-      'the first policy again',
-      (s) => s.policy.generation === 3 && s.kernel.inSync,
-      60_000,
-    );
+    await agent.statusUntil('the first policy again', (s) => s.policy.generation === 3 && s.kernel.inSync);
 
     // However soon all that was done.
-    for (const loop of busy) await loop.ended(SECONDS * 2000);
+    for (const loop of busy) await loop.ended();
 
     const left = (await agent.status()).bfd.sessions.flatMap(({ transitions }) =>
       transitions.filter(({ from }) => from === 'Up'),

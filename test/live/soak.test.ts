@@ -147,14 +147,14 @@ t.test(`${EVENTS} events from seed ${SEED}`, async (t) => {
         found = kernelState(gateway).join('\n');
         return known === undefined || found === known;
       },
-      { what: `the kernel as policy ${current} says after: ${what}`, everyMs: 10, timeoutMs: 30_000 },
+      { what: `the kernel as policy ${current} says after: ${what}`, everyMs: 10 },
     ).catch((error: Error) => {
       t.equal(found, known, error.message);
       throw error;
     });
     wanted.set(current, found);
-    await peerUp(frr, 60_000);
-    await agent.statusUntil(`ready after: ${what}`, ({ ready }) => ready, 120_000);
+    await peerUp(frr);
+    await agent.statusUntil(`ready after: ${what}`, ({ ready }) => ready);
   };
   /** Anonymous memory of the BFD process and of the agent process, MiB. */
   const memory = () =>

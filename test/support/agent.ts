@@ -12,7 +12,7 @@ import { request } from 'node:http';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import type { StatusDocument } from '../../agent/show/status.ts';
-import { BFD_INTERVAL, SLOWNESS } from './machine.ts';
+import { BFD_INTERVAL, PATIENCE } from './machine.ts';
 import { type Daemon, type Namespace, NODE, type Output, ROOT, type Scope, until } from './netns.ts';
 
 /** The built program, as users get it. */
@@ -154,21 +154,18 @@ export class Agent {
   }
 
   /** Asks the control socket. Rejects when nobody answers. */
-  ask(method: 'GET' | 'POST', path: string, body = '', timeoutMs = 5000): Promise<Reply> {
+  ask(method: 'GET' | 'POST', path: string, body = ''): Promise<Reply> {
     const socketPath = join(this.#options.stateDir, 'control.sock');
     return new Promise((resolve, reject) => {
-      const call = request(
-        { socketPath, method, path, agent: false, timeout: timeoutMs * SLOWNESS },
-        (response) => {
-          let text = '';
-          response.setEncoding('utf8');
-          response.on('data', (part) => {
-            text += part;
-          });
-          response.on('end', () => resolve({ status: response.statusCode!, body: text }));
-        },
-      );
-      call.on('timeout', () => call.destroy(new Error(`no answer in ${timeoutMs * SLOWNESS} ms`)));
+      const call = request({ socketPath, method, path, agent: false, timeout: PATIENCE }, (response) => {
+        let text = '';
+        response.setEncoding('utf8');
+        response.on('data', (part) => {
+          text += part;
+        });
+        response.on('end', () => resolve({ status: response.statusCode!, body: text }));
+      });
+      call.on('timeout', () => call.destroy(new Error(`no answer in ${PATIENCE} ms`)));
       call.on('error', reject);
       call.end(body);
     });
@@ -179,11 +176,7 @@ export class Agent {
   }
 
   /** Waits until the status is as asked for, and returns it. Fails at once when the process ended. */
-  async statusUntil(
-    what: string,
-    accept: (status: StatusDocument) => boolean,
-    timeoutMs = 30_000,
-  ): Promise<StatusDocument> {
+  async statusUntil(what: string, accept: (status: StatusDocument) => boolean): Promise<StatusDocument> {
     let last: StatusDocument | undefined;
     try {
       return await until(
@@ -192,7 +185,7 @@ export class Agent {
           last = await this.status();
           return accept(last) && last;
         },
-        { what, timeoutMs },
+        { what },
       ).then((status) => {
         if (status === 'ended') throw new Error(`the agent ended with ${this.daemon.exitCode}: ${what}`);
         return status;
@@ -206,8 +199,8 @@ export class Agent {
   }
 
   /** Waits until the policy is in the kernel. */
-  synced(timeoutMs?: number): Promise<StatusDocument> {
-    return this.statusUntil('policy in the kernel', (s) => s.policy.valid && s.kernel.inSync, timeoutMs);
+  synced(): Promise<StatusDocument> {
+    return this.statusUntil('policy in the kernel', (s) => s.policy.valid && s.kernel.inSync);
   }
 
   /** One metric's value by its exact name and labels, as printed; undefined when it is not there. */
@@ -219,7 +212,7 @@ export class Agent {
 
   /** Asks the HTTP port on loopback. Status 0 when nobody answers. */
   http(path: string): Reply {
-    const args = ['-s', '-m', `${5 * SLOWNESS}`, '-w', '\n%{http_code}', `http://127.0.0.1:10669${path}`];
+    const args = ['-s', '-m', `${PATIENCE / 1000}`, '-w', '\n%{http_code}', `http://127.0.0.1:10669${path}`];
     const { stdout } = this.#ns.run('curl', args);
     const cut = stdout.lastIndexOf('\n');
     return { status: Number(stdout.slice(cut + 1)), body: stdout.slice(0, cut) };
@@ -235,8 +228,8 @@ export class Agent {
     return this.#ns.run(file, [...args, ...words], { env: { VEG_AGENT_STATE_DIR: this.#options.stateDir } });
   }
 
-  stop(signal?: NodeJS.Signals, timeoutMs?: number): Promise<number> {
-    return this.daemon.stop(signal, timeoutMs);
+  stop(signal?: NodeJS.Signals): Promise<number> {
+    return this.daemon.stop(signal);
   }
 }
 

@@ -79,7 +79,7 @@ export async function bulk(
   await until(() => listener.log().includes('ready'), { what: 'the other end listens' });
   const connector = spawn(from, 'connector', ['connect', host, port, source, ...does(!back)]);
   const [counting, sending] = back ? [connector, listener] : [listener, connector];
-  for (const daemon of [counting, sending]) await daemon.ended(ms + 20_000);
+  for (const daemon of [counting, sending]) await daemon.ended();
   const [received, sent] = [counting, sending].map((daemon) => /^\{.*\}$/m.exec(daemon.log())?.[0]);
   if (received === undefined || sent === undefined) {
     throw new Error(`nothing arrived: ${connector.log()}${listener.log()}`);

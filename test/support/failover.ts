@@ -100,7 +100,6 @@ export class Streams {
   static async open(ovn: Ovn, family: 4 | 6 = 4): Promise<Streams> {
     const hosts = await until(() => findHosts(ovn, family), {
       what: 'a path through each gateway',
-      timeoutMs: 15_000,
     });
     const receiver = await receive(ovn);
     const sender = new End(ovn.client, ['send', `${PORT}`, `${RATE}`, ...hosts]);

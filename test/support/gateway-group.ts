@@ -138,7 +138,7 @@ export class GatewayGroup {
 
   /** Waits until gateways are ready and used. */
   async inUse(pods: readonly AgentPod[]): Promise<void> {
-    await Promise.all(pods.map(({ agent }) => agent.statusUntil('ready', ({ ready }) => ready, 60_000)));
+    await Promise.all(pods.map(({ agent }) => agent.statusUntil('ready', ({ ready }) => ready)));
     await this.place.used(pods);
   }
 
@@ -161,7 +161,7 @@ export class GatewayGroup {
 
   /** A gateway is taken away as a Deployment does it: preStop and SIGTERM drain, then the pod is gone. */
   async drain(pod: AgentPod): Promise<void> {
-    await pod.agent.stop('SIGTERM', 30_000);
+    await pod.agent.stop('SIGTERM');
     stopForwarding(pod.pod);
   }
 

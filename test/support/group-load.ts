@@ -83,7 +83,7 @@ export class GroupLoad {
         );
         return done && now;
       },
-      { what: 'every open connection goes on', timeoutMs: 60_000, everyMs: 100 },
+      { what: 'every open connection goes on', everyMs: 100 },
     );
     const broken = after.filter((r, i) => r.broken !== undefined || r.seen !== this.#seen[i]).length;
     await sleep(SETTLE);

@@ -141,14 +141,12 @@ export class GroupNetwork implements GroupPlace {
   used(pods: readonly AgentPod[]): Promise<boolean> {
     return until(() => pods.every((pod) => this.#families(pod) === FAMILIES.length), {
       what: 'the router uses every gateway',
-      timeoutMs: 30_000,
     });
   }
 
   unused(pod: AgentPod): Promise<boolean> {
     return until(() => this.#families(pod) === 0, {
       what: `the router no longer uses ${pod.pod.name}`,
-      timeoutMs: 30_000,
     });
   }
 

@@ -10,7 +10,7 @@ import { constants } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { IPV6, SLOWNESS } from './machine.ts';
+import { IPV6, PATIENCE, SLOWNESS } from './machine.ts';
 
 /** The checkout. */
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -54,7 +54,7 @@ const environment = (extra: RunOptions['env']): NodeJS.ProcessEnv => ({
 export function run(file: string, args: string[], options: RunOptions = {}): Output {
   const r = spawnSync(file, args, {
     encoding: 'utf8',
-    timeout: (options.timeoutMs ?? 30_000) * SLOWNESS,
+    timeout: options.timeoutMs ?? PATIENCE,
     maxBuffer: 64 << 20,
     env: environment(options.env),
     ...(options.input === undefined ? {} : { input: options.input }),
@@ -73,20 +73,20 @@ export function must(file: string, args: string[], options: RunOptions = {}): st
 export interface UntilOptions {
   /** What is waited for, for the message. */
   what: string;
+  /** When the test is about what does not come, how long to wait for it. Default: PATIENCE. */
   timeoutMs?: number;
   everyMs?: number;
 }
 
 /**
  * Polls until the function returns something other than undefined, false or null, and returns it.
- * Throws after the timeout (30 s unless told, times SLOWNESS), with the last exception if there was one.
+ * Throws after the timeout, with the last exception if there was one.
  */
 export async function until<T>(
   poll: () => T | Promise<T>,
-  { what, timeoutMs = 30_000, everyMs = 20 }: UntilOptions,
+  { what, timeoutMs = PATIENCE, everyMs = 20 }: UntilOptions,
 ): Promise<Exclude<T, undefined | false | null>> {
-  const limitMs = timeoutMs * SLOWNESS;
-  const end = performance.now() + limitMs;
+  const end = performance.now() + timeoutMs;
   let last: unknown;
   for (;;) {
     const began = performance.now();
@@ -100,7 +100,7 @@ export async function until<T>(
       last = error;
     }
     if (performance.now() > end) {
-      throw new Error(`not within ${limitMs} ms: ${what}${last ? ` (${(last as Error).message})` : ''}`);
+      throw new Error(`not within ${timeoutMs} ms: ${what}${last ? ` (${(last as Error).message})` : ''}`);
     }
     // A slow machine shall spend most of its time on what is waited for.
     await sleep(SLOWNESS > 1 ? Math.max(everyMs * SLOWNESS, 4 * (performance.now() - began)) : everyMs);
@@ -146,16 +146,16 @@ export class Daemon {
     this.#child.kill(name);
   }
 
-  /** Waits for its end and returns the exit code. Throws after the timeout. */
-  async ended(timeoutMs = 10_000): Promise<number> {
-    await until(() => this.exitCode !== undefined, { what: `end of process ${this.pid}`, timeoutMs });
+  /** Waits for its end and returns the exit code. */
+  async ended(): Promise<number> {
+    await until(() => this.exitCode !== undefined, { what: `end of process ${this.pid}` });
     return this.exitCode!;
   }
 
   /** Sends a signal and waits for the end. Returns the exit code. */
-  async stop(name: NodeJS.Signals = 'SIGTERM', timeoutMs?: number): Promise<number> {
+  async stop(name: NodeJS.Signals = 'SIGTERM'): Promise<number> {
     this.signal(name);
-    return this.ended(timeoutMs);
+    return this.ended();
   }
 }
 

@@ -380,7 +380,6 @@ export class Ovn {
       () => ports.every((p) => this.nbctl('get', 'logical_switch_port', p, 'up').trim() === 'true'),
       {
         what: 'OVN has the ports',
-        timeoutMs: 20_000,
       },
     );
     await until(
@@ -388,7 +387,7 @@ export class Ovn {
         this.gateways.every(({ internal }) =>
           this.families.every((f) => this.status(internal[f]) === 'down'),
         ),
-      { what: 'OVN begins the BFD sessions', timeoutMs: 20_000 },
+      { what: 'OVN begins the BFD sessions' },
     );
     this.nbctl('--wait=hv', 'sync');
   }
@@ -417,10 +416,10 @@ export class Ovn {
   }
 
   /** Waits until OVN has that status for all these gateways, in every family. */
-  async reaches(status: BfdStatus, pods: GatewayPod[] = this.gateways, timeoutMs = 30_000): Promise<void> {
+  async reaches(status: BfdStatus, pods: GatewayPod[] = this.gateways): Promise<void> {
     await until(
       () => pods.every((pod) => this.families.every((f) => this.status(pod.internal[f]) === status)),
-      { what: `OVN's status ${status} for ${pods.map(({ name }) => name).join(' and ')}`, timeoutMs },
+      { what: `OVN's status ${status} for ${pods.map(({ name }) => name).join(' and ')}` },
     );
   }
 

@@ -37,10 +37,9 @@ export interface BfdPeer {
 }
 
 /** Waits until every session of the peer is Up. */
-export const peerUp = (peer: BfdPeer, timeoutMs = 10_000): Promise<boolean> =>
+export const peerUp = (peer: BfdPeer): Promise<boolean> =>
   until(() => peer.sessions().every(({ state }) => state === 'Up'), {
     what: 'BFD Up at the peer',
-    timeoutMs,
   });
 
 interface FrrPeer {

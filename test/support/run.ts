@@ -17,12 +17,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { coverage, report as coverageReport, raise } from './coverage.ts';
-import { SLOWNESS } from './machine.ts';
+import { SLOWNESS, slowdown } from './machine.ts';
 import { readTap } from './tap-output.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** A test file fails by itself after this time, s. */
-const TIMEOUT = 600 * Math.min(SLOWNESS, 5);
+const TIMEOUT = 1800 * Math.min(SLOWNESS, 2);
 /** It is sent SIGTERM when it has not ended this much later, and SIGKILL after as much again, s. */
 const GRACE = 15;
 /** Code compiled by V8, which every test file of the `tap` package would compile anew. */
@@ -32,8 +32,8 @@ interface Task {
   name: string;
   argv: readonly string[];
   env?: Record<string, string>;
-  /** Cores that it keeps busy. */
-  cores: number;
+  /** It mostly waits, or else keeps a core busy. */
+  waits: boolean;
   /** Nothing else runs beside it. */
   alone?: boolean;
   /** A task that has to succeed first. */
@@ -53,9 +53,13 @@ interface Ended {
 
 const TEST_FILE = /\.test\.ts$/;
 type Suite = 'unit' | 'live' | 'image' | 'kernels';
-/** A live test mostly waits; on a slow machine it has it for itself. */
-const WAITING = SLOWNESS > 1 ? availableParallelism() : 0.4;
-const CORES: Record<Suite, number> = { unit: 1, live: WAITING, image: WAITING, kernels: WAITING };
+
+/**
+ * Cores that are counted for a test that mostly waits. More on a slow machine: with five at a time there, what takes a tenth of
+ * a second elsewhere takes several. On an emulated one it has all of them.
+ */
+const waitingCores = (cores: number): number =>
+  SLOWNESS > 1 ? cores : Math.min(cores, Math.max(0.4, 0.3 * slowdown()));
 
 /** Files that keep all cores busy. */
 const ALONE = /^test\/live\/punctual\.test\.ts$/;
@@ -68,7 +72,7 @@ const LONG =
 const file = (name: string, suite: Suite, more: Partial<Task> = {}): Task => ({
   name,
   argv: [process.execPath, name],
-  cores: REAL_TIME.test(name) ? CORES.unit : CORES[suite],
+  waits: suite !== 'unit' && !REAL_TIME.test(name),
   alone: ALONE.test(name),
   ...more,
 });
@@ -86,13 +90,13 @@ function filesOf(suite: Suite): string[] {
 }
 
 /** Commands begin first, then what keeps the cores busy, then what waits, the longest first. */
-function rank({ name, cores, alone }: Task): number {
+function rank({ name, waits, alone }: Task): number {
   if (!TEST_FILE.test(name)) return 0;
-  if (cores === CORES.unit) return 1;
+  if (!waits) return 1;
   return alone ? 4 : LONG.test(name) ? 2 : 3;
 }
 
-const command = (line: string): Task => ({ name: line, argv: line.split(' '), cores: 1 });
+const command = (line: string): Task => ({ name: line, argv: line.split(' '), waits: false });
 
 /** Where the unit tests' processes leave their coverage; made when that suite runs. */
 let coverageDirectory: string | undefined;
@@ -224,16 +228,15 @@ async function runAll(tasks: readonly Task[], cores: number): Promise<void> {
   const waiting = [...tasks];
   const good = new Map<Task, boolean>();
   const active = new Map<Task, Promise<Ended>>();
-  const fits = ({ cores: wanted, alone, after }: Task): boolean => {
+  const fits = ({ waits, alone, after }: Task, waiting: number): boolean => {
     if (active.size === 0) return !after || good.has(after);
     const busy = [...active.keys()];
-    const used = busy.reduce((sum, task) => sum + task.cores, 0);
-    return (
-      !alone && !busy.some((task) => task.alone) && (!after || good.has(after)) && used + wanted <= cores
-    );
+    const wanted = [...busy, { waits }].reduce((sum, task) => sum + (task.waits ? waiting : 1), 0);
+    return !alone && !busy.some((task) => task.alone) && (!after || good.has(after)) && wanted <= cores;
   };
   while (waiting.length > 0 || active.size > 0) {
-    const next = waiting.findIndex(fits);
+    const each = waitingCores(cores);
+    const next = waiting.findIndex((task) => fits(task, each));
     if (next < 0) {
       const ended = await Promise.race(active.values());
       active.delete(ended.task);

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface, type Interface } from 'node:readline';
 import type { Report } from './echo.ts';
-import { SLOWNESS } from './machine.ts';
+import { PATIENCE } from './machine.ts';
 import { type Daemon, type Namespace, NODE, ROOT, URGENTLY, until } from './netns.ts';
 
 export type { Report } from './echo.ts';
@@ -43,9 +43,7 @@ export class Traffic {
   }
 
   async #next(): Promise<Report[]> {
-    const [line] = (await once(this.#lines, 'line', { signal: AbortSignal.timeout(20_000 * SLOWNESS) })) as [
-      string,
-    ];
+    const [line] = (await once(this.#lines, 'line', { signal: AbortSignal.timeout(PATIENCE) })) as [string];
     return JSON.parse(line) as Report[];
   }
 

@@ -105,7 +105,6 @@ async function measure(
     const allUp = () =>
       until(() => other.up() === setting.sessions, {
         what: `${setting.sessions} sessions Up with ${into.daemon}`,
-        timeoutMs: 15_000,
         everyMs: 100,
       });
     await allUp();

@@ -148,7 +148,7 @@ export function programLinear({ size, ns, i }: Pick<Gateway, 'size' | 'ns' | 'i'
     ...['-A VEG-MASQUERADE -j MASQUERADE --random-fully', 'COMMIT', ''],
   ];
   const input = rules.join('\n');
-  must('ip', ['netns', 'exec', ns.name, 'iptables-restore', '--noflush'], { input, timeoutMs: 120_000 });
+  must('ip', ['netns', 'exec', ns.name, 'iptables-restore', '--noflush'], { input });
 }
 
 const tracked = (ns: Namespace): number => Number(ns.sh('cat /proc/sys/net/netfilter/nf_conntrack_count'));

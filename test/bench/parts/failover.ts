@@ -14,7 +14,6 @@ import { median } from '../stats.ts';
 
 /** After so long without a change OVN acts at once on what it hears of a session; sooner, up to 5 s later, ms. */
 const REST = 12_000;
-const UP_TIMEOUT = 60_000;
 const AGENT = 'veg-agent';
 const FRR = 'FRR bfdd';
 
@@ -70,7 +69,7 @@ export const failoverPart =
           other.apply();
           frr.frr = await startFrrGateway(scope, ovn, other.pod);
         }
-        await ovn.reaches('up', ovn.gateways, UP_TIMEOUT);
+        await ovn.reaches('up', ovn.gateways);
       };
       const events: Record<string, Record<Case['daemon'], () => unknown>> = {
         'stopped, then removed': {

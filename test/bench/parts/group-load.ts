@@ -14,7 +14,6 @@ import type { Cell } from '../report.ts';
 import { sum } from '../stats.ts';
 
 const MEMBERS = 3;
-const HEAL_TIMEOUT = 60_000;
 
 interface Scenario extends Limits {
   memory: number;
@@ -72,7 +71,7 @@ async function measure(context: Context, bundle: string, scenario: Scenario): Pr
     const before = agents.map(readOf);
     const seconds = context.pick(15, 4);
     const loads = lab.gateways.map(({ source }) => sendFlows(lab.client, source, rate, seconds));
-    const sent = await Promise.all(loads.map((load) => sentBy(load, 60_000)));
+    const sent = await Promise.all(loads.map((load) => sentBy(load)));
     const members = agents.map((agent, i) => {
       const [now, then] = [readOf(agent), before[i]];
       // Another process has other counts.
@@ -80,7 +79,7 @@ async function measure(context: Context, bundle: string, scenario: Scenario): Pr
         ? since(now, then)
         : undefined;
     });
-    const healed = await agreed(agents, HEAL_TIMEOUT).catch(() => undefined);
+    const healed = await agreed(agents).catch(() => undefined);
     const result: Measured = {
       ...{ ...scenario, seconds, members, healed },
       sent: sum(sent.map((one) => one.sent / one.seconds)) / MEMBERS,

@@ -124,8 +124,8 @@ async function uplinks(context: Context): Promise<{ what: string; nominal: numbe
       context.say(what);
       const times: number[] = [];
       await context.rounds(context.pick(10, 1), 60_000, async () => {
-        await peerUp(peer, 30_000);
-        await agent.statusUntil('ready', ({ ready }) => ready, 30_000);
+        await peerUp(peer);
+        await agent.statusUntil('ready', ({ ready }) => ready);
         await sleep(REST);
         const began = performance.now();
         cut(server);

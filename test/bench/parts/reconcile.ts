@@ -6,6 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent, BFD, PolicyDirectory } from '../../support/agent.ts';
 import { forwardedBlocks } from '../../support/kernel.ts';
+import { PATIENCE } from '../../support/machine.ts';
 import { must, type Namespace, type Scope, until } from '../../support/netns.ts';
 import { startVegBfdd } from '../../support/peers.ts';
 import { ADDRESS, topology } from '../../support/topology.ts';
@@ -18,7 +19,6 @@ import { median, type Summary, summary } from '../stats.ts';
 const LOOP_BLOCKS = 2000;
 const LAST_BLOCKS = 250;
 /** A change has so long, ms. */
-const PATIENCE = 60_000;
 /** Before each change of one block the agent has so long to look at what the one before came to, ms. */
 const REST = 300;
 /** So often it is asked whether it has done its work, ms: each answer takes some of its time. */
@@ -51,7 +51,6 @@ function write({ policy }: Run, ipBlocks: string[]): void {
 export async function change(run: Run, list: string[]): Promise<number> {
   const { policy: before } = await until(() => run.agent.status(), {
     what: 'an answer',
-    timeoutMs: PATIENCE,
   });
   const { generation } = before;
   const began = performance.now();
@@ -102,7 +101,6 @@ function shellLoop(ns: Namespace, list: string[]): { all: number; lastCall: numb
     timed(() =>
       must('ip', ['netns', 'exec', ns.name, 'sh', '-ec', script], {
         env: { BLOCKS: some.join(' ') },
-        timeoutMs: 120_000,
       }),
     );
   const before = Math.max(0, list.length - LAST_BLOCKS);
@@ -118,9 +116,7 @@ function restoreRules(ns: Namespace, list: string[]): number {
     `-A POSTROUTING -s ${each} -j RETURN`,
   ]);
   const input = `${['*nat', MASQUERADE[0], MASQUERADE[1], ...pairs, ...MASQUERADE.slice(2), 'COMMIT'].join('\n')}\n`;
-  return timed(() =>
-    must('ip', ['netns', 'exec', ns.name, 'iptables-restore', '--noflush'], { input, timeoutMs: 120_000 }),
-  );
+  return timed(() => must('ip', ['netns', 'exec', ns.name, 'iptables-restore', '--noflush'], { input }));
 }
 
 function restoreSet(ns: Namespace, list: string[]): number {
@@ -208,7 +204,7 @@ async function idle(context: Context): Promise<Idle> {
       sessions: [{ local: ADDRESS.bfdPort[4], remote: ADDRESS.gatewayInternal[4] }],
     });
     const agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
-    await agent.statusUntil('Up', (s) => s.bfd.sessions.some(({ state }) => state === 'Up'), 20_000);
+    await agent.statusUntil('Up', (s) => s.bfd.sessions.some(({ state }) => state === 'Up'));
     // Node gets cheaper in its first minutes: as much of them as there is time for is left out.
     const settle = context.pick(Math.max(5000, Math.min(90_000, context.left() - 75_000)), 1000);
     await sleep(settle);
@@ -252,7 +248,7 @@ export const part: Part = async (context) => {
       for (let i = 0; i < pick(size.blocks >= 100_000 ? 5 : 20, 3); i++) {
         await sleep(REST / 3);
         const began = performance.now();
-        const reply = await agent.ask('POST', '/v1/reconcile', '', PATIENCE);
+        const reply = await agent.ask('POST', '/v1/reconcile');
         if (reply.status !== 200) throw new Error(`reconcile: ${reply.body}`);
         wall.push(performance.now() - began);
       }

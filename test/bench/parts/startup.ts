@@ -82,7 +82,6 @@ async function measureStart(scope: Scope, { router, gateway }: Topology, start: 
   const sent = () => capture.packets().filter(({ from }) => from === LOCAL);
   const up = await until(() => sent().find(({ state }) => state === 'Up'), {
     what: `${start.name}: Up`,
-    timeoutMs: 20_000,
   });
   await watch.ended();
   start.rules.push(Number(watch.log()) / 1e6 - began);
@@ -194,7 +193,7 @@ async function agentMemory(context: Context, name: string, more: Partial<AgentOp
     });
     group?.add(agent.daemon.pid);
     const peer = new Counterpart(scope, router, [REMOTE], LOCAL, TIMERS);
-    await agent.statusUntil('Up', (s) => s.bfd.sessions.some(({ state }) => state === 'Up'), 20_000);
+    await agent.statusUntil('Up', (s) => s.bfd.sessions.some(({ state }) => state === 'Up'));
     await sleep(context.pick(8000, 2000));
     const idle = usage(name, 'idle, one session', agent.daemon, group);
     await answerEverything(server);
@@ -207,9 +206,9 @@ async function agentMemory(context: Context, name: string, more: Partial<AgentOp
       const present = usage(name, '10 000 blocks, a change and 2000 flows a second', agent.daemon, group);
       if (present.memory.resident > most.memory.resident) most = present;
     }
-    await load.ended(60_000);
-    await agent.synced(30_000);
-    await agent.stop('SIGTERM', 20_000);
+    await load.ended();
+    await agent.synced();
+    await agent.stop('SIGTERM');
     await peer.daemon.stop('SIGKILL');
     return [idle, most];
   });
@@ -223,7 +222,7 @@ async function frrMemory(context: Context): Promise<Usage[]> {
     must('ip', ['netns', 'exec', gateway.name, 'sh', '-c', INIT_SCRIPT]);
     const frr = await startFrr(scope, gateway, { sessions: [{ local: LOCAL, remote: REMOTE }] });
     const peer = new Counterpart(scope, router, [REMOTE], LOCAL, TIMERS);
-    await until(() => peer.up() === 1, { what: 'FRR Up', timeoutMs: 15_000 });
+    await until(() => peer.up() === 1, { what: 'FRR Up' });
     await sleep(context.pick(3000, 500));
     return [usage('FRR bfdd alone', 'idle, one session', frr.daemon, undefined)];
   });
