@@ -25,6 +25,8 @@ export interface ViewSources {
   bandwidth: Pick<BandwidthUse, 'rows'>;
   conntrackUse(): ConntrackUse | undefined;
   busiest(): Pick<BusiestSources, 'sources'>;
+  /** Why metrics and probes are not served, for each address where that is so. */
+  unserved(): readonly string[];
   /** Why the gateway is not watched; undefined while it is. */
   unwatched(): string | undefined;
 }
@@ -71,6 +73,9 @@ export function createView(options: Pick<Options, 'policyDir'>, sources: ViewSou
     },
     get ports() {
       return sources.translations.ports;
+    },
+    get unserved() {
+      return sources.unserved();
     },
     get group() {
       return sources.group().views;

@@ -403,6 +403,7 @@ class AgentProcess {
       bgp: () => this.#bgpView(),
       conntrackUse: readConntrackUse,
       bandwidth: this.#bandwidth,
+      unserved: () => this.#http.problems,
       busiest: () => this.#busiest,
       unwatched: () => this.#unwatched(),
     });

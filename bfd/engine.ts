@@ -616,11 +616,13 @@ export class Engine {
     const now = currentMoment();
     const drops = this.#transport.drops();
     const { counts } = this.#discards;
+    const { problems } = this.#transport;
     return {
       sessions: [...this.#sessions.values()].map((managed) => reportOf(managed, now)),
       discards: drops === 0 ? { ...counts } : { ...counts, kernel: drops },
       lateness: this.#lateness.report(),
       draining: this.#draining,
+      ...(problems.length > 0 && { problems }),
       adoptedDiscriminators: this.#adopted,
     };
   }

@@ -104,6 +104,8 @@ export interface EngineReport {
   /** Transmit lateness: `buckets[i]` counts packets at most `bounds[i]` seconds late (cumulative). */
   lateness: { bounds: number[]; buckets: number[]; count: number; sum: number };
   draining: boolean;
+  /** Why packets cannot be received, for each local address and port where that is so; absent: nowhere. */
+  problems?: string[];
   /** Stale discriminators adopted from a peer, since the start of the process. */
   adoptedDiscriminators?: number;
 }

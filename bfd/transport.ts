@@ -2,7 +2,7 @@
  * Packets in and out: one receiving socket for each local address, one sending socket for each session.
  *
  * What is promised: a socket that cannot be opened, because its address, interface or port is not available, is tried
- * again until it can; the reason is logged once. A local address has one receiving socket in the network namespace: while
+ * again until it can; the reason is logged once, and among the problems until then. A local address has one receiving socket in the network namespace: while
  * it is another process's, nothing is sent from that address either, because the peer would take it for one session.
  */
 import { isDeepStrictEqual } from 'node:util';
@@ -30,8 +30,7 @@ type Receive = (payload: Buffer, from: string, endpoint: Endpoint) => void;
 /** The receiving socket of one local address and port. */
 class Receiver {
   endpoint: Endpoint;
-  /** The port is another process's. */
-  inUse: PortInUseError | undefined;
+  #failure: Error | undefined;
   #socket: ReceivingSocket | undefined;
   /** Drops so far, and the last value of the open socket's counter, which is 32 bits wide. */
   #drops = 0;
@@ -51,8 +50,20 @@ class Receiver {
     this.#onFailure = onFailure;
   }
 
+  /** The port is another process's. */
+  get inUse(): PortInUseError | undefined {
+    return this.#failure instanceof PortInUseError ? this.#failure : undefined;
+  }
+
   get isOpen(): boolean {
     return this.#socket !== undefined;
+  }
+
+  /** Why it is not open; undefined: it is. */
+  get problem(): string | undefined {
+    if (this.#failure === undefined) return undefined;
+    const { local, multihop } = this.endpoint;
+    return `BFD packets cannot be received on ${local} port ${bfdPort(multihop)}: ${this.#failure.message}`;
   }
 
   open(): void {
@@ -68,11 +79,10 @@ class Receiver {
         },
       });
     } catch (error) {
-      this.inUse = error instanceof PortInUseError ? error : undefined;
       this.#logFailure(error as Error);
       return;
     }
-    this.inUse = undefined;
+    this.#failure = undefined;
     this.#socket = opened;
     this.#bindFailures.ended();
     this.#log.info({ local, multihop, interface: device, minTTL }, 'listening for BFD');
@@ -91,6 +101,7 @@ class Receiver {
   }
 
   #logFailure(error: Error): void {
+    this.#failure = error;
     if (!this.#bindFailures.isNew(error.message)) return;
     const { local, interface: device } = this.endpoint;
     this.#log.warn({ local, interface: device, err: error }, 'cannot bind the BFD socket, retrying');
@@ -275,6 +286,11 @@ export class Transport {
       }
     }
     this.#retryClosed();
+  }
+
+  /** Why packets cannot be received, for each local address and port where that is so. */
+  get problems(): string[] {
+    return [...this.#receivers.values()].flatMap(({ problem }) => problem ?? []);
   }
 
   /** The sending socket of a session, opened with the first packet. `port`: the one to use if it is free, 0 for any. */

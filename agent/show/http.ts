@@ -175,6 +175,7 @@ export class HttpListeners {
   readonly #http: HttpServer;
   readonly #log: Logger;
   readonly #failures = new LogOnChange();
+  readonly #problems = new Map<string, string>();
 
   constructor(content: HttpContent, log: Logger) {
     const shared = { ...content, metrics: shareMetrics(content.metrics) };
@@ -195,9 +196,15 @@ export class HttpListeners {
       this.#servers.delete(key);
       void this.#http.closeServer(server);
     }
+    for (const key of this.#problems.keys()) if (!wanted.has(key)) this.#problems.delete(key);
     for (const [key, address] of wanted) {
       if (!this.#servers.has(key)) await this.#open(key, address);
     }
+  }
+
+  /** Why nothing is served, for each address where that is so. */
+  get problems(): string[] {
+    return [...this.#problems.values()];
   }
 
   async close(): Promise<void> {
@@ -209,8 +216,11 @@ export class HttpListeners {
     try {
       this.#servers.set(key, await this.#http.listen(listenable(host), port, indexOf(notFrom)));
       this.#failures.ended(key);
+      this.#problems.delete(key);
       this.#log.info({ host, port }, 'HTTP listening');
     } catch (error) {
+      const { message } = error as Error;
+      this.#problems.set(key, `metrics and probes are not served on ${host} port ${port}: ${message}`);
       if (!this.#failures.isNew('', key)) return;
       this.#log.warn({ err: error, host, port }, 'cannot listen for HTTP, retrying');
     }

@@ -82,6 +82,8 @@ export interface AgentView {
   bfd?: EngineReport | undefined;
   /** The state changes of a session, the newest last. */
   historyOf?(session: SessionReport): readonly StateChange[];
+  /** Why metrics and probes are not served, for each address where that is so. */
+  unserved?: readonly string[];
   /** Whether the policy enables the translation log, which knows open connections and their ports. */
   translationLog?: boolean;
   /** What policies carry; absent while nobody counts. */
@@ -149,7 +151,7 @@ export function notReady(view: AgentView): string[] {
     }
   }
   if (view.bfdEnabled && !view.bfd?.sessions.some((session) => session.state === 'Up')) {
-    reasons.push('BFD: no session is Up');
+    reasons.push('BFD: no session is Up', ...(view.bfd?.problems ?? []));
   }
   if (view.bgp?.required && !view.bgp.sessions?.some(isEstablished)) {
     reasons.push(
@@ -277,7 +279,7 @@ export function statusDocument(view: AgentView, now: number) {
       interfaces: kernel.interfaces ?? null,
       backend: kernel.backend ?? null,
       fastPath: kernel.fastPath ?? null,
-      notes: kernel.notes,
+      notes: [...kernel.notes, ...(view.bfd?.problems ?? []), ...(view.unserved ?? [])],
       failed: kernel.failed.map(({ object, family, name, reason, message, since }) => ({
         ...{ object, family: family ?? null, name, reason, message, since: iso(since) },
       })),

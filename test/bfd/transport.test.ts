@@ -115,25 +115,35 @@ t.test('one socket for each local address and port, closed when it is no longer 
   t.equal(udp.open.length, 0);
 });
 
-t.test('fault: bind fails; it is logged once for each cause, and retried until it works', async (t) => {
-  const { udp, transport, warnings } = setUp(t);
-  udp.bindError = new SystemError('bind', EADDRNOTAVAIL);
-  transport.listen([endpoint()]);
-  mock.timers.tick(10 * RETRY);
-  t.match(warnings(), [/^cannot bind the BFD socket, retrying: bind: .*\(EADDRNOTAVAIL\)$/]);
-  udp.bindError = new PortInUseError('another process is bound to UDP port 3784 of 10.16.0.12');
-  mock.timers.tick(10 * RETRY);
-  t.equal(warnings().length, 2);
-  t.match(warnings()[1], /retrying: another process is bound/);
-  udp.bindError = undefined;
-  mock.timers.tick(RETRY);
-  t.equal(udp.open.length, 1);
-  udp.bindError = new SystemError('bind', EADDRNOTAVAIL);
-  udp.open[0]!.handlers.error(new Error('the interface is gone'));
-  t.equal(udp.open.length, 0);
-  mock.timers.tick(RETRY);
-  t.equal(warnings().length, 4, 'after it has worked the same cause is news');
-});
+t.test(
+  'fault: bind fails; it is a problem until it works, logged once for each cause, and retried',
+  async (t) => {
+    const { udp, transport, warnings } = setUp(t);
+    udp.bindError = new SystemError('bind', EADDRNOTAVAIL);
+    transport.listen([endpoint()]);
+    mock.timers.tick(10 * RETRY);
+    t.match(warnings(), [/^cannot bind the BFD socket, retrying: bind: .*\(EADDRNOTAVAIL\)$/]);
+    udp.bindError = new PortInUseError('another process is bound to UDP port 3784 of 10.16.0.12');
+    mock.timers.tick(10 * RETRY);
+    t.equal(warnings().length, 2);
+    t.match(warnings()[1], /retrying: another process is bound/);
+    t.same(transport.problems, [
+      'BFD packets cannot be received on 10.16.0.12 port 3784: another process is bound to UDP port 3784 of 10.16.0.12',
+    ]);
+    udp.bindError = undefined;
+    mock.timers.tick(RETRY);
+    t.equal(udp.open.length, 1);
+    t.same(transport.problems, []);
+    udp.bindError = new SystemError('bind', EADDRNOTAVAIL);
+    udp.open[0]!.handlers.error(new Error('the interface is gone'));
+    t.equal(udp.open.length, 0);
+    t.match(transport.problems, [/10\.16\.0\.12 port 3784: the interface is gone$/]);
+    mock.timers.tick(RETRY);
+    t.equal(warnings().length, 4, 'after it has worked the same cause is news');
+    transport.listen([]);
+    t.same(transport.problems, [], 'what is no longer wanted is none');
+  },
+);
 
 t.test('an interface that was recreated gets a new socket; one that is away keeps the old one', async (t) => {
   const { udp, transport } = setUp(t);

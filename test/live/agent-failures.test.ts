@@ -3,8 +3,8 @@ import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { Agent, type AgentOptions, BFD, PolicyDirectory } from '../support/agent.ts';
-import { type Namespace, until, veth } from '../support/netns.ts';
-import { startVegBfdd } from '../support/peers.ts';
+import { type Namespace, NODE, type Scope, until, veth } from '../support/netns.ts';
+import { startFrr, startVegBfdd } from '../support/peers.ts';
 import { scopeOf } from '../support/tap.ts';
 import {
   ADDRESS,
@@ -17,6 +17,7 @@ import {
 
 interface Pod extends Topology {
   policy: PolicyDirectory;
+  scope: Scope;
   start: (options?: Partial<AgentOptions>) => Agent;
   directory: string;
 }
@@ -28,7 +29,7 @@ function pod(t: Test): Pod {
   policy.set();
   const agent = { policyDir: policy.dir, stateDir: scope.directory('state') };
   return {
-    ...net,
+    ...{ ...net, scope },
     policy,
     start: (options) => new Agent(net.gateway, { ...agent, ...options }),
     directory: scope.directory('files'),
@@ -184,6 +185,54 @@ t.test('sessions do not start before the rules are in the kernel', async (t) => 
   );
   t.ok(!listens(gateway) || sessions.length > 0);
   t.match(agent.bfddControl('status').code, 0);
+});
+
+t.test('ports that another program has are named, and taken when they are free', async (t) => {
+  const { gateway, router, scope, start, policy } = pod(t);
+  const [local4, local6] = [ADDRESS.gatewayInternal[4], ADDRESS.gatewayInternal[6]];
+  const other = gateway.spawn(
+    NODE,
+    [
+      '-e',
+      `for (const host of ${JSON.stringify([local4, local6])}) {
+        require('node:net').createServer().listen(10669, host);
+        require('node:dgram').createSocket(host.includes(':') ? 'udp6' : 'udp4').bind(3784, host);
+      }`,
+    ],
+    { name: 'other' },
+  );
+  await until(() => gateway.sh('ss -Hltun').match(/:(?:3784|10669) /g)?.length === 4, {
+    what: 'it has the ports',
+  });
+  policy.set({ bfd: BFD });
+  const agent = start();
+  await startFrr(scope, router, {
+    sessions: ([4, 6] as const).map((family) => ({
+      local: ADDRESS.bfdPort[family],
+      remote: ADDRESS.gatewayInternal[family],
+    })),
+  });
+  const expected = [local4, local6].flatMap((address) => [
+    `BFD packets cannot be received on ${address} port 3784: another process is bound to UDP port 3784 of ${address}`,
+    `metrics and probes are not served on ${address} port 10669: bind: address already in use`,
+  ]);
+  await agent.statusUntil(
+    'each is named',
+    ({ kernel: { inSync, notes } }) =>
+      inSync && expected.every((text) => notes.some((note) => note.startsWith(text))),
+  );
+  t.match(agent.http('/readyz'), { status: 503, body: expected[0]! });
+  const { stdout } = agent.cli('status');
+  for (const text of expected) t.match(stdout.replace(/\s+/g, ' '), text);
+  await other.stop();
+  const { kernel } = await agent.statusUntil(
+    'ready with the ports',
+    ({ ready, kernel: { notes } }) => ready && !notes.some((note) => note.startsWith('metrics')),
+  );
+  t.same(
+    kernel.notes.filter((note) => /BFD|metrics/.test(note)),
+    [],
+  );
 });
 
 /** Makes Node find what it finds in a kernel that was booted with `ipv6.disable=1`, as far as files and listening go. */

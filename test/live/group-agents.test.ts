@@ -136,7 +136,7 @@ const inEveryKernel = (
   until(
     () =>
       members.every(({ ns }) => {
-        const table = ns.sh('conntrack -L -f ipv4; conntrack -L -f ipv6');
+        const table = [4, 6].map((family) => ns.sh(`conntrack -L -f ipv${family}`)).join('\n');
         return began.every(({ path, seen }) => {
           const [address, port] = seen.split(' ');
           const reply = `dst=${address} sport=\\d+ dport=${port} `;

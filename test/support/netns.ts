@@ -70,6 +70,9 @@ export function must(file: string, args: string[], options: RunOptions = {}): st
   return r.stdout;
 }
 
+/** How often something is looked for, milliseconds, unless looking takes long. */
+const POLL_PERIOD = 20;
+
 export interface UntilOptions {
   /** What is waited for, for the message. */
   what: string;
@@ -84,7 +87,7 @@ export interface UntilOptions {
  */
 export async function until<T>(
   poll: () => T | Promise<T>,
-  { what, timeoutMs = PATIENCE, everyMs = 20 }: UntilOptions,
+  { what, timeoutMs = PATIENCE, everyMs }: UntilOptions,
 ): Promise<Exclude<T, undefined | false | null>> {
   const end = performance.now() + timeoutMs;
   let last: unknown;
@@ -103,7 +106,9 @@ export async function until<T>(
       throw new Error(`not within ${timeoutMs} ms: ${what}${last ? ` (${(last as Error).message})` : ''}`);
     }
     // A slow machine shall spend most of its time on what is waited for.
-    await sleep(SLOWNESS > 1 ? Math.max(everyMs * SLOWNESS, 4 * (performance.now() - began)) : everyMs);
+    const took = performance.now() - began;
+    const share = SLOWNESS > 1 ? 4 : everyMs === undefined ? 2 : 0;
+    await sleep(Math.max((everyMs ?? POLL_PERIOD) * SLOWNESS, share * took));
   }
 }
 

@@ -22,7 +22,7 @@ import { readTap } from './tap-output.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** A test file fails by itself after this time, s. */
-const TIMEOUT = 1800 * Math.min(SLOWNESS, 2);
+const TIMEOUT = 1200 * Math.min(SLOWNESS, 3);
 /** It is sent SIGTERM when it has not ended this much later, and SIGKILL after as much again, s. */
 const GRACE = 15;
 /** Code compiled by V8, which every test file of the `tap` package would compile anew. */
@@ -55,11 +55,11 @@ const TEST_FILE = /\.test\.ts$/;
 type Suite = 'unit' | 'live' | 'image' | 'kernels';
 
 /**
- * Cores that are counted for a test that mostly waits. More on a slow machine: with five at a time there, what takes a tenth of
- * a second elsewhere takes several. On an emulated one it has all of them.
+ * Cores that are counted for a test that mostly waits. More on a slow machine, where five at a time keep each other waiting for
+ * a processor, but three have to fit on two, or all of them take hours. On an emulated machine it has all cores.
  */
 const waitingCores = (cores: number): number =>
-  SLOWNESS > 1 ? cores : Math.min(cores, Math.max(0.4, 0.3 * slowdown()));
+  SLOWNESS > 1 ? cores : Math.min(0.65, Math.max(0.4, 0.3 * slowdown()));
 
 /** Files that keep all cores busy. */
 const ALONE = /^test\/live\/punctual\.test\.ts$/;

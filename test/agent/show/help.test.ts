@@ -73,6 +73,16 @@ t.test('notes and warnings of each part have their place', async (t) => {
     ],
     [
       'note',
+      'BFD packets cannot be received on 10.16.0.12 port 3784: in use',
+      'bfd.md#beside-another-bfd-daemon',
+    ],
+    [
+      'note',
+      'metrics and probes are not served on 10.16.0.12 port 10669: in use',
+      'operations.md#vegnotscraped',
+    ],
+    [
+      'note',
       '192.0.2.1 cannot be probed, so its failure will not be seen: EPERM',
       'operations.md#the-uplink',
     ],

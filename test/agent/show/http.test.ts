@@ -211,6 +211,22 @@ t.test('probes, metrics and the page, and nothing else', async (t) => {
   await t.rejects(call('/livez'), { code: 'ECONNREFUSED' }, 'an address that is no longer wanted is closed');
 });
 
+t.test('fault: a port that another program has is a problem until it is free, or not wanted', async (t) => {
+  const other = createServer();
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
+  const taken = { host: '127.0.0.1', port: (other.address() as AddressInfo).port };
+  await http.listen([taken]);
+  t.match(http.problems, [/^metrics and probes are not served on 127\.0\.0\.1 port \d+: .*EADDRINUSE/]);
+  await http.listen([]);
+  t.same(http.problems, []);
+  await http.listen([taken]);
+  t.equal(http.problems.length, 1);
+  await new Promise((resolve) => other.close(resolve));
+  await http.listen([taken]);
+  t.same(http.problems, []);
+  await http.listen([]);
+});
+
 t.test('gzip is for clients that accept it', async (t) => {
   for (const header of ['gzip', 'gzip, deflate, br', 'br;q=1.0, gzip;q=0.8', 'GZIP ; q=0.001']) {
     t.ok(acceptsGzip(header), header);

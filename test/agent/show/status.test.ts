@@ -115,6 +115,11 @@ t.test('ready: a valid policy in the kernel and a session Up', async (t) => {
   const down = healthy();
   down.bfd!.sessions = [{ ...session, state: 'Down' }];
   t.strictSame(notReady(down), ['BFD: no session is Up']);
+  const problem = 'BFD packets cannot be received on 10.16.0.12 port 3784: in use';
+  const deaf = { ...down, bfd: { ...down.bfd!, problems: [problem] } };
+  t.strictSame(notReady(deaf), ['BFD: no session is Up', problem]);
+  const unserved = 'metrics and probes are not served on 10.16.0.12 port 10669: in use';
+  t.strictSame(statusDocument({ ...deaf, unserved: [unserved] }, NOW).kernel.notes, [problem, unserved]);
   t.strictSame(notReady({ ...down, bfdEnabled: false }), [], 'sessions count only when BFD is enabled');
   t.strictSame(notReady({ ...healthy(), draining: true }), ['draining']);
 });
