@@ -1,7 +1,7 @@
 /** BGP speakers in namespaces: FRR (zebra, bgpd, bfdd) beside an agent and as a router, BIRD and GoBGP as routers. */
 import { chmodSync, existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Daemon, must, type Namespace, type Output, run, type Scope, until } from './netns.ts';
+import { type Daemon, must, type Namespace, type Output, run, type Scope, URGENTLY, until } from './netns.ts';
 
 const FRR_PROGRAMS = ['zebra', 'bgpd', 'bfdd'] as const;
 
@@ -43,6 +43,7 @@ export class Frr implements BgpRouter {
     const daemons: Daemon[] = [];
     for (const program of FRR_PROGRAMS) {
       const [file, ...words] = frrCommand(`/usr/lib/frr/${program}`);
+      const [urgent, ...urgently] = [...(program === 'bfdd' ? URGENTLY : []), file];
       const args = [
         ...['-i', join(dir, `${program}.pid`), '-z', join(dir, 'zserv.api'), '--vty_socket', dir],
         ...['-f', '/dev/null', '-A', '127.0.0.1', '-P', '0'],
@@ -52,7 +53,7 @@ export class Frr implements BgpRouter {
           ? ['--bfdctl', join(dir, 'bfdd.sock')]
           : []),
       ];
-      daemons.push(ns.spawn(file, [...words, ...args], { name: `${name}-${program}` }));
+      daemons.push(ns.spawn(urgent!, [...urgently, ...words, ...args], { name: `${name}-${program}` }));
       // The others try again after ten seconds, and know no interface until then.
       await until(() => existsSync(join(dir, 'zserv.api')), { what: `${name}'s zebra listens` });
     }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { BFDD_CONTROL } from './agent.ts';
 import { frrCommand } from './bgp.ts';
 import { BFD_INTERVAL } from './machine.ts';
-import { type Daemon, must, type Namespace, NODE, ROOT, run, type Scope, until } from './netns.ts';
+import { type Daemon, must, type Namespace, NODE, ROOT, run, type Scope, URGENTLY, until } from './netns.ts';
 
 export interface PeerOptions {
   /** Pairs of own address and the gateway's address. */
@@ -81,7 +81,8 @@ export async function startFrr(scope: Scope, ns: Namespace, options: PeerOptions
       ? ['--bfdctl', join(dir, 'bfdd.sock')]
       : []),
   ];
-  const daemon = ns.spawn(BFDD, args, { name: 'frr-bfdd' });
+  const [file, ...urgently] = [...URGENTLY, BFDD];
+  const daemon = ns.spawn(file!, [...urgently, ...args], { name: 'frr-bfdd' });
   const vtysh = (command: string) => run('vtysh', ['--vty_socket', dir, '-d', 'bfdd', '-c', command]);
   const frr: BfdPeer = {
     daemon,
