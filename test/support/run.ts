@@ -22,7 +22,7 @@ import { readTap } from './tap-output.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** A test file fails by itself after this time, s. */
-const TIMEOUT = 1200 * Math.min(SLOWNESS, 3);
+const TIMEOUT = 1800 * Math.min(SLOWNESS, 2);
 /** It is sent SIGTERM when it has not ended this much later, and SIGKILL after as much again, s. */
 const GRACE = 15;
 /** Code compiled by V8, which every test file of the `tap` package would compile anew. */
