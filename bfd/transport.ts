@@ -2,13 +2,13 @@
  * Packets in and out: one receiving socket for each local address, one sending socket for each session.
  *
  * What is promised: a socket that cannot be opened, because its address, interface or port is not available, is tried
- * again until it can; the reason is logged once, and among the problems until then. A local address has one receiving socket in the network namespace: while
- * it is another process's, nothing is sent from that address either, because the peer would take it for one session.
+ * again until it can; the reason is logged once, and is one of the problems until then. A local address has one receiving
+ * socket in the network namespace: while it is another process's, nothing is sent from that address either, because the
+ * peer would take it for one session.
  */
 import { isDeepStrictEqual } from 'node:util';
 import { SystemError, sockaddr } from '../lib/libc.ts';
 import type { Log } from '../lib/log.ts';
-import { LogOnChange } from '../lib/log-on-change.ts';
 import { SOURCE_PORTS } from './constants.ts';
 import type { Endpoint } from './receive-filter.ts';
 import {
@@ -30,12 +30,12 @@ type Receive = (payload: Buffer, from: string, endpoint: Endpoint) => void;
 /** The receiving socket of one local address and port. */
 class Receiver {
   endpoint: Endpoint;
+  /** Why the last attempt to open it failed, or why it was closed; undefined: it is open. */
   #failure: Error | undefined;
   #socket: ReceivingSocket | undefined;
   /** Drops so far, and the last value of the open socket's counter, which is 32 bits wide. */
   #drops = 0;
   #dropCounter = 0;
-  readonly #bindFailures = new LogOnChange();
   readonly #udp: Udp;
   readonly #receive: Receive;
   readonly #log: Log;
@@ -84,7 +84,6 @@ class Receiver {
     }
     this.#failure = undefined;
     this.#socket = opened;
-    this.#bindFailures.ended();
     this.#log.info({ local, multihop, interface: device, minTTL }, 'listening for BFD');
     if (opened.unbound !== undefined) {
       this.#log.warn(
@@ -101,8 +100,9 @@ class Receiver {
   }
 
   #logFailure(error: Error): void {
+    const isNew = error.message !== this.#failure?.message;
     this.#failure = error;
-    if (!this.#bindFailures.isNew(error.message)) return;
+    if (!isNew) return;
     const { local, interface: device } = this.endpoint;
     this.#log.warn({ local, interface: device, err: error }, 'cannot bind the BFD socket, retrying');
   }

@@ -9,6 +9,7 @@ const OPERATIONS = 'docs/operations.md';
 const POLICY = 'docs/policy.md';
 const BESIDE = 'docs/bfd.md#beside-another-bfd-daemon';
 
+const BFD_PROBLEM = /^BFD packets cannot be received on /;
 const GROUP_PROBLEM = /^IPv[46]: cannot (?:read the credentials of the group|listen for group members)/;
 
 /** By the beginning or a part of the text; the first that matches decides. */
@@ -26,7 +27,7 @@ const PARAGRAPHS: Record<Told, readonly [pattern: RegExp, document: string][]> =
     [GROUP_PROBLEM, `${OPERATIONS}#key-and-port-of-a-group`],
     [/^IPv[46]: .*\bgroup\b/, `${OPERATIONS}#group-not-ready`],
     [/^IPv[46]: /, `${OPERATIONS}#interface-unusable`],
-    [/^BFD /, BESIDE],
+    [BFD_PROBLEM, BESIDE],
     [/^BFD: /, `${OPERATIONS}#no-session-up`],
     [/^BGP: /, `${OPERATIONS}#no-bgp-session`],
   ],
@@ -54,7 +55,7 @@ const PARAGRAPHS: Record<Told, readonly [pattern: RegExp, document: string][]> =
     [/^bandwidth is not limited: |^this kernel has no fq_codel: /, `${POLICY}#bandwidth`],
     [/^the fast path /, `${POLICY}#fast-path`],
     [/ is not announced: /, 'docs/bgp.md#what-is-announced'],
-    [/^BFD packets cannot be received on /, BESIDE],
+    [BFD_PROBLEM, BESIDE],
     [/^metrics and probes are not served on /, `${OPERATIONS}#vegnotscraped`],
     [/ is left out: /, `${POLICY}#a-family-with-one-gateway`],
   ],

@@ -7,7 +7,6 @@ import { type ConnectionLimits, isLoopback } from '../../lib/connection-slots.ts
 import { type HttpResponse, HttpServer } from '../../lib/http-server.ts';
 import { ifNametoindex } from '../../lib/libc.ts';
 import type { Logger } from '../../lib/log.ts';
-import { LogOnChange } from '../../lib/log-on-change.ts';
 import type { ListenAddress } from '../options.ts';
 import { hasIPv6 } from '../pod/facts.ts';
 
@@ -174,7 +173,7 @@ export class HttpListeners {
   readonly #servers = new Map<string, Server>();
   readonly #http: HttpServer;
   readonly #log: Logger;
-  readonly #failures = new LogOnChange();
+  /** Why an address cannot be listened on. */
   readonly #problems = new Map<string, string>();
 
   constructor(content: HttpContent, log: Logger) {
@@ -215,13 +214,13 @@ export class HttpListeners {
   async #open(key: string, { host, port, notFrom }: Listener): Promise<void> {
     try {
       this.#servers.set(key, await this.#http.listen(listenable(host), port, indexOf(notFrom)));
-      this.#failures.ended(key);
       this.#problems.delete(key);
       this.#log.info({ host, port }, 'HTTP listening');
     } catch (error) {
+      const isNew = !this.#problems.has(key);
       const { message } = error as Error;
       this.#problems.set(key, `metrics and probes are not served on ${host} port ${port}: ${message}`);
-      if (!this.#failures.isNew('', key)) return;
+      if (!isNew) return;
       this.#log.warn({ err: error, host, port }, 'cannot listen for HTTP, retrying');
     }
   }

@@ -53,9 +53,7 @@ for (const [variant, memory] of [
       volumes: { ...pod.volumes, '/documents': documents(pod.scope.directory('documents')) },
     });
     const veg = (...args: string[]) => container.exec('veg-agent', ...args);
-    await until(() => container.exec(...PROBE.status).stdout.includes('state=Up'), {
-      ...{ what: 'Up' },
-    });
+    await until(() => container.exec(...PROBE.status).stdout.includes('state=Up'), { what: 'Up' });
     await until(() => veg('status').code === 0, { what: 'ready' });
     /** The processes that are children of the container's first: the agent. */
     const agent = () => readFileSync(`/proc/${container.pid}/task/${container.pid}/children`, 'utf8');

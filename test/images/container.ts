@@ -48,7 +48,7 @@ class Podman {
 
   /** Runs a command to its end; both of its outputs. Throws when it fails. */
   run(...args: string[]): string {
-    const { code, stdout, stderr } = run('podman', [...this.#args, ...args], { timeoutMs: 120_000 });
+    const { code, stdout, stderr } = run('podman', [...this.#args, ...args]);
     if (code !== 0) throw new Error(`podman ${args.join(' ')}: ${stderr}`);
     return stdout + stderr;
   }

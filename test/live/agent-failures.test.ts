@@ -29,7 +29,8 @@ function pod(t: Test): Pod {
   policy.set();
   const agent = { policyDir: policy.dir, stateDir: scope.directory('state') };
   return {
-    ...{ ...net, scope },
+    ...net,
+    scope,
     policy,
     start: (options) => new Agent(net.gateway, { ...agent, ...options }),
     directory: scope.directory('files'),

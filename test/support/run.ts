@@ -228,20 +228,22 @@ async function runAll(tasks: readonly Task[], cores: number): Promise<void> {
   const waiting = [...tasks];
   const good = new Map<Task, boolean>();
   const active = new Map<Task, Promise<Ended>>();
-  const fits = ({ waits, alone, after }: Task, waiting: number): boolean => {
+  let each = waitingCores(cores);
+  const fits = ({ waits, alone, after }: Task): boolean => {
     if (active.size === 0) return !after || good.has(after);
     const busy = [...active.keys()];
-    const wanted = [...busy, { waits }].reduce((sum, task) => sum + (task.waits ? waiting : 1), 0);
+    const wanted = [...busy, { waits }].reduce((sum, task) => sum + (task.waits ? each : 1), 0);
     return !alone && !busy.some((task) => task.alone) && (!after || good.has(after)) && wanted <= cores;
   };
   while (waiting.length > 0 || active.size > 0) {
-    const each = waitingCores(cores);
-    const next = waiting.findIndex((task) => fits(task, each));
+    const next = waiting.findIndex(fits);
     if (next < 0) {
       const ended = await Promise.race(active.values());
       active.delete(ended.task);
       good.set(ended.task, ended.good);
       report(ended);
+      // It takes 20 ms of a core.
+      if (waiting[0]?.waits) each = waitingCores(cores);
       continue;
     }
     const [task] = waiting.splice(next, 1) as [Task];
