@@ -38,6 +38,9 @@ const nextMultiple = (now: number, interval: number): number => (Math.floor(now 
  */
 export class Wakings implements Clock {
   readonly #all = new Set<Due>();
+  /** How many of them keep the process alive. */
+  #referenced = 0;
+  /** The one timer, set to what is due first, or to what was when it was cancelled. */
   #timer: NodeJS.Timeout | undefined;
   #wakeAt = Number.POSITIVE_INFINITY;
 
@@ -55,44 +58,59 @@ export class Wakings implements Clock {
 
   #add(due: Due): Timer {
     this.#all.add(due);
-    this.#arm();
+    this.#hold(1);
+    this.#wakeBy(due.at);
     return {
+      // The timer stays: Node wakes up for one that is cleared as well.
       cancel: () => {
-        this.#all.delete(due);
-        this.#arm();
+        if (this.#all.delete(due)) this.#release(due);
       },
       unref: () => {
-        due.referenced = false;
-        this.#arm();
+        if (this.#all.has(due)) this.#release(due);
       },
     };
   }
 
-  /** Sets the one timer to what is due first. */
-  #arm(): void {
-    const at = Math.min(...[...this.#all].map((due) => due.at));
-    if (at !== this.#wakeAt) {
-      clearTimeout(this.#timer);
-      this.#wakeAt = at;
-      const ms = Math.max(1, Math.ceil(at - this.now()));
-      this.#timer = at === Number.POSITIVE_INFINITY ? undefined : setTimeout(this.#wake, ms);
-    }
-    if ([...this.#all].some(({ referenced }) => referenced)) this.#timer?.ref();
-    else this.#timer?.unref();
+  /** It no longer keeps the process alive. */
+  #release(due: Due): void {
+    if (due.referenced) this.#hold(-1);
+    due.referenced = false;
+  }
+
+  #hold(more: 1 | -1): void {
+    this.#referenced += more;
+    if (this.#referenced === 0) this.#timer?.unref();
+    else if (this.#referenced === more) this.#timer?.ref();
+  }
+
+  /** Sets the timer to this time, unless it comes earlier. */
+  #wakeBy(at: number): void {
+    if (at >= this.#wakeAt) return;
+    clearTimeout(this.#timer);
+    this.#wakeAt = at;
+    this.#timer = setTimeout(this.#wake, Math.max(1, Math.ceil(at - this.now())));
+    if (this.#referenced === 0) this.#timer.unref();
   }
 
   readonly #wake = (): void => {
     const now = this.now();
-    for (const due of [...this.#all]) {
-      const early = due.interval === undefined ? EARLY.once : EARLY.periodic;
-      // What ran before it may have cancelled it.
-      if (due.at > now + early || !this.#all.has(due)) continue;
-      if (due.interval === undefined) this.#all.delete(due);
-      else due.at = nextMultiple(Math.max(now, due.at), due.interval);
-      due.run();
+    // What is added meanwhile is looked at in the end.
+    this.#wakeAt = Number.NEGATIVE_INFINITY;
+    try {
+      for (const due of [...this.#all]) {
+        const early = due.interval === undefined ? EARLY.once : EARLY.periodic;
+        // What ran before it may have cancelled it.
+        if (due.at > now + early || !this.#all.has(due)) continue;
+        if (due.interval !== undefined) due.at = nextMultiple(Math.max(now, due.at), due.interval);
+        else if (this.#all.delete(due)) this.#release(due);
+        due.run();
+      }
+    } finally {
+      this.#wakeAt = Number.POSITIVE_INFINITY;
+      let first = Number.POSITIVE_INFINITY;
+      for (const { at } of this.#all) if (at < first) first = at;
+      this.#wakeBy(first);
     }
-    this.#wakeAt = Number.NaN;
-    this.#arm();
   };
 }
 

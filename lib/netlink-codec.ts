@@ -23,6 +23,9 @@ const u32At = (buffer: Buffer, at: number): number =>
 const u16BeAt = (buffer: Buffer, at: number): number => (buffer[at]! << 8) | buffer[at + 1]!;
 const u32BeAt = (buffer: Buffer, at: number): number =>
   ((u16BeAt(buffer, at) << 16) | u16BeAt(buffer, at + 2)) >>> 0;
+/** The integer of eight octets at this offset, exact up to 2^53. */
+export const u64BeAt = (buffer: Buffer, at: number): number =>
+  u32BeAt(buffer, at) * 2 ** 32 + u32BeAt(buffer, at + 4);
 
 // Reading ------------------------------------------------------------------------------------------------
 
@@ -125,6 +128,11 @@ export class Attributes {
     return this.#stop - this.#start;
   }
 
+  /** Where the content begins in the buffer, octets. */
+  get offset(): number {
+    return this.#start;
+  }
+
   /** The content: a view of the message. */
   get content(): Buffer {
     return this.#buffer.subarray(this.#start, this.#stop);
@@ -157,8 +165,7 @@ export class Attributes {
   }
   /** Exact up to 2^53. */
   get u64Be(): number {
-    if (this.length < 8) return 0;
-    return u32BeAt(this.#buffer, this.#start) * 2 ** 32 + u32BeAt(this.#buffer, this.#start + 4);
+    return this.length < 8 ? 0 : u64BeAt(this.#buffer, this.#start);
   }
   /** A string, up to the zero octet that ends most of them. */
   get string(): string {

@@ -7,6 +7,7 @@
  * neither costs anything nor keeps the process alive.
  */
 import { setImmediate as turn } from 'node:timers/promises';
+import { onArrival } from './arrivals.ts';
 import { ACCEPT, type Bpf, DROP, JEQ_K, LD_H_ABS, LD_W_ABS } from './bpf.ts';
 import * as libc from './libc.ts';
 import {
@@ -346,8 +347,6 @@ export function exceptFrom(port: number): Bpf {
   return [[LD_W_ABS, 0, 0, NLMSG_PORT_OFFSET], [JEQ_K, 0, 1, swapped.readUInt32BE()], DROP, ACCEPT];
 }
 
-const listeners = new Set<NetlinkListener>();
-
 /** Where a listener's messages go. */
 export interface NetlinkHandlers {
   onMessage: (message: NetlinkMessage) => void;
@@ -360,6 +359,8 @@ export class NetlinkListener {
   readonly #fd: number;
   readonly #handlers: NetlinkHandlers;
   readonly #buffer = Buffer.allocUnsafeSlow(DATAGRAM_SIZE);
+  readonly #stopArrivals: () => void;
+  #isOpen = true;
 
   /**
    * `receiveBuffer` in octets, beyond net.core.rmem_max where that is permitted. `only`: a message type, or a
@@ -373,8 +374,7 @@ export class NetlinkListener {
   ) {
     this.#handlers = handlers;
     this.#fd = openNetlink(protocol).fd;
-    if (listeners.size === 0) process.on('SIGURG', readAll);
-    listeners.add(this);
+    this.#stopArrivals = onArrival(() => this.read());
     try {
       libc.setReceiveBuffer(this.#fd, receiveBuffer);
       if (only !== undefined) libc.attachFilter(this.#fd, typeof only === 'number' ? typeFilter(only) : only);
@@ -388,7 +388,7 @@ export class NetlinkListener {
 
   /** Hands on what is there, without waiting. */
   read(): void {
-    for (let datagrams = 0; listeners.has(this); datagrams++) {
+    for (let datagrams = 0; this.#isOpen; datagrams++) {
       if (datagrams === DATAGRAMS_PER_TURN) {
         setImmediate(() => this.read());
         return;
@@ -408,12 +408,9 @@ export class NetlinkListener {
 
   /** Stops listening. */
   close(): void {
-    if (!listeners.delete(this)) return;
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    this.#stopArrivals();
     libc.close(this.#fd);
-    if (listeners.size === 0) process.off('SIGURG', readAll);
   }
-}
-
-function readAll(): void {
-  for (const listener of listeners) listener.read();
 }

@@ -121,11 +121,18 @@ export function tableHandle(answer: Buffer): number {
   return 0;
 }
 
-/** A rule in an answer: its chain, the comment without its header, and what its counter says. */
+/** What a counter says, and where the answer has both numbers, if it has: octets from its beginning. */
+export interface ObservedCounter {
+  packets: number;
+  bytes: number;
+  at?: { packets: number; bytes: number };
+}
+
+/** A rule in an answer: its chain, the comment without its header, and its counter. */
 export interface ObservedRule {
   chain: string;
   comment: string;
-  counter?: { packets: number; bytes: number };
+  counter?: ObservedCounter;
 }
 
 const COMMENT_HEADER = 2;
@@ -145,21 +152,24 @@ export function parseRule(answer: Buffer): ObservedRule {
   return rule;
 }
 
-/** What the counter among expressions says. */
-function counterIn(expressions: Attributes): { packets: number; bytes: number } | undefined {
+/** The counter among expressions. */
+function counterIn(expressions: Attributes): ObservedCounter | undefined {
   while (expressions.next()) {
     const parts = expressions.nested;
     let isCounter = false;
     while (parts.next()) {
       if (parts.type === 1) isCounter = parts.string === 'counter';
       else if (parts.type === 2 && isCounter) {
-        const counter = { packets: 0, bytes: 0 };
+        const counter: ObservedCounter = { packets: 0, bytes: 0 };
+        const at = { packets: 0, bytes: 0 };
         const values = parts.nested;
         while (values.next()) {
-          if (values.type === 1) counter.bytes = values.u64Be;
-          else if (values.type === 2) counter.packets = values.u64Be;
+          const number = values.type === 1 ? 'bytes' : values.type === 2 ? 'packets' : undefined;
+          if (number === undefined || values.length < 8) continue;
+          counter[number] = values.u64Be;
+          at[number] = values.offset;
         }
-        return counter;
+        return at.packets > 0 && at.bytes > 0 ? { ...counter, at } : counter;
       }
     }
   }

@@ -2,6 +2,7 @@
  * The sockets for claims.ts: a packet socket for each link and family, with a filter for its addresses, and the
  * membership in the multicast groups in which other hosts probe for IPv6 addresses. What arrives raises SIGURG.
  */
+import { onArrival } from '../../lib/arrivals.ts';
 import * as libc from '../../lib/libc.ts';
 import { SystemError } from '../../lib/libc.ts';
 import {
@@ -63,6 +64,7 @@ const keyOf = (family: Family, ifindex: number): string => `${family} ${ifindex}
 const ifindexOf = (key: string): number => Number(key.slice(2));
 
 export class PacketClaimSockets implements ClaimSockets {
+  readonly onArrival = onArrival;
   readonly #sockets = new Map<string, LinkSocket>();
   readonly #buffer = Buffer.alloc(BUFFER);
   readonly #from = Buffer.alloc(LINK_ADDRESS);
@@ -116,11 +118,6 @@ export class PacketClaimSockets implements ClaimSockets {
     const protocol = family === 4 ? ETH_P_ARP : ETH_P_IPV6;
     const result = libc.sendto(socket.fd, packet, libc.linkAddress(protocol, ifindex, to));
     if (result < 0) throw new SystemError('send', -result);
-  }
-
-  onArrival(run: () => void): () => void {
-    process.on('SIGURG', run);
-    return () => process.off('SIGURG', run);
   }
 
   #listenOn(key: string, addresses: Address[]): void {

@@ -9,6 +9,7 @@
  */
 
 import type { FamilyReadiness } from '../../bfd/intent.ts';
+import { onArrival } from '../../lib/arrivals.ts';
 import { type Clock, systemClock, type Timer } from '../../lib/clock.ts';
 import { SystemError } from '../../lib/libc.ts';
 import type { Log } from '../../lib/log.ts';
@@ -56,10 +57,7 @@ export interface UplinkSockets {
 const systemSockets: UplinkSockets = {
   openProber,
   listenNeighbours: openNeighbourListener,
-  onArrival(run) {
-    process.on('SIGURG', run);
-    return () => process.off('SIGURG', run);
-  },
+  onArrival,
 };
 
 export interface UplinkParts {
@@ -78,8 +76,13 @@ export interface UplinkParts {
   clock?: Clock;
 }
 
-/** How often links, addresses and the connection tracking table are read, ms. */
-const OBSERVE_PERIOD = 1000;
+/** How often the connection tracking table is read, ms. */
+const TABLE_PERIOD = 1000;
+/**
+ * How often links, addresses and the neighbour entries of the gateways are read, ms: while every way out works and the
+ * kernel announces their changes, and otherwise.
+ */
+const LINKS_PERIOD = { announced: 5000, otherwise: 1000 } as const;
 
 /** errno of a send that the network is to blame for: ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH. */
 const UNREACHABLE: ReadonlySet<number> = new Set([100, 101, 112, 113]);
@@ -97,7 +100,8 @@ export class Uplink {
   #watched: Watched[] = [];
   #conntrack: ConntrackHealth | undefined;
   #timer: Timer | undefined;
-  /** When links and addresses were last read, or that was tried. */
+  /** When the connection tracking table was last read, and links and addresses, or that was tried. */
+  #tableAt = Number.NEGATIVE_INFINITY;
   #triedAt = Number.NEGATIVE_INFINITY;
   #observedAt: number | undefined;
   #closed = false;
@@ -211,7 +215,8 @@ export class Uplink {
   #step(): void {
     if (this.#closed || !this.#configured) return;
     const now = this.#clock.now();
-    if (now - this.#triedAt >= OBSERVE_PERIOD * (1 - TOGETHER)) this.#observe(now);
+    if (now - this.#tableAt >= TABLE_PERIOD * (1 - TOGETHER)) this.#readTable(now);
+    if (now - this.#triedAt >= this.#linksPeriod * (1 - TOGETHER)) this.#observe(now);
     let changed = false;
     for (const watched of this.#watched) {
       const { policy } = watched.way;
@@ -231,11 +236,21 @@ export class Uplink {
     if (changed) this.#parts.onChange();
   }
 
-  /** Reads links, addresses and the connection tracking table. */
-  #observe(now: number): void {
-    this.#triedAt = now;
+  get #linksPeriod(): number {
+    const announced =
+      this.#neighbourListener !== undefined && this.#watched.every(({ health }) => health.state === 'up');
+    return announced ? LINKS_PERIOD.announced : LINKS_PERIOD.otherwise;
+  }
+
+  #readTable(now: number): void {
+    this.#tableAt = now;
     const use = this.#parts.conntrack();
     if (use !== undefined) this.#takeConntrack(conntrackHealth(this.#conntrack, use));
+  }
+
+  /** Reads links, addresses and neighbour entries. */
+  #observe(now: number): void {
+    this.#triedAt = now;
     let facts: { links: Link[]; addresses: InterfaceAddress[] };
     try {
       const { netlink } = this.#parts;
@@ -380,7 +395,7 @@ export class Uplink {
       familyDeadline(health) ?? Number.POSITIVE_INFINITY,
       ...(linkProblem === undefined ? probes.map(({ path }) => path.nextAt) : []),
     ]);
-    const at = Math.min(this.#triedAt + OBSERVE_PERIOD, ...times);
+    const at = Math.min(this.#tableAt + TABLE_PERIOD, this.#triedAt + this.#linksPeriod, ...times);
     // Timers count whole milliseconds and must not fire just before the time.
     this.#timer = this.#clock.after(Math.max(1, Math.ceil(at - this.#clock.now())), () => this.#step());
   }

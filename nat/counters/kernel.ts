@@ -1,8 +1,10 @@
 /**
  * Reads and writes the table of counters over netlink. The table is read whole again only after another transaction of
- * nf_tables, which the kernel numbers.
+ * nf_tables, which the kernel numbers. Until then the answers about its rules differ in the numbers of the counters alone,
+ * so a reading takes those from where they were and looks at nothing else.
  */
 import { setImmediate as yieldToEvents } from 'node:timers/promises';
+import { u64BeAt } from '../../lib/netlink-codec.ts';
 import {
   generationOf,
   generationQuestion,
@@ -58,6 +60,22 @@ export interface Reading {
   counts: MarkCounts[];
 }
 
+const COUNTS = ['begins', 'original', 'reply'] as const;
+
+/** Where the answers to a dump of a family's rules have their counters. Arrays of numbers: there may be 100 000 rules. */
+interface Layout {
+  family: Family;
+  handle: number;
+  /** The length of each answer, octets. */
+  lengths: Uint32Array;
+  /** Where in each answer the numbers of its counter are, octets from its beginning. */
+  packetsAt: Uint32Array;
+  bytesAt: Uint32Array;
+  /** What each counts: the index of the mark in `marks`, times three, and that in COUNTS; -1: nothing for a mark. */
+  counted: Int32Array;
+  marks: Pick<MarkCounts, 'mark' | 'inBase'>[];
+}
+
 export interface CounterKernel {
   /** The tables by family; one without a table is absent. Throws what the kernel answers. */
   observe(): Promise<Partial<Record<Family, ObservedCounters>>>;
@@ -83,6 +101,7 @@ class NftablesCounterKernel implements CounterKernel {
   readonly #open: () => NetfilterSocket;
   #opened: NetfilterSocket | undefined;
   #last: { generation: number; tables: Partial<Record<Family, ObservedCounters>> } | undefined;
+  #layouts: { generation: number; families: Layout[] } | undefined;
 
   constructor(open: () => NetfilterSocket) {
     this.#open = open;
@@ -106,16 +125,74 @@ class NftablesCounterKernel implements CounterKernel {
   }
 
   async read(): Promise<Reading[]> {
+    const generation = this.#generation();
+    if (generation === undefined) return [];
+    if (this.#layouts?.generation === generation) {
+      const readings = await this.#readAgain(this.#layouts.families);
+      if (readings !== undefined && this.#generation() === generation) return readings;
+    }
+    return this.#readWhole();
+  }
+
+  /** Reads the counters where they were; undefined when the answers are others. */
+  async #readAgain(layouts: readonly Layout[]): Promise<Reading[] | undefined> {
     const readings: Reading[] = [];
+    for (const { family, handle, lengths, packetsAt, bytesAt, counted, marks } of layouts) {
+      const counts = marks.map(noCounts);
+      let next = 0;
+      let same = true;
+      // An interrupted dump begins again, and has more answers than there are rules.
+      await this.#dumpRules(family, (answer) => {
+        const i = next++;
+        const what = counted[i]!;
+        if (lengths[i] !== answer.length) same = false;
+        else if (what >= 0) {
+          const value: [number, number] = [u64BeAt(answer, packetsAt[i]!), u64BeAt(answer, bytesAt[i]!)];
+          record(counts, what, value);
+        }
+      });
+      if (!same || next !== lengths.length) return undefined;
+      readings.push({ family, handle, counts });
+    }
+    return readings;
+  }
+
+  async #readWhole(): Promise<Reading[]> {
+    this.#layouts = undefined;
+    const generation = this.#generation();
+    const readings: Reading[] = [];
+    const layouts: Layout[] = [];
     for (const family of FAMILIES) {
       const handle = this.#handle(family);
       if (handle === undefined) continue;
-      const counts = new Map<string, MarkCounts>();
-      for (const rule of await this.#rules(family)) addCounts(counts, rule);
+      const answers = await this.#dumpRules(family, (answer) => ({
+        ...{ rule: parseRule(answer), length: answer.length },
+      }));
       // What was dumped is of one table only if it is there before and after.
-      if (this.#handle(family) === handle) readings.push({ family, handle, counts: [...counts.values()] });
+      if (this.#handle(family) !== handle) continue;
+      const layout = layoutOf(family, handle, answers);
+      const counts = layout.marks.map(noCounts);
+      for (const [i, { rule }] of answers.entries()) {
+        const what = layout.counted[i]!;
+        if (what >= 0) record(counts, what, [rule.counter!.packets, rule.counter!.bytes]);
+      }
+      layouts.push(layout);
+      readings.push({ family, handle, counts });
+    }
+    if (generation !== undefined && this.#generation() === generation) {
+      this.#layouts = { generation, families: layouts };
     }
     return readings;
+  }
+
+  /** The number of the last transaction; undefined without nf_tables. */
+  #generation(): number | undefined {
+    try {
+      return generationOf(this.#socket.ask(NFT_GET.generation, generationQuestion()));
+    } catch (error) {
+      if (NO_TABLE.has(codeOf(error) ?? '')) return undefined;
+      throw error;
+    }
   }
 
   get #socket(): NetfilterSocket {
@@ -136,7 +213,7 @@ class NftablesCounterKernel implements CounterKernel {
     if (this.#handle(family) === undefined) return undefined;
     const hooked = Object.keys(COUNTER_TABLE.hooks).every((chain) => this.#isHooked(family, chain));
     const table: ObservedCounters = { hooked, rules: new Map(), sets: new Map() };
-    for (const { chain, comment } of await this.#rules(family)) {
+    for (const { chain, comment } of await this.#dumpRules(family, parseRule)) {
       const list = table.rules.get(chain);
       if (list === undefined) table.rules.set(chain, [comment]);
       else list.push(comment);
@@ -150,8 +227,8 @@ class NftablesCounterKernel implements CounterKernel {
     return table;
   }
 
-  #rules(family: Family): Promise<ObservedRule[]> {
-    return this.#socket.dumpInTurns(NFT_GET.rule, tableQuestion(COUNTER_TABLE, family), parseRule);
+  #dumpRules<T>(family: Family, parse: (answer: Buffer) => T): Promise<T[]> {
+    return this.#socket.dumpInTurns(NFT_GET.rule, tableQuestion(COUNTER_TABLE, family), parse);
   }
 
   #isHooked(family: Family, chain: string): boolean {
@@ -242,20 +319,48 @@ function* additions(
 
 const ANSWERS_MARK = ruleMark(ANSWERS);
 
-/** Adds the counters of a rule, if it has any. */
-function addCounts(counts: Map<string, MarkCounts>, { chain, comment, counter }: ObservedRule): void {
-  if (counter === undefined) return;
+const noCounts = ({ mark, inBase }: Layout['marks'][number]): MarkCounts => ({
+  ...{ mark, inBase, begins: [0, 0], original: [0, 0], reply: [0, 0] },
+});
+
+const record = (counts: MarkCounts[], what: number, value: [packets: number, bytes: number]): void => {
+  counts[Math.floor(what / COUNTS.length)]![COUNTS[what % COUNTS.length]!] = value;
+};
+
+/** Where the counters of all marks are in these answers. */
+function layoutOf(
+  family: Family,
+  handle: number,
+  answers: readonly { rule: ObservedRule; length: number }[],
+): Layout {
+  const marks: Layout['marks'] = [];
+  const indices = new Map<string, number>();
+  const counted = answers.map(({ rule }) => {
+    const found = rule.counter?.at && countedBy(rule);
+    if (found === undefined) return -1;
+    const { mark, inBase, counts } = found;
+    const key = `${mark} ${inBase}`;
+    const index = indices.get(key) ?? marks.push({ mark, inBase }) - 1;
+    indices.set(key, index);
+    return index * COUNTS.length + COUNTS.indexOf(counts);
+  });
+  return {
+    ...{ family, handle, marks, counted: Int32Array.from(counted) },
+    lengths: Uint32Array.from(answers, ({ length }) => length),
+    packetsAt: Uint32Array.from(answers, ({ rule }) => rule.counter?.at?.packets ?? 0),
+    bytesAt: Uint32Array.from(answers, ({ rule }) => rule.counter?.at?.bytes ?? 0),
+  };
+}
+
+/** What the counter of a rule counts; undefined: nothing for a mark. */
+function countedBy({
+  chain,
+  comment,
+}: ObservedRule): (Layout['marks'][number] & { counts: (typeof COUNTS)[number] }) | undefined {
   const { kind, mark = markOfRule(comment) } = markOfChain(chain) ?? { kind: 'base' };
-  if (mark === undefined) return;
+  if (mark === undefined) return undefined;
   const inBase = kind === 'base';
-  const key = `${mark} ${inBase}`;
-  let one = counts.get(key);
-  if (one === undefined) {
-    one = { mark, inBase, begins: [0, 0], original: [0, 0], reply: [0, 0] };
-    counts.set(key, one);
-  }
-  const value: [number, number] = [counter.packets, counter.bytes];
-  if (kind === 'begin') one.begins = value;
-  else if (comment === (inBase ? ruleMark(primaryAnswers(mark)) : ANSWERS_MARK)) one.reply = value;
-  else one.original = value;
+  if (kind === 'begin') return { mark, inBase, counts: 'begins' };
+  const isReply = comment === (inBase ? ruleMark(primaryAnswers(mark)) : ANSWERS_MARK);
+  return { mark, inBase, counts: isReply ? 'reply' : 'original' };
 }

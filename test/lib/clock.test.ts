@@ -84,3 +84,27 @@ t.test('a process lives as long as something that holds it is due', async (t) =>
   t.equal(active(), before);
   loose.cancel();
 });
+
+t.test('what throws does not keep the rest from running', async (t) => {
+  const { clock, ran, tick } = setUp(t);
+  clock.after(10, () => {
+    throw new Error('at 10');
+  });
+  clock.after(10, () => ran.push('beside it'));
+  clock.every(100, () => ran.push(`periodic ${clock.now()}`));
+  t.throws(() => tick(11), 'at 10');
+  tick(200);
+  t.strictSame(ran, ['beside it', 'periodic 100', 'periodic 200']);
+});
+
+t.test('what is added while others run is due in its time', async (t) => {
+  const { clock, ran, tick } = setUp(t);
+  const say = (what: string) => () => ran.push(`${what} ${clock.now()}`);
+  clock.after(10, () => {
+    clock.after(5, say('soon'));
+    clock.after(500, say('late'));
+  });
+  clock.after(300, say('other'));
+  tick(600);
+  t.strictSame(ran, ['soon 15', 'other 300', 'late 510']);
+});

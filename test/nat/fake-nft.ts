@@ -24,6 +24,8 @@ export class FakeNft implements NetfilterSocket {
   readonly tables = new Map<number, FakeTable>();
   transactions = 0;
   dumps = 0;
+  /** The types of the requests for one object. */
+  readonly asked: number[] = [];
   /** Messages of this type are refused, with this errno. */
   refuse: number | undefined;
   code = 'ENOTSUP';
@@ -32,6 +34,7 @@ export class FakeNft implements NetfilterSocket {
   #handles = 0;
 
   ask(type: number, data: Uint8Array): Buffer {
+    this.asked.push(type);
     if (this.missing) throw Object.assign(new Error('invalid argument'), { code: 'EINVAL' });
     if (type === NFT_GET.generation) {
       return Buffer.concat([nfgenHeader(0), attribute(1, u32Be(this.transactions))]);

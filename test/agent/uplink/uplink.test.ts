@@ -49,6 +49,7 @@ function setUp(t: Test) {
     conntrack: undefined as ConntrackObservation | undefined,
     netlinkError: undefined as Error | undefined,
     openError: undefined as Error | undefined,
+    listenError: undefined as Error | undefined,
     sendResult: 0,
     /** Whether answers are delivered late, with the next step. */
     late: false,
@@ -58,6 +59,8 @@ function setUp(t: Test) {
   const changes: string[] = [];
   const lines: string[] = [];
   const roundTrips: string[] = [];
+  /** When links, and when the connection tracking table were read. */
+  const reads = { links: [] as number[], table: [] as number[] };
   let arrive = () => {};
   const prober = (method: Method, origin: Origin): Prober => {
     if (state.openError) throw state.openError;
@@ -86,7 +89,10 @@ function setUp(t: Test) {
     netlink: {
       dump(type: number) {
         if (state.netlinkError) throw state.netlinkError;
-        if (type === MessageType.GETLINK) return state.links as never[];
+        if (type === MessageType.GETLINK) {
+          reads.links.push(clock.now());
+          return state.links as never[];
+        }
         return (type === MessageType.GETADDR ? state.addresses : []) as never[];
       },
       ask() {
@@ -94,14 +100,20 @@ function setUp(t: Test) {
       },
       change: () => {},
     },
-    conntrack: () => state.conntrack,
+    conntrack() {
+      reads.table.push(clock.now());
+      return state.conntrack;
+    },
     logger: { debug: log, info: log, warn: log, error: log },
     onChange: () => void changes.push(JSON.stringify(uplink.readiness(4)?.ready)),
     onConflict: () => {},
     onRoundTrip: (family, ms) => void roundTrips.push(`IPv${family} ${ms}`),
     sockets: {
       openProber: prober,
-      listenNeighbours: () => ({ close: () => {} }),
+      listenNeighbours() {
+        if (state.listenError) throw state.listenError;
+        return { close: () => {} };
+      },
       onArrival(run) {
         arrive = run;
         return () => {
@@ -112,7 +124,7 @@ function setUp(t: Test) {
     clock,
   });
   t.teardown(() => uplink.close());
-  return { uplink, clock, state, sent, opened, changes, lines, roundTrips };
+  return { uplink, clock, state, sent, opened, changes, lines, roundTrips, reads };
 }
 
 t.test('a gateway that answers is up with its first answer, and probed alone from then on', async (t) => {
@@ -298,4 +310,34 @@ t.test('the same ways keep what is known; a new gateway is unknown until it answ
   uplink.configure([]);
   t.same(uplink.readiness(4), { ready: true }, 'what is not watched is no obstacle');
   t.same(uplink.view().families, []);
+});
+
+t.test(
+  'links are read every 5 s while the way out works, each second otherwise; the table each second',
+  async (t) => {
+    const { uplink, clock, state, reads } = setUp(t);
+    const readsIn = async (ms: number) => {
+      const before = { links: reads.links.length, table: reads.table.length };
+      await clock.advance(ms);
+      return { links: reads.links.length - before.links, table: reads.table.length - before.table };
+    };
+    uplink.configure([way()]);
+    await clock.advance(1);
+    t.same(uplink.readiness(4), { ready: true });
+    t.same(await readsIn(20_000), { links: 4, table: 20 });
+    state.answering.delete(GATEWAY);
+    await clock.advance(1000);
+    t.match(uplink.readiness(4), { ready: false });
+    t.same(await readsIn(10_000), { links: 10, table: 10 });
+  },
+);
+
+t.test('without the announcements of neighbour entries links are read each second', async (t) => {
+  const { uplink, clock, state, reads } = setUp(t);
+  state.listenError = new Error('EPERM');
+  uplink.configure([way()]);
+  await clock.advance(1);
+  const before = reads.links.length;
+  await clock.advance(10_000);
+  t.same([uplink.readiness(4), reads.links.length - before], [{ ready: true }, 10]);
 });

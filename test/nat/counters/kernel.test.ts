@@ -1,6 +1,6 @@
 import { test } from 'tap';
 import { attribute, nest, nfgenHeader, u32Be, zeroEnded } from '../../../lib/netlink-codec.ts';
-import { expression, NFPROTO, NFT_NEW } from '../../../lib/nft-codec.ts';
+import { expression, NFPROTO, NFT_GET, NFT_NEW } from '../../../lib/nft-codec.ts';
 import { type Family, prefix } from '../../../lib/prefix.ts';
 import { counterLine, diffCounters } from '../../../nat/counters/diff.ts';
 import { createCounterKernel } from '../../../nat/counters/kernel.ts';
@@ -108,47 +108,103 @@ test('without nf_tables there is nothing to read, and no table can be observed',
   await t.rejects(kernel.observe(), { code: 'EINVAL' });
 });
 
-test('a reading has the counters of each mark and the number of its table', async (t) => {
+/** A rule as the kernel dumps it, with a counter between other expressions. */
+const counted = (chain: string, comment: string, packets: number) => ({
+  chain,
+  data: Buffer.concat([
+    nfgenHeader(NFPROTO[4]),
+    attribute(2, zeroEnded(chain)),
+    nest(
+      4,
+      expression('ct', attribute(1, u32Be(8))),
+      expression('counter', attribute(1, u64Be(100 * packets)), attribute(2, u64Be(packets))),
+    ),
+    attribute(7, Buffer.of(0, comment.length + 1), zeroEnded(comment)),
+  ]),
+});
+
+/** A table with counters of one mark, at these packets, and what a reading has to find. */
+async function withCounters() {
   const { nft, kernel, steps } = made();
-  t.same(await kernel.read(), [], 'nothing without a table');
   await kernel.apply(await steps(4, intentOf(4)));
   const [mark] = [...marksOf(intentOf(4))].find(([, { policy }]) => policy === OWN_POLICY)!;
-  const counted = (chain: string, comment: string, packets: number) => ({
-    chain,
-    data: Buffer.concat([
-      nfgenHeader(NFPROTO[4]),
-      attribute(2, zeroEnded(chain)),
-      nest(
-        4,
-        expression('ct', attribute(1, u32Be(8))),
-        expression('counter', attribute(1, u64Be(100 * packets)), attribute(2, u64Be(packets))),
-      ),
-      attribute(7, Buffer.of(0, comment.length + 1), zeroEnded(comment)),
-    ]),
-  });
-  nft.tables.get(NFPROTO[4])!.rules = [
-    counted(beginChain(mark), 'x', 3),
-    counted(countChain(mark), ruleMark(ANSWERS), 4),
-    counted(countChain(mark), 'y', 5),
-    counted('postrouting', ruleMark(primaryAnswers(mark)), 6),
-    counted('postrouting', ruleMark([counterOf(mark)]), 7),
-    counted('theirs', 'z', 9),
+  const rulesOf = (n: number) => [
+    counted(beginChain(mark), 'x', 3 + n),
+    counted(countChain(mark), ruleMark(ANSWERS), 4 + n),
+    counted(countChain(mark), 'y', 5 + n),
+    counted('postrouting', ruleMark(primaryAnswers(mark)), 6 + n),
+    counted('postrouting', ruleMark([counterOf(mark)]), 7 + n),
+    counted('theirs', 'z', 9 + n),
   ];
-  t.same(await kernel.read(), [
-    {
-      ...{ family: 4, handle: 1 },
-      counts: [
-        { mark, inBase: false, begins: [3, 300], original: [5, 500], reply: [4, 400] },
-        { mark, inBase: true, begins: [0, 0], original: [7, 700], reply: [6, 600] },
-      ],
-    },
-  ]);
+  const value = (packets: number): [number, number] => [packets, 100 * packets];
+  const readingOf = (n: number) => ({
+    ...{ family: 4, handle: 1 },
+    counts: [
+      { mark, inBase: false, begins: value(3 + n), original: value(5 + n), reply: value(4 + n) },
+      { mark, inBase: true, begins: [0, 0], original: value(7 + n), reply: value(6 + n) },
+    ],
+  });
+  nft.tables.get(NFPROTO[4])!.rules = rulesOf(0);
+  const set = (rules: FakeTable['rules']) => {
+    nft.tables.get(NFPROTO[4])!.rules = rules;
+  };
+  return { nft, kernel, steps, set, rulesOf, readingOf };
+}
+
+test('a reading has the counters of each mark and the number of its table', async (t) => {
+  t.same(await made().kernel.read(), [], 'nothing without a table');
+  const { kernel, readingOf } = await withCounters();
+  t.same(await kernel.read(), [readingOf(0)]);
+});
+
+test('until another transaction a reading asks for nothing but the rules, and is as exact', async (t) => {
+  const { nft, kernel, set, rulesOf, readingOf } = await withCounters();
+  await kernel.read();
+  for (const n of [1, 2000, 2 ** 20]) {
+    set(rulesOf(n));
+    nft.asked.length = nft.dumps = 0;
+    t.same(await kernel.read(), [readingOf(n)]);
+    t.same(nft.asked, [NFT_GET.generation, NFT_GET.generation]);
+    t.equal(nft.dumps, 1);
+  }
+});
+
+test('a transaction before or during a reading, or rules that are others all the same: it is read whole', async (t) => {
+  const { nft, kernel, steps, set, rulesOf, readingOf } = await withCounters();
+  await kernel.read();
+  const turned = (n: number) => [...rulesOf(n).slice(3), ...rulesOf(n).slice(0, 3)];
+  const { counts, ...table } = readingOf(5);
+  const turnedReading = { ...table, counts: counts.toReversed() };
+
+  set(turned(5));
+  nft.transactions++;
+  t.same(await kernel.read(), [turnedReading], 'before it');
+
+  const dump = nft.dumpInTurns.bind(nft);
+  nft.dumpInTurns = async (type, data, parse) => {
+    nft.dumpInTurns = dump;
+    const answers = await dump(type, data, parse);
+    set(rulesOf(6));
+    nft.transactions++;
+    return answers;
+  };
+  t.same(await kernel.read(), [readingOf(6)], 'during it');
+
+  set([counted('theirs', 'first', 1), ...rulesOf(7)]);
+  t.same(await kernel.read(), [readingOf(7)], 'one more');
+  set(rulesOf(8));
+  t.same(await kernel.read(), [readingOf(8)], 'one less');
+
+  await kernel.apply(await steps(4, undefined));
+  t.same(await kernel.read(), [], 'the table is gone');
 });
 
 test('answers that lack parts are read as far as they go', async (t) => {
   t.same(parseRule(nfgenHeader(2)), { chain: '', comment: '' });
   const bare = Buffer.concat([nfgenHeader(2), nest(4, expression('ct'))]);
   t.same(parseRule(bare), { chain: '', comment: '' });
+  const half = Buffer.concat([nfgenHeader(2), nest(4, expression('counter', attribute(1, u64Be(1))))]);
+  t.same(parseRule(half), { chain: '', comment: '', counter: { packets: 0, bytes: 1 } });
   t.same(elementTexts(nfgenHeader(2)), []);
   const key = nest(1, attribute(1, Buffer.alloc(MARK_LENGTH)));
   const empty = Buffer.concat([
