@@ -1,7 +1,7 @@
 /**
  * The benchmarks: `npm run bench [-- PART…] [--list] [--quick] [--out DIR] [--before REF]`, as root. Each part runs in a process of its own and
  * writes docs/bench/PART.json and PART.svg and its section of docs/benchmarks.md; one that fails says so and does not
- * keep the others from running. With --before the parts that can (the start) measure that commit in turn. Exit code 0: all went well; 1: a part failed; 2: usage.
+ * keep the others from running. With --before the parts that can (startup, idle) measure that commit in turn. Exit code 0: all went well; 1: a part failed; 2: usage.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -34,6 +34,7 @@ const PARTS: Record<string, string> = {
   'group-load': 'A group under many new flows',
   translations: 'The translation log beside conntrack -E',
   startup: 'Start and memory',
+  idle: 'One session and nothing to do',
   bandwidth: 'Bandwidth limits',
   reaction: 'How soon it reacts',
   growth: 'What grows with what',

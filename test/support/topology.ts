@@ -27,6 +27,8 @@ export interface TopologyOptions {
   cniRoutes?: boolean;
   /** IPv6 on the external network (default true). */
   externalV6?: boolean;
+  /** How the namespaces' names begin, for several in one scope (default: with their own). */
+  place?: string;
 }
 
 /** The addresses of the topology. */
@@ -73,10 +75,10 @@ function add(ns: Namespace, lines: string): void {
 /** Makes the namespaces of the VPC. */
 export function topology(
   scope: Scope,
-  { cniRoutes = false, externalV6 = true }: TopologyOptions = {},
+  { cniRoutes = false, externalV6 = true, place = '' }: TopologyOptions = {},
 ): Topology {
   const [client, client2, router, gateway, server] = ['client', 'client2', 'router', 'gateway', 'server'].map(
-    (name) => scope.namespace(name),
+    (name) => scope.namespace(place + name),
   ) as [Namespace, Namespace, Namespace, Namespace, Namespace];
 
   veth(router, 'client', client, 'eth0', 1400);

@@ -4,15 +4,14 @@
  * below which nothing can be.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Agent, BFD, PolicyDirectory } from '../../support/agent.ts';
+import { Agent, PolicyDirectory } from '../../support/agent.ts';
 import { forwardedBlocks } from '../../support/kernel.ts';
 import { PATIENCE } from '../../support/machine.ts';
 import { must, type Namespace, type Scope, until } from '../../support/netns.ts';
-import { startVegBfdd } from '../../support/peers.ts';
-import { ADDRESS, topology } from '../../support/topology.ts';
+import { topology } from '../../support/topology.ts';
 import { block, blocks } from '../blocks.ts';
 import { type Context, inScope, type Part } from '../context.ts';
-import { ownCpu, tree, treeCpu } from '../processes.ts';
+import { treeCpu } from '../processes.ts';
 import { median, type Summary, summary } from '../stats.ts';
 
 /** The shell loop goes up to so many blocks; beyond that it is reckoned from what the last of them cost. */
@@ -136,7 +135,7 @@ function restoreSet(ns: Namespace, list: string[]): number {
 }
 
 /** What the rest of the part takes, ms. */
-const RESERVE = 85_000;
+const RESERVE = 25_000;
 
 interface Size {
   blocks: number;
@@ -186,41 +185,6 @@ async function measureSize(
   });
 }
 
-interface Idle {
-  /** Seconds after the session came Up when it began. */
-  after: number;
-  /** Percent of a core: the process that speaks BFD, and the agent process. */
-  bfd: number;
-  agent: number;
-}
-
-/** An agent with one session at 100 ms that is Up, left alone. */
-async function idle(context: Context): Promise<Idle> {
-  return inScope(async (scope) => {
-    const { router, gateway } = topology(scope);
-    const policy = new PolicyDirectory(scope);
-    policy.set({ bfd: { ...BFD, peers: [ADDRESS.bfdPort[4]] } });
-    await startVegBfdd(scope, router, {
-      sessions: [{ local: ADDRESS.bfdPort[4], remote: ADDRESS.gatewayInternal[4] }],
-    });
-    const agent = new Agent(gateway, { policyDir: policy.dir, stateDir: scope.directory('state') });
-    await agent.statusUntil('Up', (s) => s.bfd.sessions.some(({ state }) => state === 'Up'));
-    // Node gets cheaper in its first minutes: as much of them as there is time for is left out.
-    const settle = context.pick(Math.max(5000, Math.min(90_000, context.left() - 75_000)), 1000);
-    await sleep(settle);
-    const [bfd, child] = tree(agent.daemon.pid) as [number, number];
-    const before = [ownCpu(bfd), treeCpu(child)] as const;
-    const began = performance.now();
-    await sleep(context.pick(60_000, 5000));
-    const seconds = (performance.now() - began) / 1000;
-    return {
-      after: settle / 1000,
-      bfd: ((ownCpu(bfd) - before[0]) / seconds) * 100,
-      agent: ((treeCpu(child) - before[1]) / seconds) * 100,
-    };
-  });
-}
-
 const spread = (values: number[]): string | undefined => {
   if (values.length === 0) return undefined;
   const { min, p50, max } = summary(values);
@@ -256,8 +220,6 @@ export const part: Part = async (context) => {
       noop.push({ blocks: size.blocks, wall: summary(wall), cpuMs });
     }
   });
-  say('idle');
-  const idling = await idle(context);
 
   const looped = pick(LOOP_BLOCKS, 200);
   /** What the loop takes, or at least takes: its calls get slower with every rule. */
@@ -304,11 +266,6 @@ export const part: Part = async (context) => {
         rows: noop.map(({ blocks: n, wall, cpuMs }) => [n, wall.p50, wall.p99, cpuMs]),
         note: 'Asked for through the control socket. Processor time with the programs that it starts.',
       },
-      {
-        title: `Processor time of an agent that is left alone, % of a core, over ${pick('a minute', '5 s')}, ${Math.round(idling.after)} s after it came Up`,
-        columns: ['BFD process, a session at 100 ms', 'agent process', 'together'],
-        rows: [[idling.bfd, idling.agent, idling.bfd + idling.agent]],
-      },
     ],
     panels: [
       {
@@ -348,6 +305,6 @@ export const part: Part = async (context) => {
         ],
       },
     ],
-    samples: { sizes, noop, idle: idling },
+    samples: { sizes, noop },
   };
 };
