@@ -26,6 +26,7 @@ import {
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { runProgramsOf } from './foreign.ts';
 import {
   type Architecture,
   type Disks,
@@ -356,6 +357,8 @@ async function run(machine: Machine, disks: Disks): Promise<Ran> {
 async function runMachine(machine: Machine): Promise<Ran> {
   const { arch } = KERNELS[machine.kernel]!;
   try {
+    // The packages of the system are set up by their own programs.
+    runProgramsOf(arch);
     const { kernel, initrd, modules } = kernelOf(machine.kernel);
     const system = systemOf(arch);
     const packages = packagesOf(arch);

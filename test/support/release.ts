@@ -21,11 +21,11 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { arch } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { runProgramsOf } from './foreign.ts';
 import {
   ARCHITECTURES,
   type Architecture,
@@ -96,23 +96,14 @@ function readCheckout(): Checkout {
   };
 }
 
-/** Programs of another architecture run by QEMU, once the kernel has been told so. */
+/** Runs programs of all architectures here, or says which not. */
 function prepareForeign(architectures: readonly Architecture[]): void {
-  const own = arch() === 'x64' ? 'amd64' : arch();
-  for (const foreign of architectures.filter((name) => name !== own)) {
-    const runs = () => {
-      try {
-        return execFileSync('arch-test', [foreign], { stdio: 'pipe' }).length > 0;
-      } catch {
-        return false;
-      }
-    };
-    const handler = `qemu-${foreign === 'arm64' ? 'aarch64' : 'x86_64'}`;
-    if (!runs()) execFileSync('update-binfmts', ['--enable', handler], { stdio: 'ignore' });
-    if (!runs())
-      throw new ReleaseError(
-        `this machine cannot run programs of ${foreign} (binfmt_misc has no ${handler}): build --arch ${foreign} on a machine of that architecture (docs/releasing.md)`,
-      );
+  for (const architecture of architectures) {
+    try {
+      runProgramsOf(architecture);
+    } catch (error) {
+      throw new ReleaseError(`${(error as Error).message}: build it there with --arch ${architecture}`);
+    }
   }
 }
 
