@@ -66,6 +66,9 @@ export interface ReconcileResult {
   error?: string;
 }
 
+/** A VRF and a refused gate are an attempt each, and so is a change by another program; who changes more is at work against the agent. */
+const MOST_ATTEMPTS = 4;
+
 /** The outcome of an attempt in one family, and the steps that were refused. */
 interface Attempt {
   result: FamilyOutcome;
@@ -226,12 +229,14 @@ export class Reconciler {
     return this.#attempt(family, outcome);
   }
 
-  /** Applies the last observation; once more after another one, if the kernel has changed in between. */
+  /** Applies the last observation; again after another one, as long as that was not all or the kernel has changed in between. */
   async #attempt(family: Family, outcome: Outcome): Promise<Attempt> {
-    const first = await this.#applyOnce(family, outcome.observation);
-    if (!first.moved && !first.failures.some(({ kind }) => kind === 'changed')) return first;
-    outcome.observation = await this.#observer.observe();
-    return this.#applyOnce(family, outcome.observation);
+    for (let left = MOST_ATTEMPTS; ; left--) {
+      const attempt = await this.#applyOnce(family, outcome.observation);
+      const again = attempt.moved || attempt.failures.some(({ kind }) => kind === 'changed');
+      if (!again || left === 1) return attempt;
+      outcome.observation = await this.#observer.observe();
+    }
   }
 
   /**

@@ -273,6 +273,27 @@ t.test('what nf_tables refuses of the gate iptables does, until another policy c
   t.same([model.gates[4], model.tables[4].get('mangle')!.has('VEG-NEW')], [undefined, true]);
 });
 
+t.test('a family is applied as often as what it needs moves meanwhile, up to a bound', async (t) => {
+  for (const [changes, result] of [
+    [0, 'applied'],
+    [2, 'applied'],
+    [1000, 'broken'],
+  ] as const) {
+    const { run, model, refusals, kernels } = pod();
+    refusals.push(['nft add table ip VEG-GATE', new GateError('unsupported', 'no (ENOENT)')]);
+    const { apply } = kernels.nat;
+    let left: number = changes;
+    kernels.nat.apply = async (steps) => {
+      if (left-- > 0) throw new NatError('changed', 'another program was faster');
+      await apply(steps);
+    };
+    const { families, failures } = await run(policy('10.18.0.0/16'));
+    t.same(families, { 4: result, 6: 'applied' }, `${changes} changes`);
+    t.equal(failures.length, result === 'applied' ? 0 : 1);
+    if (result === 'applied') t.same(blocks(model), ['10.18.0.0/16']);
+  }
+});
+
 t.test(
   'limits that the kernel refuses take no family down, and only a full run tries them again',
   async (t) => {
