@@ -5,7 +5,6 @@
  * Not where there are sessions to resume, or to begin by a seal (sealed-start.ts), in Kube-OVN's pods: those come first, and may have
  * one core, or less, for both processes.
  */
-import { fork } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import type { ForkedProcess } from './agent-child.ts';
@@ -18,6 +17,8 @@ export const CHECKPOINT_FILE = 'bfd.json';
 /** Forks the process. Throws, or returns one without a pid that emits `error`, when that fails. */
 export function forkAgent(options: Options): ForkedProcess {
   const file = join(import.meta.dirname, `child${extname(import.meta.filename)}`);
+  // A fifth of what an interpreter does until it has resumed its sessions, which comes before the first fork.
+  const { fork } = process.getBuiltinModule('node:child_process');
   return fork(file, [JSON.stringify(options)], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     // No process that can send a signal may open Node's inspector.
