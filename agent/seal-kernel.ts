@@ -1,7 +1,6 @@
 /** The kernel's answers that a seal (seal.ts) is about, and its file. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { execNow } from '../lib/exec-now.ts';
 import { readState, replaceState } from '../lib/files.ts';
 import { NetlinkListener, NetlinkSocket, Protocol } from '../lib/netlink.ts';
 import { generationOf, generationQuestion, NFNLGRP_NFTABLES, NFT_GET } from '../lib/nft-codec.ts';
@@ -10,7 +9,7 @@ import type { RoutingStep } from '../routing/diff.ts';
 import { ROUTING_GROUPS } from '../routing/events.ts';
 import { createRoutingKernel } from '../routing/kernel.ts';
 import type { Sysctl } from './pod/desired-sysctls.ts';
-import { type KernelAnswers, MAX_SEAL, parseSeal, RESTORE_PROGRAM, type Restore, type Seal } from './seal.ts';
+import { type KernelAnswers, MAX_SEAL, parseSeal, type Seal } from './seal.ts';
 
 /** What is asked for besides: sets only where there are some of the agent's, because that makes a kernel look for its module. */
 export interface Questions {
@@ -26,16 +25,10 @@ export interface SealKernel {
   ask(questions: Questions): Promise<KernelAnswers>;
   /** Adds routes. Returns those that were refused. */
   apply(steps: readonly RoutingStep[]): Promise<Error[]>;
-  /** One transaction of nf_tables. Waits for its program, and throws what that says. */
-  restore(restore: Restore): void;
   /** Reports that something may have changed, until `close`. Throws `SystemError`. */
   watch(onEvent: () => void): void;
   close(): void;
 }
-
-/** As nat/xtables.ts runs it, but with no time for a lock that another program holds. */
-const RESTORE_ARGUMENTS = ['--noflush', '-w', '1'];
-const RESTORE_TIMEOUT = 1500;
 
 /** Opens the sockets. Throws `SystemError`. */
 export function openSealKernel(): SealKernel {
@@ -56,8 +49,6 @@ export function openSealKernel(): SealKernel {
       };
     },
     apply: (steps) => routing.apply(steps),
-    restore: ({ family, input }) =>
-      execNow(RESTORE_PROGRAM[family], RESTORE_ARGUMENTS, input, RESTORE_TIMEOUT),
     watch(onEvent) {
       const handlers = { onMessage: onEvent, onOverrun: onEvent };
       listeners.push(new NetlinkListener(Protocol.ROUTE, ROUTING_GROUPS, handlers));

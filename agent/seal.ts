@@ -6,10 +6,11 @@
  * is compared whole; of ipsets their headers, as when the daemon looks for drift (nat/fingerprint.ts). So a daemon whose own
  * plan is the same knows what an observation would say.
  *
- * The init container of Kube-OVN's pods is not told of BFD. So the plans are compared without the parts that come with sessions,
- * which the seal has ready (`untrack`) or the routing shows (the ways to the peers); the daemon adds them itself.
+ * The init container of Kube-OVN's pods is not told of BFD. So the plans are compared without the parts that come with sessions.
+ * `apply` makes the rules among them all the same (sealing.ts): a daemon with sessions would have to start programs for them before
+ * its first packet, and one without removes them. The ways to the peers the daemon adds itself.
  */
-import { FAMILIES, type Family, type Prefix } from '../lib/prefix.ts';
+import { FAMILIES, type Prefix } from '../lib/prefix.ts';
 import { RTPROT_VEG_AGENT } from '../routing/numbers.ts';
 import type { RoutingState } from '../routing/state.ts';
 import type { Plan } from './plan/plan.ts';
@@ -27,15 +28,6 @@ export interface KernelAnswers {
   sysctls: readonly string[];
 }
 
-/** The programs of the nf_tables backend that restore rules. */
-export const RESTORE_PROGRAM = { 4: 'iptables-nft-restore', 6: 'ip6tables-nft-restore' } as const;
-
-/** One transaction of nf_tables: a family, and the input of its program. */
-export interface Restore {
-  family: Family;
-  input: string;
-}
-
 export interface Seal {
   /** Of the program that made it. */
   version: string;
@@ -45,8 +37,6 @@ export interface Seal {
   kernel: string;
   /** Whether the plan has ipsets. */
   hasSets: boolean;
-  /** What keeps BFD out of connection tracking; empty where that is in the plan. */
-  untrack: Restore[];
 }
 
 /** The most that a seal holds, octets. */
@@ -73,7 +63,7 @@ function answersText({ routing, sets, sysctls }: KernelAnswers, added: ReadonlyS
  * Whether an observation can be sealed: the policy is the environment's, everything is in the kernel, and nothing of it in legacy
  * tables, whose changes nobody numbers.
  */
-const canSeal = (policy: Policy, { plan, backend, failed }: Observation): boolean =>
+export const canSeal = (policy: Policy, { plan, backend, failed }: Observation): boolean =>
   policy.origin.kind === 'Environment' &&
   !policy.forwardOnly &&
   failed.length === 0 &&
@@ -84,20 +74,21 @@ const canSeal = (policy: Policy, { plan, backend, failed }: Observation): boolea
 /**
  * The seal on an observation without differences; undefined where there can be none.
  * @param answers what the kernel answered before the observation began, and after it had ended
+ * @param transactions those of nf_tables that `apply` itself has made in between
  */
 export function makeSeal(
   version: string,
   policy: Policy,
   observation: Observation,
   [before, after]: readonly [before: KernelAnswers, after: KernelAnswers],
-  untrack: Restore[],
+  transactions: number,
 ): Seal | undefined {
   if (!canSeal(policy, observation)) return undefined;
   const hasSets = observation.desiredNat.sets.size > 0;
   const plan = planText(policy, observation.plan);
   const { generation } = after;
-  const seal = { version, plan, generation, kernel: answersText(after, new Set()), hasSets, untrack };
-  return isIntact(seal, before) ? seal : undefined;
+  const seal = { version, plan, generation, kernel: answersText(after, new Set()), hasSets };
+  return isIntact(seal, { ...before, generation: before.generation + transactions }) ? seal : undefined;
 }
 
 /** Whether a seal of the same program is on this plan. */
@@ -106,27 +97,20 @@ export const isPlanned = (seal: Seal, version: string, policy: Policy, plan: Pla
 
 /**
  * Whether the kernel still answers as it did.
- * @param transactions how many of nf_tables there have been since
  * @param added destinations that the agent has added a route to since
  */
 export const isIntact = (
   seal: Seal,
   answers: KernelAnswers,
-  transactions = 0,
   added: ReadonlySet<Prefix> = new Set(),
-): boolean =>
-  answers.generation === seal.generation + transactions && answersText(answers, added) === seal.kernel;
+): boolean => answers.generation === seal.generation && answersText(answers, added) === seal.kernel;
 
 const isText = (value: unknown): value is string => typeof value === 'string';
 
 /** A seal from a file; undefined for anything else. */
 export function parseSeal(value: unknown): Seal | undefined {
-  const { version, plan, generation, kernel, hasSets, untrack } = (value ?? {}) as Partial<Seal>;
+  const { version, plan, generation, kernel, hasSets } = (value ?? {}) as Partial<Seal>;
   const isSeal =
-    [version, plan, kernel].every(isText) &&
-    Number.isInteger(generation) &&
-    typeof hasSets === 'boolean' &&
-    Array.isArray(untrack) &&
-    untrack.every((restore) => FAMILIES.includes(restore?.family) && isText(restore.input));
+    [version, plan, kernel].every(isText) && Number.isInteger(generation) && typeof hasSets === 'boolean';
   return isSeal ? (value as Seal) : undefined;
 }

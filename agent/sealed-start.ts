@@ -65,22 +65,17 @@ function isEnvironmentInForce({ policyDir, stateDir }: SealedStartParts['options
   }
 }
 
-/** What the daemon has added to the sealed kernel itself. */
-interface Additions {
-  transactions: number;
-  /** Destinations of routes. */
+/** The sealed plan, as far as the kernel has to be asked again. */
+interface SealedPlan {
+  seal: Seal;
+  plan: Plan;
+  /** Destinations of routes that the daemon has added. */
   added: ReadonlySet<Prefix>;
 }
 
-/** The sealed plan, as far as the kernel has to be asked again. */
-interface SealedPlan extends Additions {
-  seal: Seal;
-  plan: Plan;
-}
-
 /**
- * Compares the plan and the kernel with the seal, and adds what comes with sessions: BFD goes past connection tracking, and there
- * are routes to the peers. Returns why the seal does not hold instead. Throws what the kernel or a program answers.
+ * Compares the plan and the kernel with the seal, and adds the routes to the peers. Returns why the seal does not hold instead.
+ * Throws what the kernel answers.
  */
 async function complete(
   seal: Seal,
@@ -101,19 +96,17 @@ async function complete(
   if (steps.length !== added.size || [...added].some((destination) => !peers.has(destination))) {
     return 'other routes';
   }
-  for (const restore of seal.untrack) kernel.restore(restore);
   const [refused] = await kernel.apply(steps);
   if (refused !== undefined) throw refused;
-  const sealed = { seal, plan, transactions: seal.untrack.length, added };
+  const sealed = { seal, plan, added };
   return (await isWhole(sealed, kernel)) ? sealed : 'a change meanwhile';
 }
 
-/** Whether the kernel still is as it was sealed, but for the daemon's own additions. */
+/** Whether the kernel still is as it was sealed, but for the daemon's own routes. */
 const isWhole = async (
-  { seal, plan: { sysctls }, transactions, added }: SealedPlan,
+  { seal, plan: { sysctls }, added }: SealedPlan,
   kernel: SealKernel,
-): Promise<boolean> =>
-  isIntact(seal, await kernel.ask({ sysctls, hasSets: seal.hasSets }), transactions, added);
+): Promise<boolean> => isIntact(seal, await kernel.ask({ sysctls, hasSets: seal.hasSets }), added);
 
 export class SealedStart {
   readonly #parts: SealedStartParts;

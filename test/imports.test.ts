@@ -183,10 +183,7 @@ t.test(
     t.same(
       wrong(
         (file, { target, typeOnly }) =>
-          target === 'node:child_process' &&
-          !typeOnly &&
-          file !== 'agent/agent-fork.ts' &&
-          file !== 'lib/exec-now.ts',
+          target === 'node:child_process' && !typeOnly && file !== 'agent/agent-fork.ts',
       ),
       [],
     );

@@ -40,12 +40,12 @@ export async function apply(options: Options): Promise<number> {
     for (const failure of failures) complain(failureText(failure));
     for (const obstacle of obstacles(observation)) complain(obstacle);
     if (failures.length > 0 || obstacles(observation).length > 0) return EXIT.failed;
-    const left = await observeAndSeal(
-      process.env.VEG_AGENT_SEAL,
-      { policy, applied: observation },
-      () => reconciler.observe(policy),
-      (reason) => complain(`the daemon will start more slowly, cannot seal the kernel: ${reason}`),
-    );
+    const left = await observeAndSeal(process.env.VEG_AGENT_SEAL, {
+      ...{ policy, applied: observation },
+      observe: () => reconciler.observe(policy),
+      apply: (steps) => kernels.nat.apply(steps),
+      complain: (reason) => complain(`the daemon will start more slowly, cannot seal the kernel: ${reason}`),
+    });
     for (const line of changeLines(left.changes)) complain(`still to do: ${line}`);
     if (countChanges(left.changes) > 0) return EXIT.failed;
     keep(options, found);

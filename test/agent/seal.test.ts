@@ -3,14 +3,7 @@ import { makePlan } from '../../agent/plan/plan.ts';
 import { policyFromEnv } from '../../agent/policy/kube-ovn/env.ts';
 import type { Policy } from '../../agent/policy/model.ts';
 import type { Observation } from '../../agent/reconcile/observation.ts';
-import {
-  isIntact,
-  isPlanned,
-  type KernelAnswers,
-  makeSeal,
-  parseSeal,
-  type Restore,
-} from '../../agent/seal.ts';
+import { isIntact, isPlanned, type KernelAnswers, makeSeal, parseSeal } from '../../agent/seal.ts';
 import { prefix } from '../../lib/prefix.ts';
 import { desiredNat } from '../../nat/desired.ts';
 import { RTPROT_VEG_AGENT } from '../../routing/numbers.ts';
@@ -42,7 +35,6 @@ const KERNEL: KernelAnswers = {
   sets: [],
   sysctls: ['1\n'],
 };
-const UNTRACK: Restore[] = [{ family: 4, input: '*raw\nCOMMIT\n' }];
 
 const observation = (policy: Policy, more: Partial<Observation> = {}): Observation => {
   const plan = makePlan(policy, POD, {});
@@ -54,8 +46,8 @@ const observation = (policy: Policy, more: Partial<Observation> = {}): Observati
   };
 };
 
-const seal = (policy = policyOf(INIT), more: Partial<Observation> = {}, before = KERNEL) =>
-  makeSeal('1', policy, observation(policy, more), [before, KERNEL], UNTRACK);
+const seal = (policy = policyOf(INIT), more: Partial<Observation> = {}, before = KERNEL, transactions = 0) =>
+  makeSeal('1', policy, observation(policy, more), [before, KERNEL], transactions);
 
 t.test('a seal is on the plan of the same policy, with sessions or without, in the same pod', (t) => {
   const made = seal()!;
@@ -86,21 +78,30 @@ t.test('a seal breaks with whatever the kernel answers differently', (t) => {
   t.end();
 });
 
-t.test('what the daemon adds for its sessions breaks no seal, and nothing more is let through', (t) => {
-  const made = seal()!;
-  const peer = prefix('10.255.255.255/32');
-  const { routing } = KERNEL;
-  const withRoutes = (...more: Route[]) => ({
-    ...KERNEL,
-    generation: 8,
-    routing: { ...routing, routes: [...routing.routes, ...more] },
-  });
-  const own = route('10.255.255.255/32', RTPROT_VEG_AGENT);
-  t.ok(isIntact(made, withRoutes(own), 1, new Set([peer])));
-  t.notOk(isIntact(made, withRoutes(own), 0, new Set([peer])), 'another transaction');
-  t.notOk(isIntact(made, withRoutes(own), 1), 'a route that was not added');
-  t.notOk(isIntact(made, withRoutes({ ...own, protocol: 3 }), 1, new Set([peer])), 'of another program');
-  t.notOk(isIntact(made, withRoutes(own, route('10.1.0.0/16', 3)), 1, new Set([peer])));
+t.test(
+  'the routes that the daemon adds for its sessions break no seal, and nothing more is let through',
+  (t) => {
+    const made = seal()!;
+    const peer = prefix('10.255.255.255/32');
+    const { routing } = KERNEL;
+    const withRoutes = (...more: Route[]) => ({
+      ...KERNEL,
+      routing: { ...routing, routes: [...routing.routes, ...more] },
+    });
+    const own = route('10.255.255.255/32', RTPROT_VEG_AGENT);
+    t.ok(isIntact(made, withRoutes(own), new Set([peer])));
+    t.notOk(isIntact(made, { ...withRoutes(own), generation: 8 }, new Set([peer])), 'a transaction');
+    t.notOk(isIntact(made, withRoutes(own)), 'a route that was not added');
+    t.notOk(isIntact(made, withRoutes({ ...own, protocol: 3 }), new Set([peer])), 'of another program');
+    t.notOk(isIntact(made, withRoutes(own, route('10.1.0.0/16', 3)), new Set([peer])));
+    t.end();
+  },
+);
+
+t.test('the transactions that apply has made itself meanwhile are no change, and no other number is', (t) => {
+  const before = { ...KERNEL, generation: 5 };
+  t.equal(seal(policyOf(INIT), {}, before, 2)?.generation, 7);
+  for (const transactions of [0, 1, 3]) t.equal(seal(policyOf(INIT), {}, before, transactions), undefined);
   t.end();
 });
 
@@ -129,8 +130,8 @@ t.test('a seal outlives its file, and nothing else is taken for one', (t) => {
     [],
     {},
     { ...made, generation: '7' },
-    { ...made, untrack: [{}] },
-    { ...made, untrack: [null] },
+    { ...made, hasSets: 1 },
+    { ...made, kernel: undefined },
   ]) {
     t.equal(parseSeal(other), undefined, JSON.stringify(other));
   }

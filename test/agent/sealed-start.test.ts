@@ -14,6 +14,7 @@ import type { UplinkParts } from '../../agent/uplink/uplink.ts';
 import type { BfdIntent, FamilyReadiness } from '../../bfd/intent.ts';
 import { prefix } from '../../lib/prefix.ts';
 import { desiredNat } from '../../nat/desired.ts';
+import { commandLines } from '../../nat/render.ts';
 import { desiredRules, eachDesiredRoute } from '../../routing/desired.ts';
 import { ManualClock } from '../support/clock.ts';
 import { POD } from './plan/pod.ts';
@@ -31,7 +32,6 @@ function policyOf(env: Record<string, string>): Policy {
 class FakeKernel implements SealKernel {
   readonly netlink = undefined as unknown as SealKernel['netlink'];
   answers: KernelAnswers;
-  restored: string[] = [];
   closed = 0;
   event: () => void = () => {};
   /** Called after each answer. */
@@ -61,11 +61,6 @@ class FakeKernel implements SealKernel {
     return [];
   }
 
-  restore({ input }: { input: string }): void {
-    this.restored.push(input);
-    this.answers = { ...this.answers, generation: this.answers.generation + 1 };
-  }
-
   watch(onEvent: () => void): void {
     this.event = onEvent;
   }
@@ -93,14 +88,19 @@ async function setUp(t: Test) {
     ...{ notes: [], fastPath: false, assigned: new Map(), conflicts: [] },
   };
   const complaints: string[] = [];
+  /** What `apply` has made of rules for sessions, and what the kernel answers to that. */
+  const rules = { made: [] as string[], answer: (): void => {} };
   const seal = (observe = async () => observation, to: string | undefined = file) =>
-    observeAndSeal(
-      to,
-      { policy, applied: observation },
-      observe,
-      (reason) => void complaints.push(reason),
-      () => kernel,
-    );
+    observeAndSeal(to, {
+      ...{ policy, applied: observation, observe },
+      async apply(steps) {
+        rules.answer();
+        rules.made.push(...commandLines(steps));
+        kernel.answers = { ...kernel.answers, generation: kernel.answers.generation + 1 };
+      },
+      complain: (reason) => void complaints.push(reason),
+      open: () => kernel,
+    });
   const clock = new ManualClock();
   const intents: BfdIntent[] = [];
   const messages: string[] = [];
@@ -128,16 +128,22 @@ async function setUp(t: Test) {
         };
       },
     });
-  return { options, file, kernel, observation, complaints, seal, clock, intents, messages, uplink, begin };
+  return {
+    ...{ options, file, kernel, observation, complaints, rules, seal },
+    ...{ clock, intents, messages, uplink, begin },
+  };
 }
 
 t.test('sessions begin when the way out is known, and end with what the agent process says', async (t) => {
-  const { seal, begin, kernel, intents, uplink, messages } = await setUp(t);
+  const { seal, begin, kernel, rules, intents, uplink, messages } = await setUp(t);
   await seal();
   const start = (await begin())!;
   t.match(messages.join(), /sessions do not wait for the agent process/);
-  t.match(kernel.restored, [/-A VEG-NOTRACK /], 'BFD past connection tracking');
-  t.notMatch(kernel.restored.join(), 'mangle', 'and nothing else: the gate stays');
+  t.match(rules.made.join('\n'), /^iptables -t raw .*VEG-NOTRACK/m, 'BFD past connection tracking');
+  t.ok(
+    rules.made.every((line) => line.startsWith('iptables -t raw ')),
+    'and nothing else: the gate stays',
+  );
   t.ok(kernel.answers.routing.routes.some(({ destination }) => destination === prefix(`${PEER}/32`)));
   t.same(intents, [], 'nothing is known of the way out');
   uplink.state = { ready: true };
@@ -197,14 +203,7 @@ t.test(
       'a last good policy': ({ options }) => writeFileSync(join(options.stateDir, 'last-policy.json.gz'), ''),
       'no seal': ({ file }) => writeFileSync(file, '{'),
       'another kernel': ({ kernel }) => void kernel.answers.routing.rules.pop(),
-      'a change meanwhile': ({ kernel }) => {
-        kernel.restore = () => {};
-      },
-      'no iptables': ({ kernel }) => {
-        kernel.restore = () => {
-          throw new Error('not found');
-        };
-      },
+      'a change since': ({ kernel }) => void kernel.answers.generation++,
       'no route': ({ kernel }) => {
         kernel.apply = async () => [new Error('refused')];
       },
@@ -225,7 +224,7 @@ t.test(
 );
 
 t.test('apply seals what it finds as it should be, and nothing else', async (t) => {
-  const { seal, kernel, observation, complaints, file } = await setUp(t);
+  const { seal, kernel, rules, observation, complaints, file } = await setUp(t);
   const changed = {
     ...observation,
     changes: { ...observation.changes, sysctl: [{ path: 'a', value: '1', line: '' }] },
@@ -237,6 +236,13 @@ t.test('apply seals what it finds as it should be, and nothing else', async (t) 
     return observation;
   });
   t.equal(readSeal(file), undefined, 'it changed while it was observed');
+  rules.answer = () => {
+    throw new Error('no CT');
+  };
+  t.equal(await seal(), observation);
+  t.equal(readSeal(file), undefined, 'the rules for sessions are refused');
+  t.same(complaints.splice(0), ['no CT']);
+  rules.answer = () => {};
   await seal(async () => observation, join(file, 'not a directory'));
   t.equal(complaints.length, 1);
   kernel.ask = async () => {

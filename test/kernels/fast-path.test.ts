@@ -30,7 +30,7 @@ interface Lab extends Topology {
   policies: PolicyDirectory;
   options: AgentOptions;
   agent: Agent;
-  /** The server's counts of what came from the client translated, and what it answered. */
+  /** The server's counts of what came from the client translated, accepted or not, and what it answered. */
   seen: ReturnType<typeof countAt>;
 }
 
@@ -42,7 +42,7 @@ const inForce = (gateway: Namespace, wanted = true) =>
 async function lab(t: Test, spec: GatewaySpec = FAST): Promise<Lab> {
   const scope = scopeOf(t);
   const made = topology(scope);
-  const seen = countAt(made.server, ADDRESS.gatewayExternal);
+  const seen = countAt(made.server, ADDRESS.gatewayExternal, 'eth0');
   await startEchoServer(made.server);
   const policies = new PolicyDirectory(scope);
   policies.set(spec);

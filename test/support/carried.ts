@@ -16,39 +16,53 @@ export const NOTHING: Carried = { connections: 0, packets: { out: 0, in: 0 }, by
 /**
  * Lets a server count TCP, UDP and echoes of a peer, by family. A connection is new until it is answered, and not confirmed only
  * with its first packet.
+ * @param device what comes in there counts, also with an Ethernet address that the server no longer has; default: what
+ * the server accepts
  */
-export function countAt(server: Namespace, peers: Record<Family, string>): (family: Family) => Carried {
-  const rules = (side: 'saddr' | 'daddr') =>
+export function countAt(
+  server: Namespace,
+  peers: Record<Family, string>,
+  device?: string,
+): (family: Family) => Carried {
+  const rules = (side: 'saddr' | 'daddr', counter: string, extra = '') =>
     FAMILIES.flatMap((family) => {
       const ip = family === 4 ? 'ip' : 'ip6';
       const echo =
         family === 4 ? 'icmp type { echo-request, echo-reply }' : 'icmpv6 type { echo-request, echo-reply }';
-      return ['meta l4proto { tcp, udp }', echo].flatMap((what) => [
-        `${ip} ${side} ${peers[family]} ${what} counter name ${side}${family}`,
-        ...(side === 'saddr'
-          ? [
-              `${ip} ${side} ${peers[family]} ${what} ct state new ct status ! confirmed counter name begun${family}`,
-            ]
-          : []),
-      ]);
+      return ['meta l4proto { tcp, udp }', echo].map(
+        (what) => `${ip} ${side} ${peers[family]} ${what} ${extra} counter name ${counter}${family}`,
+      );
     }).join('\n');
-  const names = FAMILIES.flatMap((family) => [`saddr${family}`, `daddr${family}`, `begun${family}`]);
-  const script = `table inet seen {
-    ${names.map((name) => `counter ${name} { }`).join('\n')}
-    chain received { type filter hook prerouting priority -150; policy accept;\n${rules('saddr')}\n}
-    chain sent { type filter hook postrouting priority 500; policy accept;\n${rules('daddr')}\n}
+  const chain = (name: string, hook: string, list: string) =>
+    `chain ${name} { type filter hook ${hook}; policy accept;\n${list}\n}`;
+  const table = (kind: string, names: string[], ...chains: string[]) => `table ${kind} seen {
+    ${FAMILIES.flatMap((family) => names.map((name) => `counter ${name}${family} { }`)).join('\n')}
+    ${chains.join('\n')}
   }\n`;
+  const received = rules('saddr', 'saddr');
+  const begun = rules('saddr', 'begun', 'ct state new ct status ! confirmed');
+  const sent = chain('sent', 'postrouting priority 500', rules('daddr', 'daddr'));
+  const script =
+    device === undefined
+      ? table(
+          'inet',
+          ['saddr', 'begun', 'daddr'],
+          chain('received', 'prerouting priority -150', `${received}\n${begun}`),
+          sent,
+        )
+      : table('netdev', ['saddr'], chain('received', `ingress device ${device} priority 0`, received)) +
+        table('inet', ['begun', 'daddr'], chain('begun', 'prerouting priority -150', begun), sent);
   // Not by standard input: nft 0.9.8 opens it anew as a file, and it is a socket.
   const { code, stderr } = server.run('nft', [script]);
   if (code !== 0) throw new Error(stderr);
   return (family) => {
-    const read = (name: string): { packets: number; bytes: number } => {
+    const read = (name: string, kind = 'inet'): { packets: number; bytes: number } => {
       const [, packets, bytes] = /packets (\d+) bytes (\d+)/.exec(
-        server.run('nft', ['list', 'counter', 'inet', 'seen', `${name}${family}`]).stdout,
+        server.run('nft', ['list', 'counter', kind, 'seen', `${name}${family}`]).stdout,
       )!;
       return { packets: Number(packets), bytes: Number(bytes) };
     };
-    const [out, back] = [read('saddr'), read('daddr')];
+    const [out, back] = [read('saddr', device && 'netdev'), read('daddr')];
     const connections = read('begun').packets;
     return {
       connections,
