@@ -23,7 +23,8 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { stripTypeScriptTypes } from 'node:module';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { runProgramsOf } from './foreign.ts';
@@ -276,12 +277,20 @@ interface Blob {
 /** The project as it is in this checkout, built, and what to run. */
 function writeProject(file: string, directory: string, { variant, tests }: Machine): void {
   const { without, backend = '' } = VARIANTS[variant]!;
-  const names = must(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']).split('\0');
-  for (const name of [...names.filter((path) => path !== '' && existsSync(join(ROOT, path))), 'dist'])
-    cpSync(join(ROOT, name), join(directory, name), { recursive: true });
+  const names = must(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'])
+    .split('\0')
+    .filter((path) => path !== '' && existsSync(join(ROOT, path)));
+  for (const name of [...names, 'dist']) cpSync(join(ROOT, name), join(directory, name), { recursive: true });
+  for (const name of names.filter((path) => path.endsWith('.ts'))) {
+    const stripped = join(directory, 'dist/.stripped', name);
+    mkdirSync(dirname(stripped), { recursive: true });
+    writeFileSync(stripped, stripTypeScriptTypes(readFileSync(join(ROOT, name), 'utf8')));
+  }
   mkdirSync(join(directory, 'node_modules'));
   const lines = [
     `export VEG_TEST_SLOWNESS=${SLOWNESS}`,
+    `export VEG_TEST_SOURCES=--import=file:///veg/test/support/stripped.mjs`,
+    'export NODE_OPTIONS="$VEG_TEST_SOURCES"',
     `export VEG_KERNEL_LACKS='${without.join(' ')}'`,
     `BACKEND=${backend}`,
     `TESTS='${tests.map(testFile).join(' ')}'`,

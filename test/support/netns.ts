@@ -175,8 +175,10 @@ export interface SpawnOptions {
  * code first, which takes time, memory and a part in how it ends: what is tested runs without, as users run it.
  */
 function inside(name: string, command: string[], env: RunOptions['env'] = {}): string[] {
-  const options =
-    env.NODE_OPTIONS === undefined ? ['-u', 'NODE_OPTIONS'] : [`NODE_OPTIONS=${env.NODE_OPTIONS}`];
+  // In an emulated machine our own sources need some help (stripped.mjs).
+  const sources = command.some((word) => word.endsWith('.ts')) ? process.env.VEG_TEST_SOURCES : undefined;
+  const wanted = env.NODE_OPTIONS ?? sources;
+  const options = wanted === undefined ? ['-u', 'NODE_OPTIONS'] : [`NODE_OPTIONS=${wanted}`];
   return ['netns', 'exec', name, 'env', ...options, ...command];
 }
 
