@@ -14,7 +14,7 @@ export const SMALL_FLAGS = readFileSync(
 /** The rest of its environment then. */
 const SMALL_ENVIRONMENT = {
   ...{ UV_THREADPOOL_SIZE: '3', MALLOC_TOP_PAD_: '16384' },
-  ...{ MALLOC_MMAP_THRESHOLD_: '131072', MALLOC_TRIM_THRESHOLD_: '131072' },
+  ...{ MALLOC_MMAP_THRESHOLD_: '65536', MALLOC_TRIM_THRESHOLD_: '65536' },
 };
 
 /** Makes the bundle in a directory that goes with this process. */
