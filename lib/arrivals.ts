@@ -20,13 +20,11 @@ function arrived(): void {
   setImmediate(readAll);
 }
 
-/** Calls `read` when something may have arrived, until what it returns is called. */
+/** Calls `read`, a function of the caller's own, when something may have arrived, until what it returns is called. */
 export function onArrival(read: () => void): () => void {
-  // A function that is given twice is two.
-  const reader = () => read();
   if (readers.size === 0) process.on('SIGURG', arrived);
-  readers.add(reader);
+  readers.add(read);
   return () => {
-    if (readers.delete(reader) && readers.size === 0) process.off('SIGURG', arrived);
+    if (readers.delete(read) && readers.size === 0) process.off('SIGURG', arrived);
   };
 }

@@ -108,7 +108,7 @@ class NftablesCounterKernel implements CounterKernel {
   }
 
   async observe(): Promise<Partial<Record<Family, ObservedCounters>>> {
-    const generation = generationOf(this.#socket.ask(NFT_GET.generation, generationQuestion()));
+    const generation = this.#generation();
     if (this.#last?.generation !== generation) {
       const tables: Partial<Record<Family, ObservedCounters>> = {};
       for (const family of FAMILIES) {
@@ -125,8 +125,13 @@ class NftablesCounterKernel implements CounterKernel {
   }
 
   async read(): Promise<Reading[]> {
-    const generation = this.#generation();
-    if (generation === undefined) return [];
+    let generation: number;
+    try {
+      generation = this.#generation();
+    } catch (error) {
+      if (NO_TABLE.has(codeOf(error) ?? '')) return [];
+      throw error;
+    }
     if (this.#layouts?.generation === generation) {
       const readings = await this.#readAgain(this.#layouts.families);
       if (readings !== undefined && this.#generation() === generation) return readings;
@@ -179,20 +184,15 @@ class NftablesCounterKernel implements CounterKernel {
       layouts.push(layout);
       readings.push({ family, handle, counts });
     }
-    if (generation !== undefined && this.#generation() === generation) {
+    if (this.#generation() === generation) {
       this.#layouts = { generation, families: layouts };
     }
     return readings;
   }
 
-  /** The number of the last transaction; undefined without nf_tables. */
-  #generation(): number | undefined {
-    try {
-      return generationOf(this.#socket.ask(NFT_GET.generation, generationQuestion()));
-    } catch (error) {
-      if (NO_TABLE.has(codeOf(error) ?? '')) return undefined;
-      throw error;
-    }
+  /** The number of the last transaction. Throws what the kernel answers. */
+  #generation(): number {
+    return generationOf(this.#socket.ask(NFT_GET.generation, generationQuestion()));
   }
 
   get #socket(): NetfilterSocket {

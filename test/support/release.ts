@@ -102,7 +102,9 @@ function prepareForeign(architectures: readonly Architecture[]): void {
     try {
       runProgramsOf(architecture);
     } catch (error) {
-      throw new ReleaseError(`${(error as Error).message}: build it there with --arch ${architecture}`);
+      throw new ReleaseError(
+        `${(error as Error).message}: build it there with --arch ${architecture} (docs/releasing.md)`,
+      );
     }
   }
 }

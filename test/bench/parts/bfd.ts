@@ -12,8 +12,8 @@ import { memory, ownCpu } from '../processes.ts';
 import type { Cell, Findings } from '../report.ts';
 import { median, quantile } from '../stats.ts';
 
-const LOCAL = '10.99.0.1';
-const peerAddress = (i: number): string => `10.99.${1 + (i >> 8)}.${i & 0xff}`;
+export const LOCAL = '10.99.0.1';
+export const peerAddress = (i: number): string => `10.99.${1 + (i >> 8)}.${i & 0xff}`;
 const MOST = 256;
 
 interface Setting extends Timers {
@@ -52,7 +52,8 @@ interface Lab {
   peer: Namespace;
 }
 
-function labOf(scope: Scope, name: string): Lab {
+/** A daemon's namespace and that of its peers, which has all their addresses. */
+export function labOf(scope: Scope, name: string): Lab {
   const [gateway, peer] = [scope.namespace(`${name}-gw`), scope.namespace(`${name}-peer`)];
   veth(gateway, 'eth0', peer, 'eth0');
   gateway.ip(`addr add ${LOCAL}/16 dev eth0`);

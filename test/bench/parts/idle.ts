@@ -5,12 +5,13 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent, type AgentOptions, BFD, PolicyDirectory } from '../../support/agent.ts';
-import { type Scope, until, veth } from '../../support/netns.ts';
+import { type Scope, until } from '../../support/netns.ts';
 import { ADDRESS, topology } from '../../support/topology.ts';
 import { imageOptions, makeBundle } from '../as-in-image.ts';
 import { Counterpart, daemons, type Timers } from '../bfd-daemons.ts';
 import { type Context, inScope, type Part } from '../context.ts';
 import { memory, ownCpu, tree, treeCpu } from '../processes.ts';
+import { LOCAL, labOf, peerAddress } from './bfd.ts';
 
 const SESSIONS: Timers[] = [
   { interval: 100, multiplier: 5 },
@@ -59,13 +60,10 @@ async function startOther(
   [name, start]: [string, ReturnType<typeof daemons>[string]],
   timers: Timers,
 ): Promise<Idler> {
-  const [local, remote] = ['10.99.0.1', '10.99.0.2'];
-  const [gateway, peer] = [scope.namespace(`${place}gw`), scope.namespace(`${place}peer`)];
-  veth(gateway, 'eth0', peer, 'eth0');
-  gateway.ip(`addr add ${local}/24 dev eth0`);
-  peer.ip(`addr add ${remote}/24 dev eth0`);
-  const { pid } = await start(scope, gateway, local, [remote], timers);
-  const other = new Counterpart(scope, peer, [remote], local, timers);
+  const { gateway, peer } = labOf(scope, place);
+  const remote = peerAddress(0);
+  const { pid } = await start(scope, gateway, LOCAL, [remote], timers);
+  const other = new Counterpart(scope, peer, [remote], LOCAL, timers);
   await until(() => other.up() === 1, { what: `${name} Up`, everyMs: 100 });
   return { name, timers, bfd: pid };
 }
