@@ -265,6 +265,7 @@ t.test('a drain withdraws before BFD sends AdminDown, an undrain announces again
   };
   const known = () => peer.sessions().some(({ drained }) => drained);
   await learns(router, all, 'all');
+  const announced = marks(gateway);
   const driftRepaired = async () => (await agent.status()).kernel.driftRepaired;
   const before = await driftRepaired();
   const since = Date.now();
@@ -273,6 +274,8 @@ t.test('a drain withdraws before BFD sends AdminDown, an undrain announces again
   await agent.statusUntil('the sessions are back', ({ bfd }) =>
     bfd.sessions.every((session) => session.state === 'Up' && session.since >= since),
   );
+  // The router may not have seen that they were gone.
+  await until(() => marks(gateway) === announced, { what: 'the marks are back' });
   await learns(router, all, 'the session is back');
   t.same(await driftRepaired(), before, 'a session that flaps is no drift');
 

@@ -17,6 +17,7 @@ export const KERNELS: Readonly<Record<string, Kernel>> = {
   '5.10': { suite: 'bullseye', arch: 'amd64' },
   '6.1': { suite: 'bookworm', arch: 'amd64' },
   '6.12': { suite: 'trixie', arch: 'amd64' },
+  backports: { suite: 'trixie-backports', arch: 'amd64' },
   sid: { suite: 'sid', arch: 'amd64' },
   'arm64-6.12': {
     ...{ suite: 'trixie', arch: 'arm64' },

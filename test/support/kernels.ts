@@ -41,7 +41,7 @@ import {
   VARIANTS,
   withTable,
 } from './kernels-rules.ts';
-import { countsOf, isExpired } from './releases-rules.ts';
+import { countsOf, isExpired, sourcesOf, stableOf } from './releases-rules.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const CACHE = join(ROOT, 'node_modules/.cache/veg-kernels');
@@ -159,30 +159,30 @@ interface KernelFiles {
   modules: string;
 }
 
-/** Debian's kernel for clouds of a suite. */
+/** Debian's newest kernel for clouds of a suite. */
 function kernelOf(name: string): KernelFiles {
   const { suite, arch } = KERNELS[name]!;
   const init = readFileSync(join(ROOT, 'test/support/kernels-init.sh'), 'utf8');
-  const packages = `linux-image-cloud-${arch},busybox-static`;
+  const packages = `linux-image-cloud-${arch}/${suite},busybox-static`;
   const inputs = `${suite} ${packages} ${createHash('sha256').update(init).digest('hex')}`;
   const directory = cached(`kernel-${name}`, inputs, `the kernel ${name}, from ${suite}`, (to) => {
     const tree = join(to, 'tree');
     must([
       ...['mmdebstrap', '--variant=extract', `--architectures=${arch}`],
-      ...[`--include=${packages}`, suite, tree, `deb ${MIRROR} ${suite} main`],
+      ...[`--include=${packages}`, stableOf(suite), tree, ...sourcesOf(suite, MIRROR)],
     ]);
     const [modules] = globSync(['lib/modules/*', 'usr/lib/modules/*'], { cwd: tree });
-    const [kernel] = globSync('boot/vmlinuz-*', { cwd: tree });
+    const [kernel] = globSync(['boot/vmlinuz-*', 'usr/lib/modules/*/vmlinuz'], { cwd: tree });
     if (modules === undefined || kernel === undefined)
       throw new Error(`${suite} has no kernel in ${packages}`);
     const version = modules.split('/').at(-1)!;
+    renameSync(join(tree, kernel), join(to, 'vmlinuz'));
     // depmod reads lib/modules.
     const base = join(to, 'base');
     mkdirSync(join(base, 'lib/modules'), { recursive: true });
     renameSync(join(tree, modules), join(base, 'lib/modules', version));
     must(['depmod', '-b', base, version]);
     image(join(to, 'modules'), join(base, 'lib/modules', version), 20);
-    renameSync(join(tree, kernel), join(to, 'vmlinuz'));
     writeInitrd(join(to, 'initrd'), join(base, 'lib/modules', version), tree, init);
     for (const path of [tree, base]) rmSync(path, { recursive: true });
   });

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { countsOf, isExpired, type ReleaseRow, withTable } from './releases-rules.ts';
+import { countsOf, isExpired, type ReleaseRow, sourcesOf, stableOf, withTable } from './releases-rules.ts';
 
 const ORDER = ['ovn-2', 'frr-10', 'frr-11'];
 const row = (name: string, result: string): ReleaseRow => ({
@@ -64,4 +64,15 @@ t.test('the counts are those of the last line, and a run without them has failed
   t.same(countsOf('ok x\n1 passed, 2 failed\nok y\n46032 passed, 0 failed\n'), [46032, 0]);
   t.same(countsOf('3 passed, 1 failed, 2 skipped\n'), [3, 1]);
   t.same(countsOf('SyntaxError'), [0, 1]);
+});
+
+t.test('packages of backports come with the suite that they are for', async (t) => {
+  const mirror = 'http://archive.example/debian';
+  t.equal(stableOf('trixie-backports'), 'trixie');
+  t.same(sourcesOf('trixie-backports', mirror), [
+    `deb ${mirror} trixie main`,
+    `deb ${mirror} trixie-backports main`,
+  ]);
+  t.equal(stableOf('bullseye'), 'bullseye');
+  t.same(sourcesOf('bullseye', mirror), [`deb ${mirror} bullseye main`]);
 });

@@ -1,4 +1,4 @@
-/** Pure. The table of `npm run test:releases` in docs/requirements.md. */
+/** Pure. The table of `npm run test:releases` in docs/requirements.md, and suites of Debian's archive. */
 import { withLines } from './document-table.ts';
 
 export interface ReleaseRow {
@@ -26,6 +26,13 @@ export function withTable(document: string, rows: readonly ReleaseRow[], order: 
   ]);
   return withLines(document, 'test:releases', HEAD, cells, order);
 }
+
+/** The suite that a system is made of when packages come from this one, which may be its backports. */
+export const stableOf = (suite: string): string => suite.replace(/-backports$/, '');
+
+/** Lines of apt's sources.list for a suite: that of backports needs the suite that they are for. */
+export const sourcesOf = (suite: string, mirror: string): string[] =>
+  [...new Set([stableOf(suite), suite])].map((name) => `deb ${mirror} ${name} main`);
 
 /** Whether apt refused an archive because its metadata is out of date, from its output. */
 export const isExpired = (output: string): boolean =>

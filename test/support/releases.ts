@@ -16,11 +16,13 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync 
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { countsOf, isExpired, type ReleaseRow, withTable } from './releases-rules.ts';
+import { countsOf, isExpired, type ReleaseRow, sourcesOf, stableOf, withTable } from './releases-rules.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const CACHE = join(ROOT, '.releases');
 const DOCUMENT = join(ROOT, 'docs/requirements.md');
+/** For backports; other suites come from mmdebstrap's own, with security updates. */
+const MIRROR = process.env.DEBIAN_MIRROR ?? 'http://deb.debian.org/debian';
 
 /** A root: a suite of Debian and the packages in it. */
 interface Base {
@@ -36,6 +38,10 @@ const BASES = {
     packages: [...FILTER, 'ovn-central', 'ovn-host', 'openvswitch-switch', 'frr', 'bird2'],
   },
   'trixie-bird3': { suite: 'trixie', packages: ['bird3'] },
+  'trixie-backports': {
+    suite: 'trixie-backports',
+    packages: ['bird3/trixie-backports', 'gobgpd/trixie-backports'],
+  },
   sid: {
     suite: 'sid',
     packages: [...FILTER, 'ovn-central', 'ovn-host', 'openvswitch-switch', 'frr', 'bird3'],
@@ -57,6 +63,12 @@ const KINDS = {
     tests: ['bfd-bird', 'bgp'],
     version: ['/usr/sbin/bird'],
   },
+  gobgp: {
+    lanes: 1,
+    programs: ['/usr/bin/gobgpd', '/usr/bin/gobgp'],
+    tests: ['bgp'],
+    version: ['/usr/bin/gobgpd'],
+  },
   iptables: {
     lanes: 2,
     programs: ['/usr/sbin/ipset', '/usr/sbin/nft'],
@@ -75,6 +87,8 @@ const RELEASES: Record<string, Release> = {
   'frr-10.3': { base: 'trixie', kind: 'frr' },
   'bird-2.17': { base: 'trixie', kind: 'bird' },
   'bird-3.1': { base: 'trixie-bird3', kind: 'bird' },
+  'bird-backports': { base: 'trixie-backports', kind: 'bird' },
+  'gobgp-backports': { base: 'trixie-backports', kind: 'gobgp' },
   'iptables-1.8.7': { base: 'bullseye', kind: 'iptables' },
   'iptables-1.8.11': { base: 'trixie', kind: 'iptables' },
   'ovn-sid': { base: 'sid', kind: 'ovn' },
@@ -137,12 +151,10 @@ async function makeRoot(name: keyof typeof BASES): Promise<string | undefined> {
   const partial = `${root}.partial`;
   for (const path of [root, marker, partial]) rmSync(path, { recursive: true, force: true });
   mkdirSync(CACHE, { recursive: true });
+  const stable = stableOf(suite);
   const { code, output } = await command([
-    'mmdebstrap',
-    '--variant=minbase',
-    `--include=${wanted}`,
-    suite,
-    partial,
+    ...['mmdebstrap', '--variant=minbase', `--include=${wanted}`, stable, partial],
+    ...(suite === stable ? [] : sourcesOf(suite, MIRROR)),
   ]);
   if (code === 0) {
     renameSync(partial, root);
