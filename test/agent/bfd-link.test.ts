@@ -18,7 +18,7 @@ setTimeout(() => process.exit(1), 5000);
 new BfdLink({ onDisconnect: () => process.exit(${GONE}), watchedAgo() {}, onReport() {}, onShutdown() {} });
 process.send?.('there', undefined, undefined, () => {});
 `;
-  return fork(join(t.testdir({ 'child.ts': script }), 'child.ts'));
+  return fork(join(t.testdir({ 'child.mjs': script }), 'child.mjs'));
 }
 
 t.test('a parent that dies while the process loads is missed', async (t) => {
