@@ -16,6 +16,8 @@ export type NatErrorKind =
   | 'incompatible'
   /** The rules or sets changed between reading and writing; reading again helps. */
   | 'changed'
+  /** A set that is to go has a rule of another program, or one that the kernel has not let go of yet. */
+  | 'in-use'
   | 'timed-out'
   /** Anything else: the program's own words are in the message. */
   | 'failed';
@@ -39,6 +41,8 @@ const HINTS: Record<NatErrorKind, string> = {
   changed:
     'something else edits the same rules and it is tried again with what is there now; if it stays, ' +
     'the kernel lacks one of the modules xt_MASQUERADE, xt_mark, xt_CT, xt_addrtype, xt_set, ip_set_hash_net',
+  'in-use':
+    'a rule of another program uses the set: iptables-save and ip6tables-save show it; remove that rule, tried again until the set can go',
   'timed-out': 'the machine is overloaded, or the program hangs',
   failed: 'see the message; `veg-agent plan` shows what was to be done',
 };
@@ -91,9 +95,10 @@ const SIGNS: readonly [RegExp, NatErrorKind][] = [
     /missing kernel module|Couldn't load|can't initialize|unable to initialize table|Table does not exist|[Pp]rotocol not supported|Address family not supported|Cannot open session to kernel|Kernel (?:support|module)|Kernel error received: Invalid argument|Module \S+ not found|rule set generation id: (?!Permission)/,
     'unsupported',
   ],
+  [/in use by a kernel component/, 'in-use'],
   // A line of a transaction found no object, because another program was faster.
   [
-    /does a matching rule exist|Chain already exists|Index of insertion too big|No chain\/target\/match by that name|Set \S+ doesn't exist|The set with the given name does not exist|in use by a kernel component|line \d+ failed$/m,
+    /does a matching rule exist|Chain already exists|Index of insertion too big|No chain\/target\/match by that name|Set \S+ doesn't exist|The set with the given name does not exist|line \d+ failed$/m,
     'changed',
   ],
 ];

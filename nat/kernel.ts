@@ -5,6 +5,7 @@
  * What cannot be read is reported, and never taken for empty: a table that only `nft` can list, a family whose program
  * fails. The other tables and the other family are read all the same.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Exec } from '../lib/exec.ts';
 import { FAMILIES, type Family } from '../lib/prefix.ts';
 import type { NatStep } from './diff.ts';
@@ -16,6 +17,7 @@ import type { PortKernel } from './port-kernel.ts';
 import type { PortStep } from './port-steps.ts';
 import { isGateStep, isRuleStep, isSetStep, rulesInput, setsInput } from './render.ts';
 import { CHAIN_REFUSED, isOwnedName, setsOf } from './rules.ts';
+import type { SetStep } from './sets.ts';
 import type { AddressSet, NatState } from './state.ts';
 import {
   allRules,
@@ -64,7 +66,7 @@ export interface NatKernel {
   observe(needs: NatNeeds): Promise<ObservedNat>;
   /**
    * Applies the steps. A family that fails does not stop the other; its `NatError` is thrown afterwards, a `GateError` where
-   * nf_tables refuses the gate.
+   * nf_tables refuses the gate. With `in-use` everything is applied but that a set is left over.
    */
   apply(steps: readonly NatStep[]): Promise<void>;
   /**
@@ -80,6 +82,11 @@ export interface NatKernel {
 
 /** Time limit for reading counters, ms. */
 const COUNTS_TIMEOUT = 2000;
+/**
+ * Pauses before a set that is in use is destroyed again, ms. nf_tables lets go of the sets of a removed rule when its
+ * transaction is over (nf_tables_trans_destroy_work): one or more grace periods of RCU later.
+ */
+const RELEASE = [10, 30, 100, 300, 600] as const;
 /** Time limit for listing a chain with nft, ms. */
 const NFT_TIMEOUT = 5000;
 
@@ -106,6 +113,8 @@ export interface NatKernelParts extends XtablesParts {
   gate?: GateKernel;
   /** Whether there is a set of the agent's; undefined: unknown. Absent: it is always unknown. */
   setsExist?(): boolean | undefined;
+  /** Waits, ms. */
+  pause?(ms: number): Promise<unknown>;
 }
 
 /** Access to the packet filter of this network namespace. */
@@ -117,6 +126,9 @@ class IptablesKernel implements NatKernel {
   readonly #ports: PortKernel | undefined;
   readonly #gate: GateKernel | undefined;
   readonly #setsExist: () => boolean | undefined;
+  readonly #pause: (ms: number) => Promise<unknown>;
+  /** Sets that stayed in use, whose release is not waited for again. */
+  readonly #used = new Set<string>();
 
   constructor(parts: NatKernelParts) {
     this.#exec = parts.exec;
@@ -124,6 +136,7 @@ class IptablesKernel implements NatKernel {
     this.#ports = parts.ports;
     this.#gate = parts.gate;
     this.#setsExist = () => parts.setsExist?.();
+    this.#pause = parts.pause ?? sleep;
   }
 
   async observe(needs: NatNeeds): Promise<ObservedNat> {
@@ -226,19 +239,48 @@ class IptablesKernel implements NatKernel {
   }
 
   async #applyFamily(family: Family, steps: readonly NatStep[]): Promise<void> {
+    let inUse: NatError | undefined;
     for (const batch of batches(steps)) {
       const part = partOf(batch[0]!);
       if (part === 'rules') {
         await this.#xtables.restore(family, rulesInput(batch.filter(isRuleStep)));
       } else if (part === 'sets') {
-        const input = setsInput(batch.filter(isSetStep));
-        await this.#xtables.run('ipset', ['-exist', 'restore'], { input, timeoutMs: RESTORE_TIMEOUT });
+        inUse = (await this.#applySets(batch.filter(isSetStep))) ?? inUse;
       } else if (part === 'gate') {
         this.#gate?.apply(batch as GateStep[]);
       } else {
         await this.#ports?.apply(batch as PortStep[]);
       }
     }
+    if (inUse !== undefined) throw inUse;
+  }
+
+  /** Applies steps of sets, but for those that stay in use when they are destroyed: why. */
+  async #applySets(steps: readonly SetStep[]): Promise<NatError | undefined> {
+    let inUse: NatError | undefined;
+    let tries = 0;
+    for (let rest = steps; rest.length > 0; ) {
+      const input = setsInput(rest);
+      try {
+        await this.#xtables.run('ipset', ['-exist', 'restore'], { input, timeoutMs: RESTORE_TIMEOUT });
+        for (const { type, set } of rest) if (type === 'destroy-set') this.#used.delete(set);
+        break;
+      } catch (error) {
+        const { subject = '' } = error as NatError;
+        // What precedes it is done.
+        const at = rest.findIndex(({ type, set }) => type === 'destroy-set' && set === subject);
+        if (!isKind(error, 'in-use') || at === -1) throw error;
+        rest = rest.slice(at);
+        const pause = this.#used.has(subject) ? undefined : RELEASE[tries++];
+        if (pause !== undefined) await this.#pause(pause);
+        else {
+          this.#used.add(subject);
+          inUse ??= error as NatError;
+          rest = rest.slice(1);
+        }
+      }
+    }
+    return inUse;
   }
 
   /** A chain of nf_tables; undefined when it cannot be listed. One that does not exist has no rules. */

@@ -30,7 +30,7 @@ import { type ApplyFailure, explain, listingFailure, natReason } from './kernel-
 import { assignedAddresses, missingAddresses, unheldAddresses } from './link-addresses.ts';
 import type { Kernels, Observation, ObserveFailure, Unchanged } from './observation.ts';
 import type { Planned, TargetPlanner } from './target-planner.ts';
-import { hooksOf, sameEssentials, stepKey, sysctlFamily } from './targets.ts';
+import { hooksOf, leftoverKey, sameEssentials, stepKey, sysctlFamily } from './targets.ts';
 
 const NOTHING_UNCHANGED: Unchanged = { routing: false, nat: false };
 
@@ -183,7 +183,7 @@ export class Observer {
           // Without one of its links a gateway forwards nothing, so it answers for nobody and announces nothing.
           (endsOffer(step) && plan.leftAlone.includes(routingFamily(step))),
       ),
-      nat: nat.steps.filter((step) => !leftAlone.has(step.family)),
+      nat: nat.steps.filter((step) => !leftAlone.has(step.family) && !this.#isLeftover(step)),
       counters: counters.steps,
       fastPath: fastPath.steps,
       sysctl: sysctl.steps.filter(({ path }) => {
@@ -223,6 +223,11 @@ export class Observer {
     const family = routingFamily(step);
     const { lacking } = this.#targets.of(family);
     return !leftAlone.has(family) && (lacking.size === 0 || !lacking.has(stepKey(step)));
+  }
+
+  /** Whether a step would remove a set that was in use before. */
+  #isLeftover(step: NatStep): boolean {
+    return step.type === 'destroy-set' && this.#targets.of(step.family).lacking.has(leftoverKey(step.set));
   }
 
   async #compareNat(plan: Plan, desired: NatState, unchanged: boolean): Promise<NatComparison> {

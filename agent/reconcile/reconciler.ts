@@ -31,8 +31,10 @@ import {
   type FamilyOutcome,
   fallbacks,
   INTACT,
+  leftoverKey,
   missingOf,
   sameTarget,
+  stepKey,
   sysctlFamily,
   type Target,
   targetAt,
@@ -266,8 +268,9 @@ export class Reconciler {
       this.#targets.refuseGate(family, error.message);
       return { result: 'broken', failures: [], moved: true };
     }
-    // Routes must not lead packets past a translation that is not there.
-    if (error !== undefined) return { result: 'broken', failures: [error] };
+    // Routes must not lead packets past a translation that is not there. A set that is left over is in nobody's way.
+    if (error?.kind === 'in-use') failures.push(error);
+    else if (error !== undefined) return { result: 'broken', failures: [error] };
     const removed = isVpn ? undefined : await this.#applyLinks(observation, family);
     if (removed !== undefined) return removed;
     failures.push(...(await this.#applyRouting(family, observation, (step) => !precedesTranslation(step))));
@@ -276,7 +279,9 @@ export class Reconciler {
     failures.push(...(await this.#applySysctls(observation, family)));
     if (failures.some(({ required }) => required !== undefined)) return { result: 'broken', failures };
 
-    const target = this.#targets.recordApplied(family, refused, observation.desiredNat.tables[family]);
+    const lacking = refused.map(stepKey);
+    if (error !== undefined) lacking.push(leftoverKey(error.name));
+    const target = this.#targets.recordApplied(family, lacking, observation.desiredNat.tables[family]);
     const unread = observation.failed.some((failure) => failure.family === family);
     const whole = sameTarget(target, this.#targets.newest) && target.lacking.size === 0;
     return { result: whole && failures.length === 0 && !unread ? 'applied' : 'held', failures };

@@ -168,10 +168,10 @@ export class TargetPlanner {
     return target?.policy === this.newest.policy ? target : undefined;
   }
 
-  /** The target of a family was applied, except for the refused steps. Returns what it is now. */
-  recordApplied(family: Family, refused: readonly RoutingStep[], tables: Tables): Target {
+  /** The target of a family was applied, except for what has these keys. Returns what it is now. */
+  recordApplied(family: Family, lacking: readonly string[], tables: Tables): Target {
     const before = this.of(family);
-    const target = { ...before, lacking: new Set([...before.lacking, ...refused.map(stepKey)]) };
+    const target = { ...before, lacking: new Set([...before.lacking, ...lacking]) };
     this.set(family, target);
     this.#applied[family] = { target, tables };
     return target;

@@ -60,7 +60,7 @@ export interface Target {
   policy: Policy;
   /** Optional parts of the translation that are left out. */
   without: readonly OptionalPart[];
-  /** Routing steps that were refused, by `stepKey`: not retried with this target. */
+  /** Routing steps that were refused, by `stepKey`, and sets that could not go, by `leftoverKey`: not retried with this target. */
   lacking: ReadonlySet<string>;
 }
 
@@ -142,6 +142,9 @@ export function stepKey(step: RoutingStep): string {
 /** Whether a step is for the pod's primary network, which nothing that is forwarded uses. */
 const isOfPrimary = (step: RoutingStep): boolean =>
   'rule' in step ? hasProtocol(step.rule.priority) : 'route' in step && step.route.table === TABLE_PRIMARY;
+
+/** A set that is in use and left over. */
+export const leftoverKey = (set: string): string => `no set ${set}`;
 
 /** Whether a family routes without the step. */
 export const isOptionalStep = (step: RoutingStep): boolean =>

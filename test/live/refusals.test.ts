@@ -128,6 +128,37 @@ const EXTRA = { name: 'extra', snat: false, ipBlocks: ['10.19.0.0/16', 'fd00:10:
 const nat = (gateway: Namespace, family: 4 | 6 = 4) =>
   gateway.sh(`${family === 4 ? 'iptables' : 'ip6tables'} -t nat -S`);
 
+/** A set that the policy no longer needs and another program uses: everything else goes in. */
+async function keepsUsedSet(t: Test, { gateway, policy, agent }: Lab, iptables: string): Promise<void> {
+  const blocks = Array.from({ length: 40 }, (_, i) => `10.100.${i}.0/24`);
+  const many = { name: 'many', snat: false, ipBlocks: blocks };
+  const sets = () => gateway.sh('ipset list -n');
+  policy.set({ bfd: BFD, policies: [DIRECT, WEB, many] });
+  await until(() => sets().includes('VEG-FORWARD-4'), { what: 'the set' });
+  await recovered(t, agent);
+  // The agent removes rules with a set of its own from the tables that it reads.
+  gateway.sh('ipset create holder list:set');
+  gateway.sh('ipset add holder VEG-FORWARD-4');
+  policy.set({ bfd: BFD, policies: [DIRECT, WEB, { ...many, ipBlocks: blocks.slice(0, 1) }, EXTRA] });
+  const { kernel } = await refused(t, agent, { object: 'set', reason: 'in_use', name: 'VEG-FORWARD-4' });
+  t.match(kernel.failed[0]!.message, /in use by a kernel component .*rule of another program/);
+  t.equal(kernel.failed.length, 1);
+  const listing = gateway.sh(`${iptables} -t nat -S`);
+  t.match(listing, '-s 10.100.0.0/24 -j RETURN', 'what is left of the policy');
+  t.match(listing, '-s 10.19.0.0/16 -j RETURN', 'and what is new in it');
+  t.notMatch(listing, 'VEG-FORWARD-4');
+  gateway.sh(`${iptables} -t nat -F VEG-MASQUERADE`);
+  await until(() => gateway.sh(`${iptables} -t nat -S`) === listing, { what: 'drift is repaired' });
+  const applied = agent.cli('apply');
+  t.match(applied, { code: 1, stderr: /set VEG-FORWARD-4: in_use: / });
+  const drift = async () => (await agent.status()).kernel.driftRepaired.set ?? 0;
+  const before = await drift();
+  gateway.sh('ipset destroy holder');
+  await recovered(t, agent);
+  t.notMatch(sets(), 'VEG-');
+  t.equal(await drift(), before, 'what could not go before is no drift');
+}
+
 /** Kills the agent process; its parent starts another. */
 async function crash(agent: Agent): Promise<void> {
   const children = () =>
@@ -148,7 +179,12 @@ async function crash(agent: Agent): Promise<void> {
 }
 
 t.test('nf_tables', async (t) => {
-  const { gateway, server, policy, agent, refuse } = await lab(t);
+  const made = await lab(t);
+  const { gateway, server, policy, agent, refuse } = made;
+
+  await t.test('a set that another program uses is left over, and nothing else', (t) =>
+    keepsUsedSet(t, made, 'iptables'),
+  );
 
   await t.test('without the module of the clamp everything but the clamp goes in', async (t) => {
     refuse('TCPMSS', 'Warning: Extension TCPMSS revision 0 not supported, missing kernel module?');
@@ -465,15 +501,16 @@ t.test('legacy, as another user than root', async (t) => {
     `--inh-caps=${caps}`,
     `--ambient-caps=${caps}`,
   ];
-  const { gateway, policy, agent } = await lab(
-    t,
-    { wrapper: user, env: { XTABLES_LOCKFILE: lock } },
-    (gateway, init) => {
-      for (const tool of ['iptables', 'ip6tables']) gateway.sh(`${tool}-legacy -t nat -N FOREIGN`);
-      t.equal(init('apply').code, 0, 'the init container');
-    },
-  );
+  const made = await lab(t, { wrapper: user, env: { XTABLES_LOCKFILE: lock } }, (gateway, init) => {
+    for (const tool of ['iptables', 'ip6tables']) gateway.sh(`${tool}-legacy -t nat -N FOREIGN`);
+    t.equal(init('apply').code, 0, 'the init container');
+  });
+  const { gateway, policy, agent } = made;
   t.equal((await agent.status()).kernel.backend, 'legacy');
+
+  await t.test('a set that another program uses is left over, and nothing else', (t) =>
+    keepsUsedSet(t, made, 'iptables-legacy'),
+  );
 
   await t.test('edits arrive in each table, and only tables that are needed are listed', async (t) => {
     policy.set({ bfd: BFD, policies: [DIRECT, WEB], mssClamp: true } as never);

@@ -40,7 +40,7 @@ const SAID: [string, NatErrorKind][] = [
   ['iptables-nft-restore: line 2 failed: Bad rule (does a matching rule exist in that chain?).\n', 'changed'],
   ['iptables-nft-restore: line 2 failed: Index of insertion too big.\n', 'changed'],
   ['ipset v7.17: The set with the given name does not exist\n', 'changed'],
-  ['ipset v7.17: Set cannot be destroyed: it is in use by a kernel component\n', 'changed'],
+  ['ipset v7.17: Set cannot be destroyed: it is in use by a kernel component\n', 'in-use'],
   ['ipset: timed out after 60 s', 'timed-out'],
   ['ipset v7.17: Error in line 4: Hash is full, cannot add more elements\n', 'failed'],
 ];

@@ -268,6 +268,69 @@ t.test('a family changes in one transaction, between what comes before and after
   ]);
 });
 
+t.test('a set that is in use is destroyed again after pauses, and left over if it stays so', async (t) => {
+  const system = fake({ answers: NFT });
+  /** How often the kernel still refuses to destroy a set. */
+  const busy = new Map([
+    ['VEG-FORWARD-4', 2],
+    ['VEG-USED', Number.POSITIVE_INFINITY],
+  ]);
+  let done: string[] = [];
+  let pauses: number[] = [];
+  const kernel = createNatKernel({
+    ...system,
+    isInstalled: () => true,
+    backend: 'nft',
+    async exec(file, args, options) {
+      if (file !== 'ipset') return system.exec(file, args, options);
+      for (const [i, line] of options!.input!.trim().split('\n').entries()) {
+        const [command, set = ''] = line.split(' ');
+        const left = (command === 'destroy' && busy.get(set)) || 0;
+        if (left > 0) {
+          busy.set(set, left - 1);
+          const stderr = `ipset v7.17: Error in line ${i + 1}: Set cannot be destroyed: it is in use by a kernel component\n`;
+          return { stdout: '', stderr, exitCode: 1 };
+        }
+        done.push(line);
+      }
+      return { stdout: '', stderr: '', exitCode: 0 };
+    },
+    pause: async (ms) => void pauses.push(ms),
+  });
+  const destroy = (set: string): NatStep => ({ type: 'destroy-set', family: 4, set });
+  const steps: NatStep[] = [
+    { type: 'delete-elements', family: 4, set: 'VEG-OTHER', elements: [prefix('10.0.0.0/8')] },
+    ...['VEG-FORWARD-4', 'VEG-USED', 'VEG-OLD'].map(destroy),
+    insert(4, 'nat'),
+  ];
+  const left: Partial<NatError> = { kind: 'in-use', object: 'set', subject: 'VEG-USED' };
+  const isLeft = async () =>
+    t.match(await kernel.apply(steps).then(undefined, (error: unknown) => error), left);
+  await isLeft();
+  t.same(done, ['del VEG-OTHER 10.0.0.0/8', 'destroy VEG-FORWARD-4', 'destroy VEG-OLD'], 'each once');
+  t.same(system.commands(), ['iptables-nft-restore --noflush -w 5'], 'and what follows');
+  t.same(pauses, [10, 30, 100, 300, 600], 'for all sets together');
+
+  [done, pauses] = [[], []];
+  await isLeft();
+  t.same(done, ['del VEG-OTHER 10.0.0.0/8', 'destroy VEG-FORWARD-4', 'destroy VEG-OLD']);
+  t.same(pauses, [], 'it is not waited for again');
+  busy.clear();
+  await kernel.apply(steps);
+  busy.set('VEG-USED', 1);
+  await kernel.apply(steps);
+  t.same(pauses, [10], 'until it was gone');
+
+  const swap: NatStep = { type: 'swap-sets', family: 4, set: 'VEG-A', other: 'VEG-B' };
+  const refused = createNatKernel({
+    ...fake({
+      answers: { ...NFT, ipset: { stderr: 'Error in line 1: in use by a kernel component', exitCode: 1 } },
+    }),
+    backend: 'nft',
+  });
+  await t.rejects(refused.apply([swap]), /in use by a kernel component/);
+});
+
 t.test('a family that fails stops its own later steps, not the other family', async (t) => {
   const stderr = 'Another app is currently holding the xtables lock. Stopped waiting after 5s.';
   const system = fake({ answers: { ...NFT, ...IPSET, 'iptables-nft-restore': { stderr, exitCode: 4 } } });
