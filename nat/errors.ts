@@ -16,7 +16,7 @@ export type NatErrorKind =
   | 'incompatible'
   /** The rules or sets changed between reading and writing; reading again helps. */
   | 'changed'
-  /** A set that is to go has a rule of another program, or one that the kernel has not let go of yet. */
+  /** A set that is to go is used by another program, or by a removed rule that the kernel has not let go of yet. */
   | 'in-use'
   | 'timed-out'
   /** Anything else: the program's own words are in the message. */
@@ -42,7 +42,8 @@ const HINTS: Record<NatErrorKind, string> = {
     'something else edits the same rules and it is tried again with what is there now; if it stays, ' +
     'the kernel lacks one of the modules xt_MASQUERADE, xt_mark, xt_CT, xt_addrtype, xt_set, ip_set_hash_net',
   'in-use':
-    'a rule of another program uses the set: iptables-save and ip6tables-save show it; remove that rule, tried again until the set can go',
+    'a rule or a set of another program uses it: iptables-save, ip6tables-save and ipset list show which; ' +
+    'remove it from there; tried again until the set can go',
   'timed-out': 'the machine is overloaded, or the program hangs',
   failed: 'see the message; `veg-agent plan` shows what was to be done',
 };

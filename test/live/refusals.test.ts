@@ -141,7 +141,7 @@ async function keepsUsedSet(t: Test, { gateway, policy, agent }: Lab, iptables: 
   gateway.sh('ipset add holder VEG-FORWARD-4');
   policy.set({ bfd: BFD, policies: [DIRECT, WEB, { ...many, ipBlocks: blocks.slice(0, 1) }, EXTRA] });
   const { kernel } = await refused(t, agent, { object: 'set', reason: 'in_use', name: 'VEG-FORWARD-4' });
-  t.match(kernel.failed[0]!.message, /in use by a kernel component .*rule of another program/);
+  t.match(kernel.failed[0]!.message, /in use by a kernel component .*of another program uses it/);
   t.equal(kernel.failed.length, 1);
   const listing = gateway.sh(`${iptables} -t nat -S`);
   t.match(listing, '-s 10.100.0.0/24 -j RETURN', 'what is left of the policy');
