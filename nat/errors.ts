@@ -43,7 +43,7 @@ const HINTS: Record<NatErrorKind, string> = {
     'the kernel lacks one of the modules xt_MASQUERADE, xt_mark, xt_CT, xt_addrtype, xt_set, ip_set_hash_net',
   'in-use':
     'a rule or a set of another program uses it: iptables-save, ip6tables-save and ipset list show which; ' +
-    'remove it from there; tried again until the set can go',
+    'remove it from there; the daemon tries again until the set can go',
   'timed-out': 'the machine is overloaded, or the program hangs',
   failed: 'see the message; `veg-agent plan` shows what was to be done',
 };
@@ -116,5 +116,7 @@ export function natError(
 ): NatError {
   const kind = SIGNS.find(([sign]) => sign.test(stderr))?.[1] ?? 'failed';
   const lines = stderr.split('\n').filter((line) => !NOISE.test(line));
-  return new NatError(kind, `${command}: ${lines.join('; ') || `exit ${exitCode}`}`, details);
+  // ipset names the line of its input.
+  const which = details.object === 'set' && details.subject ? `${details.subject}: ` : '';
+  return new NatError(kind, `${command}: ${which}${lines.join('; ') || `exit ${exitCode}`}`, details);
 }
