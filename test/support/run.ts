@@ -69,11 +69,16 @@ const REAL_TIME = /^test\/live\/group-ovn\.test\.ts$/;
 const LONG =
   /^test\/(?:live\/(?:agent-bad-policy|egress|group(?:-\w+)?|image|nat-policies|order|ovn|processes)|images\/container(?:-\w+)?)\.test\.ts$/;
 
+/** Files that need WebAssembly, which there is not with V8's interpreter alone (kernels.ts). */
+const WEB_ASSEMBLY = /^test\/(?:picture|support\/coverage)\.test\.ts$/;
+
 const file = (name: string, suite: Suite, more: Partial<Task> = {}): Task => ({
   name,
   argv: [process.execPath, name],
   waits: suite !== 'unit' && !REAL_TIME.test(name),
   alone: ALONE.test(name),
+  ...(SLOWNESS > 1 &&
+    WEB_ASSEMBLY.test(name) && { env: { NODE_OPTIONS: process.env.VEG_TEST_SOURCES ?? '' } }),
   ...more,
 });
 
