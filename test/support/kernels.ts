@@ -59,8 +59,6 @@ const PACKAGES = [
   ...['iproute2', 'iptables', 'ipset', 'nftables', 'conntrack', 'kmod', 'procps', 'curl', 'perl'],
   ...['netcat-openbsd', 'iputils-ping', 'tcpdump', 'traceroute', 'libcap2-bin', 'frr', 'bird2'],
 ];
-/** Without the security archive, whose index may name packages that are gone. */
-const MIRROR = process.env.DEBIAN_MIRROR ?? 'http://deb.debian.org/debian';
 
 /** What the start of a machine needs before it has its disks, and their files. */
 const EARLY_MODULES = ['virtio_pci', 'virtio_blk', 'ext4'];
@@ -169,7 +167,7 @@ function kernelOf(name: string): KernelFiles {
     const tree = join(to, 'tree');
     must([
       ...['mmdebstrap', '--variant=extract', `--architectures=${arch}`],
-      ...[`--include=${packages}`, stableOf(suite), tree, ...sourcesOf(suite, MIRROR)],
+      ...[`--include=${packages}`, stableOf(suite), tree, ...sourcesOf(suite, process.env)],
     ]);
     const [modules] = globSync(['lib/modules/*', 'usr/lib/modules/*'], { cwd: tree });
     const [kernel] = globSync(['boot/vmlinuz-*', 'usr/lib/modules/*/vmlinuz'], { cwd: tree });

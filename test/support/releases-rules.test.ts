@@ -69,10 +69,10 @@ t.test('the counts are those of the last line, and a run without them has failed
 t.test('packages of backports come with the suite that they are for', async (t) => {
   const mirror = 'http://archive.example/debian';
   t.equal(stableOf('trixie-backports'), 'trixie');
-  t.same(sourcesOf('trixie-backports', mirror), [
+  t.same(sourcesOf('trixie-backports', { DEBIAN_MIRROR: mirror }), [
     `deb ${mirror} trixie main`,
     `deb ${mirror} trixie-backports main`,
   ]);
   t.equal(stableOf('bullseye'), 'bullseye');
-  t.same(sourcesOf('bullseye', mirror), [`deb ${mirror} bullseye main`]);
+  t.same(sourcesOf('bullseye', { DEBIAN_MIRROR: mirror }), [`deb ${mirror} bullseye main`]);
 });

@@ -30,9 +30,15 @@ export function withTable(document: string, rows: readonly ReleaseRow[], order: 
 /** The suite that a system is made of when packages come from this one, which may be its backports. */
 export const stableOf = (suite: string): string => suite.replace(/-backports$/, '');
 
-/** Lines of apt's sources.list for a suite: that of backports needs the suite that they are for. */
-export const sourcesOf = (suite: string, mirror: string): string[] =>
-  [...new Set([stableOf(suite), suite])].map((name) => `deb ${mirror} ${name} main`);
+/**
+ * Lines of apt's sources.list for a suite: that of backports needs the suite that they are for. Without the security archive,
+ * whose index may name packages that are gone.
+ * @param env `DEBIAN_MIRROR`: the archive, if it is not Debian's own
+ */
+export function sourcesOf(suite: string, env: NodeJS.ProcessEnv): string[] {
+  const { DEBIAN_MIRROR: mirror = 'http://deb.debian.org/debian' } = env;
+  return [...new Set([stableOf(suite), suite])].map((name) => `deb ${mirror} ${name} main`);
+}
 
 /** Whether apt refused an archive because its metadata is out of date, from its output. */
 export const isExpired = (output: string): boolean =>

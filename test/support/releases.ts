@@ -21,8 +21,6 @@ import { countsOf, isExpired, type ReleaseRow, sourcesOf, stableOf, withTable } 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const CACHE = join(ROOT, '.releases');
 const DOCUMENT = join(ROOT, 'docs/requirements.md');
-/** For backports; other suites come from mmdebstrap's own, with security updates. */
-const MIRROR = process.env.DEBIAN_MIRROR ?? 'http://deb.debian.org/debian';
 
 /** A root: a suite of Debian and the packages in it. */
 interface Base {
@@ -154,7 +152,8 @@ async function makeRoot(name: keyof typeof BASES): Promise<string | undefined> {
   const stable = stableOf(suite);
   const { code, output } = await command([
     ...['mmdebstrap', '--variant=minbase', `--include=${wanted}`, stable, partial],
-    ...(suite === stable ? [] : sourcesOf(suite, MIRROR)),
+    // Other suites come from mmdebstrap's own sources, with security updates.
+    ...(suite === stable ? [] : sourcesOf(suite, process.env)),
   ]);
   if (code === 0) {
     renameSync(partial, root);

@@ -69,7 +69,9 @@ const REAL_TIME = /^test\/live\/group-ovn\.test\.ts$/;
 const LONG =
   /^test\/(?:live\/(?:agent-bad-policy|egress|group(?:-\w+)?|image|nat-policies|order|ovn|processes)|images\/container(?:-\w+)?)\.test\.ts$/;
 
-/** Files that need WebAssembly, which there is not with V8's interpreter alone (kernels.ts). */
+/** What loads the sources on an emulated machine (kernels.ts); undefined on any other. */
+const EMULATED = process.env.VEG_TEST_SOURCES;
+/** Files that need WebAssembly, which there is not with V8's interpreter alone, as on emulated machines. */
 const WEB_ASSEMBLY = /^test\/(?:picture|support\/coverage)\.test\.ts$/;
 
 const file = (name: string, suite: Suite, more: Partial<Task> = {}): Task => ({
@@ -77,8 +79,7 @@ const file = (name: string, suite: Suite, more: Partial<Task> = {}): Task => ({
   argv: [process.execPath, name],
   waits: suite !== 'unit' && !REAL_TIME.test(name),
   alone: ALONE.test(name),
-  ...(SLOWNESS > 1 &&
-    WEB_ASSEMBLY.test(name) && { env: { NODE_OPTIONS: process.env.VEG_TEST_SOURCES ?? '' } }),
+  ...(EMULATED !== undefined && WEB_ASSEMBLY.test(name) && { env: { NODE_OPTIONS: EMULATED } }),
   ...more,
 });
 
@@ -109,7 +110,7 @@ let coverageDirectory: string | undefined;
 function tasksOf(suite: Suite): Task[] {
   const files = filesOf(suite);
   // Types, style and coverage are the same on every machine, and take minutes on an emulated one.
-  if (suite === 'unit' && SLOWNESS === 1) {
+  if (suite === 'unit' && EMULATED === undefined) {
     coverageDirectory = mkdtempSync(join(tmpdir(), `vegt${process.pid}-coverage`));
     const env = { NODE_V8_COVERAGE: coverageDirectory };
     return [
