@@ -8,15 +8,19 @@
  */
 
 import { type Address, addressBytes, type Family, familyOf, type Prefix } from '../../lib/prefix.ts';
-import { type ConntrackEntry, IPS_OFFLOAD, isIcmp, isReplica, PROTOCOL } from '../../nat/conntrack/wire.ts';
+import {
+  type ConntrackEntry,
+  IPS_OFFLOAD,
+  isIcmp,
+  isReplica,
+  PROTOCOL,
+  TCP_SYN_RECV,
+  TCP_TIME_WAIT,
+} from '../../nat/conntrack/wire.ts';
 import type { FamilyNat, NatIntent } from '../../nat/desired.ts';
 import type { EgressAction } from '../../nat/egress.ts';
 import { BlockIndex, isDivided, type PortBlock } from '../../nat/port-blocks.ts';
 import { PrefixMatcher, prefixMatcher } from '../../nat/prefix-matcher.ts';
-
-/** enum tcp_conntrack: from the first to the last state of a connection that the other end has agreed to. */
-const TCP_SYN_RECV = 2;
-const TCP_TIME_WAIT = 7;
 
 /** What the policy does to the source of a flow from the VPC. */
 type Action = 'masquerade' | 'forward' | 'drop' | ReadonlySet<string> | PortBlock;

@@ -80,7 +80,7 @@ export interface GroupFlow {
 
 /** What the kernel side reports. Of replicas it reports only `active`, `deleted` and `absent`. */
 export type FlowEvent =
-  /** A flow of our own is established, or its state or mark has changed. */
+  /** A flow of our own was answered, or its state or mark has changed. */
   | { type: 'update'; flow: GroupFlow }
   /** A flow of our own has ended. */
   | { type: 'end'; flow: GroupFlow }
@@ -88,7 +88,7 @@ export type FlowEvent =
   | { type: 'deleted'; flow: GroupFlow }
   /** The replica has no entry: another flow has its place, or the kernel has refused it. */
   | { type: 'absent'; flow: GroupFlow }
-  /** Packets of a replica were seen here; at most once in 20 s for each. */
+  /** Packets of a replica were seen here; at most once in 20 s for each, and when one of them has completed its handshake. */
   | { type: 'active'; flow: GroupFlow }
   /** The kernel has dropped events that were not read in time. */
   | { type: 'overrun' }
@@ -116,7 +116,10 @@ export type FlowChange =
   | { type: 'release'; flow: GroupFlow }
   /** Insert the entry of a flow of our own again, which another program has deleted. */
   | { type: 'restore'; flow: GroupFlow }
-  /** Another member sees packets of this flow of our own: start its timeout again. */
+  /**
+   * Another member sees packets of this flow of our own: start its timeout again, and complete its handshake if it is under way
+   * here; that is reported as `update`.
+   */
   | { type: 'refresh'; flow: GroupFlow };
 
 /** conntrack, as the exchange needs it; it runs in the exchange's thread. */

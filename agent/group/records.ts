@@ -9,6 +9,7 @@
  */
 import { IPPROTO_SCTP, IPPROTO_TCP } from '../../lib/linux.ts';
 import type { Family } from '../../lib/prefix.ts';
+import { SCTP_ESTABLISHED, TCP_ESTABLISHED } from '../../nat/conntrack/wire.ts';
 import type { GroupFlow } from './model.ts';
 
 /** The largest of enum tcp_conntrack and enum sctp_conntrack that an entry can have, and of a window scale (RFC 7323). */
@@ -17,6 +18,11 @@ const MAX_SCALE = 14;
 /** Octets behind the key, and those of the state in them. */
 const STATE = 12;
 const VALUE = 8 + STATE;
+/** The state in which a handshake is complete, by protocol. */
+const ESTABLISHED: Readonly<Record<number, number>> = {
+  [IPPROTO_TCP]: TCP_ESTABLISHED,
+  [IPPROTO_SCTP]: SCTP_ESTABLISHED,
+};
 /** The longest timeout that is taken over, seconds: conntrack's own for established TCP is 5 days. */
 export const MAX_TIMEOUT = 30 * 86_400;
 
@@ -104,12 +110,19 @@ export function isRecord(record: Buffer): boolean {
   return state <= MAX_STATE && scales >> 4 <= MAX_SCALE && (scales & 15) <= MAX_SCALE;
 }
 
-/** Whether mark and state of two records of one flow are the same; the timeout differs by nature. */
-export function isSameState(a: Buffer, b: Buffer): boolean {
-  const end = a.length;
+/**
+ * Whether the replica of a record will do for a later record of the same flow: mark and state are the same, or what is new is that
+ * the handshake is complete, which the replica's first packet tells the kernel too. The timeout differs by nature.
+ */
+export function willDo(former: Buffer, record: Buffer): boolean {
+  const end = record.length;
+  const state = end - STATE;
+  const established = ESTABLISHED[record[0]!];
+  const isOpened = record[state] === established && former[state]! < record[state]!;
   return (
-    a.compare(b, end - STATE, end, end - STATE, end) === 0 &&
-    a.readUInt32BE(end - VALUE) === b.readUInt32BE(end - VALUE)
+    (isOpened || former[state] === record[state]) &&
+    former.compare(record, state + 1, end, state + 1, end) === 0 &&
+    former.readUInt32BE(end - VALUE) === record.readUInt32BE(end - VALUE)
   );
 }
 

@@ -10,15 +10,7 @@ import { type Address, addressBytes, type Family } from '../../lib/prefix.ts';
 import { type Change, MAX_FLOWS, type Message } from './codec.ts';
 import { BUCKETS, type BucketSum, FlowTable, OWNERS } from './flow-table.ts';
 import type { FlowChange, FlowEvent } from './model.ts';
-import {
-  addressSize,
-  decodeFlow,
-  encodeFlow,
-  hasPorts,
-  isSameState,
-  keySize,
-  sharedPortOf,
-} from './records.ts';
+import { addressSize, decodeFlow, encodeFlow, hasPorts, keySize, sharedPortOf, willDo } from './records.ts';
 import { SLICES, slotOf, slotOfPort } from './slices.ts';
 
 /** Flows of one family, own and replicas. */
@@ -447,7 +439,7 @@ export class Replication {
         if (owner === this.#slot) this.#enqueueFor(link, this.#text(record), UPDATE, now);
         return false;
       }
-      const same = isSameState(this.#table.at(place), record);
+      const same = willDo(this.#table.at(place), record);
       this.#table.replace(place, record, link.slot);
       if (owner === this.#slot) this.#release(record, link, now);
       if (same) return true;

@@ -35,6 +35,15 @@ export const IPS_DYING = 1 << 9;
 /** The flow is in a flowtable: the kernel reports neither its state nor its timeout. Of TCP it is established. */
 export const IPS_OFFLOAD = 1 << 14;
 
+/** enum tcp_conntrack: the other end has agreed, its handshake is complete, both ends have closed it. */
+export const TCP_SYN_RECV = 2;
+export const TCP_ESTABLISHED = 3;
+export const TCP_TIME_WAIT = 7;
+/** enum sctp_conntrack: INIT was seen, the handshake is complete, and the last state before the end. */
+export const SCTP_COOKIE_WAIT = 2;
+export const SCTP_ESTABLISHED = 4;
+export const SCTP_SHUTDOWN_ACK_SENT = 7;
+
 // enum ctattr_type
 export const CTA_TUPLE_ORIG = 1;
 export const CTA_TUPLE_REPLY = 2;

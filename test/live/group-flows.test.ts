@@ -102,6 +102,16 @@ function translate(gateways: readonly Namespace[], family: 4 | 6): void {
 /** IP protocol number. */
 const ESP = 50;
 
+/** A client that prints what the server has said of its source, when it has. */
+const CONNECT = `
+  const [host, port] = process.argv.slice(1);
+  const socket = require('node:net').connect({ host, port, noDelay: true });
+  socket.once('connect', () => console.log('connected'));
+  socket.once('data', (data) => {
+    console.log(data.toString().trim());
+    socket.end();
+  });`;
+
 const ports = (flows: readonly FlowText[]): number[] => flows.map(({ sharedPort }) => sharedPort);
 
 const listing = (gateway: Namespace, family: 4 | 6): string =>
@@ -262,6 +272,58 @@ for (const family of [4, 6] as const) {
     await child.kill();
   });
 
+  t.test(
+    `IPv${family}: a handshake that began through one gateway is completed through the other`,
+    async (t) => {
+      const scope = new Scope();
+      t.teardown(() => scope.dispose());
+      const { client, server, gateways, use } = network(scope, family);
+      translate(gateways, family);
+      // As the agent has it: what belongs to no flow begins none, unless it is a SYN.
+      for (const gateway of gateways) {
+        gateway.sh(`${net.iptables} -w -A FORWARD -p tcp ! --syn -m conntrack --ctstate NEW -j DROP`);
+      }
+      await startEchoServer(server);
+      const [first, second] = await Promise.all(
+        gateways.map((gateway) => new Child(gateway, family).started()),
+      );
+      // The last segment of the handshake is lost, as one is that arrives before the replica.
+      const lose = `OUTPUT -p tcp --tcp-flags SYN,ACK ACK -d ${net.server} -j DROP`;
+      client.sh(`${net.iptables} -w -A ${lose}`);
+      const connecting = client.spawn(NODE, ['-e', CONNECT, net.server, '8000'], { name: 'connect' });
+      await until(() => connecting.log().includes('connected'), { what: 'SYN and ACK have come' });
+      const [opening] = await until(() => first!.flows('update').length > 0 && first!.flows('update'), {
+        what: 'the flow is reported before its handshake is complete',
+      });
+      t.equal(opening!.tcp!.state, 2);
+      t.same(await second!.apply('insert', [opening!]), {});
+      use(1);
+      client.sh(`${net.iptables} -w -D ${lose}`);
+      await until(() => second!.flows('active').length > 0, {
+        what: 'the segment that completed it is reported',
+      });
+      const source = await until(() => /^\S+ \d+$/m.exec(connecting.log())?.[0], {
+        what: 'the server answers',
+      });
+      t.equal(source, `${net.shared} ${opening!.sharedPort}`, 'with the port that the first gateway gave');
+      t.match(listing(gateways[0], family), /SYN_RECV/, 'the first gateway does not know');
+      t.same(await first!.apply('refresh', [opening!]), {});
+      t.notMatch(listing(gateways[0], family), /SYN_RECV/, 'it is told');
+      const complete = await until(() => first!.flows('update').find(({ tcp }) => tcp!.state === 3), {
+        what: 'it reports the flow as established',
+      });
+      t.equal(
+        complete.timeout,
+        Number(gateways[0].sh('sysctl -n net.netfilter.nf_conntrack_tcp_timeout_established')),
+      );
+      const updates = first!.flows('update').length;
+      t.same(await first!.apply('refresh', [opening!]), {}, 'told once more');
+      t.equal(first!.flows('update').length, updates, 'nothing is new then');
+      t.same(await second!.apply('remove', [opening!]), {});
+      await Promise.all([first!.kill(), second!.kill()]);
+    },
+  );
+
   t.test(`IPv${family}: an association and packets without ports go on with a replica`, async (t) => {
     const scope = new Scope();
     t.teardown(() => scope.dispose());
@@ -284,7 +346,21 @@ for (const family of [4, 6] as const) {
     );
     await until(() => ask(ESP, 0) === 'answered', { what: 'an answer without ports' });
     await until(() => ask(IPPROTO_SCTP, CHUNK.init) === `${CHUNK.initAck}`, { what: 'an answer to INIT' });
-    await until(() => ask(IPPROTO_SCTP, CHUNK.cookieEcho) === `${CHUNK.cookieAck}`, { what: 'COOKIE ACK' });
+    const opening = await until(
+      () => first!.flows('update').find(({ protocol }) => protocol === IPPROTO_SCTP),
+      { what: 'the association is reported before its handshake is complete' },
+    );
+    t.equal(opening.sctp!.state, 2);
+    t.same(await second!.apply('insert', [opening]), {});
+    use(1);
+    await until(() => ask(IPPROTO_SCTP, CHUNK.cookieEcho) === `${CHUNK.cookieAck}`, {
+      what: 'COOKIE ACK through the other gateway',
+    });
+    await until(() => second!.flows('active').length > 0, { what: 'that one reports it' });
+    t.same(await first!.apply('refresh', [opening]), {});
+    use(0);
+    await until(() => ask(IPPROTO_SCTP, CHUNK.data) === `${CHUNK.sack}`, { what: 'the first one goes on' });
+    t.same(await second!.apply('remove', [opening]), {});
     const own = await until(
       () => {
         const flows = first!.flows('update');

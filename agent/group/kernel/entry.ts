@@ -20,6 +20,12 @@ import {
   isReplica,
   PROTOCOL,
   REPLICA_MARK,
+  SCTP_COOKIE_WAIT,
+  SCTP_ESTABLISHED,
+  SCTP_SHUTDOWN_ACK_SENT,
+  TCP_ESTABLISHED,
+  TCP_SYN_RECV,
+  TCP_TIME_WAIT,
   type Tuple,
 } from '../../../nat/conntrack/wire.ts';
 import type { GroupFlow, SctpInfo, TcpInfo } from '../model.ts';
@@ -58,13 +64,6 @@ const IPS_CONFIRMED = 1 << 3;
 const IPS_SRC_NAT = 1 << 4;
 const IPS_DYING = 1 << 9;
 
-// enum tcp_conntrack
-const TCP_CONNTRACK_ESTABLISHED = 3;
-const TCP_CONNTRACK_TIME_WAIT = 7;
-// enum sctp_conntrack
-const SCTP_CONNTRACK_ESTABLISHED = 4;
-const SCTP_CONNTRACK_SHUTDOWN_ACK_SENT = 7;
-
 // linux/netfilter/nf_conntrack_tcp.h
 const IP_CT_TCP_FLAG_WINDOW_SCALE = 0x01;
 const IP_CT_TCP_FLAG_SACK_PERM = 0x02;
@@ -84,8 +83,8 @@ export interface GroupEntry {
   flow: GroupFlow;
   /** Of a replica: which process inserted it. */
   replica?: Generation;
-  /** The flow has seen packets in both directions and has not begun to end. */
-  established: boolean;
+  /** Packets in both directions were seen, and the flow has not ended. Of TCP and SCTP the handshake may be under way. */
+  answered: boolean;
   /** It is deleted, and in the table for a moment still: what is inserted or changed now is lost with it. */
   dying: boolean;
 }
@@ -140,16 +139,28 @@ function decodeSctp(sctp: Attributes): SctpInfo {
   return info;
 }
 
-/** TCP that has not begun to end, SCTP that has not ended; of another protocol, an answer was seen. */
-function isEstablished(status: number, { tcp, sctp }: ProtocolInfo): boolean {
-  if (tcp !== undefined) {
-    return tcp.state >= TCP_CONNTRACK_ESTABLISHED && tcp.state < TCP_CONNTRACK_TIME_WAIT;
-  }
-  if (sctp !== undefined) {
-    return sctp.state >= SCTP_CONNTRACK_ESTABLISHED && sctp.state <= SCTP_CONNTRACK_SHUTDOWN_ACK_SENT;
-  }
-  return (status & IPS_SEEN_REPLY) !== 0;
+/** An answer was seen, and TCP or SCTP has not ended. */
+function isAnswered(status: number, { tcp, sctp }: ProtocolInfo): boolean {
+  if (tcp !== undefined) return tcp.state >= TCP_SYN_RECV && tcp.state < TCP_TIME_WAIT;
+  const isThere =
+    sctp === undefined || (sctp.state >= SCTP_COOKIE_WAIT && sctp.state <= SCTP_SHUTDOWN_ACK_SENT);
+  return isThere && (status & IPS_SEEN_REPLY) !== 0;
 }
+
+/** The handshake was answered and is not complete. The packet that completes it may come to another member. */
+export const isOpening = ({ tcp, sctp }: ProtocolInfo): boolean =>
+  (tcp !== undefined && tcp.state < TCP_ESTABLISHED) || (sctp !== undefined && sctp.state < SCTP_ESTABLISHED);
+
+/** The handshake is complete, and neither end has begun to close. */
+export const isOpen = ({ tcp, sctp }: ProtocolInfo): boolean =>
+  tcp?.state === TCP_ESTABLISHED || sctp?.state === SCTP_ESTABLISHED;
+
+/** The flow, with its handshake complete. */
+export const opened = (flow: GroupFlow): GroupFlow => ({
+  ...flow,
+  ...(flow.tcp && { tcp: { ...flow.tcp, state: Math.max(flow.tcp.state, TCP_ESTABLISHED) } }),
+  ...(flow.sctp && { sctp: { ...flow.sctp, state: Math.max(flow.sctp.state, SCTP_ESTABLISHED) } }),
+});
 
 /**
  * The entry in the payload of a message, from its nfgenmsg header on; undefined if it is not translated to one of the
@@ -180,7 +191,7 @@ export function decodeGroupEntry(payload: Buffer, shared: readonly Uint8Array[])
       ...{ mark: (mark & ~OWNER_BITS) >>> 0, timeout },
       ...info,
     },
-    established: isEstablished(status, info),
+    answered: isAnswered(status, info),
     dying: (status & IPS_DYING) !== 0,
     ...(isReplica(entry) && { replica: (mark & GENERATION) === 0 ? 0 : 1 }),
   };
@@ -307,7 +318,8 @@ export function insertRequest(
 }
 
 /**
- * Changes mark, timeout and TCP state of the entry with this translation. `replica` undefined makes it a flow of our own.
+ * Changes mark, timeout and state of the entry with this translation; a handshake is complete then, because its last packet may
+ * have come here. `replica` undefined makes it a flow of our own.
  */
 export function changeRequest(
   family: Family,
@@ -319,7 +331,7 @@ export function changeRequest(
     ...answersKey(family, flow),
     attribute(CTA_TIMEOUT, u32Be(timeout)),
     attribute(CTA_MARK, u32Be(markOf(flow, replica))),
-    ...protocolInfo(flow),
+    ...protocolInfo(opened(flow)),
   ]);
   return { type: CT_NEW, data };
 }
@@ -327,6 +339,18 @@ export function changeRequest(
 /** Whether an entry of TCP drops segments outside of the window that it has seen. */
 export const isStrict = ({ tcp }: GroupFlow): boolean =>
   tcp !== undefined && (tcp.originalFlags & tcp.replyFlags & IP_CT_TCP_FLAG_BE_LIBERAL) === 0;
+
+/** The flow, with an entry that is liberal. */
+export const liberal = (flow: GroupFlow): GroupFlow => ({
+  ...flow,
+  ...(flow.tcp && {
+    tcp: {
+      ...flow.tcp,
+      originalFlags: flow.tcp.originalFlags | IP_CT_TCP_FLAG_BE_LIBERAL,
+      replyFlags: flow.tcp.replyFlags | IP_CT_TCP_FLAG_BE_LIBERAL,
+    },
+  }),
+});
 
 /** Makes an entry of TCP liberal about windows: its packets may go through another member for a while. */
 export function liberalRequest(family: Family, flow: GroupFlow): EntryRequest {

@@ -3,7 +3,8 @@
  * the replicas of the flows of others. Runs in the exchange's thread.
  *
  * An **own flow** is an entry without the mark of a replica: it was allocated here, or adopted. It is reported when it is
- * established, when its state changes, when it ends, and when another program deletes it. A **replica** is kept alive
+ * answered, when its state changes, when it ends, and when another program deletes it. So the packet that completes a handshake may
+ * come to another member; that one reports the replica as active, and the handshake is completed here too. A **replica** is kept alive
  * until it is removed or adopted; that another program deletes it is reported too. Its timeout is `KEEP`: it does not outlive this process
  * by more than that. A replica that the kernel does not take, and one that gives its place to another flow, is reported as
  * **absent**. What contradicts the policy is deleted by this program (flow-cleaner.ts, known by its netlink port), and has
@@ -12,6 +13,7 @@
  * Events are read as they arrive. If the kernel dropped some, those that wait are older than the gap: they are read, and then
  * the whole table.
  */
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as libc from '../../../lib/libc.ts';
 import {
@@ -19,6 +21,7 @@ import {
   AF_INET6,
   AF_NETLINK,
   EAGAIN,
+  IPPROTO_TCP,
   NETLINK_ADD_MEMBERSHIP,
   NETLINK_NETFILTER,
   NLM_F_CREATE,
@@ -52,9 +55,13 @@ import {
   type Generation,
   type GroupEntry,
   insertRequest,
+  isOpen,
+  isOpening,
   isStrict,
   keyRequest,
+  liberal,
   liberalRequest,
+  opened,
   timeoutRequest,
 } from './entry.ts';
 import { inBatches, PackedRecords } from './packed-records.ts';
@@ -190,6 +197,7 @@ export class ConntrackFlows implements FlowKernel {
       const code = this.#resolve(change, results[i]?.code);
       if (code === undefined) {
         if (isPuttingBack(change)) this.#putBack.add(hashOfTranslation(change.flow));
+        if (change.type === 'refresh' && isOpening(change.flow)) this.#complete(change.flow);
         return;
       }
       if (code === DYING) {
@@ -236,6 +244,15 @@ export class ConntrackFlows implements FlowKernel {
     }
   }
 
+  /** The handshake of an own flow was completed through another member: so it is here, unless the flow has ended meanwhile. */
+  #complete(flow: GroupFlow): void {
+    const present = this.#find(answersRequest(CT_GET, this.#family, flow));
+    if (present === undefined || present === 'none' || !isOpening(present.flow)) return;
+    const complete = { ...opened(flow), timeout: establishedTimeout(flow.protocol) };
+    const [refusal] = this.#transact([changeRequest(this.#family, complete, undefined, complete.timeout)]);
+    if (refusal === undefined) this.#report([{ type: 'update', flow: complete }]);
+  }
+
   readonly #remove = (flow: GroupFlow): EntryRequest => answersRequest(CT_DELETE, this.#family, flow);
 
   /** What is left of a refusal: an insert of an entry that exists changes it, and one that is gone needs no removal. */
@@ -278,7 +295,7 @@ export class ConntrackFlows implements FlowKernel {
     if (isDeleted && this.#wasPutBack(present.flow)) return 'EEXIST';
     // A packet that came here before this entry has begun a flow of its own, with another translation.
     const isOwn = present.replica === undefined;
-    if (!isDeleted && isOwn && present.established) return 'EEXIST';
+    if (!isDeleted && isOwn && present.answered) return 'EEXIST';
     if (!isOwn) this.#report([{ type: 'absent', flow: decodeFlow(encodeFlow(present.flow)) }]);
     else if (isDeleted) this.#replaced.add(translationOf(present.flow));
     return this.#transact([this.#remove(present.flow), this.#requestOf(change)])[1]?.code;
@@ -369,9 +386,15 @@ export class ConntrackFlows implements FlowKernel {
     }
   }
 
-  /** The packets of an own flow may go through another member for a while, and come back with another window. */
-  #makeLiberal(flows: readonly GroupFlow[]): void {
-    this.#transact(flows.filter(isStrict).map((flow) => liberalRequest(this.#family, flow)));
+  /**
+   * The packets of own flows may go through another member for a while, and come back with another window. Returns the events
+   * with the flows as they are then.
+   */
+  #makeLiberal(events: readonly FlowEvent[]): FlowEvent[] {
+    const isToBe = (event: FlowEvent): event is FlowEvent & { type: 'update' } =>
+      event.type === 'update' && isStrict(event.flow);
+    this.#transact(events.filter(isToBe).map(({ flow }) => liberalRequest(this.#family, flow)));
+    return events.map((event) => (isToBe(event) ? { ...event, flow: liberal(event.flow) } : event));
   }
 
   #reportAll(events: readonly FlowEvent[]): void {
@@ -382,10 +405,9 @@ export class ConntrackFlows implements FlowKernel {
   #list(deleted = false): void {
     this.#replaced.clear();
     this.#report([{ type: 'listing' }]);
-    const own = this.#entries(({ replica, established }) => replica === undefined && established);
+    const own = this.#entries(({ replica, answered }) => replica === undefined && answered);
     for (const flows of inBatches(own, BATCH)) {
-      this.#makeLiberal(flows);
-      this.#report(flows.map((flow) => ({ type: 'update', flow })));
+      this.#report(this.#makeLiberal(flows.map((flow) => ({ type: 'update', flow }))));
     }
     this.#report([{ type: 'listed', deleted }]);
   }
@@ -410,8 +432,7 @@ export class ConntrackFlows implements FlowKernel {
     let events: FlowEvent[] = [];
     let hasDeleted = false;
     const flush = (): void => {
-      this.#makeLiberal(events.flatMap((event) => (event.type === 'update' ? event.flow : [])));
-      this.#reportAll(events);
+      this.#reportAll(this.#makeLiberal(events));
       events = [];
       hasDeleted = false;
     };
@@ -437,7 +458,9 @@ export class ConntrackFlows implements FlowKernel {
         const cause = type === CT_DELETE ? this.#causeOf(port) : undefined;
         if (cause === 'other' && this.#overrun) this.#deleted = true;
         const event =
-          entry.replica === undefined ? this.#eventOf(entry, cause, port) : this.#lossOf(entry, cause);
+          entry.replica === undefined
+            ? this.#eventOf(entry, cause, port)
+            : this.#replicaEventOf(entry, cause, port);
         // What is restored replaces an entry that began since, so it comes first.
         if (event?.type === 'update' && hasDeleted) flush();
         if (event === undefined || this.#isReplaced(event.flow, cause !== undefined)) continue;
@@ -481,23 +504,27 @@ export class ConntrackFlows implements FlowKernel {
 
   /** The event of an entry that is no replica; undefined: a change of our own. `cause`: of its deletion. */
   #eventOf(
-    { flow, established }: GroupEntry,
+    { flow, answered }: GroupEntry,
     cause: Cause | undefined,
     port: number,
   ): (FlowEvent & { flow: GroupFlow }) | undefined {
     if (cause === 'other') return { type: 'deleted', flow };
     if (cause !== undefined) return { type: 'end', flow };
     if (this.#isOurs(port)) return undefined;
-    return { type: established ? 'update' : 'end', flow };
+    return { type: answered ? 'update' : 'end', flow };
   }
 
-  /** The event of a replica that neither the exchange nor the policy has deleted. */
-  #lossOf(
+  /**
+   * The event of a replica: neither the exchange nor the policy has deleted it, or a packet has completed its handshake here.
+   */
+  #replicaEventOf(
     { flow, replica }: GroupEntry,
     cause: Cause | undefined,
+    port: number,
   ): (FlowEvent & { flow: GroupFlow }) | undefined {
-    const isLost = replica === this.#generation && (cause === 'other' || cause === 'kernel');
-    return isLost ? { type: 'deleted', flow } : undefined;
+    if (replica !== this.#generation) return undefined;
+    if (cause === undefined) return port === 0 && isOpen(flow) ? { type: 'active', flow } : undefined;
+    return cause === 'other' || cause === 'kernel' ? { type: 'deleted', flow } : undefined;
   }
 
   /**
@@ -537,6 +564,12 @@ export class ConntrackFlows implements FlowKernel {
 /** A packet has set the timeout of its protocol: it is longer than a replica's, or shorter than a sweep leaves it. */
 const wasUsed = (timeout: number): boolean =>
   timeout > KEEP || timeout < KEEP - SWEEP_INTERVAL - SWEEP_LATENESS;
+
+/** How long the kernel keeps a flow whose handshake is complete, s: TCP, or else SCTP. Throws where there is no conntrack. */
+function establishedTimeout(protocol: number): number {
+  const name = protocol === IPPROTO_TCP ? 'tcp' : 'sctp';
+  return Number(readFileSync(`/proc/sys/net/netfilter/nf_conntrack_${name}_timeout_established`, 'utf8'));
+}
 
 const isDying = (entry: GroupEntry | undefined | 'none'): boolean => typeof entry === 'object' && entry.dying;
 

@@ -4,10 +4,10 @@ import {
   encodeFlow,
   hasPorts,
   isRecord,
-  isSameState,
   MAX_TIMEOUT,
   recordSize,
   sharedPortOf,
+  willDo,
 } from '../../../agent/group/records.ts';
 import { FAMILIES } from '../../../lib/prefix.ts';
 import { flowOf } from './flows.ts';
@@ -72,13 +72,26 @@ t.test('what the kernel must not be given is no record', async (t) => {
   t.equal(decodeFlow(encodeFlow(flowOf(4, 1, 2000, { timeout: 2 ** 33 }))).timeout, MAX_TIMEOUT);
 });
 
-t.test('two states of a flow differ by mark and state, not by the timeout', async (t) => {
-  const record = encodeFlow(flowOf(4, 1, 2000, { protocol: 6, tcp }));
-  const other = (more: object) => encodeFlow(flowOf(4, 1, 2000, { protocol: 6, tcp, ...more }));
-  t.ok(isSameState(record, other({ timeout: 5 })));
-  t.notOk(isSameState(record, other({ mark: 1 })));
-  t.notOk(isSameState(record, other({ tcp: { ...tcp, state: 7 } })));
-  const tagged = (more: object) =>
-    encodeFlow(flowOf(4, 1, 2000, { protocol: 132, sctp: { ...sctp, ...more } }));
-  t.notOk(isSameState(tagged({}), tagged({ replyTag: 8 })));
-});
+t.test(
+  'a replica will do while mark and state are the same, and when its handshake is complete',
+  async (t) => {
+    const record = encodeFlow(flowOf(4, 1, 2000, { protocol: 6, tcp }));
+    const other = (more: object) => encodeFlow(flowOf(4, 1, 2000, { protocol: 6, tcp, ...more }));
+    t.ok(willDo(record, other({ timeout: 5 })));
+    t.notOk(willDo(record, other({ mark: 1 })));
+    t.notOk(willDo(record, other({ tcp: { ...tcp, state: 7 } })));
+    const tagged = (more: object) =>
+      encodeFlow(flowOf(4, 1, 2000, { protocol: 132, sctp: { ...sctp, ...more } }));
+    t.notOk(willDo(tagged({}), tagged({ replyTag: 8 })));
+
+    const opening = other({ tcp: { ...tcp, state: 2 } });
+    t.ok(willDo(opening, record), 'SYN_RECV, then ESTABLISHED');
+    t.notOk(willDo(record, opening), 'ESTABLISHED, then SYN_RECV');
+    t.notOk(willDo(opening, other({ tcp: { ...tcp, state: 5 } })), 'SYN_RECV, then CLOSE_WAIT');
+    t.notOk(willDo(opening, other({ tcp: { ...tcp, replyScale: 13 } })), 'with another window scale');
+    t.notOk(willDo(opening, other({ mark: 1 })), 'with another mark');
+    for (const state of [2, 3])
+      t.ok(willDo(tagged({ state }), tagged({})), `SCTP ${state}, then ESTABLISHED`);
+    t.notOk(willDo(tagged({ state: 2 }), tagged({ state: 3 })), 'COOKIE_WAIT, then COOKIE_ECHOED');
+  },
+);

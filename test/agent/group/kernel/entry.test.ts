@@ -5,8 +5,12 @@ import {
   changeRequest,
   decodeGroupEntry,
   insertRequest,
+  isOpen,
+  isOpening,
   isStrict,
+  liberal,
   liberalRequest,
+  opened,
   timeoutRequest,
 } from '../../../../agent/group/kernel/entry.ts';
 import type { GroupFlow } from '../../../../agent/group/model.ts';
@@ -102,31 +106,31 @@ for (const family of [4, 6] as const) {
     async (t) => {
       const flow = flowOf(family);
       const shared = [SHARED[family]];
-      t.same(decodeGroupEntry(messageOf(family, flow), shared), { flow, established: true, dying: false });
+      t.same(decodeGroupEntry(messageOf(family, flow), shared), { flow, answered: true, dying: false });
       t.equal(decodeGroupEntry(messageOf(family, flow), []), undefined, 'to another address');
       t.equal(
         decodeGroupEntry(messageOf(family, flow, { status: 0x0e }), shared),
         undefined,
         'a connection to the address itself is not translated to it',
       );
-      for (const [state, established] of [
+      for (const [state, answered] of [
         [1, false],
-        [2, false],
+        [2, true],
         [3, true],
         [6, true],
         [7, false],
         [8, false],
       ] as const) {
         t.equal(
-          decodeGroupEntry(messageOf(family, flow, { state }), shared)!.established,
-          established,
+          decodeGroupEntry(messageOf(family, flow, { state }), shared)!.answered,
+          answered,
           `TCP ${state}`,
         );
       }
       const { tcp: _, ...udp } = { ...flow, protocol: 17 };
-      t.equal(decodeGroupEntry(messageOf(family, udp), shared)!.established, true);
+      t.equal(decodeGroupEntry(messageOf(family, udp), shared)!.answered, true);
       t.equal(
-        decodeGroupEntry(messageOf(family, udp, { status: 0x1c }), shared)!.established,
+        decodeGroupEntry(messageOf(family, udp, { status: 0x1c }), shared)!.answered,
         false,
         'no answer yet',
       );
@@ -196,6 +200,31 @@ t.test('a change says the mark of what the entry becomes, and a timeout nothing 
   t.same([fields[7], fields[8], fields['4.1.1']], ['0000005a', undefined, undefined]);
 });
 
+t.test(
+  'an inserted handshake is under way, a changed one complete: its last packet may have come here',
+  async (t) => {
+    const syn = { ...flowOf(4), tcp: { ...flowOf(4).tcp!, state: 2 } };
+    const { tcp: _, ...flow } = { ...flowOf(4), protocol: 132 };
+    const cookie = { ...flow, sctp: { state: 2, originalTag: 6, replyTag: 7 } };
+    const stateIn = (data: Uint8Array, name: string) =>
+      attributesOf(new Attributes(Buffer.from(data), 4), { ...NESTED, '4.3': true })[name];
+    for (const [opening, name, first, open] of [
+      [syn, '4.1.1', '02', '03'],
+      [cookie, '4.3.1', '02', '04'],
+    ] as const) {
+      t.equal(stateIn(insertRequest(4, opening, 0, 90).data, name), first);
+      t.equal(stateIn(changeRequest(4, opening, 0, 90).data, name), open);
+      t.same([isOpening(opening), isOpen(opening)], [true, false]);
+      t.same([isOpening(opened(opening)), isOpen(opened(opening))], [false, true]);
+    }
+    const closing = { ...flowOf(4), tcp: { ...flowOf(4).tcp!, state: 5 } };
+    t.same(opened(closing), closing, 'one that is past its handshake stays what it is');
+    t.same([isOpening(closing), isOpen(closing)], [false, false]);
+    const { tcp: __, ...udp } = { ...flowOf(4), protocol: 17 };
+    t.same([opened(udp), isOpening(udp), isOpen(udp)], [udp, false, false], 'UDP has no handshake');
+  },
+);
+
 t.test('an entry that is deleted and still in the table is dying', async (t) => {
   const isDying = (status: number): boolean =>
     decodeGroupEntry(messageOf(4, flowOf(4), { status }), [SHARED[4]])!.dying;
@@ -213,6 +242,8 @@ t.test('an entry of TCP is strict until both directions are liberal about window
   );
   const { tcp: _, ...udp } = { ...flowOf(4), protocol: 17 };
   t.notOk(isStrict(udp), 'UDP has no windows');
+  t.same(liberal(udp), udp);
+  t.notOk(isStrict(liberal(flowOf(4))), 'what is reported of a flow that has become liberal');
 });
 
 for (const family of [4, 6] as const) {
@@ -239,16 +270,21 @@ for (const family of [4, 6] as const) {
 
 t.test('an association of SCTP has its state and its tags', async (t) => {
   const { tcp: _, ...flow } = { ...flowOf(4), protocol: 132 };
-  for (const [state, established] of [
-    [3, false],
-    [4, true],
-    [7, true],
-    [8, false],
+  for (const [state, status, answered] of [
+    [2, 0x10, false],
+    [2, 0x12, true],
+    [3, 0x12, true],
+    [4, 0x1e, true],
+    [7, 0x1e, true],
+    [8, 0x1e, false],
   ] as const) {
     const tags = [attribute(2, u32Be(0xffff_fffe)), attribute(3, u32Be(7))];
-    const message = Buffer.concat([messageOf(4, flow), nest(4, nest(3, attribute(1, u8(state)), ...tags))]);
+    const message = Buffer.concat([
+      messageOf(4, flow, { status }),
+      nest(4, nest(3, attribute(1, u8(state)), ...tags)),
+    ]);
     const sctp = { state, originalTag: 0xffff_fffe, replyTag: 7 };
-    t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: { ...flow, sctp }, established, dying: false });
+    t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: { ...flow, sctp }, answered, dying: false });
     const fields = attributesOf(
       new Attributes(Buffer.from(insertRequest(4, { ...flow, sctp }, 0, 90).data), 4),
       { ...NESTED, '4.3': true },
@@ -265,5 +301,5 @@ t.test('GRE is not replicated', async (t) => {
 t.test('an entry of another protocol has no state', async (t) => {
   const { tcp: _, ...dccp } = { ...flowOf(4), protocol: 33 };
   const message = Buffer.concat([messageOf(4, dccp), nest(4, nest(2, attribute(1, u8(3))))]);
-  t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: dccp, established: true, dying: false });
+  t.same(decodeGroupEntry(message, [SHARED[4]]), { flow: dccp, answered: true, dying: false });
 });
