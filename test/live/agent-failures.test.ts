@@ -1,5 +1,5 @@
 /** What the agent needs and has not got is named, with what to do; it keeps trying, and recovers. */
-import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { Agent, type AgentOptions, BFD, PolicyDirectory } from '../support/agent.ts';
@@ -59,9 +59,13 @@ t.test('a missing iptables is named, and used once it is there', async (t) => {
   const agent = start({ wrapper: ['env', `PATH=${bin}`] });
   await told(t, agent, /iptables/);
   t.match((await agent.status()).reasons.join('\n'), /not found|install|missing/i, 'what to do about it');
+  // All at once: an agent that finds only iptables-legacy uses it.
+  const full = join(directory, 'full');
+  mkdirSync(full);
   for (const name of readdirSync('/usr/sbin')) {
-    if (/^(ip6?tables|xtables|ipset|ip$)/.test(name)) symlinkSync(join('/usr/sbin', name), join(bin, name));
+    if (/^(ip6?tables|xtables|ipset|ip$)/.test(name)) symlinkSync(join('/usr/sbin', name), join(full, name));
   }
+  renameSync(full, bin);
   await agent.statusUntil('ready with iptables', ({ ready }) => ready);
   t.match(gateway.sh('iptables -t nat -S'), 'VEG-MASQUERADE');
 });
