@@ -163,7 +163,7 @@ export class Gateway {
         ...(this.#policy?.fastPath && { fastPathPaused: this.#isFastPathPaused }),
       }),
     };
-    this.#reconciler = new Reconciler(kernels, parts.options, parts.lastGood);
+    this.#reconciler = new Reconciler(kernels, parts.options, parts.lastGood, () => this.#clock.now());
     this.#loop = new Loop({
       resync: parts.options.resync,
       run: (trigger) => this.#run(trigger),

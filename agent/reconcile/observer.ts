@@ -23,9 +23,9 @@ import { isShortQueue, type ShapingIntent } from '../../shaping/state.ts';
 import type { FamilyStatus, Plan } from '../plan/plan.ts';
 import type { SysctlObservation } from '../pod/sysctl.ts';
 import { type Changes, endsOffer, routingFamily } from './changes.ts';
-import { CounterComparison } from './counter-comparison.ts';
+import type { CounterComparison } from './counter-comparison.ts';
 import type { Failure } from './failures.ts';
-import { FastPathComparison } from './fast-path-comparison.ts';
+import type { FastPathComparison } from './fast-path-comparison.ts';
 import { type ApplyFailure, explain, listingFailure, natReason } from './kernel-errors.ts';
 import { assignedAddresses, missingAddresses, unheldAddresses } from './link-addresses.ts';
 import type { Kernels, Observation, ObserveFailure, Unchanged } from './observation.ts';
@@ -78,8 +78,8 @@ export class Observer {
   constructor(
     kernels: Kernels,
     targets: TargetPlanner,
-    counters = new CounterComparison(kernels.counters),
-    fastPath = new FastPathComparison(kernels.fastPath),
+    counters: CounterComparison,
+    fastPath: FastPathComparison,
   ) {
     this.#kernels = kernels;
     this.#targets = targets;

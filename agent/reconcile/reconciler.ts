@@ -4,6 +4,7 @@
  * it needs to distinguish drift from change, and what was last applied in each family; loop.ts decides when to run,
  * gateway.ts what follows from the outcome.
  */
+import { uptime } from '../../lib/clock.ts';
 import { type Address, FAMILIES, type Family } from '../../lib/prefix.ts';
 import { OPTIONAL_PARTS } from '../../nat/desired.ts';
 import { CHANGED } from '../../nat/errors.ts';
@@ -15,7 +16,9 @@ import type { InterfaceFlags } from '../pod/interfaces.ts';
 import { type LastGood, type Missing, NOTHING_MISSING } from '../policy/last-good.ts';
 import type { Policy } from '../policy/model.ts';
 import { endsOffer, routingFamily } from './changes.ts';
+import { CounterComparison } from './counter-comparison.ts';
 import { distinct, type Failure } from './failures.ts';
+import { FastPathComparison } from './fast-path-comparison.ts';
 import {
   type ApplyFailure,
   bareFailure,
@@ -89,15 +92,23 @@ export class Reconciler {
   /** What the last full attempt was refused. */
   #refused: Failure[] = [];
 
-  /** `lastGood`: what an earlier process applied. Called only when the kernel refuses something. */
+  /**
+   * `lastGood`: what an earlier process applied. Called only when the kernel refuses something. `now`: a monotonic clock, ms.
+   */
   constructor(
     kernels: Kernels,
     flags: InterfaceFlags,
     lastGood: () => LastGood | undefined = () => undefined,
+    now: () => number = uptime,
   ) {
     this.#kernels = kernels;
     this.#targets = new TargetPlanner(flags, lastGood, () => kernels.nat.gateLack());
-    this.#observer = new Observer(kernels, this.#targets);
+    this.#observer = new Observer(
+      kernels,
+      this.#targets,
+      new CounterComparison(kernels.counters),
+      new FastPathComparison(kernels.fastPath, now),
+    );
   }
 
   /** The translation that was last applied; undefined: none yet. */

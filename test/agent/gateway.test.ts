@@ -5,6 +5,7 @@ import { Gateway, type GatewayParts } from '../../agent/gateway.ts';
 import type { Policy } from '../../agent/policy/model.ts';
 import type { LoadedPolicy } from '../../agent/policy/source.ts';
 import { changeLines } from '../../agent/reconcile/changes.ts';
+import { RENEWAL_PERIOD } from '../../agent/reconcile/fast-path-comparison.ts';
 import type { Kernels } from '../../agent/reconcile/observation.ts';
 import { WATCHDOG } from '../../agent/watchdog.ts';
 import type { BfdIntent } from '../../bfd/intent.ts';
@@ -292,6 +293,22 @@ t.test(
     t.same([inForce(), view.kernel.fastPath], [false, undefined]);
   },
 );
+
+t.test('a fast path that is old is made anew, which is no repair', async (t) => {
+  const { gateway, pod, clock, view, take } = setUp(t);
+  take({ ...POLICY, fastPath: true });
+  await clock.advance(1000);
+  const made = pod.nftables.attempts;
+  await clock.advance(RENEWAL_PERIOD - 2000);
+  await Promise.all([gateway.reconcileNow(), clock.advance(1000)]);
+  t.equal(pod.nftables.attempts, made);
+  await clock.advance(2000);
+  for (const what of ['made anew', 'once']) {
+    await Promise.all([gateway.reconcileNow(), clock.advance(1000)]);
+    t.equal(pod.nftables.attempts, made + 1, what);
+  }
+  t.match(view.kernel, { fastPath: true, inSync: true, driftRepaired: {} });
+});
 
 t.test('a virtual address that another program deletes is a repair, and hides no other one', async (t) => {
   let free = false;

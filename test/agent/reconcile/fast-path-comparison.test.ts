@@ -1,8 +1,9 @@
 import t from 'tap';
-import { FastPathComparison } from '../../../agent/reconcile/fast-path-comparison.ts';
+import { FastPathComparison, RENEWAL_PERIOD } from '../../../agent/reconcile/fast-path-comparison.ts';
 import { createFastPathKernel } from '../../../nat/fast-path/kernel.ts';
 import type { FastPathIntent, FastPathStep } from '../../../nat/fast-path/table.ts';
 import { NftablesModel } from '../../nat/fast-path/model.ts';
+import { ManualClock } from '../../support/clock.ts';
 
 const INTENT: FastPathIntent = { internal: 'eth0', external: 'net1', limited: [] };
 const PUT: FastPathStep = { type: 'put-fast-path', intent: INTENT, replace: false };
@@ -12,7 +13,8 @@ function made(lacks?: string) {
   const nftables = new NftablesModel();
   nftables.lacks = lacks;
   const kernel = createFastPathKernel(() => nftables);
-  return { nftables, kernel, comparison: new FastPathComparison(kernel) };
+  const clock = new ManualClock();
+  return { nftables, kernel, clock, comparison: new FastPathComparison(kernel, () => clock.now()) };
 }
 
 t.test(
@@ -77,3 +79,51 @@ t.test(
     t.same(await comparison.compare(undefined), { steps: [], notes: [], inForce: false });
   },
 );
+
+t.test('a table that is old is made anew by a full reconcile, and by nothing else', async (t) => {
+  const { kernel, clock, comparison } = made();
+  const renewed: FastPathStep = { ...PUT, replace: true };
+  t.equal(comparison.retry(), false, 'there is none');
+  // Made by a process before this one.
+  kernel.apply([PUT]);
+  t.same((await comparison.compare(INTENT)).steps, []);
+  clock.jump(RENEWAL_PERIOD - 1);
+  t.equal(comparison.retry(), false);
+  clock.jump(1);
+  t.same((await comparison.compare(INTENT)).steps, [], 'a repair leaves it');
+  t.equal(comparison.retry(), true);
+  t.same((await comparison.fork().compare(INTENT)).steps, [], 'a plan too');
+  t.match(await comparison.compare(INTENT), { steps: [renewed], inForce: true, notes: [] });
+  kernel.apply([renewed]);
+  t.equal(comparison.retry(), false);
+  t.same((await comparison.compare(INTENT)).steps, []);
+
+  clock.jump(RENEWAL_PERIOD);
+  t.equal(comparison.retry(), true);
+  const limited = { ...INTENT, limited: [7] };
+  t.same(
+    (await comparison.compare(limited)).steps,
+    [{ ...renewed, intent: limited }],
+    'another one is renewed once',
+  );
+  kernel.apply([{ ...renewed, intent: limited }]);
+  clock.jump(RENEWAL_PERIOD);
+  t.equal(comparison.retry(), true);
+  t.same((await comparison.compare(undefined)).steps, [{ type: 'delete-fast-path' }], 'one that goes is not');
+});
+
+t.test('a renewal that the kernel refuses leaves the former table in force until the next one', async (t) => {
+  const { kernel, clock, comparison } = made();
+  kernel.apply([PUT]);
+  await comparison.compare(INTENT);
+  clock.jump(RENEWAL_PERIOD);
+  comparison.retry();
+  const [step] = (await comparison.compare(INTENT)).steps;
+  t.match(comparison.refused(INTENT, step!, answer('ENOMEM')), {
+    message: /^the former fast path is still in force/,
+  });
+  t.same(await comparison.compare(INTENT), { steps: [], notes: [], inForce: true });
+  clock.jump(RENEWAL_PERIOD);
+  t.equal(comparison.retry(), true);
+  t.same((await comparison.compare(INTENT)).steps, [step]);
+});
