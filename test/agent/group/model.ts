@@ -444,13 +444,14 @@ export class Model {
     return { keys, instances };
   }
 
-  /** What a member had when its drain began, every member has that it reached all the time since. */
+  /** What a member had when its drain began, every member has that it reached all the time since, by the policies of both. */
   #checkHandedOver(member: Member): void {
     const { keys, instances } = member.handover!;
     for (const [peer, instance] of instances) {
       const there = this.members.get(peer);
       if (there?.instance !== instance || !member.paths.has(peer)) continue;
-      if (!this.policies[there.policy]!.includes(member.address)) continue;
+      const isMember = (one: Member, other: Member) => this.policies[one.policy]!.includes(other.address);
+      if (!isMember(member, there) || !isMember(there, member)) continue;
       for (const key of keys) {
         if (member.kernel.get(key) !== 'own' || this.truths.get(key)?.ended !== false) continue;
         if (!there.kernel.has(key))

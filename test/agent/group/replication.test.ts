@@ -409,6 +409,42 @@ t.test('packets that another member sees start the timeout of the owner again', 
   t.match(pair.changes[A], [{ type: 'refresh', flow: { sharedPort: flow.sharedPort } }]);
 });
 
+t.test(
+  'a handshake that is complete changes a replica in the table, and no entry in the kernel',
+  async (t) => {
+    const pair = new Pair().connect();
+    const tcp = { state: 2, originalScale: 7, replyScale: 7, originalFlags: 0x0b, replyFlags: 0x0b };
+    const flow = flowOf(4, 1, PORT[A]!, { protocol: 6, timeout: 60, tcp });
+    const open = { ...flow, timeout: 432_000, tcp: { ...tcp, state: 3 } };
+    for (const one of [flow, open]) {
+      pair.a.report(update(one), pair.now);
+      pair.settle();
+    }
+    t.match(pair.changes[B]!.splice(0), [{ type: 'insert', flow: { tcp } }]);
+    pair.now += DIGEST_PERIOD;
+    pair.settle();
+    t.ok(pair.a.isInSync(B) && pair.b.isInSync(A), 'the tables agree');
+    t.same(pair.changes[B], []);
+    // Adopted, it has what its owner had last.
+    pair.b.disconnect(A);
+    pair.b.orphan(slotOf(A));
+    pair.b.adopt(slotOf(A), pair.now);
+    pair.settle();
+    t.match(pair.changes[B], [{ type: 'adopt', flow: { timeout: 432_000, tcp: { state: 3 } } }]);
+  },
+);
+
+t.test('a handshake that another member sees complete is refreshed as one that is under way', async (t) => {
+  const pair = new Pair().connect();
+  const tcp = { state: 2, originalScale: 7, replyScale: 7, originalFlags: 0x0b, replyFlags: 0x0b };
+  const flow = flowOf(4, 1, PORT[A]!, { protocol: 6, timeout: 60, tcp });
+  pair.a.report(update(flow), 0);
+  pair.settle();
+  pair.b.report([{ type: 'active', flow }], 0);
+  pair.settle();
+  t.match(pair.changes[A], [{ type: 'refresh', flow: { tcp: { state: 2 } } }]);
+});
+
 t.test('a handover is over when the other member confirms that it has everything', async (t) => {
   const pair = new Pair().connect();
   pair.a.report(
