@@ -45,6 +45,8 @@ function addForeignRules(gateway: Namespace, backend: Backend): void {
 
 interface Case {
   name: string;
+  /** An agent that looks in the middle of it sees a pod without an address: it does what follows from that, which is no repair. */
+  inSteps?: true;
   /** Does the damage, and what the CNI would undo of it. */
   damage: (gateway: Namespace, tool: (family: 4 | 6) => string, backend: Backend) => void;
 }
@@ -136,6 +138,7 @@ const CASES: Case[] = [
   },
   {
     name: 'an address goes and comes back',
+    inSteps: true,
     damage: (ns) => {
       ns.ip('addr del 10.16.0.12/16 dev eth0\naddr del fd00:10:16::12/64 dev eth0');
       ns.ip(`
@@ -145,6 +148,7 @@ const CASES: Case[] = [
   },
   {
     name: 'the internal link goes and comes back',
+    inSteps: true,
     damage: (ns) => {
       ns.ip('link set eth0 down');
       ns.ip('link set eth0 up\naddr add fd00:10:16::12/64 dev eth0 nodad');
@@ -152,6 +156,7 @@ const CASES: Case[] = [
   },
   {
     name: 'the external link goes and comes back',
+    inSteps: true,
     damage: (ns) => {
       ns.ip('link set net1 down');
       ns.ip('link set net1 up\naddr add fd00:172:17::11/64 dev net1 nodad');
@@ -185,7 +190,7 @@ for (const backend of ['nft', 'legacy'] as const) {
     const repairs = async () =>
       Object.values((await agent.status()).kernel.driftRepaired).reduce((sum, n) => sum + n, 0);
 
-    for (const { name, damage } of CASES) {
+    for (const { name, damage, inSteps } of CASES) {
       const before = await repairs();
       damage(gateway, tool, backend);
       let seen = '';
@@ -202,7 +207,7 @@ for (const backend of ['nft', 'legacy'] as const) {
         whole.filter(foreign).sort(),
         `${name}: foreign`,
       );
-      t.ok((await repairs()) > before, `${name}: counted as a repair`);
+      if (!inSteps) t.ok((await repairs()) > before, `${name}: counted as a repair`);
     }
 
     gateway.ip('route replace 10.17.0.0/16 via 10.16.0.77 dev eth0');
