@@ -52,13 +52,11 @@ export function countAt(
         )
       : table('netdev', ['saddr'], chain('received', `ingress device ${device} priority 0`, received)) +
         table('inet', ['begun', 'daddr'], chain('begun', 'prerouting priority -150', begun), sent);
-  // Not by standard input: nft 0.9.8 opens it anew as a file, and it is a socket.
-  const { code, stderr } = server.run('nft', [script]);
-  if (code !== 0) throw new Error(stderr);
+  server.nft(script);
   return (family) => {
     const read = (name: string, kind = 'inet'): { packets: number; bytes: number } => {
       const [, packets, bytes] = /packets (\d+) bytes (\d+)/.exec(
-        server.run('nft', ['list', 'counter', kind, 'seen', `${name}${family}`]).stdout,
+        server.sh(`nft list counter ${kind} seen ${name}${family}`),
       )!;
       return { packets: Number(packets), bytes: Number(bytes) };
     };

@@ -209,6 +209,11 @@ export class Namespace {
     must('ip', [...(family ? [`-${family}`] : []), '-n', this.name, '-batch', '-'], { input });
   }
 
+  /** Runs a script of nft inside. Not by standard input: nft 0.9.8 opens it anew as a file, and it is a socket. */
+  nft(script: string): void {
+    must('ip', inside(this.name, ['nft', script]));
+  }
+
   sysctl(settings: Record<string, number>): void {
     must('ip', [
       ...['netns', 'exec', this.name, 'sysctl', '-qw'],

@@ -17,15 +17,11 @@ export function countPassage(gateways: readonly Namespace[], port: number): () =
     ${chain('given', 'prerouting priority -500')}
     ${chain('sent', 'postrouting priority 500')}
   }`;
-  for (const gateway of gateways) {
-    // Not by standard input: nft 0.9.8 opens it anew as a file, and it is a socket.
-    const { code, stderr } = gateway.run('nft', [script]);
-    if (code !== 0) throw new Error(stderr);
-  }
+  for (const gateway of gateways) gateway.nft(script);
   const read = (gateway: Namespace): number => {
-    const { stdout } = gateway.run('nft', ['list', 'counters', 'table', 'inet', 'passage']);
+    const counters = gateway.sh('nft list counters table inet passage');
     const [given, sent] = ['given', 'sent'].map((name) =>
-      Number(new RegExp(`counter ${name} \\{\\s*packets (\\d+)`).exec(stdout)![1]),
+      Number(new RegExp(`counter ${name} \\{\\s*packets (\\d+)`).exec(counters)![1]),
     );
     return given! - sent!;
   };

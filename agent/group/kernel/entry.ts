@@ -16,6 +16,7 @@ import {
   CTA_TUPLE_REPLY,
   decodeEntry,
   encodeTuple,
+  IPS_DYING,
   isIcmp,
   isReplica,
   PROTOCOL,
@@ -62,7 +63,6 @@ const IPS_SEEN_REPLY = 1 << 1;
 const IPS_ASSURED = 1 << 2;
 const IPS_CONFIRMED = 1 << 3;
 const IPS_SRC_NAT = 1 << 4;
-const IPS_DYING = 1 << 9;
 
 // linux/netfilter/nf_conntrack_tcp.h
 const IP_CT_TCP_FLAG_WINDOW_SCALE = 0x01;
